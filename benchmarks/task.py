@@ -1,0 +1,36 @@
+"""A Decathlon task made ready for benchmarks: converted, planned and preprocessed by nnU-Net, with a plan cut to CPU size."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from monai_prox.nnunet.task import convert_task
+
+
+def prepare(task: Path, work: Path, *, features: list[int], batch_size: int, held_out: int) -> tuple[Path, str]:
+    """Returns the preprocessed folder and the name of the cut plan. The last ``held_out`` cases by name are fold 0's.
+
+    Sets nnU-Net's variables to folders below ``work``; what is there already is used again.
+    """
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        os.environ[variable] = str(work / variable)
+        (work / variable).mkdir(parents=True, exist_ok=True)
+    identifier, name = convert_task(task)
+    folder = work / "nnUNet_preprocessed" / name
+    if not (folder / "nnUNetPlans_3d_fullres").is_dir():
+        command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-c", "3d_fullres", "-np", "2"]
+        subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True)
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    plans["plans_name"] = "nnUNetPlansCut"
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration["batch_size"] = batch_size
+    configuration["architecture"]["arch_kwargs"]["features_per_stage"] = features
+    (folder / "nnUNetPlansCut.json").write_text(json.dumps(plans, indent=1))
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "gt_segmentations").glob("*.nii.gz"))
+    split = {"train": cases[:-held_out], "val": cases[-held_out:]}
+    (folder / "splits_final.json").write_text(json.dumps([split]))
+    return folder, "nnUNetPlansCut"

@@ -1,0 +1,193 @@
+"""From a batch to gradients, and from an epoch to a stage. No loader, optimizer or loop: nnU-Net and MONAI bring theirs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.optim import Optimizer
+
+from monai_prox import distill
+from monai_prox.errors import ProXError
+from monai_prox.growth import Freezer, frozen_parts, give_birth
+from monai_prox.schedule import Role, Schedule, Stage
+from monai_prox.space import SearchSpace, Subnet
+from monai_prox.supernet import SuperNet
+
+FORMAT = 1  # of state_dict
+
+
+class Engine:
+    """Trains a supernet by a schedule.
+
+    supernet: its largest network is what the optimizer holds.
+    schedule: stages over epochs.
+    task_loss: (outputs, target) -> scalar; outputs are a member's, a list under deep supervision.
+    seed: of the members drawn. What is drawn is a pure function of (seed, epoch, step), so a resumed run draws the same
+        and all ranks of a distributed run train the same member.
+    exclusive: classes exclude each other (softmax); False for regions.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNet,
+        schedule: Schedule,
+        task_loss: Callable[[Any, Any], Tensor],
+        *,
+        seed: int,
+        exclusive: bool = True,
+    ) -> None:
+        self.supernet, self.schedule, self.task_loss = supernet, schedule, task_loss
+        self.seed, self.exclusive = seed, exclusive
+        self.keep_weights = False  # pretrained weights are there already; growing only opens them
+        self._stage = -1
+        self._freezer = Freezer({})
+        self._teacher: tuple[Subnet, nn.Module] | None = None
+
+    # ------------------------------------------------------------------ stages
+    @property
+    def stage(self) -> Stage:
+        return self.schedule.stages[max(self._stage, 0)]
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is open now."""
+        return self.stage.space(self.supernet.family.space)
+
+    def guard(self, optimizer: Optimizer) -> None:
+        """Makes every step of ``optimizer`` leave frozen weights and those not yet born untouched. Call it once."""
+        optimizer.register_step_pre_hook(lambda *_: self._freezer.before_step())
+        optimizer.register_step_post_hook(lambda opt, *_: self._freezer.after_step(opt))
+
+    def begin_epoch(self, epoch: int) -> bool:
+        """Brings the supernet into the stage of ``epoch``; True if a stage opened."""
+        opens = self.schedule.index(epoch) > self._stage
+        while self.schedule.index(epoch) > self._stage:
+            self._open(self._stage + 1)
+        return opens
+
+    def _largest(self, index: int) -> Subnet | None:
+        return self.schedule.stages[index].space(self.supernet.family.space).largest() if index >= 0 else None
+
+    def _open(self, index: int) -> None:
+        stage, old, new = self.schedule.stages[index], self._largest(index - 1), self._largest(index)
+        assert new is not None
+        self._teacher = None
+        if stage.teacher == "previous" and old is not None:
+            self._teacher = old, self.supernet.extract(old)
+        if stage.birth == "preserving" and old is not None and not self.keep_weights:
+            give_birth(self.supernet, old, new)
+        self._enter(index)
+
+    def _enter(self, index: int) -> None:
+        """What a stage needs beside weights: a pure function of its index."""
+        self._stage = index
+        new = self._largest(index)
+        assert new is not None
+        self._freezer = Freezer(frozen_parts(self.supernet, self._largest(index - 1), new, self.stage.freeze))
+        if self._teacher is not None:
+            self._teacher[1].eval().requires_grad_(False)
+
+    # ------------------------------------------------------------------ steps
+    def members(self, epoch: int, step: int) -> list[Subnet]:
+        """The members that train in this step, each once, in the order of the stage's roles."""
+        generator = random.Random(f"{self.seed} {epoch} {step}")
+        space = self.space
+
+        def member(role: Role) -> Subnet:
+            if role == "random":
+                return space.sample(generator)
+            return space.largest() if role == "largest" else space.smallest()
+
+        return list(dict.fromkeys(member(role) for role in self.stage.train))
+
+    def step(
+        self,
+        x: Tensor,
+        target: Any,
+        *,
+        epoch: int,
+        step: int,
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Tensor:
+        """Accumulates the gradients of one step and returns the first member's task loss, detached.
+
+        x: (B, C, *spatial). ``backward`` gets each member's loss: give it a gradient scaler's. Forward passes run within
+        ``precision()``, e.g. an autocast. Under torch.distributed the gradients are averaged over the ranks.
+        """
+        with precision():
+            teacher = self._teacher_logits(x)
+        reported: Tensor | None = None
+        for member in self.members(epoch, step):
+            with precision():
+                outputs = self.supernet(x, member)
+                task = self.task_loss(outputs, target)
+                loss = task
+                if teacher is not None:
+                    weight = self.stage.distillation
+                    loss = (1 - weight) * task + weight * self._distance(_finest(outputs), teacher)
+            backward(loss)
+            if reported is None:
+                reported = task.detach()
+                if self.stage.teacher == "largest":
+                    teacher = _finest(outputs).detach()
+        self._average_gradients()
+        self._freezer.mask_gradients()
+        assert reported is not None
+        return reported
+
+    def _teacher_logits(self, x: Tensor) -> Tensor | None:
+        if self._teacher is None:
+            return None
+        subnet, network = self._teacher
+        with torch.no_grad():
+            return _finest(self.supernet.family.run(network, x, subnet))
+
+    def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.stage.distance == "mse":
+            return distill.mse(student, teacher)
+        return distill.kl(student, teacher, exclusive=self.exclusive)
+
+    def _average_gradients(self) -> None:
+        # Not left to DistributedDataParallel: it reduces within one backward, and a step here may have several.
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            for parameter in self.supernet.network.parameters():
+                if parameter.grad is not None:  # the same on all ranks: they train the same members
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= dist.get_world_size()
+
+    # ------------------------------------------------------------------ resume
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and tensors; loads with ``weights_only=True``."""
+        teacher = self._teacher
+        return {
+            "format": FORMAT,
+            "stage": self._stage,
+            "keep_weights": self.keep_weights,
+            "teacher": teacher and {"subnet": teacher[0].to_json(), "weights": teacher[1].state_dict()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ProXError where ``state`` is of another format or schedule."""
+        if state.get("format") != FORMAT or not -1 <= state["stage"] < len(self.schedule.stages):
+            raise ProXError(f"cannot continue: format {state.get('format')}, stage {state.get('stage')} of this checkpoint")
+        self.keep_weights = state["keep_weights"]
+        self._teacher = None
+        if state["teacher"] is not None:
+            subnet = Subnet.from_json(state["teacher"]["subnet"])
+            network = self.supernet.extract(subnet)
+            network.load_state_dict(state["teacher"]["weights"])
+            self._teacher = subnet, network
+        if state["stage"] >= 0:
+            self._enter(state["stage"])
+
+
+def _finest(outputs: Any) -> Tensor:
+    """The output at full resolution, which is the first under deep supervision."""
+    return outputs if isinstance(outputs, Tensor) else outputs[0]

@@ -1,0 +1,303 @@
+"""nnU-Net's U-Nets: PlainConvUNet and ResidualEncoderUNet, 2D and 3D, isotropic and anisotropic.
+
+The family is derived from the ``architecture`` entry of an nnU-Net plan. Every member is again such an entry, see
+``UNetFamily.architecture_of``, which is what makes members stock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pydoc import locate as import_by_name
+from typing import Any
+
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_prox.errors import ProXError
+from monai_prox.slicing import Region, centre, halves, prefix
+from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
+
+NETWORKS = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
+DEPTH_KEY = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
+STAGE = re.compile(r"^(decoder\.(?:stages|transpconvs|seg_layers)\.)(\d+)(.*)$")
+FIRST_DECODER_CONV = re.compile(r"^decoder\.stages\.\d+\.convs\.0\.conv\.weight$")
+LATER_CONV = re.compile(r"\.convs\.[1-9]\d*\.conv\.weight$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetChoices:
+    """What is elastic, relative to a plan. The defaults' largest member is the plan's own network.
+
+    depth: "thirds" for a third, two thirds and all of each stage's blocks (ResEnc plans have up to six), "all" for every
+        number from one, "full" for the plan's own only.
+    width: fractions of the plan's features per stage, ending in 1.
+    kernel: odd kernel sizes, ending in the plan's or more; None for the plan's own only. Axes on which the plan's kernel is
+        1 stay at 1. Five instead of three everywhere costs 4.6 times the MACs in 3D.
+    levels: how many of the lowest U-Net levels may be missing, e.g. 1 for {n - 1, n}; 0 for none. At least two stay.
+    resolution: fractions of the plan's resolution, ending in 1. Axes on which the plan's first kernel is 1, those of thick
+        slices, keep theirs.
+    """
+
+    depth: str = "thirds"
+    width: tuple[float, ...] = (0.5, 0.75, 1.0)
+    kernel: tuple[int, ...] | None = None
+    levels: int = 1
+    resolution: tuple[float, ...] = (0.75, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.depth not in ("thirds", "all", "full"):
+            raise ProXError(f"depth is {self.depth!r}; allowed: 'thirds', 'all', 'full'")
+        for name in ("width", "resolution"):
+            values = getattr(self, name)
+            if not values or list(values) != sorted(set(values)) or values[0] <= 0 or values[-1] != 1:
+                raise ProXError(f"{name} must be ascending fractions that end in 1, got {list(values)}")
+        if self.kernel is not None and (not self.kernel or any(k % 2 == 0 or k < 1 for k in self.kernel)):
+            raise ProXError(f"kernel sizes must be odd, got {list(self.kernel)}")
+        if self.levels < 0:
+            raise ProXError(f"levels counts the levels that may be missing, got {self.levels}")
+
+    @classmethod
+    def from_json(cls, data: Any) -> UNetChoices:
+        """From an object with some of the fields above, as a plan may carry it. Raises ProXError."""
+        known = cls.__dataclass_fields__
+        if not isinstance(data, dict) or not set(data) <= set(known):
+            raise ProXError(f"a search space has the fields {sorted(known)}, got {data!r:.120}")
+        try:
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        except TypeError as error:
+            raise ProXError(f"search space {data!r:.120}: {error}") from error
+
+
+PAPER_CHOICES = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5), levels=0, resolution=(1.0,))
+
+
+class UNetFamily:
+    """All subnets of one plan's network.
+
+    architecture: a plan's ``architecture`` entry (``network_class_name``, ``arch_kwargs``, ``_kw_requires_import``).
+    input_channels, num_classes: channels in and out, as nnU-Net counts them (regions included, ignore label not).
+    patch_size: voxels per axis at full resolution, as in the plan; 2 or 3 axes.
+
+    Raises ProXError for architectures other than nnU-Net's two U-Nets and for choices that leave no legal member.
+    """
+
+    def __init__(
+        self,
+        architecture: Mapping[str, Any],
+        *,
+        input_channels: int,
+        num_classes: int,
+        patch_size: Sequence[int],
+        choices: UNetChoices = UNetChoices(),  # noqa: B008 (immutable)
+    ) -> None:
+        self.kind = str(architecture["network_class_name"]).rsplit(".", 1)[-1]
+        if self.kind not in NETWORKS:
+            raise ProXError(
+                f"plans ask for the network {architecture['network_class_name']}; supported are nnU-Net's {', '.join(NETWORKS)}"
+            )
+        self.input_channels, self.num_classes = input_channels, num_classes
+        self.patch_size = tuple(patch_size)
+        self.choices = choices
+        self._class_name = architecture["network_class_name"]
+        self._imports = tuple(architecture["_kw_requires_import"])
+        self._kwargs = dict(architecture["arch_kwargs"])
+        self._levels = int(self._kwargs["n_stages"])
+        self._features = self._per_level("features_per_stage", self._levels)
+        self._strides = [self._per_axis(stride) for stride in self._per_level("strides", self._levels)]
+        self._kernels = [self._per_axis(kernel) for kernel in self._per_level("kernel_sizes", self._levels)]
+        self._depths = self._per_level(DEPTH_KEY[self.kind], self._levels)
+        self._decoder_depths = self._per_level("n_conv_per_stage_decoder", self._levels - 1)[::-1]  # top level first
+        self._check_supported()
+        self.space = self._space()
+        self._check_kernels_fit()
+
+    # ------------------------------------------------------------------ reading the plan
+    def _per_level(self, key: str, count: int) -> list[Any]:
+        value = self._kwargs[key]
+        return [value] * count if isinstance(value, int) else list(value)
+
+    def _per_axis(self, value: Any) -> tuple[int, ...]:
+        return (value,) * len(self.patch_size) if isinstance(value, int) else tuple(value)
+
+    def _check_supported(self) -> None:
+        if self._kwargs.get("bottleneck_channels") or self._kwargs.get("stem_channels"):
+            raise ProXError("plans with bottleneck blocks or their own number of stem channels are not supported")
+        for level, kernel in enumerate(self._kernels):
+            if len(set(kernel) - {1}) > 1:
+                raise ProXError(f"the plan's kernel at level {level} is {list(kernel)}; axes other than 1 must agree")
+
+    @cached_property
+    def divisor(self) -> tuple[int, ...]:
+        """Input sizes are multiples of this, per axis."""
+        return tuple(prod(stride[axis] for stride in self._strides) for axis in range(len(self.patch_size)))
+
+    def input_size(self, size: Sequence[int], resolution: float) -> tuple[int, ...]:
+        """The size per axis, in voxels, at which a member of ``resolution`` works on an input of ``size``."""
+
+        def one(length: int, divisor: int, kernel: int) -> int:
+            if resolution == 1 or kernel == 1:
+                return length
+            return max(1, int(length * resolution / divisor + 0.5)) * divisor
+
+        return tuple(map(one, size, self.divisor, self._kernels[0]))
+
+    def _kernel_value(self, level: int) -> int:
+        return max(self._kernels[level])
+
+    # ------------------------------------------------------------------ the space
+    def _space(self) -> SearchSpace:
+        c, top = self.choices, self._levels
+        fewest = max(min(2, top), top - c.levels)
+
+        def slot(level: int, choices: Sequence[Value], levels_needed: int, **ties: int | None) -> Slot:
+            need = Need("levels", 0, levels_needed) if levels_needed > fewest else None
+            return Slot(choices=tuple(choices), need=need, **ties)
+
+        def depths(full: int) -> list[int]:
+            if c.depth == "full":
+                return [full]
+            return list(range(1, full + 1)) if c.depth == "all" else sorted({-(-full // 3), -(-2 * full // 3), full})
+
+        def widths(level: int) -> list[int]:
+            return sorted({max(1, round(fraction * self._features[level])) for fraction in c.width})
+
+        def width_ties(level: int) -> dict[str, int | None]:
+            # A residual stage projects its input exactly where its width differs from the stage's above.
+            if self.kind != "ResidualEncoderUNet" or level == 0:
+                return {}
+            same = self._features[level] == self._features[level - 1]
+            return {"equals": level - 1} if same else {"differs": level - 1}
+
+        def kernels(level: int) -> list[int]:
+            own = self._kernel_value(level)
+            if c.kernel is None or own == 1:
+                return [own]
+            if max(c.kernel) < own:
+                raise ProXError(f"kernel {list(c.kernel)} would make the largest member smaller than the plan's, {own}")
+            return sorted(set(c.kernel))
+
+        sizes: dict[tuple[int, ...], float] = {}
+        for fraction in c.resolution:  # rounding to the divisor can make two resolutions one
+            sizes[self.input_size(self.patch_size, fraction)] = fraction
+        return SearchSpace(
+            {
+                "levels": (Slot(choices=tuple(range(fewest, top + 1))),),
+                "resolution": (Slot(choices=tuple(sorted(sizes.values()))),),
+                "depth": tuple(slot(s, depths(self._depths[s]), s + 1) for s in range(top)),
+                "decoder_depth": tuple(slot(s, depths(self._decoder_depths[s]), s + 2) for s in range(top - 1)),
+                "width": tuple(slot(s, widths(s), s + 1, **width_ties(s)) for s in range(top)),
+                "kernel": tuple(slot(s, kernels(s), s + 1) for s in range(top)),
+            }
+        )
+
+    def _check_kernels_fit(self) -> None:
+        lowest = self.space.dimensions["resolution"][0].choices[0]
+        size = list(self.input_size(self.patch_size, lowest))
+        for level in range(self._levels):
+            size = [length // stride for length, stride in zip(size, self._strides[level], strict=True)]
+            largest = self.space.dimensions["kernel"][level].choices[-1]
+            fits = all(k == 1 or largest <= length for k, length in zip(self._kernels[level], size, strict=True))
+            if not fits and largest > self._kernel_value(level):
+                raise ProXError(
+                    f"kernel {largest} is larger than the feature map {'x'.join(map(str, size))} of level {level} at "
+                    f"resolution {lowest:g}; leave out that kernel or that resolution, or plan a larger patch"
+                )
+
+    # ------------------------------------------------------------------ building members
+    def architecture_of(self, subnet: Subnet) -> dict[str, Any]:
+        """The subnet's network as the ``architecture`` entry of a stock plan."""
+        self.space.check(subnet)
+        n = int(subnet["levels"][0])
+        kernels = [
+            [1 if axis == 1 else int(subnet["kernel"][level]) for axis in self._kernels[level]] for level in range(n)
+        ]
+        kwargs = self._kwargs | {
+            "n_stages": n,
+            "features_per_stage": [int(v) for v in subnet["width"][:n]],
+            "kernel_sizes": kernels,
+            "strides": [list(stride) for stride in self._strides[:n]],
+            DEPTH_KEY[self.kind]: [int(v) for v in subnet["depth"][:n]],
+            "n_conv_per_stage_decoder": [int(v) for v in subnet["decoder_depth"][: n - 1]][::-1],
+        }
+        return {
+            "network_class_name": self._class_name,
+            "arch_kwargs": kwargs,
+            "_kw_requires_import": list(self._imports),
+        }
+
+    def build(self, subnet: Subnet) -> nn.Module:
+        """The subnet's stock network, initialised as nnU-Net does."""
+        kwargs = dict(self.architecture_of(subnet)["arch_kwargs"])
+        for key in self._imports:
+            if kwargs.get(key) is None:
+                continue
+            if not str(kwargs[key]).startswith("torch.nn."):  # plans come from outside: nothing else is imported
+                raise ProXError(f"the plan's {key} is {kwargs[key]!r}; only classes of torch.nn are allowed")
+            kwargs[key] = import_by_name(kwargs[key])
+        network = NETWORKS[self.kind](
+            input_channels=self.input_channels,
+            num_classes=self.num_classes,
+            **({"deep_supervision": False} | kwargs),
+        )
+        network.apply(network.initialize)
+        return network
+
+    def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
+        skeleton.decoder.deep_supervision = network.decoder.deep_supervision  # type: ignore[union-attr]
+
+    # ------------------------------------------------------------------ where weights live
+    @cached_property
+    def _largest_shapes(self) -> dict[str, tuple[int, ...]]:
+        with torch.device("meta"):
+            return {name: tuple(p.shape) for name, p in self.build(self.space.largest()).named_parameters()}
+
+    def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
+        if match := STAGE.match(name):  # decoder stages count from the bottom, so they shift where levels are missing
+            index = int(match[2]) + self._levels - int(subnet["levels"][0])
+            name = f"{match[1]}{index}{match[3]}"
+        full = self._largest_shapes.get(name)
+        if full is None or len(full) != len(shape) or any(s > f for s, f in zip(shape, full, strict=True)):
+            raise ProXError(f"the largest network has no {name} that holds the shape {shape}, it has {full}: {subnet}")
+        region = [prefix(length) for length in shape[:2]]
+        if FIRST_DECODER_CONV.match(name):  # reads the concatenation of upsampled features and skip
+            region[1] = halves(shape[1], full[1])
+        region += [centre(length, f) for length, f in zip(shape[2:], full[2:], strict=True)]
+        return name, tuple(region)
+
+    def output_axis(self, name: str) -> int:
+        return 1 if name.startswith("decoder.transpconvs.") else 0
+
+    def passes_through(self, name: str) -> int | None:
+        if FIRST_DECODER_CONV.match(name):  # a new level's decoder stage stands where its skip alone used to go on
+            return self._largest_shapes[name][1] // 2
+        return 0 if LATER_CONV.search(name) else None
+
+    def group(self, name: str) -> str:
+        return ".".join(name.split(".")[:3])
+
+    # ------------------------------------------------------------------ running
+    def run(self, network: Callable[[Tensor], Any], x: Tensor, subnet: Subnet) -> Any:
+        """x: (B, C, *spatial). Outputs, one or a list under deep supervision, keep the sizes they have at resolution 1."""
+        size = tuple(x.shape[2:])
+        working = self.input_size(size, subnet["resolution"][0])
+        if working == size:
+            return network(x)
+        outputs = network(_resize(x, working))
+        if isinstance(outputs, Tensor):
+            return _resize(outputs, size)
+        for level, output in enumerate(outputs):
+            size = tuple(length // stride for length, stride in zip(size, self._strides[level], strict=True))
+            outputs[level] = _resize(output, size)
+        return outputs
+
+
+
+def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Linear, voxel centres aligned and without a prefilter, as nnU-Net's own resampling places its samples."""
+    return F.interpolate(x, size, mode="bilinear" if len(size) == 2 else "trilinear", align_corners=False)

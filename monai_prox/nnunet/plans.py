@@ -1,0 +1,82 @@
+"""From an nnU-Net plan to a family, and from a member back to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any
+
+from monai_prox.errors import ProXError
+from monai_prox.families.unet import PAPER_CHOICES, UNetChoices, UNetFamily
+from monai_prox.schedule import Stage, prox, prox_paper
+from monai_prox.space import SearchSpace, Subnet
+
+Recipe = Callable[[SearchSpace], tuple[Stage, ...]]
+RECIPES: Mapping[str, Recipe] = {"prox": prox, "prox_paper": prox_paper}
+CHOICES: Mapping[str, UNetChoices] = {"default": UNetChoices(), "paper": PAPER_CHOICES}
+PLAN_KEY = "prox"  # of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper"}
+
+
+def _section(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    section = configuration.get(PLAN_KEY, {})
+    if not isinstance(section, dict) or not set(section) <= {"space", "recipe"}:
+        raise ProXError(f"the plan's {PLAN_KEY!r} entry may have 'space' and 'recipe', got {section!r:.120}")
+    return section
+
+
+def choices_of(configuration: Mapping[str, Any], default: UNetChoices) -> UNetChoices:
+    """The elastic choices a plan's configuration asks for, else ``default``."""
+    asked = _section(configuration).get("space")
+    if asked is None:
+        return default
+    if isinstance(asked, str):
+        if asked not in CHOICES:
+            raise ProXError(f"the plan asks for the search space {asked!r}; known by name: {', '.join(CHOICES)}")
+        return CHOICES[asked]
+    return UNetChoices.from_json(asked)
+
+
+def recipe_of(configuration: Mapping[str, Any], default: str) -> str:
+    """The name of the recipe that a plan's configuration asks for, else ``default``."""
+    name = _section(configuration).get("recipe", default)
+    if name not in RECIPES:
+        raise ProXError(f"the plan asks for the recipe {name!r}; known: {', '.join(RECIPES)}")
+    return str(name)
+
+
+def family_of(
+    configuration: Mapping[str, Any], *, input_channels: int, num_classes: int, default: UNetChoices
+) -> UNetFamily:
+    """The family of a plan's configuration (a resolved one, as ``ConfigurationManager.configuration``)."""
+    return UNetFamily(
+        configuration["architecture"],
+        input_channels=input_channels,
+        num_classes=num_classes,
+        patch_size=configuration["patch_size"],
+        choices=choices_of(configuration, default),
+    )
+
+
+def member_configuration(
+    configuration: Mapping[str, Any], family: UNetFamily, subnet: Subnet, *, data_identifier: str
+) -> dict[str, Any]:
+    """A plan's configuration in which stock nnU-Net builds, preprocesses for and predicts with ``subnet``.
+
+    A member of lower resolution gets a smaller patch and, axis by axis, a coarser spacing in the same proportion. Its
+    preprocessed data has to be its own then, named ``data_identifier``.
+    """
+    member = deepcopy(dict(configuration))
+    member.pop(PLAN_KEY, None)
+    member.pop("inherits_from", None)
+    member["architecture"] = family.architecture_of(subnet)
+    patch = family.input_size(family.patch_size, subnet["resolution"][0])
+    if patch != family.patch_size:
+        scale = [small / full for small, full in zip(patch, family.patch_size, strict=True)]
+        offset = len(member["spacing"]) - len(scale)  # 2d plans have two axes of their own
+        member["patch_size"] = list(patch)
+        for axis, factor in enumerate(scale, start=offset):
+            member["spacing"][axis] /= factor
+            if "median_image_size_in_voxels" in member:
+                member["median_image_size_in_voxels"][axis] *= factor
+        member["data_identifier"] = data_identifier
+    return member

@@ -1,0 +1,382 @@
+"""nnU-Net trainers that train a supernet: ``nnUNetv2_train DATASET CONFIGURATION FOLD -tr ProXTrainer``.
+
+nnU-Net's ``self.network`` is the family's largest stock network, so checkpoints, prediction and pretrained weights work as
+they do for nnU-Net's own trainer. Members share its weights.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.collate_outputs import collate_outputs
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from monai_prox import cost
+from monai_prox.engine import Engine
+from monai_prox.errors import ProXError
+from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.files import replacing, write_json
+from monai_prox.nnunet.plans import RECIPES, family_of, recipe_of
+from monai_prox.probes import choose_probes
+from monai_prox.report import plot_progress
+from monai_prox.schedule import Schedule
+from monai_prox.supernet import Member, SuperNet
+
+GRADIENT_NORM = 12  # nnU-Net's own limit
+
+
+class ProXTrainer(nnUNetTrainer):
+    """Trains the default family by the recipe ``prox``.
+
+    A plan may say otherwise: a configuration's entry ``"prox": {"space": {...}, "recipe": "prox_paper"}``, see
+    ``monai_prox.nnunet.plans``, overrides the class attributes.
+
+    With ``nnUNet_n_proc_DA=0`` on the CPU, an interrupted and continued training equals an uninterrupted one bit for bit;
+    nnU-Net's loader processes run ahead of the training and cannot be wound back.
+    """
+
+    recipe = "prox"
+    choices = UNetChoices()
+    epochs = 1000
+    seed = 12345
+    probe_every = 25  # epochs; and at the end of every stage
+
+    def __init__(
+        self,
+        plans: dict,  # type: ignore[type-arg]
+        configuration: str,
+        fold: int,
+        dataset_json: dict,  # type: ignore[type-arg]
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if self.is_cascaded:
+            raise ProXError(
+                f"{configuration} is the second step of a cascade, which {type(self).__name__} does not train; "
+                f"train 3d_fullres, or 3d_lowres by itself"
+            )
+        self.num_epochs = self.epochs
+        self.probe_history: list[dict[str, Any]] = []
+        self._step = 0
+        self._acting: nn.Module | None = None
+
+    # ------------------------------------------------------------------ building
+    @classmethod
+    def family(cls, configuration: dict[str, Any], input_channels: int, num_classes: int) -> UNetFamily:
+        """The family that this trainer makes of a plan's configuration."""
+        return family_of(configuration, input_channels=input_channels, num_classes=num_classes, default=cls.choices)
+
+    @classmethod
+    def build_network_architecture(  # type: ignore[override]
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The largest member, in training and in prediction."""
+        family = cls.family(configuration_manager.configuration, num_input_channels, num_output_channels)
+        network = family.build(family.space.largest())
+        network.decoder.deep_supervision = enable_deep_supervision  # type: ignore[union-attr]
+        return network
+
+    def _do_i_compile(self) -> bool:
+        return False  # every member has its own shapes, each of which would be compiled anew
+
+    def initialize(self) -> None:
+        self._seed(0)
+        super().initialize()
+        configuration = self.configuration_manager.configuration
+        outputs = self.label_manager.num_segmentation_heads
+        network = self.network.module if self.is_ddp else self.network
+        self.supernet = SuperNet(self.family(configuration, self.num_input_channels, outputs), network)
+        space = self.supernet.family.space
+        self.recipe_name = recipe_of(configuration, self.recipe)
+        schedule = Schedule(RECIPES[self.recipe_name](space), self.num_epochs)
+        self.engine = Engine(
+            self.supernet,
+            schedule,
+            self._task_loss,
+            seed=self.seed,
+            exclusive=not self.label_manager.has_regions,
+        )
+        self.engine.guard(self.optimizer)
+        self.probes = choose_probes(self.supernet, self.configuration_manager.patch_size)
+        # -pretrained_weights are loaded after this; growing must then open weights and not make them anew
+        network.register_load_state_dict_post_hook(lambda *_: setattr(self.engine, "keep_weights", True))
+        self.print_to_log_file(f"Search space, {space.size():,} members: {space}")
+        starts = zip(schedule.stages, schedule.starts, strict=True)
+        self.print_to_log_file(
+            f"Recipe {self.recipe_name}: " + ", ".join(f"{s.name} from epoch {start}" for s, start in starts)
+        )
+
+    def _seed(self, epoch: int) -> None:
+        """Makes an epoch a pure function of (seed, fold, epoch, rank), as far as it runs in this process."""
+        seed = random.Random(f"{self.seed} {self.fold} {epoch} {self.local_rank}").getrandbits(32)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+    @staticmethod
+    def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
+        composed = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        for transform in composed.transforms:
+            inner = getattr(transform, "transform", None)
+            if isinstance(inner, GaussianBlurTransform):
+                inner.benchmark = False  # it picks an implementation by timing, which no seed repeats
+        return composed
+
+    # ------------------------------------------------------------------ training
+    def on_train_start(self) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        self._seed(self.current_epoch)  # loader processes inherit this state
+        super().on_train_start()
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._seed(self.current_epoch)
+        self._step = 0
+        if self.engine.begin_epoch(self.current_epoch):
+            stage, space = self.engine.stage, self.engine.space
+            self.print_to_log_file(
+                f"ProX stage {stage.name!r} opens: {space.size():,} of {self.supernet.family.space.size():,} members, "
+                f"training {' + '.join(stage.train)}, teacher {stage.teacher}. Open: {space}"
+            )
+
+    def train_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"]
+        if isinstance(target, list):
+            target = [t.to(self.device, non_blocking=True) for t in target]
+        else:
+            target = target.to(self.device, non_blocking=True)
+        scaler, optimizer = self.grad_scaler, self.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        loss = self.engine.step(
+            data,
+            target,
+            epoch=self.current_epoch,
+            step=self._step,
+            backward=(lambda l: scaler.scale(l).backward()) if scaler is not None else Tensor.backward,  # noqa: E741
+            precision=lambda: torch.autocast("cuda") if self.device.type == "cuda" else nullcontext(),
+        )
+        self._step += 1
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(self.supernet.network.parameters(), GRADIENT_NORM)
+        if scaler is not None:
+            scaler.step(optimizer)
+            scaler.update()
+        else:
+            optimizer.step()
+        return {"loss": loss.cpu().numpy()}
+
+    def _task_loss(self, outputs: Any, target: Any) -> Tensor:
+        """nnU-Net's loss; a member with fewer levels gets the deep supervision weights that nnU-Net would give it."""
+        loss = self.loss
+        if isinstance(loss, DeepSupervisionWrapper) and len(outputs) < len(target):
+            factors = np.array([0.5**level for level in range(len(outputs))])
+            if len(factors) > 1:
+                factors[-1] = 0
+            loss = DeepSupervisionWrapper(loss.loss, factors / factors.sum())
+            target = target[: len(outputs)]
+        return loss(outputs, target)
+
+    # ------------------------------------------------------------------ probes
+    @contextmanager
+    def _as_network(self, network: nn.Module) -> Iterator[None]:
+        """Lets nnU-Net's own evaluation code run on ``network``."""
+        whole, self.network = self.network, network
+        try:
+            yield
+        finally:
+            self.network = whole
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        space = self.engine.space
+        due = self.engine.schedule.is_last_of_stage(self.current_epoch) or self.current_epoch % self.probe_every == 0
+        watched = {name: subnet for name, subnet in self.probes.items() if due and subnet in space}
+        self._watched = {name: self.supernet.member(subnet).eval() for name, subnet in watched.items()}
+        self._watched_outputs: dict[str, list[dict[str, Any]]] = {name: [] for name in watched}
+        self._largest_open = self.supernet.member(space.largest()).eval()
+
+    def validation_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
+        """nnU-Net's pseudo Dice, of the largest member that is open: those beyond it are not trained yet."""
+        for name, member in self._watched.items():
+            self._watched_outputs[name].append(self._evaluate(member, batch))
+        return self._evaluate(self._largest_open, batch)
+
+    def _evaluate(self, member: Member, batch: dict[str, Any]) -> dict[str, Any]:
+        target = batch["target"]  # nnU-Net's step overwrites ignored voxels in place
+        target = [t.clone() for t in target] if isinstance(target, list) else target.clone()
+        with self._as_network(member):
+            return super().validation_step({**batch, "target": target})
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        if not self._watched:
+            return
+        dice = {name: self._pseudo_dice(outputs) for name, outputs in self._watched_outputs.items()}
+        self.probe_history.append({"epoch": self.current_epoch, "dice": dice})
+        self.print_to_log_file("Probes, pseudo Dice: " + ", ".join(f"{k} {v:.4f}" for k, v in dice.items()))
+
+    def _pseudo_dice(self, outputs: list[dict[str, Any]]) -> float:
+        collated = collate_outputs(outputs)
+        counts = np.stack([np.sum(collated[key], 0) for key in ("tp_hard", "fp_hard", "fn_hard")])
+        if self.is_ddp:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, counts)
+            counts = np.sum(gathered, 0)
+        tp, fp, fn = counts
+        with np.errstate(invalid="ignore"):
+            return float(np.nanmean(2 * tp / (2 * tp + fp + fn)))
+
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        if self.local_rank == 0 and self.probe_history:
+            path = Path(self.output_folder, "prox_progress.png")
+            plot_progress(self.probe_history, self.engine.schedule, path)
+
+    # ------------------------------------------------------------------ after training
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        network = self.network.network if isinstance(self.network, Member) else self.supernet.network
+        network.decoder.deep_supervision = enabled  # type: ignore[union-attr]
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        self._write_family({})
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation, of the largest member in ``validation``, of every other probe in ``members/NAME``."""
+        if not self.was_initialized:
+            self.initialize()
+        super().perform_actual_validation(save_probabilities)
+        folder, base = self.output_folder, self.output_folder_base
+        for name, subnet in self.probes.items():
+            if name == "largest":
+                continue
+            self.print_to_log_file(f"Validation of the member {name}")
+            # both, so that a member does not overwrite what the next stage of a cascade expects of the largest
+            self.output_folder = self.output_folder_base = os.path.join(folder, "members", name)
+            try:
+                with self._as_network(self.supernet.member(subnet)):
+                    super().perform_actual_validation(False)
+            finally:
+                self.output_folder, self.output_folder_base = folder, base
+        if self.local_rank == 0:
+            validated = {name: Path(folder, "members", name, "validation") for name in self.probes}
+            validated["largest"] = Path(folder, "validation")
+            self._write_family({n: load_json(str(p / "summary.json")) for n, p in validated.items()})
+
+    def _write_family(self, summaries: dict[str, Any]) -> None:
+        """family.json: the probes with what they cost and, once validated, their Dice on whole cases."""
+        if self.local_rank != 0:
+            return
+        patch = self.configuration_manager.patch_size
+        members = []
+        for name, subnet in self.probes.items():
+            member: dict[str, Any] = {
+                "name": name,
+                "subnet": subnet.to_json(),
+                "parameters": cost.parameters(self.supernet, subnet),
+                "macs": cost.macs(self.supernet, subnet, patch),
+                "dice": None,
+            }
+            if name in summaries:
+                summary = summaries[name]
+                member["dice"] = {
+                    "mean": summary["foreground_mean"]["Dice"],
+                    **{label: values["Dice"] for label, values in summary["mean"].items()},
+                }
+            members.append(member)
+        family = {
+            "format": 1,
+            "trainer": type(self).__name__,
+            "recipe": self.recipe_name,
+            "epochs": self.num_epochs,
+            "patch_size": list(patch),
+            "space": self.supernet.family.space.to_json(),
+            "stages": [
+                stage.to_json() | {"first_epoch": start}
+                for stage, start in zip(self.engine.schedule.stages, self.engine.schedule.starts, strict=True)
+            ],
+            "members": members,
+            "probes": self.probe_history,
+        }
+        write_json(_plain(family), Path(self.output_folder, "family.json"))
+
+    # ------------------------------------------------------------------ checkpoints
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint with ours inside, without NumPy's types, so that it loads with ``weights_only=True``."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            return super().save_checkpoint(filename)
+        buffer = io.BytesIO()
+        super().save_checkpoint(buffer)  # type: ignore[arg-type]
+        buffer.seek(0)
+        checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)  # written a moment ago by ourselves
+        checkpoint["prox"] = {
+            "engine": self.engine.state_dict(),
+            "space": self.supernet.family.space.to_json(),
+            "probes": self.probe_history,
+        }
+        with replacing(filename) as temporary:
+            torch.save(_plain(checkpoint), temporary)
+        return None
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:  # type: ignore[type-arg]
+        """Raises ProXError where the checkpoint is not one of this trainer's with the same search space."""
+        if not self.was_initialized:
+            self.initialize()
+        checkpoint = filename_or_checkpoint
+        if isinstance(checkpoint, str):
+            checkpoint = load_checkpoint(checkpoint, self.device)
+        if checkpoint["prox"]["space"] != self.supernet.family.space.to_json():
+            raise ProXError(
+                "the checkpoint was trained with another search space than the plan asks for now; continue with the "
+                "plan of that training, or start anew in another results folder"
+            )
+        super().load_checkpoint(checkpoint)
+        self.engine.load_state_dict(checkpoint["prox"]["engine"])
+        self.probe_history = list(checkpoint["prox"]["probes"])
+
+
+def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """A checkpoint that ``ProXTrainer`` wrote, read without executing anything from the file. Raises ProXError."""
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise ProXError(f"there is no checkpoint {path}") from None
+    except Exception as error:  # torch raises many kinds for broken files; all mean the same to the user
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ProXError(f"{path} is not a whole checkpoint of ProXTrainer: {reason:.160}") from None
+    if not isinstance(checkpoint, dict) or "prox" not in checkpoint:
+        trainer = checkpoint.get("trainer_name", "unknown") if isinstance(checkpoint, dict) else "unknown"
+        raise ProXError(f"{path} was written by the trainer {trainer}, not by ProXTrainer; it holds no family")
+    return checkpoint
+
+
+def _plain(data: Any) -> Any:
+    """``data`` with Python's numbers in place of NumPy's."""
+    if isinstance(data, dict):
+        return type(data)((_plain(key), _plain(value)) for key, value in data.items())
+    if isinstance(data, (list, tuple)):
+        return [_plain(value) for value in data] if isinstance(data, list) else tuple(_plain(v) for v in data)
+    if isinstance(data, np.generic):
+        return data.item()
+    return data.tolist() if isinstance(data, np.ndarray) else data

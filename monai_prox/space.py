@@ -1,0 +1,256 @@
+"""Subnets and the space they are drawn from: plain immutable data, no tensors.
+
+A space has named dimensions (depth, width, kernel, ...), a dimension has slots (one per stage of the network, say), and
+a slot has choices in ascending order. What ties slots to each other is data too, so that a space is written to JSON and
+read back whole.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from monai_prox.errors import ProXError
+
+Value = int | float
+ABSENT = 0  # the value of a slot that the subnet does not have, e.g. the depth of a stage below its last level
+
+
+class Need(NamedTuple):
+    """A slot exists only where ``dimension[slot] >= minimum``, e.g. stage 4 only in subnets of five levels."""
+
+    dimension: str
+    slot: int
+    minimum: Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One decision.
+
+    choices: values in ascending order, at least one, all positive.
+    need: the condition under which the slot exists; None means always. It may only name an earlier dimension.
+    equals: index of an earlier slot of the same dimension whose value this one shares.
+    differs: index of an earlier slot of the same dimension whose value this one must not take.
+    """
+
+    choices: tuple[Value, ...]
+    need: Need | None = None
+    equals: int | None = None
+    differs: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.choices or list(self.choices) != sorted(set(self.choices)) or self.choices[0] <= 0:
+            raise ProXError(f"choices must be positive, distinct and ascending, got {list(self.choices)}")
+
+
+@dataclass(frozen=True)
+class Subnet(Mapping[str, tuple[Value, ...]]):
+    """A member of the family: one value per slot, by dimension. Hashable, equal by value.
+
+    >>> Subnet.of(depth=(1, 2), width=(16, 32))["width"]
+    (16, 32)
+    """
+
+    values_by_dimension: tuple[tuple[str, tuple[Value, ...]], ...]
+
+    @classmethod
+    def of(cls, **dimensions: tuple[Value, ...]) -> Subnet:
+        return cls(tuple((name, tuple(values)) for name, values in dimensions.items()))
+
+    def __getitem__(self, dimension: str) -> tuple[Value, ...]:
+        for name, values in self.values_by_dimension:
+            if name == dimension:
+                return values
+        raise KeyError(dimension)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.values_by_dimension)
+
+    def __len__(self) -> int:
+        return len(self.values_by_dimension)
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={'/'.join(f'{v:g}' for v in values)}" for name, values in self.items())
+
+    def to_json(self) -> dict[str, list[Value]]:
+        return {name: list(values) for name, values in self.items()}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Subnet:
+        """Raises ProXError unless ``data`` maps dimension names to lists of numbers."""
+        if not isinstance(data, dict) or not data:
+            raise ProXError(f"a subnet is an object of lists such as {{'depth': [1, 2]}}, got {data!r:.80}")
+        for name, values in data.items():
+            numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
+            if not isinstance(name, str) or not numbers:
+                raise ProXError(f"subnet dimension {name!r} must be a list of numbers, got {values!r:.80}")
+        return cls.of(**{name: tuple(values) for name, values in data.items()})
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The subnets that a supernet can be cut down to.
+
+    dimensions: slots by dimension name. Order matters: a slot's ``need`` names an earlier dimension.
+
+    Every subnet of the space is in normal form: slots that it does not have hold ``ABSENT``, so two subnets with the
+    same network compare equal.
+    """
+
+    dimensions: Mapping[str, tuple[Slot, ...]]
+
+    # ------------------------------------------------------------------ choosing
+    def available(self, chosen: Mapping[str, list[Value]], dimension: str, index: int) -> tuple[Value, ...]:
+        """Legal values of one slot, given all slots before it; empty when the earlier ones leave none."""
+        slot = self.dimensions[dimension][index]
+        if slot.need is not None:
+            name, other, minimum = slot.need
+            if chosen[name][other] < minimum:
+                return (ABSENT,)
+        before = chosen[dimension]
+        if slot.equals is not None and before[slot.equals] != ABSENT:
+            return tuple(v for v in slot.choices if v == before[slot.equals])
+        if slot.differs is not None:
+            return tuple(v for v in slot.choices if v != before[slot.differs])
+        return slot.choices
+
+    def _choose(self, pick: Any) -> Subnet | None:
+        chosen: dict[str, list[Value]] = {}
+        for dimension, slots in self.dimensions.items():
+            chosen[dimension] = []
+            for index in range(len(slots)):
+                choices = self.available(chosen, dimension, index)
+                if not choices:
+                    return None
+                chosen[dimension].append(pick(choices))
+        return Subnet.of(**{name: tuple(values) for name, values in chosen.items()})
+
+    def _must(self, subnet: Subnet | None) -> Subnet:
+        if subnet is None:
+            raise ProXError(f"the search space has no legal member: {self}")
+        return subnet
+
+    def smallest(self) -> Subnet:
+        return self._must(self._choose(lambda choices: choices[0]))
+
+    def largest(self) -> Subnet:
+        return self._must(self._choose(lambda choices: choices[-1]))
+
+    def sample(self, generator: random.Random) -> Subnet:
+        """A random member; each slot is uniform over what the earlier ones leave. ProXError if there is none."""
+        for _ in range(100):  # a dead end needs slots with a single choice beside each other, which is rare
+            subnet = self._choose(generator.choice)
+            if subnet is not None:
+                return subnet
+        return self.smallest()
+
+    # ------------------------------------------------------------------ asking
+    def check(self, subnet: Subnet) -> Subnet:
+        """Returns ``subnet`` if it is a member, raises ProXError with the reason if not."""
+        if list(subnet) != list(self.dimensions):
+            raise ProXError(f"subnet has the dimensions {list(subnet)}, this family has {list(self.dimensions)}")
+        chosen: dict[str, list[Value]] = {}
+        for dimension, slots in self.dimensions.items():
+            if len(subnet[dimension]) != len(slots):
+                raise ProXError(f"{dimension} needs {len(slots)} values, got {list(subnet[dimension])}")
+            chosen[dimension] = []
+            for index, value in enumerate(subnet[dimension]):
+                choices = self.available(chosen, dimension, index)
+                if value not in choices:
+                    slot = slots[index]
+                    why = f"allowed here: {list(choices)}"
+                    if slot.equals is not None and value in slot.choices:
+                        why = f"it must equal {dimension}[{slot.equals}] = {chosen[dimension][slot.equals]}"
+                    elif slot.differs is not None and value in slot.choices:
+                        why = f"it must differ from {dimension}[{slot.differs}], where the network has a projection"
+                    raise ProXError(f"{dimension}[{index}] = {value} is not legal: {why}")
+                chosen[dimension].append(value)
+        return subnet
+
+    def __contains__(self, subnet: Subnet) -> bool:
+        try:
+            self.check(subnet)
+        except ProXError:
+            return False
+        return True
+
+    def size(self) -> int:
+        """Number of members, exact, by dynamic programming over the slots."""
+        order = [(name, index) for name, slots in self.dimensions.items() for index in range(len(slots))]
+        last_use: dict[tuple[str, int], int] = {}
+        for position, (name, index) in enumerate(order):
+            slot = self.dimensions[name][index]
+            for other in (slot.equals, slot.differs):
+                if other is not None:
+                    last_use[name, other] = position
+            if slot.need is not None:
+                last_use[slot.need.dimension, slot.need.slot] = position
+        counts: dict[tuple[tuple[tuple[str, int], Value], ...], int] = {(): 1}
+        for position, (name, index) in enumerate(order):
+            following: dict[tuple[tuple[tuple[str, int], Value], ...], int] = {}
+            for state, count in counts.items():
+                known = dict(state)
+                chosen = {d: [known.get((d, i), ABSENT) for i in range(len(s))] for d, s in self.dimensions.items()}
+                for value in self.available(chosen, name, index):
+                    kept = {**known, (name, index): value}
+                    key = tuple(item for item in kept.items() if last_use.get(item[0], -1) > position)
+                    following[key] = following.get(key, 0) + count
+            counts = following
+        return sum(counts.values())
+
+    # ------------------------------------------------------------------ narrowing
+    def choices(self, dimension: str) -> int:
+        """The most choices that any slot of ``dimension`` has; 1 means that the dimension is not elastic."""
+        return max(len(slot.choices) for slot in self.dimensions[dimension])
+
+    def restrict(self, counts: Mapping[str, int], *, largest: bool = False) -> SearchSpace:
+        """The space with only the first ``counts[dimension]`` choices of each slot open, the last if ``largest``.
+
+        Dimensions that ``counts`` does not name keep one choice.
+        """
+
+        def cut(dimension: str, slot: Slot) -> Slot:
+            count = max(1, counts.get(dimension, 1))
+            return replace(slot, choices=slot.choices[-count:] if largest else slot.choices[:count])
+
+        return SearchSpace({name: tuple(cut(name, s) for s in slots) for name, slots in self.dimensions.items()})
+
+    # ------------------------------------------------------------------ JSON
+    def to_json(self) -> dict[str, list[dict[str, Any]]]:
+        def one(slot: Slot) -> dict[str, Any]:
+            data: dict[str, Any] = {"choices": list(slot.choices)}
+            if slot.need is not None:
+                data["need"] = list(slot.need)
+            return data | {key: value for key in ("equals", "differs") if (value := getattr(slot, key)) is not None}
+
+        return {name: [one(slot) for slot in slots] for name, slots in self.dimensions.items()}
+
+    @classmethod
+    def from_json(cls, data: Any) -> SearchSpace:
+        """Raises ProXError where ``data`` is not what ``to_json`` writes."""
+        try:
+            return cls(
+                {
+                    name: tuple(
+                        Slot(
+                            choices=tuple(slot["choices"]),
+                            need=Need(*slot["need"]) if "need" in slot else None,
+                            equals=slot.get("equals"),
+                            differs=slot.get("differs"),
+                        )
+                        for slot in slots
+                    )
+                    for name, slots in data.items()
+                }
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ProXError(f"not a search space: {error!r}, in {data!r:.80}") from error
+
+    def __str__(self) -> str:
+        def one(slots: tuple[Slot, ...]) -> str:
+            return " ".join("{" + ", ".join(f"{v:g}" for v in slot.choices) + "}" for slot in slots)
+
+        return "; ".join(f"{name} {one(slots)}" for name, slots in self.dimensions.items())

@@ -1,0 +1,114 @@
+"""The supernet: a stock network at its largest size, and the one function that makes it elastic."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from monai_prox.families import Family
+from monai_prox.slicing import Cut, Region, covers, cut
+from monai_prox.space import Subnet
+
+SKELETONS = 64  # kept at a time; one costs no weights, only Python objects
+
+
+class _Skeleton(NamedTuple):
+    """A subnet's stock network without weights, and where each of its tensors lives."""
+
+    module: nn.Module  # on the meta device
+    sources: dict[str, tuple[str, Region]]
+
+
+class SuperNet(nn.Module):
+    """All members of a family in the weights of its largest.
+
+    A forward pass slices the largest network's tensors to the shapes of the subnet's own stock network and runs that one
+    with ``functional_call``: no second definition of any layer, no parameter beyond the largest network's.
+
+    family: see ``monai_prox.families``.
+    network: the family's largest stock network; a fresh one if None. It is used, not copied.
+    """
+
+    def __init__(self, family: Family, network: nn.Module | None = None) -> None:
+        super().__init__()
+        self.family = family
+        self.network = family.build(family.space.largest()) if network is None else network
+        self._skeletons: OrderedDict[Subnet, _Skeleton] = OrderedDict()
+
+    def _skeleton(self, subnet: Subnet) -> _Skeleton:
+        if subnet in self._skeletons:
+            self._skeletons.move_to_end(subnet)
+            return self._skeletons[subnet]
+        with torch.device("meta"):
+            module = self.family.build(self.family.space.check(subnet))
+        sources = {
+            name: self.family.locate(name, tuple(tensor.shape), subnet)
+            for name, tensor in [*module.named_parameters(), *module.named_buffers()]
+        }
+        self._skeletons[subnet] = _Skeleton(module, sources)
+        if len(self._skeletons) > SKELETONS:
+            self._skeletons.popitem(last=False)
+        return self._skeletons[subnet]
+
+    def regions(self, subnet: Subnet) -> dict[str, Region]:
+        """What ``subnet`` uses of the largest network's tensors, by their names."""
+        return dict(self._skeleton(subnet).sources.values())
+
+    def shapes(self, subnet: Subnet) -> nn.Module:
+        """The subnet's stock network on the meta device: shapes and layers without weights. Not to be changed."""
+        return self._skeleton(subnet).module
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return dict([*self.network.named_parameters(), *self.network.named_buffers()])
+
+    def forward(self, x: Tensor, subnet: Subnet) -> Any:
+        """x: (B, C, *spatial) -> what the subnet's stock network returns, at the resolution of x.
+
+        Raises ProXError for a subnet that is not a member.
+        """
+        module, sources = self._skeleton(subnet)
+        module.train(self.training)
+        self.family.synchronise(module, self.network)
+        tensors = self._tensors()
+        weights = {}
+        for name, (source, region) in sources.items():
+            tensor = tensors[source]
+            weights[name] = tensor if covers(region, tensor.shape) else Cut.apply(tensor, region)
+
+        # Stock U-Nets register modules twice (the encoder inside the decoder), never one parameter in two modules. So nothing is
+        # tied, and torch would put aliases back in the wrong order and leave this step's weights in the skeleton.
+        def run(x: Tensor) -> Any:
+            return functional_call(module, weights, (x,), tie_weights=False)
+
+        return self.family.run(run, x, subnet)
+
+    @torch.no_grad()
+    def extract(self, subnet: Subnet) -> nn.Module:
+        """The subnet as a stock network of its own, with copies of its weights, on the same device and in the same mode."""
+        module, sources = self._skeleton(subnet)
+        tensors = self._tensors()
+        network = self.family.build(subnet).to(next(iter(tensors.values())).device)
+        for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+            source, region = sources[name]
+            tensor.copy_(cut(tensors[source], region))
+        self.family.synchronise(network, self.network)
+        return network.train(self.training)
+
+    def member(self, subnet: Subnet) -> Member:
+        """The subnet cut out, but at home at full resolution."""
+        return Member(self.family, subnet, self.extract(subnet))
+
+
+class Member(nn.Module):
+    """An extracted subnet whose inputs and outputs are at full resolution, whatever its own. For evaluation."""
+
+    def __init__(self, family: Family, subnet: Subnet, network: nn.Module) -> None:
+        super().__init__()
+        self.family, self.subnet, self.network = family, subnet, network
+
+    def forward(self, x: Tensor) -> Any:
+        return self.family.run(self.network, x, self.subnet)
