@@ -5,14 +5,18 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-IN_NNUNET = "nnunetv2/training/nnUNetTrainer/variants/monai_prox/prox_trainers.py"
-IN_PACKAGE = "monai_prox/nnunet_trainers/prox_trainers.py"  # what `monai-prox trainers` shows for another nnU-Net
+IN_NNUNET = "nnunetv2/training/nnUNetTrainer/variants/monai_prox"
+IN_PACKAGE = "monai_prox/nnunet_trainers"  # what `monai-prox trainers` prints, for an nnU-Net in another site folder
 
 
 class TrainersHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        source = str(Path(self.root, "nnunet_trainers", "prox_trainers.py"))
-        build_data["force_include"] |= {source: IN_NNUNET}
-        build_data["force_include_editable"] |= {source: IN_NNUNET}
-        if version == "standard":
-            build_data["force_include"][source + "/../prox_trainers.py"] = IN_PACKAGE
+        folder = Path(self.root, "nnunet_trainers")
+        if version == "editable":
+            for source in sorted(folder.glob("*.py")):
+                build_data["force_include_editable"][str(source)] = f"{IN_NNUNET}/{source.name}"
+        else:
+            # two targets of one source: hatchling keys by source, and a folder and its files are different sources
+            build_data["force_include"][str(folder)] = IN_PACKAGE
+            for source in sorted(folder.glob("*.py")):
+                build_data["force_include"][str(source)] = f"{IN_NNUNET}/{source.name}"

@@ -35,6 +35,7 @@ from monai_prox.families.unet import UNetChoices
 from monai_prox.files import write_json
 from monai_prox.nnunet.plans import CHOICES, RECIPES
 from monai_prox.nnunet.trainer import ProXTrainer
+from monai_prox.nnunet.variants import ProXTrainerAdam
 from monai_prox.space import SearchSpace, Subnet
 
 RANDOM_MEMBERS = 12
@@ -50,20 +51,17 @@ def family_members(space: SearchSpace) -> dict[str, Subnet]:
     return {"smallest": space.smallest(), "largest": space.largest()} | {f"random {i}": m for i, m in enumerate(drawn, 1)}
 
 
-def make_trainer(
-    folder: Path, plan: str, choices: UNetChoices, recipe: str, seed: int, steps: int, epochs: int
-) -> ProXTrainer:
-    class BenchmarkTrainer(ProXTrainer):
+def make_trainer(folder: Path, plan: str, choices: UNetChoices, recipe: str, seed: int, steps: int, epochs: int) -> ProXTrainer:
+    class BenchmarkTrainer(ProXTrainerAdam):
         pass
 
     BenchmarkTrainer.choices, BenchmarkTrainer.recipe = choices, recipe
     BenchmarkTrainer.seed, BenchmarkTrainer.epochs = seed, epochs
+    BenchmarkTrainer.iterations_per_epoch, BenchmarkTrainer.validation_iterations_per_epoch = steps // epochs, 1
     BenchmarkTrainer.probe_every = epochs
     plans = load_json(str(folder / f"{plan}.json")) | {"continue_training": False}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = BenchmarkTrainer(plans, "3d_fullres", 0, load_json(str(folder / "dataset.json")), device)
-    trainer.num_iterations_per_epoch = steps // epochs
-    trainer.num_val_iterations_per_epoch = 1
     trainer.disable_checkpointing = True
     return trainer
 

@@ -1,1 +1,113 @@
-def main() -> None: ...
+"""The command ``monai-prox``. Thin: what a command needs is imported inside it, so that help is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from monai_prox.errors import ProXError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+ModelArgument = Annotated[Path, typer.Argument(help="Trained folder, e.g. .../ProXTrainer__nnUNetPlans__3d_fullres")]
+
+
+def main() -> None:
+    """Entry point: errors that users can mend are one line and exit code 1."""
+    try:
+        app()
+    except ProXError as error:
+        message = " ".join(str(error).split())
+    except FileExistsError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename or 'a file'}: {error.strerror or error}"
+    else:
+        return
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {message}", highlight=False)
+    sys.exit(1)
+
+
+@app.callback()
+def about() -> None:
+    """Once-for-all supernets for nnU-Net and MONAI, trained by progressive expansion."""
+
+
+@app.command()
+def demo(
+    task: Annotated[str | None, typer.Option(help="Decathlon task folder, or a task's name to download")] = None,
+    work: Annotated[Path, typer.Option(help="Folder for everything the demo makes")] = Path("prox_demo"),
+    trainer: Annotated[str, typer.Option(help="Any ProXTrainer variant")] = "ProXTrainerDemo",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; the best there is by default")] = None,
+    cases: Annotated[int, typer.Option(min=1, help="Held-out cases predicted with every exported member")] = 8,
+) -> None:
+    """From a Decathlon task to a family of stock nnU-Net models, with a table and a plot."""
+    from monai_prox.demo import Demo, default_device, run_demo
+
+    run_demo(Demo(task, work, trainer, device or default_device(), cases), console)
+
+
+@app.command()
+def export(
+    model: ModelArgument,
+    subnet: Annotated[str, typer.Option(help="smallest, largest, another name of `family`, or a JSON file")],
+    format: Annotated[str, typer.Option(help="nnunet")] = "nnunet",
+    output: Annotated[Path | None, typer.Option(help="Folder; by default beside MODEL, where nnU-Net looks")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing folder")] = False,
+    fine_tune: Annotated[bool, typer.Option(help="Also put the plan beside the preprocessed data")] = False,
+) -> None:
+    """Cut a member out as a model that runs without this package."""
+    if format != "nnunet":
+        raise ProXError(f"the format {format!r} is not known; allowed: nnunet")
+    from monai_prox.export.nnunet import export_nnunet
+    from monai_prox.nnunet.model_folder import ModelFolder
+
+    opened = ModelFolder.open(model)
+    folder = export_nnunet(opened, subnet, output, overwrite=overwrite, fine_tune=fine_tune)
+    plans = json.loads((folder / "plans.json").read_text())["plans_name"]
+    dataset, configuration = opened.plans["dataset_name"], opened.configuration_name
+    console.print(f"{folder}", soft_wrap=True, highlight=False)
+    console.print(
+        f"nnUNetv2_predict_from_modelfolder -m {folder} -i INPUT -o OUTPUT\n"
+        f"nnUNetv2_predict -d {dataset} -c {configuration} -p {plans} -i INPUT -o OUTPUT",
+        soft_wrap=True, highlight=False, style="dim",
+    )  # fmt: skip
+
+
+@app.command()
+def family(model: ModelArgument, as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False) -> None:
+    """List the members of a trained family that have names."""
+    from monai_prox.nnunet.model_folder import ModelFolder
+    from monai_prox.report import Row, family_table
+
+    members = ModelFolder.open(model).family()["members"]
+    if as_json:
+        print(json.dumps(members, indent=2))
+    else:
+        console.print(family_table([Row(m["name"], m["parameters"], m["macs"], m["dice"] or {}) for m in members]))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is missing: versions, nnU-Net's variables, the trainer. Exit code 1 if anything is."""
+    from monai_prox.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        mark = "[green]ok[/]     " if finding.good else "[bold red]missing[/]"
+        console.print(f"{mark}  {finding.what:<28} {finding.detail}", highlight=False, soft_wrap=True)
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def trainers() -> None:
+    """Print the folder to set nnUNet_extTrainer to, where nnU-Net does not find ProXTrainer by itself."""
+    from monai_prox.doctor import trainers_folder
+
+    print(trainers_folder())

@@ -17,14 +17,11 @@ from monai_prox.errors import ProXError
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` that takes its place when the block ends without an error."""
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    # Not mkstemp, whose files only their owner may read: what is written here has the permissions of any other file.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
         yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary.replace(path)
 
 
 def write_json(data: Any, path: Path | str) -> None:

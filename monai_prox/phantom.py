@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ GENERATOR_VERSION = 1
 # Mean intensities before bias, contrast and noise. The background classes lie on both sides of the target, as fluid and
 # white matter do, and one close to it, as cortex does.
 BACKGROUND = (0.20, 0.48, 1.00)
-ANTERIOR, POSTERIOR = 0.72, 0.66
+ANTERIOR, POSTERIOR = 0.73, 0.65
 
 
 def write_phantom_task(folder: Path | str, *, cases: int = 24, seed: int = 0, test_cases: int = 4) -> Path:
@@ -77,7 +76,7 @@ def write_phantom_task(folder: Path | str, *, cases: int = 24, seed: int = 0, te
             _write_nifti(unfinished / "imagesTs" / name, image)
         _write_json(unfinished / "dataset.json", _dataset_json(training, test))
         _write_json(unfinished / "phantom.json", parameters)
-        os.rename(unfinished, task)
+        unfinished.rename(task)
     return task
 
 
@@ -170,25 +169,23 @@ def _target_curve(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int
     return centreline, radius, int(np.searchsorted(t, neck))
 
 
-def _distractors(
-    rng: np.random.Generator, xyz: np.ndarray, centreline: np.ndarray, radius: np.ndarray
-) -> list[np.ndarray]:
+def _distractors(rng: np.random.Generator, xyz: np.ndarray, centreline: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:
     """Masks (X, Y, Z) of structures that share the target's intensity: sheets, a tube without a head, and blobs."""
     shape = xyz.shape[:3]
     sheet = (np.abs(_smooth_noise(rng, shape, 6.0)) < 0.18) & (_smooth_noise(rng, shape, 6.0) > 0.0)
     masks = [sheet]
     # The tube runs beside the target; the blobs lie anywhere, but for one that touches the head, as the amygdala does.
     away = np.array((rng.choice((-1, 1)) * rng.uniform(9, 13), rng.uniform(-6, 6), rng.uniform(-8, 8)))
-    t = np.linspace(-0.5, 0.5, 48)
+    t = np.linspace(-0.5, 0.5, 24)
     tube = np.stack([rng.uniform(-6, 6) * np.cos(np.pi * t), rng.uniform(22, 34) * t, 8 * rng.normal() * t**2], axis=1)
     tube = tube @ _rotation(rng, 35).T + centreline.mean(axis=0) + away
-    masks.append(_distance_to_curve(xyz, tube, np.full(48, rng.uniform(2.2, 3.8)))[0] < 1)
+    masks.append(_distance_to_curve(xyz, tube, np.full(24, rng.uniform(2.2, 3.8)))[0] < 1)
     centres = rng.uniform(-0.5, 0.5, size=(3, 3)) * shape
     direction = np.array((rng.uniform(-0.6, 0.6), 1.0, rng.uniform(-0.6, 0.6)))
     centres[0] = centreline[0] + direction / np.linalg.norm(direction) * (radius[0] + 3.0)
     for centre in centres:
-        segment = centre + np.linspace(-2, 2, 8)[:, None] * _rotation(rng, 180)[0]
-        masks.append(_distance_to_curve(xyz, segment, np.full(8, rng.uniform(2.5, 4.5)))[0] < 1)
+        segment = centre + np.linspace(-2, 2, 4)[:, None] * _rotation(rng, 180)[0]
+        masks.append(_distance_to_curve(xyz, segment, np.full(4, rng.uniform(2.5, 4.5)))[0] < 1)
     return masks
 
 
@@ -202,8 +199,9 @@ def _distance_to_curve(xyz: np.ndarray, curve: np.ndarray, radius: np.ndarray) -
 
 def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
     """Gaussian noise smoothed over ``sigma`` voxels, with mean 0 and standard deviation 1."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma)
-    return (noise - noise.mean()) / noise.std()
+    noise: np.ndarray = ndimage.gaussian_filter(rng.standard_normal(shape), sigma)
+    noise -= noise.mean()
+    return noise / float(noise.std())
 
 
 def _rotation(rng: np.random.Generator, degrees: float) -> np.ndarray:

@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from rich.table import Table
 
 from monai_prox.files import replacing
 from monai_prox.schedule import Schedule
 
 COLOURS = {"smallest": "#0b7285", "small": "#1c7ed6", "middle": "#7048e8", "large": "#c2255c", "largest": "#e8590c"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A member in a table. dice: by class, on whole cases; seconds: per case, None where not measured."""
+
+    name: str
+    parameters: int
+    macs: int
+    dice: dict[str, float]
+    seconds: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def count(number: float) -> str:
+    """1_234_567 -> "1.23 M"."""
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return f"{number:.3g}"
+
+
+def family_table(rows: Sequence[Row]) -> Table:
+    labels = list(dict.fromkeys(label for row in rows for label in row.dice))
+    table = Table(title="Members of the family", caption="MACs per patch, Dice per class on whole held-out cases")
+    for column in ("member", "parameters", "MACs", *(f"Dice {label}" for label in labels), "seconds a case"):
+        table.add_column(column, justify="left" if column == "member" else "right")
+    for row in rows:
+        dice = [f"{row.dice[label]:.3f}" if label in row.dice else "-" for label in labels]
+        seconds = f"{row.seconds:.2f}" if row.seconds is not None else "-"
+        table.add_row(row.name, count(row.parameters), count(row.macs), *dice, seconds)
+    return table
 
 
 def plot_progress(history: Sequence[dict[str, Any]], schedule: Schedule, path: Path) -> None:
@@ -33,8 +70,40 @@ def plot_progress(history: Sequence[dict[str, Any]], schedule: Schedule, path: P
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour)
     axes.set(xlim=(-0.5, schedule.epochs - 0.5), ylim=(0, 1), xlabel="epoch", ylabel="pseudo Dice")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right", frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def plot_family(members: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
+    """Writes Dice over size to ``path``: a point per member of family.json that has been validated.
+
+    The area of a point grows with the member's MACs.
+    """
+    shown = sorted((m for m in members if m["dice"] is not None), key=lambda m: m["parameters"])
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    if shown:
+        most = max(m["macs"] for m in shown)
+        sizes = [m["parameters"] / 1e6 for m in shown]
+        dice = [m["dice"]["mean"] for m in shown]
+        axes.plot(sizes, dice, color="#ced4da", zorder=1)
+        for member, size, value in zip(shown, sizes, dice, strict=True):
+            colour = COLOURS.get(member["name"], "#495057")
+            axes.scatter(size, value, s=40 + 500 * member["macs"] / most, color=colour, alpha=0.85, zorder=2, linewidth=0)
+            axes.annotate(
+                f"{member['name']}\n{count(member['macs'])}MACs", (size, value), textcoords="offset points",
+                xytext=(0, -30), ha="center", va="top", fontsize=8.5, color="#343a40",
+            )  # fmt: skip
+        spread = max(max(dice) - min(dice), 0.02)
+        axes.set(xscale="log", ylim=(min(dice) - 0.6 * spread, max(dice) + 0.4 * spread))
+        axes.margins(x=0.15)
+    axes.set(xlabel="parameters (million)", ylabel="mean Dice on held-out cases", title=title)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)

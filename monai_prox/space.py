@@ -87,7 +87,7 @@ class Subnet(Mapping[str, tuple[Value, ...]]):
             numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
             if not isinstance(name, str) or not numbers:
                 raise ProXError(f"subnet dimension {name!r} must be a list of numbers, got {values!r:.80}")
-        return cls.of(**{name: tuple(values) for name, values in data.items()})
+        return cls(tuple((name, tuple(values)) for name, values in data.items()))
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,19 @@ class SearchSpace:
     """
 
     dimensions: Mapping[str, tuple[Slot, ...]]
+
+    def __post_init__(self) -> None:
+        slots_of: dict[str, int] = {}  # of the dimensions before
+        for name, slots in self.dimensions.items():
+            for index, slot in enumerate(slots):
+                for other in (slot.equals, slot.differs):
+                    if other is not None and other not in range(index):
+                        raise ProXError(f"{name}[{index}] is tied to slot {other!r}, which is not an earlier one of {name}")
+                if (need := slot.need) is not None and (
+                    need.slot not in range(slots_of.get(need.dimension, 0)) or not isinstance(need.minimum, int | float)
+                ):
+                    raise ProXError(f"{name}[{index}] needs {list(need)}, which is no slot of an earlier dimension")
+            slots_of[name] = len(slots)
 
     # ------------------------------------------------------------------ choosing
     def available(self, chosen: Mapping[str, list[Value]], dimension: str, index: int) -> tuple[Value, ...]:

@@ -79,8 +79,9 @@ class SuperNet(nn.Module):
             tensor = tensors[source]
             weights[name] = tensor if covers(region, tensor.shape) else Cut.apply(tensor, region)
 
-        # Stock U-Nets register modules twice (the encoder inside the decoder), never one parameter in two modules. So nothing is
-        # tied, and torch would put aliases back in the wrong order and leave this step's weights in the skeleton.
+        # Stock U-Nets register modules twice (the encoder inside the decoder), never one parameter in two modules. So
+        # nothing is tied, and with tie_weights torch would put aliases back in the wrong order and leave this step's
+        # weights in the skeleton.
         def run(x: Tensor) -> Any:
             return functional_call(module, weights, (x,), tie_weights=False)
 
@@ -89,8 +90,7 @@ class SuperNet(nn.Module):
     @torch.no_grad()
     def extract(self, subnet: Subnet) -> nn.Module:
         """The subnet as a stock network of its own, with copies of its weights, on the same device and in the same mode."""
-        module, sources = self._skeleton(subnet)
-        tensors = self._tensors()
+        sources, tensors = self._skeleton(subnet).sources, self._tensors()
         network = self.family.build(subnet).to(next(iter(tensors.values())).device)
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             source, region = sources[name]

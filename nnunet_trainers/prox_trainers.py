@@ -6,11 +6,15 @@ from monai_prox.nnunet.variants import (
     ProXTrainer_20epochs,
     ProXTrainer_100epochs,
     ProXTrainer_250epochs,
+    ProXTrainerAdam,
+    ProXTrainerDemo,
     ProXTrainerPaper,
 )
 
 __all__ = [
     "ProXTrainer",
+    "ProXTrainerAdam",
+    "ProXTrainerDemo",
     "ProXTrainerPaper",
     "ProXTrainer_5epochs",
     "ProXTrainer_20epochs",

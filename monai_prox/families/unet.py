@@ -69,7 +69,8 @@ class UNetChoices:
         if not isinstance(data, dict) or not set(data) <= set(known):
             raise ProXError(f"a search space has the fields {sorted(known)}, got {data!r:.120}")
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+            return cls(**fields)
         except TypeError as error:
             raise ProXError(f"search space {data!r:.120}: {error}") from error
 
@@ -94,7 +95,7 @@ class UNetFamily:
         input_channels: int,
         num_classes: int,
         patch_size: Sequence[int],
-        choices: UNetChoices = UNetChoices(),  # noqa: B008 (immutable)
+        choices: UNetChoices = UNetChoices(),
     ) -> None:
         self.kind = str(architecture["network_class_name"]).rsplit(".", 1)[-1]
         if self.kind not in NETWORKS:
@@ -214,9 +215,7 @@ class UNetFamily:
         """The subnet's network as the ``architecture`` entry of a stock plan."""
         self.space.check(subnet)
         n = int(subnet["levels"][0])
-        kernels = [
-            [1 if axis == 1 else int(subnet["kernel"][level]) for axis in self._kernels[level]] for level in range(n)
-        ]
+        kernels = [[1 if axis == 1 else int(subnet["kernel"][level]) for axis in self._kernels[level]] for level in range(n)]
         kwargs = self._kwargs | {
             "n_stages": n,
             "features_per_stage": [int(v) for v in subnet["width"][:n]],
@@ -240,12 +239,12 @@ class UNetFamily:
             if not str(kwargs[key]).startswith("torch.nn."):  # plans come from outside: nothing else is imported
                 raise ProXError(f"the plan's {key} is {kwargs[key]!r}; only classes of torch.nn are allowed")
             kwargs[key] = import_by_name(kwargs[key])
-        network = NETWORKS[self.kind](
+        network: nn.Module = NETWORKS[self.kind](
             input_channels=self.input_channels,
             num_classes=self.num_classes,
             **({"deep_supervision": False} | kwargs),
         )
-        network.apply(network.initialize)
+        network.apply(network.initialize)  # type: ignore[arg-type]
         return network
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
@@ -295,7 +294,6 @@ class UNetFamily:
             size = tuple(length // stride for length, stride in zip(size, self._strides[level], strict=True))
             outputs[level] = _resize(output, size)
         return outputs
-
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:

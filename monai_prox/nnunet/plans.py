@@ -44,9 +44,7 @@ def recipe_of(configuration: Mapping[str, Any], default: str) -> str:
     return str(name)
 
 
-def family_of(
-    configuration: Mapping[str, Any], *, input_channels: int, num_classes: int, default: UNetChoices
-) -> UNetFamily:
+def family_of(configuration: Mapping[str, Any], *, input_channels: int, num_classes: int, default: UNetChoices) -> UNetFamily:
     """The family of a plan's configuration (a resolved one, as ``ConfigurationManager.configuration``)."""
     return UNetFamily(
         configuration["architecture"],
@@ -67,14 +65,14 @@ def member_configuration(
     """
     member = deepcopy(dict(configuration))
     member.pop(PLAN_KEY, None)
-    member.pop("inherits_from", None)
+    for key in ("inherits_from", "next_stage"):  # the plan is whole without other configurations
+        member.pop(key, None)
     member["architecture"] = family.architecture_of(subnet)
     patch = family.input_size(family.patch_size, subnet["resolution"][0])
     if patch != family.patch_size:
         scale = [small / full for small, full in zip(patch, family.patch_size, strict=True)]
-        offset = len(member["spacing"]) - len(scale)  # 2d plans have two axes of their own
         member["patch_size"] = list(patch)
-        for axis, factor in enumerate(scale, start=offset):
+        for axis, factor in enumerate(scale):
             member["spacing"][axis] /= factor
             if "median_image_size_in_voxels" in member:
                 member["median_image_size_in_voxels"][axis] *= factor

@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from monai_prox.engine import Engine
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import replacing, write_json
+from monai_prox.nnunet.checkpoint import load_checkpoint, plain
 from monai_prox.nnunet.plans import RECIPES, family_of, recipe_of
 from monai_prox.probes import choose_probes
 from monai_prox.report import plot_progress
@@ -38,7 +40,7 @@ from monai_prox.supernet import Member, SuperNet
 GRADIENT_NORM = 12  # nnU-Net's own limit
 
 
-class ProXTrainer(nnUNetTrainer):
+class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     """Trains the default family by the recipe ``prox``.
 
     A plan may say otherwise: a configuration's entry ``"prox": {"space": {...}, "recipe": "prox_paper"}``, see
@@ -48,9 +50,15 @@ class ProXTrainer(nnUNetTrainer):
     nnU-Net's loader processes run ahead of the training and cannot be wound back.
     """
 
+    network: Any  # of nnU-Net's attributes, those that are set here too
+    output_folder: Any
+    output_folder_base: Any
+
     recipe = "prox"
     choices = UNetChoices()
     epochs = 1000
+    iterations_per_epoch = 250
+    validation_iterations_per_epoch = 50
     seed = 12345
     probe_every = 25  # epochs; and at the end of every stage
 
@@ -69,9 +77,10 @@ class ProXTrainer(nnUNetTrainer):
                 f"train 3d_fullres, or 3d_lowres by itself"
             )
         self.num_epochs = self.epochs
+        self.num_iterations_per_epoch = self.iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch
         self.probe_history: list[dict[str, Any]] = []
         self._step = 0
-        self._acting: nn.Module | None = None
 
     # ------------------------------------------------------------------ building
     @classmethod
@@ -80,7 +89,7 @@ class ProXTrainer(nnUNetTrainer):
         return family_of(configuration, input_channels=input_channels, num_classes=num_classes, default=cls.choices)
 
     @classmethod
-    def build_network_architecture(  # type: ignore[override]
+    def build_network_architecture(
         cls,
         plans_manager: Any,
         configuration_manager: Any,
@@ -103,7 +112,8 @@ class ProXTrainer(nnUNetTrainer):
         configuration = self.configuration_manager.configuration
         outputs = self.label_manager.num_segmentation_heads
         network = self.network.module if self.is_ddp else self.network
-        self.supernet = SuperNet(self.family(configuration, self.num_input_channels, outputs), network)
+        self._family = self.family(configuration, self.num_input_channels, outputs)
+        self.supernet = SuperNet(self._family, network)
         space = self.supernet.family.space
         self.recipe_name = recipe_of(configuration, self.recipe)
         schedule = Schedule(RECIPES[self.recipe_name](space), self.num_epochs)
@@ -123,6 +133,7 @@ class ProXTrainer(nnUNetTrainer):
         self.print_to_log_file(
             f"Recipe {self.recipe_name}: " + ", ".join(f"{s.name} from epoch {start}" for s, start in starts)
         )
+        self.print_to_log_file(f"ProX schedule: {self.num_epochs} epochs")
 
     def _seed(self, epoch: int) -> None:
         """Makes an epoch a pure function of (seed, fold, epoch, rank), as far as it runs in this process."""
@@ -195,7 +206,8 @@ class ProXTrainer(nnUNetTrainer):
                 factors[-1] = 0
             loss = DeepSupervisionWrapper(loss.loss, factors / factors.sum())
             target = target[: len(outputs)]
-        return loss(outputs, target)
+        value: Tensor = loss(outputs, target)
+        return value
 
     # ------------------------------------------------------------------ probes
     @contextmanager
@@ -226,7 +238,8 @@ class ProXTrainer(nnUNetTrainer):
         target = batch["target"]  # nnU-Net's step overwrites ignored voxels in place
         target = [t.clone() for t in target] if isinstance(target, list) else target.clone()
         with self._as_network(member):
-            return super().validation_step({**batch, "target": target})
+            result: dict[str, Any] = super().validation_step({**batch, "target": target})
+        return result
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         super().on_validation_epoch_end(val_outputs)
@@ -319,25 +332,26 @@ class ProXTrainer(nnUNetTrainer):
             "members": members,
             "probes": self.probe_history,
         }
-        write_json(_plain(family), Path(self.output_folder, "family.json"))
+        write_json(plain(family), Path(self.output_folder, "family.json"))
 
     # ------------------------------------------------------------------ checkpoints
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint with ours inside, without NumPy's types, so that it loads with ``weights_only=True``."""
         if self.local_rank != 0 or self.disable_checkpointing:
-            return super().save_checkpoint(filename)
+            super().save_checkpoint(filename)
+            return
         buffer = io.BytesIO()
-        super().save_checkpoint(buffer)  # type: ignore[arg-type]
+        super().save_checkpoint(buffer)
         buffer.seek(0)
         checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)  # written a moment ago by ourselves
         checkpoint["prox"] = {
             "engine": self.engine.state_dict(),
+            "choices": asdict(self._family.choices),
             "space": self.supernet.family.space.to_json(),
             "probes": self.probe_history,
         }
         with replacing(filename) as temporary:
-            torch.save(_plain(checkpoint), temporary)
-        return None
+            torch.save(plain(checkpoint), temporary)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:  # type: ignore[type-arg]
         """Raises ProXError where the checkpoint is not one of this trainer's with the same search space."""
@@ -354,29 +368,3 @@ class ProXTrainer(nnUNetTrainer):
         super().load_checkpoint(checkpoint)
         self.engine.load_state_dict(checkpoint["prox"]["engine"])
         self.probe_history = list(checkpoint["prox"]["probes"])
-
-
-def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """A checkpoint that ``ProXTrainer`` wrote, read without executing anything from the file. Raises ProXError."""
-    try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise ProXError(f"there is no checkpoint {path}") from None
-    except Exception as error:  # torch raises many kinds for broken files; all mean the same to the user
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ProXError(f"{path} is not a whole checkpoint of ProXTrainer: {reason:.160}") from None
-    if not isinstance(checkpoint, dict) or "prox" not in checkpoint:
-        trainer = checkpoint.get("trainer_name", "unknown") if isinstance(checkpoint, dict) else "unknown"
-        raise ProXError(f"{path} was written by the trainer {trainer}, not by ProXTrainer; it holds no family")
-    return checkpoint
-
-
-def _plain(data: Any) -> Any:
-    """``data`` with Python's numbers in place of NumPy's."""
-    if isinstance(data, dict):
-        return type(data)((_plain(key), _plain(value)) for key, value in data.items())
-    if isinstance(data, (list, tuple)):
-        return [_plain(value) for value in data] if isinstance(data, list) else tuple(_plain(v) for v in data)
-    if isinstance(data, np.generic):
-        return data.item()
-    return data.tolist() if isinstance(data, np.ndarray) else data

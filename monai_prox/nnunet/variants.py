@@ -1,5 +1,10 @@
 """ProXTrainer with other lengths and other recipes, in nnU-Net's manner: subclasses that set attributes."""
 
+from typing import Any
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+
 from monai_prox.families.unet import PAPER_CHOICES
 from monai_prox.nnunet.trainer import ProXTrainer
 
@@ -25,3 +30,24 @@ class ProXTrainerPaper(ProXTrainer):
 
     recipe = "prox_paper"
     choices = PAPER_CHOICES
+
+
+class ProXTrainerAdam(ProXTrainer):
+    """AdamW at 1e-3, as in nnU-Net's own Adam variants. For short trainings: momentum 0.99 needs thousands of steps."""
+
+    learning_rate = 1e-3
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        self.initial_lr = self.learning_rate
+        parameters = self.network.parameters()
+        optimizer = torch.optim.AdamW(parameters, lr=self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+
+class ProXTrainerDemo(ProXTrainerAdam):
+    """A few hundred steps, for ``monai-prox demo`` on two CPU cores."""
+
+    epochs = 12
+    iterations_per_epoch = 35
+    validation_iterations_per_epoch = 5
+    probe_every = 2

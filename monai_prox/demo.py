@@ -1,0 +1,258 @@
+"""The main job from end to end: Decathlon task -> nnU-Net -> supernet -> members as stock models -> a table and a plot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from monai_prox.errors import ProXError
+from monai_prox.export.nnunet import export_nnunet
+from monai_prox.files import read_json, write_json
+from monai_prox.nnunet.model_folder import ModelFolder
+from monai_prox.nnunet.task import check_task, convert_task
+from monai_prox.phantom import write_phantom_task
+from monai_prox.report import Row, family_table, plot_family
+
+CONFIGURATION = "3d_fullres"
+PLANS = "nnUNetPlansDemo"
+EXPORTED = ("smallest", "middle", "largest")
+CPU_FEATURES, CPU_PATCH, CPU_BATCH = (
+    16,
+    64,
+    2,
+)  # of the cut plan: first level's features, voxels per axis at most, patches
+
+
+@dataclass(frozen=True)
+class Demo:
+    """task: a Decathlon task's folder, a name such as Task04_Hippocampus to download, or None for the phantom.
+
+    work: folder for everything; what is there from an earlier run of the same task is used again, except the training.
+    trainer, device ("cpu" or "cuda"), cases (held-out cases predicted per exported member, at most).
+    """
+
+    task: str | None
+    work: Path
+    trainer: str = "ProXTrainerDemo"
+    device: str = "cpu"
+    cases: int = 8
+
+
+def run_demo(demo: Demo, console: Console) -> list[Row]:
+    """Runs the whole demo with progress bars on ``console``; writes table.json and family.png to ``demo.work``.
+
+    Raises ProXError where a step fails, with where its log is.
+    """
+    demo.work.mkdir(parents=True, exist_ok=True)
+    work = demo.work.resolve()
+    _set_variables(work)
+    log = work / "demo.log"
+    log.write_text("")
+    columns = (TextColumn("{task.description:<44}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    bars = Progress(*columns, console=console)
+    with bars:
+        step = _Steps(bars, log)
+        with step("Task into nnU-Net's raw format", 1):
+            identifier, dataset = convert_task(_find_task(demo.task, work))
+        preprocessed = work / "nnUNet_preprocessed" / dataset
+        with step("Plan and preprocess", 100) as bar:
+            if not (preprocessed / f"nnUNetPlans_{CONFIGURATION}").is_dir():
+                command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-c", CONFIGURATION, "-np", "2"]
+                step.run(command, lambda line: bar(_tqdm_percent(line)))
+        _write_demo_plans(preprocessed, demo.device)
+        with step(f"Train the supernet, {demo.trainer}", 100) as bar:
+            command = ["nnUNetv2_train", str(identifier), CONFIGURATION, "0", "-tr", demo.trainer, "-p", PLANS]
+            step.run([*command, "-device", demo.device], _training_percent(demo.trainer, bar))
+        model = ModelFolder.open(work / "nnUNet_results" / dataset / f"{demo.trainer}__{PLANS}__{CONFIGURATION}")
+        members = {member["name"]: member for member in model.family()["members"]}
+        exported = [name for name in EXPORTED if name in members]
+        with step("Export members", len(exported)) as bar:
+            folders = {}
+            for done, name in enumerate(exported, 1):
+                folders[name] = export_nnunet(model, name, overwrite=True, fine_tune=True)
+                bar(done)
+        images = _held_out_images(work, dataset, preprocessed, demo.cases)
+        rows = []
+        for name, folder in folders.items():
+            output = work / "predictions" / name
+            with step(f"nnUNetv2_predict, {name}", len(list(images.glob("*_0000.nii.gz")))) as bar:
+                for old in output.glob("*.nii.gz"):
+                    old.unlink()
+                plans = read_json(folder / "plans.json")["plans_name"]
+                where = ["-i", str(images), "-o", str(output), "-d", str(identifier), "-c", CONFIGURATION]
+                which = [
+                    "-tr",
+                    "nnUNetTrainer",
+                    "-p",
+                    plans,
+                    "-f",
+                    "0",
+                    "-device",
+                    demo.device,
+                    "-npp",
+                    "1",
+                    "-nps",
+                    "1",
+                ]
+                step.run(["nnUNetv2_predict", *where, *which], _counting(output, bar))
+                rows.append(_row(step, members[name], output, preprocessed, folder))
+    write_json([row.to_json() for row in rows], work / "table.json")
+    plot_family(list(members.values()), work / "family.png", title=f"{dataset}: one training, {demo.trainer}")
+    console.print(family_table(rows))
+    console.print(f"Plot: {work / 'family.png'}\nModel folders: {', '.join(str(folder) for folder in folders.values())}")
+    return rows
+
+
+class _Steps:
+    """Progress bars and subprocesses, whose output goes to one log file."""
+
+    def __init__(self, bars: Progress, log: Path) -> None:
+        self._bars, self._log = bars, log
+
+    @contextmanager
+    def __call__(self, name: str, total: int) -> Iterator[Callable[[float | None], None]]:
+        task = self._bars.add_task(name, total=total)
+
+        def update(done: float | None) -> None:
+            if done is not None:
+                self._bars.update(task, completed=done)
+
+        yield update
+        update(total)
+
+    def run(self, command: list[str], on_line: Callable[[str], None]) -> None:
+        executable = Path(sys.executable).parent / command[0]
+        if not executable.exists():
+            raise ProXError(f"{executable} is missing; install nnunetv2 into this environment, then see: monai-prox doctor")
+        with self._log.open("a") as log:
+            log.write(f"\n$ {' '.join(command)}\n")
+            process = subprocess.Popen(
+                [str(executable), *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                on_line(line)
+            if process.wait():
+                raise ProXError(f"{command[0]} failed with exit code {process.returncode}; its output is in {self._log}")
+
+
+def _set_variables(work: Path) -> None:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        os.environ[variable] = str(work / variable)
+        (work / variable).mkdir(exist_ok=True)
+    processes = min(2, os.cpu_count() or 1)
+    os.environ.setdefault("nnUNet_def_n_proc", str(processes))
+    os.environ.setdefault("nnUNet_n_proc_DA", str(max(1, processes - 1)))
+
+
+def _find_task(task: str | None, work: Path) -> Path:
+    if task is None:
+        return write_phantom_task(work, cases=30)
+    if Path(task).is_dir():
+        check_task(Path(task))
+        return Path(task).resolve()
+    return _download(task, work)
+
+
+def _download(task: str, work: Path) -> Path:
+    from monai.apps import DecathlonDataset, download_and_extract
+
+    if task not in DecathlonDataset.resource:
+        known = ", ".join(DecathlonDataset.resource)
+        raise ProXError(f"{task} is neither a folder nor a Decathlon task to download; known tasks: {known}")
+    if not (work / task / "dataset.json").is_file():
+        try:
+            download_and_extract(DecathlonDataset.resource[task], work / f"{task}.tar", work, DecathlonDataset.md5[task])
+        except Exception as error:  # many kinds, from DNS to a wrong checksum
+            raise ProXError(
+                f"{task} cannot be downloaded ({type(error).__name__}: {str(error)[:120]}); fetch "
+                f"{DecathlonDataset.resource[task]} elsewhere, unpack it and pass its folder as --task"
+            ) from None
+    return work / task
+
+
+def _write_demo_plans(preprocessed: Path, device: str) -> None:
+    """nnU-Net's plan under the demo's name; on a CPU cut down to what two cores can train in minutes."""
+    plans = read_json(preprocessed / "nnUNetPlans.json")
+    plans["plans_name"] = PLANS
+    if device == "cpu":
+        configuration = plans["configurations"][CONFIGURATION]
+        kwargs = configuration["architecture"]["arch_kwargs"]
+        kwargs["features_per_stage"] = [
+            min(full, CPU_FEATURES * 2**level) for level, full in enumerate(kwargs["features_per_stage"])
+        ]
+        configuration["patch_size"] = [min(size, CPU_PATCH) for size in configuration["patch_size"]]
+        configuration["batch_size"] = CPU_BATCH
+    write_json(plans, preprocessed / f"{PLANS}.json")
+
+
+def _tqdm_percent(line: str) -> float | None:
+    head = line.rpartition("%|")[0].rpartition(":")[2].strip()
+    return float(head) if head.isdigit() else None
+
+
+def _training_percent(trainer: str, bar: Callable[[float | None], None]) -> Callable[[str], None]:
+    """Training counts for nine tenths of the bar, the validation of the members for the rest."""
+    epochs = 1
+
+    def on_line(line: str) -> None:
+        nonlocal epochs
+        if "ProX schedule:" in line:
+            epochs = int(line.rpartition(" epochs")[0].rpartition(" ")[2])
+        elif " Epoch " in f" {line.strip()} " and line.strip().split()[-1].isdigit():
+            bar(90 * int(line.split()[-1]) / epochs)
+        elif "Validation" in line:
+            bar(95)
+
+    return on_line
+
+
+def _counting(folder: Path, bar: Callable[[float | None], None]) -> Callable[[str], None]:
+    return lambda _: bar(len(list(folder.glob("*.nii.gz"))))
+
+
+def _held_out_images(work: Path, dataset: str, preprocessed: Path, cases: int) -> Path:
+    """A folder with links to the raw images of fold 0's validation cases."""
+    folder = work / "held_out"
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    for case in json.loads((preprocessed / "splits_final.json").read_text())[0]["val"][:cases]:
+        for image in (work / "nnUNet_raw" / dataset / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9].nii.gz"):
+            (folder / image.name).symlink_to(image)
+    return folder
+
+
+def _seconds_a_case(files: Iterable[Path]) -> float | None:
+    """Time between finished cases, so that starting up does not count; None for a single case."""
+    times = sorted(path.stat().st_mtime for path in files)
+    return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+
+
+def _row(step: _Steps, member: dict[str, Any], output: Path, preprocessed: Path, folder: Path) -> Row:
+    predictions = list(output.glob("*.nii.gz"))
+    seconds = _seconds_a_case(predictions)
+    truth = preprocessed / "gt_segmentations"
+    files = ["-djfile", str(folder / "dataset.json"), "-pfile", str(folder / "plans.json")]
+    step.run(["nnUNetv2_evaluate_folder", str(truth), str(output), *files, "-np", "2", "--chill"], lambda _: None)
+    summary = read_json(output / "summary.json")
+    labels = {str(value): label for label, value in read_json(folder / "dataset.json")["labels"].items()}
+    dice = {labels.get(key, key): values["Dice"] for key, values in summary["mean"].items()}
+    return Row(member["name"], member["parameters"], member["macs"], dice, seconds)
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

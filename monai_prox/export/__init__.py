@@ -1,0 +1,1 @@
+"""Members as files that run without this package."""

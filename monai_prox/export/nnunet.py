@@ -1,0 +1,129 @@
+"""A member as an ordinary nnU-Net model folder, and as a plan for training it further with stock nnU-Net."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monai_prox.errors import ProXError
+from monai_prox.files import write_json
+from monai_prox.nnunet.model_folder import FINAL, ModelFolder
+from monai_prox.nnunet.plans import member_configuration
+from monai_prox.space import Subnet
+
+STOCK_TRAINER = "nnUNetTrainer"
+NOT_VALIDATED: dict[str, Any] = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
+
+
+def member_plans(model: ModelFolder, name: str, subnet: Subnet) -> dict[str, Any]:
+    """The plans file of a member, under a name of its own."""
+    checkpoint = model.checkpoint(model.folds[0])
+    family = model.supernet(checkpoint).family
+    plans = deepcopy(model.plans)
+    plans["plans_name"] = f"{plans['plans_name']}-prox-{name}"
+    configuration = model.configuration_name
+    plans["configurations"] = {
+        configuration: member_configuration(
+            model.configuration,
+            family,  # type: ignore[arg-type]
+            subnet,
+            data_identifier=f"{plans['plans_name']}_{configuration}",
+        )
+    }
+    return plans
+
+
+def export_nnunet(
+    model: ModelFolder, which: str, output: Path | None = None, *, overwrite: bool = False, fine_tune: bool = False
+) -> Path:
+    """Writes the member ``which`` of all finished folds as a model folder of nnU-Net's own trainer, and returns it.
+
+    output: the folder; None for the place where ``nnUNetv2_predict -tr nnUNetTrainer -p PLANS`` looks, beside ``model``.
+    fine_tune: puts the plans beside the preprocessed data too, for ``nnUNetv2_train ... -pretrained_weights``.
+
+    Raises ProXError for an unknown or illegal member, an existing folder without ``overwrite`` and where nothing can be
+    written; then no part of the folder is left.
+    """
+    name, subnet = model.member(which)
+    plans = member_plans(model, name, subnet)
+    plans_name, configuration = plans["plans_name"], model.configuration_name
+    output = output or model.path.parent / f"{STOCK_TRAINER}__{plans_name}__{configuration}"
+    if output.exists() and not overwrite:
+        raise ProXError(f"{output} exists; give another --output or --overwrite")
+    plan_file = _preprocessed(model) / f"{plans_name}.json" if fine_tune else None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+            folder = Path(temporary, "model")
+            folder.mkdir()
+            _write_model(model, folder, name, subnet, plans)
+            if output.exists():
+                output.rename(Path(temporary, "replaced"))
+            folder.rename(output)
+        if plan_file is not None:
+            write_json(plans, plan_file)
+    except OSError as error:
+        raise ProXError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
+    return output
+
+
+def _write_model(model: ModelFolder, folder: Path, name: str, subnet: Subnet, plans: dict[str, Any]) -> None:
+    write_json(plans, folder / "plans.json")
+    write_json(model.dataset, folder / "dataset.json")
+    fingerprint = model.path / "dataset_fingerprint.json"
+    if fingerprint.is_file():
+        shutil.copyfile(fingerprint, folder / fingerprint.name)
+    for fold in model.folds:
+        checkpoint = model.checkpoint(fold)
+        network = model.supernet(checkpoint).extract(subnet)
+        target = folder / fold
+        (target / "validation").mkdir(parents=True)
+        init_args = checkpoint["init_args"]
+        _save(
+            {
+                "network_weights": network.state_dict(),
+                "trainer_name": STOCK_TRAINER,
+                "init_args": {
+                    "plans": plans,
+                    "configuration": model.configuration_name,
+                    "fold": init_args["fold"],
+                    "dataset_json": model.dataset,
+                },
+                "inference_allowed_mirroring_axes": checkpoint["inference_allowed_mirroring_axes"],
+                "current_epoch": checkpoint["current_epoch"],
+            },
+            target / FINAL,
+        )
+        # nnUNetv2_export_model_to_zip expects these two of every fold
+        for picture in ("prox_progress.png", "progress.png"):
+            if (model.path / fold / picture).is_file():
+                shutil.copyfile(model.path / fold / picture, target / "progress.png")
+                break
+        summary = model.validation_summary(fold, name)
+        if summary.is_file():
+            shutil.copyfile(summary, target / "validation" / "summary.json")
+        else:
+            write_json(NOT_VALIDATED, target / "validation" / "summary.json")
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(checkpoint, path)
+    except RuntimeError as error:  # how torch's own writer reports a full disk
+        raise OSError(str(error).splitlines()[0]) from error
+
+
+def _preprocessed(model: ModelFolder) -> Path:
+    root = os.environ.get("nnUNet_preprocessed")
+    if not root:
+        raise ProXError("nnUNet_preprocessed is not set; --fine-tune puts the member's plans there")
+    folder = Path(root, model.plans["dataset_name"])
+    if not folder.is_dir():
+        raise ProXError(f"{folder} does not exist; preprocess the dataset on this machine before --fine-tune")
+    return folder

@@ -1,0 +1,109 @@
+"""A model folder that ProXTrainer wrote: ``nnUNet_results/DATASET/ProXTrainer__PLANS__CONFIGURATION``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from monai_prox.errors import ProXError
+from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.files import read_json
+from monai_prox.nnunet.checkpoint import load_checkpoint
+from monai_prox.space import Subnet
+from monai_prox.supernet import SuperNet
+
+FINAL = "checkpoint_final.pth"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """Read-only view of a trained family. ``ModelFolder.open`` checks that it is one."""
+
+    path: Path
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    configuration_name: str
+    folds: tuple[str, ...]  # names of folders with a final checkpoint, e.g. ("fold_0", "fold_1")
+
+    @classmethod
+    def open(cls, path: Path | str) -> ModelFolder:
+        """Raises ProXError where ``path`` is not the folder of a finished training."""
+        path = Path(path).resolve()
+        if not (path / "plans.json").is_file():
+            raise ProXError(
+                f"{path} is not a trained model folder: it has no plans.json; expected e.g. "
+                "nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
+            )
+        plans, dataset = read_json(path / "plans.json"), read_json(path / "dataset.json")
+        name = path.name.split("__")[-1]
+        if name not in plans.get("configurations", {}):
+            raise ProXError(
+                f"the folder's name must end in __CONFIGURATION, one of {', '.join(plans.get('configurations', {}))}; "
+                f"got {path.name}"
+            )
+        folds = tuple(sorted(fold.name for fold in path.glob("fold_*") if (fold / FINAL).is_file()))
+        if not folds:
+            raise ProXError(f"no fold of {path} has a {FINAL}; finish the training first: nnUNetv2_train ... --c")
+        return cls(path, plans, dataset, name, folds)
+
+    @cached_property
+    def _manager(self) -> Any:
+        return PlansManager(self.plans)
+
+    @cached_property
+    def configuration(self) -> dict[str, Any]:
+        """The plan's configuration with inheritance resolved."""
+        return dict(self._manager.get_configuration(self.configuration_name).configuration)
+
+    def checkpoint(self, fold: str) -> dict[str, Any]:
+        """Raises ProXError where it is truncated or of another trainer."""
+        return load_checkpoint(self.path / fold / FINAL)
+
+    def supernet(self, checkpoint: dict[str, Any]) -> SuperNet:
+        """The supernet with the weights of ``checkpoint``."""
+        manager, configuration = self._manager, self._manager.get_configuration(self.configuration_name)
+        family = UNetFamily(
+            self.configuration["architecture"],
+            input_channels=determine_num_input_channels(manager, configuration, self.dataset),
+            num_classes=manager.get_label_manager(self.dataset).num_segmentation_heads,
+            patch_size=self.configuration["patch_size"],
+            choices=UNetChoices.from_json(checkpoint["prox"]["choices"]),
+        )
+        supernet = SuperNet(family)
+        supernet.network.load_state_dict(checkpoint["network_weights"])
+        return supernet.eval()
+
+    def family(self) -> dict[str, Any]:
+        """family.json of the first fold that has one."""
+        for fold in self.folds:
+            if (self.path / fold / "family.json").is_file():
+                family = read_json(self.path / fold / "family.json")
+                if not isinstance(family, dict) or not isinstance(family.get("members"), list):
+                    raise ProXError(f"{self.path / fold / 'family.json'} is not a family: it has no list of members")
+                return family
+        raise ProXError(f"{self.path} has no family.json; it was not trained by ProXTrainer to the end")
+
+    def member(self, which: str) -> tuple[str, Subnet]:
+        """Name and subnet of ``which``: a member's name in family.json, or a JSON file with a subnet.
+
+        Raises ProXError for an unknown name, with the known ones, and for a file that holds no subnet.
+        """
+        if which.endswith(".json"):
+            data = read_json(which)
+            subnet = data.get("subnet", data) if isinstance(data, dict) else data
+            name = "".join(c for c in Path(which).stem if c.isalnum() or c == "-") or "member"
+            return name, Subnet.from_json(subnet)
+        members = {member["name"]: member for member in self.family()["members"]}
+        if which not in members:
+            raise ProXError(f"there is no member {which!r}; known: {', '.join(members)}, or the path of a JSON file")
+        return which, Subnet.from_json(members[which]["subnet"])
+
+    def validation_summary(self, fold: str, name: str) -> Path:
+        """Where the trainer's validation of a probe put nnU-Net's summary."""
+        folder = self.path / fold
+        return (folder if name == "largest" else folder / "members" / name) / "validation" / "summary.json"

@@ -1,0 +1,67 @@
+"""Small ``architecture`` entries of plans, written as nnU-Net's planners write them, and weights to test with."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+KINDS = ("PlainConvUNet", "ResidualEncoderUNet")
+DEPTH_KEYS = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
+
+
+def unet_architecture(
+    kind: str = "PlainConvUNet",
+    *,
+    axes: int = 2,
+    anisotropic: bool = False,
+    features: Sequence[int] = (4, 8),
+    depths: Sequence[int] | None = None,
+    decoder_depths: Sequence[int] | None = None,
+    nonlin: str = "torch.nn.LeakyReLU",
+) -> dict[str, Any]:
+    """One level per entry of ``features``, kernels of 3, strides of 2 and two blocks per stage unless told otherwise.
+
+    anisotropic: the first axis, that of thick slices, has kernel 1 at the top level and is not halved below it.
+    decoder_depths: from the lowest level upwards, as in a plan.
+    """
+    levels = len(features)
+    kernels = [[3] * axes for _ in range(levels)]
+    strides = [[1] * axes] + [[2] * axes for _ in range(levels - 1)]
+    if anisotropic:
+        kernels[0][0] = 1
+        strides[1][0] = 1
+    return {
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{kind}",
+        "arch_kwargs": {
+            "n_stages": levels,
+            "features_per_stage": list(features),
+            "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
+            "kernel_sizes": kernels,
+            "strides": strides,
+            DEPTH_KEYS[kind]: list(depths or [2] * levels),
+            "n_conv_per_stage_decoder": list(decoder_depths or [2] * (levels - 1)),
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": nonlin,
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
+@torch.no_grad()
+def randomise_norms(network: nn.Module) -> nn.Module:
+    """Gives every norm and bias values of its own.
+
+    Fresh ones are 1 and 0, and the last of a residual block is all 0, so that an exchanged or a missing one is not seen.
+    """
+    for name, parameter in network.named_parameters():
+        if name.endswith("norm.weight"):
+            parameter.uniform_(0.5, 1.5)
+        elif name.endswith("bias"):
+            parameter.uniform_(-0.5, 0.5)
+    return network

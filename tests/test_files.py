@@ -1,0 +1,74 @@
+"""Files are whole or not there."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from monai_prox.errors import ProXError
+from monai_prox.files import read_json, replacing, write_json
+
+
+def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.suffix == ".pth"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("existed", [True, False])
+def test_an_error_leaves_the_old_file_and_no_temporary(tmp_path: Path, existed: bool, error: type) -> None:
+    path = tmp_path / "model.pth"
+    if existed:
+        path.write_text("old")
+    with pytest.raises(error), replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+    assert [(file, file.read_text()) for file in tmp_path.iterdir()] == ([(path, "old")] if existed else [])
+
+
+def test_data_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    write_json({"a": 1}, path)
+    with pytest.raises(TypeError):
+        write_json({"a": object()}, path)
+    assert read_json(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_the_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
+    """A results folder is often shared in a group; a temporary file is the owner's alone."""
+    before = os.umask(0o027)
+    try:
+        write_json([], tmp_path / "table.json")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "table.json").stat().st_mode) == 0o640
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    data = {"name": "Süd", "values": [1, 2.5, None, True]}
+    write_json(data, tmp_path / "a.json")
+    assert read_json(tmp_path / "a.json") == data
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe\x00", b"nonsense", b"[" * 100_000], ids=["empty", "cut", "bytes", "text", "deep"]
+)
+def test_what_is_no_json_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "plans.json"
+    path.write_bytes(content)
+    with pytest.raises(ProXError, match=r"plans\.json is not valid JSON"):
+        read_json(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ProXError, match=r"there is no file .*plans\.json"):
+        read_json(tmp_path / "plans.json")
