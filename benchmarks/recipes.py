@@ -12,17 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from about import about
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from rich.console import Console
@@ -191,13 +189,7 @@ def main() -> None:
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     for key in ("task", "work", "results"):
         settings[key] = Path(settings[key]).name
-    about = {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {arguments.threads} used",
-        "versions": {name: version(name) for name in ("torch", "nnunetv2", "dynamic-network-architectures", "numpy")},
-        "settings": settings,
-    }
-    write_json(about | {"rows": rows}, arguments.results / "summary.json")
+    write_json(about(settings, threads=arguments.threads) | {"rows": rows}, arguments.results / "summary.json")
     show(rows)
 
 

@@ -19,12 +19,12 @@ COLOURS = {"smallest": "#0b7285", "small": "#1c7ed6", "middle": "#7048e8", "larg
 
 @dataclass(frozen=True)
 class Row:
-    """A member in a table. dice: by class, on whole cases; seconds: per case, None where not measured."""
+    """A member in a table. dice: by class, on whole cases, None where no case has it; seconds: per case, None where not measured."""
 
     name: str
     parameters: int
     macs: int
-    dice: dict[str, float]
+    dice: dict[str, float | None]
     seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -45,7 +45,8 @@ def family_table(rows: Sequence[Row]) -> Table:
     for column in ("member", "parameters", "MACs", *(f"Dice {label}" for label in labels), "seconds a case"):
         table.add_column(column, justify="left" if column == "member" else "right")
     for row in rows:
-        dice = [f"{row.dice[label]:.3f}" if label in row.dice else "-" for label in labels]
+        scores = [row.dice.get(label) for label in labels]
+        dice = ["-" if score is None else f"{score:.3f}" for score in scores]
         seconds = f"{row.seconds:.2f}" if row.seconds is not None else "-"
         table.add_row(row.name, count(row.parameters), count(row.macs), *dice, seconds)
     return table
@@ -80,7 +81,7 @@ def plot_family(members: Sequence[dict[str, Any]], path: Path, *, title: str) ->
 
     The area of a point grows with the member's MACs.
     """
-    shown = sorted((m for m in members if m["dice"] is not None), key=lambda m: m["parameters"])
+    shown = sorted((m for m in members if m["dice"] and m["dice"]["mean"] is not None), key=lambda m: m["parameters"])
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     if shown:

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_prox.families.unet import UNetChoices, UNetFamily
 
 KINDS = ("PlainConvUNet", "ResidualEncoderUNet")
 DEPTH_KEYS = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
@@ -57,7 +60,7 @@ def unet_architecture(
 def randomise_norms(network: nn.Module) -> nn.Module:
     """Gives every norm and bias values of its own.
 
-    Fresh ones are 1 and 0, and the last of a residual block is all 0, so that an exchanged or a missing one is not seen.
+    Fresh ones are 1 and 0, and the last of a residual block is all 0, and then an exchanged or missing one is not seen.
     """
     for name, parameter in network.named_parameters():
         if name.endswith("norm.weight"):
@@ -65,3 +68,42 @@ def randomise_norms(network: nn.Module) -> nn.Module:
         elif name.endswith("bias"):
             parameter.uniform_(-0.5, 0.5)
     return network
+
+
+EVERYTHING = UNetChoices(depth="all", width=(0.5, 0.75, 1.0), kernel=(3, 5), levels=1, resolution=(0.75, 1.0))
+FLAT = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5), levels=0, resolution=(1.0,))
+
+
+def unet_family(
+    kind: str = "PlainConvUNet",
+    *,
+    patch: Sequence[int] = (24, 24),
+    choices: UNetChoices = EVERYTHING,
+    input_channels: int = 2,
+    num_classes: int = 3,
+    **architecture: Any,
+) -> UNetFamily:
+    """The family of ``unet_architecture``, with as many axes as ``patch`` has."""
+    return UNetFamily(
+        unet_architecture(kind, axes=len(patch), **architecture),
+        input_channels=input_channels,
+        num_classes=num_classes,
+        patch_size=patch,
+        choices=choices,
+    )
+
+
+def segmentation_loss(outputs: Tensor | list[Tensor], target: Tensor) -> Tensor:
+    """Cross-entropy against ``target`` (B, *spatial), summed over the outputs of deep supervision."""
+    loss = torch.zeros(())
+    for logits in [outputs] if isinstance(outputs, Tensor) else outputs:
+        nearest = F.interpolate(target[:, None].float(), logits.shape[2:]).squeeze(1).long()
+        loss = loss + F.cross_entropy(logits, nearest)
+    return loss
+
+
+def batch(seed: int, *, patch: Sequence[int] = (24, 24), size: int = 2, channels: int = 2, classes: int = 3) -> Any:
+    """A random image (B, C, *patch) and target (B, *patch)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, channels, *patch, generator=generator)
+    return x, torch.randint(classes, (size, *patch), generator=generator)

@@ -164,6 +164,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._step = 0
         if self.engine.begin_epoch(self.current_epoch):
             stage, space = self.engine.stage, self.engine.space
+            self._best_ema = None  # checkpoint_best is the best of the current stage: a smaller family is no candidate
             self.print_to_log_file(
                 f"ProX stage {stage.name!r} opens: {space.size():,} of {self.supernet.family.space.size():,} members, "
                 f"training {' + '.join(stage.train)}, teacher {stage.teacher}. Open: {space}"
@@ -313,10 +314,9 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             }
             if name in summaries:
                 summary = summaries[name]
-                member["dice"] = {
-                    "mean": summary["foreground_mean"]["Dice"],
-                    **{label: values["Dice"] for label, values in summary["mean"].items()},
-                }
+                scores = {"mean": summary["foreground_mean"]} | summary["mean"]
+                # None where no case has the class; JSON knows no NaN
+                member["dice"] = {k: v["Dice"] if np.isfinite(v["Dice"]) else None for k, v in scores.items()}
             members.append(member)
         family = {
             "format": 1,

@@ -1,0 +1,119 @@
+"""What slicing costs: a training step on a member of the supernet against the same step on the extracted network.
+
+    python benchmarks/step_overhead.py --results benchmarks/results/step_overhead.json
+
+Forward and backward of nnU-Net's stock plan for MSD Task04 (PlainConvUNet, features 32..256, patch 40x56x40, batch 9, deep
+supervision), for the smallest, a middle and the largest member. Both are run in pairs, in alternating order, after a warm-up;
+the medians of the pairs' times and the median of their ratios are recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from about import about
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.files import write_json
+from monai_prox.probes import choose_probes
+from monai_prox.supernet import SuperNet
+
+PATCH = (40, 56, 40)
+LEVELS = 4
+ARCHITECTURE: dict[str, Any] = {
+    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+    "arch_kwargs": {
+        "n_stages": LEVELS,
+        "features_per_stage": [32, 64, 128, 256],
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[3, 3, 3]] * LEVELS,
+        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (LEVELS - 1),
+        "n_conv_per_stage": [2] * LEVELS,
+        "n_conv_per_stage_decoder": [2] * (LEVELS - 1),
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    },
+    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+}
+
+
+def step(network: Callable[[torch.Tensor], Any], x: torch.Tensor, parameters: list[torch.nn.Parameter]) -> float:
+    for parameter in parameters:
+        parameter.grad = None
+    start = time.perf_counter()
+    sum(output.square().mean() for output in network(x)).backward()
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--batch-size", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # resolution 1 throughout: resizing belongs to a lower one and is not part of either network
+    choices = UNetChoices(resolution=(1.0,))
+    family = UNetFamily(ARCHITECTURE, input_channels=1, num_classes=3, patch_size=PATCH, choices=choices)
+    supernet = SuperNet(family).to(device)
+    supernet.network.decoder.deep_supervision = True
+    x = torch.randn(arguments.batch_size, 1, *PATCH, device=device)
+    rows = []
+    probes = choose_probes(supernet, PATCH)
+    for name in ("smallest", "middle", "largest"):
+        subnet = probes[name]
+        extracted = supernet.extract(subnet)
+        contenders = {
+            "sliced": (lambda batch, subnet=subnet: supernet(batch, subnet), list(supernet.parameters())),
+            "extracted": (extracted, list(extracted.parameters())),
+        }
+        seconds: dict[str, list[float]] = {key: [] for key in contenders}
+        for pair in track(range(-3, arguments.pairs), name):
+            for key in sorted(contenders, reverse=bool(pair % 2)):
+                network, parameters = contenders[key]
+                elapsed = step(network, x, parameters)
+                if pair >= 0:
+                    seconds[key].append(elapsed)
+        ratios = [s / e for s, e in zip(seconds["sliced"], seconds["extracted"], strict=True)]
+        rows.append(
+            {
+                "member": name,
+                "subnet": subnet.to_json(),
+                "sliced_seconds": statistics.median(seconds["sliced"]),
+                "extracted_seconds": statistics.median(seconds["extracted"]),
+                "ratio": statistics.median(ratios),
+                "ratio_quartiles": statistics.quantiles(ratios, n=4),
+            }
+        )
+    settings = {"pairs": arguments.pairs, "batch_size": arguments.batch_size, "device": device}
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    write_json(about(settings, threads=arguments.threads) | {"rows": rows}, arguments.results)
+    table = Table("member", "sliced s", "extracted s", "ratio", "quartiles of the ratio")
+    for row in rows:
+        low, _, high = row["ratio_quartiles"]
+        times = f"{row['sliced_seconds']:.3f}", f"{row['extracted_seconds']:.3f}"
+        table.add_row(row["member"], *times, f"{row['ratio']:.3f}", f"{low:.3f} to {high:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
