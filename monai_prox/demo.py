@@ -27,11 +27,10 @@ from monai_prox.report import Row, family_table, plot_family
 CONFIGURATION = "3d_fullres"
 PLANS = "nnUNetPlansDemo"
 EXPORTED = ("smallest", "middle", "largest")
-CPU_FEATURES, CPU_PATCH, CPU_BATCH = (
-    16,
-    64,
-    2,
-)  # of the cut plan: first level's features, voxels per axis at most, patches
+# The plan cut for a CPU: the first level's features, voxels per axis at most, patches per step.
+CPU_FEATURES = 16
+CPU_PATCH = 64
+CPU_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,8 @@ def _set_variables(work: Path) -> None:
     processes = min(2, os.cpu_count() or 1)
     os.environ.setdefault("nnUNet_def_n_proc", str(processes))
     os.environ.setdefault("nnUNet_n_proc_DA", str(max(1, processes - 1)))
+    # nnU-Net gives torch every core while its loader needs one: waiting threads must sleep then, not spin
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _find_task(task: str | None, work: Path) -> Path:

@@ -62,6 +62,8 @@ class Freezer:
         self._kept: dict[nn.Parameter, Tensor] = {}
         for parameter in frozen:
             parameter.requires_grad_(parameter not in self._wholly)
+        for parameter in self._wholly:
+            parameter.grad = None  # one of the stage before, even if zeroed, would let momentum and decay move the weight
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
@@ -82,6 +84,8 @@ class Freezer:
             for value in optimizer.state[parameter].values():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     value.masked_fill_(mask, 0.0)
+        for parameter in self._wholly:
+            optimizer.state.pop(parameter, None)
         self._kept = {}
 
 

@@ -19,7 +19,10 @@ COLOURS = {"smallest": "#0b7285", "small": "#1c7ed6", "middle": "#7048e8", "larg
 
 @dataclass(frozen=True)
 class Row:
-    """A member in a table. dice: by class, on whole cases, None where no case has it; seconds: per case, None where not measured."""
+    """A member in a table.
+
+    dice: by class, on whole cases, None where no case has the class; seconds: per case, None where not measured.
+    """
 
     name: str
     parameters: int

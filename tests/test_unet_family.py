@@ -361,6 +361,7 @@ def test_full_depth_is_the_plans_only() -> None:
         ({"kernel": (-1, 3)}, "kernel sizes must be odd"),
         ({"kernel": (2.5, 3)}, "kernel sizes must be odd"),
         ({"levels": -1}, "levels counts the levels that may be missing, got -1"),
+        ({"levels": "1"}, "levels counts the levels that may be missing, got 1"),
         ({"levels": 1.5}, "levels counts the levels that may be missing, got 1.5"),
     ],
 )
@@ -373,7 +374,7 @@ def test_refused_choices_say_why(wrong: dict[str, Any], message: str) -> None:
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize("data", [None, [], "paper", {"widths": [1.0]}, {"width": 1}, {"kernel": 3}, {"levels": "1"}])
+@pytest.mark.parametrize("data", [None, [], "paper", {"widths": [1.0]}, {"width": 1}, {"kernel": 3}, {"width": ["1"]}])
 def test_malformed_choices_are_refused(data: object) -> None:
     with pytest.raises(ProXError, match="search space"):
         UNetChoices.from_json(data)

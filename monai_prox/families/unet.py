@@ -57,9 +57,9 @@ class UNetChoices:
             values = getattr(self, name)
             if not values or list(values) != sorted(set(values)) or values[0] <= 0 or values[-1] != 1:
                 raise ProXError(f"{name} must be ascending fractions that end in 1, got {list(values)}")
-        if self.kernel is not None and (not self.kernel or any(k % 2 == 0 or k < 1 for k in self.kernel)):
+        if self.kernel is not None and (not self.kernel or any(k % 2 != 1 or k < 1 for k in self.kernel)):
             raise ProXError(f"kernel sizes must be odd, got {list(self.kernel)}")
-        if self.levels < 0:
+        if not isinstance(self.levels, int) or self.levels < 0:
             raise ProXError(f"levels counts the levels that may be missing, got {self.levels}")
 
     @classmethod

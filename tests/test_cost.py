@@ -1,0 +1,175 @@
+"""Parameters and multiply-accumulates, derived by hand, and the members that are watched."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from architectures import KINDS, unet_family
+
+from monai_prox import cost
+from monai_prox.families.unet import UNetChoices
+from monai_prox.probes import choose_probes
+from monai_prox.space import Subnet
+from monai_prox.supernet import SuperNet
+
+TOY = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5), levels=0, resolution=(0.5, 1.0))
+
+
+def toy(kind: str = "PlainConvUNet", **changes: object) -> SuperNet:
+    """Two levels of 4 and 8 features, one block each, one channel in and two classes out."""
+    settings = {"depths": (1, 1), "decoder_depths": (1,), "input_channels": 1, "num_classes": 2, "choices": TOY}
+    return SuperNet(unet_family(kind, patch=(32, 32), features=(4, 8), **settings | changes))
+
+
+def member(**changes: tuple[float, ...]) -> Subnet:
+    own = {"levels": (2,), "resolution": (1.0,), "depth": (1, 1), "decoder_depth": (1,), "width": (4, 8)}
+    return Subnet.of(**own | {"kernel": (3, 3)} | changes)
+
+
+# A convolution has inputs x outputs x taps weights, a bias per output, and a norm of two values per output follows it.
+# Each weight is used once per output voxel: 256 at the top level and 64 below, for an input of 16 x 16.
+PLAIN = {
+    "4 and 8 features": (
+        member(),
+        (1 * 4 * 9 + 3 * 4)  # encoder, top level
+        + (4 * 8 * 9 + 3 * 8)  # encoder, lower level
+        + (8 * 4 * 4 + 4)  # transposed convolution of 2 x 2 taps, no norm
+        + (8 * 4 * 9 + 3 * 4)  # decoder, reads 4 upsampled and 4 skipped features
+        + (4 * 2 * 1 + 2),  # class logits
+        # a transposed convolution's weights are used once per *input* voxel
+        1 * 4 * 9 * 256 + 4 * 8 * 9 * 64 + 8 * 4 * 4 * 64 + 8 * 4 * 9 * 256 + 4 * 2 * 256,
+    ),
+    "2 and 4 features": (
+        member(width=(2, 4)),
+        (1 * 2 * 9 + 3 * 2) + (2 * 4 * 9 + 3 * 4) + (4 * 2 * 4 + 2) + (4 * 2 * 9 + 3 * 2) + (2 * 2 * 1 + 2),
+        1 * 2 * 9 * 256 + 2 * 4 * 9 * 64 + 4 * 2 * 4 * 64 + 4 * 2 * 9 * 256 + 2 * 2 * 256,
+    ),
+    "kernel 5 at the lower level": (
+        member(kernel=(3, 5)),
+        (1 * 4 * 9 + 3 * 4) + (4 * 8 * 25 + 3 * 8) + (8 * 4 * 4 + 4) + (8 * 4 * 9 + 3 * 4) + (4 * 2 * 1 + 2),
+        1 * 4 * 9 * 256 + 4 * 8 * 25 * 64 + 8 * 4 * 4 * 64 + 8 * 4 * 9 * 256 + 4 * 2 * 256,
+    ),
+    "half the resolution, a quarter of the voxels": (
+        member(resolution=(0.5,)),
+        (1 * 4 * 9 + 3 * 4) + (4 * 8 * 9 + 3 * 8) + (8 * 4 * 4 + 4) + (8 * 4 * 9 + 3 * 4) + (4 * 2 * 1 + 2),
+        1 * 4 * 9 * 64 + 4 * 8 * 9 * 16 + 8 * 4 * 4 * 16 + 8 * 4 * 9 * 64 + 4 * 2 * 64,
+    ),
+}
+
+
+@pytest.mark.parametrize(("subnet", "parameters", "macs"), PLAIN.values(), ids=PLAIN)
+def test_a_plain_network_by_hand(subnet: Subnet, parameters: int, macs: int) -> None:
+    supernet = toy()
+    for _ in range(2):  # asking twice changes nothing
+        assert cost.parameters(supernet, subnet) == parameters
+        assert cost.macs(supernet, subnet, (16, 16)) == macs
+
+
+def test_a_residual_network_by_hand() -> None:
+    supernet = toy("ResidualEncoderUNet")
+    parameters = (
+        (1 * 4 * 9 + 3 * 4)  # stem
+        + 2 * (4 * 4 * 9 + 3 * 4)  # top block
+        + (4 * 8 * 9 + 3 * 8)  # lower block, strided
+        + (8 * 8 * 9 + 3 * 8)
+        + (4 * 8 * 1 + 2 * 8)  # its projection after pooling, without a bias
+        + (8 * 4 * 4 + 4)
+        + (8 * 4 * 9 + 3 * 4)
+        + (4 * 2 * 1 + 2)
+    )
+    top = 1 * 4 * 9 + 2 * (4 * 4 * 9) + 8 * 4 * 9 + 4 * 2
+    lower = 4 * 8 * 9 + 8 * 8 * 9 + 4 * 8 + 8 * 4 * 4
+    assert cost.parameters(supernet, member()) == parameters
+    assert cost.macs(supernet, member(), (16, 16)) == top * 256 + lower * 64
+
+
+def test_three_axes_by_hand() -> None:
+    choices = UNetChoices(depth="full", width=(1.0,), levels=0, resolution=(1.0,))
+    family = unet_family(
+        patch=(8, 16, 16), features=(2, 4), depths=(1, 1), decoder_depths=(1,), anisotropic=True, choices=choices
+    )
+    # kernels 1 x 3 x 3 above and 3 x 3 x 3 below; only the last two axes are halved; two channels in, three classes
+    top = (2 * 2 * 9 + 4 * 2 * 9 + 2 * 3) * 8 * 16 * 16
+    lower = (2 * 4 * 27 + 4 * 2 * 4) * 8 * 8 * 8
+    assert cost.macs(SuperNet(family), family.space.largest(), (8, 16, 16)) == top + lower
+
+
+def test_macs_grow_with_the_voxels_and_parameters_do_not() -> None:
+    supernet = toy()
+    assert cost.macs(supernet, member(), (32, 48)) == 6 * cost.macs(supernet, member(), (16, 16))
+
+
+def test_counting_leaves_no_trace() -> None:
+    supernet = toy()
+    cost.macs(supernet, member(), (16, 16))
+    module = supernet.shapes(member())
+    assert not any(layer._forward_hooks for layer in module.modules())
+    assert all(p.is_meta for p in module.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_member_costs_between_the_smallest_and_the_largest(kind: str) -> None:
+    supernet = SuperNet(unet_family(kind, features=(4, 8, 8)))
+    space, generator = supernet.family.space, random.Random(0)
+
+    def costs(subnet: Subnet) -> tuple[int, int]:
+        return cost.parameters(supernet, subnet), cost.macs(supernet, subnet, (24, 24))
+
+    low, high = costs(space.smallest()), costs(space.largest())
+    for _ in range(20):
+        assert all(a <= b <= c for a, b, c in zip(low, costs(space.sample(generator)), high, strict=True))
+
+
+# ---------------------------------------------------------------------- probes
+def probes_of(**choices: object) -> tuple[SuperNet, dict[str, Subnet]]:
+    supernet = SuperNet(unet_family(choices=UNetChoices(**choices), features=(4, 8, 8)))
+    return supernet, choose_probes(supernet, (24, 24))
+
+
+def test_probes_are_ordered_by_their_macs_and_spread_over_the_range() -> None:
+    supernet, probes = probes_of()
+    assert list(probes) == ["smallest", "small", "middle", "large", "largest"]
+    assert probes["smallest"] == supernet.family.space.smallest()
+    assert probes["largest"] == supernet.family.space.largest()
+    macs = [cost.macs(supernet, subnet, (24, 24)) for subnet in probes.values()]
+    assert macs == sorted(macs) and len(set(probes.values())) == 5
+    fourth = (macs[-1] / macs[0]) ** (1 / 4)
+    for number, value in enumerate(macs):
+        assert value == pytest.approx(macs[0] * fourth**number, rel=0.2)
+    random.seed(99)  # and no weights and no global randomness decide
+    torch.nn.init.zeros_(supernet.network.decoder.seg_layers[-1].weight)
+    assert choose_probes(supernet, (24, 24)) == probes
+
+
+@pytest.mark.parametrize(
+    ("choices", "names"),
+    [
+        ({}, ["largest"]),
+        ({"resolution": (0.75, 1.0)}, ["smallest", "largest"]),
+        ({"resolution": (0.5, 0.75, 1.0)}, ["smallest", "small", "largest"]),
+        ({"resolution": (0.75, 1.0), "levels": 1}, ["smallest", "small", "middle", "largest"]),
+    ],
+)
+def test_small_spaces_have_fewer_probes(choices: dict, names: list[str]) -> None:
+    rigid = {"depth": "full", "width": (1.0,), "levels": 0, "resolution": (1.0,)}
+    supernet, probes = probes_of(**rigid | choices)
+    assert list(probes) == names
+    assert len(set(probes.values())) == len(names) == supernet.family.space.size()
+
+
+@pytest.mark.slow
+def test_probes_do_not_depend_on_the_process() -> None:
+    """Text hashes to another number in each process, and so the order of a set of subnets is another."""
+    code = "from test_cost import probes_of; print(*map(str, probes_of()[1].values()), sep=chr(10))"
+    seen = set()
+    for seed in ("1", "2"):
+        environment, folder = os.environ | {"PYTHONHASHSEED": seed}, Path(__file__).parent
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, check=True
+        )
+        seen.add(done.stdout)
+    assert len(seen) == 1 and len(seen.pop().splitlines()) == 5
