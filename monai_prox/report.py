@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from rich.table import Table
 
 from monai_prox.files import replacing
@@ -60,54 +63,62 @@ def plot_progress(history: Sequence[dict[str, Any]], schedule: Schedule, path: P
 
     history: entries {"epoch": int, "dice": {probe: float}} in the order of the epochs.
     """
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    ends = [*schedule.starts[1:], schedule.epochs]
-    for number, (stage, start, end) in enumerate(zip(schedule.stages, schedule.starts, ends, strict=True)):
-        axes.axvspan(start - 0.5, end - 0.5, color="#868e96", alpha=0.05 + 0.1 * (number % 2), linewidth=0)
-        axes.text(
-            (start + end - 1) / 2, 1.01, stage.name, transform=axes.get_xaxis_transform(),
-            rotation=35, ha="left", va="bottom", fontsize=9, color="#495057",
-        )  # fmt: skip
-    for name, colour in COLOURS.items():
-        points = [(entry["epoch"], entry["dice"][name]) for entry in history if name in entry["dice"]]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour)
-    axes.set(xlim=(-0.5, schedule.epochs - 0.5), ylim=(0, 1), xlabel="epoch", ylabel="pseudo Dice")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right", frameon=False)
-    _save(figure, path)
+    with _axes(path, width=9, height=5) as axes:
+        ends = [*schedule.starts[1:], schedule.epochs]
+        for number, (stage, start, end) in enumerate(zip(schedule.stages, schedule.starts, ends, strict=True)):
+            axes.axvspan(start - 0.5, end - 0.5, color="#868e96", alpha=0.05 + 0.1 * (number % 2), linewidth=0)
+            place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "rotation": 35, "ha": "left", "va": "bottom"}
+            axes.text((start + end - 1) / 2, 1.01, stage.name, fontsize=9, color="#495057", **place)
+        for name, colour in COLOURS.items():
+            points = [(entry["epoch"], entry["dice"][name]) for entry in history if name in entry["dice"]]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour)
+        axes.set(xlim=(-0.5, schedule.epochs - 0.5), ylim=(0, 1), xlabel="epoch", ylabel="pseudo Dice")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="lower right", frameon=False)
 
 
 def plot_family(members: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
     """Writes Dice over size to ``path``: a point per member of family.json that has been validated.
 
-    The area of a point grows with the member's MACs.
+    The area of a point grows with the member's number of weights.
     """
-    shown = sorted((m for m in members if m["dice"] and m["dice"]["mean"] is not None), key=lambda m: m["parameters"])
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    if shown:
-        most = max(m["macs"] for m in shown)
-        sizes = [m["parameters"] / 1e6 for m in shown]
+    shown = sorted((m for m in members if m["dice"] and m["dice"]["mean"] is not None), key=lambda m: m["macs"])
+    with _axes(path, width=7, height=4.5) as axes:
+        axes.set(xlabel="MACs per patch (billion)", ylabel="mean Dice on held-out cases", title=title)
+        if not shown:
+            return
+        most = max(m["parameters"] for m in shown)
+        macs = [m["macs"] / 1e9 for m in shown]
         dice = [m["dice"]["mean"] for m in shown]
-        axes.plot(sizes, dice, color="#ced4da", zorder=1)
-        for member, size, value in zip(shown, sizes, dice, strict=True):
-            colour = COLOURS.get(member["name"], "#495057")
-            axes.scatter(size, value, s=40 + 500 * member["macs"] / most, color=colour, alpha=0.85, zorder=2, linewidth=0)
-            axes.annotate(
-                f"{member['name']}\n{count(member['macs'])}MACs", (size, value), textcoords="offset points",
-                xytext=(0, -30), ha="center", va="top", fontsize=8.5, color="#343a40",
-            )  # fmt: skip
+        axes.plot(macs, dice, color="#ced4da", zorder=1)
+        for member, x, y in zip(shown, macs, dice, strict=True):
+            area = 40 + 500 * member["parameters"] / most
+            axes.scatter(x, y, s=area, color=COLOURS.get(member["name"], "#495057"), alpha=0.85, zorder=2, linewidth=0)
+            label = f"{member['name']}\n{count(member['parameters'])} weights"
+            style: dict[str, Any] = {
+                "textcoords": "offset points",
+                "xytext": (0, -16),
+                "ha": "center",
+                "va": "top",
+                "fontsize": 8.5,
+            }
+            axes.annotate(label, (x, y), **style)
         spread = max(max(dice) - min(dice), 0.02)
-        axes.set(xscale="log", ylim=(min(dice) - 0.6 * spread, max(dice) + 0.4 * spread))
+        axes.set(xscale="log", ylim=(min(dice) - 0.5 * spread, max(dice) + 0.3 * spread))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.15)
-    axes.set(xlabel="parameters (million)", ylabel="mean Dice on held-out cases", title=title)
-    _save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    for axes in figure.axes:
+@contextmanager
+def _axes(path: Path, *, width: float, height: float) -> Iterator[Axes]:
+    """Axes whose figure is written to ``path``, in matplotlib's own style whatever nnU-Net has set for its plots."""
+    with matplotlib.style.context("default"):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        yield axes
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120)

@@ -128,10 +128,11 @@ def prox(space: SearchSpace) -> tuple[Stage, ...]:
     stages = [Stage(name="smallest", share=0.10)]
     opened: dict[str, int] = {}
     groups = _elastic_groups(space)
-    for group in (*groups[:2], tuple(d for rest in groups[2:] for d in rest)):
-        if group:
-            opened = opened | {d: space.choices(d) for d in group}
-            stages.append(Stage(name=group[0], open=opened, share=0.08, birth="preserving"))
+    together = [groups[:1], groups[1:2], groups[2:]]  # five stages at most, so that five epochs can hold them
+    for several in filter(None, together):
+        opened = opened | {d: space.choices(d) for group in several for d in group}
+        name = ", ".join(group[0] for group in several)
+        stages.append(Stage(name=name, open=opened, share=0.08, birth="preserving"))
     sandwich = Stage(
         name="sandwich",
         open=opened,

@@ -1,23 +1,3 @@
-"""nnU-Net finds trainers by the names in this file. Kept thin: nnU-Net imports it whenever it looks for any trainer."""
+"""nnU-Net finds our trainers by their names in this file. Kept thin: it is imported in every search for a trainer."""
 
-from monai_prox.nnunet.trainer import ProXTrainer
-from monai_prox.nnunet.variants import (
-    ProXTrainer_5epochs,
-    ProXTrainer_20epochs,
-    ProXTrainer_100epochs,
-    ProXTrainer_250epochs,
-    ProXTrainerAdam,
-    ProXTrainerDemo,
-    ProXTrainerPaper,
-)
-
-__all__ = [
-    "ProXTrainer",
-    "ProXTrainerAdam",
-    "ProXTrainerDemo",
-    "ProXTrainerPaper",
-    "ProXTrainer_5epochs",
-    "ProXTrainer_20epochs",
-    "ProXTrainer_100epochs",
-    "ProXTrainer_250epochs",
-]
+from monai_prox.nnunet.variants import *  # noqa: F403

@@ -8,6 +8,17 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from monai_prox.families.unet import PAPER_CHOICES
 from monai_prox.nnunet.trainer import ProXTrainer
 
+__all__ = [  # what nnU-Net finds
+    "ProXTrainer",
+    "ProXTrainerAdam",
+    "ProXTrainerDemo",
+    "ProXTrainerPaper",
+    "ProXTrainer_5epochs",
+    "ProXTrainer_20epochs",
+    "ProXTrainer_100epochs",
+    "ProXTrainer_250epochs",
+]
+
 
 class ProXTrainer_5epochs(ProXTrainer):
     epochs = 5
