@@ -22,6 +22,7 @@ def unet_architecture(
     depths: Sequence[int] | None = None,
     decoder_depths: Sequence[int] | None = None,
     nonlin: str = "torch.nn.LeakyReLU",
+    dropout: float = 0.0,
 ) -> dict[str, Any]:
     """One level per entry of ``features``, kernels of 3, strides of 2 and two blocks per stage unless told otherwise.
 
@@ -47,8 +48,8 @@ def unet_architecture(
             "conv_bias": True,
             "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
             "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
+            "dropout_op": f"torch.nn.Dropout{axes}d" if dropout else None,
+            "dropout_op_kwargs": {"p": dropout} if dropout else None,
             "nonlin": nonlin,
             "nonlin_kwargs": {"inplace": True},
         },

@@ -42,11 +42,12 @@ def engine_of(
     weights: int = 0,
     choices: UNetChoices = FLAT,
     deep_supervision: bool = True,
+    dropout: float = 0.0,
     **settings: Any,
 ) -> Engine:
     """An engine on a small U-Net whose initial weights are a function of ``weights``."""
     torch.manual_seed(weights)
-    supernet = SuperNet(unet_family(choices=choices, features=(4, 8, 8)))
+    supernet = SuperNet(unet_family(choices=choices, features=(4, 8, 8), dropout=dropout))
     randomise_norms(supernet.network)
     supernet.network.decoder.deep_supervision = deep_supervision
     stages = recipe if isinstance(recipe, tuple) else recipe(supernet.family.space)
@@ -287,6 +288,21 @@ def test_the_previous_largest_teaches_as_it_was_when_the_stage_opened() -> None:
                 after = engine.supernet.extract(old).state_dict()
                 assert not all(torch.equal(before[key], weight) for key, weight in after.items())
         train(engine, optimizer, range(epoch, epoch + 1))
+
+
+def test_the_teacher_drops_nothing_out() -> None:
+    """A student that is the teacher, and drops nothing out either, has nothing to learn from it."""
+    stages = (Stage(name="a"), Stage(name="b", teacher="previous", distillation=1.0))
+    engine = engine_of(stages, dropout=0.5)
+    for epoch in range(2):
+        engine.begin_epoch(epoch)
+    again = engine_of(stages, dropout=0.5)
+    again.load_state_dict(engine.state_dict())
+    for taught in (engine, again):
+        assert taught.supernet.training
+        taught.supernet.eval()
+        taught.step(*batch(0), epoch=1, step=0)
+        assert not any((gradient != 0).any() for gradient in gradients(taught).values())
 
 
 def test_a_stage_without_a_teacher_keeps_none() -> None:

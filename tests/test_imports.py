@@ -1,4 +1,4 @@
-"""The core runs where nnU-Net, MONAI and the network libraries are not installed; a family imports its library alone."""
+"""The core runs where nnU-Net, MONAI and network libraries are not installed; a family imports its own alone."""
 
 import subprocess
 import sys

@@ -53,6 +53,7 @@ def test_stages_cover_the_epochs_exactly_and_each_has_one(shares: list[float], m
 
 def test_shares_are_relative() -> None:
     assert schedule_of([1, 1, 2], 100).starts == schedule_of([10, 10, 20], 100).starts == (0, 25, 50)
+    assert schedule_of([1, 2], 5).starts == (0, 2)  # the nearest epoch to 5 / 3
 
 
 def test_epochs_past_the_end_belong_to_the_last_stage() -> None:

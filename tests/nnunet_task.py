@@ -1,0 +1,286 @@
+"""What the tests of nnU-Net's side share: bare plans that need no data, and the phantom task made ready by nnU-Net itself.
+
+A pytest plugin: a module that asks for these fixtures says ``pytest_plugins = ["nnunet_task"]``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from architectures import randomise_norms, unet_architecture
+
+from monai_prox.nnunet.model_folder import FINAL, ModelFolder
+from monai_prox.nnunet.task import convert_task
+from monai_prox.nnunet.trainer import ProXTrainer
+from monai_prox.phantom import write_phantom_task
+
+VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+FULLRES = "3d_fullres"
+CUT = "nnUNetPlansCut"
+CPU = torch.device("cpu")
+# Two members that differ in resolution alone, so that a training validates no more than the smallest and the largest
+TWO_MEMBERS = {"depth": "full", "width": [1.0], "levels": 0, "resolution": [0.75, 1.0]}
+
+
+class ProXTrainerTiny(ProXTrainer):
+    """One epoch per stage of the recipe ``prox``, in seconds."""
+
+    epochs = 5
+    iterations_per_epoch = 2
+    validation_iterations_per_epoch = 1
+
+    def initialize(self) -> None:
+        torch.set_num_threads(1)  # nnU-Net's command takes all cores, and on tiny layers threads wait for each other
+        super().initialize()
+
+
+# ---------------------------------------------------------------------- running
+def write_trainers(folder: Path, *classes: type) -> Path:
+    """A folder for nnUNet_extTrainer with the source of ``classes``, all direct children of one trainer."""
+    folder.mkdir(parents=True)
+    parent = classes[0].__mro__[1]
+    head = f"import torch\nfrom {parent.__module__} import {parent.__name__}\n\n\n"
+    (folder / "trainers.py").write_text(head + "\n\n".join(inspect.getsource(one) for one in classes))
+    return folder
+
+
+def environment(**variables: str | Path) -> dict[str, str]:
+    """This process's environment for a command: no nnU-Net variables but ``variables``, few processes and threads."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
+    few = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1"}
+    return kept | few | {name: str(value) for name, value in variables.items()}
+
+
+def folders(root: Path) -> dict[str, str | Path]:
+    """nnU-Net's three variables, pointing to folders below ``root`` that exist afterwards."""
+    for variable in VARIABLES:
+        (root / variable).mkdir(parents=True, exist_ok=True)
+    return {variable: root / variable for variable in VARIABLES}
+
+
+def attempt(
+    command: Sequence[object], env: Mapping[str, str], *, python: Path | str = sys.executable, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs a console script that lies beside ``python``."""
+    arguments = [str(Path(python).parent / str(command[0])), *map(str, command[1:])]
+    return subprocess.run(arguments, env=dict(env), cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def run(
+    command: Sequence[object], env: Mapping[str, str], *, python: Path | str = sys.executable, cwd: Path | None = None
+) -> str:
+    """``attempt`` of what has to succeed; returns its standard output."""
+    done = attempt(command, env, python=python, cwd=cwd)
+    words = " ".join(map(str, command))
+    assert done.returncode == 0, f"{words} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+    return done.stdout
+
+
+# ---------------------------------------------------------------------- plans
+def cut_plans(plans: Mapping[str, Any], configuration: str, name: str, patch: Sequence[int], **entries: Any) -> dict[str, Any]:
+    """A planner's plans under ``name`` with one configuration, cut to three levels, few features and a small patch.
+
+    entries: put into the configuration, e.g. prox={"recipe": "prox_paper"}.
+    """
+    plans = deepcopy(dict(plans))
+    plans["plans_name"] = name
+    plans["configurations"] = {configuration: plans["configurations"][configuration]}
+    cut = plans["configurations"][configuration]
+    kwargs = cut["architecture"]["arch_kwargs"]
+    kwargs |= {"n_stages": 3, "features_per_stage": [4, 8, 16]}
+    for key in ("kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage"):
+        if key in kwargs:
+            kwargs[key] = kwargs[key][:3]
+    kwargs["n_conv_per_stage_decoder"] = kwargs["n_conv_per_stage_decoder"][:2]
+    cut |= {"patch_size": list(patch), "batch_size": 2} | entries
+    return plans
+
+
+def bare_plans(
+    kind: str = "PlainConvUNet",
+    patch: Sequence[int] = (16, 24, 16),
+    *,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    name: str = CUT,
+    prox: Any = None,
+    **architecture: Any,
+) -> dict[str, Any]:
+    """Plans as nnU-Net writes them, of the phantom's dataset, with one configuration: 3d_fullres, or 2d for two axes."""
+    axes = len(patch)
+    configuration = FULLRES if axes == 3 else "2d"
+    resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    return {
+        "dataset_name": "Dataset990_Phantom",
+        "plans_name": name,
+        "original_median_spacing_after_transp": [1.0, 1.0, 1.0],
+        "original_median_shape_after_transp": [34, 49, 38],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations": {
+            configuration: {
+                "data_identifier": f"nnUNetPlans_{configuration}",
+                "preprocessor_name": "DefaultPreprocessor",
+                "batch_size": 2,
+                "patch_size": list(patch),
+                "median_image_size_in_voxels": [34.5, 49.0, 38.0][-axes:],
+                "spacing": list(spacing)[-axes:],
+                "normalization_schemes": ["ZScoreNormalization"],
+                "use_mask_for_norm": [False],
+                "resampling_fn_data": "resample_data_or_seg_to_shape",
+                "resampling_fn_seg": "resample_data_or_seg_to_shape",
+                "resampling_fn_data_kwargs": resampling,
+                "resampling_fn_seg_kwargs": resampling | {"is_seg": True, "order": 1},
+                "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+                "resampling_fn_probabilities_kwargs": resampling | {"order": 1},
+                "architecture": unet_architecture(kind, axes=axes, features=(4, 8, 16), **architecture),
+                "batch_dice": False,
+                **({} if prox is None else {"prox": prox}),
+            }
+        },
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": {"mean": 480.0, "std": 130.0}},
+    }
+
+
+BARE_DATASET: dict[str, Any] = {
+    "name": "Phantom",
+    "labels": {"background": 0, "anterior": 1, "posterior": 2},
+    "numTraining": 8,
+    "file_ending": ".nii.gz",
+    "channel_names": {"0": "MRI"},
+}
+
+
+def make_trainer(
+    plans: Mapping[str, Any],
+    dataset: Mapping[str, Any] = BARE_DATASET,
+    *,
+    cls: type = ProXTrainerTiny,
+    fold: int = 0,
+    continue_training: bool = False,
+) -> Any:
+    """A trainer of the plans' only configuration, made as ``nnUNetv2_train -device cpu`` makes it."""
+    (configuration,) = plans["configurations"]
+    plans = deepcopy(dict(plans)) | {"continue_training": continue_training}
+    return cls(plans=plans, configuration=configuration, fold=fold, dataset_json=deepcopy(dict(dataset)), device=CPU)
+
+
+def bare_model(plans: Mapping[str, Any], folds: Sequence[int] = (0,)) -> ModelFolder:
+    """A model folder as a training leaves it, without a training: every fold has random weights of its own."""
+    for fold in folds:
+        trainer = make_trainer(plans, fold=fold)
+        trainer.initialize()
+        randomise_norms(trainer.network)
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        trainer.save_checkpoint(str(Path(trainer.output_folder, FINAL)))
+        trainer._write_family({})
+    folder = Path(trainer.output_folder_base)
+    (folder / "plans.json").write_text(json.dumps(trainer.plans_manager.plans))
+    (folder / "dataset.json").write_text(json.dumps(trainer.dataset_json))
+    return ModelFolder.open(folder)
+
+
+# ---------------------------------------------------------------------- fixtures
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """nnU-Net's variables below the returned folder, with a preprocessed dataset that has the name of a case, no data."""
+    for variable, folder in folders(tmp_path).items():
+        monkeypatch.setenv(variable, str(folder))
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    for configuration in (FULLRES, "2d"):
+        folder = tmp_path / "nnUNet_preprocessed" / "Dataset990_Phantom" / f"nnUNetPlans_{configuration}"
+        folder.mkdir(parents=True)
+        (folder / "case.b2nd").touch()
+    return tmp_path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset in nnU-Net's folders below ``root``, planned and preprocessed."""
+
+    root: Path
+    identifier: int
+    name: str
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.root / "nnUNet_preprocessed" / self.name
+
+    def dataset(self) -> dict[str, Any]:
+        data: dict[str, Any] = json.loads((self.preprocessed / "dataset.json").read_text())
+        return data
+
+    def plans(self, name: str = "nnUNetPlans") -> dict[str, Any]:
+        plans: dict[str, Any] = json.loads((self.preprocessed / f"{name}.json").read_text())
+        return plans
+
+    def write_plans(self, plans: Mapping[str, Any]) -> None:
+        (self.preprocessed / f"{plans['plans_name']}.json").write_text(json.dumps(plans))
+
+    def environment(self, **variables: str | Path) -> dict[str, str]:
+        return environment(**folders(self.root) | variables)
+
+
+def prepare(task: Path, root: Path, configurations: Sequence[str] = (FULLRES,)) -> Prepared:
+    """Converts a Decathlon task and has nnU-Net's commands plan and preprocess it below ``root``."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, folder in folders(root).items():
+            patch.setenv(variable, str(folder))
+        identifier, name = convert_task(task)
+    prepared = Prepared(root, identifier, name)
+    command = ["nnUNetv2_plan_and_preprocess", "-d", identifier, "-c", *configurations, "-np", "2", "-npfp", "2"]
+    run(command, prepared.environment())
+    return prepared
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Eight phantom cases for 3d_fullres and 2d, with the plans of both planners; nothing may be changed in it."""
+    root = tmp_path_factory.mktemp("phantom")
+    prepared = prepare(write_phantom_task(root, cases=8, test_cases=1), root, (FULLRES, "2d"))
+    run(["nnUNetv2_plan_experiment", "-d", prepared.identifier, "-pl", "nnUNetPlannerResEncM"], prepared.environment())
+    return prepared
+
+
+@pytest.fixture(scope="session")
+def tiny_trainers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for nnUNet_extTrainer in which nnU-Net's commands find ProXTrainerTiny."""
+    return write_trainers(tmp_path_factory.mktemp("trainers") / "tiny", ProXTrainerTiny)
+
+
+@pytest.fixture
+def in_phantom(phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """This process trains on the phantom: batches are made in the training's own process, results go to a new folder."""
+    with training_on(phantom, tmp_path / "results"):
+        yield lambda plans, **options: make_trainer(plans, phantom.dataset(), **options)
+
+
+class training_on:  # noqa: N801 (used as a function)
+    """Within the block this process trains on ``prepared`` without loader processes, writes to ``results``, draws no plots."""
+
+    def __init__(self, prepared: Prepared, results: Path) -> None:
+        self._variables = folders(prepared.root) | {"nnUNet_results": results, "nnUNet_n_proc_DA": "0"}
+
+    def __enter__(self) -> None:
+        from nnunetv2.training.logging.nnunet_logger import MetaLogger
+
+        self._patch = pytest.MonkeyPatch()
+        for name, value in self._variables.items():
+            self._patch.setenv(name, str(value))
+        self._patch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)  # it takes longer than an epoch here
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.undo()
