@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ ModelArgument = Annotated[Path, typer.Argument(help="Trained folder, e.g. .../Pr
 
 def main() -> None:
     """Entry point: errors that users can mend are one line and exit code 1."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of packages that nnU-Net imports
     try:
         app()
     except ProXError as error:

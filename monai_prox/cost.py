@@ -18,7 +18,7 @@ def parameters(supernet: SuperNet, subnet: Subnet) -> int:
 
 
 def macs(supernet: SuperNet, subnet: Subnet, size: Sequence[int]) -> int:
-    """Multiply-accumulates of the subnet's convolutions for one input of ``size`` voxels at full resolution.
+    """Multiply-accumulates of the subnet's convolutions in prediction, for one input of ``size`` voxels at full resolution.
 
     Biases, norms, activations and resizing are not counted. Counted on the meta device, so nothing is computed.
     """
@@ -31,14 +31,10 @@ def macs(supernet: SuperNet, subnet: Subnet, size: Sequence[int]) -> int:
         voxels = inputs[0] if isinstance(layer, _ConvTransposeNd) else output
         total += layer.weight.numel() * voxels[:, 0].numel()
 
-    module = supernet.shapes(subnet).eval()
-    supernet.family.synchronise(module, supernet.network)
+    with torch.device("meta"):
+        module = supernet.family.build(subnet).eval()  # without deep supervision, whose heads no prediction runs
     convolutions = [layer for layer in module.modules() if isinstance(layer, _ConvNd)]
-    hooks = [layer.register_forward_hook(count) for layer in convolutions]
-    try:
-        channels = convolutions[0].in_channels
-        supernet.family.run(module, torch.empty(1, channels, *size, device="meta"), subnet)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for layer in convolutions:
+        layer.register_forward_hook(count)
+    supernet.family.run(module, torch.empty(1, convolutions[0].in_channels, *size, device="meta"), subnet)
     return total

@@ -45,6 +45,7 @@ class Engine:
         self.supernet, self.schedule, self.task_loss = supernet, schedule, task_loss
         self.seed, self.exclusive = seed, exclusive
         self.keep_weights = False  # pretrained weights are there already; growing only opens them
+        self._spaces = [stage.space(supernet.family.space) for stage in schedule.stages]
         self._stage = -1
         self._freezer = Freezer({})
         self._teacher: tuple[Subnet, nn.Module] | None = None
@@ -57,7 +58,7 @@ class Engine:
     @property
     def space(self) -> SearchSpace:
         """What is open now."""
-        return self.stage.space(self.supernet.family.space)
+        return self._spaces[max(self._stage, 0)]
 
     def guard(self, optimizer: Optimizer) -> None:
         """Makes every step of ``optimizer`` leave frozen weights and those not yet born untouched. Call it once."""
@@ -72,7 +73,7 @@ class Engine:
         return opens
 
     def _largest(self, index: int) -> Subnet | None:
-        return self.schedule.stages[index].space(self.supernet.family.space).largest() if index >= 0 else None
+        return self._spaces[index].largest() if index >= 0 else None
 
     def _open(self, index: int) -> None:
         stage, old, new = self.schedule.stages[index], self._largest(index - 1), self._largest(index)

@@ -8,8 +8,9 @@ read back whole.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from monai_prox.errors import ProXError
@@ -130,35 +131,36 @@ class SearchSpace:
             return tuple(v for v in slot.choices if v != before[slot.differs])
         return slot.choices
 
-    def _choose(self, pick: Any) -> Subnet | None:
-        chosen: dict[str, list[Value]] = {}
-        for dimension, slots in self.dimensions.items():
-            chosen[dimension] = []
-            for index in range(len(slots)):
-                choices = self.available(chosen, dimension, index)
-                if not choices:
-                    return None
-                chosen[dimension].append(pick(choices))
-        return Subnet.of(**{name: tuple(values) for name, values in chosen.items()})
-
-    def _must(self, subnet: Subnet | None) -> Subnet:
-        if subnet is None:
+    def _first(self, order: Callable[[tuple[Value, ...]], Sequence[Value]]) -> Subnet:
+        """The first member in depth-first order, the values of each slot being tried in ``order``."""
+        if self.size() == 0:
             raise ProXError(f"the search space has no legal member: {self}")
-        return subnet
+        slots = [(dimension, index) for dimension, of in self.dimensions.items() for index in range(len(of))]
+        chosen: dict[str, list[Value]] = {dimension: [] for dimension in self.dimensions}
+
+        def descend(position: int) -> bool:
+            if position == len(slots):
+                return True
+            dimension, index = slots[position]
+            for value in order(self.available(chosen, dimension, index)):
+                chosen[dimension].append(value)
+                if descend(position + 1):
+                    return True
+                chosen[dimension].pop()
+            return False
+
+        descend(0)
+        return Subnet(tuple((name, tuple(values)) for name, values in chosen.items()))
 
     def smallest(self) -> Subnet:
-        return self._must(self._choose(lambda choices: choices[0]))
+        return self._first(lambda choices: choices)
 
     def largest(self) -> Subnet:
-        return self._must(self._choose(lambda choices: choices[-1]))
+        return self._first(lambda choices: choices[::-1])
 
     def sample(self, generator: random.Random) -> Subnet:
         """A random member; each slot is uniform over what the earlier ones leave. ProXError if there is none."""
-        for _ in range(100):  # a dead end needs slots with a single choice beside each other, which is rare
-            subnet = self._choose(generator.choice)
-            if subnet is not None:
-                return subnet
-        return self.smallest()
+        return self._first(lambda choices: generator.sample(choices, len(choices)))
 
     # ------------------------------------------------------------------ asking
     def check(self, subnet: Subnet) -> Subnet:
@@ -191,7 +193,11 @@ class SearchSpace:
         return True
 
     def size(self) -> int:
-        """Number of members, exact, by dynamic programming over the slots."""
+        """Number of members, exact."""
+        return self._size
+
+    @cached_property
+    def _size(self) -> int:  # by dynamic programming over the slots; a state is the values that later slots refer to
         order = [(name, index) for name, slots in self.dimensions.items() for index in range(len(slots))]
         last_use: dict[tuple[str, int], int] = {}
         for position, (name, index) in enumerate(order):

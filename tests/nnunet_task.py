@@ -1,7 +1,4 @@
-"""What the tests of nnU-Net's side share: bare plans that need no data, and the phantom task made ready by nnU-Net itself.
-
-A pytest plugin: a module that asks for these fixtures says ``pytest_plugins = ["nnunet_task"]``.
-"""
+"""What the tests of nnU-Net's side share: bare plans that need no data, and tasks made ready by nnU-Net itself."""
 
 from __future__ import annotations
 
@@ -10,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 from architectures import randomise_norms, unet_architecture
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.task import convert_task
 from monai_prox.nnunet.trainer import ProXTrainer
-from monai_prox.phantom import write_phantom_task
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 FULLRES = "3d_fullres"
@@ -178,10 +176,10 @@ def make_trainer(
     return cls(plans=plans, configuration=configuration, fold=fold, dataset_json=deepcopy(dict(dataset)), device=CPU)
 
 
-def bare_model(plans: Mapping[str, Any], folds: Sequence[int] = (0,)) -> ModelFolder:
+def bare_model(plans: Mapping[str, Any], folds: Sequence[int] = (0,), cls: type = ProXTrainerTiny) -> ModelFolder:
     """A model folder as a training leaves it, without a training: every fold has random weights of its own."""
     for fold in folds:
-        trainer = make_trainer(plans, fold=fold)
+        trainer = make_trainer(plans, cls=cls, fold=fold)
         trainer.initialize()
         randomise_norms(trainer.network)
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -193,20 +191,7 @@ def bare_model(plans: Mapping[str, Any], folds: Sequence[int] = (0,)) -> ModelFo
     return ModelFolder.open(folder)
 
 
-# ---------------------------------------------------------------------- fixtures
-@pytest.fixture
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """nnU-Net's variables below the returned folder, with a preprocessed dataset that has the name of a case, no data."""
-    for variable, folder in folders(tmp_path).items():
-        monkeypatch.setenv(variable, str(folder))
-    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
-    for configuration in (FULLRES, "2d"):
-        folder = tmp_path / "nnUNet_preprocessed" / "Dataset990_Phantom" / f"nnUNetPlans_{configuration}"
-        folder.mkdir(parents=True)
-        (folder / "case.b2nd").touch()
-    return tmp_path
-
-
+# ---------------------------------------------------------------------- tasks
 @dataclass(frozen=True)
 class Prepared:
     """A dataset in nnU-Net's folders below ``root``, planned and preprocessed."""
@@ -246,41 +231,11 @@ def prepare(task: Path, root: Path, configurations: Sequence[str] = (FULLRES,)) 
     return prepared
 
 
-@pytest.fixture(scope="session")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """Eight phantom cases for 3d_fullres and 2d, with the plans of both planners; nothing may be changed in it."""
-    root = tmp_path_factory.mktemp("phantom")
-    prepared = prepare(write_phantom_task(root, cases=8, test_cases=1), root, (FULLRES, "2d"))
-    run(["nnUNetv2_plan_experiment", "-d", prepared.identifier, "-pl", "nnUNetPlannerResEncM"], prepared.environment())
-    return prepared
-
-
-@pytest.fixture(scope="session")
-def tiny_trainers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for nnUNet_extTrainer in which nnU-Net's commands find ProXTrainerTiny."""
-    return write_trainers(tmp_path_factory.mktemp("trainers") / "tiny", ProXTrainerTiny)
-
-
-@pytest.fixture
-def in_phantom(phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """This process trains on the phantom: batches are made in the training's own process, results go to a new folder."""
-    with training_on(phantom, tmp_path / "results"):
-        yield lambda plans, **options: make_trainer(plans, phantom.dataset(), **options)
-
-
-class training_on:  # noqa: N801 (used as a function)
+@contextmanager
+def training_on(prepared: Prepared, results: Path) -> Iterator[None]:
     """Within the block this process trains on ``prepared`` without loader processes, writes to ``results``, draws no plots."""
-
-    def __init__(self, prepared: Prepared, results: Path) -> None:
-        self._variables = folders(prepared.root) | {"nnUNet_results": results, "nnUNet_n_proc_DA": "0"}
-
-    def __enter__(self) -> None:
-        from nnunetv2.training.logging.nnunet_logger import MetaLogger
-
-        self._patch = pytest.MonkeyPatch()
-        for name, value in self._variables.items():
-            self._patch.setenv(name, str(value))
-        self._patch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)  # it takes longer than an epoch here
-
-    def __exit__(self, *_: object) -> None:
-        self._patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (folders(prepared.root) | {"nnUNet_results": results, "nnUNet_n_proc_DA": "0"}).items():
+            patch.setenv(name, str(value))
+        patch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)  # it takes longer than an epoch here
+        yield

@@ -168,8 +168,6 @@ def test_probes_do_not_depend_on_the_process() -> None:
     seen = set()
     for seed in ("1", "2"):
         environment, folder = os.environ | {"PYTHONHASHSEED": seed}, Path(__file__).parent
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, check=True)
         seen.add(done.stdout)
     assert len(seen) == 1 and len(seen.pop().splitlines()) == 5

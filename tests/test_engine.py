@@ -139,16 +139,20 @@ def test_stages_open_with_their_epoch() -> None:
     assert late.begin_epoch(5) and late.stage.name == "c"
 
 
-def test_growth_is_kept_from_pretrained_weights() -> None:
-    stages = (Stage(name="a"), Stage(name="b", open=ALL, birth="preserving"))
-    for keep in (True, False):
+def test_only_a_preserving_birth_writes_weights_and_not_over_pretrained_ones() -> None:
+    for birth, pretrained, kept in (
+        ("random", False, True),
+        ("preserving", True, True),
+        ("preserving", False, False),
+    ):
+        stages = (Stage(name="a"), Stage(name="b", open=ALL, birth=birth))
         engine = engine_of(stages)
-        engine.keep_weights = keep
+        engine.keep_weights = pretrained
         engine.begin_epoch(0)
         before = {name: p.detach().clone() for name, p in engine.supernet.network.named_parameters()}
         engine.begin_epoch(1)
         after = dict(engine.supernet.network.named_parameters())
-        assert all(torch.equal(before[name], after[name]) for name in before) == keep
+        assert all(torch.equal(before[name], after[name]) for name in before) == kept
 
 
 def test_preserving_birth_computes_what_the_stage_before_did() -> None:
@@ -231,9 +235,7 @@ def test_the_papers_loss_is_half_task_and_half_distance_to_the_previous_largest(
         logits = finest(teacher(x))
     between = F.mse_loss if distance == "mse" else distill.kl
     (member,) = engine.members(1, 0)
-    expected = accumulated(
-        engine, {member: lambda o: (segmentation_loss(o, target) + between(finest(o), logits)) / 2}, x
-    )
+    expected = accumulated(engine, {member: lambda o: (segmentation_loss(o, target) + between(finest(o), logits)) / 2}, x)
     with torch.no_grad():
         task = segmentation_loss(engine.supernet(x, member), target)
     engine.supernet.zero_grad()

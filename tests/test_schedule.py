@@ -148,7 +148,13 @@ def test_the_paper_teaches_by_the_previous_largest_in_equal_shares() -> None:
 
 def test_prox_grows_and_then_gives_everyone_their_due() -> None:
     stages = prox(EVERYTHING)
-    assert [stage.name for stage in stages] == ["smallest", "depth", "width", "kernel", "sandwich"]
+    assert [stage.name for stage in stages] == [
+        "smallest",
+        "depth",
+        "width",
+        "kernel, resolution, levels",
+        "sandwich",
+    ]
     assert dict(stages[1].open) == {"depth": 3, "decoder_depth": 2}
     assert dict(stages[2].open) == {"depth": 3, "decoder_depth": 2, "width": 3}
     assert set(stages[3].open) == {"depth", "decoder_depth", "width", "kernel", "resolution", "levels"}

@@ -86,9 +86,7 @@ def test_members_are_exactly_the_legal_combinations(space: SearchSpace, generato
     members = brute_force(space)
     assert all(member in space for member in members)
     for _ in range(20):
-        values = {
-            name: tuple(generator.choice((ABSENT, *VALUES)) for _ in slots) for name, slots in space.dimensions.items()
-        }
+        values = {name: tuple(generator.choice((ABSENT, *VALUES)) for _ in slots) for name, slots in space.dimensions.items()}
         subnet = Subnet.of(**values)
         assert (subnet in space) == (subnet in members)
 

@@ -68,9 +68,7 @@ def equal(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize("deep_supervision", [False, True], ids=["plain", "deep supervision"])
 @every_case
 @every_kind
-def test_sliced_extracted_and_stock_networks_are_equal_bit_for_bit(
-    kind: str, case: str, deep_supervision: bool
-) -> None:
+def test_sliced_extracted_and_stock_networks_are_equal_bit_for_bit(kind: str, case: str, deep_supervision: bool) -> None:
     supernet = supernet_of(kind, case, deep_supervision=deep_supervision)
     family, generator, seen = supernet.family, random.Random(f"{kind} {case} {deep_supervision}"), set()
     x = image(family)
@@ -128,9 +126,7 @@ def test_plans_may_give_one_number_for_all_levels_and_axes() -> None:
 def test_members_share_first_channels_kernel_centres_and_top_levels() -> None:
     supernet = supernet_of("PlainConvUNet", "2d", features=(4, 8, 12), patch=(24, 24))
     full = dict(supernet.network.named_parameters())
-    subnet = Subnet.of(
-        levels=(2,), resolution=(1.0,), depth=(1, 2, 0), decoder_depth=(1, 0), width=(2, 6, 0), kernel=(3, 5, 0)
-    )
+    subnet = Subnet.of(levels=(2,), resolution=(1.0,), depth=(1, 2, 0), decoder_depth=(1, 0), width=(2, 6, 0), kernel=(3, 5, 0))
     member = dict(supernet.extract(subnet).named_parameters())
     expected = {
         "encoder.stages.0.0.convs.0.conv.weight": full["encoder.stages.0.0.convs.0.conv.weight"][:2, :, 1:4, 1:4],
@@ -310,9 +306,7 @@ def test_an_axis_of_thick_slices_keeps_its_kernels_strides_and_resolution(kind: 
 
 # ---------------------------------------------------------------------- choices
 def test_default_choices_are_thirds_three_widths_one_level_and_two_resolutions() -> None:
-    family = unet_family(
-        choices=UNetChoices(), features=(32, 64, 128), depths=(1, 3, 6), decoder_depths=(2, 4), patch=(32, 32)
-    )
+    family = unet_family(choices=UNetChoices(), features=(32, 64, 128), depths=(1, 3, 6), decoder_depths=(2, 4), patch=(32, 32))
     found = {name: [slot.choices for slot in slots] for name, slots in family.space.dimensions.items()}
     assert found == {
         "levels": [(2, 3)],

@@ -236,9 +236,10 @@ class UNetFamily:
         for key in self._imports:
             if kwargs.get(key) is None:
                 continue
-            if not str(kwargs[key]).startswith("torch.nn."):  # plans come from outside: nothing else is imported
+            found = import_by_name(kwargs[key]) if str(kwargs[key]).startswith("torch.nn.") else None
+            if not isinstance(found, type):  # plans come from outside: nothing else is imported
                 raise ProXError(f"the plan's {key} is {kwargs[key]!r}; only classes of torch.nn are allowed")
-            kwargs[key] = import_by_name(kwargs[key])
+            kwargs[key] = found
         network: nn.Module = NETWORKS[self.kind](
             input_channels=self.input_channels,
             num_classes=self.num_classes,

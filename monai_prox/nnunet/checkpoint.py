@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise ProXError(f"there is no checkpoint {path}") from None
+    except pickle.UnpicklingError:  # its message tells users to load it unsafely
+        raise ProXError(
+            f"{path} was not written by ProXTrainer: it is no checkpoint, or holds more than plain data, as other trainers' do"
+        ) from None
     except Exception as error:  # torch raises many kinds for broken files; all mean the same to the user
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ProXError(f"{path} is not a whole checkpoint of ProXTrainer: {reason:.160}") from None

@@ -39,9 +39,9 @@ def choices_of(configuration: Mapping[str, Any], default: UNetChoices) -> UNetCh
 def recipe_of(configuration: Mapping[str, Any], default: str) -> str:
     """The name of the recipe that a plan's configuration asks for, else ``default``."""
     name = _section(configuration).get("recipe", default)
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise ProXError(f"the plan asks for the recipe {name!r}; known: {', '.join(RECIPES)}")
-    return str(name)
+    return name
 
 
 def family_of(configuration: Mapping[str, Any], *, input_channels: int, num_classes: int, default: UNetChoices) -> UNetFamily:

@@ -347,24 +347,32 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         checkpoint["prox"] = {
             "engine": self.engine.state_dict(),
             "choices": asdict(self._family.choices),
-            "space": self.supernet.family.space.to_json(),
             "probes": self.probe_history,
+            **self._origin(),
         }
         with replacing(filename) as temporary:
             torch.save(plain(checkpoint), temporary)
 
-    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:  # type: ignore[type-arg]
-        """Raises ProXError where the checkpoint is not one of this trainer's with the same search space."""
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Raises ProXError, and changes nothing, where the file is not of this trainer with the same space and recipe."""
         if not self.was_initialized:
             self.initialize()
-        checkpoint = filename_or_checkpoint
-        if isinstance(checkpoint, str):
-            checkpoint = load_checkpoint(checkpoint, self.device)
-        if checkpoint["prox"]["space"] != self.supernet.family.space.to_json():
-            raise ProXError(
-                "the checkpoint was trained with another search space than the plan asks for now; continue with the "
-                "plan of that training, or start anew in another results folder"
-            )
-        super().load_checkpoint(checkpoint)
-        self.engine.load_state_dict(checkpoint["prox"]["engine"])
-        self.probe_history = list(checkpoint["prox"]["probes"])
+        ours = load_checkpoint(filename_or_checkpoint, self.device)["prox"]
+        for key, what in (("space", "search space"), ("stages", "recipe")):
+            if ours.get(key) != self._origin()[key]:
+                raise ProXError(
+                    f"the checkpoint was trained with another {what} than the plan asks for now; continue with the "
+                    "plan of that training, or start anew in another results folder"
+                )
+        self.engine.load_state_dict(ours["engine"])
+        # nnU-Net reads only files, and without weights_only; what has loaded with it a line before executes nothing
+        super().load_checkpoint(filename_or_checkpoint)
+        self.engine.keep_weights = ours["engine"]["keep_weights"]  # nnU-Net's loading looks like -pretrained_weights
+        self.probe_history = list(ours["probes"])
+
+    def _origin(self) -> dict[str, Any]:
+        """What a checkpoint and the plan that continues it have in common."""
+        return {
+            "space": self.supernet.family.space.to_json(),
+            "stages": [stage.to_json() for stage in self.engine.schedule.stages],
+        }

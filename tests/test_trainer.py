@@ -1,0 +1,529 @@
+"""ProXTrainer inside nnU-Net: what it trains, that it continues where it stopped, and that it loads nothing but its own."""
+
+import errno
+import json
+import pickle
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from architectures import randomise_norms
+from nnunet_task import (
+    BARE_DATASET,
+    CUT,
+    FULLRES,
+    TWO_MEMBERS,
+    Prepared,
+    ProXTrainerTiny,
+    bare_model,
+    bare_plans,
+    cut_plans,
+    make_trainer,
+    run,
+    training_on,
+)
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.run.run_training import maybe_load_checkpoint
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from monai_prox.errors import ProXError
+from monai_prox.nnunet.checkpoint import load_checkpoint
+from monai_prox.nnunet.model_folder import FINAL, ModelFolder
+from monai_prox.nnunet.variants import ProXTrainerPaper
+from monai_prox.space import Subnet
+
+pytest_plugins = ["nnunet_fixtures"]
+
+PATCH = (20, 24, 20)  # leaves room for kernels of 5 at the lowest of three levels
+PAPER = {"space": "paper", "recipe": "prox_paper"}
+
+
+# ---------------------------------------------------------------------- continuing
+class SixEpochs(ProXTrainerTiny):
+    epochs = 6  # so that the last stage of both recipes has two
+
+
+class OtherSeed(SixEpochs):
+    seed = 1
+
+
+class BreakOffError(Exception):
+    pass
+
+
+def everything(trainer: Any) -> dict[str, Any]:
+    """All that a training has made, apart from the time it took."""
+    logged = trainer.logger.get_checkpoint()
+    return {
+        "network": trainer.network.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "engine": trainer.engine.state_dict(),
+        "probes": trainer.probe_history,
+        "logged": {name: values for name, values in logged.items() if "timestamps" not in name},
+        "epoch": trainer.current_epoch,
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal bit for bit, through dictionaries and lists."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, np.ndarray | float):
+        return bool(np.array_equal(a, b, equal_nan=True))
+    return bool(a == b)
+
+
+def stop_in(trainer: Any, epoch: int) -> None:
+    """Makes the training break off within ``epoch``, after its first step."""
+    step, steps = trainer.train_step, []
+
+    def train_step(batch: Any) -> Any:
+        if trainer.current_epoch == epoch:
+            steps.append(batch)
+            if len(steps) == 2:
+                raise BreakOffError
+        return step(batch)
+
+    trainer.train_step = train_step
+
+
+@pytest.fixture(scope="module", params=["prox", "prox_paper"])
+def uninterrupted(
+    request: pytest.FixtureRequest, phantom: Prepared, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Plans that ask for a recipe, and all that a training by them makes."""
+    asked = {"prox": PAPER} if request.param == "prox_paper" else {}
+    plans = cut_plans(phantom.plans(), FULLRES, CUT, PATCH, **asked)
+    with training_on(phantom, tmp_path_factory.mktemp("uninterrupted")):
+        trainer = make_trainer(plans, phantom.dataset(), cls=SixEpochs)
+        torch.manual_seed(1)  # what was drawn before the training is nothing to it
+        trainer.run_training()
+    assert trainer.recipe_name == request.param
+    return plans, everything(trainer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [2, 4, 5])
+def test_a_continued_training_equals_an_uninterrupted_one(
+    epoch: int, uninterrupted: tuple[dict[str, Any], dict[str, Any]], in_phantom: Prepared
+) -> None:
+    """Broken off in the first epoch of a stage, whose start is repeated, or within a stage, whose teacher has to come back."""
+    plans, expected = uninterrupted
+    first = make_trainer(plans, in_phantom.dataset(), cls=SixEpochs)
+    first.save_every = 1
+    stop_in(first, epoch)
+    with pytest.raises(BreakOffError):
+        first.run_training()
+    assert Path(first.output_folder, "checkpoint_latest.pth").is_file()
+
+    second = make_trainer(plans, in_phantom.dataset(), cls=SixEpochs, continue_training=True)
+    maybe_load_checkpoint(second, continue_training=True, validation_only=False)
+    assert second.current_epoch == epoch
+    second.run_training()
+    actual = everything(second)
+    for part, value in expected.items():
+        assert same(value, actual[part]), part
+
+
+@pytest.mark.slow
+def test_the_paper_s_last_stage_has_a_teacher(uninterrupted: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    plans, made = uninterrupted
+    asks_for_paper = "prox" in plans["configurations"][FULLRES]
+    assert (made["engine"]["teacher"] is not None) == asks_for_paper
+
+
+@pytest.mark.slow
+def test_the_seed_alone_makes_a_training(uninterrupted: tuple[dict[str, Any], dict[str, Any]], in_phantom: Prepared) -> None:
+    plans, expected = uninterrupted
+    trainings = {}
+    for cls in (SixEpochs, OtherSeed):
+        torch.manual_seed(2)
+        trainer = make_trainer(plans, in_phantom.dataset(), cls=cls)
+        trainer.run_training()
+        trainings[cls] = everything(trainer)
+    assert same(expected, trainings[SixEpochs])
+    for part in ("network", "optimizer", "logged"):
+        assert not same(expected[part], trainings[OtherSeed][part]), part
+
+
+# ---------------------------------------------------------------------- what it trains
+def train(trainer: Any) -> None:
+    """Trains, and checks what holds after any training."""
+    trainer.initialize()
+    before = deepcopy(trainer.network.state_dict())
+    trainer.run_training()
+    assert trainer.current_epoch == trainer.epochs
+    losses = trainer.logger.get_value("train_losses", step=None)
+    assert len(losses) == trainer.epochs and np.isfinite(losses).all()
+    for name, weight in trainer.network.state_dict().items():
+        if weight.ndim > 1:  # all members have trained, so nothing is as it was
+            assert not torch.equal(weight, before[name]), name
+    assert set(trainer.probe_history[-1]["dice"]) == set(trainer.probes) >= {"smallest", "largest"}
+
+
+@pytest.mark.slow
+def test_trains_a_residual_encoder_plan(in_phantom: Prepared) -> None:
+    trainer = make_trainer(cut_plans(in_phantom.plans("nnUNetResEncUNetMPlans"), FULLRES, CUT, PATCH), in_phantom.dataset())
+    train(trainer)
+    assert type(trainer.network).__name__ == "ResidualEncoderUNet"
+
+
+@pytest.mark.slow
+def test_trains_the_2d_configuration(in_phantom: Prepared) -> None:
+    trainer = make_trainer(cut_plans(in_phantom.plans(), "2d", CUT, (40, 32)), in_phantom.dataset())
+    train(trainer)
+    assert trainer.network(torch.zeros(1, 1, 40, 32))[0].shape == (1, 3, 40, 32)
+
+
+@pytest.fixture(scope="module")
+def regions(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The phantom with overlapping regions, and an ignore label on every voxel of the upper third."""
+    root = tmp_path_factory.mktemp("regions")
+    copy = Prepared(root, 991, "Dataset991_Regions")
+    truth = copy.preprocessed / "gt_segmentations"
+    truth.mkdir(parents=True)
+    dataset = phantom.dataset() | {
+        "labels": {"background": 0, "whole": [1, 2], "posterior": 2, "ignore": 3},
+        "regions_class_order": [1, 2],
+    }
+    plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlans", PATCH, prox={"space": TWO_MEMBERS})
+    plans["dataset_name"] = copy.name
+    (copy.preprocessed / "dataset.json").write_text(json.dumps(dataset))
+    copy.write_plans(plans)
+    shutil.copyfile(phantom.preprocessed / "dataset_fingerprint.json", copy.preprocessed / "dataset_fingerprint.json")
+    manager = PlansManager(plans)
+    target = copy.preprocessed / f"nnUNetPlans_{FULLRES}"
+    target.mkdir()
+    for label in sorted((phantom.preprocessed / "gt_segmentations").glob("*.nii.gz")):
+        volume = nib.load(label)
+        values = np.asarray(volume.dataobj).copy()
+        values[:, :, 2 * values.shape[2] // 3 :] = 3
+        nib.save(nib.Nifti1Image(values, volume.affine), truth / label.name)
+        case = label.name.removesuffix(".nii.gz")
+        image = phantom.root / "nnUNet_raw" / phantom.name / "imagesTr" / f"{case}_0000.nii.gz"
+        DefaultPreprocessor(verbose=False).run_case_save(
+            str(target / case), [str(image)], str(truth / label.name), manager, manager.get_configuration(FULLRES), dataset
+        )
+    return copy
+
+
+@pytest.mark.slow
+def test_trains_and_validates_regions_with_an_ignore_label(
+    regions: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.default_num_processes", 1)
+    with training_on(regions, tmp_path):
+        trainer = make_trainer(regions.plans(), regions.dataset())
+        train(trainer)
+        trainer.perform_actual_validation()
+    assert trainer.network.decoder.seg_layers[-1].out_channels == 2  # a sigmoid per region, none for ignored voxels
+    members = {m["name"]: m for m in json.loads(Path(trainer.output_folder, "family.json").read_text())["members"]}
+    assert set(members) == {"smallest", "largest"}
+    for member in members.values():
+        assert set(member["dice"]) == {"mean", "(1, 2)", "2"}
+
+
+def test_the_second_step_of_a_cascade_is_refused(bare: Path) -> None:
+    plans = bare_plans()
+    plans["configurations"]["3d_lowres"] = deepcopy(plans["configurations"][FULLRES])
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": FULLRES, "previous_stage": "3d_lowres"}
+    plans["continue_training"] = False
+    with pytest.raises(ProXError, match=r"3d_cascade_fullres is the second step of a cascade.*train 3d_fullres"):
+        ProXTrainerTiny(plans, "3d_cascade_fullres", 0, BARE_DATASET, torch.device("cpu"))
+
+
+# ---------------------------------------------------------------------- pretrained weights
+def open_all(trainer: Any) -> None:
+    for epoch in range(trainer.epochs):
+        trainer.engine.begin_epoch(epoch)
+
+
+def pretrained(plans: dict[str, Any]) -> Path:
+    """The checkpoint of another training by the same plans."""
+    model = bare_model(plans)
+    return model.path.rename(model.path.with_name("pretrained")) / "fold_0" / FINAL
+
+
+def test_growing_keeps_pretrained_weights(bare: Path) -> None:
+    file = pretrained(bare_plans())
+    weights = torch.load(file, weights_only=True)["network_weights"]
+    trainer = make_trainer(bare_plans())
+    maybe_load_checkpoint(trainer, False, False, str(file))
+    open_all(trainer)
+    taken = {name for name, weight in trainer.network.state_dict().items() if torch.equal(weight, weights[name])}
+    assert {name for name in weights if ".seg_layers." not in name} <= taken  # those nnU-Net never takes over
+
+
+def test_a_continued_training_still_keeps_its_pretrained_weights(bare: Path) -> None:
+    first = make_trainer(bare_plans())
+    maybe_load_checkpoint(first, False, False, str(pretrained(bare_plans())))
+    first.engine.begin_epoch(0)
+    first.save_checkpoint(str(bare / "checkpoint.pth"))
+    second = make_trainer(bare_plans())
+    second.load_checkpoint(str(bare / "checkpoint.pth"))
+    open_all(second)
+    assert same(first.network.state_dict(), second.network.state_dict())
+
+
+def test_without_pretrained_weights_growing_sets_the_new_ones(bare: Path) -> None:
+    """The counterpart of the two above: there is something that growing would erase, also after continuing."""
+    first = make_trainer(bare_plans())
+    first.initialize()
+    first.engine.begin_epoch(0)
+    first.save_checkpoint(str(bare / "checkpoint.pth"))
+    second = make_trainer(bare_plans())
+    second.load_checkpoint(str(bare / "checkpoint.pth"))
+    open_all(second)
+    assert not same(first.network.state_dict(), second.network.state_dict())
+    open_all(first)
+    assert same(first.network.state_dict(), second.network.state_dict())
+
+
+# ---------------------------------------------------------------------- checkpoints
+class Bomb:
+    """Unpickling it would write a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.target,)
+
+
+def truncated(file: Path) -> None:
+    whole = bare_model(bare_plans()).path / "fold_0" / FINAL
+    file.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+
+
+def of_nnunet(file: Path) -> None:
+    trainer = make_trainer(bare_plans(), cls=nnUNetTrainer)
+    trainer.initialize()
+    trainer.logger.log("mean_fg_dice", np.float64(0.5), 0)  # NumPy's number, as after any epoch
+    trainer.logger.log("ema_fg_dice", np.float64(0.5), 0)
+    trainer.save_checkpoint(str(file))
+
+
+def of_another_space(file: Path) -> None:
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    shutil.copyfile(model.path / "fold_0" / FINAL, file)
+
+
+def of_another_recipe(file: Path) -> None:
+    model = bare_model(bare_plans(prox={"recipe": "prox_paper"}), cls=SixEpochs)
+    shutil.copyfile(model.path / "fold_0" / FINAL, file)
+
+
+def of_another_format(file: Path) -> None:
+    checkpoint = torch.load(bare_model(bare_plans()).path / "fold_0" / FINAL, weights_only=True)
+    checkpoint["prox"]["engine"]["format"] = 1_000
+    torch.save(checkpoint, file)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (truncated, "is not a whole checkpoint of ProXTrainer"),
+        (lambda file: file.write_bytes(b""), "is not a whole checkpoint of ProXTrainer"),
+        (lambda file: file.write_text("weights"), "was not written by ProXTrainer: it is no checkpoint"),
+        (lambda file: torch.save([1, 2], file), "was written by the trainer unknown"),
+        (lambda file: None, "there is no checkpoint"),
+        (of_nnunet, "was not written by ProXTrainer: .* more than plain data, as other trainers' do"),
+        (of_another_space, "trained with another search space"),
+        (of_another_recipe, "trained with another recipe"),
+        (of_another_format, "format 1000"),
+    ],
+    ids=["truncated", "empty", "text", "list", "missing", "stock", "other space", "other recipe", "other format"],
+)
+def test_what_is_no_checkpoint_of_this_training_changes_nothing(write: Callable[[Path], Any], message: str, bare: Path) -> None:
+    file = bare / FINAL
+    write(file)
+    trainer = make_trainer(bare_plans())
+    trainer.initialize()
+    randomise_norms(trainer.network)
+    trainer.engine.begin_epoch(0)
+    before = deepcopy(everything(trainer))
+    with pytest.raises(ProXError, match=message):
+        trainer.load_checkpoint(str(file))
+    assert same(before, everything(trainer))
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda bomb, file: file.write_bytes(pickle.dumps(bomb))], ids=["zip", "pickle"])
+def test_a_checkpoint_never_executes_anything(write: Callable[[Any, Path], Any], bare: Path) -> None:
+    model = bare_model(bare_plans())
+    went_off = bare / "went_off"
+    write({"network_weights": {}, "prox": {}, "trainer_name": Bomb(went_off)}, model.path / "fold_0" / FINAL)
+    trainer = make_trainer(bare_plans())
+    for load in (
+        lambda: model.checkpoint("fold_0"),
+        lambda: maybe_load_checkpoint(trainer, continue_training=True, validation_only=False),
+        lambda: maybe_load_checkpoint(trainer, continue_training=False, validation_only=True),
+    ):
+        with pytest.raises(ProXError, match="was not written by ProXTrainer"):
+            load()
+    assert not went_off.exists()
+    with suppress(RuntimeError):  # what torch says of a plain pickle, once it has read it
+        torch.load(model.path / "fold_0" / FINAL, weights_only=False)
+    assert went_off.exists()  # it is one: who unpickles it has the file
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"]
+)
+def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(bare_plans())
+    trainer.initialize()
+    file = Path(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(str(file))
+    old, beside = file.read_bytes(), set(file.parent.iterdir())
+    save = torch.save
+
+    def half(data: Any, target: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(target, str | Path):
+            Path(target).write_bytes(old[: len(old) // 2])
+            raise error
+        save(data, target, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(type(error)):
+        trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == old
+    assert set(file.parent.iterdir()) == beside
+
+
+# ---------------------------------------------------------------------- plans
+@pytest.mark.parametrize(
+    ("prox", "message"),
+    [
+        ([], r"'prox' entry may have 'space' and 'recipe', got \[\]"),
+        ({"spaces": "paper"}, "'prox' entry may have 'space' and 'recipe', got .*spaces"),
+        ({"space": "huge"}, "the search space 'huge'; known by name: default, paper"),
+        ({"space": ["paper"]}, r"a search space has the fields .* got \['paper'\]"),
+        ({"space": {"breadth": [1.0]}}, "a search space has the fields .*width.*breadth"),
+        ({"space": {"width": [1.0, 0.5]}}, "width must be ascending fractions that end in 1"),
+        ({"space": {"width": 0.5}}, "search space .*'width': 0.5"),
+        ({"space": {"kernel": [2, 3]}}, "kernel sizes must be odd"),
+        ({"space": {"levels": "one"}}, "levels counts .* got one"),
+        ({"space": {"levels": 0.5}}, "levels"),
+        ({"recipe": "fast"}, "the recipe 'fast'; known: prox, prox_paper"),
+        ({"recipe": ["prox"]}, r"the recipe \['prox'\]; known: prox, prox_paper"),
+    ],
+)
+def test_a_malformed_entry_of_the_plans_is_named(prox: Any, message: str, bare: Path) -> None:
+    with pytest.raises(ProXError, match=message):
+        make_trainer(bare_plans(prox=prox)).initialize()
+
+
+def test_other_networks_are_refused(bare: Path) -> None:
+    plans = bare_plans()
+    name = "dynamic_network_architectures.architectures.primus.Primus"
+    plans["configurations"][FULLRES]["architecture"]["network_class_name"] = name
+    with pytest.raises(ProXError, match=f"{name}; supported are nnU-Net's PlainConvUNet, ResidualEncoderUNet"):
+        make_trainer(plans).initialize()
+
+
+def test_a_recipe_needs_an_epoch_per_stage(bare: Path) -> None:
+    class OneEpoch(ProXTrainerTiny):
+        epochs = 1
+
+    with pytest.raises(ProXError, match="needs at least as many epochs, got 1"):
+        make_trainer(bare_plans(), cls=OneEpoch).initialize()
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_inference_builds_the_largest_member(kernel: int) -> None:
+    """The plan's own network, or where the choices go beyond it, as the paper's kernels do, the largest of them."""
+    manager = PlansManager(bare_plans(patch=PATCH))
+    configuration = manager.get_configuration(FULLRES)
+    cls = ProXTrainerPaper if kernel == 5 else ProXTrainerTiny
+    for deep in (False, True):
+        network = cls.build_network_architecture(manager, configuration, 1, 3, enable_deep_supervision=deep)
+        outputs = network(torch.zeros(1, 1, *PATCH))
+        assert network.decoder.deep_supervision == deep == isinstance(outputs, list | tuple)
+        convolutions = {name: w.shape for name, w in network.state_dict().items() if name.endswith("convs.0.conv.weight")}
+        assert convolutions["encoder.stages.2.0.convs.0.conv.weight"] == (16, 8, kernel, kernel, kernel)
+        assert len(network.encoder.stages) == 3
+
+
+# ---------------------------------------------------------------------- a whole training by nnU-Net's command
+@pytest.fixture(scope="module")
+def trained(phantom: Prepared, tiny_trainers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The model folder after ``nnUNetv2_train``, whose family has two members."""
+    results = tmp_path_factory.mktemp("results")
+    phantom.write_plans(cut_plans(phantom.plans(), FULLRES, "nnUNetPlansTwo", PATCH, prox={"space": TWO_MEMBERS}))
+    env = phantom.environment(nnUNet_results=results, nnUNet_extTrainer=tiny_trainers)
+    run(["nnUNetv2_train", 990, FULLRES, 0, "-tr", "ProXTrainerTiny", "-p", "nnUNetPlansTwo", "-device", "cpu"], env)
+    yield results / phantom.name / f"ProXTrainerTiny__nnUNetPlansTwo__{FULLRES}"
+
+
+@pytest.mark.slow
+def test_the_log_says_what_opens(trained: Path) -> None:
+    (log,) = (trained / "fold_0").glob("training_log_*.txt")
+    text = log.read_text()
+    opened = re.findall(r"Epoch (\d+) \n(?:.*\n)?.*ProX stage '(.+)' opens: (\d+) of (\d+) members", text)
+    assert opened == [("0", "smallest", "1", "2"), ("1", "resolution", "2", "2"), ("2", "sandwich", "2", "2")]
+    assert re.search(r"Recipe prox: smallest from epoch 0, resolution from epoch 1, sandwich from epoch 2", text)
+
+
+@pytest.mark.slow
+def test_a_training_leaves_plots_validations_and_the_family(trained: Path) -> None:
+    fold = trained / "fold_0"
+    for picture in ("prox_progress.png", "progress.png"):
+        assert (fold / picture).read_bytes().startswith(b"\x89PNG")
+    family = json.loads((fold / "family.json").read_text())
+    members = {member["name"]: member for member in family["members"]}
+    assert set(members) == {"smallest", "largest"}
+    assert members["smallest"]["parameters"] == members["largest"]["parameters"] == parameters_of(trained)
+    assert 0 < members["smallest"]["macs"] < members["largest"]["macs"]
+    for name, folder in {"largest": fold, "smallest": fold / "members" / "smallest"}.items():
+        assert len(list((folder / "validation").glob("phantom_*.nii.gz"))) == 2  # of fold 0's eight cases
+        summary = json.loads((folder / "validation" / "summary.json").read_text())
+        assert members[name]["dice"]["mean"] == pytest.approx(summary["foreground_mean"]["Dice"], nan_ok=True)
+        assert set(members[name]["dice"]) == {"mean", "1", "2"}
+    assert [entry["epoch"] for entry in family["probes"]][-1] == 4
+    assert not list(trained.rglob(".*"))  # no temporary file is left
+
+
+def parameters_of(trained: Path) -> int:
+    return sum(weight.numel() for name, weight in weights_of(trained).items() if not name.startswith("decoder.encoder."))
+
+
+def weights_of(trained: Path) -> dict[str, torch.Tensor]:
+    """By name, each tensor once: a U-Net's encoder is registered in its decoder too, and its layers in a list of all."""
+    weights = torch.load(trained / "fold_0" / FINAL, weights_only=True)["network_weights"]
+    return {name: weight for name, weight in weights.items() if ".all_modules." not in name}
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_plain_data(trained: Path) -> None:
+    checkpoint = torch.load(trained / "fold_0" / FINAL, weights_only=True)
+    assert checkpoint["trainer_name"] == "ProXTrainerTiny" and checkpoint["init_args"]["configuration"] == FULLRES
+    assert checkpoint["current_epoch"] == 5
+    assert same(checkpoint, load_checkpoint(trained / "fold_0" / FINAL))
+
+
+@pytest.mark.slow
+def test_nnunet_predicts_with_the_largest(trained: Path, tiny_trainers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_extTrainer", str(tiny_trainers))
+    predictor = nnUNetPredictor(device=torch.device("cpu"))
+    predictor.initialize_from_trained_model_folder(str(trained), None)
+    model = ModelFolder.open(trained)
+    supernet = model.supernet(model.checkpoint("fold_0"))
+    x = torch.randn(2, 1, *PATCH, generator=torch.Generator().manual_seed(0))
+    largest = supernet.family.space.largest()
+    assert model.member("largest") == ("largest", largest)
+    assert isinstance(largest, Subnet)
+    assert torch.equal(predictor.network.eval()(x), supernet(x, largest))
