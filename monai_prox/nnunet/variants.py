@@ -44,9 +44,9 @@ class ProXTrainerPaper(ProXTrainer):
 
 
 class ProXTrainerAdam(ProXTrainer):
-    """AdamW at 1e-3, as in nnU-Net's own Adam variants. For short trainings: momentum 0.99 needs thousands of steps."""
+    """AdamW for short trainings, a few hundred steps: nnU-Net's momentum of 0.99 needs thousands."""
 
-    learning_rate = 1e-3
+    learning_rate = 4e-3
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         self.initial_lr = self.learning_rate
