@@ -176,10 +176,10 @@ def make_trainer(
     return cls(plans=plans, configuration=configuration, fold=fold, dataset_json=deepcopy(dict(dataset)), device=CPU)
 
 
-def bare_model(plans: Mapping[str, Any], folds: Sequence[int] = (0,), cls: type = ProXTrainerTiny) -> ModelFolder:
+def bare_model(plans: Mapping[str, Any], folds: Sequence[int] = (0,)) -> ModelFolder:
     """A model folder as a training leaves it, without a training: every fold has random weights of its own."""
     for fold in folds:
-        trainer = make_trainer(plans, cls=cls, fold=fold)
+        trainer = make_trainer(plans, fold=fold)
         trainer.initialize()
         randomise_norms(trainer.network)
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()

@@ -46,6 +46,8 @@ pytest_plugins = ["nnunet_fixtures"]
 
 PATCH = (20, 24, 20)  # leaves room for kernels of 5 at the lowest of three levels
 PAPER = {"space": "paper", "recipe": "prox_paper"}
+FEW = {"space": TWO_MEMBERS}  # members, where any will do: choosing those to watch takes seconds
+DEPTH = {"space": {"depth": "all", "width": [1.0], "levels": 0, "resolution": [1.0]}}
 
 
 # ---------------------------------------------------------------------- continuing
@@ -273,11 +275,11 @@ def test_growing_keeps_pretrained_weights(bare: Path) -> None:
 
 
 def test_a_continued_training_still_keeps_its_pretrained_weights(bare: Path) -> None:
-    first = make_trainer(bare_plans())
-    maybe_load_checkpoint(first, False, False, str(pretrained(bare_plans())))
+    first = make_trainer(bare_plans(prox=DEPTH))
+    maybe_load_checkpoint(first, False, False, str(pretrained(bare_plans(prox=DEPTH))))
     first.engine.begin_epoch(0)
     first.save_checkpoint(str(bare / "checkpoint.pth"))
-    second = make_trainer(bare_plans())
+    second = make_trainer(bare_plans(prox=DEPTH))
     second.load_checkpoint(str(bare / "checkpoint.pth"))
     open_all(second)
     assert same(first.network.state_dict(), second.network.state_dict())
@@ -285,11 +287,11 @@ def test_a_continued_training_still_keeps_its_pretrained_weights(bare: Path) -> 
 
 def test_without_pretrained_weights_growing_sets_the_new_ones(bare: Path) -> None:
     """The counterpart of the two above: there is something that growing would erase, also after continuing."""
-    first = make_trainer(bare_plans())
+    first = make_trainer(bare_plans(prox=DEPTH))
     first.initialize()
     first.engine.begin_epoch(0)
     first.save_checkpoint(str(bare / "checkpoint.pth"))
-    second = make_trainer(bare_plans())
+    second = make_trainer(bare_plans(prox=DEPTH))
     second.load_checkpoint(str(bare / "checkpoint.pth"))
     open_all(second)
     assert not same(first.network.state_dict(), second.network.state_dict())
@@ -309,12 +311,12 @@ class Bomb:
 
 
 def truncated(file: Path) -> None:
-    whole = bare_model(bare_plans()).path / "fold_0" / FINAL
+    whole = bare_model(bare_plans(prox=FEW)).path / "fold_0" / FINAL
     file.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
 
 
 def of_nnunet(file: Path) -> None:
-    trainer = make_trainer(bare_plans(), cls=nnUNetTrainer)
+    trainer = make_trainer(bare_plans(prox=FEW), cls=nnUNetTrainer)
     trainer.initialize()
     trainer.logger.log("mean_fg_dice", np.float64(0.5), 0)  # NumPy's number, as after any epoch
     trainer.logger.log("ema_fg_dice", np.float64(0.5), 0)
@@ -322,17 +324,17 @@ def of_nnunet(file: Path) -> None:
 
 
 def of_another_space(file: Path) -> None:
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    model = bare_model(bare_plans())
     shutil.copyfile(model.path / "fold_0" / FINAL, file)
 
 
 def of_another_recipe(file: Path) -> None:
-    model = bare_model(bare_plans(prox={"recipe": "prox_paper"}), cls=SixEpochs)
+    model = bare_model(bare_plans(prox=FEW | {"recipe": "prox_paper"}))
     shutil.copyfile(model.path / "fold_0" / FINAL, file)
 
 
 def of_another_format(file: Path) -> None:
-    checkpoint = torch.load(bare_model(bare_plans()).path / "fold_0" / FINAL, weights_only=True)
+    checkpoint = torch.load(bare_model(bare_plans(prox=FEW)).path / "fold_0" / FINAL, weights_only=True)
     checkpoint["prox"]["engine"]["format"] = 1_000
     torch.save(checkpoint, file)
 
@@ -355,7 +357,7 @@ def of_another_format(file: Path) -> None:
 def test_what_is_no_checkpoint_of_this_training_changes_nothing(write: Callable[[Path], Any], message: str, bare: Path) -> None:
     file = bare / FINAL
     write(file)
-    trainer = make_trainer(bare_plans())
+    trainer = make_trainer(bare_plans(prox=FEW))
     trainer.initialize()
     randomise_norms(trainer.network)
     trainer.engine.begin_epoch(0)
@@ -365,12 +367,12 @@ def test_what_is_no_checkpoint_of_this_training_changes_nothing(write: Callable[
     assert same(before, everything(trainer))
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda bomb, file: file.write_bytes(pickle.dumps(bomb))], ids=["zip", "pickle"])
+@pytest.mark.parametrize("write", [torch.save, lambda bomb, file: file.write_bytes(pickle.dumps(bomb, protocol=2))], ids=["zip", "pickle"])
 def test_a_checkpoint_never_executes_anything(write: Callable[[Any, Path], Any], bare: Path) -> None:
-    model = bare_model(bare_plans())
+    model = bare_model(bare_plans(prox=FEW))
     went_off = bare / "went_off"
     write({"network_weights": {}, "prox": {}, "trainer_name": Bomb(went_off)}, model.path / "fold_0" / FINAL)
-    trainer = make_trainer(bare_plans())
+    trainer = make_trainer(bare_plans(prox=FEW))
     for load in (
         lambda: model.checkpoint("fold_0"),
         lambda: maybe_load_checkpoint(trainer, continue_training=True, validation_only=False),
@@ -388,7 +390,7 @@ def test_a_checkpoint_never_executes_anything(write: Callable[[Any, Path], Any],
     "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"]
 )
 def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make_trainer(bare_plans())
+    trainer = make_trainer(bare_plans(prox=FEW))
     trainer.initialize()
     file = Path(trainer.output_folder, "checkpoint_latest.pth")
     trainer.save_checkpoint(str(file))

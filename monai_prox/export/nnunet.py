@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -58,19 +60,32 @@ def export_nnunet(
         raise ProXError(f"{output} exists; give another --output or --overwrite")
     plan_file = _preprocessed(model) / f"{plans_name}.json" if fine_tune else None
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+        with _parents(output), tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
             folder = Path(temporary, "model")
             folder.mkdir()
             _write_model(model, folder, name, subnet, plans)
+            if plan_file is not None:
+                write_json(plans, plan_file)
             if output.exists():
                 output.rename(Path(temporary, "replaced"))
             folder.rename(output)
-        if plan_file is not None:
-            write_json(plans, plan_file)
     except OSError as error:
         raise ProXError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
     return output
+
+
+@contextmanager
+def _parents(path: Path) -> Iterator[None]:
+    """Makes the folders above ``path``; where the block fails, those that were not there before go again."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for parent in missing:
+            with suppress(OSError):  # somebody else has put something there meanwhile
+                parent.rmdir()
+        raise
 
 
 def _write_model(model: ModelFolder, folder: Path, name: str, subnet: Subnet, plans: dict[str, Any]) -> None:

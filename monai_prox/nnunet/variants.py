@@ -58,7 +58,7 @@ class ProXTrainerAdam(ProXTrainer):
 class ProXTrainerDemo(ProXTrainerAdam):
     """A few hundred steps, for ``monai-prox demo`` on two CPU cores."""
 
-    epochs = 12
-    iterations_per_epoch = 35
+    epochs = 15
+    iterations_per_epoch = 40
     validation_iterations_per_epoch = 5
-    probe_every = 2
+    probe_every = 3

@@ -1,0 +1,147 @@
+"""The command ``monai-prox`` as a user runs it: what it prints, and one line where something is wrong."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from nnunet_task import CUT, FULLRES, TWO_MEMBERS, VARIABLES, attempt, bare_model, bare_plans, environment, folders, run
+
+from monai_prox.doctor import trainers_folder
+from monai_prox.nnunet.model_folder import FINAL, ModelFolder
+
+pytest_plugins = ["nnunet_fixtures"]
+
+
+@pytest.fixture
+def model(bare: Path) -> ModelFolder:
+    return bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+
+
+def prox(*arguments: object, cwd: Path, **variables: str | Path) -> subprocess.CompletedProcess[str]:
+    return attempt(["monai-prox", *arguments], environment(**variables), cwd=cwd)
+
+
+def the_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The message of a command that failed as it should: on one line of standard error, and nothing else there."""
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+def test_help_names_the_commands(tmp_path: Path) -> None:
+    text = run(["monai-prox", "--help"], environment(), cwd=tmp_path)
+    for command in ("demo", "export", "family", "doctor", "trainers"):
+        assert command in text
+
+
+# ---------------------------------------------------------------------- family
+def test_family_for_programs_is_json_and_nothing_else(model: ModelFolder, tmp_path: Path) -> None:
+    done = prox("family", model.path, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    members = json.loads(done.stdout)
+    assert members == json.loads((model.path / "fold_0" / "family.json").read_text())["members"]
+    assert [member["name"] for member in members] == ["smallest", "largest"]
+
+
+def test_family_for_people_is_a_table(model: ModelFolder, tmp_path: Path) -> None:
+    done = prox("family", model.path, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for word in ("member", "parameters", "MACs", "smallest", "largest"):
+        assert word in done.stdout
+
+
+# ---------------------------------------------------------------------- export
+def test_export_prints_the_folder_and_how_to_predict(model: ModelFolder, tmp_path: Path) -> None:
+    done = prox("export", model.path, "--subnet", "smallest", cwd=tmp_path, **folders(tmp_path))
+    assert done.returncode == 0, done.stderr
+    folder = model.path.parent / f"nnUNetTrainer__{CUT}-prox-smallest__{FULLRES}"
+    lines = done.stdout.splitlines()
+    assert lines[0] == str(folder) and (folder / "fold_0" / FINAL).is_file()
+    assert f"nnUNetv2_predict_from_modelfolder -m {folder} -i INPUT -o OUTPUT" in done.stdout
+    assert f"nnUNetv2_predict -d Dataset990_Phantom -c {FULLRES} -p {CUT}-prox-smallest -i INPUT -o OUTPUT" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--subnet", "tiny"], "there is no member 'tiny'; known: smallest, largest"),
+        (["--subnet", "tiny.json"], "there is no file tiny.json"),
+        (["--subnet", "largest", "--format", "docx"], "the format 'docx' is not known; allowed: "),
+        (["--subnet", "largest", "--fine-tune"], "nnUNet_preprocessed is not set"),
+        (["--subnet", "largest", "--output", "/proc/exported"], "cannot write /proc/exported"),
+    ],
+    ids=["unknown member", "missing file", "format", "fine-tune", "unwritable"],
+)
+def test_an_export_that_cannot_be_is_one_line(arguments: list[str], message: str, model: ModelFolder, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert message in the_error(prox("export", model.path, *arguments, cwd=tmp_path))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", [["family"], ["export", "--subnet", "largest"]], ids=["family", "export"])
+def test_a_missing_model_folder_is_one_line(command: list[str], tmp_path: Path) -> None:
+    error = the_error(prox(command[0], "no/model", *command[1:], cwd=tmp_path))
+    assert error.startswith(f"{tmp_path}/no/model is not a trained model folder: it has no plans.json")
+
+
+def test_a_truncated_checkpoint_is_one_line(model: ModelFolder, tmp_path: Path) -> None:
+    file = model.path / "fold_0" / FINAL
+    file.write_bytes(file.read_bytes()[:1000])
+    error = the_error(prox("export", model.path, "--subnet", "largest", cwd=tmp_path))
+    assert f"{file} is not a whole checkpoint of ProXTrainer" in error
+
+
+def test_brackets_in_a_name_are_printed_as_they_are(tmp_path: Path) -> None:
+    """The printer takes some of them for markup."""
+    assert "[bold]model[/] is not a trained" in the_error(prox("family", "[bold]model[/]", cwd=tmp_path))
+
+
+# ---------------------------------------------------------------------- doctor and trainers
+def test_doctor_finds_nothing_missing(tmp_path: Path) -> None:
+    done = prox("doctor", cwd=tmp_path, **folders(tmp_path), nnUNet_extTrainer=trainers_folder())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "missing" not in done.stdout
+    for name in (*VARIABLES, "nnunetv2", "torch", "ProXTrainer", "device"):
+        assert name in done.stdout
+
+
+def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
+    known = folders(tmp_path)
+    set_wrongly = {"nnUNet_raw": tmp_path / "nowhere", "nnUNet_results": known["nnUNet_results"]}
+    done = prox("doctor", cwd=tmp_path, **set_wrongly, nnUNet_extTrainer=trainers_folder())
+    assert done.returncode == 1
+    missing = [line.split(maxsplit=2) for line in done.stdout.splitlines() if line.startswith("missing")]
+    assert [name for _, name, _ in missing] == ["nnUNet_raw", "nnUNet_preprocessed"]
+    assert missing[0][2] == f"{tmp_path}/nowhere is not a folder; mkdir -p {tmp_path}/nowhere"
+    assert missing[1][2] == "not set; export nnUNet_preprocessed=/a/folder"
+
+
+def test_trainers_is_a_folder_in_which_nnunet_finds_ours(tmp_path: Path) -> None:
+    folder = Path(run(["monai-prox", "trainers"], environment(), cwd=tmp_path).strip())
+    assert folder.is_absolute() and (folder / "prox_trainers.py").is_file()
+    find = "from nnunetv2.utilities.find_class_by_name import recursive_find_python_class as find; import sys; "
+    find += "print(find(sys.argv[1], 'ProXTrainer_100epochs', None, base_folder=sys.argv[1]).epochs)"
+    assert run(["python", "-c", find, folder], environment(), cwd=tmp_path).splitlines()[-1] == "100"
+
+
+# ---------------------------------------------------------------------- demo
+def test_demo_of_an_unknown_task_names_those_known(tmp_path: Path) -> None:
+    error = the_error_of_demo("NoSuchTask", tmp_path)
+    assert error.startswith("NoSuchTask is neither a folder nor a Decathlon task to download; known tasks: Task01_BrainTumour")
+
+
+def test_demo_of_a_folder_that_is_no_task_says_what_lacks(tmp_path: Path) -> None:
+    (tmp_path / "Task04_Hippocampus" / "imagesTr").mkdir(parents=True)
+    assert "Task04_Hippocampus has no dataset.json" in the_error_of_demo("Task04_Hippocampus", tmp_path)
+
+
+def the_error_of_demo(task: str, folder: Path) -> str:
+    """The last line of standard error; progress bars go to standard output."""
+    done = prox("demo", "--task", task, "--work", "work", cwd=folder)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "Traceback" not in done.stdout
+    return line.removeprefix("error: ")

@@ -1,0 +1,352 @@
+"""A member as a stock nnU-Net model: the same network bit for bit, and a folder that is whole or not there."""
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunet_task import CUT, FULLRES, TWO_MEMBERS, bare_model, bare_plans
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from torch import nn
+
+from monai_prox.errors import ProXError
+from monai_prox.export import nnunet as export_module
+from monai_prox.export.nnunet import export_nnunet
+from monai_prox.nnunet.model_folder import FINAL, ModelFolder
+
+pytest_plugins = ["nnunet_fixtures"]
+
+FEW = {"space": TWO_MEMBERS}
+
+
+def stock(folder: Path) -> nnUNetPredictor:
+    """What ``nnUNetv2_predict`` makes of a model folder."""
+    predictor = nnUNetPredictor(device=torch.device("cpu"))
+    predictor.initialize_from_trained_model_folder(str(folder), None)
+    return predictor
+
+
+def configuration_of(folder: Path) -> dict[str, Any]:
+    (configuration,) = json.loads((folder / "plans.json").read_text())["configurations"].values()
+    return dict(configuration)
+
+
+def tree(root: Path) -> dict[Path, bytes | None]:
+    """Everything below ``root`` with its content."""
+    return {path: path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+
+
+PLANS: dict[str, Callable[[], dict[str, Any]]] = {
+    "plain": bare_plans,
+    "residual": lambda: bare_plans("ResidualEncoderUNet", depths=(1, 3, 4), decoder_depths=(1, 1)),
+    "2d": lambda: bare_plans(patch=(24, 32)),
+    "thick slices": lambda: bare_plans(patch=(8, 24, 16), spacing=(5.0, 1.0, 1.0), anisotropic=True),
+    "paper": lambda: bare_plans(patch=(20, 24, 20), prox={"space": "paper"}),
+}
+
+
+# ---------------------------------------------------------------------- the network
+@pytest.mark.parametrize("kind", PLANS)
+def test_an_exported_member_computes_what_the_supernet_does(kind: str, bare: Path) -> None:
+    """At full resolution; a member of lower resolution does so at its own, and the sliced one resizes there and back."""
+    model = bare_model(PLANS[kind]())
+    supernet = model.supernet(model.checkpoint("fold_0"))
+    x = torch.randn(2, 1, *supernet.family.patch_size, generator=torch.Generator().manual_seed(0))
+    seen = []
+    for name in ("smallest", "middle", "largest"):
+        _, subnet = model.member(name)
+        predictor = stock(export_nnunet(model, name))
+        network = predictor.network.eval()
+        assert type(network).__module__ == "dynamic_network_architectures.architectures.unet"
+        with torch.no_grad():
+            expected = supernet(x, subnet)
+            assert torch.equal(supernet.family.run(network, x, subnet), expected)
+        seen.append(expected)
+        assert sum(p.numel() for p in network.parameters()) == next(
+            member["parameters"] for member in model.family()["members"] if member["name"] == name
+        )
+        assert predictor.trainer_name == "nnUNetTrainer"
+    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+def test_every_fold_is_exported_with_weights_of_its_own(bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW), folds=(0, 2))
+    predictor = stock(export_nnunet(model, "largest"))
+    assert len(predictor.list_of_parameters) == 2
+    x = torch.randn(1, 1, 16, 24, 16, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    for fold, weights in zip(("fold_0", "fold_2"), predictor.list_of_parameters, strict=True):
+        predictor.network.load_state_dict(weights)
+        supernet = model.supernet(model.checkpoint(fold))
+        with torch.no_grad():
+            outputs.append(predictor.network.eval()(x))
+            assert torch.equal(outputs[-1], supernet(x, supernet.family.space.largest()))
+    assert not torch.equal(*outputs)
+
+
+def test_the_checkpoint_carries_what_prediction_and_fine_tuning_need(bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW), folds=(2,))
+    folder = export_nnunet(model, "smallest")
+    checkpoint = torch.load(folder / "fold_2" / FINAL, weights_only=True)
+    assert checkpoint["trainer_name"] == "nnUNetTrainer"
+    assert checkpoint["inference_allowed_mirroring_axes"] == (0, 1, 2)
+    assert checkpoint["init_args"]["fold"] == 2 and checkpoint["init_args"]["configuration"] == FULLRES
+    assert checkpoint["init_args"]["plans"] == json.loads((folder / "plans.json").read_text())
+    assert "prox" not in checkpoint and "prox" not in configuration_of(folder)
+
+
+# ---------------------------------------------------------------------- the plan
+@pytest.mark.parametrize(
+    ("kind", "patch"),
+    [("plain", [12, 20, 12]), ("2d", [20, 24]), ("thick slices", [8, 20, 12])],
+)
+def test_lower_resolution_is_a_coarser_spacing(kind: str, patch: list[int], bare: Path) -> None:
+    """Axis by axis in the proportion by which the patch got smaller; thick slices stay as they are."""
+    model = bare_model(PLANS[kind]())
+    full = model.configuration
+    member = configuration_of(export_nnunet(model, "smallest"))
+    assert member["patch_size"] == patch
+    for axis, (small, large) in enumerate(zip(patch, full["patch_size"], strict=True)):
+        assert member["spacing"][axis] == pytest.approx(full["spacing"][axis] * large / small)
+        voxels = full["median_image_size_in_voxels"][axis] * small / large
+        assert member["median_image_size_in_voxels"][axis] == pytest.approx(voxels)
+    # preprocessed at another spacing, so it must not be mistaken for the data at full resolution
+    assert member["data_identifier"] == f"{CUT}-prox-smallest_{model.configuration_name}" != full["data_identifier"]
+
+
+def test_full_resolution_shares_the_preprocessed_data(bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    folder = export_nnunet(model, "largest")
+    member = configuration_of(folder)
+    for key in ("patch_size", "spacing", "data_identifier", "architecture", "batch_size"):
+        assert member[key] == model.configuration[key], key
+    assert json.loads((folder / "plans.json").read_text())["plans_name"] == f"{CUT}-prox-largest"
+    assert folder == model.path.parent / f"nnUNetTrainer__{CUT}-prox-largest__{FULLRES}"
+
+
+def test_a_plan_that_inherits_is_whole_without_its_parent(bare: Path) -> None:
+    plans = bare_plans(prox=FEW)
+    plans["configurations"]["3d_wide"] = {"inherits_from": FULLRES, "batch_size": 7}
+    plans["configurations"][FULLRES]["next_stage"] = "3d_cascade_fullres"
+    model = bare_model(bare_plans(prox=FEW))
+    (model.path / "plans.json").write_text(json.dumps(plans))
+    path = model.path
+    for configuration, batch_size in (("3d_wide", 7), (FULLRES, 2)):
+        path = path.rename(path.with_name(f"ProXTrainerTiny__{CUT}__{configuration}"))
+        member = configuration_of(export_nnunet(ModelFolder.open(path), "largest"))
+        assert member["batch_size"] == batch_size
+        assert not {"inherits_from", "next_stage"} & set(member)
+
+
+# ---------------------------------------------------------------------- which member
+def test_a_json_file_names_a_member(bare: Path) -> None:
+    """With the subnet alone, or as an entry of family.json."""
+    model = bare_model(bare_plans())
+    entry = next(member for member in model.family()["members"] if member["name"] == "largest")
+    subnet = entry["subnet"] | {"resolution": [0.75]}
+    for name, content in {"coarse": subnet, "coarse-too": entry | {"subnet": subnet}}.items():
+        (bare / f"{name}.json").write_text(json.dumps(content))
+        folder = export_nnunet(model, str(bare / f"{name}.json"))
+        assert folder.name == f"nnUNetTrainer__{CUT}-prox-{name}__{FULLRES}"
+        assert configuration_of(folder)["patch_size"] == [12, 20, 12]
+        assert configuration_of(folder)["architecture"] == model.configuration["architecture"]
+
+
+def subnet_with(model: ModelFolder, **changes: Any) -> str:
+    return json.dumps(model.member("largest")[1].to_json() | changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"there is no file .*member\.json"),
+        (lambda model: "{", r"member\.json is not valid JSON"),
+        (lambda model: "[1, 2]", r"a subnet is an object of lists .* got \[1, 2\]"),
+        (lambda model: '{"subnet": 3}', "a subnet is an object of lists .* got 3"),
+        (lambda model: '{"depth": [1]}', "subnet has the dimensions"),
+        (lambda model: subnet_with(model, width="all"), "'width' must be a list of numbers, got 'all'"),
+        (lambda model: subnet_with(model, width=[4, 8]), "width needs 3 values"),
+        (lambda model: subnet_with(model, width=[4, 8, 17]), r"width\[2\] = 17 is not legal: allowed here: \[16\]"),
+        (lambda model: subnet_with(model, resolution=[0.5]), r"resolution\[0\] = 0.5 is not legal"),
+    ],
+    ids=["missing", "cut off", "list", "number", "other space", "text", "too few", "too wide", "resolution"],
+)
+def test_a_file_that_holds_no_member_is_refused(content: Callable[[ModelFolder], str] | None, message: str, bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    if content is not None:
+        (bare / "member.json").write_text(content(model))
+    before = tree(bare)
+    with pytest.raises(ProXError, match=message):
+        export_nnunet(model, str(bare / "member.json"))
+    assert tree(bare) == before
+
+
+def test_an_unknown_member_is_refused_with_the_known_ones(bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    before = tree(bare)
+    with pytest.raises(ProXError, match="there is no member 'tiny'; known: smallest, largest"):
+        export_nnunet(model, "tiny")
+    assert tree(bare) == before
+
+
+# ---------------------------------------------------------------------- whole or not there
+def test_an_existing_folder_stays_unless_it_may_be_overwritten(bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    output = bare / "exported"
+    export_nnunet(model, "smallest", output)
+    (output / "notes.txt").write_text("mine")
+    before = tree(output)
+    with pytest.raises(ProXError, match=f"{output} exists; give another --output or --overwrite"):
+        export_nnunet(model, "largest", output)
+    assert tree(output) == before
+    assert export_nnunet(model, "largest", output, overwrite=True) == output
+    assert not (output / "notes.txt").exists()
+    assert configuration_of(output)["patch_size"] == [16, 24, 16]
+    assert stock(output).network is not None
+    assert not list(bare.glob(".*"))
+
+
+FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
+WRITER = RuntimeError("[enforce fail at inline_container.cc:1] . PytorchStreamWriter failed writing file data/3")
+
+
+@pytest.mark.parametrize("error", [FULL_DISK, WRITER], ids=["python", "torch"])
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_full_disk_leaves_nothing_behind(
+    existed: bool, error: Exception, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second fold, so that one has been written; beside the model, where nnU-Net would look."""
+    model = bare_model(bare_plans(prox=FEW), folds=(0, 1))
+    if existed:
+        export_nnunet(model, "largest")
+    before = tree(bare)
+    save, calls = torch.save, []
+
+    def full(data: Any, target: Any) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            Path(target).write_bytes(b"half")
+            raise error
+        save(data, target)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ProXError, match=r"cannot write .*; nothing was left behind"):
+        export_nnunet(model, "largest", overwrite=True, fine_tune=True)
+    assert len(calls) == 2
+    assert tree(bare) == before
+
+
+def test_a_full_disk_leaves_no_new_folders_behind(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    before = tree(bare)
+
+    def full(*_: Any) -> None:
+        raise FULL_DISK
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ProXError, match="nothing was left behind"):
+        export_nnunet(model, "largest", bare / "new" / "folders" / "exported")
+    assert tree(bare) == before
+
+
+def test_an_output_below_a_file_is_refused(bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    (bare / "file").write_text("mine")
+    with pytest.raises(ProXError, match=r"cannot write .*file/exported"):
+        export_nnunet(model, "largest", bare / "file" / "exported")
+    assert (bare / "file").read_text() == "mine"
+
+
+# ---------------------------------------------------------------------- fine-tuning
+def test_fine_tuning_puts_the_plan_beside_the_preprocessed_data(bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    preprocessed = bare / "nnUNet_preprocessed" / "Dataset990_Phantom"
+    export_nnunet(model, "largest")
+    assert not list(preprocessed.glob("*.json"))  # only where it was asked for
+    folder = export_nnunet(model, "smallest", fine_tune=True)
+    plans = json.loads((preprocessed / f"{CUT}-prox-smallest.json").read_text())
+    assert plans == json.loads((folder / "plans.json").read_text())
+
+
+@pytest.mark.parametrize("unset", [True, False])
+def test_fine_tuning_needs_the_preprocessed_data(unset: bool, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    before = tree(bare)
+    if unset:
+        monkeypatch.delenv("nnUNet_preprocessed")
+        message = "nnUNet_preprocessed is not set"
+    else:
+        monkeypatch.setenv("nnUNet_preprocessed", str(bare / "elsewhere"))
+        message = "elsewhere/Dataset990_Phantom does not exist; preprocess"
+    with pytest.raises(ProXError, match=message):
+        export_nnunet(model, "largest", fine_tune=True)
+    assert tree(bare) == before
+
+
+def test_a_plan_that_cannot_be_written_leaves_no_model_either(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    before = tree(bare)
+    write_json = export_module.write_json
+
+    def full(data: Any, path: Path) -> None:
+        if "nnUNet_preprocessed" in str(path):
+            raise FULL_DISK
+        write_json(data, path)
+
+    monkeypatch.setattr(export_module, "write_json", full)
+    with pytest.raises(ProXError, match="nothing was left behind"):
+        export_nnunet(model, "largest", fine_tune=True)
+    assert tree(bare) == before
+
+
+# ---------------------------------------------------------------------- what is no model folder
+def truncate(model: ModelFolder) -> None:
+    file = model.path / "fold_0" / FINAL
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def leave_stock_weights(model: ModelFolder) -> None:
+    file = model.path / "fold_0" / FINAL
+    checkpoint = torch.load(file, weights_only=True)
+    del checkpoint["prox"]
+    torch.save(checkpoint | {"trainer_name": "nnUNetTrainer"}, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, r"checkpoint_final\.pth is not a whole checkpoint"),
+        (leave_stock_weights, "was written by the trainer nnUNetTrainer, not by ProXTrainer; it holds no family"),
+        (lambda model: (model.path / "fold_0" / FINAL).unlink(), r"no fold of .* has a checkpoint_final\.pth"),
+        (lambda model: (model.path / "fold_0" / "family.json").unlink(), r"has no family\.json"),
+        (lambda model: (model.path / "fold_0" / "family.json").write_text("{}"), "is not a family: it has no list of members"),
+        (lambda model: (model.path / "plans.json").unlink(), r"is not a trained model folder: it has no plans\.json"),
+        (lambda model: (model.path / "plans.json").write_text("{"), r"plans\.json is not valid JSON"),
+        (lambda model: (model.path / "dataset.json").unlink(), r"there is no file .*dataset\.json"),
+    ],
+    ids=["truncated", "stock", "unfinished", "no family", "empty family", "no plans", "broken plans", "no dataset"],
+)
+def test_a_damaged_model_folder_is_named(damage: Callable[[ModelFolder], Any], message: str, bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    damage(model)
+    before = tree(bare)
+    with pytest.raises(ProXError, match=message):
+        export_nnunet(ModelFolder.open(model.path), "largest")
+    assert tree(bare) == before
+
+
+def test_a_renamed_model_folder_is_named(bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    with pytest.raises(ProXError, match=f"must end in __CONFIGURATION, one of {FULLRES}; got renamed"):
+        ModelFolder.open(model.path.rename(model.path.with_name("renamed")))
+
+
+def test_the_trained_model_is_not_changed_by_an_export(bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    before = tree(model.path)
+    network = stock(export_nnunet(model, "smallest")).network
+    assert isinstance(network, nn.Module)
+    assert tree(model.path) == before
