@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from monai_prox.errors import ProXError
 
@@ -31,7 +32,7 @@ def main() -> None:
         message = f"{error.filename or 'a file'}: {error.strerror or error}"
     else:
         return
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {message}", highlight=False)
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
     sys.exit(1)
 
 
@@ -73,11 +74,12 @@ def export(
     folder = export_nnunet(opened, subnet, output, overwrite=overwrite, fine_tune=fine_tune)
     plans = json.loads((folder / "plans.json").read_text())["plans_name"]
     dataset, configuration = opened.plans["dataset_name"], opened.configuration_name
-    console.print(f"{folder}", soft_wrap=True, highlight=False)
+    folds = " ".join(fold.removeprefix("fold_") for fold in opened.folds)  # nnU-Net asks for all five otherwise
+    console.print(f"{folder}", soft_wrap=True, highlight=False, markup=False)
     console.print(
-        f"nnUNetv2_predict_from_modelfolder -m {folder} -i INPUT -o OUTPUT\n"
-        f"nnUNetv2_predict -d {dataset} -c {configuration} -p {plans} -i INPUT -o OUTPUT",
-        soft_wrap=True, highlight=False, style="dim",
+        f"nnUNetv2_predict_from_modelfolder -m {folder} -f {folds} -i INPUT -o OUTPUT\n"
+        f"nnUNetv2_predict -d {dataset} -c {configuration} -p {plans} -f {folds} -i INPUT -o OUTPUT",
+        soft_wrap=True, highlight=False, markup=False, style="dim",
     )  # fmt: skip
 
 
@@ -102,7 +104,7 @@ def doctor() -> None:
     findings = examine()
     for finding in findings:
         mark = "[green]ok[/]     " if finding.good else "[bold red]missing[/]"
-        console.print(f"{mark}  {finding.what:<28} {finding.detail}", highlight=False, soft_wrap=True)
+        console.print(f"{mark}  {finding.what:<28} {escape(finding.detail)}", highlight=False, soft_wrap=True)
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
 

@@ -109,9 +109,9 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
     write_json([row.to_json() for row in rows], work / "table.json")
     plot_family(list(members.values()), work / "family.png", title=f"{dataset}: one training, {demo.trainer}")
     console.print(family_table(rows))
-    console.print(f"Plot: {work / 'family.png'}\nStock model folders:", soft_wrap=True, highlight=False)
+    console.print(f"Plot: {work / 'family.png'}\nStock model folders:", soft_wrap=True, highlight=False, markup=False)
     for folder in folders.values():
-        console.print(f"  {folder}", soft_wrap=True, highlight=False)
+        console.print(f"  {folder}", soft_wrap=True, highlight=False, markup=False)
     return rows
 
 

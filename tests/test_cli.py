@@ -60,8 +60,8 @@ def test_export_prints_the_folder_and_how_to_predict(model: ModelFolder, tmp_pat
     folder = model.path.parent / f"nnUNetTrainer__{CUT}-prox-smallest__{FULLRES}"
     lines = done.stdout.splitlines()
     assert lines[0] == str(folder) and (folder / "fold_0" / FINAL).is_file()
-    assert f"nnUNetv2_predict_from_modelfolder -m {folder} -i INPUT -o OUTPUT" in done.stdout
-    assert f"nnUNetv2_predict -d Dataset990_Phantom -c {FULLRES} -p {CUT}-prox-smallest -i INPUT -o OUTPUT" in done.stdout
+    assert f"nnUNetv2_predict_from_modelfolder -m {folder} -f 0 -i INPUT -o OUTPUT" in done.stdout
+    assert f"nnUNetv2_predict -d Dataset990_Phantom -c {FULLRES} -p {CUT}-prox-smallest -f 0 -i INPUT -o OUTPUT" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,15 @@ def test_a_truncated_checkpoint_is_one_line(model: ModelFolder, tmp_path: Path) 
     assert f"{file} is not a whole checkpoint of ProXTrainer" in error
 
 
-def test_brackets_in_a_name_are_printed_as_they_are(tmp_path: Path) -> None:
-    """The printer takes some of them for markup."""
-    assert "[bold]model[/] is not a trained" in the_error(prox("family", "[bold]model[/]", cwd=tmp_path))
+def test_brackets_in_a_path_are_printed_as_they_are(model: ModelFolder, tmp_path: Path) -> None:
+    """The printer would take them for markup."""
+    assert "/[old] model is not a trained model" in the_error(prox("family", "[old] model", cwd=tmp_path))
+    done = prox("export", model.path, "--subnet", "largest", "--output", "[new] model", cwd=tmp_path)
+    assert done.stdout.splitlines()[0] == "[new] model"
 
 
 # ---------------------------------------------------------------------- doctor and trainers
+@pytest.mark.slow
 def test_doctor_finds_nothing_missing(tmp_path: Path) -> None:
     done = prox("doctor", cwd=tmp_path, **folders(tmp_path), nnUNet_extTrainer=trainers_folder())
     assert done.returncode == 0, done.stdout + done.stderr
@@ -108,6 +111,7 @@ def test_doctor_finds_nothing_missing(tmp_path: Path) -> None:
         assert name in done.stdout
 
 
+@pytest.mark.slow
 def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     known = folders(tmp_path)
     set_wrongly = {"nnUNet_raw": tmp_path / "nowhere", "nnUNet_results": known["nnUNet_results"]}
@@ -119,6 +123,7 @@ def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     assert missing[1][2] == "not set; export nnUNet_preprocessed=/a/folder"
 
 
+@pytest.mark.slow
 def test_trainers_is_a_folder_in_which_nnunet_finds_ours(tmp_path: Path) -> None:
     folder = Path(run(["monai-prox", "trainers"], environment(), cwd=tmp_path).strip())
     assert folder.is_absolute() and (folder / "prox_trainers.py").is_file()
@@ -128,6 +133,7 @@ def test_trainers_is_a_folder_in_which_nnunet_finds_ours(tmp_path: Path) -> None
 
 
 # ---------------------------------------------------------------------- demo
+@pytest.mark.slow
 def test_demo_of_an_unknown_task_names_those_known(tmp_path: Path) -> None:
     error = the_error_of_demo("NoSuchTask", tmp_path)
     assert error.startswith("NoSuchTask is neither a folder nor a Decathlon task to download; known tasks: Task01_BrainTumour")

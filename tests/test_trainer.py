@@ -367,7 +367,9 @@ def test_what_is_no_checkpoint_of_this_training_changes_nothing(write: Callable[
     assert same(before, everything(trainer))
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda bomb, file: file.write_bytes(pickle.dumps(bomb, protocol=2))], ids=["zip", "pickle"])
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda bomb, file: file.write_bytes(pickle.dumps(bomb, protocol=2))], ids=["zip", "pickle"]
+)
 def test_a_checkpoint_never_executes_anything(write: Callable[[Any, Path], Any], bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW))
     went_off = bare / "went_off"
