@@ -85,7 +85,8 @@ def dice(trainer: ProXTrainer, subnet: Subnet, cases: list[str]) -> float:
         predicted, truth = logits.argmax(0).cpu().numpy(), segmentation[:][0]
         for label in trainer.label_manager.foreground_labels:
             p, t = predicted == label, truth == label
-            scores.append(2 * np.sum(p & t) / max(1, np.sum(p) + np.sum(t)))
+            if p.any() or t.any():
+                scores.append(2 * np.sum(p & t) / (np.sum(p) + np.sum(t)))
     return float(np.mean(scores))
 
 

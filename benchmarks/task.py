@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from monai_prox.nnunet.task import convert_task
+from monai_prox.nnunet.task import convert_task, is_preprocessed
 
 
 def prepare(task: Path, work: Path, *, features: list[int], batch_size: int, held_out: int) -> tuple[Path, str]:
@@ -21,7 +21,7 @@ def prepare(task: Path, work: Path, *, features: list[int], batch_size: int, hel
         (work / variable).mkdir(parents=True, exist_ok=True)
     identifier, name = convert_task(task)
     folder = work / "nnUNet_preprocessed" / name
-    if not (folder / "nnUNetPlans_3d_fullres").is_dir():
+    if not is_preprocessed(name, "nnUNetPlans_3d_fullres"):
         command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-c", "3d_fullres", "-np", "2"]
         subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True)
     plans = json.loads((folder / "nnUNetPlans.json").read_text())

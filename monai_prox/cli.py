@@ -26,8 +26,6 @@ def main() -> None:
         app()
     except ProXError as error:
         message = " ".join(str(error).split())
-    except FileExistsError as error:
-        message = str(error)
     except OSError as error:
         message = f"{error.filename or 'a file'}: {error.strerror or error}"
     else:

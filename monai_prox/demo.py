@@ -20,7 +20,7 @@ from monai_prox.errors import ProXError
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import read_json, write_json
 from monai_prox.nnunet.model_folder import ModelFolder
-from monai_prox.nnunet.task import check_task, convert_task
+from monai_prox.nnunet.task import check_task, convert_task, is_preprocessed
 from monai_prox.phantom import write_phantom_task
 from monai_prox.report import Row, family_table, plot_family
 
@@ -66,7 +66,7 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
             identifier, dataset = convert_task(_find_task(demo.task, work))
         preprocessed = work / "nnUNet_preprocessed" / dataset
         with step("Plan and preprocess", 100) as bar:
-            if not (preprocessed / f"nnUNetPlans_{CONFIGURATION}").is_dir():
+            if not is_preprocessed(dataset, f"nnUNetPlans_{CONFIGURATION}"):
                 command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-c", CONFIGURATION, "-np", "2"]
                 step.run(command, lambda line: bar(_tqdm_percent(line)))
         _write_demo_plans(preprocessed, demo.device)

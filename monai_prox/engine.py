@@ -20,6 +20,7 @@ from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet
 
 FORMAT = 1  # of state_dict
+POOL = 32  # random members of an epoch: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
 
 
 class Engine:
@@ -102,7 +103,7 @@ class Engine:
 
         def member(role: Role) -> Subnet:
             if role == "random":
-                return space.sample(generator)
+                return space.sample(random.Random(f"{self.seed} {epoch} pool {generator.randrange(POOL)}"))
             return space.largest() if role == "largest" else space.smallest()
 
         return list(dict.fromkeys(member(role) for role in self.stage.train))

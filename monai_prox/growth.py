@@ -44,7 +44,7 @@ def give_birth(supernet: SuperNet, old: Subnet, new: Subnet) -> None:
             weight.zero_()
             middle = tuple(size // 2 for size in weight.shape[2:])
             for channel in range(min(weight.shape[0], weight.shape[1] - first)):
-                weight[(channel, first + channel, *middle)] = 1.0
+                weight[channel, first + channel][middle] = 1.0
 
 
 class Freezer:

@@ -17,6 +17,9 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from monai_prox.errors import ProXError
+from monai_prox.files import write_json
+
 TASK_NAME = "Task990_Phantom"
 # Recorded beside the data, so that a task written by an older generator is not mistaken for one of this generator.
 GENERATOR_VERSION = 1
@@ -44,13 +47,13 @@ def write_phantom_task(folder: Path | str, *, cases: int = 24, seed: int = 0, te
         test_cases: number of test images without labels, at least 0.
 
     Raises:
-        ValueError: a count or the seed is not an integer or is too small.
-        FileExistsError: the task folder exists with other arguments, or incomplete.
+        ProXError: a count or the seed is not an integer or is too small; the task folder exists with other arguments, or
+            incomplete.
     """
     parameters: dict[str, Any] = {"cases": cases, "seed": seed, "test_cases": test_cases}
     for (name, value), least in zip(parameters.items(), (1, 0, 0), strict=True):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+            raise ProXError(f"{name} must be an integer of at least {least}, got {value!r}")
     parameters["generator_version"] = GENERATOR_VERSION
 
     folder = Path(folder)
@@ -74,26 +77,26 @@ def write_phantom_task(folder: Path | str, *, cases: int = 24, seed: int = 0, te
         for i, name in enumerate(test):
             image, _ = _make_case(np.random.default_rng((seed, 1, i)))
             _write_nifti(unfinished / "imagesTs" / name, image)
-        _write_json(unfinished / "dataset.json", _dataset_json(training, test))
-        _write_json(unfinished / "phantom.json", parameters)
+        write_json(_dataset_json(training, test), unfinished / "dataset.json")
+        write_json(parameters, unfinished / "phantom.json")
         unfinished.rename(task)
     return task
 
 
 def _check_reusable(task: Path, parameters: dict[str, Any], training: list[str], test: list[str]) -> None:
-    """Raise FileExistsError unless ``task`` records ``parameters`` and holds every file they stand for."""
+    """Raise ProXError unless ``task`` records ``parameters`` and holds every file they stand for."""
     try:
         recorded = json.loads((task / "phantom.json").read_text())
     except (OSError, ValueError):
         recorded = None
     if recorded != parameters:
         found = "no readable phantom.json" if recorded is None else f"other parameters, {recorded}"
-        raise FileExistsError(f"{task} exists with {found}, not {parameters}; remove it or choose another folder")
+        raise ProXError(f"{task} exists with {found}, not {parameters}; remove it or choose another folder")
     files = [task / "dataset.json", *(task / "imagesTs" / name for name in test)]
     files += [task / part / name for part in ("imagesTr", "labelsTr") for name in training]
     missing = [str(file.relative_to(task)) for file in files if not file.is_file()]
     if missing:
-        raise FileExistsError(f"{task} exists but lacks {', '.join(missing)}; remove it or choose another folder")
+        raise ProXError(f"{task} exists but lacks {', '.join(missing)}; remove it or choose another folder")
 
 
 def _dataset_json(training: list[str], test: list[str]) -> dict[str, Any]:
@@ -221,7 +224,3 @@ def _write_nifti(path: Path, volume: np.ndarray) -> None:
     image = nib.Nifti1Image(volume, np.eye(4))
     image.header.set_xyzt_units("mm")
     path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")

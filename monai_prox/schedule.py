@@ -14,7 +14,7 @@ from monai_prox.errors import ProXError
 from monai_prox.space import SearchSpace
 
 # The paper's order of expansion. What stands in one group opens together.
-EXPANSION = (("depth", "decoder_depth"), ("width", "expansion"), ("kernel",), ("resolution",), ("levels",))
+EXPANSION = (("depth", "decoder_depth"), ("width",), ("kernel",), ("resolution",), ("levels",))
 
 Role = Literal["largest", "smallest", "random"]
 
@@ -106,7 +106,7 @@ class Schedule:
 
 
 def _elastic_groups(space: SearchSpace) -> list[tuple[str, ...]]:
-    groups = [tuple(d for d in group if d in space.dimensions and space.choices(d) > 1) for group in EXPANSION]
+    groups = [tuple(d for d in group if d in space.dimensions and space.choice_count(d) > 1) for group in EXPANSION]
     return [group for group in groups if group]
 
 
@@ -115,8 +115,8 @@ def prox_paper(space: SearchSpace) -> tuple[Stage, ...]:
     stages = [Stage(name="smallest")]
     opened: dict[str, int] = {}
     for group in _elastic_groups(space):
-        for count in range(2, max(space.choices(d) for d in group) + 1):
-            opened = opened | {d: min(count, space.choices(d)) for d in group}
+        for count in range(2, max(space.choice_count(d) for d in group) + 1):
+            opened = opened | {d: min(count, space.choice_count(d)) for d in group}
             name = f"{group[0]} {count}" if count > 2 else group[0]
             freeze: Literal["none", "grown"] = "grown" if group[0] in ("depth", "kernel") else "none"
             stages.append(Stage(name=name, open=opened, teacher="previous", freeze=freeze))
@@ -130,7 +130,7 @@ def prox(space: SearchSpace) -> tuple[Stage, ...]:
     groups = _elastic_groups(space)
     together = [groups[:1], groups[1:2], groups[2:]]  # five stages at most, so that five epochs can hold them
     for several in filter(None, together):
-        opened = opened | {d: space.choices(d) for group in several for d in group}
+        opened = opened | {d: space.choice_count(d) for group in several for d in group}
         name = ", ".join(group[0] for group in several)
         stages.append(Stage(name=name, open=opened, share=0.08, birth="preserving"))
     sandwich = Stage(

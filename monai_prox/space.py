@@ -165,7 +165,7 @@ class SearchSpace:
     # ------------------------------------------------------------------ asking
     def check(self, subnet: Subnet) -> Subnet:
         """Returns ``subnet`` if it is a member, raises ProXError with the reason if not."""
-        if list(subnet) != list(self.dimensions):
+        if set(subnet) != set(self.dimensions):
             raise ProXError(f"subnet has the dimensions {list(subnet)}, this family has {list(self.dimensions)}")
         chosen: dict[str, list[Value]] = {}
         for dimension, slots in self.dimensions.items():
@@ -221,19 +221,18 @@ class SearchSpace:
         return sum(counts.values())
 
     # ------------------------------------------------------------------ narrowing
-    def choices(self, dimension: str) -> int:
+    def choice_count(self, dimension: str) -> int:
         """The most choices that any slot of ``dimension`` has; 1 means that the dimension is not elastic."""
         return max(len(slot.choices) for slot in self.dimensions[dimension])
 
-    def restrict(self, counts: Mapping[str, int], *, largest: bool = False) -> SearchSpace:
-        """The space with only the first ``counts[dimension]`` choices of each slot open, the last if ``largest``.
+    def restrict(self, counts: Mapping[str, int]) -> SearchSpace:
+        """The space with only the first ``counts[dimension]`` choices of each slot open.
 
         Dimensions that ``counts`` does not name keep one choice.
         """
 
         def cut(dimension: str, slot: Slot) -> Slot:
-            count = max(1, counts.get(dimension, 1))
-            return replace(slot, choices=slot.choices[-count:] if largest else slot.choices[:count])
+            return replace(slot, choices=slot.choices[: max(1, counts.get(dimension, 1))])
 
         return SearchSpace({name: tuple(cut(name, s) for s in slots) for name, slots in self.dimensions.items()})
 

@@ -86,8 +86,15 @@ def run(
 
 
 # ---------------------------------------------------------------------- plans
-def cut_plans(plans: Mapping[str, Any], configuration: str, name: str, patch: Sequence[int], **entries: Any) -> dict[str, Any]:
-    """A planner's plans under ``name`` with one configuration, cut to three levels, few features and a small patch.
+def cut_plans(
+    plans: Mapping[str, Any],
+    configuration: str,
+    name: str,
+    patch: Sequence[int],
+    features: Sequence[int] = (4, 8, 16),
+    **entries: Any,
+) -> dict[str, Any]:
+    """A planner's plans under ``name`` with one configuration, cut to a level per entry of ``features`` and a small patch.
 
     entries: put into the configuration, e.g. prox={"recipe": "prox_paper"}.
     """
@@ -96,11 +103,12 @@ def cut_plans(plans: Mapping[str, Any], configuration: str, name: str, patch: Se
     plans["configurations"] = {configuration: plans["configurations"][configuration]}
     cut = plans["configurations"][configuration]
     kwargs = cut["architecture"]["arch_kwargs"]
-    kwargs |= {"n_stages": 3, "features_per_stage": [4, 8, 16]}
+    levels = len(features)
+    kwargs |= {"n_stages": levels, "features_per_stage": list(features)}
     for key in ("kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage"):
         if key in kwargs:
-            kwargs[key] = kwargs[key][:3]
-    kwargs["n_conv_per_stage_decoder"] = kwargs["n_conv_per_stage_decoder"][:2]
+            kwargs[key] = kwargs[key][:levels]
+    kwargs["n_conv_per_stage_decoder"] = kwargs["n_conv_per_stage_decoder"][: levels - 1]
     cut |= {"patch_size": list(patch), "batch_size": 2} | entries
     return plans
 

@@ -12,6 +12,7 @@ import pytest
 from scipy import ndimage
 
 from monai_prox import phantom
+from monai_prox.errors import ProXError
 from monai_prox.phantom import write_phantom_task
 
 CASES = 6
@@ -181,7 +182,7 @@ def test_a_complete_task_is_reused(tmp_path: Path) -> None:
 def test_a_task_of_other_arguments_is_refused_and_kept(tmp_path: Path, changed: dict[str, int]) -> None:
     first = write_phantom_task(tmp_path, cases=1, test_cases=1)
     before = _contents(first)
-    with pytest.raises(FileExistsError, match="Task990_Phantom exists with other parameters"):
+    with pytest.raises(ProXError, match="Task990_Phantom exists with other parameters"):
         write_phantom_task(tmp_path, **{"cases": 1, "test_cases": 1, **changed})
     assert _contents(first) == before
 
@@ -189,14 +190,14 @@ def test_a_task_of_other_arguments_is_refused_and_kept(tmp_path: Path, changed: 
 def test_a_task_of_another_generator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_phantom_task(tmp_path, cases=1, test_cases=1)
     monkeypatch.setattr(phantom, "GENERATOR_VERSION", phantom.GENERATOR_VERSION + 1)
-    with pytest.raises(FileExistsError, match="generator_version"):
+    with pytest.raises(ProXError, match="generator_version"):
         write_phantom_task(tmp_path, cases=1, test_cases=1)
 
 
 @pytest.mark.parametrize("lost", ["labelsTr/phantom_001.nii.gz", "imagesTs/phantom_test_001.nii.gz", "dataset.json"])
 def test_an_incomplete_task_is_refused(tmp_path: Path, lost: str) -> None:
     (write_phantom_task(tmp_path, cases=1, test_cases=1) / lost).unlink()
-    with pytest.raises(FileExistsError, match=f"lacks {lost}"):
+    with pytest.raises(ProXError, match=f"lacks {lost}"):
         write_phantom_task(tmp_path, cases=1, test_cases=1)
 
 
@@ -204,7 +205,7 @@ def test_a_foreign_folder_is_refused_and_kept(tmp_path: Path) -> None:
     foreign = tmp_path / "Task990_Phantom" / "notes.txt"
     foreign.parent.mkdir()
     foreign.write_text("mine")
-    with pytest.raises(FileExistsError, match=r"no readable phantom\.json"):
+    with pytest.raises(ProXError, match=r"no readable phantom\.json"):
         write_phantom_task(tmp_path, cases=1, test_cases=1)
     assert _contents(foreign.parent) == {"notes.txt": b"mine"}
 
@@ -236,7 +237,7 @@ def test_an_interrupted_call_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     ],
 )
 def test_wrong_arguments(tmp_path: Path, arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ProXError, match=message):
         write_phantom_task(tmp_path / "never", **arguments)
     assert not (tmp_path / "never").exists()
 

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from monai_prox.errors import ProXError
-from monai_prox.files import write_json
+from monai_prox.files import read_json, write_json
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.plans import member_configuration
 from monai_prox.space import Subnet
 
 STOCK_TRAINER = "nnUNetTrainer"
+EXPORTED = "-prox-"  # in the names of exported plans
 NOT_VALIDATED: dict[str, Any] = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
 
 
@@ -28,7 +29,7 @@ def member_plans(model: ModelFolder, name: str, subnet: Subnet) -> dict[str, Any
     checkpoint = model.checkpoint(model.folds[0])
     family = model.supernet(checkpoint).family
     plans = deepcopy(model.plans)
-    plans["plans_name"] = f"{plans['plans_name']}-prox-{name}"
+    plans["plans_name"] = f"{plans['plans_name']}{EXPORTED}{name}"
     configuration = model.configuration_name
     plans["configurations"] = {
         configuration: member_configuration(
@@ -58,14 +59,22 @@ def export_nnunet(
     output = output or model.path.parent / f"{STOCK_TRAINER}__{plans_name}__{configuration}"
     if output.exists() and not overwrite:
         raise ProXError(f"{output} exists; give another --output or --overwrite")
+    if output.exists() and not _is_exported(output):
+        raise ProXError(f"{output} is not an exported member, so it is not replaced; give another --output")
     plan_file = _preprocessed(model) / f"{plans_name}.json" if fine_tune else None
+    beside_data = plans
+    if plan_file is not None and plan_file.exists():
+        existing, own = read_json(plan_file)["configurations"], plans["configurations"]
+        if not overwrite and existing.get(configuration, own[configuration]) != own[configuration]:
+            raise ProXError(f"{plan_file} is the plan of another member; give the subnet another name, or --overwrite")
+        beside_data = plans | {"configurations": existing | own}
     try:
         with _parents(output), tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
             folder = Path(temporary, "model")
             folder.mkdir()
-            _write_model(model, folder, name, subnet, plans)
+            _write_model(model, folder, subnet, plans)
             if plan_file is not None:
-                write_json(plans, plan_file)
+                write_json(beside_data, plan_file)
             if output.exists():
                 output.rename(Path(temporary, "replaced"))
             folder.rename(output)
@@ -88,7 +97,7 @@ def _parents(path: Path) -> Iterator[None]:
         raise
 
 
-def _write_model(model: ModelFolder, folder: Path, name: str, subnet: Subnet, plans: dict[str, Any]) -> None:
+def _write_model(model: ModelFolder, folder: Path, subnet: Subnet, plans: dict[str, Any]) -> None:
     write_json(plans, folder / "plans.json")
     write_json(model.dataset, folder / "dataset.json")
     fingerprint = model.path / "dataset_fingerprint.json"
@@ -120,11 +129,16 @@ def _write_model(model: ModelFolder, folder: Path, name: str, subnet: Subnet, pl
             if (model.path / fold / picture).is_file():
                 shutil.copyfile(model.path / fold / picture, target / "progress.png")
                 break
-        summary = model.validation_summary(fold, name)
-        if summary.is_file():
+        summary = model.validation_summary(fold, subnet, checkpoint["current_epoch"])
+        if summary is not None:
             shutil.copyfile(summary, target / "validation" / "summary.json")
         else:
             write_json(NOT_VALIDATED, target / "validation" / "summary.json")
+
+
+def _is_exported(folder: Path) -> bool:
+    plans = folder / "plans.json"
+    return plans.is_file() and EXPORTED in str(read_json(plans).get("plans_name"))
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:

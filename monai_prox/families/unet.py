@@ -116,7 +116,7 @@ class UNetFamily:
         self._decoder_depths = self._per_level("n_conv_per_stage_decoder", self._levels - 1)[::-1]  # top level first
         self._check_supported()
         self.space = self._space()
-        self._check_kernels_fit()
+        self._check_feature_maps()
 
     # ------------------------------------------------------------------ reading the plan
     def _per_level(self, key: str, count: int) -> list[Any]:
@@ -129,6 +129,8 @@ class UNetFamily:
     def _check_supported(self) -> None:
         if self._kwargs.get("bottleneck_channels") or self._kwargs.get("stem_channels"):
             raise ProXError("plans with bottleneck blocks or their own number of stem channels are not supported")
+        if not str(self._kwargs.get("norm_op")).rsplit(".", 1)[-1].startswith("InstanceNorm"):
+            raise ProXError(f"the plan's norm_op is {self._kwargs.get('norm_op')}; supported is InstanceNorm, nnU-Net's own")
         for level, kernel in enumerate(self._kernels):
             if len(set(kernel) - {1}) > 1:
                 raise ProXError(f"the plan's kernel at level {level} is {list(kernel)}; axes other than 1 must agree")
@@ -197,7 +199,7 @@ class UNetFamily:
             }
         )
 
-    def _check_kernels_fit(self) -> None:
+    def _check_feature_maps(self) -> None:
         lowest = self.space.dimensions["resolution"][0].choices[0]
         size = list(self.input_size(self.patch_size, lowest))
         for level in range(self._levels):
@@ -209,6 +211,8 @@ class UNetFamily:
                     f"kernel {largest} is larger than the feature map {'x'.join(map(str, size))} of level {level} at "
                     f"resolution {lowest:g}; leave out that kernel or that resolution, or plan a larger patch"
                 )
+        if prod(size) == 1:
+            raise ProXError(f"at resolution {lowest:g} the lowest feature map is a single voxel; leave out that resolution")
 
     # ------------------------------------------------------------------ building members
     def architecture_of(self, subnet: Subnet) -> dict[str, Any]:

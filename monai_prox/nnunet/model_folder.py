@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.families.unet import UNetChoices
 from monai_prox.files import read_json
 from monai_prox.nnunet.checkpoint import load_checkpoint
+from monai_prox.nnunet.plans import family_of
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
 
@@ -67,11 +70,10 @@ class ModelFolder:
     def supernet(self, checkpoint: dict[str, Any]) -> SuperNet:
         """The supernet with the weights of ``checkpoint``."""
         manager, configuration = self._manager, self._manager.get_configuration(self.configuration_name)
-        family = UNetFamily(
-            self.configuration["architecture"],
+        family = family_of(
+            self.configuration,
             input_channels=determine_num_input_channels(manager, configuration, self.dataset),
             num_classes=manager.get_label_manager(self.dataset).num_segmentation_heads,
-            patch_size=self.configuration["patch_size"],
             choices=UNetChoices.from_json(checkpoint["prox"]["choices"]),
         )
         supernet = SuperNet(family)
@@ -79,14 +81,27 @@ class ModelFolder:
         return supernet.eval()
 
     def family(self) -> dict[str, Any]:
-        """family.json of the first fold that has one."""
-        for fold in self.folds:
-            if (self.path / fold / "family.json").is_file():
-                family = read_json(self.path / fold / "family.json")
-                if not isinstance(family, dict) or not isinstance(family.get("members"), list):
-                    raise ProXError(f"{self.path / fold / 'family.json'} is not a family: it has no list of members")
-                return family
-        raise ProXError(f"{self.path} has no family.json; it was not trained by ProXTrainer to the end")
+        """family.json, each member's Dice being the mean over the folds that have validated it.
+
+        Raises ProXError where no fold has one, or one is none.
+        """
+        families = [self._family_of(fold) for fold in self.folds if (self.path / fold / "family.json").is_file()]
+        if not families:
+            raise ProXError(f"{self.path} has no family.json; it was not trained by ProXTrainer to the end")
+        merged = deepcopy(families[0])
+        for member in merged["members"]:
+            scores = [m["dice"] for f in families for m in f["members"] if m["name"] == member["name"] and m["dice"]]
+            labels = list(dict.fromkeys(label for score in scores for label in score))
+            means = {label: [s[label] for s in scores if s.get(label) is not None] for label in labels}
+            member["dice"] = {label: fmean(values) if values else None for label, values in means.items()} or None
+        return merged
+
+    def _family_of(self, fold: str) -> dict[str, Any]:
+        path = self.path / fold / "family.json"
+        family = read_json(path)
+        if not isinstance(family, dict) or not isinstance(family.get("members"), list):
+            raise ProXError(f"{path} is not a family: it has no list of members")
+        return family
 
     def member(self, which: str) -> tuple[str, Subnet]:
         """Name and subnet of ``which``: a member's name in family.json, or a JSON file with a subnet.
@@ -97,13 +112,25 @@ class ModelFolder:
             data = read_json(which)
             subnet = data.get("subnet", data) if isinstance(data, dict) else data
             name = "".join(c for c in Path(which).stem if c.isalnum() or c == "-") or "member"
+            if name in (member["name"] for member in self.family()["members"]):
+                raise ProXError(f"{which}: {name!r} is the name of another member; give the file a name of its own")
             return name, Subnet.from_json(subnet)
         members = {member["name"]: member for member in self.family()["members"]}
         if which not in members:
             raise ProXError(f"there is no member {which!r}; known: {', '.join(members)}, or the path of a JSON file")
         return which, Subnet.from_json(members[which]["subnet"])
 
-    def validation_summary(self, fold: str, name: str) -> Path:
-        """Where the trainer's validation of a probe put nnU-Net's summary."""
+    def validation_summary(self, fold: str, subnet: Subnet, epoch: int) -> Path | None:
+        """nnU-Net's summary of the trainer's validation of ``subnet`` after ``epoch`` epochs, where there was one."""
         folder = self.path / fold
-        return (folder if name == "largest" else folder / "members" / name) / "validation" / "summary.json"
+        if not (folder / "family.json").is_file():
+            return None
+        family = self._family_of(fold)
+        if family.get("validated_epoch") != epoch:
+            return None
+        for member in family["members"]:
+            if dict(Subnet.from_json(member["subnet"])) == dict(subnet):
+                name = member["name"]
+                path = (folder if name == "largest" else folder / "members" / name) / "validation" / "summary.json"
+                return path if path.is_file() else None
+        return None

@@ -44,14 +44,14 @@ def recipe_of(configuration: Mapping[str, Any], default: str) -> str:
     return name
 
 
-def family_of(configuration: Mapping[str, Any], *, input_channels: int, num_classes: int, default: UNetChoices) -> UNetFamily:
+def family_of(configuration: Mapping[str, Any], *, input_channels: int, num_classes: int, choices: UNetChoices) -> UNetFamily:
     """The family of a plan's configuration (a resolved one, as ``ConfigurationManager.configuration``)."""
     return UNetFamily(
         configuration["architecture"],
         input_channels=input_channels,
         num_classes=num_classes,
         patch_size=configuration["patch_size"],
-        choices=choices_of(configuration, default),
+        choices=choices,
     )
 
 

@@ -39,8 +39,11 @@ def convert_task(task: Path) -> tuple[int, str]:
     check_task(task)
     identifier = task_id(task)
     name = f"Dataset{identifier:03d}_{task.name.partition('_')[2]}"
-    if (Path(os.environ["nnUNet_raw"]) / name / "dataset.json").is_file():
+    raw = Path(os.environ["nnUNet_raw"]) / name
+    if (raw / "dataset.json").is_file():
         return identifier, name
+    if raw.exists():  # the converter writes dataset.json last
+        raise ProXError(f"{raw} is there but not whole, from a conversion that was interrupted; remove it and start again")
     with tempfile.TemporaryDirectory() as temporary:
         # The converter wants a folder of test images and the two lists, which not every copy of a task has
         whole = Path(temporary, task.name)
@@ -51,5 +54,15 @@ def convert_task(task: Path) -> tuple[int, str]:
             else:
                 (whole / part).mkdir()
         write_json({"training": [], "test": []} | read_json(task / "dataset.json"), whole / "dataset.json")
-        convert_msd_dataset(str(whole), num_processes=2)
+        try:
+            convert_msd_dataset(str(whole), num_processes=2)
+        except AssertionError as error:  # how the converter says that the id is another dataset's
+            raise ProXError(str(error)) from None
     return identifier, name
+
+
+def is_preprocessed(dataset: str, data_identifier: str) -> bool:
+    """Whether all cases of a dataset in nnUNet_raw are preprocessed; not so after an interrupted preprocessing."""
+    cases = read_json(Path(os.environ["nnUNet_raw"]) / dataset / "dataset.json")["numTraining"]
+    folder = Path(os.environ["nnUNet_preprocessed"]) / dataset / data_identifier
+    return len(list(folder.glob("*.pkl"))) >= int(cases)

@@ -22,6 +22,7 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.collate_outputs import collate_outputs
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -31,13 +32,36 @@ from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import replacing, write_json
 from monai_prox.nnunet.checkpoint import load_checkpoint, plain
-from monai_prox.nnunet.plans import RECIPES, family_of, recipe_of
+from monai_prox.nnunet.plans import RECIPES, choices_of, family_of, recipe_of
 from monai_prox.probes import choose_probes
 from monai_prox.report import plot_progress
 from monai_prox.schedule import Schedule
 from monai_prox.supernet import Member, SuperNet
 
 GRADIENT_NORM = 12  # nnU-Net's own limit
+
+
+class AnyLevelsLoss(nn.Module):
+    """nnU-Net's deep supervision loss, also for members with fewer levels than there are targets.
+
+    Such a member gets the weights that nnU-Net would give a network of its own number of levels.
+    """
+
+    def __init__(self, loss: DeepSupervisionWrapper) -> None:
+        super().__init__()
+        self.whole = loss
+
+    def forward(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
+        """outputs and targets: (B, C, *spatial) each, the finest first -> scalar."""
+        count = len(outputs)
+        if count == len(targets):
+            value: Tensor = self.whole(outputs, targets)
+            return value
+        factors = np.array([0.5**level for level in range(count)])
+        if count > 1:
+            factors[-1] = self.whole.weight_factors[-1]  # 0, but a little under DistributedDataParallel
+        value = DeepSupervisionWrapper(self.whole.loss, factors / factors.sum())(outputs, targets[:count])
+        return value
 
 
 class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
@@ -52,7 +76,6 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     network: Any  # of nnU-Net's attributes, those that are set here too
     output_folder: Any
-    output_folder_base: Any
 
     recipe = "prox"
     choices = UNetChoices()
@@ -70,12 +93,12 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         dataset_json: dict,  # type: ignore[type-arg]
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        if self.is_cascaded:
+        if PlansManager(plans).get_configuration(configuration).previous_stage_name is not None:
             raise ProXError(
                 f"{configuration} is the second step of a cascade, which {type(self).__name__} does not train; "
                 f"train 3d_fullres, or 3d_lowres by itself"
             )
+        super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.epochs
         self.num_iterations_per_epoch = self.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch
@@ -86,7 +109,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     @classmethod
     def family(cls, configuration: dict[str, Any], input_channels: int, num_classes: int) -> UNetFamily:
         """The family that this trainer makes of a plan's configuration."""
-        return family_of(configuration, input_channels=input_channels, num_classes=num_classes, default=cls.choices)
+        choices = choices_of(configuration, cls.choices)
+        return family_of(configuration, input_channels=input_channels, num_classes=num_classes, choices=choices)
 
     @classmethod
     def build_network_architecture(
@@ -106,6 +130,10 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     def _do_i_compile(self) -> bool:
         return False  # every member has its own shapes, each of which would be compiled anew
 
+    def _build_loss(self) -> Any:
+        loss = super()._build_loss()
+        return AnyLevelsLoss(loss) if isinstance(loss, DeepSupervisionWrapper) else loss
+
     def initialize(self) -> None:
         self._seed(0)
         super().initialize()
@@ -120,7 +148,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.engine = Engine(
             self.supernet,
             schedule,
-            self._task_loss,
+            self.loss,
             seed=self.seed,
             exclusive=not self.label_manager.has_regions,
         )
@@ -198,18 +226,6 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             optimizer.step()
         return {"loss": loss.cpu().numpy()}
 
-    def _task_loss(self, outputs: Any, target: Any) -> Tensor:
-        """nnU-Net's loss; a member with fewer levels gets the deep supervision weights that nnU-Net would give it."""
-        loss = self.loss
-        if isinstance(loss, DeepSupervisionWrapper) and len(outputs) < len(target):
-            factors = np.array([0.5**level for level in range(len(outputs))])
-            if len(factors) > 1:
-                factors[-1] = 0
-            loss = DeepSupervisionWrapper(loss.loss, factors / factors.sum())
-            target = target[: len(outputs)]
-        value: Tensor = loss(outputs, target)
-        return value
-
     # ------------------------------------------------------------------ probes
     @contextmanager
     def _as_network(self, network: nn.Module) -> Iterator[None]:
@@ -227,13 +243,16 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         watched = {name: subnet for name, subnet in self.probes.items() if due and subnet in space}
         self._watched = {name: self.supernet.member(subnet).eval() for name, subnet in watched.items()}
         self._watched_outputs: dict[str, list[dict[str, Any]]] = {name: [] for name in watched}
-        self._largest_open = self.supernet.member(space.largest()).eval()
+        largest = space.largest()
+        among = [member for member in self._watched.values() if member.subnet == largest]
+        self._largest_open = among[0] if among else self.supernet.member(largest).eval()
 
     def validation_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
         """nnU-Net's pseudo Dice, of the largest member that is open: those beyond it are not trained yet."""
+        results = {member: self._evaluate(member, batch) for member in {*self._watched.values(), self._largest_open}}
         for name, member in self._watched.items():
-            self._watched_outputs[name].append(self._evaluate(member, batch))
-        return self._evaluate(self._largest_open, batch)
+            self._watched_outputs[name].append(results[member])
+        return results[self._largest_open]
 
     def _evaluate(self, member: Member, batch: dict[str, Any]) -> dict[str, Any]:
         target = batch["target"]  # nnU-Net's step overwrites ignored voxels in place
@@ -257,9 +276,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             gathered: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(gathered, counts)
             counts = np.sum(gathered, 0)
-        tp, fp, fn = counts
-        with np.errstate(invalid="ignore"):
-            return float(np.nanmean(2 * tp / (2 * tp + fp + fn)))
+        tp, fp, fn = counts[:, counts.sum(0) > 0]  # a class that neither occurs nor is predicted says nothing
+        return float(np.mean(2 * tp / (2 * tp + fp + fn))) if tp.size else float("nan")
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
@@ -281,18 +299,21 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if not self.was_initialized:
             self.initialize()
         super().perform_actual_validation(save_probabilities)
-        folder, base = self.output_folder, self.output_folder_base
+        folder = self.output_folder
+        configuration = self.configuration_manager.configuration
+        next_stage = configuration.pop("next_stage", None)  # a cascade goes on from the largest alone
         for name, subnet in self.probes.items():
             if name == "largest":
                 continue
             self.print_to_log_file(f"Validation of the member {name}")
-            # both, so that a member does not overwrite what the next stage of a cascade expects of the largest
-            self.output_folder = self.output_folder_base = os.path.join(folder, "members", name)
+            self.output_folder = os.path.join(folder, "members", name)
             try:
                 with self._as_network(self.supernet.member(subnet)):
                     super().perform_actual_validation(False)
             finally:
-                self.output_folder, self.output_folder_base = folder, base
+                self.output_folder = folder
+        if next_stage is not None:
+            configuration["next_stage"] = next_stage
         if self.local_rank == 0:
             validated = {name: Path(folder, "members", name, "validation") for name in self.probes}
             validated["largest"] = Path(folder, "validation")
@@ -315,14 +336,14 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             if name in summaries:
                 summary = summaries[name]
                 scores = {"mean": summary["foreground_mean"]} | summary["mean"]
-                # None where no case has the class; JSON knows no NaN
-                member["dice"] = {k: v["Dice"] if np.isfinite(v["Dice"]) else None for k, v in scores.items()}
+                member["dice"] = {key: values["Dice"] for key, values in scores.items()}
             members.append(member)
         family = {
             "format": 1,
             "trainer": type(self).__name__,
             "recipe": self.recipe_name,
             "epochs": self.num_epochs,
+            "validated_epoch": self.current_epoch if summaries else None,  # as in the checkpoint that was validated
             "patch_size": list(patch),
             "space": self.supernet.family.space.to_json(),
             "stages": [
