@@ -32,7 +32,9 @@ def macs(supernet: SuperNet, subnet: Subnet, size: Sequence[int]) -> int:
         total += layer.weight.numel() * voxels[:, 0].numel()
 
     with torch.device("meta"):
-        module = supernet.family.build(subnet).eval()  # without deep supervision, whose heads no prediction runs
+        module = supernet.family.build(
+            subnet, initialise=False
+        ).eval()  # without deep supervision, whose heads no prediction runs
     convolutions = [layer for layer in module.modules() if isinstance(layer, _ConvNd)]
     for layer in convolutions:
         layer.register_forward_hook(count)

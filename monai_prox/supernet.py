@@ -44,7 +44,7 @@ class SuperNet(nn.Module):
             self._skeletons.move_to_end(subnet)
             return self._skeletons[subnet]
         with torch.device("meta"):
-            module = self.family.build(self.family.space.check(subnet))
+            module = self.family.build(self.family.space.check(subnet), initialise=False)
         sources = {
             name: self.family.locate(name, tuple(tensor.shape), subnet)
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]
@@ -91,7 +91,7 @@ class SuperNet(nn.Module):
     def extract(self, subnet: Subnet) -> nn.Module:
         """The subnet as a stock network of its own, with copies of its weights, on the same device and in the same mode."""
         sources, tensors = self._skeleton(subnet).sources, self._tensors()
-        network = self.family.build(subnet).to(next(iter(tensors.values())).device)
+        network = self.family.build(subnet, initialise=False).to(next(iter(tensors.values())).device)
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             source, region = sources[name]
             tensor.copy_(cut(tensors[source], region))

@@ -275,8 +275,9 @@ def test_growing_keeps_pretrained_weights(bare: Path) -> None:
 
 
 def test_a_continued_training_still_keeps_its_pretrained_weights(bare: Path) -> None:
+    file = pretrained(bare_plans(prox=DEPTH))
     first = make_trainer(bare_plans(prox=DEPTH))
-    maybe_load_checkpoint(first, False, False, str(pretrained(bare_plans(prox=DEPTH))))
+    maybe_load_checkpoint(first, False, False, str(file))
     first.engine.begin_epoch(0)
     first.save_checkpoint(str(bare / "checkpoint.pth"))
     second = make_trainer(bare_plans(prox=DEPTH))

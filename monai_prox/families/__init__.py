@@ -16,8 +16,8 @@ class Family(Protocol):
 
     space: SearchSpace
 
-    def build(self, subnet: Subnet) -> nn.Module:
-        """The subnet's stock network with freshly initialised weights."""
+    def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
+        """The subnet's stock network with freshly initialised weights, or any if not ``initialise``."""
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
         """Copies run-time switches that are no weights, such as deep supervision, from ``network``."""

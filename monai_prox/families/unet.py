@@ -234,8 +234,8 @@ class UNetFamily:
             "_kw_requires_import": list(self._imports),
         }
 
-    def build(self, subnet: Subnet) -> nn.Module:
-        """The subnet's stock network, initialised as nnU-Net does."""
+    def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
+        """The subnet's stock network, initialised as nnU-Net does; where weights are replaced anyway, save the time."""
         kwargs = dict(self.architecture_of(subnet)["arch_kwargs"])
         for key in self._imports:
             if kwargs.get(key) is None:
@@ -249,7 +249,8 @@ class UNetFamily:
             num_classes=self.num_classes,
             **({"deep_supervision": False} | kwargs),
         )
-        network.apply(network.initialize)  # type: ignore[arg-type]
+        if initialise:
+            network.apply(network.initialize)  # type: ignore[arg-type]
         return network
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
@@ -259,7 +260,7 @@ class UNetFamily:
     @cached_property
     def _largest_shapes(self) -> dict[str, tuple[int, ...]]:
         with torch.device("meta"):
-            return {name: tuple(p.shape) for name, p in self.build(self.space.largest()).named_parameters()}
+            return {name: tuple(p.shape) for name, p in self.build(self.space.largest(), initialise=False).named_parameters()}
 
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
         if match := STAGE.match(name):  # decoder stages count from the bottom, so they shift where levels are missing
