@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
+from itertools import product
 
 from monai_prox import cost
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
 
 BETWEEN = ("small", "middle", "large")
-CANDIDATES = 64
 
 
 def choose_probes(supernet: SuperNet, size: Sequence[int]) -> dict[str, Subnet]:
-    """Smallest, largest and up to three members between, equally spaced in the logarithm of their MACs.
+    """Smallest, largest and up to three members between, as equally spaced in the logarithm of their MACs as there are.
+
+    Those between are even: each dimension is as far open in all stages of the network. What a random member has by chance,
+    a bottleneck of width between wide stages, nobody would choose.
 
     size: input voxels per axis for which MACs are counted. The choice is a function of the space alone.
     """
@@ -22,15 +24,15 @@ def choose_probes(supernet: SuperNet, size: Sequence[int]) -> dict[str, Subnet]:
     smallest, largest = space.smallest(), space.largest()
     if smallest == largest:
         return {"largest": largest}
-    generator = random.Random(0)
-    candidates = {space.sample(generator) for _ in range(CANDIDATES)} - {smallest, largest}
-    macs = {subnet: cost.macs(supernet, subnet, size) for subnet in candidates}
+    steps = [[(dimension, count) for count in range(1, space.choice_count(dimension) + 1)] for dimension in space.dimensions]
+    even = {space.restrict(dict(opened)).largest() for opened in product(*steps)} - {smallest, largest}
+    macs = {subnet: cost.macs(supernet, subnet, size) for subnet in even}
     low, high = cost.macs(supernet, smallest, size), cost.macs(supernet, largest, size)
-    between: dict[str, Subnet] = {}
-    for number, name in enumerate(BETWEEN, start=1):
+    between: list[Subnet] = []
+    for number in range(1, len(BETWEEN) + 1):
         target = low * (high / low) ** (number / (len(BETWEEN) + 1))
-        left = [subnet for subnet in macs if subnet not in between.values()]
+        left = [subnet for subnet in macs if subnet not in between]
         if left:
-            between[name] = min(left, key=lambda subnet: (abs(macs[subnet] - target), str(subnet)))
-    ordered = sorted(between.values(), key=lambda subnet: (macs[subnet], str(subnet)))
-    return {"smallest": smallest, **dict(zip(between, ordered, strict=True)), "largest": largest}
+            between.append(min(left, key=lambda subnet: (abs(macs[subnet] - target), str(subnet))))
+    between.sort(key=lambda subnet: (macs[subnet], str(subnet)))
+    return {"smallest": smallest, **dict(zip(BETWEEN, between, strict=False)), "largest": largest}
