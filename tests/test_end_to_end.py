@@ -46,7 +46,20 @@ class nnUNetTrainerOneStep(nnUNetTrainer):  # noqa: N801 (nnU-Net's own style)
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path, Path]]:
+def decathlon() -> Path:
+    """The task's folder of real images; without it nothing here runs."""
+    if not os.environ.get("MONAI_PROX_DATA"):
+        pytest.skip(f"MONAI_PROX_DATA is not set; it names the folder that has {TASK}")
+    task = Path(os.environ["MONAI_PROX_DATA"], TASK).resolve()
+    if not (task / "imagesTr").is_dir():
+        pytest.skip(f"MONAI_PROX_DATA has no {TASK}/imagesTr")
+    return task
+
+
+@pytest.fixture(scope="module")
+def installation(
+    decathlon: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[subprocess.Popen[bytes], Path, Path]]:
     """A new environment with nnU-Net and without us, in the making: its process, its folder, and what pip has to say."""
     root = tmp_path_factory.mktemp("stock")
     subprocess.run([sys.executable, "-m", "venv", root / "environment"], check=True)
@@ -62,23 +75,18 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[sub
 
 # ---------------------------------------------------------------------- with this package
 @pytest.fixture(scope="module")
-def hippocampus(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def hippocampus(decathlon: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """The first cases of the task, planned and preprocessed by nnU-Net's commands, with a cut plan beside nnU-Net's."""
-    if not os.environ.get("MONAI_PROX_DATA"):
-        pytest.skip(f"MONAI_PROX_DATA is not set; it names the folder that has {TASK}")
-    source = Path(os.environ["MONAI_PROX_DATA"], TASK).resolve()
-    if not (source / "imagesTr").is_dir():
-        pytest.skip(f"MONAI_PROX_DATA has no {TASK}/imagesTr")
     root = tmp_path_factory.mktemp("hippocampus")
     task = root / TASK
-    names = sorted(path.name for path in (source / "labelsTr").glob("hippocampus_*.nii.gz"))[:CASES]
+    names = sorted(path.name for path in (decathlon / "labelsTr").glob("hippocampus_*.nii.gz"))[:CASES]
     for part in ("imagesTr", "labelsTr"):
         (task / part).mkdir(parents=True)
         for name in names:
-            (task / part / name).symlink_to(source / part / name)
+            (task / part / name).symlink_to(decathlon / part / name)
     entries = [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names]
     changed = {"numTraining": len(names), "training": entries, "numTest": 0, "test": []}
-    (task / "dataset.json").write_text(json.dumps(json.loads((source / "dataset.json").read_text()) | changed))
+    (task / "dataset.json").write_text(json.dumps(json.loads((decathlon / "dataset.json").read_text()) | changed))
     prepared = prepare(task, root)
     # Four levels, of which a member may lack one: with two, nnU-Net has no output left to weigh under deep supervision
     prepared.write_plans(cut_plans(prepared.plans(), FULLRES, CUT, (24, 32, 24), (4, 8, 16, 16)))

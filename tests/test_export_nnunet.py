@@ -15,6 +15,7 @@ from torch import nn
 from monai_prox.errors import ProXError
 from monai_prox.export import nnunet as export_module
 from monai_prox.export.nnunet import export_nnunet
+from monai_prox.files import write_json
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 
 pytest_plugins = ["nnunet_fixtures"]
@@ -207,6 +208,38 @@ def test_an_existing_folder_stays_unless_it_may_be_overwritten(bare: Path) -> No
     assert configuration_of(output)["patch_size"] == [16, 24, 16]
     assert stock(output).network is not None
     assert not list(bare.glob(".*"))
+
+
+def test_nothing_but_an_exported_member_is_ever_replaced(bare: Path) -> None:
+    """--overwrite must not cost a training, or somebody's folder."""
+    model = bare_model(bare_plans(prox=FEW))
+    mine = bare / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    before = tree(bare)
+    for output in (model.path, mine):
+        with pytest.raises(ProXError, match=f"{output} is not an exported member, so it is not replaced"):
+            export_nnunet(model, "smallest", output, overwrite=True)
+    assert tree(bare) == before
+
+
+def test_a_validation_goes_only_with_the_member_and_the_weights_it_was_made_of(bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    fold = model.path / model.folds[0]
+    epoch = model.checkpoint(model.folds[0])["current_epoch"]
+    write_json(model.family() | {"validated_epoch": epoch}, fold / "family.json")
+    summary = fold / "members" / "smallest" / "validation" / "summary.json"
+    summary.parent.mkdir(parents=True, exist_ok=True)
+    write_json({"mean": {}}, summary)
+    smallest, largest = model.member("smallest")[1], model.member("largest")[1]
+    assert model.validation_summary(model.folds[0], smallest, epoch) == summary
+    assert model.validation_summary(model.folds[0], smallest, epoch + 1) is None
+    found = model.validation_summary(model.folds[0], largest, epoch)
+    assert found is None or found.parent.parent == fold
+    taken = bare / "smallest.json"
+    write_json({"subnet": largest.to_json()}, taken)
+    with pytest.raises(ProXError, match="'smallest' is the name of another member"):
+        model.member(str(taken))
 
 
 FULL_DISK = OSError(errno.ENOSPC, "No space left on device")

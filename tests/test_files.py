@@ -1,5 +1,6 @@
 """Files are whole or not there."""
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -72,3 +73,9 @@ def test_what_is_no_json_is_named(tmp_path: Path, content: bytes) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ProXError, match=r"there is no file .*plans\.json"):
         read_json(tmp_path / "plans.json")
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    path = tmp_path / "family.json"
+    write_json({"dice": [float("nan"), 0.5], "most": (float("inf"), 1)}, path)
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {"dice": [None, 0.5], "most": [None, 1]}
