@@ -70,8 +70,8 @@ def export(
 
     opened = ModelFolder.open(model)
     folder = export_nnunet(opened, subnet, output, overwrite=overwrite, fine_tune=fine_tune)
-    plans = json.loads((folder / "plans.json").read_text())["plans_name"]
-    dataset, configuration = opened.plans["dataset_name"], opened.configuration_name
+    written = json.loads((folder / "plans.json").read_text())
+    plans, dataset, configuration = written["plans_name"], opened.plans["dataset_name"], opened.configuration_name
     folds = " ".join(fold.removeprefix("fold_") for fold in opened.folds)  # nnU-Net asks for all five otherwise
     console.print(f"{folder}", soft_wrap=True, highlight=False, markup=False)
     console.print(
@@ -79,6 +79,10 @@ def export(
         f"nnUNetv2_predict -d {dataset} -c {configuration} -p {plans} -f {folds} -i INPUT -o OUTPUT",
         soft_wrap=True, highlight=False, markup=False, style="dim",
     )  # fmt: skip
+    data = written["configurations"][configuration]["data_identifier"]
+    if fine_tune and data != opened.configuration["data_identifier"]:
+        preprocess = f"nnUNetv2_preprocess -d {dataset} -plans_name {plans} -c {configuration}"
+        console.print(f"Before fine-tuning at this resolution: {preprocess}", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
