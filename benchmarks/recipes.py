@@ -29,11 +29,11 @@ from rich.table import Table
 from task import prepare
 
 from monai_prox import cost
-from monai_prox.families.unet import UNetChoices
+from monai_prox.families.unet import CHOICES, UNetChoices
 from monai_prox.files import write_json
-from monai_prox.nnunet.plans import CHOICES, RECIPES
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerAdam
+from monai_prox.schedule import RECIPES
 from monai_prox.space import SearchSpace, Subnet
 
 RANDOM_MEMBERS = 12

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from monai_prox.decathlon import download
 from monai_prox.errors import ProXError
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import read_json, write_json
@@ -167,24 +168,7 @@ def _find_task(task: str | None, work: Path) -> Path:
     if Path(task).is_dir():
         check_task(Path(task))
         return Path(task).resolve()
-    return _download(task, work)
-
-
-def _download(task: str, work: Path) -> Path:
-    from monai.apps import DecathlonDataset, download_and_extract
-
-    if task not in DecathlonDataset.resource:
-        known = ", ".join(DecathlonDataset.resource)
-        raise ProXError(f"{task} is neither a folder nor a Decathlon task to download; known tasks: {known}")
-    if not (work / task / "dataset.json").is_file():
-        try:
-            download_and_extract(DecathlonDataset.resource[task], work / f"{task}.tar", work, DecathlonDataset.md5[task])
-        except Exception as error:  # many kinds, from DNS to a wrong checksum
-            raise ProXError(
-                f"{task} cannot be downloaded ({type(error).__name__}: {str(error)[:120]}); fetch "
-                f"{DecathlonDataset.resource[task]} elsewhere, unpack it and pass its folder as --task"
-            ) from None
-    return work / task
+    return download(task, work)
 
 
 def _write_demo_plans(preprocessed: Path, device: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,17 @@ from monai_prox.errors import ProXError
 from monai_prox.growth import Freezer, frozen_parts, give_birth
 from monai_prox.schedule import Role, Schedule, Stage
 from monai_prox.space import SearchSpace, Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.supernet import SuperNet, finest
 
 FORMAT = 1  # of state_dict
 POOL = 32  # random members of an epoch: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
+
+
+class Step(NamedTuple):
+    """What a step reports, of its first member and detached: the task loss and the output at full resolution."""
+
+    loss: Tensor
+    output: Tensor
 
 
 class Engine:
@@ -117,28 +124,31 @@ class Engine:
         step: int,
         backward: Callable[[Tensor], Any] = Tensor.backward,
         precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    ) -> Tensor:
-        """Accumulates the gradients of one step and returns the first member's task loss, detached.
+        forward: Callable[[Tensor, Subnet], Any] | None = None,
+    ) -> Step:
+        """Accumulates the gradients of one step.
 
         x: (B, C, *spatial). ``backward`` gets each member's loss: give it a gradient scaler's. Forward passes run within
-        ``precision()``, e.g. an autocast. Under torch.distributed the gradients are averaged over the ranks.
+        ``precision()``, e.g. an autocast; ``forward`` stands for the supernet's own where a host wraps it. Under
+        torch.distributed the gradients are averaged over the ranks.
         """
+        forward = forward or self.supernet
         with precision():
             teacher = self._teacher_logits(x)
-        reported: Tensor | None = None
+        reported: Step | None = None
         for member in self.members(epoch, step):
             with precision():
-                outputs = self.supernet(x, member)
+                outputs = forward(x, member)
                 task = self.task_loss(outputs, target)
                 loss = task
                 if teacher is not None:
                     weight = self.stage.distillation
-                    loss = (1 - weight) * task + weight * self._distance(_finest(outputs), teacher)
+                    loss = (1 - weight) * task + weight * self._distance(finest(outputs), teacher)
             backward(loss)
             if reported is None:
-                reported = task.detach()
+                reported = Step(task.detach(), finest(outputs).detach())
                 if self.stage.teacher == "largest":
-                    teacher = _finest(outputs).detach()
+                    teacher = reported.output
         self._average_gradients()
         self._freezer.mask_gradients()
         assert reported is not None
@@ -149,7 +159,7 @@ class Engine:
             return None
         subnet, network = self._teacher
         with torch.no_grad():
-            return _finest(self.supernet.family.run(network, x, subnet))
+            return finest(self.supernet.family.run(network, x, subnet))
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         if self.stage.distance == "mse":
@@ -163,6 +173,12 @@ class Engine:
                 if parameter.grad is not None:  # the same on all ranks: they train the same members
                     dist.all_reduce(parameter.grad)
                     parameter.grad /= dist.get_world_size()
+
+    def broadcast(self) -> None:
+        """Gives all ranks of a distributed run the first one's weights."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            for tensor in [*self.supernet.network.parameters(), *self.supernet.network.buffers()]:
+                dist.broadcast(tensor.data, src=0)
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
@@ -188,8 +204,3 @@ class Engine:
             self._teacher = subnet, network
         if state["stage"] >= 0:
             self._enter(state["stage"])
-
-
-def _finest(outputs: Any) -> Tensor:
-    """The output at full resolution, which is the first under deep supervision."""
-    return outputs if isinstance(outputs, Tensor) else outputs[0]

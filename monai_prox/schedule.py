@@ -6,7 +6,7 @@ distillation, Yu and Huang, ICCV 2019 (US-Net), and Yu et al., ECCV 2020 (BigNAS
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -142,3 +142,13 @@ def prox(space: SearchSpace) -> tuple[Stage, ...]:
         distance="kl",
     )
     return (*stages, sandwich) if opened else (Stage(name="smallest"),)
+
+
+RECIPES: Mapping[str, Callable[[SearchSpace], tuple[Stage, ...]]] = {"prox": prox, "prox_paper": prox_paper}
+
+
+def make_schedule(recipe: str, space: SearchSpace, epochs: int) -> Schedule:
+    """The stages of a recipe by its name, laid over ``epochs``. Raises ProXError for an unknown name."""
+    if recipe not in RECIPES:
+        raise ProXError(f"the recipe {recipe!r} is not known; known: {', '.join(RECIPES)}")
+    return Schedule(RECIPES[recipe](space), epochs)

@@ -102,6 +102,10 @@ class SuperNet(nn.Module):
         """The subnet cut out, but at home at full resolution."""
         return Member(self.family, subnet, self.extract(subnet))
 
+    def view(self, subnet: Subnet) -> View:
+        """The subnet in the supernet's own weights: whatever changes those, training or loading, changes it."""
+        return View(self, subnet)
+
 
 class Member(nn.Module):
     """An extracted subnet whose inputs and outputs are at full resolution, whatever its own. For evaluation."""
@@ -112,3 +116,19 @@ class Member(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.family.run(self.network, x, self.subnet)
+
+
+class View(nn.Module):
+    """One subnet of a supernet as a network of one output, at full resolution. For evaluation."""
+
+    def __init__(self, supernet: SuperNet, subnet: Subnet) -> None:
+        super().__init__()
+        self.supernet, self.subnet = supernet, supernet.family.space.check(subnet)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return finest(self.supernet(x, self.subnet))
+
+
+def finest(outputs: Any) -> Tensor:
+    """The output at full resolution, which is the first under deep supervision."""
+    return outputs if isinstance(outputs, Tensor) else outputs[0]

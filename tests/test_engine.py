@@ -69,7 +69,7 @@ def train(engine: Engine, optimizer: Optimizer, epochs: range, *, steps: int = 2
         engine.begin_epoch(epoch)
         for step in range(steps):
             optimizer.zero_grad()
-            losses.append(engine.step(*batch(100 * epoch + step), epoch=epoch, step=step).item())
+            losses.append(engine.step(*batch(100 * epoch + step), epoch=epoch, step=step).loss.item())
             optimizer.step()
     return losses
 
@@ -217,7 +217,7 @@ def test_a_sandwich_step_is_the_sum_of_its_members_losses(
     expected = accumulated(
         engine, {members[0]: lambda o: segmentation_loss(o, target), members[1]: taught, members[2]: taught}, x
     )
-    reported = engine.step(x, target, epoch=0, step=3)
+    reported = engine.step(x, target, epoch=0, step=3).loss
     assert_equal_gradients(gradients(engine), expected)
     torch.testing.assert_close(reported, task)
     assert not reported.requires_grad
@@ -239,7 +239,7 @@ def test_the_papers_loss_is_half_task_and_half_distance_to_the_previous_largest(
     with torch.no_grad():
         task = segmentation_loss(engine.supernet(x, member), target)
     engine.supernet.zero_grad()
-    torch.testing.assert_close(engine.step(x, target, epoch=1, step=0), task)
+    torch.testing.assert_close(engine.step(x, target, epoch=1, step=0).loss, task)
     assert_equal_gradients(gradients(engine), expected)
 
 

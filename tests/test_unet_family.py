@@ -368,7 +368,7 @@ def test_refused_choices_say_why(wrong: dict[str, Any], message: str) -> None:
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize("data", [None, [], "paper", {"widths": [1.0]}, {"width": 1}, {"kernel": 3}, {"width": ["1"]}])
+@pytest.mark.parametrize("data", [None, [], "papers", {"widths": [1.0]}, {"width": 1}, {"kernel": 3}, {"width": ["1"]}])
 def test_malformed_choices_are_refused(data: object) -> None:
     with pytest.raises(ProXError, match="search space"):
         UNetChoices.from_json(data)
@@ -377,7 +377,8 @@ def test_malformed_choices_are_refused(data: object) -> None:
 def test_choices_from_json() -> None:
     asked = {"depth": "all", "width": [0.5, 1.0], "kernel": [3, 5], "levels": 0, "resolution": [1.0]}
     assert UNetChoices.from_json(asked) == PAPER_CHOICES
-    assert UNetChoices.from_json({}) == UNetChoices()
+    assert UNetChoices.from_json({}) == UNetChoices.from_json("default") == UNetChoices()
+    assert UNetChoices.from_json("paper") == PAPER_CHOICES
 
 
 # ---------------------------------------------------------------------- refused plans

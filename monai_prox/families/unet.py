@@ -64,7 +64,11 @@ class UNetChoices:
 
     @classmethod
     def from_json(cls, data: Any) -> UNetChoices:
-        """From an object with some of the fields above, as a plan may carry it. Raises ProXError."""
+        """From a name of CHOICES or an object with some of the fields above, as a plan may carry it. Raises ProXError."""
+        if isinstance(data, str):
+            if data not in CHOICES:
+                raise ProXError(f"the search space {data!r} is not known; known by name: {', '.join(CHOICES)}")
+            return CHOICES[data]
         known = cls.__dataclass_fields__
         if not isinstance(data, dict) or not set(data) <= set(known):
             raise ProXError(f"a search space has the fields {sorted(known)}, got {data!r:.120}")
@@ -76,6 +80,7 @@ class UNetChoices:
 
 
 PAPER_CHOICES = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5), levels=0, resolution=(1.0,))
+CHOICES: Mapping[str, UNetChoices] = {"default": UNetChoices(), "paper": PAPER_CHOICES}
 
 
 class UNetFamily:

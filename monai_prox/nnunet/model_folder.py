@@ -15,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices
 from monai_prox.files import read_json
+from monai_prox.members import find_member
 from monai_prox.nnunet.checkpoint import load_checkpoint
 from monai_prox.nnunet.plans import family_of
 from monai_prox.space import Subnet
@@ -108,17 +109,7 @@ class ModelFolder:
 
         Raises ProXError for an unknown name, with the known ones, and for a file that holds no subnet.
         """
-        if which.endswith(".json"):
-            data = read_json(which)
-            subnet = data.get("subnet", data) if isinstance(data, dict) else data
-            name = "".join(c for c in Path(which).stem if c.isalnum() or c == "-") or "member"
-            if name in (member["name"] for member in self.family()["members"]):
-                raise ProXError(f"{which}: {name!r} is the name of another member; give the file a name of its own")
-            return name, Subnet.from_json(subnet)
-        members = {member["name"]: member for member in self.family()["members"]}
-        if which not in members:
-            raise ProXError(f"there is no member {which!r}; known: {', '.join(members)}, or the path of a JSON file")
-        return which, Subnet.from_json(members[which]["subnet"])
+        return find_member(self.family(), which)
 
     def validation_summary(self, fold: str, subnet: Subnet, epoch: int) -> Path | None:
         """nnU-Net's summary of the trainer's validation of ``subnet`` after ``epoch`` epochs, where there was one."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import PAPER_CHOICES, UNetChoices, UNetFamily
-from monai_prox.schedule import Stage, prox, prox_paper
-from monai_prox.space import SearchSpace, Subnet
+from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.schedule import RECIPES
+from monai_prox.space import Subnet
 
-Recipe = Callable[[SearchSpace], tuple[Stage, ...]]
-RECIPES: Mapping[str, Recipe] = {"prox": prox, "prox_paper": prox_paper}
-CHOICES: Mapping[str, UNetChoices] = {"default": UNetChoices(), "paper": PAPER_CHOICES}
 PLAN_KEY = "prox"  # of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper"}
 
 
@@ -27,13 +24,7 @@ def _section(configuration: Mapping[str, Any]) -> dict[str, Any]:
 def choices_of(configuration: Mapping[str, Any], default: UNetChoices) -> UNetChoices:
     """The elastic choices a plan's configuration asks for, else ``default``."""
     asked = _section(configuration).get("space")
-    if asked is None:
-        return default
-    if isinstance(asked, str):
-        if asked not in CHOICES:
-            raise ProXError(f"the plan asks for the search space {asked!r}; known by name: {', '.join(CHOICES)}")
-        return CHOICES[asked]
-    return UNetChoices.from_json(asked)
+    return default if asked is None else UNetChoices.from_json(asked)
 
 
 def recipe_of(configuration: Mapping[str, Any], default: str) -> str:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from monai_prox.decathlon import check_tree
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json, write_json
 
@@ -19,14 +20,9 @@ def task_id(task: Path) -> int:
 
 
 def check_task(task: Path) -> None:
-    """Raises ProXError unless ``task`` has the tree of a Decathlon task with labelled training cases."""
+    """Raises ProXError unless ``task`` is named and built like a Decathlon task with labelled training cases."""
     task_id(task)
-    for part in ("dataset.json", "imagesTr", "labelsTr"):
-        if not (task / part).exists():
-            raise ProXError(f"{task} has no {part}; a Decathlon task has dataset.json, imagesTr and labelsTr")
-    missing = [key for key in ("labels", "modality") if key not in read_json(task / "dataset.json")]
-    if missing:
-        raise ProXError(f"{task / 'dataset.json'} lacks {', '.join(missing)}, which the Decathlon's files have")
+    check_tree(task)
 
 
 def convert_task(task: Path) -> tuple[int, str]:

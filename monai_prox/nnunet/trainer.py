@@ -32,10 +32,10 @@ from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import replacing, write_json
 from monai_prox.nnunet.checkpoint import load_checkpoint, plain
-from monai_prox.nnunet.plans import RECIPES, choices_of, family_of, recipe_of
+from monai_prox.nnunet.plans import choices_of, family_of, recipe_of
 from monai_prox.probes import choose_probes
 from monai_prox.report import plot_progress
-from monai_prox.schedule import Schedule
+from monai_prox.schedule import make_schedule
 from monai_prox.supernet import Member, SuperNet
 
 GRADIENT_NORM = 12  # nnU-Net's own limit
@@ -144,7 +144,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.supernet = SuperNet(self._family, network)
         space = self.supernet.family.space
         self.recipe_name = recipe_of(configuration, self.recipe)
-        schedule = Schedule(RECIPES[self.recipe_name](space), self.num_epochs)
+        schedule = make_schedule(self.recipe_name, space, self.num_epochs)
         self.engine = Engine(
             self.supernet,
             schedule,
@@ -207,7 +207,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             target = target.to(self.device, non_blocking=True)
         scaler, optimizer = self.grad_scaler, self.optimizer
         optimizer.zero_grad(set_to_none=True)
-        loss = self.engine.step(
+        result = self.engine.step(
             data,
             target,
             epoch=self.current_epoch,
@@ -224,7 +224,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             scaler.update()
         else:
             optimizer.step()
-        return {"loss": loss.cpu().numpy()}
+        return {"loss": result.loss.cpu().numpy()}
 
     # ------------------------------------------------------------------ probes
     @contextmanager

@@ -1,0 +1,1 @@
+"""MONAI bundles: what their configuration files name beside MONAI's own components."""

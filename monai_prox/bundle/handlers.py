@@ -1,0 +1,170 @@
+"""Handlers for a SupernetTrainer: one opens the stages, one validates members."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.data.utils import set_rnd
+from monai.handlers import ValidationHandler
+from torch import distributed as dist
+
+from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
+from monai_prox.engine import Engine
+from monai_prox.errors import ProXError
+from monai_prox.space import Subnet
+
+
+class ProXExpansionHandler:
+    """Opens the stages of ``engine``'s schedule, announces them as ProXEvents, and makes every epoch repeatable.
+
+    The stage is a pure function of the epoch. So is, on the CPU, an epoch's randomness, of ``seed`` and the rank: an
+    interrupted training goes on as if it had not been. Save this handler with the network, the optimizer and the learning
+    rate scheduler; it keeps the trainer's state, too, for a checkpoint among the trainer's own handlers cannot name the
+    trainer in a configuration. Attach it after the CheckpointLoader and before all handlers that use what is open.
+
+    Raises ProXError on loading a checkpoint of another search space or recipe; load this handler first, so that nothing is
+    loaded then.
+    """
+
+    def __init__(self, engine: Engine, *, seed: int = 0) -> None:
+        self.engine, self.seed = engine, seed
+        self._scaler_state: dict[str, Any] | None = None
+        self._trainer: SupernetTrainer | None = None
+        self.logger = logging.getLogger(__name__)
+
+    def attach(self, trainer: SupernetTrainer) -> None:
+        """Raises ProXError for another trainer, or one of another engine."""
+        if not isinstance(trainer, SupernetTrainer) or trainer.engine is not self.engine:
+            raise ProXError("ProXExpansionHandler belongs to a SupernetTrainer of the same engine")
+        self._trainer, self.logger = trainer, trainer.logger
+        trainer.add_event_handler(Events.STARTED, self.start)
+        trainer.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
+
+    def start(self, trainer: SupernetTrainer) -> None:
+        self.engine.broadcast()
+        if self._scaler_state and trainer.scaler is not None:  # the trainer makes a new scaler in every run
+            trainer.scaler.load_state_dict(self._scaler_state)
+        if trainer.state.epoch > 0:
+            self.engine.begin_epoch(trainer.state.epoch - 1)
+            trainer.fire_event(ProXEvents.STAGE_RESUMED)
+
+    def start_epoch(self, trainer: SupernetTrainer) -> None:
+        epoch = trainer.state.epoch - 1
+        self._seed(trainer, epoch)
+        if self.engine.begin_epoch(epoch):
+            stage, space = self.engine.stage, self.engine.space
+            self.logger.info(
+                f"ProX stage {stage.name!r} opens: {space.size():,} of {self.engine.supernet.family.space.size():,} members, "
+                f"training {' + '.join(stage.train)}, teacher {stage.teacher}. Open: {space}"
+            )
+            trainer.fire_event(ProXEvents.STAGE_STARTED)
+
+    def _seed(self, trainer: SupernetTrainer, epoch: int) -> None:
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        seed = random.Random(f"{self.seed} {epoch} {rank}").getrandbits(32)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        set_rnd(
+            trainer.data_loader.dataset, seed
+        )  # for transforms in this process; loader processes are seeded by torch's state
+        if epoch > 0:
+            trainer.set_data(trainer.data_loader)  # an iterator of its own for every epoch, also where it has epoch_length
+
+    # ------------------------------------------------------------------ resume
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and tensors; loads with ``weights_only=True``."""
+        trainer = self._trainer
+        assert trainer is not None, "attach the handler first"
+        return {
+            "engine": self.engine.state_dict(),
+            "trainer": dict(trainer.state_dict()),
+            "scaler": trainer.scaler and trainer.scaler.state_dict(),
+            **self._origin(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for key, what in (("space", "search space"), ("stages", "recipe")):
+            if state.get(key) != self._origin()[key]:
+                raise ProXError(
+                    f"the checkpoint was trained with another {what} than this configuration asks for; continue with the "
+                    "configuration of that training, or start anew"
+                )
+        assert self._trainer is not None, "attach the handler first"
+        self.engine.load_state_dict(state["engine"])
+        self._trainer.load_state_dict(state["trainer"])
+        self._scaler_state = state["scaler"]
+
+    def _origin(self) -> dict[str, Any]:
+        return {
+            "space": self.engine.supernet.family.space.to_json(),
+            "stages": [stage.to_json() for stage in self.engine.schedule.stages],
+        }
+
+
+class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
+    """Validates the watched members that are open, and the largest that is, every ``interval`` epochs and as a stage ends.
+
+    The trainer's metrics then have ``METRIC_MEMBER`` for each of the validator's metrics and watched members, for the trainer's
+    own StatsHandler, TensorBoardStatsHandler and MLFlowHandler, which must come after this one; between validations they have
+    none of them. The largest member that is open is validated last and leaves the validator's state. ``history`` keeps the mean
+    per class of the validator's key metric. Save this handler, too.
+
+    members: names and subnets, as monai_prox.probes chooses them. regions: names of the channels of the key metric.
+    """
+
+    def __init__(
+        self,
+        validator: Any,
+        engine: Engine,
+        members: Mapping[str, Subnet],
+        *,
+        regions: Mapping[str, Any],
+        interval: int = 1,
+    ) -> None:
+        super().__init__(interval=interval, validator=validator, epoch_level=True)
+        self.engine, self.members, self.regions = engine, dict(members), tuple(regions)
+        self.history: list[dict[str, Any]] = []
+        self._names: set[str] = set()
+
+    def attach(self, trainer: SupernetTrainer) -> None:
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._forget)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(event_filter=self._is_due), self)
+
+    def _is_due(self, _: Any, epoch: int) -> bool:
+        return epoch % self.interval == 0 or self.engine.schedule.is_last_of_stage(epoch - 1)
+
+    def _forget(self, trainer: SupernetTrainer) -> None:
+        for name in self._names:
+            trainer.state.metrics.pop(name, None)
+
+    def __call__(self, trainer: SupernetTrainer) -> None:
+        space, validator = self.engine.space, self.validator
+        largest = space.largest()
+        watched = {name: subnet for name, subnet in self.members.items() if subnet in space and subnet != largest}
+        at_last = {name: largest for name, subnet in self.members.items() if subnet == largest} or {"": largest}
+        classes: dict[str, dict[str, float]] = {}
+        metrics: dict[str, Any] = {}
+        for name, subnet in (watched | at_last).items():
+            validator.network = self.engine.supernet.view(subnet)
+            validator.run(trainer.state.epoch)
+            if name:
+                metrics |= {f"{metric}_{name}": value for metric, value in validator.state.metrics.items()}
+                details = validator.state.metric_details[validator.state.key_metric_name]  # (cases, regions)
+                classes[name] = dict(zip(self.regions, details.nanmean(0).tolist(), strict=True))
+        self._names = set(metrics)
+        trainer.state.metrics |= metrics
+        self.history.append({"epoch": trainer.state.epoch - 1, "classes": classes})
+        trainer.fire_event(ProXEvents.MEMBERS_VALIDATED)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.history = list(state["history"])

@@ -1,0 +1,246 @@
+"""From a Decathlon task to what a network for it needs: spacing, patch, normalisation, architecture.
+
+The rules are nnU-Net's (Isensee et al., Nature Methods 2021, supplement), its function for the U-Net's topology included.
+The order of axes is MONAI's, (x, y, z) as in the NIfTI file; nnU-Net's plans have theirs reversed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from numpy.typing import NDArray
+
+from monai_prox.decathlon import Case, DecathlonTask, Geometry
+from monai_prox.errors import ProXError
+from monai_prox.families.unet import DEPTH_KEY, UNetChoices, UNetFamily
+
+FORMAT = 1
+SMALLEST_FEATURE_MAP = 4  # voxels per axis, nnU-Net's own limit
+ANISOTROPIC = 3  # ratio from which on nnU-Net takes slices for thick
+FOREGROUND_SAMPLES = 10_000  # voxels per case, for CT statistics, as nnU-Net takes
+MOST_ROTATION = 0.5  # radians, as nnU-Net's augmentation
+RESIDUAL_BLOCKS = (1, 3, 4, 6, 6, 6, 6, 6, 6, 6)  # per stage of a ResidualEncoderUNet, nnU-Net's presets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What training and prediction have in common.
+
+    channels, labels: names in order; labels[0] is the background.
+    spacing: mm per axis (x, y, z) that images are resampled to; patch_size: voxels per axis of a training patch.
+    intensity: {"kind": "z-score"}, of the voxels that are not 0, each channel by itself; or, for CT, {"kind": "ct", "lower",
+        "upper", "mean", "std"}: Hounsfield units are clipped to lower and upper, then mean and std are taken out.
+    architecture: as in nnU-Net's plans, its axes (x, y, z).
+    """
+
+    task: str
+    channels: tuple[str, ...]
+    labels: tuple[str, ...]
+    spacing: tuple[float, ...]
+    patch_size: tuple[int, ...]
+    intensity: Mapping[str, Any]
+    architecture: Mapping[str, Any]
+
+    @property
+    def is_ct(self) -> bool:
+        return bool(self.intensity["kind"] == "ct")
+
+    @property
+    def window(self) -> tuple[float | None, ...]:
+        """CT: the bounds in Hounsfield units and what they become, (lower, upper, from, to); four times None for others."""
+        if not self.is_ct:
+            return (None,) * 4
+        lower, upper, mean, std = (self.intensity[key] for key in ("lower", "upper", "mean", "std"))
+        return lower, upper, (lower - mean) / std, (upper - mean) / std
+
+    @property
+    def rotation(self) -> tuple[float, ...]:
+        """Radians about (x, y, z) that augmentation may turn a patch; thick slices only within their plane."""
+        thick = [size > ANISOTROPIC * min(self.spacing) for size in self.spacing]
+        return tuple(MOST_ROTATION if axis_thick or not any(thick) else 0.0 for axis_thick in thick)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Plan:
+        """Raises ProXError where ``data`` is no plan of this format."""
+        fields = set(cls.__dataclass_fields__)
+        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) != fields | {"format"}:
+            raise ProXError(f"not a plan of format {FORMAT} with {', '.join(sorted(fields))}: {data!r:.160}")
+        sequences = ("channels", "labels", "spacing", "patch_size")
+        values: dict[str, Any] = {key: tuple(data[key]) if key in sequences else data[key] for key in fields}
+        return cls(**values)
+
+    def family(self, space: Any = None) -> UNetFamily:
+        """The family of this plan's network.
+
+        space: "default", "paper" or an object with fields of UNetChoices. Raises ProXError where it leaves nothing elastic.
+        """
+        family = UNetFamily(
+            self.architecture,
+            input_channels=len(self.channels),
+            num_classes=len(self.labels),
+            patch_size=self.patch_size,
+            choices=UNetChoices.from_json({} if space is None else space),
+        )
+        if family.space.size() == 1:
+            raise ProXError(
+                f"the search space {space!r} has one member only, so there is nothing to expand; open at least one of "
+                "depth ('thirds', 'all'), width (e.g. [0.5, 1]), kernel ([3, 5]), levels (1), resolution ([0.75, 1])"
+            )
+        return family
+
+    def regions(self, regions: Mapping[str, Sequence[str]] | None = None) -> dict[str, tuple[int, ...]]:
+        """Values of the labels that make up each region to evaluate; every label by itself where none are given.
+
+        regions: {region: names of labels}. Raises ProXError for a name that is no foreground label.
+        """
+        if regions is None:
+            return {name: (value,) for value, name in enumerate(self.labels) if value}
+        unknown = {name for names in regions.values() for name in names} - set(self.labels[1:])
+        if unknown:
+            raise ProXError(f"regions name {sorted(unknown)}; the labels of {self.task} are {', '.join(self.labels[1:])}")
+        return {region: tuple(self.labels.index(name) for name in names) for region, names in regions.items()}
+
+    def check_fits(self, task: DecathlonTask) -> None:
+        """Raises ProXError where ``task`` has other channels or labels than the network was trained with."""
+        for what, own, theirs in (("channels", self.channels, task.channels), ("labels", self.labels, task.labels)):
+            if own != theirs:
+                raise ProXError(f"{task.name} has the {what} {', '.join(theirs)}; this was trained with {', '.join(own)}")
+
+
+def make_plan(
+    task: DecathlonTask,
+    cases: Sequence[Case],
+    *,
+    network: str = "PlainConvUNet",
+    features: int = 32,
+    patch_voxels: int = 128**3,
+    spacing: Sequence[float] | None = None,
+    patch_size: Sequence[int] | None = None,
+) -> Plan:
+    """Plans for ``task`` from the headers of ``cases``, the training cases; for CT their images are read too.
+
+    network: "PlainConvUNet" or "ResidualEncoderUNet". features: channels of its first level, doubled from level to level up to
+        ten times as many. patch_voxels: of a patch at most; it stands for memory. spacing, patch_size: (x, y, z), where the
+        planned ones do not suit; the patch is rounded up to what the network can halve.
+
+    Raises ProXError where headers contradict dataset.json or arguments are out of range.
+    """
+    if network not in DEPTH_KEY:
+        raise ProXError(f"network is {network!r}; allowed: {', '.join(DEPTH_KEY)}")
+    if features < 2 or patch_voxels < SMALLEST_FEATURE_MAP**3:
+        raise ProXError(f"features is {features} and patch_voxels {patch_voxels}; at least 2 and {SMALLEST_FEATURE_MAP**3}")
+    for name, given in (("spacing", spacing), ("patch_size", patch_size)):
+        if given is not None and (len(given) != 3 or min(given) <= 0):
+            raise ProXError(f"{name} is {list(given)}; it must be three positive numbers, for the axes x, y, z")
+    geometries = [task.geometry(case) for case in cases]
+    target = _target_spacing(geometries) if spacing is None else np.array(spacing, float)
+    shapes = [np.array(g.shape) * np.array(g.spacing) / target for g in geometries]
+    median_shape = np.maximum(np.median(shapes, axis=0).round().astype(int), 1)
+    patch, strides, kernels = _topology(target, median_shape, patch_voxels, patch_size)
+    return Plan(
+        task=task.name,
+        channels=task.channels,
+        labels=task.labels,
+        spacing=tuple(round(float(size), 6) for size in target),
+        patch_size=patch,
+        intensity=_intensity(task, cases),
+        architecture=_architecture(network, features, strides, kernels),
+    )
+
+
+def _target_spacing(geometries: Sequence[Geometry]) -> NDArray[np.float64]:
+    """The median; for thick slices their tenth percentile, so that thin ones among them lose less."""
+    spacings = np.array([g.spacing for g in geometries])
+    target: NDArray[np.float64] = np.median(spacings, axis=0)
+    shape = np.median([g.shape for g in geometries], axis=0)
+    worst = int(target.argmax())
+    others = [axis for axis in range(3) if axis != worst]
+    if target[worst] > ANISOTROPIC * target[others].max() and shape[worst] * ANISOTROPIC < shape[others].min():
+        target[worst] = max(np.percentile(spacings[:, worst], 10), target[others].max() + 1e-5)
+    return target
+
+
+Sizes = tuple[tuple[int, ...], ...]
+
+
+def _topology(
+    spacing: NDArray[np.float64], median_shape: NDArray[np.int64], voxels: int, asked: Sequence[int] | None
+) -> tuple[tuple[int, ...], Sizes, Sizes]:
+    """Patch, strides and kernels per level. The patch is smaller than the median image, and cut axis by axis to ``voxels``."""
+
+    def plan(patch: Sequence[int]) -> tuple[Any, ...]:
+        return tuple(get_pool_and_conv_props(tuple(spacing), tuple(patch), SMALLEST_FEATURE_MAP, 999))
+
+    if asked is not None:
+        _, strides, kernels, patch, _ = plan(asked)
+    else:
+        cube = 1 / spacing * (256**3 / np.prod(1 / spacing)) ** (1 / 3)
+        start = np.minimum(cube.round().astype(int), median_shape)
+        _, strides, kernels, patch, divisor = plan(start)
+        while prod(patch) > voxels:
+            axis, smaller, before = int(np.argmax(np.array(patch) / median_shape)), list(patch), prod(patch)
+            smaller[axis] -= divisor[axis]
+            smaller[axis] = patch[axis] - plan(smaller)[4][axis]  # a smaller patch may be halved less often
+            _, strides, kernels, patch, divisor = plan(smaller)
+            if prod(patch) >= before:
+                raise ProXError(
+                    f"patch_voxels is {voxels}; no patch of so few voxels can be halved, {before} is the least here"
+                )
+    return tuple(int(size) for size in patch), strides, kernels
+
+
+def _architecture(network: str, features: int, strides: Sizes, kernels: Sizes) -> dict[str, Any]:
+    levels = len(strides)
+    blocks = list(RESIDUAL_BLOCKS[:levels]) if network == "ResidualEncoderUNet" else [2] * levels
+    return {
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{network}",
+        "arch_kwargs": {
+            "n_stages": levels,
+            "features_per_stage": [min(features * 2**level, 10 * features) for level in range(levels)],
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [list(kernel) for kernel in kernels],
+            "strides": [list(stride) for stride in strides],
+            DEPTH_KEY[network]: blocks,
+            "n_conv_per_stage_decoder": [1 if network == "ResidualEncoderUNet" else 2] * (levels - 1),
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
+def _intensity(task: DecathlonTask, cases: Sequence[Case]) -> dict[str, Any]:
+    ct = [name.strip().casefold() == "ct" for name in task.channels]
+    if not any(ct):
+        return {"kind": "z-score"}
+    if not all(ct):
+        raise ProXError(f"{task.name} has CT beside other modalities ({', '.join(task.channels)}), which is not supported")
+    samples = []
+    for number, case in enumerate(cases):
+        image, label = (np.asanyarray(nib.load(path).dataobj) for path in (case.image, case.label))
+        voxels = image[label > 0].ravel()
+        if voxels.size:
+            chosen = np.random.default_rng(number).integers(voxels.size, size=min(FOREGROUND_SAMPLES, voxels.size))
+            samples.append(voxels[chosen])
+    if not samples:
+        raise ProXError(f"no training case of {task.name} has a labelled voxel, so its CT intensities cannot be measured")
+    values = np.concatenate(samples).astype(float)
+    lower, upper = np.percentile(values, (0.5, 99.5))
+    statistics = {"lower": lower, "upper": upper, "mean": values.mean(), "std": max(values.std(), 1e-8)}
+    if not np.isfinite(list(statistics.values())).all():
+        raise ProXError(f"the images of {task.name} have values that are not finite numbers (NaN or infinite) where labelled")
+    return {"kind": "ct", **{name: round(float(value), 4) for name, value in statistics.items()}}

@@ -1,0 +1,168 @@
+"""What a bundle's training leaves beside the weights, and the trained family read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from monai_prox import cost
+from monai_prox.bundle.handlers import MemberValidationHandler
+from monai_prox.bundle.network import largest, prediction_graph
+from monai_prox.bundle.plan import Plan
+from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
+from monai_prox.errors import ProXError
+from monai_prox.families.unet import UNetFamily
+from monai_prox.files import read_json, replacing, write_json
+from monai_prox.members import find_member
+from monai_prox.report import plot_progress
+from monai_prox.space import Subnet
+from monai_prox.supernet import SuperNet
+
+FORMAT = 1
+FAMILY = "family.json"
+WEIGHTS = "model.pt"
+
+
+class FamilyWriter:
+    """Handler that writes the family whenever its members have been validated. Only one process may have it.
+
+    ckpt_dir gets model.pt, a bare state_dict of ``network``, and family.json with the plan and the members' cost and Dice;
+    output_dir gets prox_progress.png.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        recipe: str,
+        network: nn.Module,
+        validation: MemberValidationHandler,
+        *,
+        ckpt_dir: str,
+        output_dir: str,
+    ) -> None:
+        self.plan, self.recipe, self.network, self.validation = plan, recipe, network, validation
+        self.ckpt_dir, self.output_dir = Path(ckpt_dir), Path(output_dir)
+
+    def attach(self, trainer: SupernetTrainer) -> None:
+        trainer.add_event_handler(ProXEvents.MEMBERS_VALIDATED, self.write)
+
+    def write(self, trainer: SupernetTrainer) -> None:
+        engine, history = trainer.engine, self.validation.history
+        family: Any = engine.supernet.family
+        latest = history[-1]["classes"]
+        members = [
+            {
+                "name": name,
+                "subnet": subnet.to_json(),
+                "parameters": cost.parameters(engine.supernet, subnet),
+                "macs": cost.macs(engine.supernet, subnet, self.plan.patch_size),
+                "dice": _with_mean(latest[name]) if name in latest else None,
+            }
+            for name, subnet in self.validation.members.items()
+        ]
+        probes = [
+            {"epoch": entry["epoch"], "dice": {name: _with_mean(classes)["mean"] for name, classes in entry["classes"].items()}}
+            for entry in history
+        ]
+        for folder in (self.ckpt_dir, self.output_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        starts = engine.schedule.starts
+        write_json(
+            {
+                "format": FORMAT,
+                "plan": self.plan.to_json(),
+                "choices": asdict(family.choices),
+                "recipe": self.recipe,
+                "epochs": engine.schedule.epochs,
+                "validated_epoch": history[-1]["epoch"] + 1,
+                "patch_size": list(self.plan.patch_size),
+                "space": family.space.to_json(),
+                "stages": [
+                    s.to_json() | {"first_epoch": start} for s, start in zip(engine.schedule.stages, starts, strict=True)
+                ],
+                "members": members,
+                "probes": probes,
+            },
+            self.ckpt_dir / FAMILY,
+        )
+        with replacing(self.ckpt_dir / WEIGHTS) as temporary:
+            torch.save(self.network.state_dict(), temporary)
+        plot_progress(probes, engine.schedule, self.output_dir / "prox_progress.png")
+
+
+def _with_mean(classes: Mapping[str, float]) -> dict[str, float]:
+    """Dice by class, before it their mean over the classes that occur."""
+    occurring = [value for value in classes.values() if value == value]
+    return {"mean": sum(occurring) / len(occurring) if occurring else float("nan"), **classes}
+
+
+@dataclass(frozen=True)
+class TrainedBundle:
+    """Read-only view of a family in a bundle: what its training wrote, or, before any training, what its authors planned."""
+
+    path: Path
+    data: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path | str) -> TrainedBundle:
+        """Raises ProXError where ``path`` is no bundle of this package."""
+        path = Path(path)
+        for place in (path / "models" / FAMILY, path / "configs" / FAMILY):
+            if place.is_file():
+                data = read_json(place)
+                if not isinstance(data, dict) or data.get("format") != FORMAT or not {"plan", "choices"} <= set(data):
+                    raise ProXError(f"{place} is not a family of format {FORMAT}")
+                return cls(path, data)
+        raise ProXError(
+            f"{path} is no bundle of a supernet: it has neither models/{FAMILY}, which training writes, nor configs/{FAMILY}"
+        )
+
+    @cached_property
+    def plan(self) -> Plan:
+        return Plan.from_json(self.data["plan"])
+
+    @cached_property
+    def unet_family(self) -> UNetFamily:
+        return self.plan.family(self.data["choices"])
+
+    def subnet(self, which: str) -> Subnet:
+        """The subnet of a name or a JSON file, see ``member``; "smallest" and "largest" are known before training, too."""
+        space = self.unet_family.space
+        ends = {"smallest": space.smallest, "largest": space.largest}
+        return ends[which]() if which in ends else space.check(self.member(which)[1])
+
+    def family(self) -> dict[str, Any]:
+        """family.json. Raises ProXError where nothing has been trained yet."""
+        if "members" not in self.data:
+            raise ProXError(
+                f"{self.path} has no models/{FAMILY}; train first: python -m monai.bundle run --config_file configs/train.json"
+            )
+        return self.data
+
+    def member(self, which: str) -> tuple[str, Subnet]:
+        """Name and subnet of ``which``, a member's name or a JSON file with a subnet. Raises ProXError."""
+        return find_member(self.family(), which)
+
+    def supernet(self) -> SuperNet:
+        """With the trained weights. Raises ProXError where there are none, or they are of another network."""
+        path = self.path / "models" / WEIGHTS
+        network = largest(self.unet_family)
+        load_weights(prediction_graph(network), path)
+        return SuperNet(self.unet_family, network).eval()
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Loads a bare state_dict. Raises ProXError where the file is missing, broken or of another network."""
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError:
+        raise ProXError(f"there is no {path}; training writes it when it is done") from None
+    except Exception as error:  # torch raises many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ProXError(f"{path} does not hold the weights of this network: {reason:.160}") from None

@@ -1,0 +1,142 @@
+"""MONAI's SupervisedTrainer, whose steps train members of a supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from ignite.engine import EventEnum
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys
+from torch import Tensor
+from torch.optim import Optimizer
+
+from monai_prox.engine import Engine
+from monai_prox.errors import ProXError
+from monai_prox.space import Subnet
+
+
+class ProXEvents(EventEnum):
+    """What a SupernetTrainer fires beside MONAI's events.
+
+    STAGE_STARTED: a stage has opened, before its first epoch; ``trainer.engine.stage`` is the stage.
+    STAGE_RESUMED: a training goes on within or after this stage; what depends on the stage has to be set again.
+    MEMBERS_VALIDATED: the watched members have been validated; ``trainer.state.metrics`` has their metrics.
+    """
+
+    STAGE_STARTED = "prox_stage_started"
+    STAGE_RESUMED = "prox_stage_resumed"
+    MEMBERS_VALIDATED = "prox_members_validated"
+
+
+class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
+    """Trains a supernet with all that MONAI's trainer has: handlers, AMP, accumulation of gradients, metrics.
+
+    An iteration trains the members that the current stage asks for, with its teacher. ``loss`` and ``pred`` of the output are
+    the first member's, the prediction at full resolution and, if the stage trains the largest, the largest's. Each of
+    FORWARD_COMPLETED, LOSS_COMPLETED and BACKWARD_COMPLETED fires once in an iteration, after all members' backward passes.
+
+    Needs a ``ProXExpansionHandler`` among its handlers, which opens the stages. Under torch.distributed the engine averages the
+    gradients, so the network is not to be wrapped in DistributedDataParallel.
+
+    engine: its supernet is the network, its task loss the loss function.
+    max_gradient_norm: gradients are clipped to this norm, nnU-Net's is 12; None for no clipping.
+    Other arguments are SupervisedTrainer's; torch.compile is not supported, for every member has shapes of its own.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: Any,
+        optimizer: Optimizer,
+        *,
+        max_gradient_norm: float | None = None,
+        event_names: Sequence[Any] = (),
+        **supervised: Any,
+    ) -> None:
+        if engine.schedule.epochs != max_epochs:
+            raise ProXError(f"the schedule covers {engine.schedule.epochs} epochs, max_epochs is {max_epochs}; they must agree")
+        if supervised.get("compile"):
+            raise ProXError(
+                "compile is true; a supernet's members differ in shape, and each would be compiled anew: leave it out"
+            )
+        self.engine, self.max_gradient_norm = engine, max_gradient_norm
+        engine.guard(optimizer)
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=engine.supernet,
+            optimizer=optimizer,
+            loss_function=engine.task_loss,
+            event_names=[ProXEvents, *event_names],
+            **supervised,
+        )
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+        batch = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)
+        inputs, targets, args, kwargs = batch if len(batch) == 4 else (*batch, (), {})
+        index = (self.state.iteration - 1) % self.state.epoch_length
+        begins, ends = self._accumulation(index)
+        self.network.train()
+        if begins:
+            self.optimizer.zero_grad(set_to_none=self.optim_set_to_none)
+
+        def forward(x: Tensor, member: Subnet) -> Any:
+            return self.inferer(x, self.network, member, *args, **kwargs)
+
+        step = self.engine.step(
+            _plain(inputs),
+            _plain(targets),
+            epoch=self.state.epoch - 1,
+            step=index,
+            backward=self._backward,
+            precision=self._precision,
+            forward=forward,
+        )
+        self.state.output = {CommonKeys.IMAGE: inputs, CommonKeys.LABEL: targets, CommonKeys.PRED: step.output}
+        self.fire_event(IterationEvents.FORWARD_COMPLETED)
+        self.state.output[CommonKeys.LOSS] = step.loss
+        self.fire_event(IterationEvents.LOSS_COMPLETED)
+        self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if ends:
+            self._update()
+        self.fire_event(IterationEvents.MODEL_COMPLETED)
+        output: dict[str, Any] = self.state.output
+        return output
+
+    def _accumulation(self, index: int) -> tuple[bool, bool]:
+        """Whether iteration ``index`` of the epoch begins and ends an accumulation; an epoch's last one always ends it."""
+        steps = self.accumulation_steps
+        return index % steps == 0, (index + 1) % steps == 0 or index + 1 == self.state.epoch_length
+
+    @property
+    def _precision(self) -> Callable[[], AbstractContextManager[Any]]:
+        if not self.amp:
+            return nullcontext
+        return lambda: torch.autocast("cuda", **self.amp_kwargs)
+
+    def _backward(self, loss: Tensor) -> None:
+        loss = loss / self.accumulation_steps
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def _update(self) -> None:
+        if self.max_gradient_norm is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+
+
+def _plain(data: Any) -> Any:
+    """Without MONAI's metadata, which every operation would carry along."""
+    return data.as_tensor() if hasattr(data, "as_tensor") else data

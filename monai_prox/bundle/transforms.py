@@ -1,0 +1,69 @@
+"""Transforms that MONAI does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from monai_prox.errors import ProXError
+
+
+class CheckCased(MapTransform):  # type: ignore[misc]
+    """Passes a case on, or raises ProXError, naming the file, where its image or label cannot be trained on.
+
+    channels, labels: how many there must be, the background among the labels. Images are (C, x, y, z), labels (1, x, y, z).
+    """
+
+    def __init__(self, *, channels: int, labels: int, image_key: str = "image", label_key: str = "label") -> None:
+        super().__init__([image_key, label_key], allow_missing_keys=True)
+        self.channels, self.labels, self.image_key, self.label_key = channels, labels, image_key, label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        image = data[self.image_key]
+        if image.shape[0] != self.channels:
+            raise ProXError(f"{_name(image)} has {image.shape[0]} channels, the network takes {self.channels}")
+        wrong = int((~torch.isfinite(torch.as_tensor(image))).sum())
+        if wrong:
+            raise ProXError(f"{_name(image)} has {wrong} voxels that are not finite numbers (NaN or infinite)")
+        if self.label_key in data:
+            self._check_label(data[self.label_key], image)
+        return data
+
+    def _check_label(self, label: Any, image: Any) -> None:
+        if label.shape[1:] != image.shape[1:]:
+            raise ProXError(f"{_name(label)} has the shape {tuple(label.shape[1:])}, its image {tuple(image.shape[1:])}")
+        values = torch.unique(torch.as_tensor(label)).tolist()
+        wrong = [value for value in values if value not in range(self.labels)]
+        if wrong:
+            raise ProXError(
+                f"{_name(label)} has the labels {', '.join(f'{value:g}' for value in wrong[:5])}, which dataset.json does not "
+                f"declare; declared are 0 to {self.labels - 1}"
+            )
+
+
+def _name(image: Any) -> str:
+    return str(getattr(image, "meta", {}).get("filename_or_obj", "an image"))
+
+
+class LabelsToRegionsd(MapTransform):  # type: ignore[misc]
+    """From label values (1, *spatial) to one binary channel per region (R, *spatial), for metrics of overlapping regions.
+
+    regions: {name: values of the labels in it}, in the order of the channels.
+    """
+
+    def __init__(self, keys: KeysCollection, regions: Mapping[str, Iterable[int]]) -> None:
+        super().__init__(keys)
+        self.values = [torch.tensor(list(values)) for values in regions.values()]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            label: Tensor = changed[key]
+            regions = [torch.isin(label, values.to(label.device, label.dtype)) for values in self.values]
+            changed[key] = torch.cat(regions).to(torch.float32)
+        return changed

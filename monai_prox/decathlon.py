@@ -1,0 +1,182 @@
+"""Tasks in the folder format of the Medical Segmentation Decathlon (Antonelli et al., Nature Communications 2022).
+
+Task04_Hippocampus/
+  dataset.json    "modality": {"0": "MRI"}, "labels": {"0": "background", ...}, "training": [{"image", "label"}, ...]
+  imagesTr/       NIfTI, (x, y, z), or (x, y, z, channel) where there are several channels
+  labelsTr/       NIfTI, (x, y, z)
+  imagesTs/       optional, without labels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+
+from monai_prox.errors import ProXError
+from monai_prox.files import read_json
+
+SOURCE = "http://medicaldecathlon.com"
+PARTS = ("dataset.json", "imagesTr", "labelsTr")
+IMAGES = "*.nii.gz"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a header says. shape: voxels per axis; spacing: mm per axis."""
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class DecathlonTask:
+    """A task as its dataset.json describes it.
+
+    channels: their names in order; labels: names, the index is the value in the label images, the first the background.
+    """
+
+    folder: Path
+    name: str
+    channels: tuple[str, ...]
+    labels: tuple[str, ...]
+    cases: tuple[Case, ...]
+
+    @classmethod
+    def read(cls, folder: Path | str) -> DecathlonTask:
+        """Raises ProXError where ``folder`` is no task, or dataset.json is not whole or names files that are not there."""
+        folder = Path(folder)
+        check_tree(folder)
+        path = folder / "dataset.json"
+        data = read_json(path)
+        channels, labels = _numbered(data["modality"], path, "modality"), _numbered(data["labels"], path, "labels")
+        if len(labels) < 2:
+            raise ProXError(f"{path} has the labels {list(labels)}; there must be at least one beside the background")
+        return cls(folder, folder.resolve().name, channels, labels, tuple(_cases(data, folder)))
+
+    def split(self, validation_cases: int | None = None) -> tuple[list[Case], list[Case]]:
+        """Cases for training and for validation: the last ``validation_cases`` by name, a fifth if None.
+
+        The only case of a task of one is in both. Raises ProXError where nothing would be left to train on.
+        """
+        cases = sorted(self.cases, key=lambda case: case.image.name)
+        if len(cases) == 1 and validation_cases in (None, 1):
+            return cases, cases
+        count = ceil(len(cases) / 5) if validation_cases is None else validation_cases
+        if not 0 < count < len(cases):
+            raise ProXError(
+                f"validation_cases is {count}; {self.name} has {len(cases)} cases: allowed are 1 to {len(cases) - 1}"
+            )
+        return cases[:-count], cases[-count:]
+
+    def geometry(self, case: Case) -> Geometry:
+        """Shape and spacing, from the headers. Raises ProXError where they contradict dataset.json or each other."""
+        image, label = _header(case.image), _header(case.label)
+        shape = image.get_data_shape()
+        channels = shape[3] if len(shape) == 4 else 1
+        if len(shape) not in (3, 4) or channels != len(self.channels):
+            raise ProXError(
+                f"{case.image} has the shape {shape}, so {channels} channels; dataset.json of {self.name} names "
+                f"{len(self.channels)}: {', '.join(self.channels)}"
+            )
+        if label.get_data_shape()[:3] != shape[:3]:
+            raise ProXError(f"{case.label} has the shape {label.get_data_shape()}, its image {case.image.name} {shape[:3]}")
+        spacing = tuple(float(size) for size in image.get_zooms()[:3])
+        if min(spacing) <= 0:
+            raise ProXError(f"{case.image} has the voxel size {spacing} mm; it must be positive")
+        return Geometry(tuple(shape[:3]), spacing)
+
+
+def check_tree(folder: Path) -> None:
+    """Raises ProXError, with what to do, unless ``folder`` has the tree of a task with labelled training cases."""
+    if not folder.is_dir():
+        raise ProXError(
+            f"there is no folder {folder}; give the folder of a Decathlon task as dataset_dir, with dataset.json, imagesTr and "
+            f"labelsTr in it. The tasks are at {SOURCE}, e.g. Task04_Hippocampus.tar, and unpack to such a folder"
+        )
+    for part in PARTS:
+        if not (folder / part).exists():
+            raise ProXError(f"{folder} has no {part}; a Decathlon task has dataset.json, imagesTr and labelsTr ({SOURCE})")
+    data = read_json(folder / "dataset.json")
+    missing = [key for key in ("labels", "modality") if not isinstance(data, dict) or key not in data]
+    if missing:
+        raise ProXError(f"{folder / 'dataset.json'} lacks {', '.join(missing)}, which the Decathlon's files have")
+
+
+def find_task(task: str, dataset_dir: Path | str, *, download_missing: bool = False) -> DecathlonTask:
+    """The task in ``dataset_dir``; where it is missing and ``download_missing``, it is fetched by its name first."""
+    folder = Path(dataset_dir)
+    if download_missing and not (folder / "dataset.json").is_file():
+        if folder.name != task:
+            raise ProXError(f"dataset_dir is {folder}; to download {task} it must end in {task}")
+        download(task, folder.parent)
+    return DecathlonTask.read(folder)
+
+
+def download(task: str, folder: Path) -> Path:
+    """Fetches a task by its name, e.g. Task04_Hippocampus, into ``folder``. Raises ProXError where that fails."""
+    from monai.apps import DecathlonDataset, download_and_extract
+
+    if task not in DecathlonDataset.resource:
+        known = ", ".join(DecathlonDataset.resource)
+        raise ProXError(f"{task} is neither a folder nor a Decathlon task to download; known tasks: {known}")
+    if not (folder / task / "dataset.json").is_file():
+        try:
+            download_and_extract(DecathlonDataset.resource[task], folder / f"{task}.tar", folder, DecathlonDataset.md5[task])
+        except Exception as error:  # many kinds, from DNS to a wrong checksum
+            raise ProXError(
+                f"{task} cannot be downloaded ({type(error).__name__}: {str(error)[:120]}); fetch "
+                f"{DecathlonDataset.resource[task]} elsewhere, unpack it and give its folder instead of its name"
+            ) from None
+    return folder / task
+
+
+def images(folder: Path | str) -> list[str]:
+    """Images to predict: a task's imagesTs, else its imagesTr, else what lies in ``folder`` itself; sorted.
+
+    Raises ProXError where there are none.
+    """
+    for place in (Path(folder, "imagesTs"), Path(folder, "imagesTr"), Path(folder)):
+        found = sorted(str(path) for path in place.glob(IMAGES) if not path.name.startswith("."))
+        if found:
+            return found
+    raise ProXError(f"there is no image ({IMAGES}) in {folder}, its imagesTs or its imagesTr")
+
+
+def _numbered(entries: Any, path: Path, key: str) -> tuple[str, ...]:
+    """The names of {"0": name, "1": name, ...}."""
+    if not isinstance(entries, dict) or sorted(entries) != sorted(str(number) for number in range(len(entries))) or not entries:
+        raise ProXError(f'{path}: {key} must be numbered without gaps, {{"0": name, "1": name, ...}}, got {entries!r:.160}')
+    return tuple(str(entries[str(number)]) for number in range(len(entries)))
+
+
+def _cases(data: dict[str, Any], folder: Path) -> Sequence[Case]:
+    listed = data.get("training")
+    if not isinstance(listed, list) or not listed:
+        raise ProXError(f"{folder / 'dataset.json'} lists no training cases")
+    cases = []
+    for entry in listed:
+        if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
+            raise ProXError(f"{folder / 'dataset.json'}: a training case has an image and a label, got {entry!r:.160}")
+        cases.append(Case(folder / entry["image"], folder / entry["label"]))
+    missing = [str(path) for case in cases for path in (case.image, case.label) if not path.is_file()]
+    if missing:
+        raise ProXError(f"dataset.json of {folder} lists {len(missing)} files that are not there, the first is {missing[0]}")
+    return cases
+
+
+def _header(path: Path) -> Any:
+    try:
+        return nib.load(path).header
+    except Exception as error:  # nibabel, gzip and zlib have each their own
+        raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None
