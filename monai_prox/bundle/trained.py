@@ -106,22 +106,25 @@ def _with_mean(classes: Mapping[str, float]) -> dict[str, float]:
 class TrainedBundle:
     """Read-only view of a family in a bundle: what its training wrote, or, before any training, what its authors planned."""
 
-    path: Path
+    path: Path  # of family.json and, if trained, model.pt
     data: dict[str, Any]
 
     @classmethod
-    def open(cls, path: Path | str) -> TrainedBundle:
-        """Raises ProXError where ``path`` is no bundle of this package."""
+    def open(cls, path: Path | str, bundle_root: Path | str | None = None) -> TrainedBundle:
+        """path: a bundle, or the folder its training wrote models to; bundle_root: then the bundle, with the planned family.
+
+        Raises ProXError where there is neither a trained nor a planned family.
+        """
         path = Path(path)
-        for place in (path / "models" / FAMILY, path / "configs" / FAMILY):
+        trained = [path / "models" / FAMILY, path / FAMILY]
+        planned = [Path(root) / "configs" / FAMILY for root in (path, bundle_root) if root is not None]
+        for place in trained + planned:
             if place.is_file():
                 data = read_json(place)
                 if not isinstance(data, dict) or data.get("format") != FORMAT or not {"plan", "choices"} <= set(data):
                     raise ProXError(f"{place} is not a family of format {FORMAT}")
-                return cls(path, data)
-        raise ProXError(
-            f"{path} is no bundle of a supernet: it has neither models/{FAMILY}, which training writes, nor configs/{FAMILY}"
-        )
+                return cls(place.parent, data)
+        raise ProXError(f"{path} is no bundle of a supernet, nor its models: there is no {FAMILY}, which training writes")
 
     @cached_property
     def plan(self) -> Plan:
@@ -141,7 +144,7 @@ class TrainedBundle:
         """family.json. Raises ProXError where nothing has been trained yet."""
         if "members" not in self.data:
             raise ProXError(
-                f"{self.path} has no models/{FAMILY}; train first: python -m monai.bundle run --config_file configs/train.json"
+                f"{self.path.parent} is not trained; first python -m monai.bundle run --config_file configs/train.json"
             )
         return self.data
 
@@ -151,7 +154,7 @@ class TrainedBundle:
 
     def supernet(self) -> SuperNet:
         """With the trained weights. Raises ProXError where there are none, or they are of another network."""
-        path = self.path / "models" / WEIGHTS
+        path = self.path / WEIGHTS
         network = largest(self.unet_family)
         load_weights(prediction_graph(network), path)
         return SuperNet(self.unet_family, network).eval()
