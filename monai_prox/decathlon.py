@@ -51,6 +51,7 @@ class DecathlonTask:
     channels: tuple[str, ...]
     labels: tuple[str, ...]
     cases: tuple[Case, ...]
+    licence: str = ""
 
     @classmethod
     def read(cls, folder: Path | str) -> DecathlonTask:
@@ -62,7 +63,8 @@ class DecathlonTask:
         channels, labels = _numbered(data["modality"], path, "modality"), _numbered(data["labels"], path, "labels")
         if len(labels) < 2:
             raise ProXError(f"{path} has the labels {list(labels)}; there must be at least one beside the background")
-        return cls(folder, folder.resolve().name, channels, labels, tuple(_cases(data, folder)))
+        licence = str(data.get("licence") or data.get("license") or "")
+        return cls(folder, folder.resolve().name, channels, labels, tuple(_cases(data, folder)), licence)
 
     def split(self, validation_cases: int | None = None) -> tuple[list[Case], list[Case]]:
         """Cases for training and for validation: the last ``validation_cases`` by name, a fifth if None.

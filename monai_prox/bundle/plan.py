@@ -37,6 +37,7 @@ class Plan:
     intensity: {"kind": "z-score"}, of the voxels that are not 0, each channel by itself; or, for CT, {"kind": "ct", "lower",
         "upper", "mean", "std"}: Hounsfield units are clipped to lower and upper, then mean and std are taken out.
     architecture: as in nnU-Net's plans, its axes (x, y, z).
+    licence: of the data, as dataset.json says, or "".
     """
 
     task: str
@@ -46,6 +47,7 @@ class Plan:
     patch_size: tuple[int, ...]
     intensity: Mapping[str, Any]
     architecture: Mapping[str, Any]
+    licence: str = ""
 
     @property
     def is_ct(self) -> bool:
@@ -154,6 +156,7 @@ def make_plan(
         patch_size=patch,
         intensity=_intensity(task, cases),
         architecture=_architecture(network, features, strides, kernels),
+        licence=task.licence,
     )
 
 

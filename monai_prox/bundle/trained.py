@@ -152,6 +152,11 @@ class TrainedBundle:
         """Name and subnet of ``which``, a member's name or a JSON file with a subnet. Raises ProXError."""
         return find_member(self.family(), which)
 
+    def measured(self, subnet: Subnet) -> dict[str, float]:
+        """Dice by class of ``subnet`` as its training measured it with the weights that are there; {} where it did not."""
+        same = [member for member in self.family()["members"] if Subnet.from_json(member["subnet"]) == subnet]
+        return dict(same[0]["dice"] or {}) if same else {}
+
     def supernet(self) -> SuperNet:
         """With the trained weights. Raises ProXError where there are none, or they are of another network."""
         path = self.path / WEIGHTS

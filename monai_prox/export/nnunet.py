@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from monai_prox.errors import ProXError
+from monai_prox.export.folder import new_folder, save_tensors
 from monai_prox.files import read_json, write_json
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.plans import member_configuration
@@ -57,10 +53,6 @@ def export_nnunet(
     plans = member_plans(model, name, subnet)
     plans_name, configuration = plans["plans_name"], model.configuration_name
     output = output or model.path.parent / f"{STOCK_TRAINER}__{plans_name}__{configuration}"
-    if output.exists() and not overwrite:
-        raise ProXError(f"{output} exists; give another --output or --overwrite")
-    if output.exists() and not _is_exported(output):
-        raise ProXError(f"{output} is not an exported member, so it is not replaced; give another --output")
     plan_file = _preprocessed(model) / f"{plans_name}.json" if fine_tune else None
     beside_data = plans
     if plan_file is not None and plan_file.exists():
@@ -68,33 +60,11 @@ def export_nnunet(
         if not overwrite and existing.get(configuration, own[configuration]) != own[configuration]:
             raise ProXError(f"{plan_file} is the plan of another member; give the subnet another name, or --overwrite")
         beside_data = plans | {"configurations": existing | own}
-    try:
-        with _parents(output), tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-            folder = Path(temporary, "model")
-            folder.mkdir()
-            _write_model(model, folder, subnet, plans)
-            if plan_file is not None:
-                write_json(beside_data, plan_file)
-            if output.exists():
-                output.rename(Path(temporary, "replaced"))
-            folder.rename(output)
-    except OSError as error:
-        raise ProXError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
+    with new_folder(output, overwrite=overwrite, is_exported=_is_exported) as folder:
+        _write_model(model, folder, subnet, plans)
+        if plan_file is not None:
+            write_json(beside_data, plan_file)
     return output
-
-
-@contextmanager
-def _parents(path: Path) -> Iterator[None]:
-    """Makes the folders above ``path``; where the block fails, those that were not there before go again."""
-    missing = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        for parent in missing:
-            with suppress(OSError):  # somebody else has put something there meanwhile
-                parent.rmdir()
-        raise
 
 
 def _write_model(model: ModelFolder, folder: Path, subnet: Subnet, plans: dict[str, Any]) -> None:
@@ -109,7 +79,7 @@ def _write_model(model: ModelFolder, folder: Path, subnet: Subnet, plans: dict[s
         target = folder / fold
         (target / "validation").mkdir(parents=True)
         init_args = checkpoint["init_args"]
-        _save(
+        save_tensors(
             {
                 "network_weights": network.state_dict(),
                 "trainer_name": STOCK_TRAINER,
@@ -139,13 +109,6 @@ def _write_model(model: ModelFolder, folder: Path, subnet: Subnet, plans: dict[s
 def _is_exported(folder: Path) -> bool:
     plans = folder / "plans.json"
     return plans.is_file() and EXPORTED in str(read_json(plans).get("plans_name"))
-
-
-def _save(checkpoint: dict[str, Any], path: Path) -> None:
-    try:
-        torch.save(checkpoint, path)
-    except RuntimeError as error:  # how torch's own writer reports a full disk
-        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _preprocessed(model: ModelFolder) -> Path:

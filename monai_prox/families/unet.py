@@ -102,11 +102,7 @@ class UNetFamily:
         patch_size: Sequence[int],
         choices: UNetChoices = UNetChoices(),
     ) -> None:
-        self.kind = str(architecture["network_class_name"]).rsplit(".", 1)[-1]
-        if self.kind not in NETWORKS:
-            raise ProXError(
-                f"plans ask for the network {architecture['network_class_name']}; supported are nnU-Net's {', '.join(NETWORKS)}"
-            )
+        self.kind = kind_of(architecture)
         self.input_channels, self.num_classes = input_channels, num_classes
         self.patch_size = tuple(patch_size)
         self.choices = choices
@@ -241,19 +237,7 @@ class UNetFamily:
 
     def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
         """The subnet's stock network, initialised as nnU-Net does; where weights are replaced anyway, save the time."""
-        kwargs = dict(self.architecture_of(subnet)["arch_kwargs"])
-        for key in self._imports:
-            if kwargs.get(key) is None:
-                continue
-            found = import_by_name(kwargs[key]) if str(kwargs[key]).startswith("torch.nn.") else None
-            if not isinstance(found, type):  # plans come from outside: nothing else is imported
-                raise ProXError(f"the plan's {key} is {kwargs[key]!r}; only classes of torch.nn are allowed")
-            kwargs[key] = found
-        network: nn.Module = NETWORKS[self.kind](
-            input_channels=self.input_channels,
-            num_classes=self.num_classes,
-            **({"deep_supervision": False} | kwargs),
-        )
+        network = build_network(self.architecture_of(subnet), input_channels=self.input_channels, num_classes=self.num_classes)
         if initialise:
             network.apply(network.initialize)  # type: ignore[arg-type]
         return network
@@ -305,6 +289,32 @@ class UNetFamily:
             size = tuple(length // stride for length, stride in zip(size, self._strides[level], strict=True))
             outputs[level] = _resize(output, size)
         return outputs
+
+
+def build_network(architecture: Mapping[str, Any], *, input_channels: int, num_classes: int) -> nn.Module:
+    """The stock network of a plan's ``architecture`` entry. Raises ProXError for other networks and imports."""
+    kind = kind_of(architecture)
+    kwargs = dict(architecture["arch_kwargs"])
+    for key in architecture["_kw_requires_import"]:
+        if kwargs.get(key) is None:
+            continue
+        found = import_by_name(kwargs[key]) if str(kwargs[key]).startswith("torch.nn.") else None
+        if not isinstance(found, type):  # plans come from outside: nothing else is imported
+            raise ProXError(f"the plan's {key} is {kwargs[key]!r}; only classes of torch.nn are allowed")
+        kwargs[key] = found
+    network: nn.Module = NETWORKS[kind](
+        input_channels=input_channels, num_classes=num_classes, **({"deep_supervision": False} | kwargs)
+    )
+    return network
+
+
+def kind_of(architecture: Mapping[str, Any]) -> str:
+    """The class of an ``architecture`` entry's network. Raises ProXError for others than nnU-Net's two U-Nets."""
+    kind = str(architecture["network_class_name"]).rsplit(".", 1)[-1]
+    if kind not in NETWORKS:
+        asked = architecture["network_class_name"]
+        raise ProXError(f"plans ask for the network {asked}; supported are nnU-Net's {', '.join(NETWORKS)}")
+    return kind
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -111,17 +111,21 @@ class ModelFolder:
         """
         return find_member(self.family(), which)
 
-    def validation_summary(self, fold: str, subnet: Subnet, epoch: int) -> Path | None:
-        """nnU-Net's summary of the trainer's validation of ``subnet`` after ``epoch`` epochs, where there was one."""
-        folder = self.path / fold
-        if not (folder / "family.json").is_file():
+    def validated(self, fold: str, subnet: Subnet, epoch: int) -> dict[str, Any] | None:
+        """The member of family.json that is ``subnet``, if the trainer validated it after ``epoch`` epochs."""
+        if not (self.path / fold / "family.json").is_file():
             return None
         family = self._family_of(fold)
         if family.get("validated_epoch") != epoch:
             return None
-        for member in family["members"]:
-            if dict(Subnet.from_json(member["subnet"])) == dict(subnet):
-                name = member["name"]
-                path = (folder if name == "largest" else folder / "members" / name) / "validation" / "summary.json"
-                return path if path.is_file() else None
-        return None
+        same = [member for member in family["members"] if Subnet.from_json(member["subnet"]) == subnet]
+        return same[0] if same else None
+
+    def validation_summary(self, fold: str, subnet: Subnet, epoch: int) -> Path | None:
+        """nnU-Net's summary of the trainer's validation of ``subnet`` after ``epoch`` epochs, where there was one."""
+        member = self.validated(fold, subnet, epoch)
+        if member is None:
+            return None
+        name, folder = member["name"], self.path / fold
+        path = (folder if name == "largest" else folder / "members" / name) / "validation" / "summary.json"
+        return path if path.is_file() else None

@@ -1,0 +1,273 @@
+"""A member as a MONAI bundle that predicts: MONAI and dynamic-network-architectures are all it needs.
+
+What the network needs around it, a ``Prediction``, comes from a training bundle (``from_bundle``) or from a model folder of
+nnU-Net (``from_nnunet``); here it becomes files. The axes of everything are MONAI's, (x, y, z) as in the NIfTI file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import distribution, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ckpt_export
+from torch import fx, nn
+
+from monai_prox.errors import ProXError
+from monai_prox.export.bundle_docs import data_license, readme
+from monai_prox.export.folder import new_folder, save_tensors
+from monai_prox.families.unet import kind_of
+from monai_prox.files import read_json, write_json
+
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+VERSION = "0.1.0"  # of an exported bundle; its authors count on from here
+PACKAGES = ("nibabel", "pytorch-ignite", "dynamic-network-architectures", "scipy")
+MARK = "prox_member"  # in metadata.json: this folder is an exported member
+LOGGING = """[loggers]
+keys=root
+
+[handlers]
+keys=consoleHandler
+
+[formatters]
+keys=fullFormatter
+
+[logger_root]
+level=INFO
+handlers=consoleHandler
+
+[handler_consoleHandler]
+class=StreamHandler
+level=INFO
+formatter=fullFormatter
+args=(sys.stdout,)
+
+[formatter_fullFormatter]
+format=%(asctime)s - %(name)s - %(levelname)s - %(message)s
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A member with what surrounds it in prediction. Axes are (x, y, z).
+
+    name, task, source: of the member, of what it segments, and in words where it was trained.
+    network, architecture: the stock network with its weights, and its entry as in nnU-Net's plans.
+    channels: names; modality: "CT" or "MR" and so on; outputs: names of the network's output channels.
+    patch_size: voxels; spacing: mm. subnet: as JSON.
+    metrics: as measured, {} where nothing was; measured_on: on what, in words.
+    licence: of the data, as its dataset.json says, or "".
+    preprocessing, postprocessing: configurations of MONAI's transforms, from files to the network and back to a label image
+    ``pred`` (1, x, y, z), which is then saved. datalist: expression for the images in ``@dataset_dir``.
+    """
+
+    name: str
+    task: str
+    source: str
+    subnet: Mapping[str, Any]
+    network: nn.Module
+    architecture: Mapping[str, Any]
+    channels: tuple[str, ...]
+    modality: str
+    outputs: tuple[str, ...]
+    patch_size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    metrics: Mapping[str, float]
+    measured_on: str
+    licence: str
+    preprocessing: tuple[Mapping[str, Any] | str, ...]
+    postprocessing: tuple[Mapping[str, Any] | str, ...]
+    datalist: str
+
+
+def write_bundle(prediction: Prediction, output: Path, *, overwrite: bool = False) -> Path:
+    """Writes ``prediction`` as a bundle in the folder ``output`` and returns it.
+
+    Raises ProXError where the folder exists without ``overwrite``, or nothing can be written; then nothing is left behind.
+    """
+    with new_folder(output, overwrite=overwrite, is_exported=_is_exported) as folder:
+        for part in ("configs", "models", "docs"):
+            (folder / part).mkdir()
+        write_json(metadata(prediction), folder / "configs" / "metadata.json")
+        write_json(inference(prediction), folder / "configs" / "inference.json")
+        (folder / "configs" / "logging.conf").write_text(LOGGING)
+        (folder / "docs" / "README.md").write_text(readme(prediction))
+        (folder / "docs" / "data_license.txt").write_text(data_license(prediction))
+        (folder / "LICENSE").write_text(_license())
+        save_tensors(fx.symbolic_trace(prediction.network.eval()).state_dict(), folder / "models" / "model.pt")
+        _write_torchscript(folder)
+    return output
+
+
+def _is_exported(folder: Path) -> bool:
+    path = folder / "configs" / "metadata.json"
+    return path.is_file() and MARK in read_json(path)
+
+
+def _license() -> str:
+    text = distribution("monai-prox").read_text("licenses/LICENSE")
+    if text is None:
+        raise ProXError("the installed package monai-prox lacks its LICENSE file, which the bundle needs; install it again")
+    return text
+
+
+def _write_torchscript(folder: Path) -> None:
+    """models/model.ts by MONAI's own command, as the bundle's users would make it."""
+    level = logging.getLogger("monai").level
+    logging.getLogger("monai").setLevel(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            ckpt_export(
+                net_id="network_def",
+                filepath=str(folder / "models" / "model.ts"),
+                ckpt_file=str(folder / "models" / "model.pt"),
+                meta_file=str(folder / "configs" / "metadata.json"),
+                config_file=str(folder / "configs" / "inference.json"),
+            )
+    finally:
+        logging.getLogger("monai").setLevel(level)
+
+
+def metadata(prediction: Prediction) -> dict[str, Any]:
+    """metadata.json, as the model zoo's schema asks for it."""
+    channels = {str(number): name for number, name in enumerate(prediction.channels)}
+    outputs = {str(number): name for number, name in enumerate(prediction.outputs)}
+    tensor = {"type": "image", "spatial_shape": list(prediction.patch_size), "dtype": "float32", "value_range": []}
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "changelog": {VERSION: f"the member {prediction.name} of {prediction.source}"},
+        "monai_version": version("monai"),
+        "pytorch_version": torch.__version__.partition("+")[0],
+        "numpy_version": version("numpy"),
+        "required_packages_version": {package: version(package) for package in PACKAGES},
+        "supported_apps": {},
+        "name": f"{prediction.task} {prediction.name}",
+        "task": f"Segmentation of {prediction.task}",
+        "description": f"{kind_of(prediction.architecture)} of a once-for-all family, the member {prediction.name}",
+        "authors": "whoever trained and exported it",
+        "copyright": "of the weights: whoever trained them",
+        "data_source": prediction.task,
+        "data_type": "nibabel",
+        "image_classes": f"{len(prediction.channels)} channels: {', '.join(prediction.channels)}",
+        "label_classes": "; ".join(f"{number} {name}" for number, name in outputs.items()),
+        "pred_classes": "; ".join(f"channel {number}: {name}" for number, name in outputs.items()),
+        "eval_metrics": dict(prediction.metrics),
+        "intended_use": "research; not for diagnosis",
+        "references": [
+            "Isensee et al., nnU-Net, Nature Methods 18, 203-211 (2021)",
+            "Lim et al., ProX, Neurocomputing (2024), doi 10.1016/j.neucom.2024.127512",
+        ],
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    **tensor,
+                    "format": "hounsfield" if prediction.modality == "CT" else "magnitude",
+                    "modality": prediction.modality,
+                    "num_channels": len(prediction.channels),
+                    "is_patch_data": True,
+                    "channel_def": channels,
+                }
+            },
+            "outputs": {
+                "pred": {
+                    **tensor,
+                    "format": "logits",
+                    "num_channels": len(prediction.outputs),
+                    "is_patch_data": True,
+                    "channel_def": outputs,
+                }
+            },
+        },
+        MARK: {"name": prediction.name, "subnet": dict(prediction.subnet), "spacing": list(prediction.spacing)},
+    }
+
+
+def network_definition(prediction: Prediction) -> dict[str, Any]:
+    """The stock network as a configuration.
+
+    Its graph rather than itself, because torch.jit.script compiles only that; the weights keep their stock names.
+    """
+    entry = prediction.architecture
+    classes = {key: value and f"${value}" for key, value in entry["arch_kwargs"].items() if key in entry["_kw_requires_import"]}
+    root = {
+        "_target_": entry["network_class_name"],
+        "input_channels": len(prediction.channels),
+        "num_classes": len(prediction.outputs),
+        **entry["arch_kwargs"],
+        **classes,
+        "deep_supervision": False,
+    }
+    return {"_target_": "torch.fx.symbolic_trace", "root": root}
+
+
+def inference(prediction: Prediction) -> dict[str, Any]:
+    """inference.json, in the manner of the model zoo."""
+    save = {
+        "_target_": "SaveImaged",
+        "keys": "pred",
+        "output_dir": "@output_dir",
+        "output_postfix": "@output_postfix",
+        "output_dtype": "$np.uint8",
+        "output_name_formatter": "@output_name",
+        "separate_folder": False,
+        "resample": False,
+    }
+    return {
+        "imports": ["$import glob", "$import os", "$import numpy as np"],
+        "bundle_root": ".",
+        "ckpt_path": "$@bundle_root + '/models/model.pt'",
+        "output_dir": "$@bundle_root + '/eval'",
+        "output_postfix": "",
+        "output_name": "$lambda meta, _: {'subject': os.path.basename(meta['filename_or_obj']).split('.nii')[0].removesuffix('_0000'), 'idx': None}",
+        "dataset_dir": "images",
+        "datalist": prediction.datalist,
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "network_def": network_definition(prediction),
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {"_target_": "Compose", "transforms": list(prediction.preprocessing)},
+        "dataset": {
+            "_target_": "Dataset",
+            "data": "$[{'image': image} for image in @datalist]",
+            "transform": "@preprocessing",
+        },
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "shuffle": False, "num_workers": 0},
+        "inferer": {
+            "_target_": "SlidingWindowInferer",
+            "roi_size": list(prediction.patch_size),
+            "sw_batch_size": 1,
+            "overlap": 0.5,
+            "mode": "gaussian",
+        },
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [*prediction.postprocessing, save],
+        },
+        "handlers": [
+            {
+                "_target_": "CheckpointLoader",
+                "load_path": "@ckpt_path",
+                "load_dict": {"model": "@network"},
+                "map_location": "@device",
+            },
+            {"_target_": "StatsHandler", "iteration_log": False},
+        ],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+            "val_handlers": "@handlers",
+            "amp": "$torch.cuda.is_available()",
+        },
+        "initialize": ["$monai.utils.set_determinism(seed=0)"],
+        "run": ["$@evaluator.run()"],
+    }

@@ -1,0 +1,82 @@
+"""The documents of an exported bundle, under the model zoo's headings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from monai_prox.export.bundle import Prediction
+
+EXPORTED = "--ckpt_file models/model.pt --meta_file configs/metadata.json --config_file configs/inference.json"
+UNKNOWN_LICENCE = "not stated in its dataset.json; ask whoever provides it"
+
+
+def readme(prediction: Prediction) -> str:
+    p = prediction
+    labels = "\n".join(f"- {number}: {name}" for number, name in enumerate(p.outputs))
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in p.metrics.items())
+    table = f"Measured on {p.measured_on}:\n\n| metric | value |\n|---|---|\n{scores}" if p.metrics else "Not measured."
+    return f"""# {p.task}, member {p.name}
+
+## Description
+
+Segments {", ".join(p.outputs)} of {p.task}. This is one member of a once-for-all family of networks, cut out without
+retraining: {p.source}.
+
+## Model Overview
+
+A stock U-Net of dynamic-network-architectures, `{p.architecture["network_class_name"].rpartition(".")[2]}`, with features
+{p.architecture["arch_kwargs"]["features_per_stage"]}. It works on patches of {" x ".join(map(str, p.patch_size))} voxels of
+{" x ".join(f"{mm:.4g}" for mm in p.spacing)} mm. It runs wherever MONAI and dynamic-network-architectures are installed.
+
+## Data
+
+{p.task}. Licence of the data: {p.licence or UNKNOWN_LICENCE}.
+
+## Training configuration
+
+{p.source}. This bundle predicts; the whole family is trained elsewhere.
+
+## Input
+
+{len(p.channels)} channels: {", ".join(p.channels)}; NIfTI images in a folder, see `datalist` in configs/inference.json.
+
+## Output
+
+Logits of the network's {len(p.outputs)} outputs:
+
+{labels}
+
+and from them label images, at the resolution and in the place of the input.
+
+## Performance
+
+{table}
+
+## MONAI Bundle Commands
+
+Predict, from inside the bundle's folder:
+
+```
+python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir OUTPUT
+```
+
+Export to TorchScript and ONNX:
+
+```
+python -m monai.bundle ckpt_export network_def --filepath models/model.ts {EXPORTED}
+python -m monai.bundle onnx_export network_def --filepath models/model.onnx {EXPORTED}
+```
+
+# License
+
+Configurations and documents: Apache License 2.0, see LICENSE. The weights are their trainers' to license; the licence of the
+data they were trained on is in docs/data_license.txt.
+"""
+
+
+def data_license(prediction: Prediction) -> str:
+    return f"""The data are not part of this bundle.
+
+{prediction.task}: {prediction.licence or UNKNOWN_LICENCE}
+"""

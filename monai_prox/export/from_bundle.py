@@ -1,0 +1,68 @@
+"""A member of a training bundle, ready to be written as a bundle of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai_prox.bundle.plan import Plan
+from monai_prox.bundle.trained import TrainedBundle
+from monai_prox.export.bundle import Prediction
+
+
+def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
+    """The member ``which``, a name of family.json or a JSON file with a subnet.
+
+    A member of lower resolution gets a coarser spacing and a smaller patch. Raises ProXError for an unknown or illegal member
+    and where nothing has been trained.
+    """
+    plan, family = bundle.plan, bundle.unet_family
+    name, subnet = bundle.member(which)
+    patch = family.input_size(plan.patch_size, family.space.check(subnet)["resolution"][0])
+    spacing = tuple(mm * full / small for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))
+    measured = bundle.measured(subnet)
+    return Prediction(
+        name=name,
+        task=plan.task,
+        source=f"a family trained on {plan.task} by {bundle.family()['recipe']}, {bundle.family()['epochs']} epochs",
+        subnet=subnet.to_json(),
+        network=bundle.supernet().extract(subnet),
+        architecture=family.architecture_of(subnet),
+        channels=plan.channels,
+        modality="CT" if plan.is_ct else "MR",
+        outputs=plan.labels,
+        patch_size=patch,
+        spacing=spacing,
+        metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
+        measured_on="the validation cases of the training, whole, at their own resolution" if measured else "",
+        licence=plan.licence,
+        preprocessing=tuple(_preprocessing(plan, spacing)),
+        postprocessing=(
+            {
+                "_target_": "Invertd",
+                "keys": "pred",
+                "transform": "@preprocessing",
+                "orig_keys": "image",
+                "nearest_interp": False,
+            },
+            {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+        ),
+        datalist="$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii.gz')))",
+    )
+
+
+def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[dict[str, Any]]:
+    """What train.json does to an image, for this plan."""
+    transforms: list[dict[str, Any]] = [
+        {"_target_": "LoadImaged", "keys": "image"},
+        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x != 0"},
+        {"_target_": "Spacingd", "keys": "image", "pixdim": list(spacing), "mode": "bilinear"},
+        {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True},
+        {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
+    ]
+    transforms[2]["allow_smaller"] = True
+    if plan.is_ct:
+        window = dict(zip(("a_min", "a_max", "b_min", "b_max"), plan.window, strict=True))
+        transforms[4] = {"_target_": "ScaleIntensityRanged", "keys": "image", **window, "clip": True}
+        del transforms[2]
+    return transforms

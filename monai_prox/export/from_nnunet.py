@@ -1,0 +1,155 @@
+"""A member of a family that ProXTrainer trained, ready to be written as a MONAI bundle that predicts as nnU-Net does.
+
+nnU-Net's arrays have the axes of the NIfTI file reversed and, by ``transpose_forward``, perhaps reordered; MONAI's have them as
+in the file. So the network's kernels are turned instead of the images. Not repeated are nnU-Net's mirroring, the placing of its
+windows in images larger than two patches, and its slice-wise resampling of thick slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+from monai_prox.errors import ProXError
+from monai_prox.export.bundle import Prediction
+from monai_prox.export.nnunet import member_plans
+from monai_prox.families.unet import build_network
+from monai_prox.nnunet.model_folder import ModelFolder
+
+PER_AXIS = ("kernel_sizes", "strides")
+
+
+def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Prediction:
+    """The member ``which``, see ModelFolder.member, of one fold, the first that is finished if None.
+
+    Raises ProXError for an unknown or illegal member, a fold that is not there, and what MONAI's transforms cannot repeat.
+    """
+    if fold is None:
+        fold = model.folds[0]
+    if fold not in model.folds:
+        raise ProXError(f"{model.path} has no finished {fold}; finished are {', '.join(model.folds)}")
+    name, subnet = model.member(which)
+    plans = member_plans(model, name, subnet)
+    configuration = plans["configurations"][model.configuration_name]
+    if len(configuration["patch_size"]) != 3:
+        raise ProXError(f"{model.configuration_name} is two-dimensional; only 3D models become bundles, use --format nnunet")
+    order = _order(plans["transpose_forward"])
+    checkpoint = model.checkpoint(fold)
+    labels = PlansManager(plans).get_label_manager(model.dataset)
+    names = [name for name in model.dataset["labels"] if name != "ignore"]
+    outputs = tuple(names[1:] if labels.has_regions else sorted(names, key=model.dataset["labels"].__getitem__))
+    channels = tuple(model.dataset["channel_names"][key] for key in sorted(model.dataset["channel_names"], key=int))
+    architecture = turned_architecture(configuration["architecture"], order)
+    network = build_network(architecture, input_channels=len(channels), num_classes=labels.num_segmentation_heads)
+    network.load_state_dict(turned_weights(model.supernet(checkpoint).extract(subnet), order))
+    validated = model.validated(fold, subnet, checkpoint["current_epoch"])
+    measured = (validated or {}).get("dice") or {}
+    spacing = [configuration["spacing"][axis] for axis in order]
+    ending = model.dataset["file_ending"]
+    return Prediction(
+        name=name,
+        task=plans["dataset_name"],
+        source=f"{checkpoint['trainer_name']} on {plans['dataset_name']}, {model.configuration_name}, {fold}, "
+        f"{checkpoint['current_epoch']} epochs",
+        subnet=subnet.to_json(),
+        network=network,
+        architecture=architecture,
+        channels=channels,
+        modality="CT" if any(channel.casefold() == "ct" for channel in channels) else "MR",
+        outputs=outputs,
+        patch_size=tuple(int(configuration["patch_size"][axis]) for axis in order),
+        spacing=tuple(spacing),
+        metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
+        measured_on=f"the validation cases of {fold}, whole, by nnU-Net with its mirroring" if measured else "",
+        licence=str(model.dataset.get("licence") or model.dataset.get("license") or ""),
+        preprocessing=tuple(_preprocessing(plans, configuration, spacing)),
+        postprocessing=tuple(_postprocessing(model.dataset, labels.has_regions)),
+        datalist=f"$[sorted(glob.glob(first[: -len('0000{ending}')] + '[0-9]' * 4 + '{ending}')) "
+        f"for first in sorted(glob.glob(os.path.join(@dataset_dir, '*_0000{ending}')))]",
+    )
+
+
+def _order(transpose_forward: Sequence[int]) -> list[int]:
+    """For each axis of the file, (x, y, z), the axis of nnU-Net's arrays that it is."""
+    return [list(transpose_forward).index(2 - axis) for axis in range(3)]
+
+
+def turned_architecture(architecture: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:
+    """The network for images whose axis i is axis ``order[i]`` of those that ``architecture`` is for."""
+    kwargs = dict(architecture["arch_kwargs"])
+    for key in PER_AXIS:
+        kwargs[key] = [v if isinstance(v, int) else [v[axis] for axis in order] for v in kwargs[key]]
+    return {**architecture, "arch_kwargs": kwargs}
+
+
+def turned_weights(network: nn.Module, order: Sequence[int]) -> dict[str, Any]:
+    """The weights of ``network`` for such images: kernels, (O, I, 3 axes), are turned."""
+    return {
+        name: tensor.permute(0, 1, *(2 + axis for axis in order)).contiguous() if tensor.ndim == 5 else tensor
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def _preprocessing(
+    plans: Mapping[str, Any], configuration: Mapping[str, Any], spacing: Sequence[float]
+) -> list[Mapping[str, Any] | str]:
+    """nnU-Net's: crop to what is not 0, normalise, resample by cubic splines with the image's outer faces kept in place."""
+    size = f"[max(1, round(n * mm / to)) for n, mm, to in zip(image.shape[1:], image.pixdim.tolist(), {list(spacing)})]"
+    # the matrix product has a name here because MONAI's configurations read @ as a reference
+    affine = "image.affine.matmul(torch.as_tensor(monai.transforms.utils.scale_affine(image.shape[1:], size)))"
+    grid = f"(lambda image: (lambda size: monai.data.MetaTensor(torch.empty([1, *size]), affine={affine}))({size}))(d['image'])"
+    crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x != 0"}
+    return [
+        {"_target_": "LoadImaged", "keys": "image"},
+        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        {"_target_": "CopyItemsd", "keys": "image", "names": "original"},
+        crop | {"allow_smaller": True},
+        *_normalisation(plans, configuration),
+        f"$lambda d: {{**d, 'grid': {grid}}}",
+        {"_target_": "ResampleToMatchd", "keys": "image", "key_dst": "grid", "mode": 3, "padding_mode": "nearest"},
+        {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
+    ]
+
+
+def _normalisation(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    schemes, masks = configuration["normalization_schemes"], configuration["use_mask_for_norm"]
+    kinds = set(zip(schemes, masks, strict=True))
+    if len(kinds) > 1:
+        raise ProXError(f"the plan normalises channels differently, {schemes} with masks {masks}; use --format nnunet")
+    ((scheme, masked),) = kinds
+    if scheme == "ZScoreNormalization":
+        return [{"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": bool(masked), "channel_wise": True}]
+    if scheme == "CTNormalization" and len(schemes) == 1:
+        ct = plans["foreground_intensity_properties_per_channel"]["0"]
+        lower, upper, mean, std = (ct[key] for key in ("percentile_00_5", "percentile_99_5", "mean", "std"))
+        std = max(std, 1e-8)
+        return [_range(lower, upper, (lower - mean) / std, (upper - mean) / std)]
+    if scheme == "RescaleTo01Normalization":
+        return [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0, "channel_wise": True}]
+    if scheme == "RGBTo01Normalization":
+        return [_range(0.0, 255.0, 0.0, 1.0)]
+    if scheme == "NoNormalization":
+        return []
+    raise ProXError(f"the plan's normalisation {schemes} has no counterpart among MONAI's transforms; use --format nnunet")
+
+
+def _range(lower: float, upper: float, start: float, end: float) -> dict[str, Any]:
+    bounds = {"a_min": lower, "a_max": upper, "b_min": start, "b_max": end}
+    return {"_target_": "ScaleIntensityRanged", "keys": "image", **bounds, "clip": True}
+
+
+def _postprocessing(dataset: Mapping[str, Any], has_regions: bool) -> list[Mapping[str, Any] | str]:
+    """Logits back on the image's own grid, as nnU-Net resamples them, then labels.
+
+    Outside of what was cropped all logits are 0, which is background in both cases. A later region covers an earlier one.
+    """
+    back = {"_target_": "ResampleToMatchd", "keys": "pred", "key_dst": "original", "mode": "bilinear", "padding_mode": "zeros"}
+    if not has_regions:
+        return [back, {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]
+    values = [0, *dataset["regions_class_order"]]
+    number = "torch.arange(1, x.shape[0] + 1, device=x.device)[:, None, None, None]"
+    label = f"torch.tensor({values}, device=x.device)[((x > 0) * {number}).amax(0, keepdim=True).as_tensor()]"
+    return [back, f"$lambda d: {{**d, 'pred': monai.utils.convert_to_dst_type((lambda x: {label})(d['pred']), d['pred'])[0]}}"]
