@@ -16,7 +16,9 @@ from monai_prox.errors import ProXError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
-ModelArgument = Annotated[Path, typer.Argument(help="Trained folder, e.g. .../ProXTrainer__nnUNetPlans__3d_fullres")]
+ModelArgument = Annotated[
+    Path, typer.Argument(help="Trained folder: .../ProXTrainer__nnUNetPlans__3d_fullres, or a MONAI bundle")
+]
 
 
 def main() -> None:
@@ -57,14 +59,30 @@ def demo(
 def export(
     model: ModelArgument,
     subnet: Annotated[str, typer.Option(help="smallest, largest, another name of `family`, or a JSON file")],
-    format: Annotated[str, typer.Option(help="nnunet")] = "nnunet",
-    output: Annotated[Path | None, typer.Option(help="Folder; by default beside MODEL, where nnU-Net looks")] = None,
+    format: Annotated[str | None, typer.Option(help="nnunet or bundle; by default what MODEL is")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder; for nnunet by default beside MODEL, where nnU-Net looks")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing folder")] = False,
-    fine_tune: Annotated[bool, typer.Option(help="Also put the plan beside the preprocessed data")] = False,
+    fine_tune: Annotated[bool, typer.Option(help="nnunet: also put the plan beside the preprocessed data")] = False,
+    fold: Annotated[int | None, typer.Option(help="bundle: of an nnU-Net model, the first finished one by default")] = None,
 ) -> None:
     """Cut a member out as a model that runs without this package."""
-    if format != "nnunet":
-        raise ProXError(f"the format {format!r} is not known; allowed: nnunet")
+    from_nnunet = (model / "plans.json").is_file()
+    format = format or ("nnunet" if from_nnunet or not _has_family(model) else "bundle")
+    if format == "nnunet":
+        _export_nnunet(model, subnet, output, overwrite, fine_tune)
+    elif format == "bundle":
+        if output is None:
+            raise ProXError("give --output, the folder of the bundle")
+        _export_bundle(model, subnet, output, overwrite, from_nnunet, fold)
+    else:
+        raise ProXError(f"the format {format!r} is not known; allowed: nnunet, bundle")
+
+
+def _has_family(model: Path) -> bool:
+    return any((model / place / "family.json").is_file() for place in ("models", ".", "configs"))
+
+
+def _export_nnunet(model: Path, subnet: str, output: Path | None, overwrite: bool, fine_tune: bool) -> None:
     from monai_prox.export.nnunet import export_nnunet
     from monai_prox.nnunet.model_folder import ModelFolder
 
@@ -73,25 +91,53 @@ def export(
     written = json.loads((folder / "plans.json").read_text())
     plans, dataset, configuration = written["plans_name"], opened.plans["dataset_name"], opened.configuration_name
     folds = " ".join(fold.removeprefix("fold_") for fold in opened.folds)  # nnU-Net asks for all five otherwise
-    console.print(f"{folder}", soft_wrap=True, highlight=False, markup=False)
-    console.print(
-        f"nnUNetv2_predict_from_modelfolder -m {folder} -f {folds} -i INPUT -o OUTPUT\n"
+    _say(
+        str(folder),
+        f"nnUNetv2_predict_from_modelfolder -m {folder} -f {folds} -i INPUT -o OUTPUT",
         f"nnUNetv2_predict -d {dataset} -c {configuration} -p {plans} -f {folds} -i INPUT -o OUTPUT",
-        soft_wrap=True, highlight=False, markup=False, style="dim",
-    )  # fmt: skip
+    )
     data = written["configurations"][configuration]["data_identifier"]
     if fine_tune and data != opened.configuration["data_identifier"]:
-        preprocess = f"nnUNetv2_preprocess -d {dataset} -plans_name {plans} -c {configuration}"
-        console.print(f"Before fine-tuning at this resolution: {preprocess}", soft_wrap=True, highlight=False, markup=False)
+        _say(f"Before fine-tuning at this resolution: nnUNetv2_preprocess -d {dataset} -plans_name {plans} -c {configuration}")
+
+
+def _export_bundle(model: Path, subnet: str, output: Path, overwrite: bool, from_nnunet: bool, fold: int | None) -> None:
+    from monai_prox.export.bundle import write_bundle
+
+    if from_nnunet:
+        from monai_prox.export.from_nnunet import prediction_of
+        from monai_prox.nnunet.model_folder import ModelFolder
+
+        prediction = prediction_of(ModelFolder.open(model), subnet, None if fold is None else f"fold_{fold}")
+    else:
+        from monai_prox.bundle.trained import TrainedBundle
+        from monai_prox.export import from_bundle
+
+        prediction = from_bundle.prediction_of(TrainedBundle.open(model), subnet)
+    folder = write_bundle(prediction, output, overwrite=overwrite)
+    command = "python -m monai.bundle run --config_file configs/inference.json --dataset_dir INPUT --output_dir OUTPUT"
+    _say(str(folder), f"cd {folder} && {command}")
+
+
+def _say(first: str, *rest: str) -> None:
+    console.print(first, soft_wrap=True, highlight=False, markup=False)
+    for line in rest:
+        console.print(line, soft_wrap=True, highlight=False, markup=False, style="dim")
 
 
 @app.command()
 def family(model: ModelArgument, as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False) -> None:
     """List the members of a trained family that have names."""
-    from monai_prox.nnunet.model_folder import ModelFolder
     from monai_prox.report import Row, family_table
 
-    members = ModelFolder.open(model).family()["members"]
+    if _has_family(model):
+        from monai_prox.bundle.trained import TrainedBundle
+
+        members = TrainedBundle.open(model).family()["members"]
+    else:
+        from monai_prox.nnunet.model_folder import ModelFolder
+
+        members = ModelFolder.open(model).family()["members"]
     if as_json:
         print(json.dumps(members, indent=2))
     else:

@@ -1,1 +1,1 @@
-"""Members as files that run without this package."""
+"""Members as models that run without this package: nnU-Net model folders and MONAI bundles."""

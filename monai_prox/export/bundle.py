@@ -29,6 +29,10 @@ SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/downlo
 VERSION = "0.1.0"  # of an exported bundle; its authors count on from here
 PACKAGES = ("nibabel", "pytorch-ignite", "dynamic-network-architectures", "scipy")
 MARK = "prox_member"  # in metadata.json: this folder is an exported member
+OUTPUT_NAME = (  # case.nii.gz for case.nii.gz, and for nnU-Net's case_0000.nii.gz
+    "$lambda meta, _: "
+    "{'subject': os.path.basename(meta['filename_or_obj']).split('.nii')[0].removesuffix('_0000'), 'idx': None}"
+)
 LOGGING = """[loggers]
 keys=root
 
@@ -225,7 +229,7 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         "ckpt_path": "$@bundle_root + '/models/model.pt'",
         "output_dir": "$@bundle_root + '/eval'",
         "output_postfix": "",
-        "output_name": "$lambda meta, _: {'subject': os.path.basename(meta['filename_or_obj']).split('.nii')[0].removesuffix('_0000'), 'idx': None}",
+        "output_name": OUTPUT_NAME,
         "dataset_dir": "images",
         "datalist": prediction.datalist,
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
