@@ -1,6 +1,6 @@
 """Trains, evaluates and predicts with a bundle at a size for CPUs, and records what its members reach.
 
-The commands are MONAI's own, as the bundle's README gives them, with the overrides that SETTINGS lists. Training is only as long
+The commands are MONAI's own, as the bundle's README gives them, with the overrides of SETTINGS. Training is only as long
 as two cores allow, so the figures show that all of it works on real images, and not what the networks could reach.
 
     python benchmarks/bundles.py hippocampus_prox --data FOLDER_OF_TASKS --work FOLDER --results benchmarks/results/bundles

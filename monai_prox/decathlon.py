@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,8 @@ class DecathlonTask:
             return cases, cases
         count = ceil(len(cases) / 5) if validation_cases is None else validation_cases
         if not 0 < count < len(cases):
-            raise ProXError(
-                f"validation_cases is {count}; {self.name} has {len(cases)} cases: allowed are 1 to {len(cases) - 1}"
-            )
+            allowed = f"1 to {len(cases) - 1}" if len(cases) > 1 else "1"
+            raise ProXError(f"validation_cases is {count}; {self.name} has {len(cases)} cases: allowed are {allowed}")
         return cases[:-count], cases[-count:]
 
     def geometry(self, case: Case) -> Geometry:
@@ -91,10 +90,10 @@ class DecathlonTask:
                 f"{case.image} has the shape {shape}, so {channels} channels; dataset.json of {self.name} names "
                 f"{len(self.channels)}: {', '.join(self.channels)}"
             )
-        if label.get_data_shape()[:3] != shape[:3]:
+        if label.get_data_shape() not in (shape[:3], (*shape[:3], 1)):
             raise ProXError(f"{case.label} has the shape {label.get_data_shape()}, its image {case.image.name} {shape[:3]}")
         spacing = tuple(float(size) for size in image.get_zooms()[:3])
-        if min(spacing) <= 0:
+        if not all(isfinite(size) and size > 0 for size in spacing):
             raise ProXError(f"{case.image} has the voxel size {spacing} mm; it must be positive")
         return Geometry(tuple(shape[:3]), spacing)
 

@@ -234,6 +234,15 @@ def test_image_and_label_have_one_shape(tmp_path: Path) -> None:
     task.geometry(task.cases[0])
 
 
+def test_a_label_has_one_channel(tmp_path: Path) -> None:
+    """Written as a fourth axis or not; a second channel would be a second label for the same voxels."""
+    task = DecathlonTask.read(toy(tmp_path))
+    volume(task.cases[0].label, (*SHAPE, 1))
+    assert task.geometry(task.cases[0]).shape == SHAPE
+    volume(task.cases[0].label, (*SHAPE, 2))
+    refused(f"{task.cases[0].label} has the shape (6, 5, 4, 2)", task.geometry, task.cases[0])
+
+
 @pytest.mark.parametrize("part", ["image", "label"])
 @pytest.mark.parametrize("length", [0, 20, 60], ids=["empty", "cut in the gzip header", "cut in the NIfTI header"])
 def test_a_file_that_is_no_nifti_is_named(tmp_path: Path, part: str, length: int) -> None:
@@ -314,7 +323,10 @@ def test_a_folder_of_another_name_cannot_be_downloaded_to(tmp_path: Path, downlo
 
 def test_an_unknown_task_is_refused_with_the_known_ones(tmp_path: Path, downloads: Downloads) -> None:
     message = refused(
-        "Task99_Unknown is neither a folder nor a Decathlon task to download; known tasks: ", download, "Task99_Unknown", tmp_path
+        "Task99_Unknown is neither a folder nor a Decathlon task to download; known tasks: ",
+        download,
+        "Task99_Unknown",
+        tmp_path,
     )
     assert all(task in message for task in DecathlonDataset.resource)
     refused("known tasks", find_task, "Task99_Unknown", tmp_path / "Task99_Unknown", download_missing=True)
@@ -324,7 +336,10 @@ def test_an_unknown_task_is_refused_with_the_known_ones(tmp_path: Path, download
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError("[Errno -3] Temporary failure in name resolution"), "OSError: [Errno -3] Temporary failure in name resolution"),
+        (
+            OSError("[Errno -3] Temporary failure in name resolution"),
+            "OSError: [Errno -3] Temporary failure in name resolution",
+        ),
         (RuntimeError("md5 check of downloaded file failed"), "RuntimeError: md5 check of downloaded file failed"),
     ],
 )

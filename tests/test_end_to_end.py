@@ -63,7 +63,9 @@ def installation(
     """A new environment with nnU-Net and without us, in the making: its process, its folder, and what pip has to say."""
     root = tmp_path_factory.mktemp("stock")
     subprocess.run([sys.executable, "-m", "venv", root / "environment"], check=True)
-    packages = [f"{name}=={version(name).partition('+')[0]}" for name in ("nnunetv2", "torch")]
+    packages = [
+        f"{name}=={version(name).partition('+')[0]}" for name in ("nnunetv2", "torch", "monai", "pytorch-ignite", "fire")
+    ]
     command = [root / "environment" / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     with (root / "log").open("w") as log:
         process = subprocess.Popen([*command, *packages], env=environment(), stdout=log, stderr=subprocess.STDOUT)
@@ -224,6 +226,31 @@ def test_stock_nnunet_predicts_with_an_exported_member(
     run([*commands[command], *QUICK], theirs, python=stock, cwd=tmp_path)
     assert same(voxels(tmp_path / "output", images), largest_voxels) == (name == "largest")
     assert any(len(np.unique(segmentation)) > 1 for segmentation in largest_voxels.values())  # there is something to differ
+
+
+@pytest.mark.parametrize("name", ["largest", "smallest", "coarse"])
+def test_an_exported_bundle_predicts_as_nnunet_does(
+    name: str,
+    trained: Path,
+    exported: dict[str, tuple[Path, list[str]]],
+    ours: dict[str, str],
+    stock: Path,
+    theirs: dict[str, str],
+    images: Path,
+    tmp_path: Path,
+) -> None:
+    """MONAI's own command where this package is not installed, against stock nnU-Net's with the same member."""
+    subnet = trained.parent.parent / "coarse.json" if name == "coarse" else name
+    run(["monai-prox", "export", trained, "--subnet", subnet, "--format", "bundle", "--output", tmp_path / "bundle"], ours)
+    config = tmp_path / "bundle" / "configs" / "inference.json"
+    bundle = ["python", "-m", "monai.bundle", "run", "--config_file", config, "--bundle_root", tmp_path / "bundle"]
+    run([*bundle, "--dataset_dir", images, "--output_dir", tmp_path / "monai"], theirs, python=stock, cwd=tmp_path)
+    command = with_folders(exported[name][1][0], images, tmp_path / "nnunet")
+    run([*shlex.split(command), *QUICK], theirs, python=stock, cwd=tmp_path)
+    monai, nnunet = voxels(tmp_path / "monai", images), voxels(tmp_path / "nnunet", images)
+    agreement = [np.mean(monai[case] == nnunet[case]) for case in nnunet]
+    assert min(agreement) >= 0.999
+    assert any(len(np.unique(segmentation)) > 1 for segmentation in nnunet.values())
 
 
 def test_an_exported_member_travels_in_a_zip(

@@ -42,7 +42,12 @@ class ProXExpansionHandler:
         """Raises ProXError for another trainer, or one of another engine."""
         if not isinstance(trainer, SupernetTrainer) or trainer.engine is not self.engine:
             raise ProXError("ProXExpansionHandler belongs to a SupernetTrainer of the same engine")
+        if getattr(trainer.data_loader, "persistent_workers", False):
+            raise ProXError(
+                "persistent_workers is true; such loader processes cannot be seeded anew for an epoch: leave it out"
+            )
         self._trainer, self.logger = trainer, trainer.logger
+        trainer.expands = True
         trainer.add_event_handler(Events.STARTED, self.start)
         trainer.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
 
@@ -71,9 +76,10 @@ class ProXExpansionHandler:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        set_rnd(
-            trainer.data_loader.dataset, seed
-        )  # for transforms in this process; loader processes are seeded by torch's state
+        loader = trainer.data_loader  # its processes are seeded by torch's state, transforms in this one are not
+        set_rnd(getattr(loader, "dataset", None), seed)
+        if getattr(loader, "generator", None) is not None:
+            loader.generator.manual_seed(seed)
         if epoch > 0:
             trainer.set_data(trainer.data_loader)  # an iterator of its own for every epoch, also where it has epoch_length
 
@@ -85,12 +91,14 @@ class ProXExpansionHandler:
         return {
             "engine": self.engine.state_dict(),
             "trainer": dict(trainer.state_dict()),
+            # With zeros instead of None, optimizers go on moving weights that no member of the step has used
+            "gradients": [name for name, p in trainer.network.named_parameters() if p.grad is not None],
             "scaler": trainer.scaler and trainer.scaler.state_dict(),
             **self._origin(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for key, what in (("space", "search space"), ("stages", "recipe")):
+        for key, what in (("space", "search space"), ("stages", "recipe"), ("epochs", "number of epochs")):
             if state.get(key) != self._origin()[key]:
                 raise ProXError(
                     f"the checkpoint was trained with another {what} than this configuration asks for; continue with the "
@@ -100,10 +108,13 @@ class ProXExpansionHandler:
         self.engine.load_state_dict(state["engine"])
         self._trainer.load_state_dict(state["trainer"])
         self._scaler_state = state["scaler"]
+        for name, parameter in self._trainer.network.named_parameters():
+            parameter.grad = torch.zeros_like(parameter) if name in state["gradients"] else None
 
     def _origin(self) -> dict[str, Any]:
         return {
             "space": self.engine.supernet.family.space.to_json(),
+            "epochs": self.engine.schedule.epochs,
             "stages": [stage.to_json() for stage in self.engine.schedule.stages],
         }
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import prod
+from math import isfinite, prod
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -73,10 +74,10 @@ class Plan:
     @classmethod
     def from_json(cls, data: Any) -> Plan:
         """Raises ProXError where ``data`` is no plan of this format."""
-        fields = set(cls.__dataclass_fields__)
-        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) != fields | {"format"}:
+        fields, sequences = set(cls.__dataclass_fields__), ("channels", "labels", "spacing", "patch_size")
+        whole = isinstance(data, dict) and data.get("format") == FORMAT and set(data) == fields | {"format"}
+        if not whole or not all(isinstance(data[key], (list, tuple)) for key in sequences):
             raise ProXError(f"not a plan of format {FORMAT} with {', '.join(sorted(fields))}: {data!r:.160}")
-        sequences = ("channels", "labels", "spacing", "patch_size")
         values: dict[str, Any] = {key: tuple(data[key]) if key in sequences else data[key] for key in fields}
         return cls(**values)
 
@@ -141,8 +142,10 @@ def make_plan(
     if features < 2 or patch_voxels < SMALLEST_FEATURE_MAP**3:
         raise ProXError(f"features is {features} and patch_voxels {patch_voxels}; at least 2 and {SMALLEST_FEATURE_MAP**3}")
     for name, given in (("spacing", spacing), ("patch_size", patch_size)):
-        if given is not None and (len(given) != 3 or min(given) <= 0):
+        if given is not None and (len(given) != 3 or not all(isfinite(size) and size > 0 for size in given)):
             raise ProXError(f"{name} is {list(given)}; it must be three positive numbers, for the axes x, y, z")
+    if patch_size is not None and any(size != int(size) for size in patch_size):
+        raise ProXError(f"patch_size is {list(patch_size)}; it must be three positive whole numbers, for the axes x, y, z")
     geometries = [task.geometry(case) for case in cases]
     target = _target_spacing(geometries) if spacing is None else np.array(spacing, float)
     shapes = [np.array(g.shape) * np.array(g.spacing) / target for g in geometries]
@@ -190,14 +193,20 @@ def _topology(
         start = np.minimum(cube.round().astype(int), median_shape)
         _, strides, kernels, patch, divisor = plan(start)
         while prod(patch) > voxels:
-            axis, smaller, before = int(np.argmax(np.array(patch) / median_shape)), list(patch), prod(patch)
+            share = np.where(np.array(patch) - divisor >= SMALLEST_FEATURE_MAP, np.array(patch) / median_shape, 0)
+            if not share.any():
+                raise ProXError(f"patch_voxels is {voxels}; the least that can be halved here is {prod(patch)}")
+            axis, smaller, before = int(np.argmax(share)), list(patch), prod(patch)
             smaller[axis] -= divisor[axis]
             smaller[axis] = patch[axis] - plan(smaller)[4][axis]  # a smaller patch may be halved less often
             _, strides, kernels, patch, divisor = plan(smaller)
             if prod(patch) >= before:
-                raise ProXError(
-                    f"patch_voxels is {voxels}; no patch of so few voxels can be halved, {before} is the least here"
-                )
+                raise ProXError(f"patch_voxels is {voxels}; the least that can be halved here is {before}")
+    if len(strides) < 2:
+        raise ProXError(
+            f"a patch of {'x'.join(map(str, patch))} voxels cannot be halved to {SMALLEST_FEATURE_MAP} or more an axis; the "
+            f"median image has {'x'.join(map(str, median_shape))}, patch_voxels is {voxels}: plan a larger patch"
+        )
     return tuple(int(size) for size in patch), strides, kernels
 
 
@@ -234,16 +243,23 @@ def _intensity(task: DecathlonTask, cases: Sequence[Case]) -> dict[str, Any]:
         raise ProXError(f"{task.name} has CT beside other modalities ({', '.join(task.channels)}), which is not supported")
     samples = []
     for number, case in enumerate(cases):
-        image, label = (np.asanyarray(nib.load(path).dataobj) for path in (case.image, case.label))
-        voxels = image[label > 0].ravel()
+        image, label = _voxels(case.image), _voxels(case.label)
+        voxels = image[label.reshape(label.shape[:3]) > 0].ravel()
         if voxels.size:
             chosen = np.random.default_rng(number).integers(voxels.size, size=min(FOREGROUND_SAMPLES, voxels.size))
             samples.append(voxels[chosen])
     if not samples:
         raise ProXError(f"no training case of {task.name} has a labelled voxel, so its CT intensities cannot be measured")
     values = np.concatenate(samples).astype(float)
-    lower, upper = np.percentile(values, (0.5, 99.5))
-    statistics = {"lower": lower, "upper": upper, "mean": values.mean(), "std": max(values.std(), 1e-8)}
-    if not np.isfinite(list(statistics.values())).all():
+    if not np.isfinite(values).all():
         raise ProXError(f"the images of {task.name} have values that are not finite numbers (NaN or infinite) where labelled")
+    lower, upper = np.percentile(values, (0.5, 99.5))
+    statistics = {"lower": lower, "upper": upper, "mean": values.mean(), "std": max(values.std(), 1e-4)}
     return {"kind": "ct", **{name: round(float(value), 4) for name, value in statistics.items()}}
+
+
+def _voxels(path: Path) -> NDArray[Any]:
+    try:
+        return np.asanyarray(nib.load(path).dataobj)
+    except Exception as error:  # nibabel, gzip and zlib have each their own
+        raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None

@@ -19,7 +19,7 @@ from monai_prox.errors import ProXError
 from monai_prox.space import Subnet
 
 
-class ProXEvents(EventEnum):
+class ProXEvents(EventEnum):  # type: ignore[misc]
     """What a SupernetTrainer fires beside MONAI's events.
 
     STAGE_STARTED: a stage has opened, before its first epoch; ``trainer.engine.stage`` is the stage.
@@ -66,6 +66,7 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
                 "compile is true; a supernet's members differ in shape, and each would be compiled anew: leave it out"
             )
         self.engine, self.max_gradient_norm = engine, max_gradient_norm
+        self.expands = False  # a ProXExpansionHandler says so when it is attached
         engine.guard(optimizer)
         super().__init__(
             device=device,
@@ -77,6 +78,11 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
             event_names=[ProXEvents, *event_names],
             **supervised,
         )
+
+    def run(self) -> None:
+        if not self.expands:
+            raise ProXError("there is no ProXExpansionHandler among the trainer's handlers, so no stage would ever open")
+        super().run()
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         batch = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)

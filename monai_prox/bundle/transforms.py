@@ -35,6 +35,8 @@ class CheckCased(MapTransform):  # type: ignore[misc]
         return data
 
     def _check_label(self, label: Any, image: Any) -> None:
+        if label.shape[0] != 1:
+            raise ProXError(f"{_name(label)} has {label.shape[0]} channels; a label has one")
         if label.shape[1:] != image.shape[1:]:
             raise ProXError(f"{_name(label)} has the shape {tuple(label.shape[1:])}, its image {tuple(image.shape[1:])}")
         values = torch.unique(torch.as_tensor(label)).tolist()

@@ -166,7 +166,7 @@ def metadata(prediction: Prediction) -> dict[str, Any]:
         "intended_use": "research; not for diagnosis",
         "references": [
             "Isensee et al., nnU-Net, Nature Methods 18, 203-211 (2021)",
-            "Lim et al., ProX, Neurocomputing (2024), doi 10.1016/j.neucom.2024.127512",
+            "Lim et al., Neurocomputing (2024), doi 10.1016/j.neucom.2024.127512",
         ],
         "network_data_format": {
             "inputs": {

@@ -1,0 +1,1020 @@
+"""Training in MONAI: what is trained when, what may interrupt it, what is validated, and the family that is left."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from architectures import segmentation_loss, unet_architecture
+from ignite.engine import Events
+from monai.data import CacheDataset, DataLoader, MetaTensor
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.handlers import CheckpointLoader, CheckpointSaver, LrScheduleHandler, MeanDice, from_engine
+from monai.metrics import DiceMetric
+from monai.transforms import (
+    AsDiscreted,
+    Compose,
+    RandFlipd,
+    RandGaussianNoised,
+    RandScaleIntensityd,
+    RandSpatialCropd,
+)
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from monai_prox import cost
+from monai_prox.bundle.handlers import MemberValidationHandler, ProXExpansionHandler
+from monai_prox.bundle.network import largest, prediction_graph
+from monai_prox.bundle.plan import Plan
+from monai_prox.bundle.trained import FamilyWriter, TrainedBundle, load_weights
+from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
+from monai_prox.bundle.transforms import LabelsToRegionsd
+from monai_prox.engine import Engine
+from monai_prox.errors import ProXError
+from monai_prox.probes import choose_probes
+from monai_prox.schedule import Schedule, Stage, make_schedule
+from monai_prox.slicing import fill
+from monai_prox.space import Subnet
+from monai_prox.supernet import SuperNet
+
+CHOICES = {"depth": "all", "width": [0.5, 1.0], "levels": 1, "resolution": [0.75, 1.0]}
+PATCH = (16, 16)
+EPOCHS = 7  # for five stages of either recipe, so that one stage at least is longer than an epoch
+PLAN = Plan(
+    task="Task42_Toy",
+    channels=("T1", "T2"),
+    labels=("background", "one", "two"),
+    spacing=(1.0, 1.0),
+    patch_size=PATCH,
+    intensity={"kind": "z-score"},
+    architecture=unet_architecture(axes=2, features=(4, 8, 8)),
+    licence="CC0-1.0",
+)
+ALL = {"depth": 9, "decoder_depth": 9, "width": 9, "levels": 9, "resolution": 9}
+LARGEST = Stage(name="largest", open=ALL, train=("largest",))
+SANDWICH = Stage(name="sandwich", open=ALL, train=("largest", "smallest", "random"), teacher="largest", distance="kl")
+METRIC = "val_mean_dice"
+
+
+def loss_function(outputs: Any, target: Tensor) -> Tensor:
+    return segmentation_loss(outputs, target[:, 0])
+
+
+def cases(count: int, *, seed: int = 0, size: Sequence[int] = PATCH) -> list[dict[str, Any]]:
+    """Images (2, *size) whose labels (1, *size) can be told from them."""
+    generator = torch.Generator().manual_seed(seed)
+    data = []
+    for _ in range(count):
+        label = torch.randint(3, (1, *size), generator=generator).float()
+        image = torch.cat([label, -label]) + torch.randn(2, *size, generator=generator)
+        data.append({"image": MetaTensor(image), "label": MetaTensor(label)})
+    return data
+
+
+def loader(*, augment: bool = True, shuffle: bool = True, count: int = 6, num_workers: int = 0) -> DataLoader:
+    """Batches of two, cut to PATCH at random."""
+    keys = ["image", "label"]
+    transforms = [
+        RandSpatialCropd(keys, PATCH, random_size=False),
+        RandFlipd(keys, prob=0.5, spatial_axis=0),
+        RandGaussianNoised("image", prob=0.5, std=0.5),
+        RandScaleIntensityd("image", prob=0.5, factors=0.5),
+    ]
+    data = cases(count, size=(20, 20) if augment else PATCH)
+    dataset = CacheDataset(data, Compose(transforms if augment else []), progress=False, num_workers=0)
+    return DataLoader(dataset, batch_size=2, shuffle=shuffle, num_workers=num_workers)
+
+
+def evaluator(network: nn.Module) -> SupervisedEvaluator:
+    return SupervisedEvaluator(
+        device="cpu",
+        val_data_loader=DataLoader(CacheDataset(cases(2, seed=1), Compose([]), progress=False), batch_size=1),
+        network=network,
+        postprocessing=Compose([AsDiscreted("pred", argmax=True), LabelsToRegionsd(["pred", "label"], PLAN.regions())]),
+        key_val_metric={METRIC: MeanDice(include_background=True, output_transform=from_engine(["pred", "label"]))},
+    )
+
+
+@dataclass
+class Training:
+    """A trainer with the handlers of the bundles' configurations, and notes of what happened."""
+
+    trainer: SupernetTrainer
+    engine: Engine
+    optimizer: Optimizer
+    scheduler: Any
+    expansion: ProXExpansionHandler
+    validation: MemberValidationHandler
+    events: list[tuple[str, int, str]] = field(default_factory=list)  # event, epoch from 0, stage
+    losses: list[tuple[int, float]] = field(default_factory=list)  # epoch from 0, loss
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)  # by epoch from 0
+
+    def run(self) -> "Training":
+        self.trainer.run()
+        return self
+
+    @property
+    def network(self) -> Any:
+        return self.engine.supernet.network
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "engine": self.engine.state_dict(),
+            "history": self.validation.history,
+            "epoch": self.trainer.state.epoch,
+            "iteration": self.trainer.state.iteration,
+        }
+
+
+@cache
+def probes(choices: str) -> Mapping[str, Subnet]:
+    """Of the space in JSON; to count the cost of so many members takes longer than these trainings."""
+    return choose_probes(SuperNet(PLAN.family(json.loads(choices))), PATCH)
+
+
+def sgd(network: nn.Module) -> Optimizer:
+    return SGD(network.parameters(), 0.01, momentum=0.99, nesterov=True, weight_decay=3e-5)
+
+
+def adamw(network: nn.Module) -> Optimizer:
+    return AdamW(network.parameters(), 0.003)
+
+
+def training(
+    recipe: str | tuple[Stage, ...] = "prox",
+    folder: Path | None = None,
+    *,
+    epochs: int = EPOCHS,
+    weights: int = 0,
+    seed: int = 0,
+    choices: Mapping[str, Any] = CHOICES,
+    deep_supervision: bool = True,
+    optimizer_of: Callable[[nn.Module], Optimizer] = adamw,
+    data: Any = None,
+    ckpt: Path | None = None,
+    interval: int = 100,
+    family: bool = False,
+    **settings: Any,
+) -> Training:
+    """Handlers in the order of the bundles' train.json; every epoch is saved to ``folder``, all others follow ``settings``.
+
+    Initial weights are a function of ``weights``, which leaves every global generator at a place of its own.
+    """
+    torch.manual_seed(weights)
+    unet_family = PLAN.family(choices)
+    network = largest(unet_family, deep_supervision=deep_supervision)
+    supernet = SuperNet(unet_family, network)
+    space = unet_family.space
+    schedule = make_schedule(recipe, space, epochs) if isinstance(recipe, str) else Schedule(recipe, epochs)
+    engine = Engine(supernet, schedule, loss_function, seed=seed)
+    optimizer = optimizer_of(network)
+    scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=epochs, power=0.9)
+    expansion = ProXExpansionHandler(engine, seed=seed)
+    validator = evaluator(supernet.view(space.largest()))
+    members = probes(json.dumps(choices))
+    validation = MemberValidationHandler(validator, engine, members, regions=PLAN.regions(), interval=interval)
+    saved = {
+        "expansion": expansion,
+        "network": network,
+        "optimizer": optimizer,
+        "lr_scheduler": scheduler,
+        "validation": validation,
+    }
+    handlers: list[Any] = [expansion]
+    if ckpt is not None:
+        handlers.insert(0, CheckpointLoader(str(ckpt), saved, map_location="cpu"))
+    handlers += [LrScheduleHandler(scheduler, print_lr=False), validation]
+    if folder is not None:
+        handlers.append(CheckpointSaver(str(folder), saved, save_interval=1, n_saved=epochs))
+    if family:
+        assert folder is not None and isinstance(recipe, str)
+        graph = prediction_graph(network)
+        handlers.append(FamilyWriter(PLAN, recipe, graph, validation, ckpt_dir=str(folder), output_dir=str(folder / "eval")))
+    trainer = SupernetTrainer(
+        engine,
+        device="cpu",
+        max_epochs=epochs,
+        train_data_loader=loader() if data is None else data,
+        optimizer=optimizer,
+        train_handlers=handlers,
+        **{"optim_set_to_none": True, "max_gradient_norm": 12} | settings,
+    )
+    made = Training(trainer, engine, optimizer, scheduler, expansion, validation)
+
+    def note(name: str) -> None:
+        made.events.append((name, trainer.state.epoch - 1, engine.stage.name))
+
+    for event in ProXEvents:
+        trainer.add_event_handler(event, lambda _, name=event.name: note(name))
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def note_loss(_: Any) -> None:
+        made.losses.append((trainer.state.epoch - 1, float(trainer.state.output[0]["loss"])))
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def note_metrics(_: Any) -> None:
+        made.metrics[trainer.state.epoch - 1] = dict(trainer.state.metrics)
+
+    return made
+
+
+def checkpoint(folder: Path, epochs: int) -> Path:
+    """The one that was saved after so many epochs."""
+    return folder / f"checkpoint_epoch={epochs}.pt"
+
+
+def assert_equal(one: Any, other: Any, where: str = "state") -> None:
+    """Bit for bit, through containers."""
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, Mapping):
+        assert list(one) == list(other), where
+        for key in one:
+            assert_equal(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_equal(*pair, f"{where}[{index}]")
+    elif isinstance(one, float) and one != one:
+        assert other != other, where
+    else:
+        assert one == other, where
+
+
+def refused(what: str, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> str:
+    """The one line that ``call`` refuses with, which holds ``what`` word for word."""
+    with pytest.raises(ProXError) as error:
+        call(*arguments, **keywords)
+    assert what in str(error.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Errors that a test provokes are ignite's to log, not the test's to show."""
+    caplog.set_level("CRITICAL")
+
+
+# ---------------------------------------------------------------------- stages
+@pytest.mark.parametrize("recipe", ["prox", "prox_paper"])
+def test_stages_open_at_their_epochs_and_say_so(recipe: str) -> None:
+    run = training(recipe)
+    epochs: list[tuple[int, str]] = []
+    run.trainer.add_event_handler(Events.EPOCH_STARTED, lambda t: epochs.append((t.state.epoch - 1, run.engine.stage.name)))
+    run.run()
+    schedule = run.engine.schedule
+    assert epochs == [(epoch, schedule.stages[schedule.index(epoch)].name) for epoch in range(EPOCHS)]
+    started = [(epoch, stage) for event, epoch, stage in run.events if event == "STAGE_STARTED"]
+    assert started == [(start, stage.name) for start, stage in zip(schedule.starts, schedule.stages, strict=True)]
+    assert not any(event == "STAGE_RESUMED" for event, _, _ in run.events)
+
+
+def test_a_stage_is_announced_when_it_is_open_and_before_its_first_iteration() -> None:
+    run = training((Stage(name="a"), SANDWICH), epochs=2)
+    seen = []
+
+    @run.trainer.on(ProXEvents.STAGE_STARTED)
+    def look(trainer: SupernetTrainer) -> None:
+        seen.append((trainer.engine.stage.name, trainer.engine.space, trainer.state.iteration))
+
+    run.run()
+    whole = run.engine.supernet.family.space
+    assert seen == [("a", whole.restrict({}), 0), ("sandwich", whole, 3)]
+
+
+def test_only_open_members_are_trained(tmp_path: Path) -> None:
+    """What no member has yet is left as it was born."""
+    run = training((Stage(name="a"), SANDWICH), tmp_path, epochs=2)
+    before = {name: tensor.detach().clone() for name, tensor in run.network.named_parameters()}
+    regions = run.engine.supernet.regions(run.engine.supernet.family.space.smallest())
+    run.run()
+    after = torch.load(checkpoint(tmp_path, 1), weights_only=True)["network"]
+    for name, tensor in before.items():
+        inside = torch.zeros_like(tensor, dtype=torch.bool)
+        if name in regions:
+            fill(inside, regions[name], True)
+        assert torch.equal(tensor[~inside], after[name][~inside]), name
+    assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_epochs_are_validated_before_the_family_and_after_the_last_step(tmp_path: Path) -> None:
+    run = training(folder=tmp_path, interval=3)
+    run.run()
+    schedule = run.engine.schedule
+    due = [e for e in range(EPOCHS) if (e + 1) % 3 == 0 or schedule.is_last_of_stage(e)]
+    expected = []
+    for epoch in range(EPOCHS):
+        stage = schedule.stages[schedule.index(epoch)].name
+        expected += [("STAGE_STARTED", epoch, stage)] if epoch in schedule.starts else []
+        expected += [("MEMBERS_VALIDATED", epoch, stage)] if epoch in due else []
+    assert run.events == expected
+
+
+# ---------------------------------------------------------------------- resume
+def cuts(schedule: Schedule) -> tuple[int, int]:
+    """Numbers of finished epochs: one within a stage, one between two."""
+    same = [e for e in range(1, schedule.epochs) if schedule.index(e) == schedule.index(e - 1)]
+    other = [e for e in range(1, schedule.epochs) if schedule.index(e) != schedule.index(e - 1)]
+    return same[0], other[-1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "optimizer_of"), [("prox", adamw), ("prox", sgd), ("prox_paper", adamw), ("prox_paper", sgd)]
+)
+def test_an_interrupted_training_continues_bit_for_bit(
+    tmp_path: Path, recipe: str, optimizer_of: Callable[[nn.Module], Optimizer]
+) -> None:
+    """Whether cut within a stage or between two, and whatever weights and generators the new process began with."""
+    whole = training(recipe, tmp_path, optimizer_of=optimizer_of, interval=2).run()
+    schedule = whole.engine.schedule
+    for number, finished in enumerate(cuts(schedule), start=1):
+        rest = training(
+            recipe, weights=number, optimizer_of=optimizer_of, interval=2, ckpt=checkpoint(tmp_path, finished)
+        ).run()
+        assert_equal(rest.state(), whole.state(), f"after {finished}")
+        assert rest.losses == [(epoch, loss) for epoch, loss in whole.losses if epoch >= finished]
+        before, after = (schedule.stages[schedule.index(epoch)].name for epoch in (finished - 1, finished))
+        assert rest.events[0] == ("STAGE_RESUMED", finished - 1, before)
+        assert (("STAGE_STARTED", finished, after) in rest.events) == (before != after)
+        assert rest.events[1:] == [event for event in whole.events if event[1] >= finished]
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_training_killed_within_an_epoch_continues_from_the_last_whole_one(tmp_path: Path, quiet: None) -> None:
+    whole = training("prox_paper", tmp_path / "whole").run()
+    killed = training("prox_paper", tmp_path / "killed")
+
+    @killed.trainer.on(Events.ITERATION_COMPLETED(once=3 * 4 + 2))
+    def kill(_: Any) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        killed.run()
+    assert not checkpoint(tmp_path / "killed", 5).exists()
+    rest = training("prox_paper", weights=5, ckpt=checkpoint(tmp_path / "killed", 4)).run()
+    assert_equal(rest.state(), whole.state())
+
+
+def test_a_training_interrupted_twice_continues_bit_for_bit(tmp_path: Path) -> None:
+    whole = training("prox_paper", tmp_path / "whole").run()
+    again = training("prox_paper", tmp_path / "again", ckpt=checkpoint(tmp_path / "whole", 2)).run()
+    last = training("prox_paper", weights=8, ckpt=checkpoint(tmp_path / "again", 5)).run()
+    assert_equal(again.state(), whole.state())
+    assert_equal(last.state(), whole.state())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"accumulation_steps": 2}, {"epoch_length": 2}, {"epoch_length": 4}, {"optim_set_to_none": False}],
+    ids=str,
+)
+def test_a_training_of_other_settings_continues_bit_for_bit(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Three batches in the loader: an epoch of two leaves one out, one of four begins a second pass."""
+    whole = training("prox_paper", tmp_path, optimizer_of=sgd, **settings).run()
+    for finished in cuts(whole.engine.schedule):
+        rest = training("prox_paper", weights=1, optimizer_of=sgd, ckpt=checkpoint(tmp_path, finished), **settings).run()
+        assert_equal(rest.state(), whole.state(), f"after {finished}")
+
+
+@pytest.mark.slow
+def test_a_training_with_loader_processes_continues_bit_for_bit(tmp_path: Path) -> None:
+    whole = training("prox", tmp_path, data=loader(num_workers=1)).run()
+    for finished in cuts(whole.engine.schedule):
+        rest = training("prox", weights=1, data=loader(num_workers=1), ckpt=checkpoint(tmp_path, finished)).run()
+        assert_equal(rest.state(), whole.state(), f"after {finished}")
+
+
+def test_a_training_is_a_function_of_its_weights_and_seed() -> None:
+    """Not of what has been drawn before in the same process; and every epoch draws anew."""
+
+    def seen(seed: int, noise: int) -> tuple[Training, list[Tensor]]:
+        run, images = training((SANDWICH,), epochs=3, seed=seed), []
+        run.trainer.add_event_handler(
+            IterationEvents.FORWARD_COMPLETED, lambda t: images.append(t.state.output["image"].as_tensor().clone())
+        )
+        torch.manual_seed(noise)
+        np.random.seed(noise)
+        random.seed(noise)
+        return run.run(), images
+
+    one, images = seen(0, 1)
+    same, others = seen(0, 2)
+    assert_equal(same.state(), one.state())
+    assert_equal(others, images)
+    assert len({tuple(image.flatten().tolist()) for image in images}) == len(images) == 9
+    other, others = seen(1, 1)
+    assert other.losses != one.losses
+    assert not any(torch.equal(a, b) for a, b in zip(images, others, strict=True))
+
+
+def test_a_finished_training_has_nothing_left_to_do(tmp_path: Path) -> None:
+    whole = training(folder=tmp_path).run()
+    rest = training(weights=1, ckpt=checkpoint(tmp_path, EPOCHS)).run()
+    assert rest.losses == [] and rest.events == [("STAGE_RESUMED", EPOCHS - 1, "sandwich")]
+    assert_equal(rest.state(), whole.state())
+
+
+def plain(data: Any) -> bool:
+    if isinstance(data, Mapping):
+        return all(isinstance(key, str | int) and plain(value) for key, value in data.items())
+    if isinstance(data, list | tuple):
+        return all(map(plain, data))
+    return data is None or type(data) in (Tensor, int, float, bool, str)
+
+
+def test_a_checkpoint_is_plain_data_and_tensors(tmp_path: Path) -> None:
+    run = training("prox_paper", tmp_path, interval=1).run()
+    for epochs in (1, EPOCHS):
+        state = torch.load(checkpoint(tmp_path, epochs), weights_only=True)
+        assert list(state) == ["expansion", "network", "optimizer", "lr_scheduler", "validation"]
+        assert plain(state)
+    assert state["expansion"]["space"] == run.engine.supernet.family.space.to_json()
+    assert state["validation"]["history"] == run.validation.history
+    assert len(run.validation.history) == EPOCHS
+
+
+@pytest.mark.parametrize(
+    ("now", "what"),
+    [
+        ({"recipe": "prox_paper"}, "recipe"),
+        ({"recipe": (Stage(name="a"), SANDWICH)}, "recipe"),
+        ({"choices": {**CHOICES, "resolution": [0.5, 1.0]}}, "search space"),
+        ({"choices": {**CHOICES, "width": [0.75, 1.0]}}, "search space"),
+    ],
+    ids=["recipe", "stages", "resolution", "width"],
+)
+def test_a_checkpoint_of_another_space_or_recipe_is_refused_and_nothing_is_changed(
+    tmp_path: Path, quiet: None, now: dict[str, Any], what: str
+) -> None:
+    training(folder=tmp_path, epochs=5).run()
+    other = training(**now, epochs=5, weights=1, ckpt=checkpoint(tmp_path, 3))
+    before = {key: value for key, value in other.state().items() if key != "network"}
+    before["network"] = {name: tensor.clone() for name, tensor in other.network.state_dict().items()}
+    message = (
+        f"the checkpoint was trained with another {what} than this configuration asks for; continue with the configuration"
+    )
+    refused(message, other.run)
+    after = other.state()
+    assert_equal({key: after[key] for key in before}, before)
+    assert other.events == [] and other.losses == []
+
+
+def test_a_checkpoint_of_another_number_of_epochs_is_refused(tmp_path: Path, quiet: None) -> None:
+    """Its stages lie elsewhere: the supernet would be ahead of its schedule, and the learning rate would end early."""
+    training(folder=tmp_path, epochs=5).run()
+    refused("epochs", training(epochs=20, ckpt=checkpoint(tmp_path, 4)).run)
+
+
+# ---------------------------------------------------------------------- an iteration
+def batches(count: int) -> list[dict[str, Tensor]]:
+    data = [{key: value.as_tensor() for key, value in case.items()} for case in cases(2 * count)]
+    return [{key: torch.stack([a[key], b[key]]) for key in a} for a, b in zip(data[::2], data[1::2], strict=True)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_largest_by_itself_trains_as_monai_trains_it(steps: int) -> None:
+    """Four batches: with three steps an update, the last one of an epoch is of one batch."""
+    data = loader(augment=False, shuffle=False, count=8)
+    run = training((LARGEST,), epochs=2, data=data, accumulation_steps=steps, max_gradient_norm=None)
+    torch.manual_seed(0)
+    network = largest(PLAN.family(CHOICES), deep_supervision=True)
+    optimizer = adamw(network)
+    scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=2, power=0.9)
+    losses: list[float] = []
+    monai = SupervisedTrainer(
+        device="cpu",
+        max_epochs=2,
+        train_data_loader=loader(augment=False, shuffle=False, count=8),
+        network=network,
+        optimizer=optimizer,
+        loss_function=loss_function,
+        train_handlers=[LrScheduleHandler(scheduler, print_lr=False)],
+        optim_set_to_none=True,
+        accumulation_steps=steps,
+        decollate=False,
+    )
+    monai.add_event_handler(Events.ITERATION_COMPLETED, lambda t: losses.append(t.state.output["loss"].item()))
+    assert_equal(network.state_dict(), run.network.state_dict())
+    monai.run()
+    run.run()
+    assert_equal(run.network.state_dict(), network.state_dict())
+    assert [loss for _, loss in run.losses] == losses
+
+
+def test_accumulated_gradients_are_the_mean_of_the_batches_losses() -> None:
+    """A step of SGD computed by hand, for a sandwich of three members."""
+    rate = 0.1
+    run = training(
+        (SANDWICH,),
+        epochs=1,
+        data=loader(augment=False, shuffle=False, count=4),
+        optimizer_of=lambda network: SGD(network.parameters(), rate),
+        max_gradient_norm=None,
+        accumulation_steps=2,
+    )
+    twin = training((SANDWICH,), epochs=1).engine
+    twin.begin_epoch(0)
+    for step, batch in enumerate(batches(2)):
+        twin.step(batch["image"], batch["label"], epoch=0, step=step)
+    run.run()
+    for (name, weight), start in zip(run.network.named_parameters(), twin.supernet.network.parameters(), strict=True):
+        gradient = torch.zeros_like(start) if start.grad is None else start.grad
+        torch.testing.assert_close(weight, start - rate * gradient / 2, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_gradients_are_clipped_to_the_norm_once_they_are_accumulated() -> None:
+    def moved(**settings: Any) -> dict[str, Tensor]:
+        run = training(
+            (LARGEST,),
+            epochs=1,
+            data=loader(augment=False, shuffle=False, count=4),
+            optimizer_of=lambda network: SGD(network.parameters(), 1.0),
+            accumulation_steps=2,
+            **settings,
+        )
+        before = {name: p.detach().clone() for name, p in run.network.named_parameters()}
+        run.run()
+        return {name: p.detach() - before[name] for name, p in run.network.named_parameters()}
+
+    def norm(changes: dict[str, Tensor]) -> float:
+        return float(torch.cat([change.flatten() for change in changes.values()]).norm())
+
+    free, clipped = moved(max_gradient_norm=None), moved(max_gradient_norm=0.5)
+    assert norm(free) > 1
+    assert norm(clipped) == pytest.approx(0.5, rel=1e-4)
+    for name, change in free.items():
+        torch.testing.assert_close(clipped[name], change * 0.5 / norm(free), rtol=1e-3, atol=1e-5)
+    assert_equal(moved(max_gradient_norm=1000.0), free)
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_gradients_are_zeroed_as_asked_once_an_accumulation(monkeypatch: pytest.MonkeyPatch, to_none: bool, steps: int) -> None:
+    run = training((LARGEST,), epochs=1, optim_set_to_none=to_none, accumulation_steps=steps)
+    zero_grad, asked = run.optimizer.zero_grad, []
+
+    def spy(set_to_none: bool = True) -> None:
+        asked.append(set_to_none)
+        zero_grad(set_to_none=set_to_none)
+
+    monkeypatch.setattr(run.optimizer, "zero_grad", spy)
+    run.run()
+    assert asked == [to_none] * (3 if steps == 1 else 2)
+
+
+def test_monais_events_fire_once_an_iteration_and_in_order() -> None:
+    run = training((SANDWICH,), epochs=1)
+    fired: list[tuple[str, list[str]]] = []
+    for event in IterationEvents:
+        run.trainer.add_event_handler(
+            event,
+            lambda t, name=event.name: fired.append((name, sorted(t.state.output if isinstance(t.state.output, dict) else {}))),
+        )
+    run.run()
+    one = [
+        ("FORWARD_COMPLETED", ["image", "label", "pred"]),
+        ("LOSS_COMPLETED", ["image", "label", "loss", "pred"]),
+        ("BACKWARD_COMPLETED", ["image", "label", "loss", "pred"]),
+    ]
+    assert [event for event in fired if event[0] != "MODEL_COMPLETED"] == one * 3
+    assert [name for name, _ in fired] == [*(name for name, _ in one), "MODEL_COMPLETED"] * 3
+
+
+@pytest.mark.parametrize("deep_supervision", [True, False])
+@pytest.mark.parametrize("stage", [Stage(name="smallest"), SANDWICH], ids=["smallest", "sandwich"])
+def test_the_output_is_the_first_members_at_full_resolution(stage: Stage, deep_supervision: bool) -> None:
+    """That of the smallest member too, which works at three quarters of it."""
+    run = training(
+        (stage,),
+        epochs=1,
+        data=loader(augment=False, shuffle=False, count=2),
+        deep_supervision=deep_supervision,
+    )
+    twin = training((stage,), epochs=1, deep_supervision=deep_supervision).engine
+    twin.begin_epoch(0)
+    (batch,) = batches(1)
+    member = twin.members(0, 0)[0]
+    outputs = twin.supernet(batch["image"], member)
+    run.run()
+    items = run.trainer.state.output
+    assert len(items) == 2 and all(set(item) == {"image", "label", "pred", "loss"} for item in items)
+    for index, item in enumerate(items):
+        finest = (outputs[0] if deep_supervision else outputs)[index]
+        assert item["pred"].shape == (3, *PATCH) and not item["pred"].requires_grad
+        torch.testing.assert_close(item["pred"], finest.detach())
+        assert torch.equal(item["image"].as_tensor(), batch["image"][index])
+        assert torch.equal(item["label"].as_tensor(), batch["label"][index])
+        assert float(item["loss"]) == pytest.approx(loss_function(outputs, batch["label"]).item())
+
+
+def test_the_inferer_and_the_batch_of_the_configuration_are_used() -> None:
+    """Further arguments of the network come from prepare_batch, as in MONAI's trainer."""
+    calls = []
+
+    def inferer(x: Tensor, network: nn.Module, member: Subnet, *args: Any, **kwargs: Any) -> Any:
+        calls.append((member, args, kwargs, type(x)))
+        return network(x, member)
+
+    def prepare(batch: dict[str, Tensor], *_: Any, **__: Any) -> tuple[Any, ...]:
+        return batch["image"], batch["label"], ("extra",), {"key": 1}
+
+    run = training((SANDWICH,), epochs=1, inferer=inferer, prepare_batch=prepare).run()
+    members = [member for step in range(3) for member in run.engine.members(0, step)]
+    assert calls == [(member, ("extra",), {"key": 1}, Tensor) for member in members]
+
+
+def test_batches_need_no_dataset() -> None:
+    """MONAI's trainer takes any iterable of batches."""
+    run = training((LARGEST,), epochs=2, data=batches(2)).run()
+    assert [epoch for epoch, _ in run.losses] == [0, 0, 1, 1]
+
+
+# ---------------------------------------------------------------------- mixed precision
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there the scaler is real, and this device is not its own")
+@pytest.mark.filterwarnings("ignore")
+def test_mixed_precision_is_off_on_a_cpu(tmp_path: Path) -> None:
+    plain, amp = training((SANDWICH,), epochs=2).run(), training((SANDWICH,), tmp_path, epochs=2, amp=True).run()
+    assert amp.trainer.scaler is not None
+    assert_equal(amp.network.state_dict(), plain.network.state_dict())
+    rest = training((SANDWICH,), epochs=2, amp=True, weights=1, ckpt=checkpoint(tmp_path, 1)).run()
+    assert_equal(rest.state(), plain.state())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_losses_are_scaled_and_the_scale_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: float | None
+) -> None:
+    """A scaler for the CPU, as real as CUDA's. Scales are powers of two, so nothing is rounded, and clipping comes after."""
+    monkeypatch.setattr(
+        torch.cuda.amp, "GradScaler", lambda: torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    )
+    settings: dict[str, Any] = {"epochs": 2, "accumulation_steps": 2, "max_gradient_norm": clip}
+    plain = training((SANDWICH,), **settings).run()
+    amp = training((SANDWICH,), tmp_path, amp=True, **settings).run()
+    assert amp.trainer.scaler.get_scale() == 2.0**12  # four updates
+    assert_equal(amp.network.state_dict(), plain.network.state_dict())
+    rest = training((SANDWICH,), amp=True, weights=1, ckpt=checkpoint(tmp_path, 1), **settings).run()
+    assert rest.trainer.scaler.state_dict() == amp.trainer.scaler.state_dict()
+    assert_equal(rest.state(), amp.state())
+
+
+# ---------------------------------------------------------------------- validation of members
+def test_open_members_are_metrics_of_the_epochs_that_validate(tmp_path: Path) -> None:
+    run = training("prox", interval=3).run()
+    schedule, whole = run.engine.schedule, run.engine.supernet.family.space
+    due = [e for e in range(EPOCHS) if (e + 1) % 3 == 0 or schedule.is_last_of_stage(e)]
+    assert 0 < len(due) < EPOCHS
+    for epoch in range(EPOCHS):
+        space = schedule.stages[schedule.index(epoch)].space(whole)
+        opened = [name for name, subnet in run.validation.members.items() if subnet in space]
+        expected = {f"{METRIC}_{name}" for name in opened} if epoch in due else set()
+        assert set(run.metrics[epoch]) == expected, epoch
+    assert set(run.metrics[EPOCHS - 1]) == {f"{METRIC}_{name}" for name in run.validation.members}
+    assert [entry["epoch"] for entry in run.validation.history] == due
+    for entry in run.validation.history:
+        for name, classes in entry["classes"].items():
+            assert list(classes) == ["one", "two"]
+            assert run.metrics[entry["epoch"]][f"{METRIC}_{name}"] == pytest.approx(np.mean(list(classes.values())), abs=1e-6)
+
+
+def test_metrics_of_others_stay() -> None:
+    run = training("prox", interval=1)
+    run.trainer.add_event_handler(Events.STARTED, lambda t: t.state.metrics.update(own=1.0))
+    run.run()
+    assert all(metrics["own"] == 1.0 for metrics in run.metrics.values())
+
+
+def test_dice_is_that_of_each_member_cut_out() -> None:
+    run = training("prox", interval=1).run()
+    (measured,) = [entry["classes"] for entry in run.validation.history if entry["epoch"] == EPOCHS - 1]
+    assert len(measured) == 5
+    regions = LabelsToRegionsd(["pred", "label"], PLAN.regions())
+    for name, subnet in run.validation.members.items():
+        member = run.engine.supernet.member(subnet).eval()
+        member.network.decoder.deep_supervision = False
+        dice = DiceMetric(include_background=True, reduction="none")
+        for case in cases(2, seed=1):
+            with torch.no_grad():
+                pred = member(case["image"].as_tensor()[None]).argmax(1)
+            both = regions({"pred": pred, "label": case["label"].as_tensor()})
+            dice(both["pred"][None], both["label"][None])
+        expected = dict(zip(("one", "two"), dice.aggregate().nanmean(0).tolist(), strict=True))
+        assert measured[name] == pytest.approx(expected, abs=1e-6), name
+    assert len({tuple(classes.values()) for classes in measured.values()}) > 1
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_largest_open_member_is_validated_last_watched_or_not(watched: bool) -> None:
+    """Its metrics are the validator's own then, for handlers that keep the best network."""
+    run = training("prox", interval=1)
+    if not watched:
+        run.validation.members = {"smallest": run.validation.members["smallest"]}
+    order: list[Subnet] = []
+    validator = run.validation.validator
+    validator.add_event_handler(Events.STARTED, lambda v: order.append(v.network.subnet))
+    seen = []
+
+    @run.trainer.on(ProXEvents.MEMBERS_VALIDATED)
+    def look(trainer: SupernetTrainer) -> None:
+        seen.append((order[-1], trainer.engine.space.largest(), dict(validator.state.metrics), dict(trainer.state.metrics)))
+        assert len(set(order)) == len(order)
+        assert all(subnet in trainer.engine.space for subnet in order)
+        order.clear()
+
+    run.run()
+    assert len(seen) == EPOCHS
+    for epoch, (last, expected, own, metrics) in enumerate(seen):
+        assert last == expected, epoch
+        named = [name for name, subnet in run.validation.members.items() if subnet == expected]
+        assert all(metrics[f"{METRIC}_{name}"] == own[METRIC] for name in named)
+        assert set(own) == {METRIC}
+
+
+def test_a_region_that_no_case_has_is_not_a_number(tmp_path: Path) -> None:
+    """And the mean is over those that occur."""
+    run = training("prox", tmp_path, epochs=5, interval=1, family=True)
+    for item in run.validation.validator.data_loader.dataset.data:
+        item["label"][item["label"] == 2] = 0
+    run.validation.validator.data_loader.dataset.set_data(run.validation.validator.data_loader.dataset.data)
+    run.run()
+    for classes in run.validation.history[-1]["classes"].values():
+        assert classes["one"] == classes["one"] and classes["two"] != classes["two"]
+    for member in TrainedBundle.open(tmp_path).family()["members"]:
+        assert member["dice"]["mean"] == member["dice"]["one"] and member["dice"]["two"] is None
+    rest = training("prox", epochs=5, ckpt=checkpoint(tmp_path, 5)).run()
+    assert_equal(rest.validation.history, run.validation.history)
+
+
+# ---------------------------------------------------------------------- the family that is left
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Path]:
+    """A finished training and its bundle's folder, which has its models in it. Not to be changed."""
+    bundle = tmp_path_factory.mktemp("bundle")
+    return training("prox", bundle / "models", interval=3, family=True).run(), bundle
+
+
+def test_the_family_is_written_as_it_was_trained(finished: tuple[Training, Path]) -> None:
+    run, bundle = finished
+    family = json.loads((bundle / "models" / "family.json").read_text())
+    engine, space = run.engine, run.engine.supernet.family.space
+    expected = {
+        "format": 1,
+        "plan": PLAN.to_json(),
+        "choices": asdict(engine.supernet.family.choices),
+        "recipe": "prox",
+        "epochs": EPOCHS,
+        "validated_epoch": EPOCHS,
+        "patch_size": list(PATCH),
+        "space": space.to_json(),
+    }
+    assert {key: family[key] for key in expected} == json.loads(json.dumps(expected))
+    assert [stage.pop("first_epoch") for stage in family["stages"]] == list(engine.schedule.starts)
+    assert family["stages"] == json.loads(json.dumps([stage.to_json() for stage in engine.schedule.stages]))
+    assert set(family) == {*expected, "stages", "members", "probes"}
+
+    assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
+    classes = run.validation.history[-1]["classes"]
+    for member in family["members"]:
+        subnet = Subnet.from_json(member["subnet"])
+        assert subnet == run.validation.members[member["name"]]
+        own = engine.supernet.extract(subnet)
+        assert member["parameters"] == sum(p.numel() for p in own.parameters())
+        assert member["macs"] == cost.macs(engine.supernet, subnet, PATCH)
+        dice = classes[member["name"]]
+        assert member["dice"] == pytest.approx({"mean": np.mean(list(dice.values())), **dice})
+        assert list(member["dice"]) == ["mean", "one", "two"]
+    assert [probe["epoch"] for probe in family["probes"]] == [entry["epoch"] for entry in run.validation.history]
+    for probe, entry in zip(family["probes"], run.validation.history, strict=True):
+        assert probe["dice"] == pytest.approx({name: np.mean(list(c.values())) for name, c in entry["classes"].items()})
+    assert (bundle / "models" / "eval" / "prox_progress.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_weights_are_a_bare_state_of_the_network_that_predicts(finished: tuple[Training, Path]) -> None:
+    run, bundle = finished
+    weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    assert_equal(weights, prediction_graph(run.network).state_dict())
+    network = largest(PLAN.family(CHOICES))
+    load_weights(prediction_graph(network), bundle / "models" / "model.pt")
+    (batch,) = batches(1)
+    with torch.no_grad():
+        assert torch.equal(network(batch["image"]), run.network(batch["image"])[0])
+
+
+def test_the_family_is_written_at_every_validation_and_members_not_open_have_no_dice(tmp_path: Path) -> None:
+    run = training("prox", tmp_path, epochs=5, family=True)
+    written = []
+
+    @run.trainer.on(Events.EPOCH_COMPLETED)
+    def read(trainer: SupernetTrainer) -> None:
+        family = TrainedBundle.open(tmp_path).family()
+        weights = torch.load(tmp_path / "model.pt", weights_only=True)
+        assert_equal(weights, {name: run.network.state_dict()[name] for name in weights})
+        measured = [member["name"] for member in family["members"] if member["dice"] is not None]
+        assert measured == [name for name, subnet in run.validation.members.items() if subnet in trainer.engine.space]
+        written.append((family["validated_epoch"], len(family["probes"]), len(measured)))
+
+    run.run()
+    assert [entry[:2] for entry in written] == [(epoch, epoch) for epoch in range(1, 6)]
+    assert written[0][2] == 1 and written[-1][2] == 5
+
+
+def test_a_bundle_opens_by_its_folder_by_its_models_and_before_its_training(
+    tmp_path: Path, finished: tuple[Training, Path]
+) -> None:
+    _, trained = finished
+    data = json.loads((trained / "models" / "family.json").read_text())
+    planned = tmp_path / "planned"
+    (planned / "configs").mkdir(parents=True)
+    (planned / "configs" / "family.json").write_text(json.dumps({key: data[key] for key in ("format", "plan", "choices")}))
+    for path, root in ((trained, None), (str(trained), None), (trained / "models", None), (trained / "models", planned)):
+        bundle = TrainedBundle.open(path, root)
+        assert bundle.path == trained / "models" and bundle.data == data
+    for path, root in ((planned, None), (tmp_path / "not yet there", planned), (str(planned / "models"), str(planned))):
+        bundle = TrainedBundle.open(path, root)
+        assert bundle.path == planned / "configs"
+        assert bundle.plan == PLAN
+    shutil.copytree(trained / "models", planned / "models")
+    assert TrainedBundle.open(planned).path == planned / "models"  # what was trained comes before what was planned
+
+
+def test_a_trained_bundle_is_the_supernet_that_was_trained(finished: tuple[Training, Path]) -> None:
+    run, folder = finished
+    bundle = TrainedBundle.open(folder)
+    assert bundle.plan == PLAN and bundle.unet_family.space == run.engine.supernet.family.space
+    supernet = bundle.supernet()
+    assert not supernet.training
+    (batch,) = batches(1)
+    for subnet in run.validation.members.values():
+        with torch.no_grad():
+            assert torch.equal(supernet(batch["image"], subnet), run.engine.supernet(batch["image"], subnet)[0])
+
+
+def test_members_are_found_by_name_and_by_file(tmp_path: Path, finished: tuple[Training, Path]) -> None:
+    run, folder = finished
+    bundle = TrainedBundle.open(folder)
+    for name, subnet in run.validation.members.items():
+        assert bundle.member(name) == (name, subnet)
+        assert bundle.subnet(name) == subnet
+    own = bundle.unet_family.space.sample(random.Random(4))
+    (tmp_path / "my own.json").write_text(json.dumps({"subnet": own.to_json()}))
+    assert bundle.member(str(tmp_path / "my own.json")) == ("myown", own)
+    assert bundle.subnet(str(tmp_path / "my own.json")) == own
+    refused("there is no member 'tiny'; known: smallest, small, middle, large, largest", bundle.member, "tiny")
+    refused("there is no file", bundle.member, str(tmp_path / "none.json"))
+    (tmp_path / "wrong.json").write_text(json.dumps(own.to_json() | {"levels": [9]}))
+    refused("levels[0] = 9 is not legal", bundle.subnet, str(tmp_path / "wrong.json"))
+
+
+def test_dice_is_known_of_members_that_were_measured(tmp_path: Path, finished: tuple[Training, Path]) -> None:
+    run, folder = finished
+    bundle = TrainedBundle.open(folder)
+    for member in bundle.family()["members"]:
+        assert bundle.measured(Subnet.from_json(member["subnet"])) == member["dice"]
+    strangers = (bundle.unet_family.space.sample(random.Random(seed)) for seed in range(99))
+    assert bundle.measured(next(s for s in strangers if s not in run.validation.members.values())) == {}
+    bundle.data["members"][0]["dice"] = None  # as in a family written before that member opened
+    assert bundle.measured(Subnet.from_json(bundle.data["members"][0]["subnet"])) == {}
+
+
+def test_before_training_only_the_ends_of_the_space_are_known(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    choices = {**CHOICES, "kernel": None}
+    data = {"format": 1, "plan": PLAN.to_json(), "choices": choices}
+    (tmp_path / "configs" / "family.json").write_text(json.dumps(data))
+    bundle = TrainedBundle.open(tmp_path)
+    space = PLAN.family(CHOICES).space
+    assert (bundle.subnet("smallest"), bundle.subnet("largest")) == (space.smallest(), space.largest())
+    untrained = f"{tmp_path} is not trained; first python -m monai.bundle run --config_file configs/train.json"
+    for call in (bundle.family, lambda: bundle.member("smallest"), lambda: bundle.subnet("middle")):
+        refused(untrained, call)
+    refused(untrained, bundle.measured, space.smallest())
+    refused(f"there is no {tmp_path / 'configs' / 'model.pt'}; training writes it when it is done", bundle.supernet)
+
+
+def test_folders_that_hold_no_family_are_refused(tmp_path: Path) -> None:
+    message = f"{tmp_path} is no bundle of a supernet, nor its models: there is no family.json, which training writes"
+    refused(message, TrainedBundle.open, tmp_path)
+    refused(message, TrainedBundle.open, tmp_path, tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("wrong", [[], None, {}, {"format": 2}, {"plan": None}, {"choices": None}], ids=str)
+def test_a_family_of_another_format_is_refused(tmp_path: Path, wrong: Any) -> None:
+    whole = {"format": 1, "plan": {}, "choices": {}}
+    if isinstance(wrong, dict) and wrong:
+        wrong = {key: value for key, value in (whole | wrong).items() if value is not None}
+    (tmp_path / "family.json").write_text(json.dumps(wrong))
+    refused(f"{tmp_path / 'family.json'} is not a family of format 1", TrainedBundle.open, tmp_path)
+
+
+def test_weights_that_are_broken_or_of_another_network_are_refused(tmp_path: Path, finished: tuple[Training, Path]) -> None:
+    shutil.copy(finished[1] / "models" / "family.json", tmp_path)
+    bundle, path = TrainedBundle.open(tmp_path), tmp_path / "model.pt"
+    refused(f"there is no {path}; training writes it when it is done", bundle.supernet)
+    whole = (finished[1] / "models" / "model.pt").read_bytes()
+    for content in (b"", b"no weights", whole[:1000]):
+        path.write_bytes(content)
+        refused(f"{path} does not hold the weights of this network: ", bundle.supernet)
+    weights = torch.load(finished[1] / "models" / "model.pt", weights_only=True)
+    name = next(iter(weights))
+    for other in ({}, {**weights, "more": torch.zeros(1)}, {**weights, name: weights[name][:1]}, [1]):
+        torch.save(other, path)
+        refused(f"{path} does not hold the weights of this network: ", bundle.supernet)
+
+
+# ---------------------------------------------------------------------- wrong use
+def test_the_handler_belongs_to_a_supernet_trainer_of_its_engine() -> None:
+    run = training((SANDWICH,), epochs=1)
+    message = "ProXExpansionHandler belongs to a SupernetTrainer of the same engine"
+    stock = {"device": "cpu", "max_epochs": 1, "train_data_loader": loader(), "loss_function": loss_function}
+    other = SupervisedTrainer(network=run.network, optimizer=run.optimizer, **stock)
+    refused(message, run.expansion.attach, other)
+    refused(message, run.expansion.attach, training((SANDWICH,), epochs=1).trainer)
+    refused(
+        message,
+        SupervisedTrainer,
+        network=run.network,
+        optimizer=run.optimizer,
+        train_handlers=[run.expansion],
+        **stock,
+    )
+
+
+def bare(**settings: Any) -> SupernetTrainer:
+    engine = training((SANDWICH,), epochs=3).engine
+    needed = {"device": "cpu", "max_epochs": 3, "train_data_loader": loader(), "optimizer": sgd(engine.supernet.network)}
+    return SupernetTrainer(engine, **needed | settings)
+
+
+def test_the_trainer_covers_the_schedule() -> None:
+    for epochs in (2, 4):
+        refused(f"the schedule covers 3 epochs, max_epochs is {epochs}; they must agree", bare, max_epochs=epochs)
+    assert bare(max_epochs=3).state.max_epochs == 3
+
+
+def test_compiling_is_refused() -> None:
+    refused("compile is true; a supernet's members differ in shape", bare, compile=True)
+    assert not bare(compile=False).compile
+
+
+def test_events_of_others_can_be_registered_too() -> None:
+    trainer = bare(event_names=["own"])
+    fired = []
+    trainer.add_event_handler("own", lambda _: fired.append("own"))
+    trainer.fire_event("own")
+    assert fired == ["own"]
+
+
+# ---------------------------------------------------------------------- several ranks
+def _rank(rank: int, file: str, out: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    run = training((Stage(name="a"), SANDWICH), epochs=2, weights=rank, data=loader(shuffle=False))
+    members: list[Any] = []
+    images: list[Tensor] = []
+
+    def note_member(supernet: nn.Module, inputs: tuple[Tensor, Subnet]) -> None:
+        if supernet.training:  # validation is not of interest
+            members.append(inputs[1].to_json())
+
+    run.engine.supernet.register_forward_pre_hook(note_member)
+    run.trainer.add_event_handler(
+        IterationEvents.FORWARD_COMPLETED, lambda t: images.append(t.state.output["image"].as_tensor().clone())
+    )
+    before = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
+    run.run()
+    state = {"members": members, "images": images, "before": before, "losses": run.losses, **run.state()}
+    torch.save(state, f"{out}.{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_ranks_keep_equal_weights_train_the_same_members_and_augment_by_themselves(tmp_path: Path) -> None:
+    """They begin with weights of their own, of which the first rank's are everyone's, and are shown the same cases."""
+    torch.multiprocessing.spawn(_rank, (str(tmp_path / "rendezvous"), str(tmp_path / "out")), nprocs=2)
+    first, second = (torch.load(tmp_path / f"out.{rank}") for rank in (0, 1))
+    assert any(not torch.equal(tensor, second["before"][name]) for name, tensor in first["before"].items())
+    assert any(not torch.equal(tensor, first["network"][name]) for name, tensor in first["before"].items())
+    for key in ("network", "optimizer", "engine", "epoch", "iteration"):
+        assert_equal(first[key], second[key], key)
+    assert first["members"] == second["members"] and len(first["members"]) == 3 * 1 + 3 * 3
+    assert len(first["images"]) == 6
+    assert not any(torch.equal(*pair) for pair in zip(first["images"], second["images"], strict=True))
+    assert first["losses"] != second["losses"]

@@ -1,0 +1,402 @@
+"""Every bundle: the model zoo's rules, and MONAI's own commands from training to exports, on small tasks."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai, write_task
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+
+from monai_prox.bundle.plan import Plan
+from monai_prox.bundle.trained import TrainedBundle
+from monai_prox.export.bundle import SCHEMA, write_bundle
+from monai_prox.export.from_bundle import prediction_of
+
+REQUIRED = [
+    "LICENSE",
+    "configs/metadata.json",
+    "configs/train.json",
+    "configs/evaluate.json",
+    "configs/inference.json",
+    "configs/multi_gpu_train.json",
+    "configs/family.json",
+    "configs/logging.conf",
+    "docs/README.md",
+    "docs/data_license.txt",
+]
+HEADINGS = [
+    "# Model Overview",
+    "## Data",
+    "## Training configuration",
+    "## Input",
+    "## Output",
+    "## Performance",
+    "## MONAI Bundle Commands",
+    "# References",
+    "# License",
+]
+LIMIT = 25 * 2**20  # bytes of a file in the model zoo
+TOLERANCE = 1e-4  # of ONNX Runtime's logits
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+def config(bundle: Path, name: str) -> Any:
+    return json.loads((bundle / "configs" / f"{name}.json").read_text())
+
+
+# ---------------------------------------------------------------------- the zoo's rules, on files
+def check_zoo_rules(bundle: Path, required: list[str]) -> None:
+    """What the model zoo asks of every bundle's files."""
+    for name in required:
+        assert (bundle / name).is_file(), name
+    metadata = config(bundle, "metadata")
+    assert metadata["schema"] == SCHEMA
+    assert metadata["version"] in metadata["changelog"]
+    assert all(metadata["required_packages_version"].values())
+    assert all(version(package) for package in metadata["required_packages_version"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", metadata["version"])
+    lines = (bundle / "docs" / "README.md").read_text().splitlines()
+    assert [line for line in lines if line in HEADINGS] == HEADINGS
+    assert max(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) <= LIMIT
+    assert not list(bundle.rglob("*.py"))
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_the_bundles_keep_the_zoos_rules(name: str) -> None:
+    bundle = ROOT / "bundles" / name
+    check_zoo_rules(bundle, REQUIRED)
+    family, metadata = config(bundle, "family"), config(bundle, "metadata")
+    plan = Plan.from_json(family["plan"])
+    (image,), (pred,) = (metadata["network_data_format"][side].values() for side in ("inputs", "outputs"))
+    assert tuple(image["spatial_shape"]) == tuple(pred["spatial_shape"]) == plan.patch_size
+    assert tuple(image["channel_def"].values()) == plan.channels
+    assert tuple(pred["channel_def"].values()) == plan.labels
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_bundle_names_nothing_but_installed_components(name: str) -> None:
+    """Dotted targets into this package, MONAI, torch or ignite; short names are MONAI's."""
+    targets = set()
+
+    def collect(part: Any) -> None:
+        if isinstance(part, dict):
+            targets.update([part["_target_"]] if "_target_" in part else [])
+            for value in part.values():
+                collect(value)
+        elif isinstance(part, list):
+            for value in part:
+                collect(value)
+
+    for file in ("train", "evaluate", "inference", "multi_gpu_train"):
+        collect(config(ROOT / "bundles" / name, file))
+    assert {target.partition(".")[0] for target in targets if "." in target} <= {"monai_prox", "monai", "torch", "ignite"}
+
+
+def test_the_bundles_differ_only_where_their_tasks_do() -> None:
+    """They are files of their own, because the zoo asks for it; what one learns, all learn."""
+    own = {"bundle_root", "task", "regions", "epochs", "batch_size", "samples_per_image", "dataset_dir"}
+    for file in ("train", "evaluate", "inference", "multi_gpu_train"):
+        shared = [{k: v for k, v in config(ROOT / "bundles" / name, file).items() if k not in own} for name in BUNDLES]
+        assert all(one == shared[0] for one in shared), file
+
+
+# ---------------------------------------------------------------------- MONAI's commands
+@dataclass(frozen=True)
+class Trained:
+    root: Path  # with bundles/ in it
+    bundle: Path
+    task: Path
+
+
+@pytest.fixture(scope="module", params=BUNDLES)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A copy of the bundle, trained by MONAI's command from the folder that has ``bundles`` in it."""
+    root = tmp_path_factory.mktemp(request.param)
+    bundle = copy_bundles(root) / request.param
+    task = write_task(root, request.param)
+    file = f"bundles/{request.param}/configs/train.json"
+    monai(["run", "--config_file", file, *arguments(TINY | {"dataset_dir": task})], cwd=root)
+    return Trained(root, bundle, task)
+
+
+@pytest.mark.slow
+def test_training_leaves_a_family(trained: Trained) -> None:
+    names = {path.name for path in (trained.bundle / "models").iterdir()}
+    assert names == {"model.pt", "family.json", "checkpoint_epoch=5.pt"}
+    assert (trained.bundle / "eval" / "prox_progress.png").is_file()
+    assert list((trained.bundle / "eval").glob("events.out.tfevents.*"))
+    family = TrainedBundle.open(trained.bundle).family()
+    assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
+    assert all(member["dice"]["mean"] is not None for member in family["members"])
+    assert [entry["epoch"] for entry in family["probes"]] == [0, 1, 2, 3, 4]
+    if trained.bundle.name == "brats_prox":
+        assert list(family["members"][0]["dice"]) == ["mean", "whole tumour", "tumour core", "enhancing tumour"]
+        assert family["plan"]["channels"] == ["FLAIR", "t1gd"]
+    if trained.bundle.name == "msd_prox":
+        assert family["plan"]["intensity"]["kind"] == "ct"
+        assert family["plan"]["architecture"]["arch_kwargs"]["kernel_sizes"][0] == [3, 3, 1]
+
+
+@pytest.mark.slow
+def test_evaluation_repeats_the_trainings_validation(trained: Trained) -> None:
+    """By MONAI's command from inside the bundle, for a member by name."""
+    files = str(["configs/train.json", "configs/evaluate.json"])
+    options = {"dataset_dir": trained.task, "subnet": "middle", "num_workers": 0}
+    monai(["run", "--config_file", files, *arguments(options)], cwd=trained.bundle)
+    written = (trained.bundle / "eval" / "middle" / "metrics.csv").read_text().splitlines()
+    dice = float(dict(line.split(",") for line in written)["val_mean_dice"])
+    member = next(m for m in TrainedBundle.open(trained.bundle).family()["members"] if m["name"] == "middle")
+    assert dice == pytest.approx(member["dice"]["mean"], abs=1e-5)
+
+
+def predict(bundle: Path, images: Path, output: Path, **options: Any) -> dict[str, np.ndarray]:
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / "inference.json"),
+        workflow_type="infer",
+        logging_file=False,
+        bundle_root=str(bundle),
+        dataset_dir=str(images),
+        output_dir=str(output),
+        **options,
+    )
+    workflow.initialize()
+    workflow.run()
+    return {path.name: np.asarray(nib.load(path).dataobj) for path in sorted(output.glob("*.nii.gz"))}
+
+
+@pytest.mark.slow
+def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path: Path) -> None:
+    """A member within the family, at full resolution, and as a bundle of its own."""
+    images = trained.task / "imagesTr"
+    for name in ("large", "largest"):
+        prediction = prediction_of(TrainedBundle.open(trained.bundle), name)
+        assert prediction.patch_size == TrainedBundle.open(trained.bundle).plan.patch_size
+        within = predict(trained.bundle, trained.task, tmp_path / "within" / name, subnet=name)
+        alone = predict(write_bundle(prediction, tmp_path / name), images, tmp_path / "alone" / name)
+        assert len(within) == len(alone) == 3
+        for file, label in alone.items():
+            original = nib.load(images / file)
+            assert label.shape == original.shape[:3] and label.dtype == np.uint8
+            assert np.array_equal(label, within[file.replace(".nii.gz", "_seg.nii.gz")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exported", [False, True], ids=["training bundle", "exported member"])
+def test_monais_checks_pass(trained: Trained, exported: bool, tmp_path: Path) -> None:
+    bundle = trained.bundle
+    if exported:
+        bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+        check_zoo_rules(bundle, [name for name in REQUIRED if "train" not in name and not re.search("evaluate|family", name)])
+    files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/inference.json")}
+    # the metadata of a training bundle describe its own task, here it was trained on another
+    data = {"ckpt_dir": str(bundle / "models"), "bundle_root": str(bundle)}
+    if not exported:
+        plan = TrainedBundle.open(bundle).plan
+        form = "_meta_#network_data_format#"
+        data |= {f"{form}inputs#image#num_channels": len(plan.channels), f"{form}outputs#pred#num_channels": len(plan.labels)}
+        data |= {f"{form}inputs#image#spatial_shape": list(plan.patch_size)}
+    verify_net_in_out(net_id="network_def", device="cpu", **files, **data)
+    weights = {"net_id": "network_def", "ckpt_file": str(bundle / "models" / "model.pt")}
+    ckpt_export(filepath=str(tmp_path / "model.ts"), **weights, **files, **data)
+    onnx_export(filepath=str(tmp_path / "model.onnx"), **weights, **files, **data)
+
+    parser = ConfigParser()
+    parser.read_config(files["config_file"])
+    parser.update(data)
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(weights["ckpt_file"], weights_only=True), strict=True)
+    family = TrainedBundle.open(trained.bundle)
+    patch = prediction_of(family, "smallest").patch_size if exported else family.plan.patch_size
+    x = torch.rand(1, len(family.plan.channels), *patch)
+    with torch.no_grad():
+        logits = network(x)
+        assert torch.equal(torch.jit.load(tmp_path / "model.ts").eval()(x), logits)
+        if exported:
+            assert torch.equal(torch.jit.load(bundle / "models" / "model.ts").eval()(x), logits)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (onnx,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(onnx, logits.numpy(), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "names"), [("train", ["train"]), ("infer", ["train", "evaluate"]), ("infer", ["inference"])], ids=str
+)
+def test_the_bundles_have_the_properties_that_workflows_ask_for(trained: Trained, kind: str, names: list[str]) -> None:
+    workflow = ConfigWorkflow(
+        config_file=[str(trained.bundle / "configs" / f"{name}.json") for name in names],
+        workflow_type=kind,
+        logging_file=False,
+        bundle_root=str(trained.bundle),
+        dataset_dir=str(trained.task),
+        num_workers=0,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.slow
+def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: Trained, tmp_path: Path) -> None:
+    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+    metadata = config(bundle, "metadata")
+    assert metadata["eval_metrics"] == {
+        f"dice {label}": value for label, value in TrainedBundle.open(trained.bundle).family()["members"][0]["dice"].items()
+    }
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / "inference.json"),
+        workflow_type="infer",
+        logging_file=False,
+        bundle_root=str(bundle),
+        dataset_dir=str(trained.task / "imagesTr"),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_network_can_be_checked_before_any_training(name: str) -> None:
+    bundle = ROOT / "bundles" / name
+    files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/inference.json")}
+    small = {"_meta_#network_data_format#inputs#image#spatial_shape": [64, 64, 32]}  # the whole patch takes seconds
+    verify_net_in_out(net_id="network_def", device="cpu", bundle_root=str(bundle), **files, **small)
+
+
+def schema(bundle: Path) -> Path:
+    """Where verify_metadata finds the schema; without it, it would be downloaded."""
+    import os
+
+    data = os.environ.get("MONAI_PROX_DATA")
+    path = Path(data or "", "..", "schema", SCHEMA.rpartition("/")[2])
+    if not data or not path.is_file():
+        pytest.skip(f"there is no {SCHEMA.rpartition('/')[2]} in a folder schema beside the one that MONAI_PROX_DATA names")
+    (bundle / "eval").mkdir(exist_ok=True)
+    (bundle / "eval" / "schema.json").write_bytes(path.read_bytes())
+    return bundle / "eval" / "schema.json"
+
+
+@pytest.mark.slow
+def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
+    member = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+    for bundle in (trained.bundle, member):
+        verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema(bundle)))
+        wrong = config(bundle, "metadata") | {"version": 1}
+        (tmp_path / "wrong.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match="is not of type 'string'"):
+            verify_metadata(meta_file=str(tmp_path / "wrong.json"), filepath=str(schema(bundle)))
+
+
+# ---------------------------------------------------------------------- going on, side by side, and what is refused
+@pytest.fixture(scope="module")
+def hippocampus(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    root = tmp_path_factory.mktemp("hippocampus")
+    return Trained(root, copy_bundles(root) / "hippocampus_prox", write_task(root, "hippocampus_prox", cases=5))
+
+
+def train(where: Trained, output: Path, check: bool = True, extra: tuple[str, ...] = (), **overrides: Any) -> str:
+    places = {"dataset_dir": where.task, "ckpt_dir": output / "models", "output_dir": output / "eval"}
+    command = ["run", "--config_file", "bundles/hippocampus_prox/configs/train.json"]
+    done = monai([*command, *arguments(TINY | places | overrides), *extra], cwd=where.root, check=check)
+    assert check or done.returncode != 0
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(hippocampus: Trained, tmp_path: Path) -> None:
+    """From the last epoch of a stage and from within one; with the optimizer and the learning rate."""
+    train(hippocampus, tmp_path / "whole", extra=("--train#handlers#4#n_saved", "9"), epochs=8)
+    for epoch in (1, 6):
+        checkpoint = tmp_path / "whole" / "models" / f"checkpoint_epoch={epoch}.pt"
+        train(hippocampus, tmp_path / f"from {epoch}", ckpt=checkpoint, epochs=8)
+        for file in ("model.pt", "checkpoint_epoch=8.pt"):
+            whole = torch.load(tmp_path / "whole" / "models" / file, weights_only=True)
+            resumed = torch.load(tmp_path / f"from {epoch}" / "models" / file, weights_only=True)
+            assert equal(whole, resumed), (epoch, file)
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return bool(a == b or (a != a and b != b))
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) -> None:
+    """Under torchrun, with gloo on the CPU; validation is shared out, and logged once, by MLflow, too."""
+    files = [f"bundles/hippocampus_prox/configs/{name}.json" for name in ("train", "multi_gpu_train")]
+    places = {"dataset_dir": hippocampus.task, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
+    weights = "$torch.save([p.detach() for p in @largest.parameters()], @ckpt_dir + f'/rank_{dist.get_rank()}.pt')"
+    leave = {"run": ["$@train#trainer.run()", weights], "validation_cases": 3, "batch_size": 1, "tracking": "mlflow"}
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+    command = ["run", "--config_file", str(files), *arguments(TINY | places | leave)]
+    said = monai(command, cwd=hippocampus.root, launcher=launcher).stdout
+    ranks = [torch.load(tmp_path / "models" / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert all(map(torch.equal, *ranks))
+    assert len(list((tmp_path / "eval").glob("events.out.tfevents.*"))) == 1
+    assert said.count("Epoch[5] Metrics") == 1
+    assert "val_mean_dice_largest" in said
+    assert (tmp_path / "eval" / "mlruns.db").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"dataset_dir": "nowhere/Task04_Hippocampus"}, "there is no folder nowhere/Task04_Hippocampus; give the folder"),
+        (
+            {"space": {"depth": "full", "width": [1.0], "levels": 0, "resolution": [1.0]}},
+            "has one member only, so there is nothing to expand",
+        ),
+        (
+            {"regions": {"all": ["Middle"]}},
+            "regions name ['Middle']; the labels of Task990_Hippocampus are Anterior, Posterior",
+        ),
+        ({"recipe": "prix"}, "the recipe 'prix' is not known; known: prox, prox_paper"),
+        ({"epochs": 3}, "a recipe of 5 stages needs at least as many epochs, got 3"),
+    ],
+    ids=["no data", "closed space", "region", "recipe", "epochs"],
+)
+def test_what_cannot_work_is_said_before_training(
+    hippocampus: Trained, tmp_path: Path, overrides: dict[str, Any], message: str
+) -> None:
+    said = train(hippocampus, tmp_path, check=False, **overrides)
+    assert message in said
+    assert "Epoch" not in said and not (tmp_path / "models").exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_space_is_refused(hippocampus: Trained, tmp_path: Path) -> None:
+    train(hippocampus, tmp_path / "first")
+    checkpoint = tmp_path / "first" / "models" / "checkpoint_epoch=5.pt"
+    said = train(hippocampus, tmp_path / "second", check=False, ckpt=checkpoint, space={"width": [0.25, 1.0]})
+    assert "the checkpoint was trained with another search space than this configuration asks for" in said
+    assert not (tmp_path / "second" / "models" / "model.pt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["NaN", "label"])
+def test_images_that_cannot_be_trained_on_are_named(tmp_path: Path, fault: str) -> None:
+    where = Trained(tmp_path, copy_bundles(tmp_path) / "hippocampus_prox", write_task(tmp_path, "hippocampus_prox"))
+    path = where.task / ("imagesTr" if fault == "NaN" else "labelsTr") / "case_1.nii.gz"
+    image = nib.load(path)
+    voxels = np.array(image.dataobj)
+    voxels[3, 4, 5] = np.nan if fault == "NaN" else 7
+    nib.save(nib.Nifti1Image(voxels, image.affine), path)
+    said = train(where, tmp_path / "run", check=False)
+    expected = "has 1 voxels that are not finite numbers" if fault == "NaN" else "has the labels 7, which dataset.json does not"
+    assert re.search(rf"case_1\.nii\.gz {expected}", said)
+    assert "Epoch" not in said
