@@ -213,6 +213,7 @@ def test_monais_checks_pass(trained: Trained, exported: bool, tmp_path: Path) ->
 
     parser = ConfigParser()
     parser.read_config(files["config_file"])
+    parser.read_meta(files["meta_file"])
     parser.update(data)
     network = parser.get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(weights["ckpt_file"], weights_only=True), strict=True)
@@ -337,12 +338,14 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.mark.slow
 def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) -> None:
     """Under torchrun, with gloo on the CPU; validation is shared out, and logged once, by MLflow, too."""
-    files = [f"bundles/hippocampus_prox/configs/{name}.json" for name in ("train", "multi_gpu_train")]
-    places = {"dataset_dir": hippocampus.task, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
     weights = "$torch.save([p.detach() for p in @largest.parameters()], @ckpt_dir + f'/rank_{dist.get_rank()}.pt')"
-    leave = {"run": ["$@train#trainer.run()", weights], "validation_cases": 3, "batch_size": 1, "tracking": "mlflow"}
+    (tmp_path / "leave.json").write_text(json.dumps({"run": ["$@train#trainer.run()", weights]}))
+    files = [f"bundles/hippocampus_prox/configs/{name}.json" for name in ("train", "multi_gpu_train")]
+    files.append(str(tmp_path / "leave.json"))
+    places = {"dataset_dir": hippocampus.task, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
+    few = {"validation_cases": 3, "batch_size": 1, "tracking": "mlflow"}
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
-    command = ["run", "--config_file", str(files), *arguments(TINY | places | leave)]
+    command = ["run", "--config_file", str(files), *arguments(TINY | places | few)]
     said = monai(command, cwd=hippocampus.root, launcher=launcher).stdout
     ranks = [torch.load(tmp_path / "models" / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(map(torch.equal, *ranks))

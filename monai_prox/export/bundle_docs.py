@@ -16,18 +16,15 @@ def readme(prediction: Prediction) -> str:
     labels = "\n".join(f"- {number}: {name}" for number, name in enumerate(p.outputs))
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in p.metrics.items())
     table = f"Measured on {p.measured_on}:\n\n| metric | value |\n|---|---|\n{scores}" if p.metrics else "Not measured."
-    return f"""# {p.task}, member {p.name}
+    return f"""# Model Overview
 
-## Description
-
-Segments {", ".join(p.outputs)} of {p.task}. This is one member of a once-for-all family of networks, cut out without
+Segments {", ".join(p.outputs)} of {p.task}. This is {p.name}, one member of a once-for-all family of networks, cut out without
 retraining: {p.source}.
 
-## Model Overview
-
-A stock U-Net of dynamic-network-architectures, `{p.architecture["network_class_name"].rpartition(".")[2]}`, with features
-{p.architecture["arch_kwargs"]["features_per_stage"]}. It works on patches of {" x ".join(map(str, p.patch_size))} voxels of
-{" x ".join(f"{mm:.4g}" for mm in p.spacing)} mm. It runs wherever MONAI and dynamic-network-architectures are installed.
+The network is a stock U-Net of dynamic-network-architectures, `{p.architecture["network_class_name"].rpartition(".")[2]}`,
+with features {p.architecture["arch_kwargs"]["features_per_stage"]}. It works on patches of
+{" x ".join(map(str, p.patch_size))} voxels of {" x ".join(f"{mm:.4g}" for mm in p.spacing)} mm. It runs wherever MONAI and
+dynamic-network-architectures are installed.
 
 ## Data
 
@@ -67,6 +64,13 @@ Export to TorchScript and ONNX:
 python -m monai.bundle ckpt_export network_def --filepath models/model.ts {EXPORTED}
 python -m monai.bundle onnx_export network_def --filepath models/model.onnx {EXPORTED}
 ```
+
+# References
+
+[1] Lim et al. Neurocomputing (2024). https://doi.org/10.1016/j.neucom.2024.127512
+
+[2] Isensee, F. et al. "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation." Nature
+Methods 18, 203-211 (2021).
 
 # License
 
