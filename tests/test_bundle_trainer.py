@@ -34,7 +34,7 @@ from monai_prox import cost
 from monai_prox.bundle.handlers import MemberValidationHandler, ProXExpansionHandler
 from monai_prox.bundle.network import largest, prediction_graph
 from monai_prox.bundle.plan import Plan
-from monai_prox.bundle.trained import FamilyWriter, TrainedBundle, load_weights
+from monai_prox.bundle.trained import FamilyWriter, TrainedBundle
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.bundle.transforms import LabelsToRegionsd
 from monai_prox.engine import Engine
@@ -811,7 +811,7 @@ def test_the_weights_are_a_bare_state_of_the_network_that_predicts(finished: tup
     weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
     assert_equal(weights, prediction_graph(run.network).state_dict())
     network = largest(PLAN.family(CHOICES))
-    load_weights(prediction_graph(network), bundle / "models" / "model.pt")
+    TrainedBundle.open(bundle).load_weights(prediction_graph(network))
     (batch,) = batches(1)
     with torch.no_grad():
         assert torch.equal(network(batch["image"]), run.network(batch["image"])[0])
@@ -848,7 +848,7 @@ def test_a_bundle_opens_by_its_folder_by_its_models_and_before_its_training(
         assert bundle.path == trained / "models" and bundle.data == data
     for path, root in ((planned, None), (tmp_path / "not yet there", planned), (str(planned / "models"), str(planned))):
         bundle = TrainedBundle.open(path, root)
-        assert bundle.path == planned / "configs"
+        assert bundle.path == (planned / "models" if path == planned else Path(path))
         assert bundle.plan == PLAN
     shutil.copytree(trained / "models", planned / "models")
     assert TrainedBundle.open(planned).path == planned / "models"  # what was trained comes before what was planned
@@ -905,7 +905,7 @@ def test_before_training_only_the_ends_of_the_space_are_known(tmp_path: Path) ->
     for call in (bundle.family, lambda: bundle.member("smallest"), lambda: bundle.subnet("middle")):
         refused(untrained, call)
     refused(untrained, bundle.measured, space.smallest())
-    refused(f"there is no {tmp_path / 'configs' / 'model.pt'}; training writes it when it is done", bundle.supernet)
+    refused(f"there is no {tmp_path / 'models' / 'model.pt'}; training writes it, or give its folder as ckpt_dir", bundle.supernet)
 
 
 def test_folders_that_hold_no_family_are_refused(tmp_path: Path) -> None:
@@ -926,7 +926,7 @@ def test_a_family_of_another_format_is_refused(tmp_path: Path, wrong: Any) -> No
 def test_weights_that_are_broken_or_of_another_network_are_refused(tmp_path: Path, finished: tuple[Training, Path]) -> None:
     shutil.copy(finished[1] / "models" / "family.json", tmp_path)
     bundle, path = TrainedBundle.open(tmp_path), tmp_path / "model.pt"
-    refused(f"there is no {path}; training writes it when it is done", bundle.supernet)
+    refused(f"there is no {path}; training writes it, or give its folder as ckpt_dir", bundle.supernet)
     whole = (finished[1] / "models" / "model.pt").read_bytes()
     for content in (b"", b"no weights", whole[:1000]):
         path.write_bytes(content)

@@ -102,11 +102,15 @@ def _with_mean(classes: Mapping[str, float]) -> dict[str, float]:
     return {"mean": sum(occurring) / len(occurring) if occurring else float("nan"), **classes}
 
 
+def _is_bundle(path: Path) -> bool:
+    return (path / "models").is_dir() or (path / "configs").is_dir()
+
+
 @dataclass(frozen=True)
 class TrainedBundle:
     """Read-only view of a family in a bundle: what its training wrote, or, before any training, what its authors planned."""
 
-    path: Path  # of family.json and, if trained, model.pt
+    path: Path  # the folder of models: family.json and model.pt, once trained
     data: dict[str, Any]
 
     @classmethod
@@ -116,14 +120,14 @@ class TrainedBundle:
         Raises ProXError where there is neither a trained nor a planned family.
         """
         path = Path(path)
-        trained = [path / "models" / FAMILY, path / FAMILY]
+        models = path if (path / FAMILY).is_file() or not _is_bundle(path) else path / "models"
         planned = [Path(root) / "configs" / FAMILY for root in (path, bundle_root) if root is not None]
-        for place in trained + planned:
+        for place in (models / FAMILY, *planned):
             if place.is_file():
                 data = read_json(place)
                 if not isinstance(data, dict) or data.get("format") != FORMAT or not {"plan", "choices"} <= set(data):
                     raise ProXError(f"{place} is not a family of format {FORMAT}")
-                return cls(place.parent, data)
+                return cls(models, data)
         raise ProXError(f"{path} is no bundle of a supernet, nor its models: there is no {FAMILY}, which training writes")
 
     @cached_property
@@ -158,19 +162,18 @@ class TrainedBundle:
         return dict(same[0]["dice"] or {}) if same else {}
 
     def supernet(self) -> SuperNet:
-        """With the trained weights. Raises ProXError where there are none, or they are of another network."""
-        path = self.path / WEIGHTS
+        """With the trained weights. Raises ProXError as ``load_weights`` does."""
         network = largest(self.unet_family)
-        load_weights(prediction_graph(network), path)
+        self.load_weights(prediction_graph(network))
         return SuperNet(self.unet_family, network).eval()
 
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Loads a bare state_dict. Raises ProXError where the file is missing, broken or of another network."""
-    try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except FileNotFoundError:
-        raise ProXError(f"there is no {path}; training writes it when it is done") from None
-    except Exception as error:  # torch raises many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ProXError(f"{path} does not hold the weights of this network: {reason:.160}") from None
+    def load_weights(self, network: nn.Module) -> None:
+        """Loads model.pt into ``network``. Raises ProXError where it is missing, broken or another network's."""
+        path = self.path / WEIGHTS
+        try:
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except FileNotFoundError:
+            raise ProXError(f"there is no {path}; training writes it, or give its folder as ckpt_dir") from None
+        except Exception as error:  # torch raises many kinds
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ProXError(f"{path} does not hold the weights of this network: {reason:.160}") from None

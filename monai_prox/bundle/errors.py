@@ -1,0 +1,27 @@
+"""Errors of this package within MONAI's tracebacks."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from monai_prox.errors import ProXError
+
+
+def name_cause_last() -> None:
+    """Makes Python end an uncaught exception's traceback with the ProXError that caused it, where one did.
+
+    MONAI wraps what a component raises in an error of its own, so the traceback of a wrong dataset_dir would end, fifty lines
+    after the message that helps, with the name of the component. Bundles call this first of all.
+    """
+    shown = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        shown(kind, error, traceback)
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ProXError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None and cause is not error:
+            print(f"\nerror: {cause}", file=sys.stderr)
+
+    sys.excepthook = hook
