@@ -63,7 +63,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "bundle": "msd_prox",
         "task": "Task09_Spleen",
         "train": {
-            "epochs": 40,
+            "epochs": 150,
             "batch_size": 1,
             "samples_per_image": 4,
             "learning_rate": 0.01,
@@ -75,7 +75,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "msd_prox_spinal_cord": {
         "bundle": "msd_prox",
         "task": "Task111_SpinalCordGM",
-        "train": {"epochs": 40, "batch_size": 1, "samples_per_image": 4, "learning_rate": 0.01, "plan#features": 8},
+        "train": {"epochs": 300, "batch_size": 1, "samples_per_image": 4, "learning_rate": 0.01, "plan#features": 8},
         "cases": {},
     },
 }
