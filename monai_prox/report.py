@@ -58,10 +58,10 @@ def family_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def plot_progress(history: Sequence[dict[str, Any]], schedule: Schedule, path: Path) -> None:
-    """Writes probes' pseudo Dice over epochs to ``path``, the stages as bands behind them.
+def plot_progress(history: Sequence[dict[str, Any]], schedule: Schedule, path: Path, *, measure: str) -> None:
+    """Writes probes' Dice over epochs to ``path``, the stages as bands behind them.
 
-    history: entries {"epoch": int, "dice": {probe: float}} in the order of the epochs.
+    history: entries {"epoch": int, "dice": {probe: float}} in the order of the epochs; measure: what kind of Dice that is.
     """
     with _axes(path, width=9, height=5) as axes:
         ends = [*schedule.starts[1:], schedule.epochs]
@@ -73,7 +73,7 @@ def plot_progress(history: Sequence[dict[str, Any]], schedule: Schedule, path: P
             points = [(entry["epoch"], entry["dice"][name]) for entry in history if name in entry["dice"]]
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour)
-        axes.set(xlim=(-0.5, schedule.epochs - 0.5), ylim=(0, 1), xlabel="epoch", ylabel="pseudo Dice")
+        axes.set(xlim=(-0.5, schedule.epochs - 0.5), ylim=(0, 1), xlabel="epoch", ylabel=measure)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="lower right", frameon=False)
 

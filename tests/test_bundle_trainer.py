@@ -905,7 +905,9 @@ def test_before_training_only_the_ends_of_the_space_are_known(tmp_path: Path) ->
     for call in (bundle.family, lambda: bundle.member("smallest"), lambda: bundle.subnet("middle")):
         refused(untrained, call)
     refused(untrained, bundle.measured, space.smallest())
-    refused(f"there is no {tmp_path / 'models' / 'model.pt'}; training writes it, or give its folder as ckpt_dir", bundle.supernet)
+    refused(
+        f"there is no {tmp_path / 'models' / 'model.pt'}; training writes it, or give its folder as ckpt_dir", bundle.supernet
+    )
 
 
 def test_folders_that_hold_no_family_are_refused(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class FamilyWriter:
         )
         with replacing(self.ckpt_dir / WEIGHTS) as temporary:
             torch.save(self.network.state_dict(), temporary)
-        plot_progress(probes, engine.schedule, self.output_dir / "prox_progress.png")
+        plot_progress(probes, engine.schedule, self.output_dir / "prox_progress.png", measure="mean Dice")
 
 
 def _with_mean(classes: Mapping[str, float]) -> dict[str, float]:

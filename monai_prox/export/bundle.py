@@ -6,9 +6,8 @@ nnU-Net (``from_nnunet``); here it becomes files. The axes of everything are MON
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import distribution, version
@@ -123,10 +122,10 @@ def _license() -> str:
 
 def _write_torchscript(folder: Path) -> None:
     """models/model.ts by MONAI's own command, as the bundle's users would make it."""
-    level = logging.getLogger("monai").level
-    logging.getLogger("monai").setLevel(logging.WARNING)
+    logging.disable(logging.INFO)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch says about its own TorchScript
             ckpt_export(
                 net_id="network_def",
                 filepath=str(folder / "models" / "model.ts"),
@@ -135,7 +134,7 @@ def _write_torchscript(folder: Path) -> None:
                 config_file=str(folder / "configs" / "inference.json"),
             )
     finally:
-        logging.getLogger("monai").setLevel(level)
+        logging.disable(logging.NOTSET)
 
 
 def metadata(prediction: Prediction) -> dict[str, Any]:

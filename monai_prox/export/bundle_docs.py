@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING
+
+from monai_prox.families.unet import kind_of
 
 if TYPE_CHECKING:
     from monai_prox.export.bundle import Prediction
 
+WIDTH = 120
 EXPORTED = "--ckpt_file models/model.pt --meta_file configs/metadata.json --config_file configs/inference.json"
 UNKNOWN_LICENCE = "not stated in its dataset.json; ask whoever provides it"
 
 
 def readme(prediction: Prediction) -> str:
     p = prediction
+    segmented = ", ".join(name for name in p.outputs if name != "background")
+    overview = fill(
+        f"Segments {segmented} in images like those of {p.task}. This is {p.name}, one member of a once-for-all family of "
+        f"networks, cut out without retraining: {p.source}.",
+        WIDTH,
+    )
+    network = fill(
+        f"The network is a stock U-Net of dynamic-network-architectures, {kind_of(p.architecture)}, with features "
+        f"{p.architecture['arch_kwargs']['features_per_stage']}. It works on patches of {' x '.join(map(str, p.patch_size))} "
+        f"voxels of {' x '.join(f'{mm:.4g}' for mm in p.spacing)} mm. It runs wherever MONAI and "
+        "dynamic-network-architectures are installed.",
+        WIDTH,
+    )
     labels = "\n".join(f"- {number}: {name}" for number, name in enumerate(p.outputs))
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in p.metrics.items())
-    table = f"Measured on {p.measured_on}:\n\n| metric | value |\n|---|---|\n{scores}" if p.metrics else "Not measured."
+    table = f"{fill(f'Measured on {p.measured_on}:', WIDTH)}\n\n| metric | value |\n|---|---|\n{scores}"
     return f"""# Model Overview
 
-Segments {", ".join(p.outputs)} of {p.task}. This is {p.name}, one member of a once-for-all family of networks, cut out without
-retraining: {p.source}.
+{overview}
 
-The network is a stock U-Net of dynamic-network-architectures, `{p.architecture["network_class_name"].rpartition(".")[2]}`,
-with features {p.architecture["arch_kwargs"]["features_per_stage"]}. It works on patches of
-{" x ".join(map(str, p.patch_size))} voxels of {" x ".join(f"{mm:.4g}" for mm in p.spacing)} mm. It runs wherever MONAI and
-dynamic-network-architectures are installed.
+{network}
 
 ## Data
 
@@ -32,11 +45,11 @@ dynamic-network-architectures are installed.
 
 ## Training configuration
 
-{p.source}. This bundle predicts; the whole family is trained elsewhere.
+Cut out of {p.source}. This bundle predicts only.
 
 ## Input
 
-{len(p.channels)} channels: {", ".join(p.channels)}; NIfTI images in a folder, see `datalist` in configs/inference.json.
+NIfTI images in a folder, see `datalist` in configs/inference.json. Channels: {", ".join(p.channels)}.
 
 ## Output
 
@@ -48,7 +61,7 @@ and from them label images, at the resolution and in the place of the input.
 
 ## Performance
 
-{table}
+{table if p.metrics else "Not measured."}
 
 ## MONAI Bundle Commands
 

@@ -33,7 +33,9 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
         patch_size=patch,
         spacing=spacing,
         metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
-        measured_on="the validation cases of the training, whole, at their own resolution" if measured else "",
+        measured_on="the training's validation cases, whole and at their own resolution, as a member within the family"
+        if measured
+        else "",
         licence=plan.licence,
         preprocessing=tuple(_preprocessing(plan, spacing)),
         postprocessing=(

@@ -283,7 +283,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().on_epoch_end()
         if self.local_rank == 0 and self.probe_history:
             path = Path(self.output_folder, "prox_progress.png")
-            plot_progress(self.probe_history, self.engine.schedule, path)
+            plot_progress(self.probe_history, self.engine.schedule, path, measure="pseudo Dice")
 
     # ------------------------------------------------------------------ after training
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
