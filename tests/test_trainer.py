@@ -419,7 +419,7 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
     [
         ([], r"'prox' entry may have 'space' and 'recipe', got \[\]"),
         ({"spaces": "paper"}, "'prox' entry may have 'space' and 'recipe', got .*spaces"),
-        ({"space": "huge"}, "the search space 'huge'; known by name: default, paper"),
+        ({"space": "huge"}, "the search space 'huge' is not known; known by name: default, paper"),
         ({"space": ["paper"]}, r"a search space has the fields .* got \['paper'\]"),
         ({"space": {"breadth": [1.0]}}, "a search space has the fields .*width.*breadth"),
         ({"space": {"width": [1.0, 0.5]}}, "width must be ascending fractions that end in 1"),
