@@ -184,10 +184,10 @@ def make_trainer(
     return cls(plans=plans, configuration=configuration, fold=fold, dataset_json=deepcopy(dict(dataset)), device=CPU)
 
 
-def bare_model(plans: Mapping[str, Any], folds: Sequence[int] = (0,)) -> ModelFolder:
+def bare_model(plans: Mapping[str, Any], folds: Sequence[int] = (0,), dataset: Mapping[str, Any] = BARE_DATASET) -> ModelFolder:
     """A model folder as a training leaves it, without a training: every fold has random weights of its own."""
     for fold in folds:
-        trainer = make_trainer(plans, fold=fold)
+        trainer = make_trainer(plans, dataset, fold=fold)
         trainer.initialize()
         randomise_norms(trainer.network)
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()

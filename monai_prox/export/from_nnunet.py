@@ -107,6 +107,7 @@ def _preprocessing(
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         {"_target_": "CopyItemsd", "keys": "image", "names": "original"},
         crop | {"allow_smaller": True},
+        {"_target_": "CopyItemsd", "keys": "image", "names": "cropped"},
         *_normalisation(plans, configuration),
         f"$lambda d: {{**d, 'grid': {grid}}}",
         {"_target_": "ResampleToMatchd", "keys": "image", "key_dst": "grid", "mode": 3, "padding_mode": "nearest"},
@@ -142,14 +143,17 @@ def _range(lower: float, upper: float, start: float, end: float) -> dict[str, An
 
 
 def _postprocessing(dataset: Mapping[str, Any], has_regions: bool) -> list[Mapping[str, Any] | str]:
-    """Logits back on the image's own grid, as nnU-Net resamples them, then labels.
+    """Logits back at the resolution of what was cropped, as nnU-Net resamples them, then labels, then these in the image.
 
-    Outside of what was cropped all logits are 0, which is background in both cases. A later region covers an earlier one.
+    Of regions, a later one covers an earlier one, as nnU-Net has it.
     """
-    back = {"_target_": "ResampleToMatchd", "keys": "pred", "key_dst": "original", "mode": "bilinear", "padding_mode": "zeros"}
+    match = {"_target_": "ResampleToMatchd", "keys": "pred"}
+    finer = match | {"key_dst": "cropped", "mode": "bilinear", "padding_mode": "border"}
+    place = match | {"key_dst": "original", "mode": "nearest", "padding_mode": "zeros"}
     if not has_regions:
-        return [back, {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]
+        return [finer, {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}, place]
     values = [0, *dataset["regions_class_order"]]
     number = "torch.arange(1, x.shape[0] + 1, device=x.device)[:, None, None, None]"
     label = f"torch.tensor({values}, device=x.device)[((x > 0) * {number}).amax(0, keepdim=True).as_tensor()]"
-    return [back, f"$lambda d: {{**d, 'pred': monai.utils.convert_to_dst_type((lambda x: {label})(d['pred']), d['pred'])[0]}}"]
+    same_kind = f"monai.utils.convert_to_dst_type((lambda x: {label})(d['pred']), d['pred'])[0]"
+    return [finer, f"$lambda d: {{**d, 'pred': {same_kind}}}", place]

@@ -1,0 +1,277 @@
+"""A member of an nnU-Net family as a MONAI bundle: what nnU-Net does around the network, MONAI's transforms repeat."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from architectures import KINDS
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, bare_model, bare_plans
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from typer.testing import CliRunner
+
+from monai_prox.cli import app
+from monai_prox.errors import ProXError
+from monai_prox.export import bundle as bundle_module
+from monai_prox.export.bundle import Prediction, write_bundle
+from monai_prox.export.from_nnunet import prediction_of
+from monai_prox.families.unet import build_network
+from monai_prox.files import write_json
+from monai_prox.nnunet.model_folder import ModelFolder
+
+pytest_plugins = ["nnunet_fixtures"]
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+
+FEW = {"space": TWO_MEMBERS}
+PATCH = (16, 24, 32)  # of nnU-Net's axes, z first; all different, so that none can be taken for another
+CT = {"percentile_00_5": -50.0, "percentile_99_5": 90.0, "mean": 20.0, "std": 30.0}
+REGIONS: dict[str, Any] = {
+    "labels": {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3},
+    "regions_class_order": [1, 2, 3],
+}
+
+
+def plans_for(
+    *, channels: int = 1, ct: bool = False, masked: bool = False, transpose: tuple[int, ...] = (0, 1, 2), **changes: Any
+) -> dict[str, Any]:
+    plans = bare_plans(patch=PATCH, prox=FEW, **changes)
+    (configuration,) = plans["configurations"].values()
+    configuration["normalization_schemes"] = ["CTNormalization" if ct else "ZScoreNormalization"] * channels
+    configuration["use_mask_for_norm"] = [masked] * channels
+    plans["foreground_intensity_properties_per_channel"] = {str(channel): CT for channel in range(channels)}
+    plans["transpose_forward"] = list(transpose)
+    plans["transpose_backward"] = [transpose.index(axis) for axis in range(3)]
+    return plans
+
+
+def dataset_for(channels: int = 1, ct: bool = False, **changes: Any) -> dict[str, Any]:
+    names = {str(channel): "CT" if ct else f"MR {channel}" for channel in range(channels)}
+    return {**BARE_DATASET, "channel_names": names, **changes}
+
+
+def write_case(folder: Path, channels: int = 1, spacing: tuple[float, ...] = (1.0, 1.0, 1.0), margin: int = 3) -> list[str]:
+    """Files of a smooth image, 0 around it, with voxel sizes and an orientation of its own."""
+    generator = np.random.default_rng(0)
+    shape, files = (27, 22, 18), []
+    affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
+    affine[:3, 3] = 10, -20, 30
+    for channel in range(channels):
+        coarse = torch.tensor(generator.normal(20, 40, (1, 1, 6, 5, 4)))
+        image = torch.nn.functional.interpolate(coarse, shape, mode="trilinear")[0, 0].numpy()
+        image[:margin], image[:, -margin:] = 0, 0
+        path = folder / f"case_{channel:04d}.nii.gz"
+        folder.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(image.astype(np.float32), affine), path)
+        files.append(str(path))
+    return files
+
+
+def parsed(bundle: Path, images: Path) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser.update({"bundle_root": str(bundle), "dataset_dir": str(images), "output_dir": str(images)})
+    return parser
+
+
+def file_axes(array: torch.Tensor, transpose: tuple[int, ...]) -> torch.Tensor:
+    """From nnU-Net's axes, (C, z, y, x) then ``transpose``, to those of the file."""
+    back = [transpose.index(axis) for axis in range(3)]
+    return array.permute(0, *(1 + axis for axis in back)).permute(0, 3, 2, 1)
+
+
+# ---------------------------------------------------------------------- the network
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2), (2, 0, 1)], ids=str)
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+def test_the_turned_network_computes_the_same(bare: Path, kind: str, transpose: tuple[int, ...], which: str) -> None:
+    model = bare_model(plans_for(kind=kind, transpose=transpose, anisotropic=True))
+    prediction = prediction_of(model, which)
+    own = model.supernet(model.checkpoint("fold_0")).extract(model.member(which)[1])
+    own.decoder.deep_supervision = False
+    height, width, depth = prediction.patch_size
+    x = torch.rand(1, 1, height, width, depth)  # as in the file
+    back = [2 - axis for axis in transpose]  # axis of the file that each axis of nnU-Net's arrays is
+    theirs = x.permute(0, 1, *(2 + axis for axis in back))
+    with torch.no_grad():
+        expected = file_axes(own.eval()(theirs)[0], transpose)
+        torch.testing.assert_close(prediction.network.eval()(x)[0], expected, atol=1e-4, rtol=0)
+
+
+def test_the_definition_in_the_bundle_builds_the_stock_network(bare: Path, tmp_path: Path) -> None:
+    prediction = prediction_of(bare_model(plans_for()), "largest")
+    bundle = write_bundle(prediction, tmp_path / "bundle")
+    network = parsed(bundle, tmp_path).get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True), strict=True)
+    stock = build_network(prediction.architecture, input_channels=1, num_classes=3)
+    assert set(network.state_dict()) < set(stock.state_dict())
+    x = torch.rand(1, 1, *prediction.patch_size)
+    with torch.no_grad():
+        assert torch.equal(network(x), prediction.network(x))
+        assert torch.equal(torch.jit.load(bundle / "models" / "model.ts").eval()(x), prediction.network(x))
+
+
+# ---------------------------------------------------------------------- around the network
+CASES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "resampled": {"spacing": (1.3, 0.9, 0.8)},
+    "two channels": {"channels": 2, "spacing": (1.0, 1.25, 1.0)},
+    "transposed": {"transpose": (1, 0, 2), "spacing": (1.1, 0.8, 1.3)},
+    "CT": {"ct": True},
+    "masked": {"masked": True},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_images_reach_the_network_as_in_nnunet(bare: Path, tmp_path: Path, case: str) -> None:
+    options = dict(CASES[case])
+    spacing = options.pop("spacing", (1.0, 1.0, 1.0))
+    plans = plans_for(**options)
+    channels, ct = options.get("channels", 1), options.get("ct", False)
+    dataset = dataset_for(channels, ct)
+    files = write_case(tmp_path / "images", channels, spacing)
+    manager = PlansManager(plans)
+    data, _, _ = DefaultPreprocessor(verbose=False).run_case(files, None, manager, manager.get_configuration(FULLRES), dataset)
+    bundle = write_bundle(prediction_of(bare_model(plans, dataset=dataset), "largest"), tmp_path / "bundle")
+    (ours,) = parsed(bundle, tmp_path / "images").get_parsed_content("dataset")
+    expected = file_axes(torch.as_tensor(data), options.get("transpose", (0, 1, 2)))
+    assert ours["image"].shape == expected.shape
+    difference = (ours["image"].as_tensor() - expected).abs()
+    # splines differ a little in a few voxels at the border
+    assert (difference > 2e-4).double().mean() < 1e-3 and difference.max() < 0.1
+
+
+@pytest.mark.parametrize("regions", [False, True], ids=["labels", "regions"])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.3, 0.9, 0.8)], ids=str)
+def test_logits_become_labels_as_in_nnunet(bare: Path, tmp_path: Path, regions: bool, spacing: tuple[float, ...]) -> None:
+    dataset = dataset_for(**(REGIONS if regions else {}))
+    plans = plans_for()
+    files = write_case(tmp_path / "images", 1, spacing)
+    manager = PlansManager(plans)
+    configuration, labels = manager.get_configuration(FULLRES), manager.get_label_manager(dataset)
+    data, _, properties = DefaultPreprocessor(verbose=False).run_case(files, None, manager, configuration, dataset)
+    logits = torch.nn.functional.interpolate(
+        torch.randn(1, labels.num_segmentation_heads, 5, 5, 5, generator=torch.Generator().manual_seed(0)),
+        data.shape[1:],
+        mode="trilinear",
+    )[0]
+    theirs = convert_predicted_logits_to_segmentation_with_correct_shape(logits, manager, configuration, labels, properties)
+
+    bundle = write_bundle(prediction_of(bare_model(plans, dataset=dataset), "largest"), tmp_path / "bundle")
+    parser = parsed(bundle, tmp_path / "images")
+    (item,) = parser.get_parsed_content("dataset")
+    item["pred"] = MetaTensor(file_axes(logits, (0, 1, 2)).contiguous(), meta=item["image"].meta)
+    *transforms, _ = parser.get_parsed_content("postprocessing").transforms  # the last one saves
+    for transform in transforms:
+        item = transform(item)
+    ours = item["pred"]
+    assert ours.shape == (1, *nib.load(files[0]).shape)
+    agreement = (ours[0].numpy() == np.asarray(theirs).transpose(2, 1, 0)).mean()
+    assert agreement >= 0.999
+    assert len(np.unique(theirs)) == 4 - (not regions)
+
+
+# ---------------------------------------------------------------------- what is written
+def test_metadata_say_where_the_member_comes_from(bare: Path) -> None:
+    dataset = dataset_for(licence="CC0")
+    prediction = prediction_of(bare_model(plans_for(), dataset=dataset), "smallest")
+    metadata = bundle_module.metadata(prediction)
+    assert metadata["prox_member"]["name"] == "smallest"
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == list(prediction.patch_size)
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {
+        "0": "background",
+        "1": "anterior",
+        "2": "posterior",
+    }
+    assert metadata["eval_metrics"] == {}, "nothing was validated"
+    assert "Not measured." in bundle_module.readme(prediction)
+    assert "CC0" in bundle_module.data_license(prediction)
+    # resolution 3/4 of the patch (16, 24, 32), rounded to multiples of 4, and the axes turned
+    assert prediction.patch_size == (24, 20, 12)
+    assert prediction.spacing == pytest.approx((32 / 24, 24 / 20, 16 / 12))
+
+
+def test_folds_have_bundles_of_their_own(bare: Path) -> None:
+    model = bare_model(plans_for(), folds=(0, 2))
+    first, third = (prediction_of(model, "largest", fold) for fold in ("fold_0", "fold_2"))
+    assert not torch.equal(next(first.network.parameters()), next(third.network.parameters()))
+    assert torch.equal(next(first.network.parameters()), next(prediction_of(model, "largest").network.parameters()))
+    with pytest.raises(ProXError, match="has no finished fold_1; finished are fold_0, fold_2"):
+        prediction_of(model, "largest", "fold_1")
+
+
+@pytest.fixture
+def prediction(bare: Path) -> Prediction:
+    return prediction_of(bare_model(plans_for()), "largest")
+
+
+def test_a_folder_is_replaced_only_if_asked_and_only_a_bundle_of_ours(prediction: Prediction, tmp_path: Path) -> None:
+    output = write_bundle(prediction, tmp_path / "deep" / "bundle")
+    with pytest.raises(ProXError, match="exists; give another --output or --overwrite"):
+        write_bundle(prediction, output)
+    (output / "note").touch()
+    write_bundle(prediction, output, overwrite=True)
+    assert not (output / "note").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(ProXError, match="is not an exported member, so it is not replaced"):
+        write_bundle(prediction, tmp_path / "mine", overwrite=True)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_nothing_is_left_of_a_bundle_that_failed(
+    prediction: Prediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bundle_module, "ckpt_export", full)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ProXError, match="No space left on device; nothing was left behind"):
+        write_bundle(prediction, tmp_path / "new" / "bundle")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# ---------------------------------------------------------------------- what cannot be
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalization_schemes": ["ZScoreNormalization", "CTNormalization"]}, "normalises channels differently"),
+        ({"normalization_schemes": ["MyNormalization"] * 2}, "has no counterpart among MONAI's transforms"),
+        ({"normalization_schemes": ["CTNormalization"] * 2}, "has no counterpart among MONAI's transforms"),
+    ],
+    ids=["mixed", "unknown", "two of CT"],
+)
+def test_normalisation_that_cannot_be_repeated_is_refused(bare: Path, changes: dict[str, Any], message: str) -> None:
+    model = bare_model(plans_for(channels=2), dataset=dataset_for(2))
+    plans = json.loads((model.path / "plans.json").read_text())
+    plans["configurations"][FULLRES] |= changes
+    write_json(plans, model.path / "plans.json")
+    with pytest.raises(ProXError, match=message):
+        prediction_of(ModelFolder.open(model.path), "largest")
+
+
+def test_two_dimensional_models_are_refused(bare: Path) -> None:
+    model = bare_model(bare_plans(patch=(24, 32), prox=FEW))
+    with pytest.raises(ProXError, match="2d is two-dimensional; only 3D models become bundles, use --format nnunet"):
+        prediction_of(model, "largest")
+
+
+# ---------------------------------------------------------------------- the command
+def test_the_command_writes_a_bundle_of_an_nnunet_family(bare: Path, tmp_path: Path) -> None:
+    model = bare_model(plans_for())
+    command = ["export", str(model.path), "--subnet", "smallest", "--format", "bundle"]
+    done = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out"), "--fold", "0"])
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[0] == str(tmp_path / "out")
+    assert (tmp_path / "out" / "models" / "model.ts").is_file()
+    with pytest.raises(ProXError, match="give --output, the folder of the bundle"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
