@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -116,7 +117,7 @@ def _export_bundle(model: Path, subnet: str, output: Path, overwrite: bool, from
         prediction = from_bundle.prediction_of(TrainedBundle.open(model), subnet)
     folder = write_bundle(prediction, output, overwrite=overwrite)
     command = "python -m monai.bundle run --config_file configs/inference.json --dataset_dir INPUT --output_dir OUTPUT"
-    _say(str(folder), f"cd {folder} && {command}")
+    _say(str(folder), f"cd {shlex.quote(str(folder))} && {command}")
 
 
 def _say(first: str, *rest: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+from nibabel.affines import voxel_sizes
 
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json
@@ -75,26 +76,29 @@ class DecathlonTask:
         if len(cases) == 1 and validation_cases in (None, 1):
             return cases, cases
         count = ceil(len(cases) / 5) if validation_cases is None else validation_cases
-        if not 0 < count < len(cases):
+        if not isinstance(count, int) or not 0 < count < len(cases):
             allowed = f"1 to {len(cases) - 1}" if len(cases) > 1 else "1"
-            raise ProXError(f"validation_cases is {count}; {self.name} has {len(cases)} cases: allowed are {allowed}")
+            raise ProXError(f"validation_cases is {count!r}; {self.name} has {len(cases)} cases: allowed are {allowed}")
         return cases[:-count], cases[-count:]
 
     def geometry(self, case: Case) -> Geometry:
         """Shape and spacing, from the headers. Raises ProXError where they contradict dataset.json or each other."""
-        image, label = _header(case.image), _header(case.label)
-        shape = image.get_data_shape()
+        image, label = _open(case.image), _open(case.label)
+        shape = image.shape
         channels = shape[3] if len(shape) == 4 else 1
         if len(shape) not in (3, 4) or channels != len(self.channels):
             raise ProXError(
                 f"{case.image} has the shape {shape}, so {channels} channels; dataset.json of {self.name} names "
                 f"{len(self.channels)}: {', '.join(self.channels)}"
             )
-        if label.get_data_shape() not in (shape[:3], (*shape[:3], 1)):
-            raise ProXError(f"{case.label} has the shape {label.get_data_shape()}, its image {case.image.name} {shape[:3]}")
-        spacing = tuple(float(size) for size in image.get_zooms()[:3])
+        if label.shape not in (shape[:3], (*shape[:3], 1)):
+            raise ProXError(f"{case.label} has the shape {label.shape}, its image {case.image.name} {shape[:3]}")
+        # Of the affine, by which images are resampled; the header's own voxel sizes may say something else
+        spacing, labels = (tuple(float(size) for size in voxel_sizes(opened.affine)) for opened in (image, label))
         if not all(isfinite(size) and size > 0 for size in spacing):
             raise ProXError(f"{case.image} has the voxel size {spacing} mm; it must be positive")
+        if any(abs(own - other) > 0.01 * own for own, other in zip(spacing, labels, strict=True)):
+            raise ProXError(f"{case.label} has the voxel size {labels} mm, its image {case.image.name} {spacing}")
         return Geometry(tuple(shape[:3]), spacing)
 
 
@@ -117,6 +121,8 @@ def check_tree(folder: Path) -> None:
 def find_task(task: str, dataset_dir: Path | str, *, download_missing: bool = False) -> DecathlonTask:
     """The task in ``dataset_dir``; where it is missing and ``download_missing``, it is fetched by its name first."""
     folder = Path(dataset_dir)
+    if not isinstance(download_missing, bool):
+        raise ProXError(f"download is {download_missing!r}; write True or False")
     if download_missing and not (folder / "dataset.json").is_file():
         if folder.name != task:
             raise ProXError(f"dataset_dir is {folder}; to download {task} it must end in {task}")
@@ -176,8 +182,9 @@ def _cases(data: dict[str, Any], folder: Path) -> Sequence[Case]:
     return cases
 
 
-def _header(path: Path) -> Any:
+def _open(path: Path) -> Any:
+    """The image, of which only the header is read."""
     try:
-        return nib.load(path).header
+        return nib.load(path)
     except Exception as error:  # nibabel, gzip and zlib have each their own
         raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None

@@ -83,7 +83,7 @@ class Schedule:
     epochs: int
 
     def __post_init__(self) -> None:
-        if not self.stages or self.epochs < len(self.stages):
+        if not self.stages or not isinstance(self.epochs, int) or self.epochs < len(self.stages):
             raise ProXError(f"a recipe of {len(self.stages)} stages needs at least as many epochs, got {self.epochs}")
 
     @property

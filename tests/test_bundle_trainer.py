@@ -37,6 +37,7 @@ from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import FamilyWriter, TrainedBundle
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.bundle.transforms import LabelsToRegionsd
+from monai_prox.decathlon import Case, DecathlonTask
 from monai_prox.engine import Engine
 from monai_prox.errors import ProXError
 from monai_prox.probes import choose_probes
@@ -61,6 +62,7 @@ PLAN = Plan(
 ALL = {"depth": 9, "decoder_depth": 9, "width": 9, "levels": 9, "resolution": 9}
 LARGEST = Stage(name="largest", open=ALL, train=("largest",))
 SANDWICH = Stage(name="sandwich", open=ALL, train=("largest", "smallest", "random"), teacher="largest", distance="kl")
+HELD_OUT = [Case(Path(f"{name}.nii.gz"), Path("label")) for name in "bc"]
 METRIC = "val_mean_dice"
 
 
@@ -201,7 +203,9 @@ def training(
     if family:
         assert folder is not None and isinstance(recipe, str)
         graph = prediction_graph(network)
-        handlers.append(FamilyWriter(PLAN, recipe, graph, validation, ckpt_dir=str(folder), output_dir=str(folder / "eval")))
+        handlers.append(
+            FamilyWriter(PLAN, recipe, graph, validation, cases=HELD_OUT, ckpt_dir=str(folder), output_dir=str(folder / "eval"))
+        )
     trainer = SupernetTrainer(
         engine,
         device="cpu",
@@ -689,9 +693,9 @@ def test_open_members_are_metrics_of_the_epochs_that_validate(tmp_path: Path) ->
     assert set(run.metrics[EPOCHS - 1]) == {f"{METRIC}_{name}" for name in run.validation.members}
     assert [entry["epoch"] for entry in run.validation.history] == due
     for entry in run.validation.history:
-        for name, classes in entry["classes"].items():
-            assert list(classes) == ["one", "two"]
-            assert run.metrics[entry["epoch"]][f"{METRIC}_{name}"] == pytest.approx(np.mean(list(classes.values())), abs=1e-6)
+        for name, classes in entry["dice"].items():
+            assert list(classes) == ["mean", "one", "two"]
+            assert run.metrics[entry["epoch"]][f"{METRIC}_{name}"] == classes["mean"]
 
 
 def test_metrics_of_others_stay() -> None:
@@ -703,7 +707,7 @@ def test_metrics_of_others_stay() -> None:
 
 def test_dice_is_that_of_each_member_cut_out() -> None:
     run = training("prox", interval=1).run()
-    (measured,) = [entry["classes"] for entry in run.validation.history if entry["epoch"] == EPOCHS - 1]
+    (measured,) = [entry["dice"] for entry in run.validation.history if entry["epoch"] == EPOCHS - 1]
     assert len(measured) == 5
     regions = LabelsToRegionsd(["pred", "label"], PLAN.regions())
     for name, subnet in run.validation.members.items():
@@ -715,7 +719,11 @@ def test_dice_is_that_of_each_member_cut_out() -> None:
                 pred = member(case["image"].as_tensor()[None]).argmax(1)
             both = regions({"pred": pred, "label": case["label"].as_tensor()})
             dice(both["pred"][None], both["label"][None])
-        expected = dict(zip(("one", "two"), dice.aggregate().nanmean(0).tolist(), strict=True))
+        by_case = dice.aggregate()
+        expected = {
+            "mean": by_case.nanmean(1).nanmean().item(),
+            **dict(zip(("one", "two"), by_case.nanmean(0).tolist(), strict=True)),
+        }
         assert measured[name] == pytest.approx(expected, abs=1e-6), name
     assert len({tuple(classes.values()) for classes in measured.values()}) > 1
 
@@ -754,7 +762,7 @@ def test_a_region_that_no_case_has_is_not_a_number(tmp_path: Path) -> None:
         item["label"][item["label"] == 2] = 0
     run.validation.validator.data_loader.dataset.set_data(run.validation.validator.data_loader.dataset.data)
     run.run()
-    for classes in run.validation.history[-1]["classes"].values():
+    for classes in run.validation.history[-1]["dice"].values():
         assert classes["one"] == classes["one"] and classes["two"] != classes["two"]
     for member in TrainedBundle.open(tmp_path).family()["members"]:
         assert member["dice"]["mean"] == member["dice"]["one"] and member["dice"]["two"] is None
@@ -781,6 +789,8 @@ def test_the_family_is_written_as_it_was_trained(finished: tuple[Training, Path]
         "recipe": "prox",
         "epochs": EPOCHS,
         "validated_epoch": EPOCHS,
+        "validation_cases": ["b.nii.gz", "c.nii.gz"],
+        "regions": {"one": [1], "two": [2]},
         "patch_size": list(PATCH),
         "space": space.to_json(),
     }
@@ -790,20 +800,30 @@ def test_the_family_is_written_as_it_was_trained(finished: tuple[Training, Path]
     assert set(family) == {*expected, "stages", "members", "probes"}
 
     assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
-    classes = run.validation.history[-1]["classes"]
+    classes = run.validation.history[-1]["dice"]
     for member in family["members"]:
         subnet = Subnet.from_json(member["subnet"])
         assert subnet == run.validation.members[member["name"]]
         own = engine.supernet.extract(subnet)
         assert member["parameters"] == sum(p.numel() for p in own.parameters())
         assert member["macs"] == cost.macs(engine.supernet, subnet, PATCH)
-        dice = classes[member["name"]]
-        assert member["dice"] == pytest.approx({"mean": np.mean(list(dice.values())), **dice})
+        assert member["dice"] == classes[member["name"]]
         assert list(member["dice"]) == ["mean", "one", "two"]
     assert [probe["epoch"] for probe in family["probes"]] == [entry["epoch"] for entry in run.validation.history]
     for probe, entry in zip(family["probes"], run.validation.history, strict=True):
-        assert probe["dice"] == pytest.approx({name: np.mean(list(c.values())) for name, c in entry["classes"].items()})
+        assert probe["dice"] == {name: dice["mean"] for name, dice in entry["dice"].items()}
     assert (bundle / "models" / "eval" / "prox_progress.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluation_is_on_the_cases_and_regions_of_the_training(finished: tuple[Training, Path], tmp_path: Path) -> None:
+    """Whatever a configuration says by then."""
+    bundle = TrainedBundle.open(finished[1])
+    assert bundle.regions == PLAN.regions()
+    cases = tuple(Case(Path(f"imagesTr/{name}.nii.gz"), Path("label")) for name in "abcd")
+    task = DecathlonTask(tmp_path, "Task", PLAN.channels, PLAN.labels, cases)
+    assert bundle.validation_cases(task) == [cases[1], cases[2]]
+    smaller = DecathlonTask(tmp_path, "Task", PLAN.channels, PLAN.labels, cases[:2])
+    refused("Task lacks 1 cases that the training held out, the first is c.nii.gz", bundle.validation_cases, smaller)
 
 
 def test_the_weights_are_a_bare_state_of_the_network_that_predicts(finished: tuple[Training, Path]) -> None:

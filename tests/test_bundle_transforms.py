@@ -53,10 +53,15 @@ def test_labels_need_not_all_occur_and_integers_are_labels_too() -> None:
 
 
 def test_arrays_are_checked_as_tensors_are() -> None:
-    data: dict[str, Any] = {"image": np.zeros((2, *SHAPE), np.float32), "label": np.zeros((1, *SHAPE), np.uint8)}
+    data: dict[str, Any] = {"image": np.ones((2, *SHAPE), np.float32), "label": np.zeros((1, *SHAPE), np.uint8)}
     assert CheckCased(channels=2, labels=3)(data) is data
     data["image"][1, 0, 0, :2] = np.nan, -np.inf
     refused("an image has 2 voxels that are not finite numbers (NaN or infinite)", data)
+
+
+def test_an_empty_image_is_refused() -> None:
+    """Cropping would leave nothing of it."""
+    refused("an image is 0 everywhere", {"image": torch.zeros(2, *SHAPE)})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

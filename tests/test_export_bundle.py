@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,15 @@ REGIONS: dict[str, Any] = {
 
 
 def plans_for(
-    *, channels: int = 1, ct: bool = False, masked: bool = False, transpose: tuple[int, ...] = (0, 1, 2), **changes: Any
+    *,
+    channels: int = 1,
+    ct: bool = False,
+    masked: bool = False,
+    transpose: tuple[int, ...] = (0, 1, 2),
+    reader: str = "SimpleITKIO",
+    **changes: Any,
 ) -> dict[str, Any]:
-    plans = bare_plans(patch=PATCH, prox=FEW, **changes)
+    plans = bare_plans(patch=PATCH, prox=FEW, **changes) | {"image_reader_writer": reader}
     (configuration,) = plans["configurations"].values()
     configuration["normalization_schemes"] = ["CTNormalization" if ct else "ZScoreNormalization"] * channels
     configuration["use_mask_for_norm"] = [masked] * channels
@@ -127,6 +134,7 @@ CASES: dict[str, dict[str, Any]] = {
     "transposed": {"transpose": (1, 0, 2), "spacing": (1.1, 0.8, 1.3)},
     "CT": {"ct": True},
     "masked": {"masked": True},
+    "reoriented": {"reader": "NibabelIOWithReorient", "spacing": (1.1, 0.8, 1.3)},
 }
 
 
@@ -257,6 +265,31 @@ def test_normalisation_that_cannot_be_repeated_is_refused(bare: Path, changes: d
     write_json(plans, model.path / "plans.json")
     with pytest.raises(ProXError, match=message):
         prediction_of(ModelFolder.open(model.path), "largest")
+
+
+@pytest.mark.parametrize(
+    ("changes", "dataset", "message"),
+    [
+        ({"image_reader_writer": "Tiff3DIO"}, {}, "the plan's image_reader_writer is Tiff3DIO; bundles repeat SimpleITKIO, "),
+        ({}, {"file_ending": ".nrrd"}, "the dataset's images are .nrrd files; bundles read .nii.gz and .nii"),
+    ],
+    ids=["reader", "ending"],
+)
+def test_files_that_are_read_in_another_way_are_refused(
+    bare: Path, changes: dict[str, Any], dataset: dict[str, Any], message: str
+) -> None:
+    model = bare_model(plans_for(), dataset=dataset_for(**dataset))
+    write_json(json.loads((model.path / "plans.json").read_text()) | changes, model.path / "plans.json")
+    with pytest.raises(ProXError, match=re.escape(message)):
+        prediction_of(ModelFolder.open(model.path), "largest")
+
+
+def test_a_folder_without_images_is_named(prediction: Prediction, tmp_path: Path) -> None:
+    bundle = write_bundle(prediction, tmp_path / "bundle")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RuntimeError) as failure:
+        parsed(bundle, tmp_path / "empty").get_parsed_content("dataset")
+    assert f"there is no image *_0000.nii.gz in {tmp_path / 'empty'}" in str(failure.value.__cause__)
 
 
 def test_two_dimensional_models_are_refused(bare: Path) -> None:

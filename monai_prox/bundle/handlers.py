@@ -28,12 +28,14 @@ class ProXExpansionHandler:
     rate scheduler; it keeps the trainer's state, too, for a checkpoint among the trainer's own handlers cannot name the
     trainer in a configuration. Attach it after the CheckpointLoader and before all handlers that use what is open.
 
-    Raises ProXError on loading a checkpoint of another search space or recipe; load this handler first, so that nothing is
-    loaded then.
+    plan: as plain data, where there is one; a checkpoint of another plan is refused.
+
+    Raises ProXError on loading a checkpoint of another search space, recipe, number of epochs or plan; load this handler
+    first, so that nothing is loaded then.
     """
 
-    def __init__(self, engine: Engine, *, seed: int = 0) -> None:
-        self.engine, self.seed = engine, seed
+    def __init__(self, engine: Engine, *, seed: int = 0, plan: Mapping[str, Any] | None = None) -> None:
+        self.engine, self.seed, self.plan = engine, seed, plan
         self._scaler_state: dict[str, Any] | None = None
         self._trainer: SupernetTrainer | None = None
         self.logger = logging.getLogger(__name__)
@@ -98,7 +100,7 @@ class ProXExpansionHandler:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for key, what in (("space", "search space"), ("stages", "recipe"), ("epochs", "number of epochs")):
+        for key, what in (("space", "search space"), ("stages", "recipe"), ("epochs", "number of epochs"), ("plan", "plan")):
             if state.get(key) != self._origin()[key]:
                 raise ProXError(
                     f"the checkpoint was trained with another {what} than this configuration asks for; continue with the "
@@ -115,6 +117,7 @@ class ProXExpansionHandler:
         return {
             "space": self.engine.supernet.family.space.to_json(),
             "epochs": self.engine.schedule.epochs,
+            "plan": self.plan,
             "stages": [stage.to_json() for stage in self.engine.schedule.stages],
         }
 
@@ -124,10 +127,11 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
 
     The trainer's metrics then have ``METRIC_MEMBER`` for each of the validator's metrics and watched members, for the trainer's
     own StatsHandler, TensorBoardStatsHandler and MLFlowHandler, which must come after this one; between validations they have
-    none of them. The largest member that is open is validated last and leaves the validator's state. ``history`` keeps the mean
-    per class of the validator's key metric. Save this handler, too.
+    none of them. The largest member that is open is validated last and leaves the validator's state. ``history`` keeps the
+    validator's key metric and its mean per region. Save this handler, too.
 
-    members: names and subnets, as monai_prox.probes chooses them. regions: names of the channels of the key metric.
+    members: names and subnets, as monai_prox.probes chooses them. regions: by name, in the order of the key metric's channels,
+    the values of their labels.
     """
 
     def __init__(
@@ -140,7 +144,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         interval: int = 1,
     ) -> None:
         super().__init__(interval=interval, validator=validator, epoch_level=True)
-        self.engine, self.members, self.regions = engine, dict(members), tuple(regions)
+        self.engine, self.members, self.regions = engine, dict(members), dict(regions)
         self.history: list[dict[str, Any]] = []
         self._names: set[str] = set()
 
@@ -160,18 +164,20 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         largest = space.largest()
         watched = {name: subnet for name, subnet in self.members.items() if subnet in space and subnet != largest}
         at_last = {name: largest for name, subnet in self.members.items() if subnet == largest} or {"": largest}
-        classes: dict[str, dict[str, float]] = {}
+        dice: dict[str, dict[str, float]] = {}
         metrics: dict[str, Any] = {}
         for name, subnet in (watched | at_last).items():
             validator.network = self.engine.supernet.view(subnet)
             validator.run(trainer.state.epoch)
             if name:
                 metrics |= {f"{metric}_{name}": value for metric, value in validator.state.metrics.items()}
-                details = validator.state.metric_details[validator.state.key_metric_name]  # (cases, regions)
-                classes[name] = dict(zip(self.regions, details.nanmean(0).tolist(), strict=True))
+                key = validator.state.key_metric_name
+                by_region = validator.state.metric_details[key].nanmean(0).tolist()  # of (cases, regions)
+                mean = float(validator.state.metrics[key])  # of each case's mean, as MONAI has it
+                dice[name] = {"mean": mean, **dict(zip(self.regions, by_region, strict=True))}
         self._names = set(metrics)
         trainer.state.metrics |= metrics
-        self.history.append({"epoch": trainer.state.epoch - 1, "classes": classes})
+        self.history.append({"epoch": trainer.state.epoch - 1, "dice": dice})
         trainer.fire_event(ProXEvents.MEMBERS_VALIDATED)
 
     def state_dict(self) -> dict[str, Any]:

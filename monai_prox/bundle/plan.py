@@ -107,6 +107,8 @@ class Plan:
         """
         if regions is None:
             return {name: (value,) for value, name in enumerate(self.labels) if value}
+        if not isinstance(regions, Mapping) or any(isinstance(names, str) for names in regions.values()):
+            raise ProXError(f"regions are {{name: [labels]}}, got {regions!r:.160}")
         unknown = {name for names in regions.values() for name in names} - set(self.labels[1:])
         if unknown:
             raise ProXError(f"regions name {sorted(unknown)}; the labels of {self.task} are {', '.join(self.labels[1:])}")

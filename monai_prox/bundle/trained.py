@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed as dist
 from torch import nn
 
 from monai_prox import cost
@@ -16,6 +17,7 @@ from monai_prox.bundle.handlers import MemberValidationHandler
 from monai_prox.bundle.network import largest, prediction_graph
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
+from monai_prox.decathlon import Case, DecathlonTask
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetFamily
 from monai_prox.files import read_json, replacing, write_json
@@ -30,10 +32,10 @@ WEIGHTS = "model.pt"
 
 
 class FamilyWriter:
-    """Handler that writes the family whenever its members have been validated. Only one process may have it.
+    """Handler that writes the family whenever its members have been validated; the first process does.
 
-    ckpt_dir gets model.pt, a bare state_dict of ``network``, and family.json with the plan and the members' cost and Dice;
-    output_dir gets prox_progress.png.
+    cases: those of the validation. ckpt_dir gets model.pt, a bare state_dict of ``network``, and family.json with the plan and
+    the members' cost and Dice; output_dir gets prox_progress.png.
     """
 
     def __init__(
@@ -43,32 +45,35 @@ class FamilyWriter:
         network: nn.Module,
         validation: MemberValidationHandler,
         *,
+        cases: Sequence[Case],
         ckpt_dir: str,
         output_dir: str,
     ) -> None:
         self.plan, self.recipe, self.network, self.validation = plan, recipe, network, validation
+        self.cases = [case.image.name for case in cases]
         self.ckpt_dir, self.output_dir = Path(ckpt_dir), Path(output_dir)
 
     def attach(self, trainer: SupernetTrainer) -> None:
         trainer.add_event_handler(ProXEvents.MEMBERS_VALIDATED, self.write)
 
     def write(self, trainer: SupernetTrainer) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+            return
         engine, history = trainer.engine, self.validation.history
         family: Any = engine.supernet.family
-        latest = history[-1]["classes"]
+        latest = history[-1]["dice"]
         members = [
             {
                 "name": name,
                 "subnet": subnet.to_json(),
                 "parameters": cost.parameters(engine.supernet, subnet),
                 "macs": cost.macs(engine.supernet, subnet, self.plan.patch_size),
-                "dice": _with_mean(latest[name]) if name in latest else None,
+                "dice": latest.get(name),
             }
             for name, subnet in self.validation.members.items()
         ]
         probes = [
-            {"epoch": entry["epoch"], "dice": {name: _with_mean(classes)["mean"] for name, classes in entry["classes"].items()}}
-            for entry in history
+            {"epoch": entry["epoch"], "dice": {name: dice["mean"] for name, dice in entry["dice"].items()}} for entry in history
         ]
         for folder in (self.ckpt_dir, self.output_dir):
             folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +86,8 @@ class FamilyWriter:
                 "recipe": self.recipe,
                 "epochs": engine.schedule.epochs,
                 "validated_epoch": history[-1]["epoch"] + 1,
+                "validation_cases": self.cases,
+                "regions": self.validation.regions,
                 "patch_size": list(self.plan.patch_size),
                 "space": family.space.to_json(),
                 "stages": [
@@ -94,12 +101,6 @@ class FamilyWriter:
         with replacing(self.ckpt_dir / WEIGHTS) as temporary:
             torch.save(self.network.state_dict(), temporary)
         plot_progress(probes, engine.schedule, self.output_dir / "prox_progress.png", measure="mean Dice")
-
-
-def _with_mean(classes: Mapping[str, float]) -> dict[str, float]:
-    """Dice by class, before it their mean over the classes that occur."""
-    occurring = [value for value in classes.values() if value == value]
-    return {"mean": sum(occurring) / len(occurring) if occurring else float("nan"), **classes}
 
 
 def _is_bundle(path: Path) -> bool:
@@ -137,6 +138,21 @@ class TrainedBundle:
     @cached_property
     def unet_family(self) -> UNetFamily:
         return self.plan.family(self.data["choices"])
+
+    @property
+    def regions(self) -> dict[str, tuple[int, ...]]:
+        """What is evaluated: values of the labels by region."""
+        recorded = self.data.get("regions")
+        return self.plan.regions() if recorded is None else {name: tuple(values) for name, values in recorded.items()}
+
+    def validation_cases(self, task: DecathlonTask) -> list[Case]:
+        """The cases that the training held out. Raises ProXError where ``task`` does not have them all."""
+        cases = {case.image.name: case for case in task.cases}
+        names = self.family()["validation_cases"]
+        missing = [name for name in names if name not in cases]
+        if missing:
+            raise ProXError(f"{task.name} lacks {len(missing)} cases that the training held out, the first is {missing[0]}")
+        return [cases[name] for name in names]
 
     def subnet(self, which: str) -> Subnet:
         """The subnet of a name or a JSON file, see ``member``; "smallest" and "largest" are known before training, too."""

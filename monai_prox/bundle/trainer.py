@@ -61,6 +61,8 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
     ) -> None:
         if engine.schedule.epochs != max_epochs:
             raise ProXError(f"the schedule covers {engine.schedule.epochs} epochs, max_epochs is {max_epochs}; they must agree")
+        if not isinstance(supervised.get("amp", False), bool):
+            raise ProXError(f"amp is {supervised['amp']!r}; write True or False, which configurations take for what they are")
         if supervised.get("compile"):
             raise ProXError(
                 "compile is true; a supernet's members differ in shape, and each would be compiled anew: leave it out"

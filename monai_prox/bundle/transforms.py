@@ -30,6 +30,8 @@ class CheckCased(MapTransform):  # type: ignore[misc]
         wrong = int((~torch.isfinite(torch.as_tensor(image))).sum())
         if wrong:
             raise ProXError(f"{_name(image)} has {wrong} voxels that are not finite numbers (NaN or infinite)")
+        if not torch.as_tensor(image).any():
+            raise ProXError(f"{_name(image)} is 0 everywhere")
         if self.label_key in data:
             self._check_label(data[self.label_key], image)
         return data

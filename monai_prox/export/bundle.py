@@ -67,7 +67,7 @@ class Prediction:
     metrics: as measured, {} where nothing was; measured_on: on what, in words.
     licence: of the data, as its dataset.json says, or "".
     preprocessing, postprocessing: configurations of MONAI's transforms, from files to the network and back to a label image
-    ``pred`` (1, x, y, z), which is then saved. datalist: expression for the images in ``@dataset_dir``.
+    ``pred`` (1, x, y, z), which is then saved. datalist: expression for the images in ``@dataset_dir``, named like ``images``.
     """
 
     name: str
@@ -86,6 +86,7 @@ class Prediction:
     licence: str
     preprocessing: tuple[Mapping[str, Any] | str, ...]
     postprocessing: tuple[Mapping[str, Any] | str, ...]
+    images: str
     datalist: str
 
 
@@ -237,7 +238,8 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         "preprocessing": {"_target_": "Compose", "transforms": list(prediction.preprocessing)},
         "dataset": {
             "_target_": "Dataset",
-            "data": "$[{'image': image} for image in @datalist]",
+            "data": "$[{'image': image} for image in @datalist] or (_ for _ in ()).throw(FileNotFoundError("
+            f"'there is no image {prediction.images} in ' + str(@dataset_dir)))",
             "transform": "@preprocessing",
         },
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "shuffle": False, "num_workers": 0},

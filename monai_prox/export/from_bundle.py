@@ -48,6 +48,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
             },
             {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
         ),
+        images="*.nii.gz",
         datalist="$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii.gz')))",
     )
 
@@ -63,6 +64,8 @@ def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[dict[str, Any
         {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
     ]
     transforms[2]["allow_smaller"] = True
+    if spacing != plan.spacing:  # a member of lower resolution keeps an image's outer faces in place, as it does in training
+        transforms[3]["scale_extent"] = True
     if plan.is_ct:
         window = dict(zip(("a_min", "a_max", "b_min", "b_max"), plan.window, strict=True))
         transforms[4] = {"_target_": "ScaleIntensityRanged", "keys": "image", **window, "clip": True}

@@ -1,8 +1,9 @@
 """A member of a family that ProXTrainer trained, ready to be written as a MONAI bundle that predicts as nnU-Net does.
 
 nnU-Net's arrays have the axes of the NIfTI file reversed and, by ``transpose_forward``, perhaps reordered; MONAI's have them as
-in the file. So the network's kernels are turned instead of the images. Not repeated are nnU-Net's mirroring, the placing of its
-windows in images larger than two patches, and its slice-wise resampling of thick slices.
+in the file. So the network's kernels are turned instead of the images. Not repeated are nnU-Net's mirroring, the placing and
+weighting of its windows in images larger than a patch, its slice-wise resampling of thick slices, and, where a plan normalises
+within a mask, holes of 0 within it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ from monai_prox.families.unet import build_network
 from monai_prox.nnunet.model_folder import ModelFolder
 
 PER_AXIS = ("kernel_sizes", "strides")
+AS_STORED, TO_RAS = ("SimpleITKIO", "NibabelIO"), "NibabelIOWithReorient"  # nnU-Net's readers, by what they do with axes
+# What of a plan MONAI's transforms repeat below
+REPEATED = {
+    "preprocessor_name": "DefaultPreprocessor",
+    "resampling_fn_data": "resample_data_or_seg_to_shape",
+    "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+}
 
 
 def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Prediction:
@@ -36,11 +44,14 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
     configuration = plans["configurations"][model.configuration_name]
     if len(configuration["patch_size"]) != 3:
         raise ProXError(f"{model.configuration_name} is two-dimensional; only 3D models become bundles, use --format nnunet")
+    _check_repeatable(plans, configuration, model.dataset["file_ending"])
     order = _order(plans["transpose_forward"])
     checkpoint = model.checkpoint(fold)
     labels = PlansManager(plans).get_label_manager(model.dataset)
-    names = [name for name in model.dataset["labels"] if name != "ignore"]
-    outputs = tuple(names[1:] if labels.has_regions else sorted(names, key=model.dataset["labels"].__getitem__))
+    values = {name: value for name, value in model.dataset["labels"].items() if name != "ignore"}
+    outputs = tuple(name for name in values if values[name] not in (0, [0], (0,)))
+    if not labels.has_regions:
+        outputs = tuple(sorted(values, key=values.__getitem__))
     channels = tuple(model.dataset["channel_names"][key] for key in sorted(model.dataset["channel_names"], key=int))
     architecture = turned_architecture(configuration["architecture"], order)
     network = build_network(architecture, input_channels=len(channels), num_classes=labels.num_segmentation_heads)
@@ -67,9 +78,21 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
         licence=str(model.dataset.get("licence") or model.dataset.get("license") or ""),
         preprocessing=tuple(_preprocessing(plans, configuration, spacing)),
         postprocessing=tuple(_postprocessing(model.dataset, labels.has_regions)),
+        images=f"*_0000{ending}",
         datalist=f"$[sorted(glob.glob(first[: -len('0000{ending}')] + '[0-9]' * 4 + '{ending}')) "
         f"for first in sorted(glob.glob(os.path.join(@dataset_dir, '*_0000{ending}')))]",
     )
+
+
+def _check_repeatable(plans: Mapping[str, Any], configuration: Mapping[str, Any], ending: str) -> None:
+    found = {key: configuration.get(key) for key in REPEATED} | {"image_reader_writer": plans["image_reader_writer"]}
+    allowed: dict[str, tuple[str, ...]] = {key: (value,) for key, value in REPEATED.items()}
+    allowed["image_reader_writer"] = (*AS_STORED, TO_RAS)
+    for key, value in found.items():
+        if value not in allowed[key]:
+            raise ProXError(f"the plan's {key} is {value}; bundles repeat {', '.join(allowed[key])}: use --format nnunet")
+    if ending not in (".nii.gz", ".nii"):
+        raise ProXError(f"the dataset's images are {ending} files; bundles read .nii.gz and .nii: use --format nnunet")
 
 
 def _order(transpose_forward: Sequence[int]) -> list[int]:
@@ -101,11 +124,13 @@ def _preprocessing(
     # the matrix product has a name here because MONAI's configurations read @ as a reference
     affine = "image.affine.matmul(torch.as_tensor(monai.transforms.utils.scale_affine(image.shape[1:], size)))"
     grid = f"(lambda image: (lambda size: monai.data.MetaTensor(torch.empty([1, *size]), affine={affine}))({size}))(d['image'])"
+    reoriented = plans["image_reader_writer"] == TO_RAS
     crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x != 0"}
     return [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         {"_target_": "CopyItemsd", "keys": "image", "names": "original"},
+        *([{"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"}] if reoriented else []),
         crop | {"allow_smaller": True},
         {"_target_": "CopyItemsd", "keys": "image", "names": "cropped"},
         *_normalisation(plans, configuration),
