@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("monai-prox", "torch", "nnunetv2", "dynamic-network-architectures", "numpy")
+PACKAGES = ("monai-prox", "torch", "monai", "nnunetv2", "dynamic-network-architectures", "numpy")
 
 
 def about(settings: dict[str, Any], *, threads: int) -> dict[str, Any]:
