@@ -375,3 +375,14 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "._a.nii.gz").touch()
     refused(f"there is no image (*.nii.gz) in {tmp_path}, its imagesTs or its imagesTr", images, tmp_path)
     refused("there is no image", images, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("written", ["false", "true", None, 1])
+def test_a_command_lines_false_is_not_taken_for_true(tmp_path: Path, written: Any) -> None:
+    """MONAI's command line passes on what is not Python as text, which is true whatever it says."""
+    refused(f"download is {written!r}; write True or False", find_task, "Task", tmp_path, download_missing=written)
+
+
+@pytest.mark.parametrize("written", ["null", "2", 1.5])
+def test_a_number_of_cases_is_a_whole_number(tmp_path: Path, written: Any) -> None:
+    refused(f"validation_cases is {written!r}; ", DecathlonTask.read(toy(tmp_path)).split, written)
