@@ -15,6 +15,8 @@ def name_cause_last() -> None:
     after the message that helps, with the name of the component. Bundles call this first of all.
     """
     shown = sys.excepthook
+    if shown.__module__ == __name__:  # another bundle of this process has called it
+        return
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         shown(kind, error, traceback)

@@ -1,0 +1,43 @@
+"""The message that helps stands last."""
+
+import sys
+
+import pytest
+
+from monai_prox.bundle.errors import name_cause_last
+from monai_prox.errors import ProXError
+
+
+def wrapped(cause: Exception) -> RuntimeError:
+    """As MONAI wraps what a component raises, and what raised that."""
+    try:
+        try:
+            try:
+                raise cause
+            except Exception as error:
+                raise RuntimeError("Failed to instantiate component") from error
+        except RuntimeError as error:
+            raise RuntimeError("Failed to evaluate expression") from error
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [
+        (wrapped(ProXError("there is no folder DATA")), "error: there is no folder DATA"),
+        (wrapped(KeyError("DATA")), "RuntimeError: Failed to evaluate expression"),
+        (ProXError("there is no folder DATA"), "monai_prox.errors.ProXError: there is no folder DATA"),
+    ],
+    ids=["ours", "another's", "not wrapped"],
+)
+def test_a_traceback_ends_with_our_cause(
+    error: Exception, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    name_cause_last()
+    name_cause_last()
+    sys.excepthook(type(error), error, error.__traceback__)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == last
+    assert sum(line.startswith("error: ") for line in lines) == last.startswith("error: ")
