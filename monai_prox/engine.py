@@ -181,6 +181,14 @@ class Engine:
                 dist.broadcast(tensor.data, src=0)
 
     # ------------------------------------------------------------------ resume
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a training and the one that continues it have in common: search space and stages, as plain data."""
+        return {
+            "space": self.supernet.family.space.to_json(),
+            "stages": [stage.to_json() for stage in self.schedule.stages],
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors; loads with ``weights_only=True``."""
         teacher = self._teacher

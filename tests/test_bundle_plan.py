@@ -1,7 +1,7 @@
 """Plans of a bundle: nnU-Net's rules on tasks of known geometry and intensity, and networks that run."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from monai_prox.bundle.network import largest, prediction_graph
 from monai_prox.bundle.plan import Plan, make_plan
@@ -72,15 +73,6 @@ def written(folder: Path, cases: Sequence[tuple[np.ndarray, np.ndarray]], channe
         folder / "dataset.json",
     )
     return DecathlonTask.read(folder)
-
-
-def refused(what: str, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> str:
-    """The one line that ``call`` refuses with, which holds ``what`` word for word."""
-    with pytest.raises(ProXError) as error:
-        call(*arguments, **keywords)
-    assert what in str(error.value)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from monai.transforms import (
     RandScaleIntensityd,
     RandSpatialCropd,
 )
+from refusals import refused
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -39,7 +40,6 @@ from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.bundle.transforms import LabelsToRegionsd
 from monai_prox.decathlon import Case, DecathlonTask
 from monai_prox.engine import Engine
-from monai_prox.errors import ProXError
 from monai_prox.probes import choose_probes
 from monai_prox.schedule import Schedule, Stage, make_schedule
 from monai_prox.slicing import fill
@@ -255,15 +255,6 @@ def assert_equal(one: Any, other: Any, where: str = "state") -> None:
         assert other != other, where
     else:
         assert one == other, where
-
-
-def refused(what: str, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> str:
-    """The one line that ``call`` refuses with, which holds ``what`` word for word."""
-    with pytest.raises(ProXError) as error:
-        call(*arguments, **keywords)
-    assert what in str(error.value)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import gzip
 import json
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.apps import DecathlonDataset
+from refusals import refused
 
 from monai_prox.decathlon import Case, DecathlonTask, Geometry, check_tree, download, find_task, images
-from monai_prox.errors import ProXError
 from monai_prox.phantom import TASK_NAME, write_phantom_task
 
 SHAPE = (6, 5, 4)
@@ -41,15 +41,6 @@ def toy(folder: Path, *, cases: int = 3, image: tuple[int, ...] = SHAPE, **entri
     } | entries
     (folder / "dataset.json").write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
     return folder
-
-
-def refused(what: str, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> str:
-    """The one line that ``call`` refuses with, which holds ``what`` word for word."""
-    with pytest.raises(ProXError) as error:
-        call(*arguments, **keywords)
-    assert what in str(error.value)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 # ---------------------------------------------------------------------- reading

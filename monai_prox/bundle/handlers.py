@@ -114,12 +114,7 @@ class ProXExpansionHandler:
             parameter.grad = torch.zeros_like(parameter) if name in state["gradients"] else None
 
     def _origin(self) -> dict[str, Any]:
-        return {
-            "space": self.engine.supernet.family.space.to_json(),
-            "epochs": self.engine.schedule.epochs,
-            "plan": self.plan,
-            "stages": [stage.to_json() for stage in self.engine.schedule.stages],
-        }
+        return {**self.engine.origin, "epochs": self.engine.schedule.epochs, "plan": self.plan}
 
 
 class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]

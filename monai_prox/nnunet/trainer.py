@@ -369,7 +369,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             "engine": self.engine.state_dict(),
             "choices": asdict(self._family.choices),
             "probes": self.probe_history,
-            **self._origin(),
+            **self.engine.origin,
         }
         with replacing(filename) as temporary:
             torch.save(plain(checkpoint), temporary)
@@ -380,7 +380,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             self.initialize()
         ours = load_checkpoint(filename_or_checkpoint, self.device)["prox"]
         for key, what in (("space", "search space"), ("stages", "recipe")):
-            if ours.get(key) != self._origin()[key]:
+            if ours.get(key) != self.engine.origin[key]:
                 raise ProXError(
                     f"the checkpoint was trained with another {what} than the plan asks for now; continue with the "
                     "plan of that training, or start anew in another results folder"
@@ -390,10 +390,3 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().load_checkpoint(filename_or_checkpoint)
         self.engine.keep_weights = ours["engine"]["keep_weights"]  # nnU-Net's loading looks like -pretrained_weights
         self.probe_history = list(ours["probes"])
-
-    def _origin(self) -> dict[str, Any]:
-        """What a checkpoint and the plan that continues it have in common."""
-        return {
-            "space": self.supernet.family.space.to_json(),
-            "stages": [stage.to_json() for stage in self.engine.schedule.stages],
-        }
