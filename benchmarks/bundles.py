@@ -25,6 +25,7 @@ from monai_prox.files import write_json
 THREADS = 1
 ROOT = Path(__file__).parents[1]
 CPU = {"num_workers": 0, "val_interval": 1000}
+FEW = {"batch_size": 1, "samples_per_image": 4, "learning_rate": 0.01, "plan#features": 8}  # for tasks of a few images
 # by name of the result: the bundle, the task's folder, overrides of training, and of all commands
 SETTINGS: dict[str, dict[str, Any]] = {
     "hippocampus_prox": {
@@ -36,46 +37,25 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "brats_prox": {
         "bundle": "brats_prox",
         "task": "Task101_BraTS2015_2ch",
-        "train": {
-            "epochs": 60,
-            "batch_size": 1,
-            "samples_per_image": 4,
-            "learning_rate": 0.01,
-            "plan#features": 8,
-            "plan#patch_voxels": 64**3,
-        },
+        "train": {"epochs": 60, **FEW, "plan#patch_voxels": 64**3},
         "cases": {"validation_cases": 2},
     },
     "brats_prox_4ch": {
         "bundle": "brats_prox",
         "task": "Task102_TCGA4ch_silver",
-        "train": {
-            "epochs": 10,
-            "batch_size": 1,
-            "samples_per_image": 4,
-            "learning_rate": 0.01,
-            "plan#features": 8,
-            "plan#patch_voxels": 48**3,
-        },
+        "train": {"epochs": 10, **FEW, "plan#patch_voxels": 48**3},
         "cases": {"validation_cases": 1},
     },
     "msd_prox_spleen": {
         "bundle": "msd_prox",
         "task": "Task09_Spleen",
-        "train": {
-            "epochs": 150,
-            "batch_size": 1,
-            "samples_per_image": 4,
-            "learning_rate": 0.01,
-            "plan#features": 8,
-            "plan#patch_voxels": 48**3,
-        },
+        "train": {"epochs": 150, **FEW, "plan#patch_voxels": 48**3},
         "cases": {"validation_cases": 1},
     },
     "msd_prox_spinal_cord": {
         "bundle": "msd_prox",
         "task": "Task111_SpinalCordGM",
-        "train": {"epochs": 300, "batch_size": 1, "samples_per_image": 4, "learning_rate": 0.01, "plan#features": 8},
+        "train": {"epochs": 300, **FEW},
         "cases": {},
     },
 }

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from monai_prox.bundle.plan import plan_architecture
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import write_json
 from monai_prox.probes import choose_probes
@@ -30,26 +31,9 @@ from monai_prox.supernet import SuperNet
 
 PATCH = (40, 56, 40)
 LEVELS = 4
-ARCHITECTURE: dict[str, Any] = {
-    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-    "arch_kwargs": {
-        "n_stages": LEVELS,
-        "features_per_stage": [32, 64, 128, 256],
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3]] * LEVELS,
-        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (LEVELS - 1),
-        "n_conv_per_stage": [2] * LEVELS,
-        "n_conv_per_stage_decoder": [2] * (LEVELS - 1),
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    },
-    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-}
+KERNELS = ((3, 3, 3),) * LEVELS
+STRIDES = ((1, 1, 1),) + ((2, 2, 2),) * (LEVELS - 1)
+ARCHITECTURE = plan_architecture("PlainConvUNet", 32, STRIDES, KERNELS)
 
 
 def step(network: Callable[[torch.Tensor], Any], x: torch.Tensor, parameters: list[torch.nn.Parameter]) -> float:

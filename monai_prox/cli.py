@@ -94,7 +94,7 @@ def _export_nnunet(model: Path, subnet: str, output: Path | None, overwrite: boo
     folds = " ".join(fold.removeprefix("fold_") for fold in opened.folds)  # nnU-Net asks for all five otherwise
     _say(
         str(folder),
-        f"nnUNetv2_predict_from_modelfolder -m {folder} -f {folds} -i INPUT -o OUTPUT",
+        f"nnUNetv2_predict_from_modelfolder -m {shlex.quote(str(folder))} -f {folds} -i INPUT -o OUTPUT",
         f"nnUNetv2_predict -d {dataset} -c {configuration} -p {plans} -f {folds} -i INPUT -o OUTPUT",
     )
     data = written["configurations"][configuration]["data_identifier"]

@@ -160,7 +160,7 @@ def make_plan(
         spacing=tuple(round(float(size), 6) for size in target),
         patch_size=patch,
         intensity=_intensity(task, cases),
-        architecture=_architecture(network, features, strides, kernels),
+        architecture=plan_architecture(network, features, strides, kernels),
         licence=task.licence,
     )
 
@@ -212,7 +212,8 @@ def _topology(
     return tuple(int(size) for size in patch), strides, kernels
 
 
-def _architecture(network: str, features: int, strides: Sizes, kernels: Sizes) -> dict[str, Any]:
+def plan_architecture(network: str, features: int, strides: Sizes, kernels: Sizes) -> dict[str, Any]:
+    """An ``architecture`` entry as nnU-Net's planners write it; strides and kernels per level and axis, else as make_plan."""
     levels = len(strides)
     blocks = list(RESIDUAL_BLOCKS[:levels]) if network == "ResidualEncoderUNet" else [2] * levels
     return {

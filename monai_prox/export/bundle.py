@@ -123,7 +123,8 @@ def _license() -> str:
 
 def _write_torchscript(folder: Path) -> None:
     """models/model.ts by MONAI's own command, as the bundle's users would make it."""
-    logging.disable(logging.INFO)
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.INFO))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what torch says about its own TorchScript
@@ -135,7 +136,7 @@ def _write_torchscript(folder: Path) -> None:
                 config_file=str(folder / "configs" / "inference.json"),
             )
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
 
 
 def metadata(prediction: Prediction) -> dict[str, Any]:

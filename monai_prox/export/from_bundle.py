@@ -18,7 +18,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
     plan, family = bundle.plan, bundle.unet_family
     name, subnet = bundle.member(which)
     patch = family.input_size(plan.patch_size, family.space.check(subnet)["resolution"][0])
-    spacing = tuple(mm * full / small for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))
+    spacing = tuple(mm * (full / small) for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))
     measured = bundle.measured(subnet)
     return Prediction(
         name=name,
@@ -55,19 +55,19 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
 
 def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[dict[str, Any]]:
     """What train.json does to an image, for this plan."""
-    transforms: list[dict[str, Any]] = [
-        {"_target_": "LoadImaged", "keys": "image"},
-        {"_target_": "EnsureChannelFirstd", "keys": "image"},
-        {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x != 0"},
-        {"_target_": "Spacingd", "keys": "image", "pixdim": list(spacing), "mode": "bilinear"},
-        {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True},
-        {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
-    ]
-    transforms[2]["allow_smaller"] = True
+    crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x != 0"}
+    resample: dict[str, Any] = {"_target_": "Spacingd", "keys": "image", "pixdim": list(spacing), "mode": "bilinear"}
     if spacing != plan.spacing:  # a member of lower resolution keeps an image's outer faces in place, as it does in training
-        transforms[3]["scale_extent"] = True
+        resample["scale_extent"] = True
+    normalise: dict[str, Any] = {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True}
     if plan.is_ct:
         window = dict(zip(("a_min", "a_max", "b_min", "b_max"), plan.window, strict=True))
-        transforms[4] = {"_target_": "ScaleIntensityRanged", "keys": "image", **window, "clip": True}
-        del transforms[2]
-    return transforms
+        normalise = {"_target_": "ScaleIntensityRanged", "keys": "image", **window, "clip": True}
+    return [
+        {"_target_": "LoadImaged", "keys": "image"},
+        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        *([] if plan.is_ct else [crop | {"allow_smaller": True}]),
+        resample,
+        normalise,
+        {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
+    ]
