@@ -185,7 +185,8 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
     images = trained.task / "imagesTr"
     for name in ("large", "largest"):
         prediction = prediction_of(TrainedBundle.open(trained.bundle), name)
-        assert prediction.patch_size == TrainedBundle.open(trained.bundle).plan.patch_size
+        plan = TrainedBundle.open(trained.bundle).plan
+        assert (prediction.patch_size, prediction.spacing) == (plan.patch_size, plan.spacing)
         within = predict(trained.bundle, trained.task, tmp_path / "within" / name, subnet=name)
         alone = predict(write_bundle(prediction, tmp_path / name), images, tmp_path / "alone" / name)
         assert len(within) == len(alone) == 3
@@ -193,6 +194,27 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
             original = nib.load(images / file)
             assert label.shape == original.shape[:3] and label.dtype == np.uint8
             assert np.array_equal(label, within[file.replace(".nii.gz", "_seg.nii.gz")])
+
+
+@pytest.mark.slow
+def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained: Trained, tmp_path: Path) -> None:
+    """As a bundle of its own it resamples whole images, and places the voxels where the family's resizing does."""
+    family = TrainedBundle.open(trained.bundle)
+    prediction = prediction_of(family, "smallest")
+    assert prediction.patch_size != family.plan.patch_size
+    image = np.random.default_rng(0).uniform(1, 2, (*family.plan.patch_size, len(family.plan.channels))).astype(np.float32)
+    image = image[..., 0] if image.shape[-1] == 1 else image
+    (tmp_path / "images").mkdir()
+    nib.save(nib.Nifti1Image(image, np.diag([*family.plan.spacing, 1.0])), tmp_path / "images" / "case.nii.gz")
+    bundle = write_bundle(prediction, tmp_path / "smallest")
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser.update({"bundle_root": str(bundle), "dataset_dir": str(tmp_path / "images")})
+    (seen,) = parser.get_parsed_content("dataset")
+    *_, normalise, _ = parser.get_parsed_content("preprocessing").transforms
+    whole = torch.as_tensor(image.reshape(*family.plan.patch_size, -1)).permute(3, 0, 1, 2)
+    small = torch.nn.functional.interpolate(whole[None], prediction.patch_size, mode="trilinear")[0]
+    torch.testing.assert_close(seen["image"].as_tensor(), normalise({"image": small})["image"], atol=1e-3, rtol=0)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distribution, version
 from pathlib import Path
@@ -210,6 +210,19 @@ def network_definition(prediction: Prediction) -> dict[str, Any]:
         "deep_supervision": False,
     }
     return {"_target_": "torch.fx.symbolic_trace", "root": root}
+
+
+def resampling(spacing: Sequence[float], *, mode: int | str, padding_mode: str) -> list[Mapping[str, Any] | str]:
+    """Transforms that bring ``image`` to ``spacing`` with its outer faces kept in place, as nnU-Net and the families resize.
+
+    MONAI's own Spacingd keeps the centre of the first voxel in place, and with ``scale_extent`` moves it outwards.
+    """
+    size = f"[max(1, round(n * mm / to)) for n, mm, to in zip(image.shape[1:], image.pixdim.tolist(), {list(spacing)})]"
+    # the matrix product has a name here because MONAI's configurations read @ as a reference
+    affine = "image.affine.matmul(torch.as_tensor(monai.transforms.utils.scale_affine(image.shape[1:], size)))"
+    grid = f"(lambda image: (lambda size: monai.data.MetaTensor(torch.empty([1, *size]), affine={affine}))({size}))(d['image'])"
+    match = {"_target_": "ResampleToMatchd", "keys": "image", "key_dst": "grid", "mode": mode, "padding_mode": padding_mode}
+    return [f"$lambda d: {{**d, 'grid': {grid}}}", match]
 
 
 def inference(prediction: Prediction) -> dict[str, Any]:

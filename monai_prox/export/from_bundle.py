@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.export.bundle import Prediction
+from monai_prox.export.bundle import Prediction, resampling
 
 
 def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
@@ -53,12 +54,14 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
     )
 
 
-def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[dict[str, Any]]:
+def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[Mapping[str, Any] | str]:
     """What train.json does to an image, for this plan."""
     crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x != 0"}
-    resample: dict[str, Any] = {"_target_": "Spacingd", "keys": "image", "pixdim": list(spacing), "mode": "bilinear"}
-    if spacing != plan.spacing:  # a member of lower resolution keeps an image's outer faces in place, as it does in training
-        resample["scale_extent"] = True
+    resample: list[Mapping[str, Any] | str] = [
+        {"_target_": "Spacingd", "keys": "image", "pixdim": list(spacing), "mode": "bilinear"}
+    ]
+    if spacing != plan.spacing:  # a member of lower resolution, to which the family resizes patches in training
+        resample = resampling(spacing, mode="bilinear", padding_mode="border")
     normalise: dict[str, Any] = {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True}
     if plan.is_ct:
         window = dict(zip(("a_min", "a_max", "b_min", "b_max"), plan.window, strict=True))
@@ -67,7 +70,7 @@ def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[dict[str, Any
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         *([] if plan.is_ct else [crop | {"allow_smaller": True}]),
-        resample,
+        *resample,
         normalise,
         {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
     ]

@@ -15,7 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from monai_prox.errors import ProXError
-from monai_prox.export.bundle import Prediction
+from monai_prox.export.bundle import Prediction, resampling
 from monai_prox.export.nnunet import member_plans
 from monai_prox.families.unet import build_network
 from monai_prox.nnunet.model_folder import ModelFolder
@@ -120,10 +120,6 @@ def _preprocessing(
     plans: Mapping[str, Any], configuration: Mapping[str, Any], spacing: Sequence[float]
 ) -> list[Mapping[str, Any] | str]:
     """nnU-Net's: crop to what is not 0, normalise, resample by cubic splines with the image's outer faces kept in place."""
-    size = f"[max(1, round(n * mm / to)) for n, mm, to in zip(image.shape[1:], image.pixdim.tolist(), {list(spacing)})]"
-    # the matrix product has a name here because MONAI's configurations read @ as a reference
-    affine = "image.affine.matmul(torch.as_tensor(monai.transforms.utils.scale_affine(image.shape[1:], size)))"
-    grid = f"(lambda image: (lambda size: monai.data.MetaTensor(torch.empty([1, *size]), affine={affine}))({size}))(d['image'])"
     reoriented = plans["image_reader_writer"] == TO_RAS
     crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x != 0"}
     return [
@@ -134,8 +130,7 @@ def _preprocessing(
         crop | {"allow_smaller": True},
         {"_target_": "CopyItemsd", "keys": "image", "names": "cropped"},
         *_normalisation(plans, configuration),
-        f"$lambda d: {{**d, 'grid': {grid}}}",
-        {"_target_": "ResampleToMatchd", "keys": "image", "key_dst": "grid", "mode": 3, "padding_mode": "nearest"},
+        *resampling(spacing, mode=3, padding_mode="nearest"),
         {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
     ]
 
