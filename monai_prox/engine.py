@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from monai_prox import distill
 from monai_prox.errors import ProXError
 from monai_prox.growth import Freezer, frozen_parts, give_birth
+from monai_prox.importance import permute, shallower_members, sort_channels
 from monai_prox.schedule import Role, Schedule, Stage
 from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet, finest
@@ -53,9 +54,11 @@ class Engine:
         self.supernet, self.schedule, self.task_loss = supernet, schedule, task_loss
         self.seed, self.exclusive = seed, exclusive
         self.keep_weights = False  # pretrained weights are there already; growing only opens them
-        self._spaces = [stage.space(supernet.family.space) for stage in schedule.stages]
+        self.closed: dict[str, int] = {}  # choices that remain in a dimension whose last ones were closed
+        self._spaces = self._open_spaces()
         self._stage = -1
         self._freezer = Freezer({})
+        self._optimizers: list[Optimizer] = []
         self._teacher: tuple[Subnet, nn.Module] | None = None
 
     # ------------------------------------------------------------------ stages
@@ -68,8 +71,36 @@ class Engine:
         """What is open now."""
         return self._spaces[max(self._stage, 0)]
 
+    @property
+    def final_space(self) -> SearchSpace:
+        """What will be open in the end, unless more is closed."""
+        return self._spaces[-1]
+
+    def _open_spaces(self) -> list[SearchSpace]:
+        """What is open in each stage."""
+        spaces = [stage.space(self.supernet.family.space) for stage in self.schedule.stages]
+        if not self.closed:
+            return spaces
+        counts = [{dimension: space.choice_count(dimension) for dimension in space.dimensions} for space in spaces]
+        return [
+            space.restrict({d: min(count, self.closed.get(d, count)) for d, count in of.items()})
+            for space, of in zip(spaces, counts, strict=True)
+        ]
+
+    def close(self, dimension: str) -> None:
+        """Closes the last open choice of ``dimension`` for good: its weights stay as they are and train no more."""
+        self.closed[dimension] = self.space.choice_count(dimension) - 1
+        self._spaces = self._open_spaces()
+        self._enter(self._stage)
+
+    @property
+    def teacher(self) -> Subnet | None:
+        """The frozen member that teaches now, beside those in training."""
+        return None if self._teacher is None else self._teacher[0]
+
     def guard(self, optimizer: Optimizer) -> None:
         """Makes every step of ``optimizer`` leave frozen weights and those not yet born untouched. Call it once."""
+        self._optimizers.append(optimizer)
         optimizer.register_step_pre_hook(lambda *_: self._freezer.before_step())
         optimizer.register_step_post_hook(lambda opt, *_: self._freezer.after_step(opt))
 
@@ -86,12 +117,24 @@ class Engine:
     def _open(self, index: int) -> None:
         stage, old, new = self.schedule.stages[index], self._largest(index - 1), self._largest(index)
         assert new is not None
-        self._teacher = None
-        if stage.teacher == "previous" and old is not None:
-            self._teacher = old, self.supernet.extract(old)
+        if not stage.teacher == self.stage.teacher == "first":  # that one stays
+            self._teacher = None
+            if stage.teacher in ("previous", "first") and old is not None:
+                self._teacher = old, self.supernet.extract(old)
+        if stage.sort_channels:
+            self._sort_channels()
         if stage.birth == "preserving" and old is not None and not self.keep_weights:
             give_birth(self.supernet, old, new)
         self._enter(index)
+
+    def _sort_channels(self) -> None:
+        permuted = sort_channels(self.supernet.network, *shallower_members(self.supernet))
+        for optimizer in self._optimizers:  # momentum belongs to a weight, wherever that goes
+            for parameter, permutations in permuted.items():
+                state = optimizer.state.get(parameter, {})
+                for key, value in state.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        state[key] = permute(value, permutations)
 
     def _enter(self, index: int) -> None:
         """What a stage needs beside weights: a pure function of its index."""
@@ -169,7 +212,7 @@ class Engine:
     def _average_gradients(self) -> None:
         # Not left to DistributedDataParallel: it reduces within one backward, and a step here may have several.
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            for parameter in self.supernet.network.parameters():
+            for parameter in self.supernet.parameters():
                 if parameter.grad is not None:  # the same on all ranks: they train the same members
                     dist.all_reduce(parameter.grad)
                     parameter.grad /= dist.get_world_size()
@@ -177,7 +220,7 @@ class Engine:
     def broadcast(self) -> None:
         """Gives all ranks of a distributed run the first one's weights."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            for tensor in [*self.supernet.network.parameters(), *self.supernet.network.buffers()]:
+            for tensor in [*self.supernet.parameters(), *self.supernet.buffers()]:
                 dist.broadcast(tensor.data, src=0)
 
     # ------------------------------------------------------------------ resume
@@ -191,19 +234,24 @@ class Engine:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors; loads with ``weights_only=True``."""
-        teacher = self._teacher
+        teacher, transforms = self._teacher, self.supernet.kernel_transforms
         return {
             "format": FORMAT,
             "stage": self._stage,
+            "closed": dict(self.closed),
             "keep_weights": self.keep_weights,
             "teacher": teacher and {"subnet": teacher[0].to_json(), "weights": teacher[1].state_dict()},
+            "kernel_transforms": transforms and transforms.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ProXError where ``state`` is of another format or schedule."""
         if state.get("format") != FORMAT or not -1 <= state["stage"] < len(self.schedule.stages):
             raise ProXError(f"cannot continue: format {state.get('format')}, stage {state.get('stage')} of this checkpoint")
-        self.keep_weights = state["keep_weights"]
+        if self.supernet.kernel_transforms is not None:
+            self.supernet.kernel_transforms.load_state_dict(state["kernel_transforms"])
+        self.keep_weights, self.closed = state["keep_weights"], dict(state["closed"])
+        self._spaces = self._open_spaces()
         self._teacher = None
         if state["teacher"] is not None:
             subnet = Subnet.from_json(state["teacher"]["subnet"])

@@ -6,21 +6,22 @@ from collections.abc import Sequence
 from itertools import product
 
 from monai_prox import cost
-from monai_prox.space import Subnet
+from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet
 
 BETWEEN = ("small", "middle", "large")
 
 
-def choose_probes(supernet: SuperNet, size: Sequence[int]) -> dict[str, Subnet]:
+def choose_probes(supernet: SuperNet, size: Sequence[int], space: SearchSpace | None = None) -> dict[str, Subnet]:
     """Smallest, largest and up to three members between, as equally spaced in the logarithm of their MACs as there are.
 
     Those between are even: each dimension is as far open in all stages of the network. What a random member has by chance,
     a bottleneck of width between wide stages, nobody would choose.
 
-    size: input voxels per axis for which MACs are counted. The choice is a function of the space alone.
+    size: input voxels per axis for which MACs are counted. space: the whole one if None. The choice is a function of the space
+    alone.
     """
-    space = supernet.family.space
+    space = supernet.family.space if space is None else space
     smallest, largest = space.smallest(), space.largest()
     if smallest == largest:
         return {"largest": largest}

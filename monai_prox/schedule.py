@@ -1,7 +1,8 @@
 """Recipes: what opens when, as data. The stage of an epoch is a pure function of the epoch.
 
-Sources: ProX, Lim et al., Neurocomputing 2024 (doi 10.1016/j.neucom.2024.127512); the sandwich rule and in-place
-distillation, Yu and Huang, ICCV 2019 (US-Net), and Yu et al., ECCV 2020 (BigNAS).
+Sources: ProX, Lim et al., Neurocomputing 2024 (doi 10.1016/j.neucom.2024.127512); Progressive Shrinking, Cai et al., ICLR
+2020 (Once-for-all); the sandwich rule and in-place distillation, Yu and Huang, ICCV 2019 (US-Net), and Yu et al., ECCV 2020
+(BigNAS).
 """
 
 from __future__ import annotations
@@ -15,6 +16,14 @@ from monai_prox.space import SearchSpace
 
 # The paper's order of expansion. What stands in one group opens together.
 EXPANSION = (("depth", "decoder_depth"), ("width",), ("kernel",), ("resolution",), ("levels",))
+# Once-for-all's order of shrinking, and how many members it trains in a step. It knows no levels, which are depth of a kind.
+SHRINKAGE = (
+    (("resolution",), 1),
+    (("kernel",), 1),
+    (("depth", "decoder_depth"), 2),
+    (("levels",), 2),
+    (("width",), 4),
+)
 
 Role = Literal["largest", "smallest", "random"]
 
@@ -24,32 +33,40 @@ class Stage:
     """A span of epochs with the same open choices.
 
     name: what opens, for logs and plots.
-    open: number of open choices by dimension, from the smallest; dimensions not named keep their smallest.
+    open: number of open choices by dimension, counted from ``start``; dimensions not named keep that choice alone.
+    start: the member that is trained first, "smallest" or "largest".
     share: of the epochs, relative to the other stages' shares.
     train: the members of a training step, in this order; several accumulate their gradients.
-    teacher: "none"; "previous", a frozen copy of the largest member of the stage before; or "largest", the largest member
-        of the same step (in-place distillation), which then has to be the first of ``train``.
+    teacher: "none"; "previous", a frozen copy of the largest member of the stage before; "first", such a copy that stays in
+        all stages that follow with "first"; or "largest", the largest member of the same step (in-place distillation), which
+        then has to be the first of ``train``.
     distance: between the student's and the teacher's logits, "mse" or "kl" (of the class probabilities).
     distillation: weight w of the teacher in the loss (1 - w) task + w distance.
     birth: of the weights that open: "random", as initialised, or "preserving", so that the first step computes what the
         stage before did, up to the norm of a new block.
+    sort_channels: channels are put in the order of their importance as the stage opens, see ``monai_prox.importance``.
     freeze: "none", or "grown": of a tensor that grew only the new part is trained, and of a U-Net stage that got deeper only
         the new blocks.
+    monitored: choices that turn out not to be worth their cost are closed, see ``monai_prox.monitor``.
     """
 
     name: str
     open: Mapping[str, int] = field(default_factory=dict)
+    start: Literal["smallest", "largest"] = "smallest"
     share: float = 1.0
     train: tuple[Role, ...] = ("random",)
-    teacher: Literal["none", "previous", "largest"] = "none"
+    teacher: Literal["none", "previous", "first", "largest"] = "none"
     distance: Literal["mse", "kl"] = "mse"
     distillation: float = 0.5
     birth: Literal["random", "preserving"] = "random"
+    sort_channels: bool = False
     freeze: Literal["none", "grown"] = "none"
+    monitored: bool = False
 
     def __post_init__(self) -> None:
         allowed = {
-            "teacher": ("none", "previous", "largest"),
+            "start": ("smallest", "largest"),
+            "teacher": ("none", "previous", "first", "largest"),
             "distance": ("mse", "kl"),
             "birth": ("random", "preserving"),
             "freeze": ("none", "grown"),
@@ -66,7 +83,7 @@ class Stage:
 
     def space(self, whole: SearchSpace) -> SearchSpace:
         """The part of ``whole`` that is open."""
-        return whole.restrict(self.open)
+        return whole.restrict(self.open, start=self.start)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,50 +122,107 @@ class Schedule:
         return epoch == self.epochs - 1 or self.index(epoch) != self.index(epoch + 1)
 
 
-def _elastic_groups(space: SearchSpace) -> list[tuple[str, ...]]:
-    groups = [tuple(d for d in group if d in space.dimensions and space.choice_count(d) > 1) for group in EXPANSION]
-    return [group for group in groups if group]
+def _elastic(space: SearchSpace, group: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(d for d in group if d in space.dimensions and space.choice_count(d) > 1)
+
+
+def _one_by_one(space: SearchSpace, group: tuple[str, ...]) -> list[tuple[str, dict[str, int]]]:
+    """Name and open choices of the stages in which a group's choices open, one at a time."""
+    most = max((space.choice_count(d) for d in group), default=1)
+    return [
+        (f"{group[0]} {count}" if count > 2 else group[0], {d: min(count, space.choice_count(d)) for d in group})
+        for count in range(2, most + 1)
+    ]
 
 
 def prox_paper(space: SearchSpace) -> tuple[Stage, ...]:
     """ProX as published: one choice at a time, equal shares, the previous stage's largest as teacher."""
     stages = [Stage(name="smallest")]
     opened: dict[str, int] = {}
-    for group in _elastic_groups(space):
-        for count in range(2, max(space.choice_count(d) for d in group) + 1):
-            opened = opened | {d: min(count, space.choice_count(d)) for d in group}
-            name = f"{group[0]} {count}" if count > 2 else group[0]
+    for group in (_elastic(space, group) for group in EXPANSION):
+        for name, opens in _one_by_one(space, group):
+            opened = opened | opens
             freeze: Literal["none", "grown"] = "grown" if group[0] in ("depth", "kernel") else "none"
             stages.append(Stage(name=name, open=opened, teacher="previous", freeze=freeze))
     return tuple(stages)
+
+
+def progressive_shrinking(space: SearchSpace) -> tuple[Stage, ...]:
+    """Once-for-all's training: the largest, then one choice less at a time, in equal shares, with the largest as teacher."""
+    stages = [Stage(name="largest", start="largest")]
+    opened: dict[str, int] = {}
+    for group, members in ((_elastic(space, group), members) for group, members in SHRINKAGE):
+        for name, opens in _one_by_one(space, group):
+            opened = opened | opens
+            train: tuple[Role, ...] = tuple("random" for _ in range(members))
+            stages.append(
+                Stage(
+                    name=name,
+                    open=opened,
+                    start="largest",
+                    train=train,
+                    teacher="first",
+                    distance="kl",
+                    sort_channels=name == "width",
+                )
+            )
+    return tuple(stages)
+
+
+def sandwich(space: SearchSpace) -> tuple[Stage, ...]:
+    """The sandwich rule from scratch: the largest learns from the labels, all others from the largest."""
+    opened = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
+    if space.size() == 1:
+        return (Stage(name="largest"),)
+    train: tuple[Role, ...] = ("largest", "smallest", "random", "random")
+    return (Stage(name="sandwich", open=opened, train=train, teacher="largest", distance="kl", distillation=1.0),)
 
 
 def prox(space: SearchSpace) -> tuple[Stage, ...]:
     """Ours: a short, cheap growth, then the sandwich rule with in-place distillation for everyone."""
     stages = [Stage(name="smallest", share=0.10)]
     opened: dict[str, int] = {}
-    groups = _elastic_groups(space)
+    groups = [group for group in (_elastic(space, group) for group in EXPANSION) if group]
     together = [groups[:1], groups[1:2], groups[2:]]  # five stages at most, so that five epochs can hold them
     for several in filter(None, together):
         opened = opened | {d: space.choice_count(d) for group in several for d in group}
         name = ", ".join(group[0] for group in several)
         stages.append(Stage(name=name, open=opened, share=0.08, birth="preserving"))
-    sandwich = Stage(
+    everyone = Stage(
         name="sandwich",
         open=opened,
         share=0.65,
         train=("largest", "smallest", "random"),
         teacher="largest",
         distance="kl",
+        monitored=True,
     )
-    return (*stages, sandwich) if opened else (Stage(name="smallest"),)
+    return (*stages, everyone) if opened else (Stage(name="smallest"),)
 
 
-RECIPES: Mapping[str, Callable[[SearchSpace], tuple[Stage, ...]]] = {"prox": prox, "prox_paper": prox_paper}
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """stages: of a search space; kernel_transforms: the supernet's smaller kernels are learned transforms."""
+
+    stages: Callable[[SearchSpace], tuple[Stage, ...]]
+    kernel_transforms: bool = False
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "prox": Recipe(stages=prox),
+    "prox_paper": Recipe(stages=prox_paper),
+    "progressive_shrinking": Recipe(stages=progressive_shrinking, kernel_transforms=True),
+    "sandwich": Recipe(stages=sandwich),
+}
+
+
+def find_recipe(name: Any) -> Recipe:
+    """Raises ProXError for an unknown name."""
+    if not isinstance(name, str) or name not in RECIPES:
+        raise ProXError(f"the recipe {name!r} is not known; known: {', '.join(RECIPES)}")
+    return RECIPES[name]
 
 
 def make_schedule(recipe: str, space: SearchSpace, epochs: int) -> Schedule:
     """The stages of a recipe by its name, laid over ``epochs``. Raises ProXError for an unknown name."""
-    if recipe not in RECIPES:
-        raise ProXError(f"the recipe {recipe!r} is not known; known: {', '.join(RECIPES)}")
-    return Schedule(RECIPES[recipe](space), epochs)
+    return Schedule(find_recipe(recipe).stages(space), epochs)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from monai_prox.errors import ProXError
 
@@ -225,14 +225,15 @@ class SearchSpace:
         """The most choices that any slot of ``dimension`` has; 1 means that the dimension is not elastic."""
         return max(len(slot.choices) for slot in self.dimensions[dimension])
 
-    def restrict(self, counts: Mapping[str, int]) -> SearchSpace:
-        """The space with only the first ``counts[dimension]`` choices of each slot open.
+    def restrict(self, counts: Mapping[str, int], *, start: Literal["smallest", "largest"] = "smallest") -> SearchSpace:
+        """The space with only ``counts[dimension]`` choices of each slot open, counted from the smallest or the largest.
 
         Dimensions that ``counts`` does not name keep one choice.
         """
 
         def cut(dimension: str, slot: Slot) -> Slot:
-            return replace(slot, choices=slot.choices[: max(1, counts.get(dimension, 1))])
+            count = max(1, counts.get(dimension, 1))
+            return replace(slot, choices=slot.choices[:count] if start == "smallest" else slot.choices[-count:])
 
         return SearchSpace({name: tuple(cut(name, s) for s in slots) for name, slots in self.dimensions.items()})
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from monai_prox.families import Family
-from monai_prox.slicing import Cut, Region, covers, cut
+from monai_prox.kernel_transform import KernelTransforms
+from monai_prox.slicing import Cut, Region, covers
 from monai_prox.space import Subnet
 
 SKELETONS = 64  # kept at a time; one costs no weights, only Python objects
@@ -27,17 +28,37 @@ class SuperNet(nn.Module):
     """All members of a family in the weights of its largest.
 
     A forward pass slices the largest network's tensors to the shapes of the subnet's own stock network and runs that one
-    with ``functional_call``: no second definition of any layer, no parameter beyond the largest network's.
+    with ``functional_call``: no second definition of any layer, no parameter beyond the largest network's, except where
+    kernels are transformed.
 
     family: see ``monai_prox.families``.
     network: the family's largest stock network; a fresh one if None. It is used, not copied.
+    kernel_transforms: smaller kernels are learned transforms of the larger ones' centres, see
+        ``monai_prox.kernel_transform``, and not the centres themselves.
     """
 
-    def __init__(self, family: Family, network: nn.Module | None = None) -> None:
+    def __init__(self, family: Family, network: nn.Module | None = None, *, kernel_transforms: bool = False) -> None:
         super().__init__()
         self.family = family
         self.network = family.build(family.space.largest()) if network is None else network
+        self.kernel_transforms: KernelTransforms | None = None
         self._skeletons: OrderedDict[Subnet, _Skeleton] = OrderedDict()
+        if kernel_transforms:
+            device = next(self.network.parameters()).device
+            self.kernel_transforms = KernelTransforms(self._kernel_sizes()).to(device)
+
+    def _kernel_sizes(self) -> dict[str, list[tuple[int, ...]]]:
+        """Of each convolution's weight the kernel sizes that members have, from the largest down."""
+        space = self.family.space
+        every = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
+        sizes: dict[str, list[tuple[int, ...]]] = {}
+        for count in range(every.get("kernel", 1), 0, -1):
+            widest = space.restrict(every | {"kernel": count}).largest()
+            for source, region in self._skeleton(widest).sources.values():
+                size = tuple(sum(part.stop - part.start for part in parts) for parts in region[2:])
+                if len(region) > 2 and size not in sizes.setdefault(source, []):
+                    sizes[source].append(size)
+        return sizes
 
     def _skeleton(self, subnet: Subnet) -> _Skeleton:
         if subnet in self._skeletons:
@@ -65,6 +86,20 @@ class SuperNet(nn.Module):
     def _tensors(self) -> dict[str, Tensor]:
         return dict([*self.network.named_parameters(), *self.network.named_buffers()])
 
+    def _weights(self, sources: dict[str, tuple[str, Region]]) -> dict[str, Tensor]:
+        """A skeleton's tensors, with gradients to where they live; those used whole are the largest network's own."""
+        tensors, transforms = self._tensors(), self.kernel_transforms
+        weights = {}
+        for name, (source, region) in sources.items():
+            tensor = tensors[source]
+            if transforms is not None and source in transforms.sizes:
+                channels = (*region[:2], *((slice(0, size),) for size in tensor.shape[2:]))
+                whole = tensor if covers(channels, tensor.shape) else Cut.apply(tensor, channels)
+                weights[name] = transforms(source, whole, [parts[0].stop - parts[0].start for parts in region[2:]])
+            else:
+                weights[name] = tensor if covers(region, tensor.shape) else Cut.apply(tensor, region)
+        return weights
+
     def forward(self, x: Tensor, subnet: Subnet) -> Any:
         """x: (B, C, *spatial) -> what the subnet's stock network returns, at the resolution of x.
 
@@ -73,11 +108,7 @@ class SuperNet(nn.Module):
         module, sources = self._skeleton(subnet)
         module.train(self.training)
         self.family.synchronise(module, self.network)
-        tensors = self._tensors()
-        weights = {}
-        for name, (source, region) in sources.items():
-            tensor = tensors[source]
-            weights[name] = tensor if covers(region, tensor.shape) else Cut.apply(tensor, region)
+        weights = self._weights(sources)
 
         # Stock U-Nets register modules twice (the encoder inside the decoder), never one parameter in two modules. So
         # nothing is tied, and with tie_weights torch would put aliases back in the wrong order and leave this step's
@@ -90,11 +121,10 @@ class SuperNet(nn.Module):
     @torch.no_grad()
     def extract(self, subnet: Subnet) -> nn.Module:
         """The subnet as a stock network of its own, with copies of its weights, on the same device and in the same mode."""
-        sources, tensors = self._skeleton(subnet).sources, self._tensors()
-        network = self.family.build(subnet, initialise=False).to(next(iter(tensors.values())).device)
+        weights = self._weights(self._skeleton(subnet).sources)
+        network = self.family.build(subnet, initialise=False).to(next(iter(weights.values())).device)
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-            source, region = sources[name]
-            tensor.copy_(cut(tensors[source], region))
+            tensor.copy_(weights[name])
         self.family.synchronise(network, self.network)
         return network.train(self.training)
 

@@ -822,7 +822,7 @@ def test_the_weights_are_a_bare_state_of_the_network_that_predicts(finished: tup
     weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
     assert_equal(weights, prediction_graph(run.network).state_dict())
     network = largest(PLAN.family(CHOICES))
-    TrainedBundle.open(bundle).load_weights(prediction_graph(network))
+    TrainedBundle.open(bundle).load_weights(SuperNet(run.engine.supernet.family, network))
     (batch,) = batches(1)
     with torch.no_grad():
         assert torch.equal(network(batch["image"]), run.network(batch["image"])[0])

@@ -23,19 +23,21 @@ from monai_prox.families.unet import UNetFamily
 from monai_prox.files import read_json, replacing, write_json
 from monai_prox.members import find_member
 from monai_prox.report import plot_progress
+from monai_prox.schedule import find_recipe
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
 
 FORMAT = 1
 FAMILY = "family.json"
 WEIGHTS = "model.pt"
+KERNEL_TRANSFORMS = "kernel_transforms.pt"
 
 
 class FamilyWriter:
     """Handler that writes the family whenever its members have been validated; the first process does.
 
     cases: those of the validation. ckpt_dir gets model.pt, a bare state_dict of ``network``, and family.json with the plan and
-    the members' cost and Dice; output_dir gets prox_progress.png.
+    the members' cost and Dice, and kernel_transforms.pt where the recipe has them; output_dir gets prox_progress.png.
     """
 
     def __init__(
@@ -98,8 +100,12 @@ class FamilyWriter:
             },
             self.ckpt_dir / FAMILY,
         )
-        with replacing(self.ckpt_dir / WEIGHTS) as temporary:
-            torch.save(self.network.state_dict(), temporary)
+        weights = {WEIGHTS: self.network}
+        if (transforms := engine.supernet.kernel_transforms) is not None:
+            weights[KERNEL_TRANSFORMS] = transforms
+        for name, module in weights.items():
+            with replacing(self.ckpt_dir / name) as temporary:
+                torch.save(module.state_dict(), temporary)
         plot_progress(probes, engine.schedule, self.output_dir / "prox_progress.png", measure="mean Dice")
 
 
@@ -138,6 +144,11 @@ class TrainedBundle:
     @cached_property
     def unet_family(self) -> UNetFamily:
         return self.plan.family(self.data["choices"])
+
+    @property
+    def kernel_transforms(self) -> bool:
+        """Whether the recipe had the supernet transform its kernels."""
+        return "recipe" in self.data and find_recipe(self.data["recipe"]).kernel_transforms
 
     @property
     def regions(self) -> dict[str, tuple[int, ...]]:
@@ -179,15 +190,20 @@ class TrainedBundle:
 
     def supernet(self) -> SuperNet:
         """With the trained weights. Raises ProXError as ``load_weights`` does."""
-        network = largest(self.unet_family)
-        self.load_weights(prediction_graph(network))
-        return SuperNet(self.unet_family, network).eval()
+        supernet = SuperNet(self.unet_family, largest(self.unet_family), kernel_transforms=self.kernel_transforms)
+        self.load_weights(supernet)
+        return supernet.eval()
 
-    def load_weights(self, network: nn.Module) -> None:
-        """Loads model.pt into ``network``. Raises ProXError where it is missing, broken or another network's."""
-        path = self.path / WEIGHTS
+    def load_weights(self, supernet: SuperNet) -> None:
+        """Loads the trained weights. Raises ProXError where they are missing, broken or another network's."""
+        self._load(WEIGHTS, prediction_graph(supernet.network))
+        if supernet.kernel_transforms is not None:
+            self._load(KERNEL_TRANSFORMS, supernet.kernel_transforms)
+
+    def _load(self, name: str, module: nn.Module) -> None:
+        path = self.path / name
         try:
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except FileNotFoundError:
             raise ProXError(f"there is no {path}; training writes it, or give its folder as ckpt_dir") from None
         except Exception as error:  # torch raises many kinds

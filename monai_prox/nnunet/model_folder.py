@@ -77,8 +77,11 @@ class ModelFolder:
             num_classes=manager.get_label_manager(self.dataset).num_segmentation_heads,
             choices=UNetChoices.from_json(checkpoint["prox"]["choices"]),
         )
-        supernet = SuperNet(family)
+        transforms = checkpoint["prox"]["engine"].get("kernel_transforms")
+        supernet = SuperNet(family, kernel_transforms=transforms is not None)
         supernet.network.load_state_dict(checkpoint["network_weights"])
+        if supernet.kernel_transforms is not None:
+            supernet.kernel_transforms.load_state_dict(transforms)
         return supernet.eval()
 
     def family(self) -> dict[str, Any]:

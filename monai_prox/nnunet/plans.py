@@ -8,10 +8,10 @@ from typing import Any
 
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices, UNetFamily
-from monai_prox.schedule import RECIPES
+from monai_prox.schedule import find_recipe
 from monai_prox.space import Subnet
 
-PLAN_KEY = "prox"  # of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper"}
+PLAN_KEY = "prox"  # of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper" | ...}
 
 
 def _section(configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,10 +28,9 @@ def choices_of(configuration: Mapping[str, Any], default: UNetChoices) -> UNetCh
 
 
 def recipe_of(configuration: Mapping[str, Any], default: str) -> str:
-    """The name of the recipe that a plan's configuration asks for, else ``default``."""
-    name = _section(configuration).get("recipe", default)
-    if not isinstance(name, str) or name not in RECIPES:
-        raise ProXError(f"the plan asks for the recipe {name!r}; known: {', '.join(RECIPES)}")
+    """The name of the recipe that a plan's configuration asks for, else ``default``. Raises ProXError for an unknown one."""
+    name: str = _section(configuration).get("recipe", default)
+    find_recipe(name)
     return name
 
 

@@ -35,7 +35,7 @@ from monai_prox.nnunet.checkpoint import load_checkpoint, plain
 from monai_prox.nnunet.plans import choices_of, family_of, recipe_of
 from monai_prox.probes import choose_probes
 from monai_prox.report import plot_progress
-from monai_prox.schedule import make_schedule
+from monai_prox.schedule import find_recipe, make_schedule
 from monai_prox.supernet import Member, SuperNet
 
 GRADIENT_NORM = 12  # nnU-Net's own limit
@@ -141,9 +141,11 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         outputs = self.label_manager.num_segmentation_heads
         network = self.network.module if self.is_ddp else self.network
         self._family = self.family(configuration, self.num_input_channels, outputs)
-        self.supernet = SuperNet(self._family, network)
-        space = self.supernet.family.space
         self.recipe_name = recipe_of(configuration, self.recipe)
+        self.supernet = SuperNet(self._family, network, kernel_transforms=find_recipe(self.recipe_name).kernel_transforms)
+        if (transforms := self.supernet.kernel_transforms) is not None:
+            self.optimizer.add_param_group({"params": list(transforms.parameters()), "weight_decay": 0})
+        space = self.supernet.family.space
         schedule = make_schedule(self.recipe_name, space, self.num_epochs)
         self.engine = Engine(
             self.supernet,
@@ -218,7 +220,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._step += 1
         if scaler is not None:
             scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(self.supernet.network.parameters(), GRADIENT_NORM)
+        torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), GRADIENT_NORM)
         if scaler is not None:
             scaler.step(optimizer)
             scaler.update()

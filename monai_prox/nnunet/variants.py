@@ -17,6 +17,7 @@ __all__ = [  # what nnU-Net finds
     "ProXTrainer_20epochs",
     "ProXTrainer_100epochs",
     "ProXTrainer_250epochs",
+    "ProgressiveShrinkingTrainer",
 ]
 
 
@@ -41,6 +42,12 @@ class ProXTrainerPaper(ProXTrainer):
 
     recipe = "prox_paper"
     choices = PAPER_CHOICES
+
+
+class ProgressiveShrinkingTrainer(ProXTrainer):
+    """Once-for-all's training, to compare with."""
+
+    recipe = "progressive_shrinking"
 
 
 class ProXTrainerAdam(ProXTrainer):

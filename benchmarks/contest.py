@@ -1,0 +1,133 @@
+"""One run of one contender: training on a stream of batches, timed, and the Dice of its members. Writes a JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from contenders import Contender, make_contender
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from stream import read_stream
+from torch import nn
+
+from monai_prox import cost
+from monai_prox.files import write_json
+
+
+class HeldOut:
+    """Cases held out, in memory, and the hard Dice of networks on them at native resolution, without mirroring."""
+
+    def __init__(self, trainer: nnUNetTrainer, cases: list[str]) -> None:
+        self.trainer = trainer
+        dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
+        reader = trainer.plans_manager.image_reader_writer_class()
+        truth = Path(trainer.preprocessed_dataset_folder_base, "gt_segmentations")
+        self.cases = []
+        for case in cases:
+            data, _, _, properties = dataset.load_case(case)
+            target = reader.read_seg(str(truth / f"{case}{trainer.dataset_json['file_ending']}"))[0][0]
+            self.cases.append((torch.from_numpy(data[:].copy()), properties, target))
+
+    @torch.no_grad()
+    def dice(self, network: nn.Module) -> list[float]:
+        """Mean over the foreground classes, by case; classes that neither occur nor are predicted do not count."""
+        trainer = self.trainer
+        predictor = nnUNetPredictor(use_mirroring=False, device=trainer.device, allow_tqdm=False)
+        plans, configuration = trainer.plans_manager, trainer.configuration_manager
+        predictor.manual_initialization(
+            network.eval(), plans, configuration, None, trainer.dataset_json, type(trainer).__name__, None
+        )
+        scores = []
+        for data, properties, target in self.cases:
+            logits = predictor.predict_sliding_window_return_logits(data).cpu()
+            predicted = convert_predicted_logits_to_segmentation_with_correct_shape(
+                logits, plans, configuration, trainer.label_manager, properties
+            )
+            of_case = []
+            for label in trainer.label_manager.foreground_labels:
+                p, t = predicted == label, target == label
+                if p.any() or t.any():
+                    of_case.append(2 * np.sum(p & t) / (np.sum(p) + np.sum(t)))
+            scores.append(float(np.mean(of_case)))
+        return scores
+
+
+def evaluate(contender: Contender, held_out: HeldOut) -> list[dict[str, Any]]:
+    rows = []
+    for name, network in contender.members().items():
+        decoder = getattr(network, "network", network).decoder
+        supervised, decoder.deep_supervision = decoder.deep_supervision, False
+        scores = held_out.dice(network)
+        decoder.deep_supervision = supervised
+        rows.append({"name": name, "dice": float(np.mean(scores)), "by_case": [round(score, 4) for score in scores]})
+    return rows
+
+
+def run(settings: dict[str, Any]) -> dict[str, Any]:
+    """settings: as ``make_contender``'s, and ``stream``, ``curve`` (evaluations on the way), ``curve_cases``, ``bfloat16``."""
+    steps, epochs = settings["steps"], settings["epochs"]
+    contender = make_contender(
+        settings["contender"],
+        Path(settings["folder"]),
+        settings["plan"],
+        **{key: settings[key] for key in ("space", "seed", "steps", "epochs", "learning_rate")},
+    )
+    trainer = contender.trainer
+    cases = trainer.do_split()[1]
+    some, every = HeldOut(trainer, cases[: settings["curve_cases"]]), HeldOut(trainer, cases)
+    due = {round(epochs * (i + 1) / settings["curve"]) - 1 for i in range(settings["curve"] - 1)}
+    seconds, cpu, losses, curve = 0.0, 0.0, [], []
+    for epoch in range(epochs):
+        trainer.on_train_epoch_start()
+        of_epoch = []
+        for step, batch in enumerate(read_stream(Path(settings["stream"]), epoch)):
+            start, start_cpu = time.perf_counter(), time.process_time()
+            with torch.autocast(trainer.device.type, torch.bfloat16) if settings["bfloat16"] else nullcontext():
+                of_epoch.append(contender.step(batch, epoch, step))
+            seconds, cpu = seconds + time.perf_counter() - start, cpu + time.process_time() - start_cpu
+            contender.count(epoch, step)
+        losses.append(round(float(np.mean(of_epoch)), 4))
+        trainer.current_epoch += 1
+        print(f"{settings['contender']} {settings['seed']} epoch {epoch} loss {losses[-1]} seconds {seconds:.0f}", flush=True)
+        if epoch in due:
+            rows = [{key: row[key] for key in ("name", "dice")} for row in evaluate(contender, some)]
+            curve.append({"epoch": epoch, "seconds": seconds, "macs": contender.macs, "members": rows})
+            print({row["name"]: round(row["dice"], 3) for row in rows}, flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    members = evaluate(contender, every)
+    result = {
+        "contender": settings["contender"],
+        "seed": settings["seed"],
+        "settings": settings,
+        "training_seconds": seconds,
+        "training_cpu_seconds": cpu,
+        "training_macs": contender.macs,
+        "peak_memory_bytes": peak,
+        "losses": losses,
+        "curve": curve,
+        "members": members,
+    }
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("settings", type=Path)
+    parser.add_argument("result", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    write_json(run(json.loads(arguments.settings.read_text())), arguments.result)
+
+
+if __name__ == "__main__":
+    main()
