@@ -1,11 +1,14 @@
 """Who competes: nnU-Net trainers that take the same batches, by the names of the benchmark.
 
-A recipe's name trains a family with ProXTrainer, ``alone NAME`` one member of it by nnU-Net's own trainer.
+A recipe's name trains a family with ProXTrainer, ``alone NAME`` one member of it by nnU-Net's own trainer, ``modelopt`` the
+largest member's network made elastic by NVIDIA ModelOpt, by nnU-Net's own trainer, too.
 """
 
 from __future__ import annotations
 
+import copy
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,16 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from monai_prox import cost
-from monai_prox.families.unet import CHOICES, UNetFamily
+from monai_prox.families.unet import CHOICES, UNetChoices, UNetFamily
 from monai_prox.nnunet.trainer import AnyLevelsLoss, ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerAdam
 from monai_prox.probes import choose_probes
+from monai_prox.schedule import RECIPES
 from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import Member, SuperNet
 
 ALONE = ("smallest", "middle", "largest")
+SHORT, SHORTENED = "prox short", 0.4  # of the epochs
 RANDOM_MEMBERS = 12
 
 
@@ -59,8 +64,8 @@ class Contender:
         """Adds the MACs of a step."""
         raise NotImplementedError
 
-    def members(self) -> dict[str, nn.Module]:
-        """Networks to evaluate, with their own weights, by name."""
+    def members(self) -> Iterator[tuple[str, nn.Module]]:
+        """Names and networks to evaluate, with weights of their own."""
         raise NotImplementedError
 
 
@@ -73,7 +78,8 @@ class Recipe(Contender):
         super().__init__(trainer, seed, steps, epochs)
         self.supernet, self._macs = trainer.supernet, {}
         size = self.trainer.configuration_manager.patch_size
-        self.subnets = family_members(self.supernet.family.space) | {"middle": choose_probes(self.supernet, size)["middle"]}
+        probes = choose_probes(self.supernet, size)
+        self.subnets = family_members(self.supernet.family.space) | {"middle": probes["middle"]}
 
     def _macs_of(self, subnet: Subnet) -> int:
         if subnet not in self._macs:
@@ -88,8 +94,8 @@ class Recipe(Contender):
             passes += self._macs_of(engine.teacher)
         self.macs += images * passes
 
-    def members(self) -> dict[str, nn.Module]:
-        return {name: self.supernet.member(subnet) for name, subnet in self.subnets.items()}
+    def members(self) -> Iterator[tuple[str, nn.Module]]:
+        yield from ((name, self.supernet.member(subnet)) for name, subnet in self.subnets.items())
 
 
 class Alone(Contender):
@@ -103,48 +109,94 @@ class Alone(Contender):
     def count(self, epoch: int, step: int) -> None:
         self.macs += 3 * self._macs * self.trainer.configuration_manager.batch_size
 
-    def members(self) -> dict[str, nn.Module]:
-        return {self.name: self.trainer.network}
+    def members(self) -> Iterator[tuple[str, nn.Module]]:
+        yield self.name, self.trainer.network
+
+
+class ModelOpt(Contender):
+    """Channels made elastic by NVIDIA ModelOpt's AutoNAS, which trains one random subnet a step, without distillation.
+
+    Its family is its own: widths are chosen layer by layer; there is no other dimension in a PlainConvUNet but the kernel.
+    """
+
+    def __init__(self, trainer: nnUNetTrainer, choices: UNetChoices, *settings: int) -> None:
+        import modelopt.torch.nas as nas  # optional: pip install nvidia-modelopt
+        from modelopt.torch.utils import random as modelopt_random
+
+        super().__init__(trainer, *settings)
+        self.nas, network = nas, trainer.network
+        convolutions = {
+            "channels_ratio": choices.width,
+            "channel_divisor": 1,
+            "kernel_size": choices.kernel[:-1] if choices.kernel else (),
+        }
+        norms = {"features_ratio": choices.width, "feature_divisor": 1}
+        elastic = {"nn.Conv3d": convolutions, "nn.ConvTranspose3d": convolutions, "nn.InstanceNorm3d": norms}
+        mode = {kind: {"*": what} for kind, what in elastic.items()} | {"nn.Sequential": None}
+        trainer.network = nas.convert(network, mode=[("autonas", mode)])
+        trainer.optimizer, trainer.lr_scheduler = trainer.configure_optimizers()
+        modelopt_random._set_deterministic_seed(self.seed + 1)  # 0 would mean unseeded
+        self._of_step = 0
+
+    def step(self, batch: dict[str, Any], epoch: int, step: int) -> float:
+        with cost.counting(self.trainer.network) as counted:
+            loss = super().step(batch, epoch, step)
+        self._of_step = counted.macs
+        return loss
+
+    def count(self, epoch: int, step: int) -> None:
+        self.macs += 3 * self._of_step
+
+    def members(self) -> Iterator[tuple[str, nn.Module]]:
+        network, generator = self.trainer.network.eval(), random.Random(2024)
+        choose = {"smallest": min, "largest": max} | {f"random {i + 1}": generator.choice for i in range(RANDOM_MEMBERS)}
+        for name, choice in choose.items():
+            self.nas.sample(network, choice)
+            yield name, self.nas.export(copy.deepcopy(network))
+        network.train()
 
 
 def make_contender(
     name: str, folder: Path, plan: str, *, space: str, seed: int, steps: int, epochs: int, learning_rate: float
 ) -> Contender:
+    """name: a recipe's, SHORT, ``modelopt``, or ``alone`` and one of ALONE. folder: preprocessed data with ``plan``."""
+    if name == SHORT:
+        of_epoch, epochs = steps // epochs, round(SHORTENED * epochs)
+        name, steps = "prox", of_epoch * epochs
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    choices = CHOICES[space]
 
     def build(trainer: type[nnUNetTrainer]) -> Any:
         plans = load_json(str(folder / f"{plan}.json")) | {"continue_training": False}
         return trainer(plans, "3d_fullres", 0, load_json(str(folder / "dataset.json")), device)
 
-    class Trainer(ProXTrainerAdam):
+    class Family(ProXTrainerAdam):
         pass
 
-    Trainer.choices, Trainer.seed, Trainer.epochs, Trainer.learning_rate = CHOICES[space], seed, epochs, learning_rate
-    if not name.startswith("alone "):
-        Trainer.recipe = name
-        Trainer.iterations_per_epoch = steps // epochs
-        return Recipe(build(Trainer), seed, steps, epochs)
-    whole = build(Trainer)
-    torch.manual_seed(seed)
-    whole.initialize()
-    family: Any = whole.supernet.family
-    which = name.removeprefix("alone ")
-    subnet = choose_probes(whole.supernet, whole.configuration_manager.patch_size)[which]
+    Family.choices, Family.seed, Family.epochs, Family.learning_rate = choices, seed, epochs, learning_rate
+    if name in RECIPES:
+        Family.recipe, Family.iterations_per_epoch, Family.monitored = name, steps // epochs, False
+        return Recipe(build(Family), seed, steps, epochs)
+    manager = build(Family)
+    configuration = manager.configuration_manager
+    manager.initialize()
+    family: Any = manager.supernet.family
+    subnets = {"largest": family.space.largest()} | choose_probes(manager.supernet, configuration.patch_size)
+    which = name.removeprefix("alone ") if name != "modelopt" else "largest"
 
-    class StockTrainer(nnUNetTrainer):
+    class Stock(nnUNetTrainer):
         configure_optimizers = ProXTrainerAdam.configure_optimizers
 
         @staticmethod
         def build_network_architecture(*_: Any, enable_deep_supervision: bool = True, **__: Any) -> nn.Module:
-            network = family.build(subnet)
+            network = family.build(subnets[which])
             network.decoder.deep_supervision = enable_deep_supervision
-            return Member(family, subnet, network)
+            return network if name == "modelopt" else Member(family, subnets[which], network)
 
         def _build_loss(self) -> Any:
             return AnyLevelsLoss(super()._build_loss())
 
-        def set_deep_supervision_enabled(self, enabled: bool) -> None:
-            self.network.network.decoder.deep_supervision = enabled
-
-    StockTrainer.learning_rate = learning_rate
-    return Alone(build(StockTrainer), which, family, subnet, seed, steps, epochs)
+    Stock.learning_rate = learning_rate
+    if name == "modelopt":
+        return ModelOpt(build(Stock), choices, seed, steps, epochs)
+    return Alone(build(Stock), which, family, subnets[which], seed, steps, epochs)

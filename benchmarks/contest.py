@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from contenders import Contender, make_contender
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -64,25 +63,28 @@ class HeldOut:
 
 def evaluate(contender: Contender, held_out: HeldOut) -> list[dict[str, Any]]:
     rows = []
-    for name, network in contender.members().items():
+    patch = torch.zeros(1, contender.trainer.num_input_channels, *contender.trainer.configuration_manager.patch_size)
+    for name, network in contender.members():
         decoder = getattr(network, "network", network).decoder
         supervised, decoder.deep_supervision = decoder.deep_supervision, False
         scores = held_out.dice(network)
+        with torch.no_grad(), cost.counting(network) as counted:
+            network(patch.to(contender.trainer.device))
         decoder.deep_supervision = supervised
-        rows.append({"name": name, "dice": float(np.mean(scores)), "by_case": [round(score, 4) for score in scores]})
+        size = {"parameters": sum(p.numel() for p in network.parameters()), "macs": counted.macs}
+        rows.append({"name": name, **size, "dice": float(np.mean(scores)), "by_case": [round(score, 4) for score in scores]})
     return rows
 
 
 def run(settings: dict[str, Any]) -> dict[str, Any]:
     """settings: as ``make_contender``'s, and ``stream``, ``curve`` (evaluations on the way), ``curve_cases``, ``bfloat16``."""
-    steps, epochs = settings["steps"], settings["epochs"]
     contender = make_contender(
         settings["contender"],
         Path(settings["folder"]),
         settings["plan"],
         **{key: settings[key] for key in ("space", "seed", "steps", "epochs", "learning_rate")},
     )
-    trainer = contender.trainer
+    trainer, epochs = contender.trainer, contender.trainer.num_epochs
     cases = trainer.do_split()[1]
     some, every = HeldOut(trainer, cases[: settings["curve_cases"]]), HeldOut(trainer, cases)
     due = {round(epochs * (i + 1) / settings["curve"]) - 1 for i in range(settings["curve"] - 1)}
@@ -103,12 +105,12 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
             rows = [{key: row[key] for key in ("name", "dice")} for row in evaluate(contender, some)]
             curve.append({"epoch": epoch, "seconds": seconds, "macs": contender.macs, "members": rows})
             print({row["name"]: round(row["dice"], 3) for row in rows}, flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    cuda = trainer.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     members = evaluate(contender, every)
-    result = {
+    return {
         "contender": settings["contender"],
         "seed": settings["seed"],
-        "settings": settings,
         "training_seconds": seconds,
         "training_cpu_seconds": cpu,
         "training_macs": contender.macs,
@@ -117,7 +119,6 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
         "curve": curve,
         "members": members,
     }
-    return result
 
 
 def main() -> None:

@@ -8,11 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from monai_prox.files import write_json
 from monai_prox.nnunet.task import convert_task, is_preprocessed
 
 
-def prepare(task: Path, work: Path, *, features: list[int], batch_size: int, held_out: int) -> tuple[Path, str]:
+def prepare(
+    task: Path, work: Path, *, features: list[int], batch_size: int, held_out: int, patch_size: list[int] | None = None
+) -> tuple[Path, str]:
     """Returns the preprocessed folder and the name of the cut plan. The last ``held_out`` cases by name are fold 0's.
+
+    features: of each level; there may be fewer than the plan has. patch_size: the plan's own if None.
 
     Sets nnU-Net's variables to folders below ``work``; what is there already is used again.
     """
@@ -25,12 +30,18 @@ def prepare(task: Path, work: Path, *, features: list[int], batch_size: int, hel
         command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-c", "3d_fullres", "-np", "2"]
         subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True)
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
-    plans["plans_name"] = "nnUNetPlansCut"
     configuration = plans["configurations"]["3d_fullres"]
     configuration["batch_size"] = batch_size
-    configuration["architecture"]["arch_kwargs"]["features_per_stage"] = features
-    (folder / "nnUNetPlansCut.json").write_text(json.dumps(plans, indent=1))
+    network = configuration["architecture"]["arch_kwargs"]
+    for key in ("strides", "kernel_sizes", "n_conv_per_stage", "n_conv_per_stage_decoder"):
+        network[key] = network[key][: len(features) - (key == "n_conv_per_stage_decoder")]
+    network |= {"features_per_stage": features, "n_stages": len(features)}
+    if patch_size is not None:
+        configuration["patch_size"] = patch_size
+    name = "nnUNetPlans_" + "x".join(map(str, [*configuration["patch_size"], batch_size, *features]))
+    plans["plans_name"] = name
+    write_json(plans, folder / f"{name}.json")
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "gt_segmentations").glob("*.nii.gz"))
     split = {"train": cases[:-held_out], "val": cases[-held_out:]}
-    (folder / "splits_final.json").write_text(json.dumps([split]))
-    return folder, "nnUNetPlansCut"
+    write_json([split], folder / "splits_final.json")
+    return folder, name

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +19,42 @@ def parameters(supernet: SuperNet, subnet: Subnet) -> int:
     return sum(p.numel() for p in supernet.shapes(subnet).parameters())
 
 
-def macs(supernet: SuperNet, subnet: Subnet, size: Sequence[int]) -> int:
-    """Multiply-accumulates of the subnet's convolutions in prediction, for one input of ``size`` voxels at full resolution.
+@dataclass
+class Count:
+    macs: int = 0
 
-    Biases, norms, activations and resizing are not counted. Counted on the meta device, so nothing is computed.
+
+@contextmanager
+def counting(network: nn.Module) -> Iterator[Count]:
+    """Counts the multiply-accumulates of the convolutions in all forward passes of ``network`` within the context.
+
+    Biases, norms, activations and resizing are not counted.
     """
-    total = 0
+    counted = Count()
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
         assert isinstance(layer, _ConvNd)
         # A weight meets every output voxel once, in a transposed convolution every input voxel.
         voxels = inputs[0] if isinstance(layer, _ConvTransposeNd) else output
-        total += layer.weight.numel() * voxels[:, 0].numel()
+        counted.macs += layer.weight.numel() * voxels[:, 0].numel()
 
-    with torch.device("meta"):
-        module = supernet.family.build(
-            subnet, initialise=False
-        ).eval()  # without deep supervision, whose heads no prediction runs
-    convolutions = [layer for layer in module.modules() if isinstance(layer, _ConvNd)]
-    for layer in convolutions:
-        layer.register_forward_hook(count)
-    supernet.family.run(module, torch.empty(1, convolutions[0].in_channels, *size, device="meta"), subnet)
-    return total
+    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, _ConvNd)]
+    try:
+        yield counted
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def macs(supernet: SuperNet, subnet: Subnet, size: Sequence[int]) -> int:
+    """Multiply-accumulates of the subnet's convolutions in prediction, for one input of ``size`` voxels at full resolution.
+
+    As ``counting`` counts them, on the meta device, so nothing is computed.
+    """
+    family = supernet.family
+    with torch.device("meta"):  # without deep supervision, whose heads no prediction runs
+        module = family.build(subnet, initialise=False).eval()
+    channels = next(layer.in_channels for layer in module.modules() if isinstance(layer, _ConvNd))
+    with counting(module) as counted:
+        family.run(module, torch.empty(1, channels, *size, device="meta"), subnet)
+    return counted.macs

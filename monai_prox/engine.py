@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -60,6 +61,8 @@ class Engine:
         self._freezer = Freezer({})
         self._optimizers: list[Optimizer] = []
         self._teacher: tuple[Subnet, nn.Module] | None = None
+        if any(stage.sort_channels for stage in schedule.stages):
+            sort_channels(deepcopy(supernet.network))  # refuses now what it would refuse after days of training
 
     # ------------------------------------------------------------------ stages
     @property

@@ -55,8 +55,8 @@ def sort_channels(network: nn.Module, *shallower: nn.Module) -> dict[nn.Paramete
     importance keep their order. Inputs and outputs keep theirs, and what a sum or a product ties shares one. Gradients
     and buffers are sorted too.
 
-    Narrower members become other networks, so this is to come before they are trained. Members with fewer layers do too,
-    unless they are given: what follows a layer that they skip gets the channels of what precedes it.
+    Narrower members become other networks, so this is to come before they are trained. Members with fewer layers become
+    others too unless they are given: where they skip a layer, the next one reads channels in the order of the one before.
 
     network: one in which all parameters take part; nnU-Net's U-Nets need ``decoder.deep_supervision`` for that.
     shallower: networks made of some of its parameters, the very same objects, whose functions are to stay as well, see
@@ -87,8 +87,8 @@ def sort_channels(network: nn.Module, *shallower: nn.Module) -> dict[nn.Paramete
 def shallower_members(supernet: SuperNet) -> list[nn.Module]:
     """Stock networks of fewer layers, otherwise the largest, in the supernet's own parameters; for ``sort_channels``.
 
-    One for each smaller choice of a dimension, made in all slots at once. That ties the channels of all members that have
-    fewer layers: each layer of theirs follows on one that it follows in one of these, or whose channels are tied to its.
+    One for each smaller choice of a dimension, made in all slots at once. That is enough for members that are smaller in
+    several dimensions or in some slots only: orders that are tied in two of these networks are tied through both.
     """
     space, tensors = supernet.family.space, dict([*supernet.network.named_parameters(), *supernet.network.named_buffers()])
     every = {dimension: space.choice_count(dimension) for dimension in space.dimensions}

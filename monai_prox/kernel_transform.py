@@ -45,5 +45,6 @@ class KernelTransforms(nn.Module):
             middle = [centre(length, full)[0] for length, full in zip(smaller, weight.shape[2:], strict=True)]
             region = (slice(None), slice(None), *middle)
             taps = weight[region].flatten(2)
-            weight = F.linear(taps, self.matrices[self._key(name, step)]).view((*weight.shape[:2], *smaller))
+            with torch.autocast(weight.device.type, enabled=False):  # or a member would be another one once it is extracted
+                weight = F.linear(taps, self.matrices[self._key(name, step)]).view((*weight.shape[:2], *smaller))
         return weight

@@ -87,11 +87,7 @@ class Monitor:
         space: what is open. dice: by case, of the largest member and those of ``expansions(space)``; a comparison is over the
         cases that both have.
         """
-        compared = [
-            comparison
-            for dimension, without in self.expansions(space).items()
-            if (comparison := self._compare(epoch, space, dimension, without, dice)) is not None
-        ]
+        compared = self._compare(epoch, space, dice)
         self._doubts = {comparison.dimension: comparison.doubts for comparison in compared}
         hopeless = [comparison for comparison in compared if comparison.doubts >= self.patience]
         least = min(hopeless, key=lambda comparison: comparison.gain, default=None)
@@ -101,26 +97,31 @@ class Monitor:
         self._doubts = {}
         return least.dimension
 
-    def _compare(
-        self, epoch: int, space: SearchSpace, dimension: str, without: Subnet, dice: Mapping[Subnet, Mapping[str, float]]
-    ) -> Comparison | None:
+    def _compare(self, epoch: int, space: SearchSpace, dice: Mapping[Subnet, Mapping[str, float]]) -> list[Comparison]:
         largest = space.largest()
-        gains = [dice[largest][case] - score for case, score in dice[without].items() if case in dice[largest]]
-        if len(gains) < FEWEST_CASES:
-            return None
-        gain, error = fmean(gains), stdev(gains) / math.sqrt(len(gains))
-        doubtful = gain + CONFIDENCE * error < self.threshold
-        return Comparison(
-            epoch=epoch,
-            dimension=dimension,
-            choices=space.choice_count(dimension),
-            gain=gain,
-            error=error,
-            cases=len(gains),
-            parameters=cost.parameters(self.supernet, largest) - cost.parameters(self.supernet, without),
-            macs=cost.macs(self.supernet, largest, self.size) - cost.macs(self.supernet, without, self.size),
-            doubts=self._doubts.get(dimension, 0) + 1 if doubtful else 0,
-        )
+        parameters, macs = cost.parameters(self.supernet, largest), cost.macs(self.supernet, largest, self.size)
+        compared = []
+        for dimension, without in self.expansions(space).items():
+            both = dice[largest].keys() & dice[without].keys()
+            gains = [dice[largest][case] - dice[without][case] for case in sorted(both)]
+            gains = [gain for gain in gains if math.isfinite(gain)]
+            if len(gains) < FEWEST_CASES:
+                continue
+            gain, error = fmean(gains), stdev(gains) / math.sqrt(len(gains))
+            doubtful = gain + CONFIDENCE * error < self.threshold
+            comparison = Comparison(
+                epoch=epoch,
+                dimension=dimension,
+                choices=space.choice_count(dimension),
+                gain=gain,
+                error=error,
+                cases=len(gains),
+                parameters=parameters - cost.parameters(self.supernet, without),
+                macs=macs - cost.macs(self.supernet, without, self.size),
+                doubts=self._doubts.get(dimension, 0) + 1 if doubtful else 0,
+            )
+            compared.append(comparison)
+        return compared
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:

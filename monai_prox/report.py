@@ -58,10 +58,18 @@ def family_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def plot_progress(history: Sequence[dict[str, Any]], schedule: Schedule, path: Path, *, measure: str) -> None:
+def plot_progress(
+    history: Sequence[dict[str, Any]],
+    schedule: Schedule,
+    path: Path,
+    *,
+    measure: str,
+    closings: Sequence[tuple[int, str]] = (),
+) -> None:
     """Writes probes' Dice over epochs to ``path``, the stages as bands behind them.
 
     history: entries {"epoch": int, "dice": {probe: float}} in the order of the epochs; measure: what kind of Dice that is.
+    closings: epochs after which the last choice of a dimension was closed, with the dimension's name.
     """
     with _axes(path, width=9, height=5) as axes:
         ends = [*schedule.starts[1:], schedule.epochs]
@@ -69,13 +77,17 @@ def plot_progress(history: Sequence[dict[str, Any]], schedule: Schedule, path: P
             axes.axvspan(start - 0.5, end - 0.5, color="#868e96", alpha=0.05 + 0.1 * (number % 2), linewidth=0)
             place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "rotation": 35, "ha": "left", "va": "bottom"}
             axes.text((start + end - 1) / 2, 1.01, stage.name, fontsize=9, color="#495057", **place)
+        for epoch, dimension in closings:
+            axes.axvline(epoch, color="#495057", linewidth=1, linestyle="--", zorder=1)
+            place = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "right", "va": "bottom"}
+            axes.text(epoch, 0.02, f"{dimension} closed", fontsize=9, color="#495057", **place)
         for name, colour in COLOURS.items():
             points = [(entry["epoch"], entry["dice"][name]) for entry in history if name in entry["dice"]]
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour)
         axes.set(xlim=(-0.5, schedule.epochs - 0.5), ylim=(0, 1), xlabel="epoch", ylabel=measure)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="lower right", frameon=False)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # where no line or label is
 
 
 def plot_family(members: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:

@@ -142,7 +142,7 @@ def prox_paper(space: SearchSpace) -> tuple[Stage, ...]:
     for group in (_elastic(space, group) for group in EXPANSION):
         for name, opens in _one_by_one(space, group):
             opened = opened | opens
-            freeze: Literal["none", "grown"] = "grown" if group[0] in ("depth", "kernel") else "none"
+            freeze: Literal["none", "grown"] = "grown" if group[0] in ("depth", "decoder_depth", "kernel") else "none"
             stages.append(Stage(name=name, open=opened, teacher="previous", freeze=freeze))
     return tuple(stages)
 

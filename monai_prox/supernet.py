@@ -44,8 +44,7 @@ class SuperNet(nn.Module):
         self.kernel_transforms: KernelTransforms | None = None
         self._skeletons: OrderedDict[Subnet, _Skeleton] = OrderedDict()
         if kernel_transforms:
-            device = next(self.network.parameters()).device
-            self.kernel_transforms = KernelTransforms(self._kernel_sizes()).to(device)
+            self.kernel_transforms = KernelTransforms(self._kernel_sizes()).to(next(self.network.parameters()))
 
     def _kernel_sizes(self) -> dict[str, list[tuple[int, ...]]]:
         """Of each convolution's weight the kernel sizes that members have, from the largest down."""

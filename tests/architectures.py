@@ -1,6 +1,6 @@
 """Small ``architecture`` entries of plans, written as nnU-Net's planners write them, and weights to test with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -82,6 +82,7 @@ def unet_family(
     choices: UNetChoices = EVERYTHING,
     input_channels: int = 2,
     num_classes: int = 3,
+    open: Mapping[str, int] | None = None,
     **architecture: Any,
 ) -> UNetFamily:
     """The family of ``unet_architecture``, with as many axes as ``patch`` has."""
@@ -91,6 +92,7 @@ def unet_family(
         num_classes=num_classes,
         patch_size=patch,
         choices=choices,
+        open=open,
     )
 
 

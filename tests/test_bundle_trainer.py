@@ -1,10 +1,11 @@
 """Training in MONAI: what is trained when, what may interrupt it, what is validated, and the family that is left."""
 
 import json
+import logging
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import torch
 from architectures import segmentation_loss, unet_architecture
 from ignite.engine import Events
-from monai.data import CacheDataset, DataLoader, MetaTensor
+from monai.data import CacheDataset, DataLoader, DistributedSampler, MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import CheckpointLoader, CheckpointSaver, LrScheduleHandler, MeanDice, from_engine
@@ -40,11 +41,13 @@ from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.bundle.transforms import LabelsToRegionsd
 from monai_prox.decathlon import Case, DecathlonTask
 from monai_prox.engine import Engine
+from monai_prox.export.from_bundle import prediction_of
+from monai_prox.monitor import Monitor
 from monai_prox.probes import choose_probes
 from monai_prox.schedule import Schedule, Stage, make_schedule
 from monai_prox.slicing import fill
-from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.space import SearchSpace, Subnet
+from monai_prox.supernet import SuperNet, finest
 
 CHOICES = {"depth": "all", "width": [0.5, 1.0], "levels": 1, "resolution": [0.75, 1.0]}
 PATCH = (16, 16)
@@ -95,10 +98,14 @@ def loader(*, augment: bool = True, shuffle: bool = True, count: int = 6, num_wo
     return DataLoader(dataset, batch_size=2, shuffle=shuffle, num_workers=num_workers)
 
 
-def evaluator(network: nn.Module) -> SupervisedEvaluator:
+def evaluator(network: nn.Module, count: int) -> SupervisedEvaluator:
+    """Of so many cases, which several ranks share, as in the bundles' multi_gpu_train.json."""
+    dataset = CacheDataset(cases(count, seed=1), Compose([]), progress=False)
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    sampler = DistributedSampler(dataset, even_divisible=False, shuffle=False) if several else None
     return SupervisedEvaluator(
         device="cpu",
-        val_data_loader=DataLoader(CacheDataset(cases(2, seed=1), Compose([]), progress=False), batch_size=1),
+        val_data_loader=DataLoader(dataset, batch_size=1, sampler=sampler),
         network=network,
         postprocessing=Compose([AsDiscreted("pred", argmax=True), LabelsToRegionsd(["pred", "label"], PLAN.regions())]),
         key_val_metric={METRIC: MeanDice(include_background=True, output_transform=from_engine(["pred", "label"]))},
@@ -134,7 +141,7 @@ class Training:
             "scheduler": self.scheduler.state_dict(),
             "lr": self.optimizer.param_groups[0]["lr"],
             "engine": self.engine.state_dict(),
-            "history": self.validation.history,
+            "validation": self.validation.state_dict(),
             "epoch": self.trainer.state.epoch,
             "iteration": self.trainer.state.iteration,
         }
@@ -167,11 +174,14 @@ def training(
     data: Any = None,
     ckpt: Path | None = None,
     interval: int = 100,
+    held_out: int = 2,
+    monitor: Mapping[str, Any] | None = None,
     family: bool = False,
     **settings: Any,
 ) -> Training:
     """Handlers in the order of the bundles' train.json; every epoch is saved to ``folder``, all others follow ``settings``.
 
+    held_out: cases to validate on. monitor: what the Monitor is given, if there shall be one.
     Initial weights are a function of ``weights``, which leaves every global generator at a place of its own.
     """
     torch.manual_seed(weights)
@@ -184,9 +194,16 @@ def training(
     optimizer = optimizer_of(network)
     scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=epochs, power=0.9)
     expansion = ProXExpansionHandler(engine, seed=seed)
-    validator = evaluator(supernet.view(space.largest()))
+    validator = evaluator(supernet.view(space.largest()), held_out)
     members = probes(json.dumps(choices))
-    validation = MemberValidationHandler(validator, engine, members, regions=PLAN.regions(), interval=interval)
+    validation = MemberValidationHandler(
+        validator,
+        engine,
+        members,
+        regions=PLAN.regions(),
+        interval=interval,
+        monitor=None if monitor is None else Monitor(supernet, PATCH, **monitor),
+    )
     saved = {
         "expansion": expansion,
         "network": network,
@@ -201,10 +218,10 @@ def training(
     if folder is not None:
         handlers.append(CheckpointSaver(str(folder), saved, save_interval=1, n_saved=epochs))
     if family:
-        assert folder is not None and isinstance(recipe, str)
-        graph = prediction_graph(network)
+        assert folder is not None
+        name = recipe if isinstance(recipe, str) else "prox"
         handlers.append(
-            FamilyWriter(PLAN, recipe, graph, validation, cases=HELD_OUT, ckpt_dir=str(folder), output_dir=str(folder / "eval"))
+            FamilyWriter(PLAN, name, validation, cases=HELD_OUT, ckpt_dir=str(folder), output_dir=str(folder / "eval"))
         )
     trainer = SupernetTrainer(
         engine,
@@ -784,6 +801,8 @@ def test_the_family_is_written_as_it_was_trained(finished: tuple[Training, Path]
         "regions": {"one": [1], "two": [2]},
         "patch_size": list(PATCH),
         "space": space.to_json(),
+        "closed": {},
+        "monitor": [],
     }
     assert {key: family[key] for key in expected} == json.loads(json.dumps(expected))
     assert [stage.pop("first_epoch") for stage in family["stages"]] == list(engine.schedule.starts)
@@ -951,6 +970,224 @@ def test_weights_that_are_broken_or_of_another_network_are_refused(tmp_path: Pat
         refused(f"{path} does not hold the weights of this network: ", bundle.supernet)
 
 
+# ---------------------------------------------------------------------- the monitor
+FEWER = {"depth": "full", "width": [0.5, 1.0], "levels": 1, "resolution": [0.75, 1.0]}
+MONITORED = replace(SANDWICH, monitored=True)
+EAGER = {"threshold": 10, "patience": 1}  # no gain is worth it, so that every validation closes a choice
+
+
+def monitored(recipe: str | tuple[Stage, ...] = "prox", folder: Path | None = None, **settings: Any) -> Training:
+    """Six epochs of ``prox`` are two of its last stage."""
+    return training(
+        recipe, folder, **{"epochs": 6, "choices": FEWER, "interval": 1, "held_out": 6, "monitor": EAGER} | settings
+    )
+
+
+@pytest.fixture(scope="module")
+def narrowed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Path, list[str]]:
+    """A finished training that has closed choices, its bundle's folder and its log. Not to be changed."""
+    bundle = tmp_path_factory.mktemp("narrowed")
+    run, said = monitored(folder=bundle / "models", family=True), []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    level = run.trainer.logger.level
+    run.trainer.logger.addHandler(handler)
+    run.trainer.logger.setLevel(logging.INFO)
+    run.run()
+    run.trainer.logger.removeHandler(handler)
+    run.trainer.logger.setLevel(level)
+    return run, bundle, said
+
+
+def test_comparisons_and_what_is_closed_are_logged(narrowed: tuple[Training, Path, list[str]]) -> None:
+    run, _, said = narrowed
+    assert run.validation.monitor is not None
+    history = run.validation.monitor.history
+    assert [comparison.epoch for comparison in history] == [4, 4, 4, 5, 5]
+    assert [line for line in said if line.startswith("ProX monitor")] == [f"ProX monitor: {one}" for one in history]
+    closed = [comparison.dimension for comparison in history if comparison.closed]
+    assert len(closed) == 2 and run.engine.closed == dict.fromkeys(closed, 1)
+    lines = [line for line in said if line.startswith("ProX closes")]
+    assert [line.split(":")[0] for line in lines] == [f"ProX closes the last choice of {dimension}" for dimension in closed]
+    assert lines[-1].endswith(f"of 24 members stay open. Open: {run.engine.space}")
+
+
+def test_watched_members_are_chosen_anew_from_what_remains(narrowed: tuple[Training, Path, list[str]]) -> None:
+    """And they are what is reported of the very epoch in which a choice was closed."""
+    run, _, _ = narrowed
+    space = run.engine.final_space
+    assert space.size() < 24
+    assert run.validation.members == choose_probes(run.engine.supernet, PATCH, space)
+    assert run.validation.members != probes(json.dumps(FEWER))
+    assert set(run.metrics[5]) == {f"{METRIC}_{name}" for name in run.validation.members}
+    assert set(run.validation.history[-1]["dice"]) == set(run.validation.members)
+    again = evaluator(run.engine.supernet.view(run.validation.members["largest"]), 6)
+    again.run()
+    assert again.state.metrics[METRIC] == run.metrics[5][f"{METRIC}_largest"]
+
+
+def test_each_member_is_validated_once_and_those_compared_are_no_metrics() -> None:
+    """Unless a choice is closed."""
+    run = monitored((MONITORED,), epochs=1, choices=CHOICES, monitor={"threshold": -10})
+    order: list[Subnet] = []
+    run.validation.validator.add_event_handler(Events.STARTED, lambda v: order.append(v.network.subnet))
+    run.run()
+    assert run.validation.monitor is not None
+    compared = run.validation.monitor.expansions(run.engine.space)
+    assert list(compared) == ["levels", "resolution", "depth", "decoder_depth", "width"]
+    assert set(order) == {*compared.values(), *run.validation.members.values()}
+    assert len(order) == len(set(order)) and order[-1] == run.engine.space.largest()
+    assert not set(compared.values()) <= set(run.validation.members.values())
+    assert set(run.metrics[0]) == {f"{METRIC}_{name}" for name in run.validation.members}
+
+
+def test_the_largest_open_member_is_validated_last_after_a_closing_too() -> None:
+    run = monitored((MONITORED,), epochs=1)
+    order: list[Subnet] = []
+    run.validation.validator.add_event_handler(Events.STARTED, lambda v: order.append(v.network.subnet))
+    run.run()
+    assert len(run.engine.closed) == 1
+    assert order[-1] == run.engine.space.largest() != run.engine.supernet.family.space.largest()
+    assert run.validation.validator.state.metrics[METRIC] == run.metrics[0][f"{METRIC}_largest"]
+
+
+def test_the_monitor_sees_dice_by_case_without_those_that_have_no_region() -> None:
+    """Case 2 has no foreground at all, case 3 one region only."""
+    run = monitored((MONITORED,), epochs=1, monitor={"threshold": -10})
+    data = run.validation.validator.data_loader.dataset.data
+    data[2]["label"][:] = 0
+    data[3]["label"][data[3]["label"] == 2] = 0
+    run.validation.validator.data_loader.dataset.set_data(data)
+    assert run.validation.monitor is not None
+    observe, seen = run.validation.monitor.observe, {}
+
+    def spy(epoch: int, space: SearchSpace, dice: Mapping[Subnet, Mapping[str, float]]) -> str | None:
+        seen.update(dice)
+        return observe(epoch, space, dice)
+
+    run.validation.monitor.observe = spy  # type: ignore[method-assign]
+    run.run()
+    for subnet, name in ((subnet, name) for name, subnet in run.validation.members.items()):
+        assert list(seen[subnet]) == ["0", "1", "3", "4", "5"]
+        mean = sum(seen[subnet].values()) / 5
+        assert mean == pytest.approx(run.metrics[0][f"{METRIC}_{name}"], abs=1e-6)
+    assert {comparison.cases for comparison in run.validation.monitor.history} == {5}
+
+
+def test_fewer_than_five_cases_decide_nothing() -> None:
+    run = monitored((MONITORED,), epochs=1, held_out=4).run()
+    assert run.validation.monitor is not None
+    assert run.validation.monitor.history == [] and run.engine.closed == {}
+
+
+@pytest.mark.parametrize("off", [{"recipe": "prox_paper"}, {"monitor": None}], ids=str)
+def test_nothing_is_closed_where_no_stage_is_monitored_or_there_is_no_monitor(tmp_path: Path, off: dict[str, Any]) -> None:
+    run = monitored(folder=tmp_path, family=True, **off).run()
+    family = TrainedBundle.open(tmp_path).family()
+    assert family["monitor"] == [] and family["closed"] == run.engine.closed == {}
+    assert run.validation.members == probes(json.dumps(FEWER))
+
+
+def test_a_monitor_that_closes_nothing_changes_nothing() -> None:
+    """Validations of more members leave the training as it is, bit for bit."""
+    watching = monitored(monitor={"threshold": -10}).run()
+    without = monitored(monitor=None).run()
+    assert watching.losses == without.losses
+    assert_equal(watching.network.state_dict(), without.network.state_dict())
+    assert_equal(watching.validation.history, without.validation.history)
+
+
+@pytest.mark.parametrize("finished", [4, 5, 6], ids=["before", "between", "after"])
+def test_a_training_interrupted_around_a_closing_continues_bit_for_bit(
+    narrowed: tuple[Training, Path, list[str]], tmp_path: Path, finished: int
+) -> None:
+    """The decision was the whole training's after its epochs 5 and 6; the members are those of what remained."""
+    whole, bundle, _ = narrowed
+    rest = monitored(weights=1, ckpt=checkpoint(bundle / "models", finished)).run()
+    assert_equal(rest.state(), whole.state())
+    assert rest.losses == [(epoch, loss) for epoch, loss in whole.losses if epoch >= finished]
+    assert rest.validation.members == whole.validation.members
+
+
+def test_a_training_continues_without_its_monitor_and_what_is_closed_stays_closed(
+    narrowed: tuple[Training, Path, list[str]],
+) -> None:
+    whole, bundle, _ = narrowed
+    rest = monitored(weights=1, ckpt=checkpoint(bundle / "models", 5), monitor=None)
+    rest.run()
+    assert whole.validation.monitor is not None
+    (first, _) = [comparison.dimension for comparison in whole.validation.monitor.history if comparison.closed]
+    assert rest.engine.closed == {first: 1}
+    assert all(subnet in rest.engine.space for subnet in rest.validation.members.values())
+    assert_equal(rest.network.state_dict(), whole.network.state_dict())
+
+
+def test_a_monitored_checkpoint_is_plain_data(narrowed: tuple[Training, Path, list[str]]) -> None:
+    state = torch.load(checkpoint(narrowed[1] / "models", 6), weights_only=True)
+    assert plain(state)
+    assert len(state["validation"]["monitor"]["history"]) == 5
+
+
+def test_the_family_that_is_left_is_the_narrowed_one(narrowed: tuple[Training, Path, list[str]]) -> None:
+    run, folder, _ = narrowed
+    family, bundle = TrainedBundle.open(folder).family(), TrainedBundle.open(folder)
+    assert run.validation.monitor is not None
+    assert family["closed"] == run.engine.closed
+    assert family["space"] == json.loads(json.dumps(run.engine.final_space.to_json()))
+    assert family["monitor"] == [comparison.to_json() for comparison in run.validation.monitor.history]
+    assert {m["name"]: Subnet.from_json(m["subnet"]) for m in family["members"]} == run.validation.members
+    assert {m["name"]: m["dice"] for m in family["members"]} == run.validation.history[-1]["dice"]
+    assert [probe["epoch"] for probe in family["probes"]] == list(range(6))
+    assert bundle.unet_family.space == run.engine.final_space
+    assert bundle.subnet("largest") == run.engine.final_space.largest() == bundle.member("largest")[1]
+    weights = torch.load(folder / "models" / "model.pt", weights_only=True)
+    own = prediction_graph(run.engine.supernet.extract(run.engine.final_space.largest()))
+    assert_equal(weights, own.state_dict())
+    assert sum(w.numel() for w in weights.values()) < sum(p.numel() for p in prediction_graph(run.network).parameters())
+    assert (folder / "models" / "eval" / "prox_progress.png").is_file()
+
+
+def assert_left(run: Training, folder: Path) -> None:
+    """The family in ``folder`` computes what the supernet of ``run`` does, within it and cut out, bit for bit."""
+    bundle, space = TrainedBundle.open(folder), run.engine.final_space
+    supernet, trained = bundle.supernet(), run.engine.supernet.eval()
+    (batch,) = batches(1)
+    some = [space.sample(random.Random(seed)) for seed in range(5)]
+    with torch.no_grad():
+        for subnet in {*run.validation.members.values(), *some, space.smallest(), space.largest()}:
+            expected = finest(trained(batch["image"], subnet))
+            assert torch.equal(supernet(batch["image"], subnet), expected), str(subnet)
+        for name, subnet in run.validation.members.items():
+            prediction = prediction_of(bundle, name)
+            own = bundle.unet_family.run(prediction.network, batch["image"], subnet)
+            assert torch.equal(own, finest(trained(batch["image"], subnet))), name
+            assert prediction.patch_size == trained.family.input_size(PATCH, subnet["resolution"][0])
+            assert prediction.architecture == trained.family.architecture_of(subnet)
+
+
+def test_members_of_a_narrowed_family_are_those_that_were_trained(narrowed: tuple[Training, Path, list[str]]) -> None:
+    assert_left(*narrowed[:2])
+
+
+@pytest.mark.parametrize("dimension", ["levels", "resolution", "depth", "decoder_depth", "width"])
+def test_any_dimension_can_be_closed(tmp_path: Path, dimension: str) -> None:
+    run = monitored((MONITORED,), tmp_path, epochs=1, choices=CHOICES, family=True)
+    assert run.validation.monitor is not None
+    run.validation.monitor.observe = lambda *_: dimension  # type: ignore[method-assign]
+    run.run()
+    assert TrainedBundle.open(tmp_path).family()["closed"] == {dimension: 1}
+    assert_left(run, tmp_path)
+
+
+def test_all_dimensions_can_be_closed(tmp_path: Path) -> None:
+    """A family of one member is what is left."""
+    run = monitored((MONITORED,), tmp_path, epochs=3, family=True).run()
+    assert run.engine.closed == {"levels": 1, "resolution": 1, "width": 1} and list(run.validation.members) == ["largest"]
+    assert_left(run, tmp_path)
+    bundle = TrainedBundle.open(tmp_path)
+    assert bundle.subnet("smallest") == bundle.subnet("largest")
+
+
 # ---------------------------------------------------------------------- wrong use
 def test_the_handler_belongs_to_a_supernet_trainer_of_its_engine() -> None:
     run = training((SANDWICH,), epochs=1)
@@ -1032,3 +1269,24 @@ def test_ranks_keep_equal_weights_train_the_same_members_and_augment_by_themselv
     assert len(first["images"]) == 6
     assert not any(torch.equal(*pair) for pair in zip(first["images"], second["images"], strict=True))
     assert first["losses"] != second["losses"]
+
+
+def _rank_that_closes(rank: int, file: str, out: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    run = monitored((MONITORED,), epochs=2, held_out=7, data=loader(shuffle=False)).run()
+    torch.save({"closed": run.engine.closed, **run.state()}, f"{out}.{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_ranks_decide_alike_and_from_all_cases(tmp_path: Path) -> None:
+    """Seven cases, four of the first rank and three of the second, too few to decide by itself."""
+    torch.multiprocessing.spawn(_rank_that_closes, (str(tmp_path / "rendezvous"), str(tmp_path / "out")), nprocs=2)
+    first, second = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in (0, 1))
+    assert len(first["closed"]) == 2
+    comparisons = first["validation"]["monitor"]["history"]
+    assert len(comparisons) == 3 + 2 and all(comparison["cases"] == 7 for comparison in comparisons)
+    for key in ("closed", "validation", "network", "optimizer", "engine"):
+        assert_equal(first[key], second[key], key)

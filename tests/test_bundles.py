@@ -19,12 +19,15 @@ from bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai,
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
 from typer.testing import CliRunner
 
+from monai_prox.bundle.network import largest, prediction_graph
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import TrainedBundle
 from monai_prox.cli import app
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import SCHEMA, write_bundle
 from monai_prox.export.from_bundle import prediction_of
+from monai_prox.slicing import cut
+from monai_prox.supernet import SuperNet
 
 REQUIRED = [
     "LICENSE",
@@ -152,16 +155,20 @@ def test_training_leaves_a_family(trained: Trained) -> None:
         assert family["plan"]["architecture"]["arch_kwargs"]["kernel_sizes"][0] == [3, 3, 1]
 
 
+def assert_evaluates(trained: Trained, name: str) -> None:
+    """MONAI's command from inside the bundle repeats the training's validation of a member."""
+    files = str(["configs/train.json", "configs/evaluate.json"])
+    options = {"dataset_dir": trained.task, "subnet": name, "num_workers": 0}
+    monai(["run", "--config_file", files, *arguments(options)], cwd=trained.bundle)
+    written = (trained.bundle / "eval" / name / "metrics.csv").read_text().splitlines()
+    dice = float(dict(line.split(",") for line in written)["val_mean_dice"])
+    member = next(m for m in TrainedBundle.open(trained.bundle).family()["members"] if m["name"] == name)
+    assert dice == pytest.approx(member["dice"]["mean"], abs=1e-5)
+
+
 @pytest.mark.slow
 def test_evaluation_repeats_the_trainings_validation(trained: Trained) -> None:
-    """By MONAI's command from inside the bundle, for a member by name."""
-    files = str(["configs/train.json", "configs/evaluate.json"])
-    options = {"dataset_dir": trained.task, "subnet": "middle", "num_workers": 0}
-    monai(["run", "--config_file", files, *arguments(options)], cwd=trained.bundle)
-    written = (trained.bundle / "eval" / "middle" / "metrics.csv").read_text().splitlines()
-    dice = float(dict(line.split(",") for line in written)["val_mean_dice"])
-    member = next(m for m in TrainedBundle.open(trained.bundle).family()["members"] if m["name"] == "middle")
-    assert dice == pytest.approx(member["dice"]["mean"], abs=1e-5)
+    assert_evaluates(trained, "middle")
 
 
 def predict(bundle: Path, images: Path, output: Path, **options: Any) -> dict[str, np.ndarray]:
@@ -232,25 +239,21 @@ def test_our_commands_take_a_bundle(trained: Trained, tmp_path: Path) -> None:
             runner.invoke(app, command, catch_exceptions=False)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("exported", [False, True], ids=["training bundle", "exported member"])
-def test_monais_checks_pass(trained: Trained, exported: bool, tmp_path: Path) -> None:
-    bundle = trained.bundle
-    if exported:
-        bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
-        check_zoo_rules(bundle, [name for name in REQUIRED if "train" not in name and not re.search("evaluate|family", name)])
+def as_trained(bundle: Path) -> dict[str, Any]:
+    """What the metadata of a training bundle would be for the task that it was trained on, here another than its own."""
+    plan, form = TrainedBundle.open(bundle).plan, "_meta_#network_data_format#"
+    channels = {f"{form}inputs#image#num_channels": len(plan.channels), f"{form}outputs#pred#num_channels": len(plan.labels)}
+    return channels | {f"{form}inputs#image#spatial_shape": list(plan.patch_size)}
+
+
+def check_network(bundle: Path, output: Path, shape: tuple[int, ...], **metadata: Any) -> None:
+    """MONAI's own checks and exports of network_def; shape: of what it takes, with its channels."""
     files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/inference.json")}
-    # the metadata of a training bundle describe its own task, here it was trained on another
-    data = {"ckpt_dir": str(bundle / "models"), "bundle_root": str(bundle)}
-    if not exported:
-        plan = TrainedBundle.open(bundle).plan
-        form = "_meta_#network_data_format#"
-        data |= {f"{form}inputs#image#num_channels": len(plan.channels), f"{form}outputs#pred#num_channels": len(plan.labels)}
-        data |= {f"{form}inputs#image#spatial_shape": list(plan.patch_size)}
+    data = {"ckpt_dir": str(bundle / "models"), "bundle_root": str(bundle), **metadata}
     verify_net_in_out(net_id="network_def", device="cpu", **files, **data)
     weights = {"net_id": "network_def", "ckpt_file": str(bundle / "models" / "model.pt")}
-    ckpt_export(filepath=str(tmp_path / "model.ts"), **weights, **files, **data)
-    onnx_export(filepath=str(tmp_path / "model.onnx"), **weights, **files, **data)
+    ckpt_export(filepath=str(output / "model.ts"), **weights, **files, **data)
+    onnx_export(filepath=str(output / "model.onnx"), **weights, **files, **data)
 
     parser = ConfigParser()
     parser.read_config(files["config_file"])
@@ -258,17 +261,28 @@ def test_monais_checks_pass(trained: Trained, exported: bool, tmp_path: Path) ->
     parser.update(data)
     network = parser.get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(weights["ckpt_file"], weights_only=True), strict=True)
-    family = TrainedBundle.open(trained.bundle)
-    patch = prediction_of(family, "smallest").patch_size if exported else family.plan.patch_size
-    x = torch.rand(1, len(family.plan.channels), *patch)
+    x = torch.rand(1, *shape)
     with torch.no_grad():
         logits = network(x)
-        assert torch.equal(torch.jit.load(tmp_path / "model.ts").eval()(x), logits)
-        if exported:
-            assert torch.equal(torch.jit.load(bundle / "models" / "model.ts").eval()(x), logits)
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        for scripted in [output / "model.ts", *(bundle / "models").glob("model.ts")]:
+            assert torch.equal(torch.jit.load(scripted).eval()(x), logits)
+    session = onnxruntime.InferenceSession(output / "model.onnx")
     (onnx,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     np.testing.assert_allclose(onnx, logits.numpy(), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.slow
+def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
+    plan = TrainedBundle.open(trained.bundle).plan
+    check_network(trained.bundle, tmp_path, (len(plan.channels), *plan.patch_size), **as_trained(trained.bundle))
+
+
+@pytest.mark.slow
+def test_monais_checks_pass_for_an_exported_member(trained: Trained, tmp_path: Path) -> None:
+    prediction = prediction_of(TrainedBundle.open(trained.bundle), "smallest")
+    bundle = write_bundle(prediction, tmp_path / "smallest")
+    check_zoo_rules(bundle, [name for name in REQUIRED if "train" not in name and not re.search("evaluate|family", name)])
+    check_network(bundle, tmp_path, (len(prediction.channels), *prediction.patch_size))
 
 
 @pytest.mark.slow
@@ -442,3 +456,165 @@ def test_images_that_cannot_be_trained_on_are_named(tmp_path: Path, fault: str) 
     expected = "has 1 voxels that are not finite numbers" if fault == "NaN" else "has the labels 7, which dataset.json does not"
     assert re.search(rf"case_1\.nii\.gz {expected}", said)
     assert "Epoch" not in said
+
+
+# ---------------------------------------------------------------------- the monitor
+@dataclass(frozen=True)
+class Narrowed(Trained):
+    said: str  # by the training
+
+
+@pytest.fixture(scope="module")
+def narrowed(tmp_path_factory: pytest.TempPathFactory) -> Narrowed:
+    """A training of two validations in its last stage, each of which closes a choice, for no gain is worth it."""
+    root = tmp_path_factory.mktemp("narrowed")
+    task = write_task(root, "hippocampus_prox", cases=7)
+    where = Trained(root, copy_bundles(root) / "hippocampus_prox", task)
+    eager = {"monitor#threshold": 10, "monitor#patience": 1, "validation_cases": 5, "val_interval": 1, "epochs": 6}
+    said = train(where, where.bundle, **eager)
+    return Narrowed(root, where.bundle, task, said)
+
+
+def whole_supernet(where: Trained) -> SuperNet:
+    """As the last checkpoint has it, with everything that was closed."""
+    bundle = TrainedBundle.open(where.bundle)
+    family = bundle.plan.family(bundle.data["choices"])
+    (path,) = (where.bundle / "models").glob("checkpoint_epoch=*.pt")
+    supernet = SuperNet(family, largest(family))
+    supernet.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["network"])
+    return supernet.eval()
+
+
+@pytest.mark.slow
+def test_a_training_closes_choices_and_says_so(narrowed: Narrowed) -> None:
+    family = TrainedBundle.open(narrowed.bundle).family()
+    closed = [comparison["dimension"] for comparison in family["monitor"] if comparison["closed"]]
+    assert len(closed) == 2 and set(family["closed"]) == set(closed)
+    assert re.findall("ProX closes the last choice of ([a-z_]+): ", narrowed.said) == closed
+    assert narrowed.said.count("ProX monitor: ") == len(family["monitor"])
+    weights = torch.load(narrowed.bundle / "models" / "model.pt", weights_only=True)
+    whole = prediction_graph(whole_supernet(narrowed).network).state_dict()
+    assert weights.keys() <= whole.keys()
+    assert sum(w.numel() for w in weights.values()) < sum(w.numel() for w in whole.values())
+    listed = CliRunner().invoke(app, ["family", str(narrowed.bundle), "--json"])
+    assert json.loads(listed.output) == family["members"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["smallest", "largest"])
+def test_members_of_a_narrowed_family_predict_as_within_the_whole_one(narrowed: Narrowed, tmp_path: Path, name: str) -> None:
+    bundle, supernet = TrainedBundle.open(narrowed.bundle), whole_supernet(narrowed)
+    _, subnet = bundle.member(name)
+    whole = tmp_path / "models"
+    whole.mkdir()
+    (whole / "family.json").write_text(json.dumps(bundle.data | {"closed": {}}))
+    torch.save(prediction_graph(supernet.network).state_dict(), whole / "model.pt")
+    (tmp_path / "member.json").write_text(json.dumps(subnet.to_json()))
+    own = predict(narrowed.bundle, narrowed.task, tmp_path / "own", subnet=name)
+    theirs = predict(
+        narrowed.bundle, narrowed.task, tmp_path / "theirs", subnet=str(tmp_path / "member.json"), ckpt_dir=str(whole)
+    )
+    assert len(own) == 7 and own.keys() == theirs.keys()
+    assert all(np.array_equal(own[file], theirs[file]) for file in own)
+
+    output = tmp_path / "exported"
+    CliRunner().invoke(app, ["export", str(narrowed.bundle), "--subnet", name, "--output", str(output)], catch_exceptions=False)
+    weights = torch.load(output / "models" / "model.pt", weights_only=True)
+    assert equal(weights, dict(prediction_graph(supernet.extract(subnet)).state_dict()))
+
+
+@pytest.mark.slow
+def test_a_narrowed_family_is_evaluated(narrowed: Narrowed) -> None:
+    assert_evaluates(narrowed, "largest")
+
+
+@pytest.mark.slow
+def test_monais_checks_pass_for_a_narrowed_family(narrowed: Narrowed, tmp_path: Path) -> None:
+    plan = TrainedBundle.open(narrowed.bundle).plan
+    check_network(narrowed.bundle, tmp_path, (1, *plan.patch_size), **as_trained(narrowed.bundle))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["option", "file"])
+def test_the_monitor_can_be_switched_off(hippocampus: Trained, tmp_path: Path, how: str) -> None:
+    files = [str(hippocampus.bundle / "configs" / "train.json")]
+    if how == "file":
+        (tmp_path / "off.json").write_text('{"monitor": null}')
+        files.append(str(tmp_path / "off.json"))
+    workflow = ConfigWorkflow(
+        config_file=files,
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(hippocampus.bundle),
+        dataset_dir=str(hippocampus.task),
+        **TINY | ({"monitor#_disabled_": True} if how == "option" else {}),
+    )
+    workflow.initialize()
+    assert workflow.parser.get_parsed_content("train#handlers#3").monitor is None
+
+
+# ---------------------------------------------------------------------- recipes
+SHRINKING = {
+    "recipe": "progressive_shrinking",
+    "space": {"depth": "full", "width": [0.5, 1.0], "kernel": [3, 5], "levels": 0, "resolution": [1.0]},
+    "plan#patch_size": [20, 24, 20],  # a kernel of 5 fits into its lowest feature map
+    "epochs": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def shrunk(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Trained by Progressive Shrinking, with all checkpoints."""
+    root = tmp_path_factory.mktemp("shrunk")
+    where = Trained(root, copy_bundles(root) / "hippocampus_prox", write_task(root, "hippocampus_prox"))
+    train(where, where.bundle, extra=("--train#handlers#4#n_saved", "9"), **SHRINKING)
+    return where
+
+
+@pytest.mark.slow
+def test_progressive_shrinking_continues_bit_for_bit(shrunk: Trained, tmp_path: Path) -> None:
+    """From the end of the stage in which kernels opened."""
+    models = shrunk.bundle / "models"
+    family = TrainedBundle.open(shrunk.bundle)
+    assert [stage["first_epoch"] for stage in family.data["stages"]] == [0, 1, 3]
+    train(shrunk, tmp_path, ckpt=models / "checkpoint_epoch=3.pt", **SHRINKING)
+    for file in ("model.pt", "kernel_transforms.pt", "checkpoint_epoch=4.pt"):
+        whole, resumed = (torch.load(folder / file, weights_only=True) for folder in (models, tmp_path / "models"))
+        assert equal(whole, resumed), file
+
+
+@pytest.mark.slow
+def test_progressive_shrinking_is_evaluated_with_its_transformed_kernels(shrunk: Trained) -> None:
+    assert_evaluates(shrunk, "smallest")
+
+
+@pytest.mark.slow
+def test_an_exported_member_has_transformed_kernels(shrunk: Trained, tmp_path: Path) -> None:
+    bundle = TrainedBundle.open(shrunk.bundle)
+    supernet = bundle.supernet()
+    assert supernet.kernel_transforms is not None
+    (_, subnet), regions = bundle.member("smallest"), supernet.regions(bundle.subnet("smallest"))
+    output = tmp_path / "smallest"
+    command = ["export", str(shrunk.bundle), "--subnet", "smallest", "--output", str(output)]
+    CliRunner().invoke(app, command, catch_exceptions=False)
+    weights = torch.load(output / "models" / "model.pt", weights_only=True)
+    assert equal(weights, dict(prediction_graph(supernet.extract(subnet)).state_dict()))
+    transformed = [name for name in supernet.kernel_transforms.sizes if name in weights]
+    assert transformed
+    for name in transformed:
+        centre = cut(supernet.network.get_parameter(name).detach(), regions[name])
+        assert centre.shape == weights[name].shape and not torch.equal(centre, weights[name]), name
+
+    within = predict(shrunk.bundle, shrunk.task, tmp_path / "within", subnet="smallest")
+    alone = predict(output, shrunk.task / "imagesTr", tmp_path / "alone")
+    assert len(within) == len(alone) == 3
+    assert all(np.array_equal(label, within[file.replace(".nii.gz", "_seg.nii.gz")]) for file, label in alone.items())
+
+
+@pytest.mark.slow
+def test_the_sandwich_rule_trains(hippocampus: Trained, tmp_path: Path) -> None:
+    said = train(hippocampus, tmp_path, recipe="sandwich", epochs=2)
+    assert "ProX stage 'sandwich' opens: 1,872 of 1,872 members" in said
+    family = TrainedBundle.open(tmp_path / "models").family()
+    assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
+    assert all(member["dice"]["mean"] is not None for member in family["members"])

@@ -1,6 +1,7 @@
 """From batches to gradients and from epochs to stages: what is trained, who teaches it, and that it can be resumed."""
 
 import io
+import random
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from monai_prox import distill
 from monai_prox.engine import Engine
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices
-from monai_prox.schedule import Schedule, Stage, prox, prox_paper
+from monai_prox.schedule import Schedule, Stage, progressive_shrinking, prox, prox_paper, sandwich
 from monai_prox.slicing import fill
 from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet
@@ -43,11 +44,13 @@ def engine_of(
     choices: UNetChoices = FLAT,
     deep_supervision: bool = True,
     dropout: float = 0.0,
+    kernel_transforms: bool = False,
     **settings: Any,
 ) -> Engine:
     """An engine on a small U-Net whose initial weights are a function of ``weights``."""
     torch.manual_seed(weights)
-    supernet = SuperNet(unet_family(choices=choices, features=(4, 8, 8), dropout=dropout))
+    family = unet_family(choices=choices, features=(4, 8, 8), dropout=dropout)
+    supernet = SuperNet(family, kernel_transforms=kernel_transforms)
     randomise_norms(supernet.network)
     supernet.network.decoder.deep_supervision = deep_supervision
     stages = recipe if isinstance(recipe, tuple) else recipe(supernet.family.space)
@@ -56,19 +59,19 @@ def engine_of(
 
 
 def sgd(engine: Engine) -> Optimizer:
-    return SGD(engine.supernet.network.parameters(), 0.01, momentum=0.99, nesterov=True, weight_decay=3e-5)
+    return SGD(engine.supernet.parameters(), 0.01, momentum=0.99, nesterov=True, weight_decay=3e-5)
 
 
 def adamw(engine: Engine) -> Optimizer:
-    return AdamW(engine.supernet.network.parameters(), 0.003)
+    return AdamW(engine.supernet.parameters(), 0.003)
 
 
-def train(engine: Engine, optimizer: Optimizer, epochs: range, *, steps: int = 2) -> list[float]:
+def train(engine: Engine, optimizer: Optimizer, epochs: range, *, steps: int = 2, set_to_none: bool = True) -> list[float]:
     losses = []
     for epoch in epochs:
         engine.begin_epoch(epoch)
         for step in range(steps):
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=set_to_none)
             losses.append(engine.step(*batch(100 * epoch + step), epoch=epoch, step=step).loss.item())
             optimizer.step()
     return losses
@@ -79,6 +82,10 @@ def gradients(engine: Engine) -> dict[str, Tensor]:
         name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
         for name, p in engine.supernet.network.named_parameters()
     }
+
+
+def weights_of(engine: Engine) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in engine.supernet.named_parameters()}
 
 
 def finest(outputs: Tensor | list[Tensor]) -> Tensor:
@@ -184,6 +191,19 @@ def accumulated(engine: Engine, terms: dict[Subnet, Callable[[Any], Tensor]], x:
     return total
 
 
+def four_members(engine: Engine) -> tuple[int, list[Subnet]]:
+    """A step of epoch 0 with as many members, and these."""
+    return next((step, members) for step in range(100) if len(members := engine.members(0, step)) == 4)
+
+
+def inside(engine: Engine, member: Subnet) -> dict[str, Tensor]:
+    """True where ``member`` has its weights, by name."""
+    masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in engine.supernet.network.named_parameters()}
+    for name, region in engine.supernet.regions(member).items():
+        fill(masks[name], region, True)
+    return masks
+
+
 def assert_equal_gradients(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert any((gradient != 0).any() for gradient in other.values())
     for name, gradient in one.items():
@@ -221,6 +241,56 @@ def test_a_sandwich_step_is_the_sum_of_its_members_losses(
     assert_equal_gradients(gradients(engine), expected)
     torch.testing.assert_close(reported, task)
     assert not reported.requires_grad
+
+
+@pytest.mark.parametrize("deep_supervision", [True, False])
+@pytest.mark.parametrize("choices", [FLAT, LOW_RESOLUTION], ids=["flat", "levels and resolution"])
+def test_by_the_sandwich_rule_only_the_largest_sees_the_labels(choices: UNetChoices, deep_supervision: bool) -> None:
+    """The others learn its detached logits, at full resolution, and nothing else."""
+    engine = engine_of(sandwich, choices=choices, deep_supervision=deep_supervision)
+    engine.begin_epoch(0)
+    x, target = batch(0)
+    step, members = four_members(engine)
+    assert members[:2] == [engine.space.largest(), engine.space.smallest()]
+    with torch.no_grad():
+        teacher = finest(engine.supernet(x, members[0]))
+
+    def taught(outputs: Any) -> Tensor:
+        return F.kl_div(finest(outputs).log_softmax(1), teacher.softmax(1), reduction="sum") / target.numel()
+
+    losses = {members[0]: lambda o: segmentation_loss(o, target), **dict.fromkeys(members[1:], taught)}
+    expected = accumulated(engine, losses, x)
+    passed = []
+    reported = engine.step(x, target, epoch=0, step=step, backward=lambda loss: passed.append(loss.detach()) or loss.backward())
+    assert_equal_gradients(gradients(engine), expected)
+    with torch.no_grad():
+        alone = torch.stack([loss(engine.supernet(x, member)) for member, loss in losses.items()])
+    torch.testing.assert_close(torch.stack(passed), alone)
+    torch.testing.assert_close(reported.loss, alone[0])
+    assert torch.equal(reported.output, teacher)
+
+
+def test_students_leave_the_weights_of_larger_members_alone() -> None:
+    """No gradient goes through the largest's logits that they learn from: each one's is zero beyond its own weights."""
+    engine = engine_of(sandwich, choices=LOW_RESOLUTION)
+    engine.begin_epoch(0)
+    step, members = four_members(engine)
+    after = [gradients(engine)]
+
+    def backward(loss: Tensor) -> None:
+        loss.backward()
+        after.append(gradients(engine))
+
+    engine.step(*batch(0), epoch=0, step=step, backward=backward)
+    assert len(after) == 5
+    for member, before, now in zip(members, after[:-1], after[1:], strict=True):
+        mine = inside(engine, member)
+        assert all(torch.equal(before[name][~mine[name]], gradient[~mine[name]]) for name, gradient in now.items()), member
+        changed = [(before[name] != gradient)[mine[name]] for name, gradient in now.items() if mine[name].any()]
+        assert torch.cat(changed).float().mean() > 0.9, member
+    smallest = inside(engine, members[1])
+    beyond = torch.cat([after[1][name][~mask] for name, mask in smallest.items()])
+    assert (beyond != 0).float().mean() > 0.9, "there are weights of the largest alone, and it learns by them"
 
 
 @pytest.mark.parametrize("distance", ["mse", "kl"])
@@ -313,6 +383,267 @@ def test_a_stage_without_a_teacher_keeps_none() -> None:
     assert teachers == [False, True, False]
 
 
+def test_the_teacher_is_who_the_stage_says() -> None:
+    """Beside members that train anyway."""
+    names = ("none", "previous", "first", "first", "previous", "largest")
+    stages = tuple(
+        Stage(name=str(i), open={"width": 2} if i else {}, teacher=teacher, train=("largest", "smallest"))
+        for i, teacher in enumerate(names)
+    )
+    engine = engine_of(stages)
+    assert engine.teacher is None
+    space = engine.supernet.family.space
+    smallest, wide = space.smallest(), space.restrict({"width": 2}).largest()
+    teachers = []
+    for epoch in range(6):
+        engine.begin_epoch(epoch)
+        teachers.append(engine.teacher)
+    assert teachers == [None, smallest, wide, wide, wide, None]
+
+
+@pytest.mark.parametrize("choices", [FLAT, LOW_RESOLUTION], ids=["flat", "levels and resolution"])
+def test_in_shrinking_the_first_largest_teaches_everyone_as_it_was_when_its_stage_ended(choices: UNetChoices) -> None:
+    engine = engine_of(progressive_shrinking, choices=choices, kernel_transforms=True)
+    optimizer = sgd(engine)
+    engine.guard(optimizer)
+    train(engine, optimizer, range(1))
+    largest = engine.supernet.family.space.largest()
+    assert engine.teacher is None and engine.space.largest() == largest
+    x, _ = batch(0)
+    graduate = engine.supernet.extract(largest)
+    where: set[tuple[int, ...]] = set()
+    assert len(engine.schedule.stages) == (4 if choices is FLAT else 5)
+    for epoch in range(1, len(engine.schedule.stages)):
+        train(engine, optimizer, range(epoch, epoch + 1))
+        teacher = engine.state_dict()["teacher"]
+        assert engine.teacher == largest == Subnet.from_json(teacher["subnet"])
+        assert list(teacher["weights"]) == list(graduate.state_dict())
+        assert all(torch.equal(graduate.state_dict()[name], weight) for name, weight in teacher["weights"].items()), epoch
+        where.add(tuple(weight.data_ptr() for weight in teacher["weights"].values()))
+        with torch.no_grad():
+            assert not torch.equal(finest(engine.supernet(x, largest)), finest(graduate(x)))
+    assert len(where) == 1, "it is made once"
+    again = engine_of(progressive_shrinking, choices=choices, kernel_transforms=True, weights=1)
+    again.load_state_dict(engine.state_dict())
+    restored = again.state_dict()["teacher"]
+    assert again.teacher == largest and restored["subnet"] == teacher["subnet"]
+    assert all(torch.equal(restored["weights"][name], weight) for name, weight in teacher["weights"].items())
+
+
+def test_the_first_teacher_is_what_shrinking_members_learn_from() -> None:
+    """Half task and half divergence from its logits, for every member of a step."""
+    engine = engine_of(progressive_shrinking)
+    optimizer = sgd(engine)
+    train(engine, optimizer, range(1))
+    graduate = engine.supernet.extract(engine.space.largest()).eval()
+    train(engine, optimizer, range(1, 3))
+    engine.begin_epoch(3)
+    x, target = batch(5)
+    with torch.no_grad():
+        logits = finest(graduate(x))
+    step = next(step for step in range(100) if len(engine.members(3, step)) == 4)
+    members = engine.members(3, step)
+
+    def taught(outputs: Any) -> Tensor:
+        return (segmentation_loss(outputs, target) + distill.kl(finest(outputs), logits)) / 2
+
+    expected = accumulated(engine, dict.fromkeys(members, taught), x)
+    engine.supernet.zero_grad()
+    engine.step(x, target, epoch=3, step=step)
+    assert_equal_gradients(gradients(engine), expected)
+
+
+# ---------------------------------------------------------------------- sorted channels
+def shrunk(choices: UNetChoices, optimizer_of: Callable[[Engine], Optimizer]) -> tuple[Engine, Optimizer, int]:
+    """Trained until channels are to be sorted, and the epoch in which they are."""
+    engine = engine_of(progressive_shrinking, choices=choices, kernel_transforms=True)
+    optimizer = optimizer_of(engine)
+    engine.guard(optimizer)
+    sorts = [stage.sort_channels for stage in engine.schedule.stages].index(True)
+    train(engine, optimizer, range(sorts))
+    return engine, optimizer, sorts
+
+
+@pytest.mark.parametrize("choices", [FLAT, LOW_RESOLUTION], ids=["flat", "levels and resolution"])
+def test_sorted_channels_leave_the_function_of_all_members_of_full_width(choices: UNetChoices) -> None:
+    engine, _, epoch = shrunk(choices, sgd)
+    space, generator = engine.supernet.family.space, random.Random(0)
+    full_width = engine.space
+    assert full_width.dimensions["width"] == space.restrict({}, start="largest").dimensions["width"]
+    members = [full_width.largest(), full_width.smallest(), *(full_width.sample(generator) for _ in range(8))]
+    narrow = space.restrict({d: 9 for d in space.dimensions if d != "width"}).largest()
+    assert {m["depth"] for m in members} > {full_width.largest()["depth"]}
+    x, _ = batch(0)
+
+    def computed(member: Subnet) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([output.flatten() for output in engine.supernet(x, member)])
+
+    before, narrows, weights = {member: computed(member) for member in members}, computed(narrow), weights_of(engine)
+    engine.begin_epoch(epoch)
+    assert engine.stage.sort_channels
+    assert any(not torch.equal(weight, weights[name]) for name, weight in weights_of(engine).items())
+    for member, outputs in before.items():
+        torch.testing.assert_close(computed(member), outputs, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(computed(narrow), narrows, atol=1e-2), "narrower members are other networks now"
+    for matrix in engine.supernet.kernel_transforms.matrices:
+        name = f"kernel_transforms.matrices.{matrix}"
+        assert torch.equal(weights_of(engine)[name], weights[name])
+
+
+@pytest.mark.parametrize("optimizer_of", [sgd, adamw])
+def test_an_optimizers_state_follows_the_weights_that_are_sorted(optimizer_of: Callable[[Engine], Optimizer]) -> None:
+    """Each weight keeps what belongs to it; which one goes where is another test's."""
+    engine, optimizer, epoch = shrunk(LOW_RESOLUTION, optimizer_of)
+
+    def belongings() -> dict[str, Tensor]:
+        """(numbers per weight, weights), by parameter."""
+        together = {}
+        for name, parameter in engine.supernet.named_parameters():
+            numbers = [v for v in optimizer.state.get(parameter, {}).values() if v.shape == parameter.shape]
+            together[name] = torch.stack([parameter.detach(), *numbers]).flatten(1)
+        return together
+
+    before, steps = belongings(), [state.get("step") for state in optimizer.state.values()]
+    engine.begin_epoch(epoch)
+    moved = 0
+    for name, after in belongings().items():
+        old = before[name]
+        assert len(after) == len(old) > 1
+        assert sorted(after.T.tolist()) == sorted(old.T.tolist()), name
+        if not torch.equal(after, old):
+            assert not torch.equal(after[0], old[0]) and not torch.equal(after[1], old[1]), name
+            moved += 1
+    assert moved > 10
+    assert [state.get("step") for state in optimizer.state.values()] == steps
+
+
+def test_channels_are_sorted_once() -> None:
+    """Not again in a later stage, a later epoch or a run that continues."""
+    choices = UNetChoices(depth="all", width=(0.5, 0.75, 1.0), kernel=(3, 5), levels=0, resolution=(1.0,))
+    engine = engine_of(progressive_shrinking, 10, choices=choices)
+    sorts = []
+    for epoch in range(10):
+        before = weights_of(engine)
+        engine.begin_epoch(epoch)
+        if not all(torch.equal(weight, before[name]) for name, weight in weights_of(engine).items()):
+            sorts.append(epoch)
+        disturb(engine, epoch)
+    assert [stage.name for stage in engine.schedule.stages[-2:]] == ["width", "width 3"]
+    assert sorts == [engine.schedule.starts[-2]]
+
+    again = engine_of(progressive_shrinking, 10, choices=choices)
+    again.load_state_dict(engine.state_dict())
+    disturb(again, 0)
+    before = weights_of(again)
+    again.begin_epoch(9)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(again).items())
+
+
+@torch.no_grad()
+def disturb(engine: Engine, seed: int) -> None:
+    """Gives all weights other values, and their channels another order of importance."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in engine.supernet.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+
+# ---------------------------------------------------------------------- closed choices
+MANY = UNetChoices(depth="all", width=(0.5, 0.75, 1.0), kernel=(3, 5), levels=1, resolution=(0.75, 1.0))
+MONITORED = Stage(
+    name="open", open=ALL, train=("largest", "smallest", "random"), teacher="largest", distance="kl", monitored=True
+)
+every_dimension = pytest.mark.parametrize("dimension", ["levels", "resolution", "depth", "decoder_depth", "width", "kernel"])
+every_optimizer = pytest.mark.parametrize("optimizer_of", [sgd, adamw])
+
+
+def closing(
+    dimension: str, optimizer_of: Callable[[Engine], Optimizer] = sgd, *, set_to_none: bool = True
+) -> tuple[Engine, Optimizer]:
+    """Trained with everything open, and then without the last choice of ``dimension``; two stages, six epochs."""
+    stages = (MONITORED, Stage(name="later", open=ALL, train=("random", "random")))
+    engine = engine_of(stages, 6, choices=MANY)
+    optimizer = optimizer_of(engine)
+    engine.guard(optimizer)
+    train(engine, optimizer, range(1), set_to_none=set_to_none)
+    engine.close(dimension)
+    return engine, optimizer
+
+
+@every_dimension
+def test_a_closed_choice_is_open_no_more(dimension: str) -> None:
+    """Neither now nor later; the other dimensions stay as they are."""
+    engine, _ = closing(dimension)
+    whole = engine.supernet.family.space
+    expected = {name: whole.choice_count(name) - (name == dimension) for name in whole.dimensions}
+    assert engine.closed == {dimension: expected[dimension]}
+    drawn = set()
+    for epoch in range(6):
+        engine.begin_epoch(epoch)
+        assert engine.space == engine.final_space == whole.restrict(expected)
+        assert whole.largest() not in engine.space and whole.smallest() in engine.space
+        drawn |= {member for step in range(20) for member in engine.members(epoch, step)}
+    assert all(member in engine.space for member in drawn)
+    assert len(drawn) > 20
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@every_optimizer
+@every_dimension
+def test_what_is_closed_stays_as_it_is_bit_for_bit(
+    dimension: str, optimizer_of: Callable[[Engine], Optimizer], set_to_none: bool
+) -> None:
+    """Whatever momentum and weight decay its weights have gathered; what remains open trains on."""
+    engine, optimizer = closing(dimension, optimizer_of, set_to_none=set_to_none)
+    before, remaining = weights_of(engine), inside(engine, engine.space.largest())
+    train(engine, optimizer, range(1, 5), set_to_none=set_to_none)
+    assert engine.stage.name == "later"
+    frozen = 0
+    for name, parameter in engine.supernet.network.named_parameters():
+        changed, open_ = parameter.detach() != before[f"network.{name}"], remaining[name]
+        assert not changed[~open_].any(), name
+        assert not open_.any() or parameter.ndim == 1 or changed[open_].float().mean() > 0.9, name
+        frozen += int((~open_).sum())
+    assert (frozen > 0) == (dimension != "resolution")
+
+
+def test_choices_close_one_by_one() -> None:
+    engine, _ = closing("width")
+    widths = [slot.choices for slot in engine.supernet.family.space.dimensions["width"]]
+    assert [slot.choices for slot in engine.space.dimensions["width"]] == [choices[:2] for choices in widths]
+    engine.close("width")
+    engine.close("depth")
+    assert [slot.choices for slot in engine.space.dimensions["width"]] == [choices[:1] for choices in widths]
+    assert engine.closed == {"width": 1, "depth": 1}
+    assert engine.space.largest()["depth"] == (1, 1, 1)
+
+
+def test_what_is_closed_early_does_not_open_later() -> None:
+    """Choices that would have opened after the closed one need it."""
+    stages = tuple(Stage(name=str(count), open={"width": count, "depth": count}) for count in (2, 3))
+    engine = engine_of(stages, choices=MANY)
+    engine.begin_epoch(0)
+    engine.close("width")
+    assert engine.final_space == engine.supernet.family.space.restrict({"width": 1, "depth": 3})
+    engine.begin_epoch(1)
+    assert engine.space == engine.final_space
+
+
+@every_optimizer
+@pytest.mark.parametrize("dimension", ["levels", "width"])
+def test_a_run_with_closed_choices_continues_bit_for_bit(dimension: str, optimizer_of: Callable[[Engine], Optimizer]) -> None:
+    engine, optimizer = closing(dimension, optimizer_of)
+    train(engine, optimizer, range(1, 2))
+    file = saved(engine, optimizer)
+    losses = train(engine, optimizer, range(2, 5))
+    again = engine_of(engine.schedule.stages, 6, choices=MANY, weights=1)
+    updates = continued(again, optimizer_of, file)
+    assert again.closed == engine.closed
+    assert again.final_space == engine.final_space
+    assert train(again, updates, range(2, 5)) == losses
+    assert_equal_weights(again, engine)
+
+
 # ---------------------------------------------------------------------- resume
 def saved(engine: Engine, optimizer: Optimizer) -> io.BytesIO:
     file = io.BytesIO()
@@ -326,42 +657,61 @@ def saved(engine: Engine, optimizer: Optimizer) -> io.BytesIO:
     return file
 
 
+def continued(engine: Engine, optimizer_of: Callable[[Engine], Optimizer], file: io.BytesIO) -> Optimizer:
+    """Brings an engine that began elsewhere to where the saved one was."""
+    optimizer = optimizer_of(engine)
+    engine.guard(optimizer)
+    state = torch.load(file, weights_only=True)
+    engine.supernet.network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    engine.load_state_dict(state["engine"])
+    return optimizer
+
+
+def assert_equal_weights(one: Engine, other: Engine) -> None:
+    expected = other.supernet.state_dict()
+    for key, tensor in one.supernet.state_dict().items():
+        assert torch.equal(tensor, expected[key]), key
+
+
 @pytest.mark.parametrize(
     ("choices", "optimizer_of"),
     [(FLAT, sgd), (FLAT, adamw), (LOW_RESOLUTION, sgd)],
     ids=["sgd", "adamw", "levels and resolution"],
 )
-@pytest.mark.parametrize("recipe", [prox_paper, prox])
+@pytest.mark.parametrize("recipe", [prox_paper, prox, progressive_shrinking])
 def test_an_interrupted_run_continues_bit_for_bit(
     recipe: Recipe, choices: UNetChoices, optimizer_of: Callable[[Engine], Optimizer]
 ) -> None:
-    """Whether it is interrupted within a stage or between two; loaded into an engine that began elsewhere."""
+    """Whether it is interrupted within a stage or between two; loaded into an engine that began elsewhere.
+
+    Shrinking comes with kernel transforms, and its channels are sorted in the sixth or the seventh epoch.
+    """
     epochs = 7
-    engine = engine_of(recipe, epochs, choices=choices)
+    settings: dict[str, Any] = {"choices": choices, "kernel_transforms": recipe is progressive_shrinking}
+    engine = engine_of(recipe, epochs, **settings)
     optimizer = optimizer_of(engine)
     engine.guard(optimizer)
     checkpoints, losses = {}, {}
     for epoch in range(epochs):
         checkpoints[epoch] = saved(engine, optimizer)
         losses[epoch] = train(engine, optimizer, range(epoch, epoch + 1))
-    whole = engine.supernet.network.state_dict()
     stages = [engine.schedule.index(epoch) for epoch in range(epochs)]
-    starts = (1, 3, 5)
+    starts = (1, 3, 5, 6)
     assert len(set(stages)) == len(engine.schedule.stages) < epochs
     assert {stages[start] == stages[start - 1] for start in starts} == {True, False}
 
-    for start, file in ((start, checkpoints[start]) for start in starts):
-        again = engine_of(recipe, epochs, choices=choices, weights=start + 1)
-        updates = optimizer_of(again)
-        again.guard(updates)
-        state = torch.load(file, weights_only=True)
-        again.supernet.network.load_state_dict(state["network"])
-        updates.load_state_dict(state["optimizer"])
-        again.load_state_dict(state["engine"])
+    for start in starts:
+        again = engine_of(recipe, epochs, weights=start + 1, **settings)
+        updates = continued(again, optimizer_of, checkpoints[start])
         rest = train(again, updates, range(start, epochs))
         assert rest == [loss for epoch in range(start, epochs) for loss in losses[epoch]], start
-        for key, tensor in again.supernet.network.state_dict().items():
-            assert torch.equal(tensor, whole[key]), (start, key)
+        assert_equal_weights(again, engine)
+    if recipe is progressive_shrinking:
+        sorts = [stages.index(index) for index, stage in enumerate(engine.schedule.stages) if stage.sort_channels]
+        assert sorts == ([5] if choices is FLAT else [6])
+        for matrix in engine.supernet.kernel_transforms.parameters():
+            assert not torch.equal(matrix, torch.eye(len(matrix)))
 
 
 def test_keeping_weights_is_resumed() -> None:

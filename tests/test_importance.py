@@ -466,6 +466,9 @@ KNOWN = {
     "depthwise transposed": between(lambda s, x, y: s.up(x) + s.up(y), up=nn.ConvTranspose2d(6, 6, 2, groups=6)),
     "a layer used twice": between(lambda s, x, y: s.shared(x) + 2 * s.shared(y), shared=nn.Conv2d(6, 6, 1)),
     "mean, kept": between(lambda s, x, y: x.mean((2, 3), True) * y + torch.mean(y, dim=[-1, -2], keepdim=True) * x),
+    "mean of a cat": Toy(
+        lambda s, x: s.last(torch.cat((x, s.first(x)), 1).mean((2, 3))), first=nn.Conv2d(2, 6, 1), last=nn.Linear(8, 2)
+    ),
     "mean": Toy(lambda s, x: s.last(s.first(x).mean(3).mean(2)), first=nn.Conv2d(2, 6, 3), last=nn.Linear(6, 2)),
     "means": Toy(lambda s, x: s.last(s.first(x).mean([2, -1])), first=nn.Conv2d(2, 6, 3), last=nn.Linear(6, 2)),
     "flatten": nn.Sequential(nn.Conv2d(2, 6, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.BatchNorm1d(6), nn.Linear(6, 2)),

@@ -2,13 +2,26 @@
 
 import json
 from itertools import pairwise
+from typing import Any
 
 import pytest
+from architectures import unet_family
 from hypothesis import given
 from hypothesis import strategies as st
 
 from monai_prox.errors import ProXError
-from monai_prox.schedule import Schedule, Stage, prox, prox_paper
+from monai_prox.families.unet import PAPER_CHOICES, UNetChoices
+from monai_prox.schedule import (
+    RECIPES,
+    Schedule,
+    Stage,
+    find_recipe,
+    make_schedule,
+    progressive_shrinking,
+    prox,
+    prox_paper,
+    sandwich,
+)
 from monai_prox.space import SearchSpace, Slot
 
 shares = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8)
@@ -33,7 +46,8 @@ SPACES = {
     "rigid": space_of(depth=1, width=1),
 }
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-every_recipe = pytest.mark.parametrize("recipe", [prox, prox_paper])
+every_recipe = pytest.mark.parametrize("recipe", [recipe.stages for recipe in RECIPES.values()], ids=RECIPES)
+growing_recipe = pytest.mark.parametrize("recipe", [prox, prox_paper])
 
 
 def schedule_of(shares: list[float], epochs: int) -> Schedule:
@@ -75,7 +89,8 @@ def test_a_schedule_needs_a_stage() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"teacher": "smallest"}, "teacher is 'smallest'; allowed: none, previous, largest"),
+        ({"start": "middle"}, "start is 'middle'; allowed: smallest, largest"),
+        ({"teacher": "smallest"}, "teacher is 'smallest'; allowed: none, previous, first, largest"),
         ({"distance": "l1"}, "distance is 'l1'; allowed: mse, kl"),
         ({"birth": "zero"}, "birth is 'zero'; allowed: random, preserving"),
         ({"freeze": "all"}, "freeze is 'all'; allowed: none, grown"),
@@ -103,8 +118,26 @@ def test_stages_are_plain_data(recipe) -> None:
         assert Stage(**data | {"train": tuple(data["train"])}) == stage
 
 
+def test_a_stage_opens_from_its_start() -> None:
+    counts = {"depth": 2, "decoder_depth": 2, "width": 2}
+    for start, depths, widths in (
+        ("smallest", [(1, 2), (1, 2)], [(1, 2), (1, 2)]),
+        ("largest", [(2, 3), (1, 2)], [(2, 3), (1, 2)]),
+    ):
+        opened = Stage(name="some", open=counts, start=start).space(EVERYTHING).dimensions
+        assert [slot.choices for slot in opened["depth"]] == depths
+        assert [slot.choices for slot in opened["width"]] == widths
+        assert [slot.choices for slot in opened["kernel"]] == ([(1,), (1,)] if start == "smallest" else [(2,), (1,)])
+
+
+def test_by_default_a_stage_is_a_member_that_learns_from_the_labels() -> None:
+    stage = Stage(name="plain")
+    assert (stage.start, stage.teacher, stage.sort_channels, stage.monitored) == ("smallest", "none", False, False)
+    assert stage.space(EVERYTHING).size() == 1
+
+
 # ---------------------------------------------------------------------- recipes
-@every_recipe
+@growing_recipe
 @every_space
 def test_recipes_start_at_the_smallest_and_end_with_everything_open(recipe, space: SearchSpace) -> None:
     stages = recipe(space)
@@ -184,3 +217,129 @@ def test_prox_names_of_smaller_spaces() -> None:
 def test_a_space_with_one_member_is_one_stage(recipe) -> None:
     (stage,) = recipe(SPACES["rigid"])
     assert stage.teacher == "none" and stage.space(SPACES["rigid"]).size() == 1
+    assert not stage.sort_channels and not stage.monitored
+    Schedule((stage,), 1)
+
+
+# ---------------------------------------------------------------------- shrinking
+def shrinking_of(choices: UNetChoices) -> tuple[SearchSpace, tuple[Stage, ...]]:
+    """What progressive shrinking makes of a U-Net of three levels with two blocks each."""
+    space = unet_family(choices=choices, features=(8, 16, 16)).space
+    return space, progressive_shrinking(space)
+
+
+def told(stage: Stage) -> tuple[Any, ...]:
+    return stage.name, dict(stage.open), len(stage.train), stage.teacher, stage.sort_channels
+
+
+def test_shrinking_the_papers_space() -> None:
+    _, stages = shrinking_of(PAPER_CHOICES)
+    kernel = {"kernel": 2}
+    depth = kernel | {"depth": 2, "decoder_depth": 2}
+    assert [told(stage) for stage in stages] == [
+        ("largest", {}, 1, "none", False),
+        ("kernel", kernel, 1, "first", False),
+        ("depth", depth, 2, "first", False),
+        ("width", depth | {"width": 2}, 4, "first", True),
+    ]
+
+
+def test_shrinking_the_default_space() -> None:
+    _, stages = shrinking_of(UNetChoices())
+    resolution = {"resolution": 2}
+    depth = resolution | {"depth": 2, "decoder_depth": 2}
+    levels = depth | {"levels": 2}
+    assert [told(stage) for stage in stages] == [
+        ("largest", {}, 1, "none", False),
+        ("resolution", resolution, 1, "first", False),
+        ("depth", depth, 2, "first", False),
+        ("levels", levels, 2, "first", False),
+        ("width", levels | {"width": 2}, 4, "first", True),
+        ("width 3", levels | {"width": 3}, 4, "first", False),
+    ]
+
+
+def test_shrinking_opens_the_papers_choices_from_the_largest() -> None:
+    space, stages = shrinking_of(PAPER_CHOICES)
+    opened = [
+        tuple({slot.choices for slot in stage.space(space).dimensions[name]} for name in ("kernel", "depth", "decoder_depth"))
+        for stage in stages
+    ]
+    whole, half = {(3, 5)}, {(1, 2)}
+    assert opened == [({(5,)}, {(2,)}, {(2,)}), (whole, {(2,)}, {(2,)}), (whole, half, half), (whole, half, half)]
+    widths = [[slot.choices for slot in stage.space(space).dimensions["width"]] for stage in stages]
+    assert widths == [[(8,), (16,), (16,)]] * 3 + [[(4, 8), (8, 16), (8, 16)]]
+
+
+@every_space
+def test_shrinking_starts_at_the_largest_which_stays_and_ends_with_everything_open(space: SearchSpace) -> None:
+    stages = progressive_shrinking(space)
+    opened = [stage.space(space) for stage in stages]
+    assert opened[0].size() == 1 and opened[-1] == space
+    assert all(part.largest() == space.largest() for part in opened)
+    assert all(before.size() < after.size() for before, after in pairwise(opened))
+
+
+@every_space
+def test_shrinking_is_taught_by_the_first_largest_in_equal_shares(space: SearchSpace) -> None:
+    first, *others = progressive_shrinking(space)
+    assert first.teacher == "none" and first.train == ("random",) and first.start == "largest"
+    for stage in others:
+        assert (stage.teacher, stage.distance, stage.distillation) == ("first", "kl", 0.5)
+        assert set(stage.train) == {"random"} and stage.start == "largest" and stage.share == first.share
+        assert (stage.birth, stage.freeze, stage.monitored) == ("random", "none", False)
+
+
+@every_space
+def test_shrinking_sorts_channels_once_as_the_first_narrower_members_open(space: SearchSpace) -> None:
+    stages = progressive_shrinking(space)
+    elastic = "width" in space.dimensions and space.choice_count("width") > 1
+    assert [stage.name for stage in stages if stage.sort_channels] == ["width"] * elastic
+    for before, stage in pairwise(stages):
+        assert stage.sort_channels == ("width" in stage.open and "width" not in before.open)
+
+
+# ---------------------------------------------------------------------- the sandwich rule
+@every_space
+def test_the_sandwich_is_one_stage_of_everything(space: SearchSpace) -> None:
+    (stage,) = sandwich(space)
+    assert stage.space(space) == space
+    if space.size() > 1:
+        assert stage.train == ("largest", "smallest", "random", "random")
+        assert (stage.teacher, stage.distance, stage.distillation) == ("largest", "kl", 1.0)
+        assert (stage.birth, stage.freeze, stage.sort_channels) == ("random", "none", False)
+
+
+# ---------------------------------------------------------------------- recipes by name
+def test_known_recipes() -> None:
+    assert {name: recipe.stages for name, recipe in RECIPES.items()} == {
+        "prox": prox,
+        "prox_paper": prox_paper,
+        "progressive_shrinking": progressive_shrinking,
+        "sandwich": sandwich,
+    }
+    assert [name for name, recipe in RECIPES.items() if recipe.kernel_transforms] == ["progressive_shrinking"]
+
+
+@every_space
+@pytest.mark.parametrize("name", RECIPES)
+def test_only_prox_is_monitored_and_only_in_its_last_stage(name: str, space: SearchSpace) -> None:
+    stages = find_recipe(name).stages(space)
+    monitored = [stage.name for stage in stages if stage.monitored]
+    assert monitored == ([stages[-1].name] if name == "prox" and space.size() > 1 else [])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_schedule_is_made_of_a_recipe_by_its_name(name: str) -> None:
+    schedule = make_schedule(name, EVERYTHING, 20)
+    assert schedule.stages == RECIPES[name].stages(EVERYTHING) and schedule.epochs == 20
+
+
+@pytest.mark.parametrize("name", ["PROX", "", "ofa", None, 1, ["prox"]])
+def test_an_unknown_recipe_is_refused_with_the_known_ones(name: Any) -> None:
+    for find in (find_recipe, lambda name: make_schedule(name, EVERYTHING, 20)):
+        with pytest.raises(ProXError) as refusal:
+            find(name)
+        assert str(refusal.value) == (
+            f"the recipe {name!r} is not known; known: prox, prox_paper, progressive_shrinking, sandwich"
+        )

@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from monai_prox.errors import ProXError
@@ -159,9 +159,40 @@ def test_choices_are_positive_distinct_and_ascending(choices: tuple[int, ...]) -
 
 
 # ---------------------------------------------------------------------- narrowing
-@given(spaces(), st.dictionaries(st.sampled_from(NAMES), st.integers(1, 3)))
-def test_a_restricted_space_is_a_part_of_the_whole(space: SearchSpace, counts: dict[str, int]) -> None:
-    assert brute_force(space.restrict(counts)) <= brute_force(space)
+counts_by_name = st.dictionaries(st.sampled_from(NAMES), st.integers(1, 3))
+every_start = pytest.mark.parametrize("start", ["smallest", "largest"])
+
+
+@every_start
+@given(spaces(), counts_by_name)
+def test_a_restricted_space_is_a_part_of_the_whole(start: str, space: SearchSpace, counts: dict[str, int]) -> None:
+    assert brute_force(space.restrict(counts, start=start)) <= brute_force(space)
+
+
+@every_start
+@given(spaces(dead_ends=False), counts_by_name)
+def test_a_restricted_space_has_the_member_that_it_starts_from(start: str, space: SearchSpace, counts: dict[str, int]) -> None:
+    """Where no two slots forbid each other that member's choice."""
+    member, end = (space.smallest(), 0) if start == "smallest" else (space.largest(), -1)
+    assume(
+        all(
+            v in (ABSENT, s.choices[end])
+            for d, slots in space.dimensions.items()
+            for v, s in zip(member[d], slots, strict=True)
+        )
+    )
+    opened = space.restrict(counts, start=start)
+    assert member in opened
+    assert (opened.smallest() if start == "smallest" else opened.largest()) == member
+
+
+@every_start
+@given(spaces(), counts_by_name, counts_by_name)
+def test_more_choices_are_a_larger_space(start: str, space: SearchSpace, counts: dict[str, int], more: dict[str, int]) -> None:
+    wider = {name: max(counts.get(name, 1), more.get(name, 1)) for name in NAMES}
+    assert brute_force(space.restrict(counts, start=start)) <= brute_force(space.restrict(wider, start=start))
+    every = {name: space.choice_count(name) for name in space.dimensions}
+    assert space.restrict(every, start=start) == space
 
 
 def test_restrict_opens_choices_from_the_smallest() -> None:
@@ -172,6 +203,29 @@ def test_restrict_opens_choices_from_the_smallest() -> None:
     assert [slot.choices for slot in opened.dimensions["width"]] == [(4,)]
     assert opened.smallest() == space.smallest()
     assert space.restrict({"depth": 3, "width": 2}) == space
+
+
+def test_restrict_opens_choices_from_the_largest() -> None:
+    space = SearchSpace(
+        {
+            "depth": (Slot(choices=(1, 2, 3)), Slot(choices=(1, 2)), Slot(choices=(4,))),
+            "width": (Slot(choices=(4, 8)),),
+        }
+    )
+    opened = space.restrict({"depth": 2}, start="largest")
+    assert [slot.choices for slot in opened.dimensions["depth"]] == [(2, 3), (1, 2), (4,)]
+    assert [slot.choices for slot in opened.dimensions["width"]] == [(8,)]
+    assert opened.largest() == space.largest() and opened.smallest() == Subnet.of(depth=(2, 1, 4), width=(8,))
+    (only,) = brute_force(space.restrict({}, start="largest"))
+    assert only == space.largest() == space.restrict({"depth": 0, "width": -1}, start="largest").largest()
+    assert space.restrict({"depth": 3, "width": 9}, start="largest") == space
+
+
+def test_restrict_from_the_largest_keeps_needs_and_ties() -> None:
+    assert brute_force(SMALL.restrict({"levels": 2, "width": 1}, start="largest")) == {
+        Subnet.of(levels=(2,), width=(8, 16, ABSENT)),
+        Subnet.of(levels=(3,), width=(8, 16, 16)),
+    }
 
 
 def test_restrict_keeps_needs_and_ties() -> None:

@@ -3,6 +3,7 @@
 import gc
 import random
 import weakref
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -17,7 +18,7 @@ import monai_prox.supernet
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import PAPER_CHOICES, UNetChoices, UNetFamily
 from monai_prox.slicing import fill
-from monai_prox.space import Subnet
+from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet
 
 CASES = {  # the widths have equal and unequal neighbours, on which the projections of residual stages depend
@@ -379,6 +380,77 @@ def test_choices_from_json() -> None:
     assert UNetChoices.from_json(asked) == PAPER_CHOICES
     assert UNetChoices.from_json({}) == UNetChoices.from_json("default") == UNetChoices()
     assert UNetChoices.from_json("paper") == PAPER_CHOICES
+
+
+# ---------------------------------------------------------------------- closed choices
+NARROWINGS = 3  # of each of the 16 cases
+
+
+def narrowings(space: SearchSpace, generator: random.Random) -> Iterator[dict[str, int]]:
+    """Without the last choice of each dimension alone, then of random ones without random many."""
+    counts = {dimension: count for dimension in space.dimensions if (count := space.choice_count(dimension)) > 1}
+    for dimension, count in counts.items():
+        yield {dimension: count - 1}
+    for _ in range(NARROWINGS):
+        some = generator.sample(list(counts), generator.randint(1, len(counts)))
+        yield {dimension: generator.randint(1, counts[dimension]) for dimension in some}
+
+
+@pytest.mark.parametrize("deep_supervision", [False, True], ids=["plain", "deep supervision"])
+@every_case
+@every_kind
+def test_members_of_a_narrowed_family_are_those_of_the_whole_one_bit_for_bit(
+    kind: str, case: str, deep_supervision: bool
+) -> None:
+    supernet = supernet_of(kind, case, deep_supervision=deep_supervision)
+    generator = random.Random(f"{kind} {case} {deep_supervision}")
+    x = image(supernet.family)
+    for open in narrowings(supernet.family.space, generator):
+        family = unet_family(kind, open=open, **CASES[case])
+        smaller = SuperNet(family, supernet.extract(family.space.largest()))
+        with torch.no_grad():
+            for subnet in [family.space.largest(), *(family.space.sample(generator) for _ in range(2))]:
+                assert equal(smaller(x, subnet), supernet(x, subnet)), subnet
+                weights = supernet.extract(subnet).state_dict()
+                assert all(torch.equal(weight, weights[name]) for name, weight in smaller.extract(subnet).state_dict().items())
+                assert family.architecture_of(subnet) == supernet.family.architecture_of(subnet)
+                for name in smaller.regions(subnet):
+                    born, shapes = family.passes_through(name), dict(smaller.network.named_parameters())
+                    assert born is None or 0 <= born < shapes[name].shape[1]
+
+
+@every_kind
+def test_what_is_narrowed_away_is_no_member(kind: str) -> None:
+    whole = unet_family(kind, **CASES["2d"])
+    family = unet_family(kind, open={"levels": 1, "kernel": 1, "resolution": 1}, **CASES["2d"])
+    assert family.space == whole.space.restrict(
+        {d: whole.space.choice_count(d) for d in ("depth", "decoder_depth", "width")}  # the others keep one
+    )
+    assert family.space.largest()["levels"] == (3,) and set(family.space.largest()["kernel"]) == {3, 0}
+    with pytest.raises(ProXError, match=r"levels\[0\] = 4 is not legal: allowed here: \[3\]"):
+        family.architecture_of(whole.space.largest())
+    # a member works at the same size in both, though fewer levels would allow others
+    assert family.divisor == whole.divisor == (8, 8)
+    assert family.input_size((44, 100), 0.75) == whole.input_size((44, 100), 0.75)
+
+
+@pytest.mark.parametrize(
+    ("open", "message"),
+    [
+        ({"breadth": 1}, "there is no dimension 'breadth' whose choices could be closed; known: levels, resolution, depth"),
+        ({"kernel": 0}, "of kernel, 1 to 2 choices can remain open, got 0"),
+        ({"kernel": 3}, "of kernel, 1 to 2 choices can remain open, got 3"),
+        ({"depth": 1, "width": 1.0}, "of width, 1 to 3 choices can remain open, got 1.0"),
+        ({"width": True}, "of width, 1 to 3 choices can remain open, got True"),
+    ],
+)
+def test_a_narrowing_that_the_space_has_not_is_refused(open: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProXError, match=message):
+        unet_family(open=open)
+
+
+def test_nothing_closed_is_the_whole_family() -> None:
+    assert unet_family(open={}).space == unet_family(open=None).space == unet_family().space
 
 
 # ---------------------------------------------------------------------- refused plans

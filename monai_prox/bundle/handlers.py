@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from ignite.engine import Events
 from monai.data.utils import set_rnd
 from monai.handlers import ValidationHandler
+from torch import Tensor
 from torch import distributed as dist
 
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.engine import Engine
 from monai_prox.errors import ProXError
+from monai_prox.monitor import Monitor
+from monai_prox.probes import choose_probes
 from monai_prox.space import Subnet
 
 
@@ -117,6 +121,13 @@ class ProXExpansionHandler:
         return {**self.engine.origin, "epochs": self.engine.schedule.epochs, "plan": self.plan}
 
 
+class _Measured(NamedTuple):
+    """What a validation of one member gave."""
+
+    metrics: dict[str, Any]
+    dice: Tensor  # (cases, regions), the key metric's details; the cases of all ranks
+
+
 class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
     """Validates the watched members that are open, and the largest that is, every ``interval`` epochs and as a stage ends.
 
@@ -127,6 +138,8 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
 
     members: names and subnets, as monai_prox.probes chooses them. regions: by name, in the order of the key metric's channels,
     the values of their labels.
+    monitor: in stages that are monitored it is given the key metric by case, of the members that it compares, too. What it
+    finds not worth its cost is closed, and members are chosen anew from what remains. None: nothing is closed.
     """
 
     def __init__(
@@ -137,9 +150,10 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         *,
         regions: Mapping[str, Any],
         interval: int = 1,
+        monitor: Monitor | None = None,
     ) -> None:
         super().__init__(interval=interval, validator=validator, epoch_level=True)
-        self.engine, self.members, self.regions = engine, dict(members), dict(regions)
+        self.engine, self.members, self.regions, self.monitor = engine, dict(members), dict(regions), monitor
         self.history: list[dict[str, Any]] = []
         self._names: set[str] = set()
 
@@ -155,28 +169,67 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
             trainer.state.metrics.pop(name, None)
 
     def __call__(self, trainer: SupernetTrainer) -> None:
-        space, validator = self.engine.space, self.validator
-        largest = space.largest()
-        watched = {name: subnet for name, subnet in self.members.items() if subnet in space and subnet != largest}
-        at_last = {name: largest for name, subnet in self.members.items() if subnet == largest} or {"": largest}
-        dice: dict[str, dict[str, float]] = {}
-        metrics: dict[str, Any] = {}
-        for name, subnet in (watched | at_last).items():
-            validator.network = self.engine.supernet.view(subnet)
-            validator.run(trainer.state.epoch)
-            if name:
-                metrics |= {f"{metric}_{name}": value for metric, value in validator.state.metrics.items()}
-                key = validator.state.key_metric_name
-                by_region = validator.state.metric_details[key].nanmean(0).tolist()  # of (cases, regions)
-                mean = float(validator.state.metrics[key])  # of each case's mean, as MONAI has it
-                dice[name] = {"mean": mean, **dict(zip(self.regions, by_region, strict=True))}
+        measured: dict[Subnet, _Measured] = {}
+        if self.monitor is None or not self.engine.stage.monitored:
+            self._validate(self.members.values(), trainer, measured)
+        else:
+            compared = self.monitor.expansions(self.engine.space)
+            self._validate([*self.members.values(), *compared.values()], trainer, measured)
+            if self._closes(self.monitor, trainer, measured):
+                self._validate(self.members.values(), trainer, measured)
+        watched = {name: measured[subnet] for name, subnet in self.members.items() if subnet in measured}
+        metrics = {f"{metric}_{name}": value for name, of in watched.items() for metric, value in of.metrics.items()}
         self._names = set(metrics)
         trainer.state.metrics |= metrics
-        self.history.append({"epoch": trainer.state.epoch - 1, "dice": dice})
+        self.history.append({"epoch": trainer.state.epoch - 1, "dice": {name: self._dice(of) for name, of in watched.items()}})
         trainer.fire_event(ProXEvents.MEMBERS_VALIDATED)
 
+    def _validate(self, subnets: Iterable[Subnet], trainer: SupernetTrainer, measured: dict[Subnet, _Measured]) -> None:
+        """Adds those of ``subnets`` that are open to ``measured``, unless they are there, and the largest open one anyway."""
+        space, validator = self.engine.space, self.validator
+        largest = space.largest()
+        due = [s for s in dict.fromkeys(subnets) if s in space and s not in measured and s != largest]
+        for subnet in [*due, largest]:
+            validator.network = self.engine.supernet.view(subnet)
+            validator.run(trainer.state.epoch)
+            state = validator.state
+            measured[subnet] = _Measured(dict(state.metrics), state.metric_details[state.key_metric_name])
+
+    def _dice(self, of: _Measured) -> dict[str, float]:
+        mean = float(of.metrics[self.validator.state.key_metric_name])  # of each case's mean, as MONAI has it
+        return {"mean": mean, **dict(zip(self.regions, of.dice.nanmean(0).tolist(), strict=True))}
+
+    def _closes(self, monitor: Monitor, trainer: SupernetTrainer, measured: Mapping[Subnet, _Measured]) -> bool:
+        """Whether a choice was closed. MONAI gathers the cases from all ranks in one order, so all ranks decide alike."""
+        engine, known = self.engine, len(monitor.history)
+        by_case = {
+            subnet: {str(case): dice for case, dice in enumerate(of.dice.nanmean(1).tolist()) if not math.isnan(dice)}
+            for subnet, of in measured.items()
+        }
+        dimension = monitor.observe(trainer.state.epoch - 1, engine.space, by_case)
+        for comparison in monitor.history[known:]:
+            trainer.logger.info(f"ProX monitor: {comparison}")
+        if dimension is None:
+            return False
+        engine.close(dimension)
+        self.members = choose_probes(engine.supernet, monitor.size, engine.final_space)
+        trainer.logger.info(
+            f"ProX closes the last choice of {dimension}: {engine.space.size():,} of "
+            f"{engine.supernet.family.space.size():,} members stay open. Open: {engine.space}"
+        )
+        return True
+
+    # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
+        """Plain data."""
+        return {
+            "history": self.history,
+            "members": {name: subnet.to_json() for name, subnet in self.members.items()},
+            "monitor": self.monitor and self.monitor.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.history = list(state["history"])
+        self.members = {name: Subnet.from_json(subnet) for name, subnet in state["members"].items()}
+        if self.monitor is not None and state["monitor"] is not None:
+            self.monitor.load_state_dict(state["monitor"])

@@ -81,10 +81,11 @@ class Plan:
         values: dict[str, Any] = {key: tuple(data[key]) if key in sequences else data[key] for key in fields}
         return cls(**values)
 
-    def family(self, space: Any = None) -> UNetFamily:
+    def family(self, space: Any = None, *, open: Mapping[str, int] | None = None) -> UNetFamily:
         """The family of this plan's network.
 
-        space: "default", "paper" or an object with fields of UNetChoices. Raises ProXError where it leaves nothing elastic.
+        space: "default", "paper" or an object with fields of UNetChoices. open: by dimension, the choices that remain where
+        the last ones were closed. Raises ProXError where ``space`` leaves nothing elastic.
         """
         family = UNetFamily(
             self.architecture,
@@ -92,8 +93,9 @@ class Plan:
             num_classes=len(self.labels),
             patch_size=self.patch_size,
             choices=UNetChoices.from_json({} if space is None else space),
+            open=open,
         )
-        if family.space.size() == 1:
+        if not open and family.space.size() == 1:
             raise ProXError(
                 f"the search space {space!r} has one member only, so there is nothing to expand; open at least one of "
                 "depth ('thirds', 'all'), width (e.g. [0.5, 1]), kernel ([3, 5]), levels (1), resolution ([0.75, 1])"

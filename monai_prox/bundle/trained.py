@@ -36,22 +36,22 @@ KERNEL_TRANSFORMS = "kernel_transforms.pt"
 class FamilyWriter:
     """Handler that writes the family whenever its members have been validated; the first process does.
 
-    cases: those of the validation. ckpt_dir gets model.pt, a bare state_dict of ``network``, and family.json with the plan and
-    the members' cost and Dice, and kernel_transforms.pt where the recipe has them; output_dir gets prox_progress.png.
+    cases: those of the validation. ckpt_dir gets model.pt, a bare state_dict of what predicts in the largest member that is
+    left, family.json with the plan, the members' cost and Dice and what was closed, and kernel_transforms.pt where the recipe
+    has them; output_dir gets prox_progress.png.
     """
 
     def __init__(
         self,
         plan: Plan,
         recipe: str,
-        network: nn.Module,
         validation: MemberValidationHandler,
         *,
         cases: Sequence[Case],
         ckpt_dir: str,
         output_dir: str,
     ) -> None:
-        self.plan, self.recipe, self.network, self.validation = plan, recipe, network, validation
+        self.plan, self.recipe, self.validation = plan, recipe, validation
         self.cases = [case.image.name for case in cases]
         self.ckpt_dir, self.output_dir = Path(ckpt_dir), Path(output_dir)
 
@@ -61,7 +61,8 @@ class FamilyWriter:
     def write(self, trainer: SupernetTrainer) -> None:
         if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
             return
-        engine, history = trainer.engine, self.validation.history
+        engine, history, monitor = trainer.engine, self.validation.history, self.validation.monitor
+        space, comparisons = engine.final_space, monitor.history if monitor else []
         family: Any = engine.supernet.family
         latest = history[-1]["dice"]
         members = [
@@ -91,22 +92,25 @@ class FamilyWriter:
                 "validation_cases": self.cases,
                 "regions": self.validation.regions,
                 "patch_size": list(self.plan.patch_size),
-                "space": family.space.to_json(),
+                "space": space.to_json(),
+                "closed": engine.closed,
                 "stages": [
                     s.to_json() | {"first_epoch": start} for s, start in zip(engine.schedule.stages, starts, strict=True)
                 ],
                 "members": members,
                 "probes": probes,
+                "monitor": [comparison.to_json() for comparison in comparisons],
             },
             self.ckpt_dir / FAMILY,
         )
-        weights = {WEIGHTS: self.network}
+        weights: dict[str, nn.Module] = {WEIGHTS: prediction_graph(engine.supernet.extract(space.largest()))}
         if (transforms := engine.supernet.kernel_transforms) is not None:
             weights[KERNEL_TRANSFORMS] = transforms
         for name, module in weights.items():
             with replacing(self.ckpt_dir / name) as temporary:
                 torch.save(module.state_dict(), temporary)
-        plot_progress(probes, engine.schedule, self.output_dir / "prox_progress.png", measure="mean Dice")
+        closings = [(comparison.epoch, comparison.dimension) for comparison in comparisons if comparison.closed]
+        plot_progress(probes, engine.schedule, self.output_dir / "prox_progress.png", measure="mean Dice", closings=closings)
 
 
 def _is_bundle(path: Path) -> bool:
@@ -143,7 +147,8 @@ class TrainedBundle:
 
     @cached_property
     def unet_family(self) -> UNetFamily:
-        return self.plan.family(self.data["choices"])
+        """Of what remained open."""
+        return self.plan.family(self.data["choices"], open=self.data.get("closed"))
 
     @property
     def kernel_transforms(self) -> bool:

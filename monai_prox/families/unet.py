@@ -89,6 +89,8 @@ class UNetFamily:
     architecture: a plan's ``architecture`` entry (``network_class_name``, ``arch_kwargs``, ``_kw_requires_import``).
     input_channels, num_classes: channels in and out, as nnU-Net counts them (regions included, ignore label not).
     patch_size: voxels per axis at full resolution, as in the plan; 2 or 3 axes.
+    open: of a family whose last choices were closed, how many remain by dimension, see ``narrow``. Members are the same
+        networks as in the whole family and work at the same resolutions; only the largest of them is another.
 
     Raises ProXError for architectures other than nnU-Net's two U-Nets and for choices that leave no legal member.
     """
@@ -101,6 +103,7 @@ class UNetFamily:
         num_classes: int,
         patch_size: Sequence[int],
         choices: UNetChoices = UNetChoices(),
+        open: Mapping[str, int] | None = None,
     ) -> None:
         self.kind = kind_of(architecture)
         self.input_channels, self.num_classes = input_channels, num_classes
@@ -118,6 +121,7 @@ class UNetFamily:
         self._check_supported()
         self.space = self._space()
         self._check_feature_maps()
+        self.space = narrow(self.space, open or {})
 
     # ------------------------------------------------------------------ reading the plan
     def _per_level(self, key: str, count: int) -> list[Any]:
@@ -247,13 +251,17 @@ class UNetFamily:
 
     # ------------------------------------------------------------------ where weights live
     @cached_property
+    def _largest_levels(self) -> int:
+        return int(self.space.largest()["levels"][0])
+
+    @cached_property
     def _largest_shapes(self) -> dict[str, tuple[int, ...]]:
         with torch.device("meta"):
             return {name: tuple(p.shape) for name, p in self.build(self.space.largest(), initialise=False).named_parameters()}
 
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
         if match := STAGE.match(name):  # decoder stages count from the bottom, so they shift where levels are missing
-            index = int(match[2]) + self._levels - int(subnet["levels"][0])
+            index = int(match[2]) + self._largest_levels - int(subnet["levels"][0])
             name = f"{match[1]}{index}{match[3]}"
         full = self._largest_shapes.get(name)
         if full is None or len(full) != len(shape) or any(s > f for s, f in zip(shape, full, strict=True)):
@@ -289,6 +297,20 @@ class UNetFamily:
             size = tuple(length // stride for length, stride in zip(size, self._strides[level], strict=True))
             outputs[level] = _resize(output, size)
         return outputs
+
+
+def narrow(space: SearchSpace, open: Mapping[str, int]) -> SearchSpace:
+    """The part of ``space`` with only ``open[dimension]`` choices of each slot, counted from the smallest.
+
+    Dimensions that ``open`` does not name keep all. Raises ProXError for an unknown dimension and a count that it has not.
+    """
+    counts = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
+    for dimension, count in open.items():
+        if dimension not in counts:
+            raise ProXError(f"there is no dimension {dimension!r} whose choices could be closed; known: {', '.join(counts)}")
+        if type(count) is not int or not 1 <= count <= counts[dimension]:
+            raise ProXError(f"of {dimension}, 1 to {counts[dimension]} choices can remain open, got {count!r}")
+    return space.restrict({**counts, **open})
 
 
 def build_network(architecture: Mapping[str, Any], *, input_channels: int, num_classes: int) -> nn.Module:
