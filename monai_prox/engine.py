@@ -21,7 +21,7 @@ from monai_prox.schedule import Role, Schedule, Stage
 from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet, finest
 
-FORMAT = 1  # of state_dict
+FORMAT = 2  # of state_dict
 POOL = 32  # random members of an epoch: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
 
 
@@ -159,7 +159,8 @@ class Engine:
                 return space.sample(random.Random(f"{self.seed} {epoch} pool {generator.randrange(POOL)}"))
             return space.largest() if role == "largest" else space.smallest()
 
-        return list(dict.fromkeys(member(role) for role in self.stage.train))
+        roles = [role if isinstance(role, str) else role[step % len(role)] for role in self.stage.train]
+        return list(dict.fromkeys(map(member, roles)))
 
     def step(
         self,

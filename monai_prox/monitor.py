@@ -108,7 +108,8 @@ class Monitor:
             if len(gains) < FEWEST_CASES:
                 continue
             gain, error = fmean(gains), stdev(gains) / math.sqrt(len(gains))
-            doubtful = gain + CONFIDENCE * error < self.threshold
+            learned = any(gains)  # else both are the same in all cases, as before anything but background is predicted
+            doubtful = learned and gain + CONFIDENCE * error < self.threshold
             comparison = Comparison(
                 epoch=epoch,
                 dimension=dimension,

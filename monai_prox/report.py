@@ -79,8 +79,9 @@ def plot_progress(
             axes.text((start + end - 1) / 2, 1.01, stage.name, fontsize=9, color="#495057", **place)
         for epoch, dimension in closings:
             axes.axvline(epoch, color="#495057", linewidth=1, linestyle="--", zorder=1)
-            place = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "right", "va": "bottom"}
-            axes.text(epoch, 0.02, f"{dimension} closed", fontsize=9, color="#495057", **place)
+            style: dict[str, Any] = {"fontsize": 9, "color": "#495057", "rotation": 90, "ha": "right", "va": "bottom"}
+            place = {"xycoords": axes.get_xaxis_transform(), "xytext": (-3, 0), "textcoords": "offset points"}
+            axes.annotate(f"{dimension} closed", (epoch, 0.02), **style, **place)
         for name, colour in COLOURS.items():
             points = [(entry["epoch"], entry["dice"][name]) for entry in history if name in entry["dice"]]
             if points:

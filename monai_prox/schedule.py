@@ -36,7 +36,8 @@ class Stage:
     open: number of open choices by dimension, counted from ``start``; dimensions not named keep that choice alone.
     start: the member that is trained first, "smallest" or "largest".
     share: of the epochs, relative to the other stages' shares.
-    train: the members of a training step, in this order; several accumulate their gradients.
+    train: the members of a training step, in this order; several accumulate their gradients. A tuple among them takes turns
+        from step to step.
     teacher: "none"; "previous", a frozen copy of the largest member of the stage before; "first", such a copy that stays in
         all stages that follow with "first"; or "largest", the largest member of the same step (in-place distillation), which
         then has to be the first of ``train``.
@@ -54,7 +55,7 @@ class Stage:
     open: Mapping[str, int] = field(default_factory=dict)
     start: Literal["smallest", "largest"] = "smallest"
     share: float = 1.0
-    train: tuple[Role, ...] = ("random",)
+    train: tuple[Role | tuple[Role, ...], ...] = ("random",)
     teacher: Literal["none", "previous", "first", "largest"] = "none"
     distance: Literal["mse", "kl"] = "mse"
     distillation: float = 0.5
@@ -74,12 +75,18 @@ class Stage:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ProXError(f"stage {self.name!r}: {name} is {getattr(self, name)!r}; allowed: {', '.join(values)}")
-        if not self.train or not set(self.train) <= {"largest", "smallest", "random"}:
+        turns = [role if isinstance(role, tuple) else (role,) for role in self.train]
+        if not turns or not all(roles and set(roles) <= {"largest", "smallest", "random"} for roles in turns):
             raise ProXError(f"stage {self.name!r}: train is {self.train}; allowed: largest, smallest, random")
         if self.teacher == "largest" and self.train[0] != "largest":
             raise ProXError(f"stage {self.name!r}: the teacher is the largest, so train must begin with it")
         if not self.share > 0 or not 0 <= self.distillation <= 1:
             raise ProXError(f"stage {self.name!r}: share must be positive and distillation within 0 and 1")
+
+    @property
+    def trained(self) -> str:
+        """The members of a training step, for logs."""
+        return " + ".join(role if isinstance(role, str) else " or ".join(role) for role in self.train)
 
     def space(self, whole: SearchSpace) -> SearchSpace:
         """The part of ``whole`` that is open."""

@@ -2,21 +2,25 @@
 
 import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from nnunet_task import CUT, FULLRES, TWO_MEMBERS, bare_model, bare_plans
+from nnunet_task import CUT, FULLRES, TWO_MEMBERS, bare_model, bare_plans, make_trainer
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 
 from monai_prox.errors import ProXError
 from monai_prox.export import nnunet as export_module
+from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import write_json
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
+from monai_prox.nnunet.open_part import ENTRY
+from monai_prox.space import Subnet
+from monai_prox.supernet import SuperNet
 
 pytest_plugins = ["nnunet_fixtures"]
 
@@ -191,6 +195,105 @@ def test_an_unknown_member_is_refused_with_the_known_ones(bare: Path) -> None:
     with pytest.raises(ProXError, match="there is no member 'tiny'; known: smallest, largest"):
         export_nnunet(model, "tiny")
     assert tree(bare) == before
+
+
+# ---------------------------------------------------------------------- closed choices
+SOME = {"space": {"depth": "full", "width": [0.5, 1.0], "levels": 1, "resolution": [0.75, 1.0]}}
+
+
+def closing_model(**closed: Sequence[str]) -> tuple[ModelFolder, dict[str, SuperNet]]:
+    """A model whose folds' trainings, by the names of their folders, closed choices of some dimensions.
+
+    And the supernets as these trainings have them.
+    """
+    plans, supernets = bare_plans(prox=SOME), {}
+    model = bare_model(plans, folds=[int(fold.removeprefix("fold_")) for fold in closed])
+    for fold, dimensions in closed.items():
+        trainer = make_trainer(plans, fold=int(fold.removeprefix("fold_")))
+        file = str(model.path / fold / FINAL)
+        trainer.load_checkpoint(file)
+        trainer.engine.keep_weights = True
+        trainer.engine.begin_epoch(trainer.num_epochs - 1)
+        for dimension in dimensions:
+            trainer.engine.close(dimension)
+        trainer._follow_closed()
+        trainer.save_checkpoint(file)
+        trainer._write_family({})
+        supernets[fold] = trainer.supernet.eval()
+    return model, supernets
+
+
+def save_subnet(subnet: Subnet, path: Path) -> str:
+    write_json({"subnet": subnet.to_json()}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("dimensions", [["levels"], ["width", "resolution"], ["resolution", "levels", "width"]])
+def test_members_of_what_remained_open_are_exported(dimensions: list[str], bare: Path) -> None:
+    model, supernets = closing_model(fold_0=dimensions)
+    whole = supernets["fold_0"]
+    family = model.supernet(model.checkpoint("fold_0")).family
+    counts = {d: whole.family.space.choice_count(d) for d in whole.family.space.dimensions}
+    assert family.space == whole.family.space.restrict(counts | dict.fromkeys(dimensions, 1))
+    assert model.member("largest")[1] == family.space.largest() != whole.family.space.largest()
+    x = torch.randn(1, 1, *family.patch_size, generator=torch.Generator().manual_seed(0))
+    for name in {member["name"] for member in model.family()["members"]}:
+        _, subnet = model.member(name)
+        network = stock(export_nnunet(model, name)).network.eval()
+        with torch.no_grad():
+            assert torch.equal(family.run(network, x, subnet), whole.view(subnet)(x)), name
+        assert ENTRY not in network.state_dict()
+        assert prediction_of(model, name).subnet == subnet.to_json()
+
+
+def test_members_beyond_what_remained_open_are_refused(bare: Path) -> None:
+    model, supernets = closing_model(fold_0=["width"])
+    largest = save_subnet(supernets["fold_0"].family.space.largest(), bare / "whole.json")
+    before = tree(bare)
+    message = r"fold_0, whose training has closed choices of width, has no such member: width\[0\] = 4 is not legal"
+    for export in (export_nnunet, prediction_of):
+        with pytest.raises(ProXError, match=message):
+            export(model, largest)
+    assert tree(bare) == before
+
+
+def test_a_member_has_to_be_open_in_every_fold(bare: Path) -> None:
+    """Folds may have closed different choices; a bundle is of one fold alone."""
+    model, supernets = closing_model(fold_0=[], fold_1=["width"], fold_2=["levels"])
+    space = supernets["fold_0"].family.space
+    narrow = Subnet.of(**dict(space.largest()) | {"width": (2, 4, 8)})  # open in the first two
+    before = tree(model.path)
+    for subnet, message in ((space.largest(), "fold_1, .*choices of width, has no"), (narrow, "fold_2, .*of levels, has no")):
+        file = save_subnet(subnet, bare / "asked.json")
+        with pytest.raises(ProXError, match=message):
+            export_nnunet(model, file)
+    assert prediction_of(model, file, "fold_1").subnet == narrow.to_json()
+    with pytest.raises(ProXError, match=r"fold_2, .*of levels, has no such member"):
+        prediction_of(model, file, "fold_2")
+    assert tree(model.path) == before and not list(model.path.parent.glob("nnUNetTrainer*"))
+    folder = export_nnunet(model, "smallest")
+    assert sorted(path.name for path in folder.glob("fold_*")) == ["fold_0", "fold_1", "fold_2"]
+
+
+def test_the_family_is_what_is_open_in_all_folds(bare: Path) -> None:
+    """If there is such a fold; Dice are of the same members, whatever their names in the other folds."""
+    model, supernets = closing_model(fold_0=[], fold_1=["width", "levels"], fold_2=["width"])
+    space = supernets["fold_1"].family.space.restrict({"resolution": 2})
+    for fold, dice in zip(model.folds, (0.5, 0.6, 0.7), strict=True):
+        family = json.loads((model.path / fold / "family.json").read_text())
+        for member in family["members"]:
+            member["dice"] = {"mean": dice}
+        write_json(family, model.path / fold / "family.json")
+    members = {member["name"]: member for member in model.family()["members"]}
+    assert Subnet.from_json(members["largest"]["subnet"]) == space.largest()
+    assert all(Subnet.from_json(member["subnet"]) in space for member in members.values())
+    assert members["smallest"]["dice"]["mean"] == pytest.approx(0.6)
+    expected = 0.6  # unless another fold validated it too, under another name
+    others = [json.loads((model.path / fold / "family.json").read_text())["members"] for fold in ("fold_0", "fold_2")]
+    same = [m["dice"]["mean"] for of in others for m in of if m["subnet"] == members["largest"]["subnet"]]
+    assert members["largest"]["dice"]["mean"] == pytest.approx((expected + sum(same)) / (1 + len(same)))
+    for name in members:
+        export_nnunet(model, name)
 
 
 # ---------------------------------------------------------------------- whole or not there

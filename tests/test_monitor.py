@@ -180,13 +180,13 @@ def test_five_cases_are_enough() -> None:
 
 def test_only_common_cases_count() -> None:
     monitor = monitor_of(patience=1)
-    dice = dice_of(monitor, SPACE, {"width": [0.0] * 8})
+    dice = dice_of(monitor, SPACE, {"width": [-0.25] * 8})
     without = monitor.expansions(SPACE)["width"]
     dice[SPACE.largest()] |= {f"only the largest's {case}": 1.0 for case in range(5)}
     dice[without] |= {f"only the other's {case}": 0.0 for case in range(5)}
     assert monitor.observe(0, SPACE, dice) == "width"
     (comparison,) = [comparison for comparison in monitor.history if comparison.dimension == "width"]
-    assert (comparison.cases, comparison.gain, comparison.error) == (8, 0.0, 0.0)
+    assert (comparison.cases, comparison.gain, comparison.error) == (8, pytest.approx(-0.25), pytest.approx(0))
     for case in range(4):
         del dice[SPACE.largest()][f"case {case}"]
     assert monitor.observe(1, SPACE, dice) is None
@@ -248,12 +248,18 @@ def test_a_gain_just_above_the_threshold_stays_and_one_just_below_closes() -> No
         assert ("width" in closed) == closes
 
 
+def test_members_that_are_the_same_in_all_cases_have_learned_nothing_yet_and_are_not_judged() -> None:
+    monitor = monitor_of(patience=1)
+    assert monitor.observe(0, SPACE, dice_of(monitor, SPACE, {"width": [0.0] * 8})) is None
+    assert doubts(monitor, "width") == [0]
+
+
 @given(st.floats(-0.05, 0.05), st.floats(0, 0.05), st.floats(0, 0.02), st.integers(2, 15).map(lambda n: 2 * n + 2))
 def test_a_choice_is_doubtful_where_the_upper_end_of_its_gain_is_below_the_threshold(
     gain: float, error: float, threshold: float, cases: int
 ) -> None:
     upper = gain + 1.645 * error
-    assume(abs(upper - threshold) > 1e-6)
+    assume(abs(upper - threshold) > 1e-6 and abs(gain) + error > 1e-6)
     monitor = monitor_of(threshold=threshold, patience=1)
     closes = monitor.observe(0, SPACE, dice_of(monitor, SPACE, {"width": gains_of(gain, error, min(cases, 30))})) == "width"
     assert closes == (upper < threshold)

@@ -5,9 +5,10 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from nnunet_task import (
     make_trainer,
     run,
     training_on,
+    write_trainers,
 )
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -36,11 +38,19 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from monai_prox import cost
 from monai_prox.errors import ProXError
+from monai_prox.export.nnunet import export_nnunet
+from monai_prox.families.unet import narrow
 from monai_prox.nnunet.checkpoint import load_checkpoint
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
-from monai_prox.nnunet.variants import ProXTrainerPaper
+from monai_prox.nnunet.open_part import ENTRY
+from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainerPaper
+from monai_prox.probes import choose_probes
+from monai_prox.report import count
+from monai_prox.slicing import fill
 from monai_prox.space import Subnet
+from monai_prox.supernet import SuperNet
 
 pytest_plugins = ["nnunet_fixtures"]
 
@@ -73,7 +83,9 @@ def everything(trainer: Any) -> dict[str, Any]:
         "network": trainer.network.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "engine": trainer.engine.state_dict(),
+        "monitor": trainer.monitor.state_dict(),
         "probes": trainer.probe_history,
+        "watched": trainer.probes,
         "logged": {name: values for name, values in logged.items() if "timestamps" not in name and name != "ema_fg_dice"},
         "epoch": trainer.current_epoch,
     }
@@ -417,8 +429,8 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
 @pytest.mark.parametrize(
     ("prox", "message"),
     [
-        ([], r"'prox' entry may have 'space' and 'recipe', got \[\]"),
-        ({"spaces": "paper"}, "'prox' entry may have 'space' and 'recipe', got .*spaces"),
+        ([], r"'prox' entry may have 'space', 'recipe' and 'monitor', got \[\]"),
+        ({"spaces": "paper"}, "'prox' entry may have 'space', 'recipe' and 'monitor', got .*spaces"),
         ({"space": "huge"}, "the search space 'huge' is not known; known by name: default, paper"),
         ({"space": ["paper"]}, r"a search space has the fields .* got \['paper'\]"),
         ({"space": {"breadth": [1.0]}}, "a search space has the fields .*width.*breadth"),
@@ -427,8 +439,15 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
         ({"space": {"kernel": [2, 3]}}, "kernel sizes must be odd"),
         ({"space": {"levels": "one"}}, "levels counts .* got one"),
         ({"space": {"levels": 0.5}}, "levels"),
-        ({"recipe": "fast"}, "the recipe 'fast'; known: prox, prox_paper"),
-        ({"recipe": ["prox"]}, r"the recipe \['prox'\]; known: prox, prox_paper"),
+        ({"recipe": "fast"}, "the recipe 'fast' is not known; known: prox, prox_paper"),
+        ({"monitor": True}, "the plan's 'monitor' is false or may have 'threshold' and 'patience', got True"),
+        ({"monitor": None}, "the plan's 'monitor' is false or may have .*got None"),
+        ({"monitor": {"tolerance": 1}}, "'monitor' is false or may have 'threshold' and 'patience', got .*tolerance"),
+        ({"monitor": {"threshold": "low"}}, "threshold is a difference of Dice such as 0.005, got 'low'"),
+        ({"monitor": {"threshold": True}}, "threshold is a difference of Dice such as 0.005, got True"),
+        ({"monitor": {"patience": 0}}, "patience counts validations and is at least 1, got 0"),
+        ({"monitor": {"patience": 1.5}}, "patience counts validations and is at least 1, got 1.5"),
+        ({"recipe": ["prox"]}, r"the recipe \['prox'\] is not known; known: prox, prox_paper"),
     ],
 )
 def test_a_malformed_entry_of_the_plans_is_named(prox: Any, message: str, bare: Path) -> None:
@@ -465,6 +484,346 @@ def test_inference_builds_the_largest_member(kernel: int) -> None:
         convolutions = {name: w.shape for name, w in network.state_dict().items() if name.endswith("convs.0.conv.weight")}
         assert convolutions["encoder.stages.2.0.convs.0.conv.weight"] == (16, 8, kernel, kernel, kernel)
         assert len(network.encoder.stages) == 3
+
+
+# ---------------------------------------------------------------------- the monitor
+ELASTIC = {"depth": "all", "width": [0.5, 1.0], "kernel": [3, 5], "levels": 1, "resolution": [1.0]}
+DIMENSIONS = ("levels", "depth", "decoder_depth", "width", "kernel")
+
+
+class Closing(ProXTrainerTiny):
+    """Closes a choice in every epoch of the last stage."""
+
+    epochs = 7
+    validation_iterations_per_epoch = 8  # so that enough cases are drawn
+    probe_every = 1
+    monitor_threshold = 10.0
+    monitor_patience = 1
+
+
+class Unmonitored(Closing):
+    monitored = False
+
+
+class Rarely(Closing):
+    probe_every = 1000
+
+
+def closing(cls: type = Closing, **asked: Any) -> Any:
+    trainer = make_trainer(bare_plans(patch=PATCH, prox={"space": ELASTIC} | asked), cls=cls)
+    trainer.initialize()
+    trainer.engine.keep_weights = True  # so that members without a training differ
+    return trainer
+
+
+def images(cases: Sequence[str], seed: int = 0) -> dict[str, Any]:
+    """A validation batch of random images, with targets at the resolutions of both outputs."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = [[len(cases), 1, *(side // stride for side in PATCH)] for stride in (1, 2)]
+    return {
+        "data": torch.randn(len(cases), 1, *PATCH, generator=generator),
+        "target": [torch.randint(3, size, generator=generator).float() for size in targets],
+        "keys": list(cases),
+    }
+
+
+SIX = [images([f"case_{number}" for number in range(6)])]
+
+
+def validate(trainer: Any, batches: Sequence[dict[str, Any]] = SIX, *, epoch: int | None = None) -> Any:
+    """What nnU-Net's loop does with validation batches, after the last epoch's training if not told otherwise."""
+    trainer.current_epoch = trainer.num_epochs - 1 if epoch is None else epoch
+    trainer.engine.begin_epoch(trainer.current_epoch)
+    for passed in range(len(trainer.logger.get_value("mean_fg_dice", None)), trainer.current_epoch):
+        trainer.logger.log("mean_fg_dice", 0.0, passed)  # of which nnU-Net keeps a running mean
+    with torch.no_grad():
+        trainer.on_validation_epoch_start()
+        outputs = [trainer.validation_step(batch) for batch in batches]
+        trainer.on_validation_epoch_end(outputs)
+    return outputs
+
+
+def log_of(trainer: Any) -> str:
+    return Path(trainer.log_file).read_text()
+
+
+def case_dice(trainer: Any, subnet: Subnet, batches: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Mean Dice of both classes by case, image by image."""
+    counts: dict[str, np.ndarray] = {}
+    for batch in batches:
+        for image, target, case in zip(batch["data"], batch["target"][0], batch["keys"], strict=True):
+            with torch.no_grad():
+                labels = trainer.supernet.view(subnet).eval()(image[None]).argmax(1)
+            both = [
+                [((a == c) & (b == c)).sum() for a, b in ((labels, target), (labels, labels), (target, target))] for c in (1, 2)
+            ]
+            counts[case] = counts.get(case, 0) + np.array(both, np.float64)
+    return {case: float(np.mean([2 * both / (a + b) for both, a, b in of])) for case, of in counts.items()}
+
+
+def test_the_gain_of_a_choice_is_compared_case_by_case(bare: Path) -> None:
+    """Of random networks on random images; a case may be drawn more than once, within a batch and in several."""
+    trainer = closing(monitor={"threshold": -10})
+    batches = [images(["a", "b", "a"], seed=1), images(["c", "d"], seed=2), images(["b", "e", "f"], seed=3)]
+    validate(trainer, batches)
+    space = trainer.engine.space
+    dice = case_dice(trainer, space.largest(), batches)
+    assert set(dice) == set("abcdef")
+    assert {comparison.dimension for comparison in trainer.monitor.history} == set(DIMENSIONS)
+    for comparison in trainer.monitor.history:
+        less = case_dice(trainer, trainer.monitor.expansions(space)[comparison.dimension], batches)
+        gains = [dice[case] - less[case] for case in dice]
+        assert comparison.cases == 6 and comparison.choices == 2 and comparison.epoch == 6
+        assert comparison.gain == pytest.approx(np.mean(gains))
+        assert comparison.error == pytest.approx(np.std(gains, ddof=1) / 6**0.5)
+        assert str(comparison) in log_of(trainer)
+
+
+def test_what_is_not_worth_its_cost_is_closed(bare: Path) -> None:
+    trainer = closing()
+    trainer._best_ema = 0.9
+    before, old = trainer.engine.final_space, trainer.probes
+    validate(trainer)
+    (closed,) = [comparison for comparison in trainer.monitor.history if comparison.closed]
+    assert trainer.engine.closed == {closed.dimension: 1}
+    space = trainer.engine.final_space
+    assert space == before.restrict(dict.fromkeys(DIMENSIONS, 2) | {closed.dimension: 1})
+    assert trainer.probes == choose_probes(trainer.supernet, PATCH, space) != old
+    assert trainer._best_ema is None
+    macs = [count(cost.macs(trainer.supernet, largest, PATCH)) for largest in (space.largest(), before.largest())]
+    assert macs[0] != macs[1] and (
+        f"ProX closes the last choice of {closed.dimension}: {space.size():,} of {before.size():,} members stay open, the "
+        f"largest has {macs[0]} MACs per patch, it had {macs[1]}. Open: {space}"
+    ) in log_of(trainer)
+    (x,) = (batch["data"] for batch in SIX)
+    with torch.no_grad():
+        member = trainer.supernet.member(space.largest())(x)
+        assert all(map(torch.equal, trainer.network(x), member))
+        assert not torch.equal(member[0], trainer.supernet.member(before.largest())(x)[0])
+    validate(trainer)  # what remains is compared
+    assert len(trainer.engine.closed) == 2
+    assert {c.dimension for c in trainer.monitor.history[len(DIMENSIONS) :]} == set(DIMENSIONS) - {closed.dimension}
+
+
+@pytest.mark.parametrize(
+    ("cls", "asked", "epoch"),
+    [
+        (Closing, {"monitor": False}, None),
+        (Unmonitored, {}, None),
+        (Closing, {"recipe": "prox_paper"}, None),
+        (Closing, {"recipe": "sandwich"}, None),
+        (Closing, {}, 2),
+        (Rarely, {}, 5),
+    ],
+    ids=["plan", "trainer", "paper", "sandwich", "growth", "not due"],
+)
+def test_where_nothing_is_monitored_nothing_is_compared(
+    cls: type, asked: dict[str, Any], epoch: int | None, bare: Path
+) -> None:
+    trainer = closing(cls, **asked)
+    trainer._best_ema = 0.9
+    validate(trainer, epoch=epoch)
+    assert trainer.monitor.history == [] and trainer.engine.closed == {} and trainer._best_ema == 0.9
+    assert "ProX monitor" not in log_of(trainer) and "closes" not in log_of(trainer)
+
+
+def test_a_plan_may_ask_for_the_monitor_and_its_settings(bare: Path) -> None:
+    trainer = closing(Unmonitored, monitor={})
+    assert (trainer.monitor.threshold, trainer.monitor.patience) == (10.0, 1)
+    validate(trainer)
+    assert trainer.engine.closed
+    patient = closing(monitor={"patience": 2})
+    assert (patient.monitor.threshold, patient.monitor.patience) == (10.0, 2)
+    for closed in (0, 1):
+        validate(patient)
+        assert len(patient.engine.closed) == closed
+    assert make_trainer(bare_plans()).monitor_threshold == 0.005 and make_trainer(bare_plans()).monitor_patience == 3
+
+
+def test_a_few_cases_decide_nothing(bare: Path) -> None:
+    trainer = closing()
+    validate(trainer, [images(["a", "b", "c", "d", "a", "b"])])
+    assert trainer.monitor.history == [] and trainer.engine.closed == {}
+
+
+def test_the_monitor_changes_nothing_but_what_it_closes(bare: Path) -> None:
+    """nnU-Net's own validation has the same results with it as without it."""
+    results = {}
+    for name, monitor in {"on": {"threshold": -10}, "off": False}.items():
+        trainer = closing(monitor=monitor)
+        results[name] = validate(trainer, SIX), everything(trainer)
+    assert results["on"][1].pop("monitor") != results["off"][1].pop("monitor")
+    assert same(results["on"], results["off"])
+
+
+def _rank(rank: int, file: str, out: str) -> None:
+    trainer = closing()  # nnU-Net distributes over GPUs only
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    trainer.is_ddp, trainer.local_rank, loss = True, rank, trainer.loss
+    calls = []
+
+    def counted(outputs: Any, targets: Any) -> Any:
+        calls.append(len(targets[0]))
+        return loss(outputs, targets)
+
+    trainer.loss = counted
+    cases = [f"case_{number}" for number in range(6)]
+    validate(trainer, [images(cases[:4] if rank == 0 else cases[3:], seed=rank)])  # nnU-Net's ranks may have unlike batches
+    torch.save([trainer.monitor.state_dict(), trainer.engine.closed, calls], f"{out}.{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_ranks_close_alike(bare: Path) -> None:
+    """And call the loss equally often: nnU-Net's waits for all ranks."""
+    torch.multiprocessing.spawn(_rank, (str(bare / "rendezvous"), str(bare / "out")), nprocs=2)
+    (history, closed, calls), (others, also_closed, other_calls) = (torch.load(bare / f"out.{rank}") for rank in (0, 1))
+    assert history == others and closed == also_closed and len(closed) == 1
+    assert all(comparison["cases"] == 6 for comparison in history["history"])
+    assert len(calls) == len(other_calls) and set(calls) == {4} and set(other_calls) == {3}
+
+
+@pytest.fixture(scope="module")
+def closed(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """Plans, a trainer that has closed three choices of a training by them, and all that it has made."""
+    plans = cut_plans(phantom.plans(), FULLRES, CUT, PATCH, prox={"space": ELASTIC})
+    with training_on(phantom, tmp_path_factory.mktemp("closed")):
+        trainer = make_trainer(plans, phantom.dataset(), cls=Closing, fold="all")  # all eight cases are for validation, too
+        trainer.run_training()
+    return plans, trainer, everything(trainer)
+
+
+def closings(trainer: Any) -> list[tuple[int, str]]:
+    return [(comparison.epoch, comparison.dimension) for comparison in trainer.monitor.history if comparison.closed]
+
+
+@pytest.mark.slow
+def test_a_training_reports_what_it_has_closed(closed: tuple[dict[str, Any], Any, dict[str, Any]]) -> None:
+    _, trainer, _ = closed
+    assert [epoch for epoch, _ in closings(trainer)] == [4, 5, 6]
+    assert set(trainer.engine.closed) == {dimension for _, dimension in closings(trainer)}
+    folder = Path(trainer.output_folder)
+    family = json.loads((folder / "family.json").read_text())
+    space = trainer.engine.final_space
+    assert family["closed"] == trainer.engine.closed and family["space"] == space.to_json()
+    assert family["monitor"] == [comparison.to_json() for comparison in trainer.monitor.history]
+    members = {member["name"]: Subnet.from_json(member["subnet"]) for member in family["members"]}
+    assert members == choose_probes(trainer.supernet, PATCH, space) and members["largest"] == space.largest()
+    assert log_of(trainer).count("ProX closes the last choice of") == 3
+    assert (folder / "prox_progress.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_what_is_closed_trains_no_more(closed: tuple[dict[str, Any], Any, dict[str, Any]]) -> None:
+    _, trainer, _ = closed
+    trained = dict.fromkeys((dimension for epoch, dimension in closings(trainer) if epoch < 6), 1)  # not after the last epoch
+    used = trainer.supernet.regions(narrow(trainer.supernet.family.space, trained).largest())
+    for name, parameter in trainer.network.named_parameters():
+        stale = torch.ones_like(parameter, dtype=torch.bool)
+        if name in used:
+            fill(stale, used[name], False)
+        momentum = trainer.optimizer.state.get(parameter, {}).get("momentum_buffer")
+        assert momentum is None or not momentum[stale].any(), name
+        assert not (stale.all() and parameter.requires_grad), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [5, 6])
+def test_a_training_continues_across_a_closing(
+    epoch: int, closed: tuple[dict[str, Any], Any, dict[str, Any]], in_phantom: Prepared
+) -> None:
+    plans, _, expected = closed
+    first = make_trainer(plans, in_phantom.dataset(), cls=Closing, fold="all")
+    first.save_every = 1
+    stop_in(first, epoch)
+    with pytest.raises(BreakOffError):
+        first.run_training()
+    second = make_trainer(plans, in_phantom.dataset(), cls=Closing, fold="all", continue_training=True)
+    maybe_load_checkpoint(second, continue_training=True, validation_only=False)
+    assert second.current_epoch == epoch and len(second.engine.closed) == epoch - 4
+    assert second.probes == choose_probes(second.supernet, PATCH, second.engine.final_space)
+    second.run_training()
+    actual = everything(second)
+    for part, value in expected.items():
+        assert same(value, actual[part]), part
+
+
+@pytest.mark.slow
+def test_nnunet_predicts_with_the_largest_that_is_open(
+    closed: tuple[dict[str, Any], Any, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, trainer, _ = closed
+    monkeypatch.setenv("nnUNet_extTrainer", str(write_trainers(tmp_path / "trainers", Closing)))
+    predictor = nnUNetPredictor(device=torch.device("cpu"))
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, ("all",))
+    model = ModelFolder.open(trainer.output_folder_base)
+    checkpoint = torch.load(model.path / "fold_all" / FINAL, weights_only=True)
+    x = torch.randn(2, 1, *PATCH, generator=torch.Generator().manual_seed(0))
+    space = trainer.engine.final_space
+    supernet = model.supernet(checkpoint)
+    assert supernet.family.space == space
+    with torch.no_grad():
+        expected = trainer.supernet.view(space.largest()).eval()(x)
+        assert torch.equal(predictor.network.eval()(x), expected)
+        assert torch.equal(supernet(x, space.largest()), expected)
+        smallest = trainer.supernet.view(space.smallest()).eval()(x)
+        assert torch.equal(supernet(x, space.smallest()), smallest)
+
+
+def test_pretrained_weights_of_a_training_that_closed_choices_open_all(bare: Path) -> None:
+    first = closing()
+    validate(first)
+    file = str(bare / "checkpoint.pth")
+    first.save_checkpoint(file)
+    second = closing()
+    maybe_load_checkpoint(second, False, False, file)
+    assert second.engine.closed == {} and second.network.open_part.closed == {}
+    weights = first.network.state_dict()
+    assert set(weights) - set(second.network.state_dict()) == {ENTRY}
+    for name, weight in second.network.state_dict().items():
+        assert ".seg_layers." in name or torch.equal(weight, weights[name]), name
+
+
+# ---------------------------------------------------------------------- Progressive Shrinking
+class Shrinking(ProXTrainerTiny, ProgressiveShrinkingTrainer):
+    """As long as there are stages, with one epoch more for the first."""
+
+    epochs = 5
+
+
+@pytest.mark.slow
+def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepared) -> None:
+    space = {"depth": "all", "width": [0.5, 1.0], "kernel": [3, 5], "levels": 0, "resolution": [1.0]}
+    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, PATCH, prox={"space": space})
+    trainer = make_trainer(plans, in_phantom.dataset(), cls=Shrinking)
+    trainer.save_every = 1
+    stop_in(trainer, 3)
+    with pytest.raises(BreakOffError):
+        trainer.run_training()
+    continued = make_trainer(plans, in_phantom.dataset(), cls=Shrinking, continue_training=True)
+    maybe_load_checkpoint(continued, continue_training=True, validation_only=False)
+    continued.run_training()
+    trainer = make_trainer(plans, in_phantom.dataset(), cls=Shrinking, fold=1)
+    trainer.fold = 0  # the same training, in another folder
+    trainer.run_training()
+    assert same(everything(trainer), everything(continued))
+
+    assert [stage.name for stage in trainer.engine.schedule.stages] == ["largest", "kernel", "depth", "width"]
+    transforms = trainer.supernet.kernel_transforms
+    assert transforms is not None and trainer.monitor.history == [] and trainer.engine.closed == {}
+    for matrix in transforms.parameters():
+        assert matrix.isfinite().all() and not torch.equal(matrix, torch.eye(len(matrix)))
+    model = ModelFolder.open(continued.output_folder_base)
+    _, subnet = model.member("smallest")
+    exported = torch.load(export_nnunet(model, "smallest") / "fold_0" / FINAL, weights_only=True)["network_weights"]
+    assert same(dict(exported), dict(trainer.supernet.extract(subnet).state_dict()))
+    crops = SuperNet(trainer.supernet.family, trainer.network).extract(subnet).state_dict()
+    kernels = [name for name, weight in exported.items() if name.endswith("conv.weight")]
+    assert kernels and all(exported[name].shape[2:] == (3, 3, 3) for name in kernels)
+    assert not any(torch.equal(exported[name], crops[name]) for name in kernels)
 
 
 # ---------------------------------------------------------------------- a whole training by nnU-Net's command

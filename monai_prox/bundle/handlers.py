@@ -72,7 +72,7 @@ class ProXExpansionHandler:
             stage, space = self.engine.stage, self.engine.space
             self.logger.info(
                 f"ProX stage {stage.name!r} opens: {space.size():,} of {self.engine.supernet.family.space.size():,} members, "
-                f"training {' + '.join(stage.train)}, teacher {stage.teacher}. Open: {space}"
+                f"training {stage.trained}, teacher {stage.teacher}. Open: {space}"
             )
             trainer.fire_event(ProXEvents.STAGE_STARTED)
 

@@ -40,13 +40,14 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
     if fold not in model.folds:
         raise ProXError(f"{model.path} has no finished {fold}; finished are {', '.join(model.folds)}")
     name, subnet = model.member(which)
-    plans = member_plans(model, name, subnet)
+    checkpoint = model.checkpoint(fold)
+    supernet = model.supernet_with(subnet, checkpoint)
+    plans = member_plans(model, supernet, name, subnet)
     configuration = plans["configurations"][model.configuration_name]
     if len(configuration["patch_size"]) != 3:
         raise ProXError(f"{model.configuration_name} is two-dimensional; only 3D models become bundles, use --format nnunet")
     _check_repeatable(plans, configuration, model.dataset["file_ending"])
     order = _order(plans["transpose_forward"])
-    checkpoint = model.checkpoint(fold)
     labels = PlansManager(plans).get_label_manager(model.dataset)
     values = {name: value for name, value in model.dataset["labels"].items() if name != "ignore"}
     outputs = tuple(name for name in values if values[name] not in (0, [0], (0,)))
@@ -55,7 +56,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
     channels = tuple(model.dataset["channel_names"][key] for key in sorted(model.dataset["channel_names"], key=int))
     architecture = turned_architecture(configuration["architecture"], order)
     network = build_network(architecture, input_channels=len(channels), num_classes=labels.num_segmentation_heads)
-    network.load_state_dict(turned_weights(model.supernet(checkpoint).extract(subnet), order))
+    network.load_state_dict(turned_weights(supernet.extract(subnet), order))
     validated = model.validated(fold, subnet, checkpoint["current_epoch"])
     measured = (validated or {}).get("dice") or {}
     spacing = [configuration["spacing"][axis] for axis in order]

@@ -14,23 +14,22 @@ from monai_prox.files import read_json, write_json
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.plans import member_configuration
 from monai_prox.space import Subnet
+from monai_prox.supernet import SuperNet
 
 STOCK_TRAINER = "nnUNetTrainer"
 EXPORTED = "-prox-"  # in the names of exported plans
 NOT_VALIDATED: dict[str, Any] = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
 
 
-def member_plans(model: ModelFolder, name: str, subnet: Subnet) -> dict[str, Any]:
-    """The plans file of a member, under a name of its own."""
-    checkpoint = model.checkpoint(model.folds[0])
-    family = model.supernet(checkpoint).family
+def member_plans(model: ModelFolder, supernet: SuperNet, name: str, subnet: Subnet) -> dict[str, Any]:
+    """The plans file of a member of ``supernet``, one of ``model``'s, under a name of its own."""
     plans = deepcopy(model.plans)
     plans["plans_name"] = f"{plans['plans_name']}{EXPORTED}{name}"
     configuration = model.configuration_name
     plans["configurations"] = {
         configuration: member_configuration(
             model.configuration,
-            family,  # type: ignore[arg-type]
+            supernet.family,  # type: ignore[arg-type]
             subnet,
             data_identifier=f"{plans['plans_name']}_{configuration}",
         )
@@ -46,11 +45,12 @@ def export_nnunet(
     output: the folder; None for the place where ``nnUNetv2_predict -tr nnUNetTrainer -p PLANS`` looks, beside ``model``.
     fine_tune: puts the plans beside the preprocessed data too, for ``nnUNetv2_train ... -pretrained_weights``.
 
-    Raises ProXError for an unknown or illegal member, an existing folder without ``overwrite`` and where nothing can be
-    written; then no part of the folder is left.
+    Raises ProXError for an unknown or illegal member, one that a fold has closed, an existing folder without ``overwrite`` and
+    where nothing can be written; then no part of the folder is left.
     """
     name, subnet = model.member(which)
-    plans = member_plans(model, name, subnet)
+    supernet = model.supernet_with(subnet, model.checkpoint(model.folds[0]))
+    plans = member_plans(model, supernet, name, subnet)
     plans_name, configuration = plans["plans_name"], model.configuration_name
     output = output or model.path.parent / f"{STOCK_TRAINER}__{plans_name}__{configuration}"
     plan_file = _preprocessed(model) / f"{plans_name}.json" if fine_tune else None
@@ -75,7 +75,7 @@ def _write_model(model: ModelFolder, folder: Path, subnet: Subnet, plans: dict[s
         shutil.copyfile(fingerprint, folder / fingerprint.name)
     for fold in model.folds:
         checkpoint = model.checkpoint(fold)
-        network = model.supernet(checkpoint).extract(subnet)
+        network = model.supernet_with(subnet, checkpoint).extract(subnet)
         target = folder / fold
         (target / "validation").mkdir(parents=True)
         init_args = checkpoint["init_args"]

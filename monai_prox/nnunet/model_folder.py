@@ -13,10 +13,11 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import UNetChoices
+from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import read_json
 from monai_prox.members import find_member
 from monai_prox.nnunet.checkpoint import load_checkpoint
+from monai_prox.nnunet.open_part import ENTRY
 from monai_prox.nnunet.plans import family_of
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
@@ -69,32 +70,53 @@ class ModelFolder:
         return load_checkpoint(self.path / fold / FINAL)
 
     def supernet(self, checkpoint: dict[str, Any]) -> SuperNet:
-        """The supernet with the weights of ``checkpoint``."""
+        """The supernet with the weights of ``checkpoint``, without what its training has closed."""
+        engine = checkpoint["prox"]["engine"]
+        transforms, closed = engine.get("kernel_transforms"), engine.get("closed")
+        supernet = SuperNet(self._unet_family(checkpoint), kernel_transforms=transforms is not None)
+        weights = {name: weight for name, weight in checkpoint["network_weights"].items() if name != ENTRY}
+        supernet.network.load_state_dict(weights)
+        if supernet.kernel_transforms is not None:
+            supernet.kernel_transforms.load_state_dict(transforms)
+        if closed:  # no recipe with transforms closes anything
+            family = self._unet_family(checkpoint, closed)
+            supernet = SuperNet(family, supernet.extract(family.space.largest()))
+        return supernet.eval()
+
+    def _unet_family(self, checkpoint: dict[str, Any], closed: dict[str, int] | None = None) -> UNetFamily:
         manager, configuration = self._manager, self._manager.get_configuration(self.configuration_name)
-        family = family_of(
+        return family_of(
             self.configuration,
             input_channels=determine_num_input_channels(manager, configuration, self.dataset),
             num_classes=manager.get_label_manager(self.dataset).num_segmentation_heads,
             choices=UNetChoices.from_json(checkpoint["prox"]["choices"]),
+            open=closed,
         )
-        transforms = checkpoint["prox"]["engine"].get("kernel_transforms")
-        supernet = SuperNet(family, kernel_transforms=transforms is not None)
-        supernet.network.load_state_dict(checkpoint["network_weights"])
-        if supernet.kernel_transforms is not None:
-            supernet.kernel_transforms.load_state_dict(transforms)
-        return supernet.eval()
+
+    def supernet_with(self, subnet: Subnet, checkpoint: dict[str, Any]) -> SuperNet:
+        """``supernet``, of which ``subnet`` has to be a member. Raises ProXError with the fold and the reason if it is none."""
+        supernet = self.supernet(checkpoint)
+        try:
+            supernet.family.space.check(subnet)
+        except ProXError as error:
+            closed = ", ".join(checkpoint["prox"]["engine"].get("closed", {}))
+            why = f", whose training has closed choices of {closed}," if closed else ""
+            raise ProXError(f"fold_{checkpoint['init_args']['fold']}{why} has no such member: {error}") from None
+        return supernet
 
     def family(self) -> dict[str, Any]:
         """family.json, each member's Dice being the mean over the folds that have validated it.
 
-        Raises ProXError where no fold has one, or one is none.
+        Where folds have closed different choices, it is that of the fold whose largest member costs least. Raises ProXError
+        where no fold has one, or one is none.
         """
         families = [self._family_of(fold) for fold in self.folds if (self.path / fold / "family.json").is_file()]
         if not families:
             raise ProXError(f"{self.path} has no family.json; it was not trained by ProXTrainer to the end")
-        merged = deepcopy(families[0])
+        merged = deepcopy(min(families, key=lambda family: max((m["macs"] for m in family["members"]), default=0)))
         for member in merged["members"]:
-            scores = [m["dice"] for f in families for m in f["members"] if m["name"] == member["name"] and m["dice"]]
+            same = [m for f in families for m in f["members"] if m["subnet"] == member["subnet"]]
+            scores = [m["dice"] for m in same if m["dice"]]
             labels = list(dict.fromkeys(label for score in scores for label in score))
             means = {label: [s[label] for s in scores if s.get(label) is not None] for label in labels}
             member["dice"] = {label: fmean(values) if values else None for label, values in means.items()} or None

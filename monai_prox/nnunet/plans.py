@@ -11,13 +11,15 @@ from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.schedule import find_recipe
 from monai_prox.space import Subnet
 
-PLAN_KEY = "prox"  # of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper" | ...}
+# Of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper" | ...,
+# "monitor": false | {"threshold": 0.005, "patience": 3}}, all of which may be missing
+PLAN_KEY = "prox"
 
 
 def _section(configuration: Mapping[str, Any]) -> dict[str, Any]:
     section = configuration.get(PLAN_KEY, {})
-    if not isinstance(section, dict) or not set(section) <= {"space", "recipe"}:
-        raise ProXError(f"the plan's {PLAN_KEY!r} entry may have 'space' and 'recipe', got {section!r:.120}")
+    if not isinstance(section, dict) or not set(section) <= {"space", "recipe", "monitor"}:
+        raise ProXError(f"the plan's {PLAN_KEY!r} entry may have 'space', 'recipe' and 'monitor', got {section!r:.120}")
     return section
 
 
@@ -34,14 +36,43 @@ def recipe_of(configuration: Mapping[str, Any], default: str) -> str:
     return name
 
 
-def family_of(configuration: Mapping[str, Any], *, input_channels: int, num_classes: int, choices: UNetChoices) -> UNetFamily:
-    """The family of a plan's configuration (a resolved one, as ``ConfigurationManager.configuration``)."""
+def monitor_of(configuration: Mapping[str, Any], *, monitored: bool, threshold: float, patience: int) -> dict[str, Any] | None:
+    """The monitor's threshold and patience that a plan's configuration asks for, else those given; None for no monitor.
+
+    Raises ProXError where they are no numbers, or patience is below 1.
+    """
+    asked = _section(configuration).get("monitor", {} if monitored else False)
+    if asked is False:
+        return None
+    if not isinstance(asked, dict) or not set(asked) <= {"threshold", "patience"}:
+        raise ProXError(f"the plan's 'monitor' is false or may have 'threshold' and 'patience', got {asked!r:.120}")
+    settings = {"threshold": threshold, "patience": patience, **asked}
+    if type(settings["threshold"]) not in (int, float):
+        raise ProXError(f"the monitor's threshold is a difference of Dice such as 0.005, got {settings['threshold']!r:.120}")
+    if type(settings["patience"]) is not int or settings["patience"] < 1:
+        raise ProXError(f"the monitor's patience counts validations and is at least 1, got {settings['patience']!r:.120}")
+    return settings
+
+
+def family_of(
+    configuration: Mapping[str, Any],
+    *,
+    input_channels: int,
+    num_classes: int,
+    choices: UNetChoices,
+    open: Mapping[str, int] | None = None,
+) -> UNetFamily:
+    """The family of a plan's configuration (a resolved one, as ``ConfigurationManager.configuration``).
+
+    open: by dimension, the choices that remain where the last ones were closed.
+    """
     return UNetFamily(
         configuration["architecture"],
         input_channels=input_channels,
         num_classes=num_classes,
         patch_size=configuration["patch_size"],
         choices=choices,
+        open=open,
     )
 
 

@@ -1,7 +1,8 @@
 """nnU-Net trainers that train a supernet: ``nnUNetv2_train DATASET CONFIGURATION FOLD -tr ProXTrainer``.
 
 nnU-Net's ``self.network`` is the family's largest stock network, so checkpoints, prediction and pretrained weights work as
-they do for nnU-Net's own trainer. Members share its weights.
+they do for nnU-Net's own trainer. Members share its weights. Once choices have been closed, it computes what the largest open
+member does, see ``monai_prox.nnunet.open_part``.
 """
 
 from __future__ import annotations
@@ -31,11 +32,15 @@ from monai_prox.engine import Engine
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import replacing, write_json
+from monai_prox.monitor import Monitor
+from monai_prox.nnunet import case_dice
 from monai_prox.nnunet.checkpoint import load_checkpoint, plain
-from monai_prox.nnunet.plans import choices_of, family_of, recipe_of
+from monai_prox.nnunet.open_part import OpenPart
+from monai_prox.nnunet.plans import choices_of, family_of, monitor_of, recipe_of
 from monai_prox.probes import choose_probes
-from monai_prox.report import plot_progress
+from monai_prox.report import count, plot_progress
 from monai_prox.schedule import find_recipe, make_schedule
+from monai_prox.space import Subnet
 from monai_prox.supernet import Member, SuperNet
 
 GRADIENT_NORM = 12  # nnU-Net's own limit
@@ -67,8 +72,13 @@ class AnyLevelsLoss(nn.Module):
 class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     """Trains the default family by the recipe ``prox``.
 
-    A plan may say otherwise: a configuration's entry ``"prox": {"space": {...}, "recipe": "prox_paper"}``, see
-    ``monai_prox.nnunet.plans``, overrides the class attributes.
+    A plan may say otherwise: a configuration's entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false}``,
+    see ``monai_prox.nnunet.plans``, overrides the class attributes.
+
+    In stages that are monitored, choices that turn out not to be worth their cost are closed, see ``monai_prox.monitor``:
+    whenever the probes are validated, the largest open member is compared with those that it would be without the last choice
+    of one dimension. The Dice by case that this rests on is that of nnU-Net's validation batches, which are random patches, so
+    a case is what was drawn of it.
 
     With ``nnUNet_n_proc_DA=0`` on the CPU, an interrupted and continued training equals an uninterrupted one bit for bit;
     nnU-Net's loader processes run ahead of the training and cannot be wound back.
@@ -76,6 +86,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     network: Any  # of nnU-Net's attributes, those that are set here too
     output_folder: Any
+    loss: Any
 
     recipe = "prox"
     choices = UNetChoices()
@@ -84,6 +95,9 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     validation_iterations_per_epoch = 50
     seed = 12345
     probe_every = 25  # epochs; and at the end of every stage
+    monitored = True
+    monitor_threshold = 0.005  # Dice
+    monitor_patience = 3  # validations
 
     def __init__(
         self,
@@ -123,9 +137,10 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     ) -> nn.Module:
         """The largest member, in training and in prediction."""
         family = cls.family(configuration_manager.configuration, num_input_channels, num_output_channels)
-        network = family.build(family.space.largest())
-        network.decoder.deep_supervision = enable_deep_supervision  # type: ignore[union-attr]
-        return network
+        network: Any = family.build(family.space.largest())
+        network.decoder.deep_supervision = enable_deep_supervision
+        network.open_part = OpenPart(family, network)
+        return network  # type: ignore[no-any-return]
 
     def _do_i_compile(self) -> bool:
         return False  # every member has its own shapes, each of which would be compiled anew
@@ -155,7 +170,13 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             exclusive=not self.label_manager.has_regions,
         )
         self.engine.guard(self.optimizer)
-        self.probes = choose_probes(self.supernet, self.configuration_manager.patch_size)
+        patch = self.configuration_manager.patch_size
+        self.probes = choose_probes(self.supernet, patch)
+        settings = monitor_of(
+            configuration, monitored=self.monitored, threshold=self.monitor_threshold, patience=self.monitor_patience
+        )
+        self._monitors = settings is not None
+        self.monitor = Monitor(self.supernet, patch, **(settings or {}))
         # -pretrained_weights are loaded after this; growing must then open weights and not make them anew
         network.register_load_state_dict_post_hook(lambda *_: setattr(self.engine, "keep_weights", True))
         self.print_to_log_file(f"Search space, {space.size():,} members: {space}")
@@ -197,7 +218,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             self._best_ema = None  # checkpoint_best is the best of the current stage: a smaller family is no candidate
             self.print_to_log_file(
                 f"ProX stage {stage.name!r} opens: {space.size():,} of {self.supernet.family.space.size():,} members, "
-                f"training {' + '.join(stage.train)}, teacher {stage.teacher}. Open: {space}"
+                f"training {stage.trained}, teacher {stage.teacher}. Open: {space}"
             )
 
     def train_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
@@ -248,12 +269,21 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         largest = space.largest()
         among = [member for member in self._watched.values() if member.subnet == largest]
         self._largest_open = among[0] if among else self.supernet.member(largest).eval()
+        compared = self.monitor.expansions(space) if due and self._monitors and self.engine.stage.monitored else {}
+        self._compared = {subnet: self.supernet.member(subnet).eval() for subnet in compared.values()}
+        if self._compared:
+            self._compared[largest] = self._largest_open
+        self._case_counts: dict[Subnet, case_dice.Counts] = {subnet: {} for subnet in self._compared}
 
     def validation_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
         """nnU-Net's pseudo Dice, of the largest member that is open: those beyond it are not trained yet."""
-        results = {member: self._evaluate(member, batch) for member in {*self._watched.values(), self._largest_open}}
+        members = dict.fromkeys([*self._watched.values(), self._largest_open])  # in one order on all ranks
+        results = {member: self._evaluate(member, batch) for member in members}
         for name, member in self._watched.items():
             self._watched_outputs[name].append(results[member])
+        for subnet, member in self._compared.items():
+            for index, case in enumerate(batch["keys"]):
+                case_dice.add(self._case_counts[subnet], str(case), self._evaluate_sample(member, batch, index))
         return results[self._largest_open]
 
     def _evaluate(self, member: Member, batch: dict[str, Any]) -> dict[str, Any]:
@@ -263,29 +293,72 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             result: dict[str, Any] = super().validation_step({**batch, "target": target})
         return result
 
+    def _evaluate_sample(self, member: Member, batch: dict[str, Any], index: int) -> dict[str, Any]:
+        """Of one sample of a batch, without a loss, which under DDP would wait for as many samples from the other ranks."""
+        only, target = slice(index, index + 1), batch["target"]
+        targets = [t[only] for t in target] if isinstance(target, list) else target[only]
+        loss, self.loss = self.loss, lambda *_: torch.zeros(())
+        try:
+            return self._evaluate(member, {"data": batch["data"][only], "target": targets})
+        finally:
+            self.loss = loss
+
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         super().on_validation_epoch_end(val_outputs)
-        if not self._watched:
-            return
-        dice = {name: self._pseudo_dice(outputs) for name, outputs in self._watched_outputs.items()}
-        self.probe_history.append({"epoch": self.current_epoch, "dice": dice})
-        self.print_to_log_file("Probes, pseudo Dice: " + ", ".join(f"{k} {v:.4f}" for k, v in dice.items()))
+        if self._watched:
+            dice = {name: self._pseudo_dice(outputs) for name, outputs in self._watched_outputs.items()}
+            self.probe_history.append({"epoch": self.current_epoch, "dice": dice})
+            self.print_to_log_file("Probes, pseudo Dice: " + ", ".join(f"{k} {v:.4f}" for k, v in dice.items()))
+        if self._compared:
+            self._close_what_is_not_worth_it()
 
     def _pseudo_dice(self, outputs: list[dict[str, Any]]) -> float:
         collated = collate_outputs(outputs)
         counts = np.stack([np.sum(collated[key], 0) for key in ("tp_hard", "fp_hard", "fn_hard")])
-        if self.is_ddp:
-            gathered: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, counts)
-            counts = np.sum(gathered, 0)
+        counts = np.sum(self._of_all_ranks(counts), 0)
         tp, fp, fn = counts[:, counts.sum(0) > 0]  # a class that neither occurs nor is predicted says nothing
         return float(np.mean(2 * tp / (2 * tp + fp + fn))) if tp.size else float("nan")
+
+    def _of_all_ranks(self, value: Any) -> list[Any]:
+        if not self.is_ddp:
+            return [value]
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, value)
+        return gathered
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
         if self.local_rank == 0 and self.probe_history:
             path = Path(self.output_folder, "prox_progress.png")
-            plot_progress(self.probe_history, self.engine.schedule, path, measure="pseudo Dice")
+            closings = [(comparison.epoch, comparison.dimension) for comparison in self.monitor.history if comparison.closed]
+            plot_progress(self.probe_history, self.engine.schedule, path, measure="pseudo Dice", closings=closings)
+
+    # ------------------------------------------------------------------ monitor
+    def _close_what_is_not_worth_it(self) -> None:
+        parts = self._of_all_ranks(self._case_counts)  # so that all ranks decide alike
+        dice = {subnet: case_dice.dice_by_case(part[subnet] for part in parts) for subnet in self._case_counts}
+        known = len(self.monitor.history)
+        dimension = self.monitor.observe(self.current_epoch, self.engine.space, dice)
+        for comparison in self.monitor.history[known:]:
+            self.print_to_log_file(f"ProX monitor: {comparison}")
+        if dimension is None:
+            return
+        before = self.engine.space.largest()
+        self.engine.close(dimension)
+        self._follow_closed()
+        self._best_ema = None  # as where a stage opens: a larger family is no candidate
+        space = self.engine.space
+        macs = [count(cost.macs(self.supernet, largest, self.monitor.size)) for largest in (before, space.largest())]
+        self.print_to_log_file(
+            f"ProX closes the last choice of {dimension}: {space.size():,} of {self.supernet.family.space.size():,} members "
+            f"stay open, the largest has {macs[1]} MACs per patch, it had {macs[0]}. Open: {space}"
+        )
+
+    def _follow_closed(self) -> None:
+        """Brings what is not the engine's own into accord with what it has closed."""
+        network: Any = self.supernet.network
+        network.open_part.close(self.engine.closed)
+        self.probes = choose_probes(self.supernet, self.monitor.size, self.engine.final_space)
 
     # ------------------------------------------------------------------ after training
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
@@ -347,13 +420,15 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             "epochs": self.num_epochs,
             "validated_epoch": self.current_epoch if summaries else None,  # as in the checkpoint that was validated
             "patch_size": list(patch),
-            "space": self.supernet.family.space.to_json(),
+            "space": self.engine.final_space.to_json(),
+            "closed": self.engine.closed,
             "stages": [
                 stage.to_json() | {"first_epoch": start}
                 for stage, start in zip(self.engine.schedule.stages, self.engine.schedule.starts, strict=True)
             ],
             "members": members,
             "probes": self.probe_history,
+            "monitor": [comparison.to_json() for comparison in self.monitor.history],
         }
         write_json(plain(family), Path(self.output_folder, "family.json"))
 
@@ -371,6 +446,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             "engine": self.engine.state_dict(),
             "choices": asdict(self._family.choices),
             "probes": self.probe_history,
+            "monitor": self.monitor.state_dict(),
             **self.engine.origin,
         }
         with replacing(filename) as temporary:
@@ -392,3 +468,6 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().load_checkpoint(filename_or_checkpoint)
         self.engine.keep_weights = ours["engine"]["keep_weights"]  # nnU-Net's loading looks like -pretrained_weights
         self.probe_history = list(ours["probes"])
+        self.monitor.load_state_dict(ours["monitor"])
+        if self.engine.closed:
+            self._follow_closed()

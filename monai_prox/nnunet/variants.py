@@ -69,3 +69,4 @@ class ProXTrainerDemo(ProXTrainerAdam):
     iterations_per_epoch = 40
     validation_iterations_per_epoch = 5
     probe_every = 3
+    monitored = False  # too short to judge by

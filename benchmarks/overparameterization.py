@@ -1,0 +1,162 @@
+"""The monitor, measured: what it closes, what that saves, and what it costs in Dice.
+
+    python benchmarks/overparameterization.py --task Task04_Hippocampus --work WORK --results benchmarks/results/monitor
+    python benchmarks/overparameterization.py --task threads --work WORK --results benchmarks/results/monitor
+
+Trains a family with the monitor and without, several seeds, with nnU-Net's own loop, validation included. ``threads`` is a
+made task that needs the larger networks: lines one voxel thin, which half the resolution blurs away. Three groups of cases:
+for training, for validation, which steers the monitor, and the last ones by name for the Dice that is reported, as whole
+volumes without mirroring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from about import about
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from contest import HeldOut
+from rich.console import Console
+from rich.table import Table
+from task import prepare
+
+from monai_prox import cost
+from monai_prox.families.unet import UNetChoices
+from monai_prox.files import write_json
+from monai_prox.nnunet.variants import ProXTrainerAdam
+
+CHOICES = UNetChoices(kernel=(3, 5), resolution=(0.5, 1.0), width=(0.5, 1.0), levels=1)
+
+
+def write_threads(folder: Path, *, cases: int = 120, size: tuple[int, int, int] = (40, 56, 40)) -> Path:
+    """A Decathlon task of straight lines, one voxel thin, in noise."""
+    task = folder / "Task991_Threads"
+    if (task / "dataset.json").is_file():
+        return task
+    names = [f"threads_{index:03d}" for index in range(cases)]
+    for part in ("imagesTr", "labelsTr"):
+        (task / part).mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate(names):
+        generator = np.random.default_rng(index)
+        label = np.zeros(size, np.uint8)
+        for _ in range(12):
+            ends = generator.uniform(0, 1, (2, 3)) * (np.array(size) - 1)
+            along = np.linspace(0, 1, 4 * max(size))[:, None]
+            label[tuple(np.round(ends[0] + along * (ends[1] - ends[0])).astype(int).T)] = 1
+        image = (generator.normal(0, 1, size) + 2.5 * label).astype(np.float32)
+        nib.save(nib.Nifti1Image(image, np.eye(4)), task / "imagesTr" / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(label, np.eye(4)), task / "labelsTr" / f"{name}.nii.gz")
+    pairs = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names]
+    described = {"name": "Threads", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "thread"}}
+    write_json(described | {"numTraining": cases, "numTest": 0, "training": pairs, "test": []}, task / "dataset.json")
+    return task
+
+
+class TimedTrainer(ProXTrainerAdam):
+    """Measures the seconds of its training steps."""
+
+    choices = CHOICES
+    validation_iterations_per_epoch = 40
+    seconds = 0.0
+
+    def train_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
+        start = time.perf_counter()
+        result = super().train_step(batch)
+        self.seconds += time.perf_counter() - start
+        return result
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Left out: what counts here is the Dice of other cases."""
+
+
+def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, seed: int, monitored: bool) -> dict[str, Any]:
+    class Trainer(TimedTrainer):
+        pass
+
+    Trainer.seed, Trainer.epochs, Trainer.monitored = seed, options.epochs, monitored
+    Trainer.iterations_per_epoch, Trainer.probe_every = options.steps // options.epochs, options.probe_every
+    plans = load_json(str(folder / f"{plan}.json")) | {"continue_training": False}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = Trainer(plans, "3d_fullres", 0, load_json(str(folder / "dataset.json")), device)
+    trainer.disable_checkpointing = True
+    trainer.run_training()
+    held_out = HeldOut(trainer, test)
+    trainer.set_deep_supervision_enabled(False)
+    supernet, space = trainer.supernet, trainer.engine.final_space
+    largest, smallest = space.largest(), space.smallest()
+    return {
+        "seed": seed,
+        "monitored": monitored,
+        "training_seconds": trainer.seconds,
+        "closed": trainer.engine.closed,
+        "space": str(space),
+        "members": space.size(),
+        "largest": {
+            "macs": cost.macs(supernet, largest, trainer.monitor.size),
+            "parameters": cost.parameters(supernet, largest),
+            "dice": float(np.mean(held_out.dice(supernet.member(largest)))),
+        },
+        "smallest": {"dice": float(np.mean(held_out.dice(supernet.member(smallest))))},
+        "comparisons": [comparison.to_json() for comparison in trainer.monitor.history],
+    }
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    table = Table("monitor", "seed", "training s", "closed (choices left)", "largest GMAC", "largest Dice", "smallest Dice")
+    for result in results:
+        closed = ", ".join(f"{dimension} {left}" for dimension, left in result["closed"].items()) or "-"
+        largest, smallest = result["largest"], result["smallest"]
+        cells = [f"{result['training_seconds']:.0f}", closed, f"{largest['macs'] / 1e9:.2f}"]
+        cells += [f"{largest['dice']:.3f}", f"{smallest['dice']:.3f}"]
+        table.add_row("on" if result["monitored"] else "off", str(result["seed"]), *cells)
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", required=True, help="a Decathlon task folder, or 'threads'")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--probe-every", type=int, default=4, help="epochs")
+    parser.add_argument("--features", nargs="+", type=int, default=[8, 16, 32, 64])
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--validation", type=int, default=20, help="cases that steer the monitor")
+    parser.add_argument("--test", type=int, default=60, help="cases, the last by name")
+    options = parser.parse_args()
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    torch.set_num_threads(1)
+    task = write_threads(options.work) if options.task == "threads" else Path(options.task)
+    held_out = options.validation + options.test
+    cut = {"features": options.features, "batch_size": options.batch_size, "held_out": held_out}
+    folder, plan = prepare(task, options.work, **cut)
+    split = json.loads((folder / "splits_final.json").read_text())[0]
+    steering, test = split["val"][: options.validation], split["val"][options.validation :]
+    write_json([{"train": split["train"], "val": steering}], folder / "splits_final.json")
+    parts = options.results / task.name
+    parts.mkdir(parents=True, exist_ok=True)
+    results = []
+    for seed in options.seeds:
+        for monitored in (True, False):
+            path = parts / f"{'on' if monitored else 'off'}_{seed}.json"
+            if not path.is_file():
+                write_json(run(folder, plan, test, options, seed, monitored), path)
+            results.append(json.loads(path.read_text()))
+    settings = {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()}
+    settings["task"] = task.name
+    write_json(about(settings, threads=1) | {"results": [{**r, "comparisons": None} for r in results]}, parts / "summary.json")
+    show(results)
+
+
+if __name__ == "__main__":
+    main()
