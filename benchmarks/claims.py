@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +37,7 @@ from monai_prox.files import write_json
 from monai_prox.schedule import RECIPES
 
 CONTENDERS = [*RECIPES, SHORT, *(f"alone {name}" for name in ALONE), "modelopt"]
-SMOKE = {"steps": 24, "epochs": 12, "seeds": [0], "features": [4, 8, 8, 8], "held_out": 2, "curve": 2, "curve_cases": 2}
+SMOKE = {"steps": 14, "epochs": 14, "seeds": [0], "features": [4, 8, 8, 8], "held_out": 2, "curve": 2, "curve_cases": 2}
 COLUMNS = {
     "largest": ("largest", 1.0),
     "middle": ("middle", 1.0),
@@ -190,7 +189,6 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     options = arguments()
-    os.environ["nnUNet_n_proc_DA"] = "0"  # in this process: a seed then repeats the batches
     cut = {key: getattr(options, key) for key in ("features", "batch_size", "held_out", "patch_size")}
     folder, plan = prepare(options.task, options.work, **cut)
     paths = streams(folder, plan, options)

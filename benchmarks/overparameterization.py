@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -134,7 +133,6 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=20, help="cases that steer the monitor")
     parser.add_argument("--test", type=int, default=60, help="cases, the last by name")
     options = parser.parse_args()
-    os.environ["nnUNet_n_proc_DA"] = "0"
     torch.set_num_threads(1)
     task = write_threads(options.work) if options.task == "threads" else Path(options.task)
     held_out = options.validation + options.test

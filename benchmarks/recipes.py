@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
 import time
@@ -168,7 +167,6 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    os.environ["nnUNet_n_proc_DA"] = "0"  # in this process: a seed then repeats a run
     torch.set_num_threads(arguments.threads)
     folder, plan = prepare(
         arguments.task,

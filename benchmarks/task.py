@@ -19,16 +19,19 @@ def prepare(
 
     features: of each level; there may be fewer than the plan has. patch_size: the plan's own if None.
 
-    Sets nnU-Net's variables to folders below ``work``; what is there already is used again.
+    Sets nnU-Net's variables to folders below ``work``, where what is there already is used again, and such that batches are
+    loaded in this process: a seed then repeats them.
     """
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(work / variable)
         (work / variable).mkdir(parents=True, exist_ok=True)
+    os.environ["nnUNet_n_proc_DA"] = "0"
     identifier, name = convert_task(task)
     folder = work / "nnUNet_preprocessed" / name
     if not is_preprocessed(name, "nnUNetPlans_3d_fullres"):
         command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-c", "3d_fullres", "-np", "2"]
-        subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True)
+        planning = os.environ | {"nnUNet_n_proc_DA": "1"}  # with none it cannot plan
+        subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True, env=planning)
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     configuration = plans["configurations"]["3d_fullres"]
     configuration["batch_size"] = batch_size

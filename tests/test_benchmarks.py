@@ -1,0 +1,61 @@
+"""The benchmark of the claims, end to end at its smallest size on the phantom."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nnunet_task import environment
+
+from monai_prox.phantom import write_phantom_task
+from monai_prox.schedule import RECIPES
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "claims.py"
+CONTENDERS = [*RECIPES, "prox short", "alone smallest", "alone middle", "alone largest"]
+
+
+@pytest.mark.slow
+def test_the_smoke_run_gives_a_result_of_every_contender_a_table_and_a_plot_and_is_taken_up_again(tmp_path: Path) -> None:
+    task = write_phantom_task(tmp_path, cases=8, test_cases=0)
+    results = tmp_path / "results"
+
+    def claims(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            str(SCRIPT),
+            "--task",
+            str(task),
+            "--work",
+            str(tmp_path / "work"),
+            "--results",
+            str(results),
+        ]
+        command += ["--contenders", *CONTENDERS, "--jobs", "2", "--smoke", *more]
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1200)
+
+    done = claims()
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = {path.stem: json.loads(path.read_text()) for path in results.glob("*_0.json")}
+    assert set(runs) == {f"{name.replace(' ', '_')}_0" for name in CONTENDERS}
+    for name, run in runs.items():
+        assert run["training_macs"] > 0 and run["training_seconds"] > 0 and run["peak_memory_bytes"] > 0
+        assert len(run["curve"]) == 1 and 0 < run["curve"][0]["seconds"] < run["training_seconds"]
+        assert len(run["members"]) == (1 if name.startswith("alone") else 15)
+        for member in run["members"]:
+            assert 0 <= member["dice"] <= 1 and len(member["by_case"]) == 2 and member["macs"] > 0
+    assert runs["prox_paper_0"]["training_macs"] < runs["prox_0"]["training_macs"] < runs["sandwich_0"]["training_macs"]
+    table = (results / "table.md").read_text()
+    assert all(f"| {name} |" in table for name in CONTENDERS)
+    assert (results / "plot.png").stat().st_size > 10_000
+    assert {row["contender"] for row in json.loads((results / "summary.json").read_text())["rows"]} == set(CONTENDERS)
+
+    written = {path: path.stat().st_mtime_ns for path in results.glob("*_0.json")}
+    (results / "alone_smallest_0.json").unlink()
+    assert claims().returncode == 0
+    assert {path for path in written if path.stat().st_mtime_ns != written[path]} == {results / "alone_smallest_0.json"}
+
+    other = claims("--learning-rate", "1e-2")
+    assert other.returncode != 0 and "was made with other settings" in other.stderr
