@@ -108,8 +108,7 @@ class Monitor:
             if len(gains) < FEWEST_CASES:
                 continue
             gain, error = fmean(gains), stdev(gains) / math.sqrt(len(gains))
-            learned = any(gains)  # else both are the same in all cases, as before anything but background is predicted
-            doubtful = learned and gain + CONFIDENCE * error < self.threshold
+            doubtful = gain + CONFIDENCE * error < self.threshold
             comparison = Comparison(
                 epoch=epoch,
                 dimension=dimension,

@@ -248,12 +248,6 @@ def test_a_gain_just_above_the_threshold_stays_and_one_just_below_closes() -> No
         assert ("width" in closed) == closes
 
 
-def test_members_that_are_the_same_in_all_cases_have_learned_nothing_yet_and_are_not_judged() -> None:
-    monitor = monitor_of(patience=1)
-    assert monitor.observe(0, SPACE, dice_of(monitor, SPACE, {"width": [0.0] * 8})) is None
-    assert doubts(monitor, "width") == [0]
-
-
 @given(st.floats(-0.05, 0.05), st.floats(0, 0.05), st.floats(0, 0.02), st.integers(2, 15).map(lambda n: 2 * n + 2))
 def test_a_choice_is_doubtful_where_the_upper_end_of_its_gain_is_below_the_threshold(
     gain: float, error: float, threshold: float, cases: int
