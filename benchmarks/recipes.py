@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from about import about
 from batchgenerators.utilities.file_and_folder_operations import load_json
+from contenders import family_members
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from rich.console import Console
 from rich.progress import track
@@ -33,19 +33,7 @@ from monai_prox.files import write_json
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerAdam
 from monai_prox.schedule import RECIPES
-from monai_prox.space import SearchSpace, Subnet
-
-RANDOM_MEMBERS = 12
-
-
-def family_members(space: SearchSpace) -> dict[str, Subnet]:
-    generator = random.Random(2024)
-    drawn: dict[Subnet, None] = {}
-    while len(drawn) < min(RANDOM_MEMBERS, space.size() - 2):
-        member = space.sample(generator)
-        if member not in (space.smallest(), space.largest()):
-            drawn[member] = None
-    return {"smallest": space.smallest(), "largest": space.largest()} | {f"random {i}": m for i, m in enumerate(drawn, 1)}
+from monai_prox.space import Subnet
 
 
 def make_trainer(folder: Path, plan: str, choices: UNetChoices, recipe: str, seed: int, steps: int, epochs: int) -> ProXTrainer:
