@@ -159,7 +159,7 @@ class ModelOpt(Contender):
 def make_contender(
     name: str, folder: Path, plan: str, *, space: str, seed: int, steps: int, epochs: int, learning_rate: float
 ) -> Contender:
-    """name: a recipe's, SHORT, ``modelopt``, or ``alone`` and one of ALONE. folder: preprocessed data with ``plan``."""
+    """name: a recipe's, SHORT, ``modelopt``, or ``alone`` and a member's. folder: preprocessed data with ``plan``."""
     if name == SHORT:
         of_epoch, epochs = steps // epochs, round(SHORTENED * epochs)
         name, steps = "prox", of_epoch * epochs
@@ -181,7 +181,7 @@ def make_contender(
     configuration = manager.configuration_manager
     manager.initialize()
     family: Any = manager.supernet.family
-    subnets = {"largest": family.space.largest()} | choose_probes(manager.supernet, configuration.patch_size)
+    subnets = family_members(family.space) | choose_probes(manager.supernet, configuration.patch_size)
     which = name.removeprefix("alone ") if name != "modelopt" else "largest"
 
     class Stock(nnUNetTrainer):

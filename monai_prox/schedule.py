@@ -186,25 +186,18 @@ def sandwich(space: SearchSpace) -> tuple[Stage, ...]:
 
 
 def prox(space: SearchSpace) -> tuple[Stage, ...]:
-    """Ours: a short, cheap growth, then the sandwich rule with in-place distillation for everyone."""
-    stages = [Stage(name="smallest", share=0.10)]
+    """Ours: a cheap growth that trains both ends of what is open, then the sandwich rule, with the labels as everyone's teacher."""
+    stages = [Stage(name="smallest", share=0.15)]
     opened: dict[str, int] = {}
     groups = [group for group in (_elastic(space, group) for group in EXPANSION) if group]
     together = [groups[:1], groups[1:2], groups[2:]]  # five stages at most, so that five epochs can hold them
     for several in filter(None, together):
         opened = opened | {d: space.choice_count(d) for group in several for d in group}
         name = ", ".join(group[0] for group in several)
-        stages.append(Stage(name=name, open=opened, share=0.08, birth="preserving"))
-    everyone = Stage(
-        name="sandwich",
-        open=opened,
-        share=0.65,
-        train=("largest", "smallest", "random"),
-        teacher="largest",
-        distance="kl",
-        monitored=True,
-    )
-    return (*stages, everyone) if opened else (Stage(name="smallest"),)
+        stages.append(Stage(name=name, open=opened, share=0.10, train=("largest", "smallest"), birth="preserving"))
+    # The smallest needs half as many steps as the others: it is ahead from its own stage, and is a part of every member.
+    everyone: tuple[Role | tuple[Role, ...], ...] = ("largest", "random", ("smallest", "random"))
+    return (*stages, Stage(name="sandwich", open=opened, share=0.55, train=everyone, monitored=True)) if opened else (stages[0],)
 
 
 @dataclass(frozen=True, kw_only=True)
