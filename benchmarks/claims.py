@@ -4,7 +4,8 @@
     python benchmarks/claims.py --task Task04_Hippocampus --work WORK --results OUT --smoke
 
 All contenders train on the same batches of the same plan, for the same steps, with the same optimizer. Seconds are those of the
-training steps alone, without loading and validation, each run in a process of its own on one thread (or on the GPU). Dice is
+training steps alone, without loading and validation, each run in a process of its own on one thread (or on the GPU); CPU
+seconds are the same without what other processes took from it, and mean nothing on a GPU. Dice is
 the hard Dice of held-out cases, as whole volumes at native resolution without mirroring, mean over the foreground classes and
 the cases. A family is its smallest and largest member and twelve random ones, the same in all runs; its ``middle`` is
 measured, too, but not part of the mean. ``prox short`` is the recipe prox with the first two fifths of the batches. One JSON
@@ -45,6 +46,7 @@ COLUMNS = {
     "family": ("family mean", 1.0),
     "worst": ("worst", 1.0),
     "seconds": ("training s", 1.0),
+    "cpu_seconds": ("CPU s", 1.0),
     "macs": ("training TMAC", 1e-12),
     "memory": ("peak GB", 1e-9),
 }

@@ -63,7 +63,7 @@ class TimedTrainer(ProXTrainerAdam):
     """Measures the seconds of its training steps."""
 
     choices = CHOICES
-    validation_iterations_per_epoch = 40
+    validation_iterations_per_epoch = 20
     seconds = 0.0
 
     def train_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--probe-every", type=int, default=4, help="epochs")
-    parser.add_argument("--features", nargs="+", type=int, default=[8, 16, 32, 64])
+    parser.add_argument("--features", nargs="+", type=int, default=[8, 16, 32])
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--validation", type=int, default=20, help="cases that steer the monitor")
     parser.add_argument("--test", type=int, default=60, help="cases, the last by name")

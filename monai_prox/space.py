@@ -237,6 +237,20 @@ class SearchSpace:
 
         return SearchSpace({name: tuple(cut(name, s) for s in slots) for name, slots in self.dimensions.items()})
 
+    def narrow(self, open: Mapping[str, int]) -> SearchSpace:
+        """The part with only ``open[dimension]`` choices of each slot, counted from the smallest.
+
+        Dimensions that ``open`` does not name keep all. Raises ProXError for an unknown dimension and a count that it has not.
+        """
+        counts = {dimension: self.choice_count(dimension) for dimension in self.dimensions}
+        for dimension, count in open.items():
+            if dimension not in counts:
+                known = ", ".join(counts)
+                raise ProXError(f"there is no dimension {dimension!r} whose choices could be closed; known: {known}")
+            if type(count) is not int or not 1 <= count <= counts[dimension]:
+                raise ProXError(f"of {dimension}, 1 to {counts[dimension]} choices can remain open, got {count!r}")
+        return self.restrict({**counts, **open})
+
     # ------------------------------------------------------------------ JSON
     def to_json(self) -> dict[str, list[dict[str, Any]]]:
         def one(slot: Slot) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from architectures import KINDS, batch, randomise_norms, unet_family
 from torch import Tensor
 
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import narrow
 from monai_prox.nnunet.open_part import ENTRY, OpenPart
 from monai_prox.supernet import SuperNet
 
@@ -40,7 +39,7 @@ def test_it_computes_what_the_largest_open_member_does(kind: str, deep_supervisi
     whole = network(x)
     for closed in (CLOSED, {"decoder_depth": 1}, CLOSED | {"depth": 1}):
         part.close(closed)
-        member = supernet.member(narrow(supernet.family.space, closed).largest())
+        member = supernet.member(supernet.family.space.narrow(closed).largest())
         assert equal(network(x), member(x)) and not equal(network(x)[0], whole[0])
     part.close({})
     assert equal(network(x), whole)

@@ -41,7 +41,6 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from monai_prox import cost
 from monai_prox.errors import ProXError
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.families.unet import narrow
 from monai_prox.nnunet.checkpoint import load_checkpoint
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.open_part import ENTRY
@@ -720,7 +719,7 @@ def test_a_training_reports_what_it_has_closed(closed: tuple[dict[str, Any], Any
 def test_what_is_closed_trains_no_more(closed: tuple[dict[str, Any], Any, dict[str, Any]]) -> None:
     _, trainer, _ = closed
     trained = dict.fromkeys((dimension for epoch, dimension in closings(trainer) if epoch < 6), 1)  # not after the last epoch
-    used = trainer.supernet.regions(narrow(trainer.supernet.family.space, trained).largest())
+    used = trainer.supernet.regions(trainer.supernet.family.space.narrow(trained).largest())
     for name, parameter in trainer.network.named_parameters():
         stale = torch.ones_like(parameter, dtype=torch.bool)
         if name in used:

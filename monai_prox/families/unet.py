@@ -89,8 +89,8 @@ class UNetFamily:
     architecture: a plan's ``architecture`` entry (``network_class_name``, ``arch_kwargs``, ``_kw_requires_import``).
     input_channels, num_classes: channels in and out, as nnU-Net counts them (regions included, ignore label not).
     patch_size: voxels per axis at full resolution, as in the plan; 2 or 3 axes.
-    open: of a family whose last choices were closed, how many remain by dimension, see ``narrow``. Members are the same
-        networks as in the whole family and work at the same resolutions; only the largest of them is another.
+    open: of a family whose last choices were closed, how many remain by dimension, see ``SearchSpace.narrow``. Members are
+        the same networks as in the whole family and work at the same resolutions; only the largest of them is another.
 
     Raises ProXError for architectures other than nnU-Net's two U-Nets and for choices that leave no legal member.
     """
@@ -121,7 +121,7 @@ class UNetFamily:
         self._check_supported()
         self.space = self._space()
         self._check_feature_maps()
-        self.space = narrow(self.space, open or {})
+        self.space = self.space.narrow(open or {})
 
     # ------------------------------------------------------------------ reading the plan
     def _per_level(self, key: str, count: int) -> list[Any]:
@@ -297,20 +297,6 @@ class UNetFamily:
             size = tuple(length // stride for length, stride in zip(size, self._strides[level], strict=True))
             outputs[level] = _resize(output, size)
         return outputs
-
-
-def narrow(space: SearchSpace, open: Mapping[str, int]) -> SearchSpace:
-    """The part of ``space`` with only ``open[dimension]`` choices of each slot, counted from the smallest.
-
-    Dimensions that ``open`` does not name keep all. Raises ProXError for an unknown dimension and a count that it has not.
-    """
-    counts = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
-    for dimension, count in open.items():
-        if dimension not in counts:
-            raise ProXError(f"there is no dimension {dimension!r} whose choices could be closed; known: {', '.join(counts)}")
-        if type(count) is not int or not 1 <= count <= counts[dimension]:
-            raise ProXError(f"of {dimension}, 1 to {counts[dimension]} choices can remain open, got {count!r}")
-    return space.restrict({**counts, **open})
 
 
 def build_network(architecture: Mapping[str, Any], *, input_channels: int, num_classes: int) -> nn.Module:

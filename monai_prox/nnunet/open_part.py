@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import UNetFamily, narrow
+from monai_prox.families.unet import UNetFamily
 from monai_prox.supernet import SuperNet
 
 ENTRY = "open_choices"  # of a state_dict, only where something is closed: JSON as bytes, of the choices by dimension
@@ -39,7 +39,7 @@ class OpenPart:
 
     def close(self, closed: Mapping[str, int]) -> None:
         """Sets what is closed: by dimension the choices that remain, none for all. Raises ProXError as ``narrow`` does."""
-        self._largest = narrow(self._supernet.family.space, closed).largest()
+        self._largest = self._supernet.family.space.narrow(closed).largest()
         self.closed = dict(closed)
         network: Any = self._supernet.network
         if self.closed:
