@@ -13,6 +13,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
 
+COUNTED = (_ConvNd, nn.Linear)
+
 
 def parameters(supernet: SuperNet, subnet: Subnet) -> int:
     """Number of weights of the subnet's stock network."""
@@ -26,19 +28,19 @@ class Count:
 
 @contextmanager
 def counting(network: nn.Module) -> Iterator[Count]:
-    """Counts the multiply-accumulates of the convolutions in all forward passes of ``network`` within the context.
+    """Counts the multiply-accumulates of convolutions and linear layers in all forward passes of ``network`` in the context.
 
     Biases, norms, activations and resizing are not counted.
     """
     counted = Count()
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(layer, _ConvNd)
+        assert isinstance(layer, COUNTED)
         # A weight meets every output voxel once, in a transposed convolution every input voxel.
         voxels = inputs[0] if isinstance(layer, _ConvTransposeNd) else output
         counted.macs += layer.weight.numel() * voxels[:, 0].numel()
 
-    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, _ConvNd)]
+    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, COUNTED)]
     try:
         yield counted
     finally:
@@ -47,7 +49,7 @@ def counting(network: nn.Module) -> Iterator[Count]:
 
 
 def macs(supernet: SuperNet, subnet: Subnet, size: Sequence[int]) -> int:
-    """Multiply-accumulates of the subnet's convolutions in prediction, for one input of ``size`` voxels at full resolution.
+    """Multiply-accumulates of the subnet's layers in prediction, for one input of ``size`` voxels at full resolution.
 
     As ``counting`` counts them, on the meta device, so nothing is computed.
     """

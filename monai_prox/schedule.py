@@ -15,14 +15,14 @@ from monai_prox.errors import ProXError
 from monai_prox.space import SearchSpace
 
 # The paper's order of expansion. What stands in one group opens together.
-EXPANSION = (("depth", "decoder_depth"), ("width",), ("kernel",), ("resolution",), ("levels",))
+EXPANSION = (("depth", "decoder_depth"), ("width", "expansion"), ("kernel",), ("resolution",), ("levels",))
 # Once-for-all's order of shrinking, and how many members it trains in a step. It knows no levels, which are depth of a kind.
 SHRINKAGE = (
     (("resolution",), 1),
     (("kernel",), 1),
     (("depth", "decoder_depth"), 2),
     (("levels",), 2),
-    (("width",), 4),
+    (("width", "expansion"), 4),
 )
 
 Role = Literal["largest", "smallest", "random"]
@@ -170,7 +170,7 @@ def progressive_shrinking(space: SearchSpace) -> tuple[Stage, ...]:
                     train=train,
                     teacher="first",
                     distance="kl",
-                    sort_channels=name == "width",
+                    sort_channels=name in ("width", "expansion"),
                 )
             )
     return tuple(stages)
@@ -186,7 +186,7 @@ def sandwich(space: SearchSpace) -> tuple[Stage, ...]:
 
 
 def prox(space: SearchSpace) -> tuple[Stage, ...]:
-    """Ours: a cheap growth that trains both ends of what is open, then the sandwich rule, with the labels as everyone's teacher."""
+    """Ours: a cheap growth that trains both ends of what is open, then the sandwich rule; everyone learns from the labels."""
     stages = [Stage(name="smallest", share=0.15)]
     opened: dict[str, int] = {}
     groups = [group for group in (_elastic(space, group) for group in EXPANSION) if group]
@@ -197,7 +197,8 @@ def prox(space: SearchSpace) -> tuple[Stage, ...]:
         stages.append(Stage(name=name, open=opened, share=0.10, train=("largest", "smallest"), birth="preserving"))
     # The smallest needs half as many steps as the others: it is ahead from its own stage, and is a part of every member.
     everyone: tuple[Role | tuple[Role, ...], ...] = ("largest", "random", ("smallest", "random"))
-    return (*stages, Stage(name="sandwich", open=opened, share=0.55, train=everyone, monitored=True)) if opened else (stages[0],)
+    last = Stage(name="sandwich", open=opened, share=0.55, train=everyone, monitored=True)
+    return (*stages, last) if opened else (stages[0],)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,19 +3,22 @@
 import subprocess
 import sys
 
+import pytest
+
 ADAPTED = ("nnunetv2", "batchgenerators", "batchgeneratorsv2", "monai", "nibabel", "SimpleITK", "typer", "matplotlib")
-FAMILY = "dynamic_network_architectures"
-CORE = "monai_prox, monai_prox.engine, monai_prox.cost, monai_prox.probes, monai_prox.files"
+FAMILIES = {"unet": "dynamic_network_architectures", "mobilenet": "torchvision"}
+CORE = "monai_prox, monai_prox.engine, monai_prox.calibrate, monai_prox.cost, monai_prox.probes, monai_prox.files"
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     """Runs ``code`` in a fresh interpreter where the libraries above are not to be found."""
-    block = f"import sys\nsys.modules.update(dict.fromkeys({(*ADAPTED, FAMILY)!r}))\n"
+    block = f"import sys\nsys.modules.update(dict.fromkeys({(*ADAPTED, *FAMILIES.values())!r}))\n"
     return subprocess.run([sys.executable, "-c", block + code], capture_output=True, text=True, check=False)
 
 
-def test_the_core_needs_no_adapted_library_and_the_unet_family_only_its_networks() -> None:
-    done = run(f"import {CORE}\ndel sys.modules[{FAMILY!r}]\nimport monai_prox.families.unet")
+@pytest.mark.parametrize(("family", "library"), FAMILIES.items())
+def test_the_core_needs_no_adapted_library_and_a_family_only_its_networks(family: str, library: str) -> None:
+    done = run(f"import {CORE}\ndel sys.modules[{library!r}]\nimport monai_prox.families.{family}")
     assert done.returncode == 0, done.stderr
 
 

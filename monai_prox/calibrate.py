@@ -1,0 +1,45 @@
+"""Statistics of batch norms, which belong to a member and are not shared like its weights.
+
+What a batch norm averages while many members train in turn is nobody's mean. Source: Yu and Huang, ICCV 2019 (US-Net),
+section 3.3, post-statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+IMAGES = 128  # of the training set; what they take in memory bounds it, for they go through the network together
+
+
+@torch.no_grad()
+def calibrate(network: nn.Module, images: Tensor, run: Callable[[Tensor], Any] | None = None) -> nn.Module:
+    """Sets the running statistics of the batch norms in ``network`` to those of ``images``, in place; nothing else changes.
+
+    images: (N, C, *spatial), of the training set. They pass through together, so their order does not matter and the means
+        and variances are exact. A network without batch norms, or with such as keep no statistics, is left alone.
+    run: how images pass through ``network``, e.g. at its own resolution; ``network(images)`` if None.
+
+    Returns ``network``.
+    """
+    norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    if not norms:
+        return network
+    modes = {layer: layer.training for layer in network.modules()}
+    momenta = {norm: norm.momentum for norm in norms}
+    network.eval()  # no dropout
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0  # this batch and nothing before it
+    try:
+        (run or network)(images)
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+    return network
