@@ -1,0 +1,207 @@
+"""Retinal OCT scans in the layout of their public data sets.
+
+Kermany et al., Cell 2018 (Mendeley Data rscbjbr9sj):
+
+OCT2017/
+  train/CNV/CNV-1016042-1.jpeg    class, patient, number of the scan
+  val/                            optional
+  test/
+
+OCTMNIST (Yang et al., Scientific Data 2023): one .npz with {train,val,test}_images (N, H, W) and _labels (N, 1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from monai_prox.errors import ProXError
+
+CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")  # OCTMNIST's order, too
+SPLITS = ("train", "val", "test")
+SUFFIXES = (".jpeg", ".jpg", ".png")
+PATIENT = re.compile(r"^[A-Za-z]+-(\d+)-\d+$")
+SMALLEST = 32  # pixels per axis: the stride of MobileNetV3
+NAMED = 3  # in a message about many
+
+
+@dataclass(frozen=True)
+class Scan:
+    """image: a file, or (H, W) of 0 to 255; label: index of the class; patient: None where the name does not tell."""
+
+    image: Path | NDArray[np.uint8]
+    label: int
+    patient: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.image.name if isinstance(self.image, Path) else "a scan of the .npz"
+
+
+@dataclass(frozen=True)
+class OctScans:
+    """Scans for training, validation and test; no patient is in two of them.
+
+    classes: names in the order of the labels; left_out: how many scans for training or validation were not taken, because
+    their patients are in the validation's or the test's.
+    """
+
+    classes: tuple[str, ...]
+    train: tuple[Scan, ...]
+    val: tuple[Scan, ...]
+    test: tuple[Scan, ...]
+    left_out: int = 0
+
+    def count(self, split: Sequence[Scan]) -> dict[str, int]:
+        """Scans by class."""
+        numbers = Counter(scan.label for scan in split)
+        return {name: numbers[label] for label, name in enumerate(self.classes)}
+
+
+def read_scans(path: Path | str, *, classes: Sequence[str] = CLASSES, validation: float | None = None) -> OctScans:
+    """A data set's scans. path: a folder with train and test, or an .npz file.
+
+    classes: their names, which are the folders'; an .npz is expected to have as many.
+    validation: fraction of the patients of each class to validate on, taken from train and val together. None: the folder val
+        or, if there is none, a tenth of the patients of train.
+
+    Patients of test are neither trained nor validated on, those validated on are not trained on; scans whose names do not tell
+    the patient count as one each. The files' headers are read, not their pixels.
+
+    Raises ProXError, with the names of the first and the number of all concerned, for unknown and empty classes, files that are
+    no images, images in colour and such as are smaller than 32 pixels.
+    """
+    path = Path(path)
+    if validation is not None and not 0 < validation < 1:
+        raise ProXError(f"validation is {validation!r}; it is a fraction between 0 and 1, or None")
+    if path.suffix == ".npz":
+        return _read_npz(path, tuple(classes))
+    if not path.is_dir():
+        raise ProXError(f"there is no folder {path}; give one with train and test, which have a folder of scans for each class")
+    for split in ("train", "test"):
+        if not (path / split).is_dir():
+            raise ProXError(f"{path} has no folder {split}; there must be train and test, and may be val")
+    found = {split: _read_split(path / split, tuple(classes)) for split in SPLITS if (path / split).is_dir()}
+    check_scans(scan for split in found.values() for scan in split)
+    test, pool = found["test"], found["train"]
+    tested = {scan.patient for scan in test} - {None}
+    if "val" in found and validation is None:
+        val = [scan for scan in found["val"] if scan.patient not in tested]
+    else:
+        pool = [*pool, *found.get("val", [])]
+        val = _validation([scan for scan in pool if scan.patient not in tested], 0.1 if validation is None else validation)
+    held_out, chosen = tested | {scan.patient for scan in val} - {None}, {id(scan) for scan in val}
+    train = [scan for scan in pool if scan.patient not in held_out and id(scan) not in chosen]
+    left_out = sum(map(len, found.values())) - len(train) - len(val) - len(test)
+    scans = OctScans(tuple(classes), tuple(train), tuple(val), tuple(test), left_out)
+    for split in ("train", "val"):
+        _check_classes(scans, split, f"{path}, once patients of the other splits are taken out")
+    return scans
+
+
+def _read_split(folder: Path, classes: tuple[str, ...]) -> list[Scan]:
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        raise ProXError(
+            f"{folder} has {len(unknown)} folders of no known class, {_first(unknown)}; known: {', '.join(classes)}"
+        )
+    scans = []
+    for label, name in enumerate(classes):
+        files = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
+        files = [file for file in files if file.suffix.lower() in SUFFIXES]
+        if not files:
+            raise ProXError(f"{folder / name} has no scans ({', '.join(SUFFIXES)}); every class needs some in every split")
+        for file in files:
+            match = PATIENT.match(file.stem)
+            scans.append(Scan(file, label, match and match[1]))
+    return scans
+
+
+def _validation(scans: list[Scan], fraction: float) -> list[Scan]:
+    """Of each class the scans of that part of its patients, at least one, evenly spaced in the order of their numbers."""
+    chosen: list[Scan] = []
+    for label in sorted({scan.label for scan in scans}):
+        patients: dict[Any, list[Scan]] = {}
+        for scan in scans:
+            if scan.label == label:
+                patients.setdefault(scan.patient or scan.name, []).append(scan)
+        names = sorted(patients)
+        count = max(1, round(fraction * len(names)))
+        chosen += [scan for index in range(count) for scan in patients[names[index * len(names) // count]]]
+    return chosen
+
+
+def _read_npz(path: Path, classes: tuple[str, ...]) -> OctScans:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            data = {key: arrays[key] for key in (f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))}
+    except (OSError, KeyError, ValueError, BadZipFile) as error:
+        raise ProXError(f"{path} is no .npz of OCTMNIST: {error}") from error
+    splits: dict[str, tuple[Scan, ...]] = {}
+    for split in SPLITS:
+        images, labels = data[f"{split}_images"], data[f"{split}_labels"].reshape(-1)
+        if images.ndim != 3 or images.dtype != np.uint8 or len(images) != len(labels):
+            raise ProXError(
+                f"{path}: {split}_images is {images.dtype} {images.shape} with {len(labels)} labels; it must be uint8 "
+                "(N, H, W) with N labels"
+            )
+        wrong = sorted(set(labels.tolist()) - set(range(len(classes))))
+        if wrong:
+            raise ProXError(f"{path}: {split}_labels has {_first(wrong)}; the classes are 0 to {len(classes) - 1}")
+        splits[split] = tuple(Scan(image, int(label)) for image, label in zip(images, labels, strict=True))
+    scans = OctScans(classes, splits["train"], splits["val"], splits["test"])
+    for split in SPLITS:
+        _check_classes(scans, split, str(path))
+    return scans
+
+
+def _check_classes(scans: OctScans, split: str, where: str) -> None:
+    empty = [name for name, count in scans.count(getattr(scans, split)).items() if not count]
+    if empty:
+        raise ProXError(f"{where}: nothing of {', '.join(empty)} is left in {split}; every class needs some in every split")
+
+
+def check_scans(scans: Iterable[Scan]) -> None:
+    """Raises ProXError where files are no images, in colour or too small, by their headers; names the first of each kind."""
+    wrong: dict[str, list[str]] = {}
+    for scan in scans:
+        if not isinstance(scan.image, Path):
+            continue
+        try:
+            with Image.open(scan.image) as image:
+                mode, size = image.mode, image.size
+        except (UnidentifiedImageError, OSError):
+            wrong.setdefault("cannot be read as an image", []).append(str(scan.image))
+            continue
+        if mode != "L":
+            wrong.setdefault("are no 8-bit grey-scale images", []).append(f"{scan.image} ({mode})")
+        if min(size) < SMALLEST:
+            too_small = f"are smaller than the {SMALLEST} pixels of the network's stride"
+            wrong.setdefault(too_small, []).append(f"{scan.image} ({size[0]}x{size[1]})")
+    if wrong:
+        raise ProXError("; ".join(f"{len(names)} scans {what}, {_first(names)}" for what, names in wrong.items()))
+
+
+def _first(names: Sequence[Any]) -> str:
+    return ", ".join(map(str, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
+
+
+def read_scan(scan: Path | NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(1, H, W), of 0 to 1. Raises ProXError, naming the file, where its pixels cannot be read."""
+    if isinstance(scan, np.ndarray):
+        return np.asarray(scan[None] / np.float32(255), dtype=np.float32)
+    try:
+        with Image.open(scan) as image:
+            return np.asarray(np.asarray(image.convert("L"))[None] / np.float32(255), dtype=np.float32)
+    except (UnidentifiedImageError, OSError) as error:
+        raise ProXError(f"{scan} cannot be read as an image: {error}") from error
