@@ -59,7 +59,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for nnU-Net's files and the batches")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS, metavar="NAME")
-    parser.add_argument("--space", default="default", choices=list(CHOICES))
+    parser.add_argument("--space", default="default", help=f"of {', '.join(CHOICES)}, or the JSON of another")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument(

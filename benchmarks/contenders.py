@@ -7,6 +7,7 @@ largest member's network made elastic by NVIDIA ModelOpt, by nnU-Net's own train
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from monai_prox import cost
-from monai_prox.families.unet import CHOICES, UNetChoices, UNetFamily
+from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.nnunet.trainer import AnyLevelsLoss, ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerAdam
 from monai_prox.probes import choose_probes
@@ -159,12 +160,15 @@ class ModelOpt(Contender):
 def make_contender(
     name: str, folder: Path, plan: str, *, space: str, seed: int, steps: int, epochs: int, learning_rate: float
 ) -> Contender:
-    """name: a recipe's, SHORT, ``modelopt``, or ``alone`` and a member's. folder: preprocessed data with ``plan``."""
+    """name: a recipe's, SHORT, ``modelopt``, or ``alone`` and a member's. folder: preprocessed data with ``plan``.
+
+    space: a name of monai_prox.families.unet.CHOICES or the JSON of a UNetChoices.
+    """
     if name == SHORT:
         of_epoch, epochs = steps // epochs, round(SHORTENED * epochs)
         name, steps = "prox", of_epoch * epochs
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    choices = CHOICES[space]
+    choices = UNetChoices.from_json(json.loads(space) if space.startswith("{") else space)
 
     def build(trainer: type[nnUNetTrainer]) -> Any:
         plans = load_json(str(folder / f"{plan}.json")) | {"continue_training": False}
