@@ -16,6 +16,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 IMAGES = 128  # of the training set; what they take in memory bounds it, for they go through the network together
 
 
+def keeps_statistics(network: nn.Module) -> bool:
+    """Whether ``network`` has norms whose running statistics a member needs of its own."""
+    return bool(_norms(network))
+
+
+def _norms(network: nn.Module) -> list[_BatchNorm]:
+    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+
+
 @torch.no_grad()
 def calibrate(network: nn.Module, images: Tensor, run: Callable[[Tensor], Any] | None = None) -> nn.Module:
     """Sets the running statistics of the batch norms in ``network`` to those of ``images``, in place; nothing else changes.
@@ -26,7 +35,7 @@ def calibrate(network: nn.Module, images: Tensor, run: Callable[[Tensor], Any] |
 
     Returns ``network``.
     """
-    norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    norms = _norms(network)
     if not norms:
         return network
     modes = {layer: layer.training for layer in network.modules()}

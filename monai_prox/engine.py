@@ -14,6 +14,7 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 
 from monai_prox import distill
+from monai_prox.calibrate import keeps_statistics
 from monai_prox.errors import ProXError
 from monai_prox.growth import Freezer, frozen_parts, give_birth
 from monai_prox.importance import permute, shallower_members, sort_channels
@@ -22,6 +23,7 @@ from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet, finest
 
 FORMAT = 2  # of state_dict
+FROZEN = ("previous", "first")  # teachers
 POOL = 32  # random members of an epoch: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
 
 
@@ -41,6 +43,8 @@ class Engine:
     seed: of the members drawn. What is drawn is a pure function of (seed, epoch, step), so a resumed run draws the same
         and all ranks of a distributed run train the same member.
     exclusive: classes exclude each other (softmax); False for regions.
+    calibrate: gives the norms of a cut out member, a teacher to be, its own statistics, see ``monai_prox.calibrate``. Families
+        whose norms keep statistics need it where the schedule has frozen teachers.
     """
 
     def __init__(
@@ -51,7 +55,9 @@ class Engine:
         *,
         seed: int,
         exclusive: bool = True,
+        calibrate: Callable[[nn.Module, Subnet], Any] | None = None,
     ) -> None:
+        self.calibrate = calibrate
         self.supernet, self.schedule, self.task_loss = supernet, schedule, task_loss
         self.seed, self.exclusive = seed, exclusive
         self.keep_weights = False  # pretrained weights are there already; growing only opens them
@@ -61,6 +67,9 @@ class Engine:
         self._freezer = Freezer({})
         self._optimizers: list[Optimizer] = []
         self._teacher: tuple[Subnet, nn.Module] | None = None
+        frozen_teachers = any(stage.teacher in FROZEN for stage in schedule.stages)
+        if frozen_teachers and calibrate is None and keeps_statistics(supernet.network):
+            raise ProXError("the network's norms keep statistics, of which every teacher needs its own: give calibrate")
         if any(stage.sort_channels for stage in schedule.stages):
             sort_channels(deepcopy(supernet.network))  # refuses now what it would refuse after days of training
 
@@ -122,8 +131,10 @@ class Engine:
         assert new is not None
         if not stage.teacher == self.stage.teacher == "first":  # that one stays
             self._teacher = None
-            if stage.teacher in ("previous", "first") and old is not None:
+            if stage.teacher in FROZEN and old is not None:
                 self._teacher = old, self.supernet.extract(old)
+                if self.calibrate is not None:
+                    self.calibrate(self._teacher[1], old)
         if stage.sort_channels:
             self._sort_channels()
         if stage.birth == "preserving" and old is not None and not self.keep_weights:

@@ -1,0 +1,104 @@
+"""The recipes on MobileNetV3, whose norms keep statistics: every frozen teacher gets its own."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from refusals import refused
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+
+from monai_prox.calibrate import calibrate
+from monai_prox.engine import Engine
+from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
+from monai_prox.schedule import RECIPES, Schedule, progressive_shrinking, prox_paper
+from monai_prox.space import Subnet
+from monai_prox.supernet import SuperNet
+
+CHOICES = MobileNetChoices(depth=(1, 2), expansion=(3, 4), kernel=(3, 5), width=(0.5, 1.0), resolution=(32, 64))
+
+
+def images(seed: int, count: int = 6) -> Tensor:
+    return torch.rand(count, 1, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def engine_of(recipe: str, *, weights: int = 0, calibrated: list[Subnet] | None = None, **settings: Any) -> Engine:
+    torch.manual_seed(weights)
+    family = MobileNetFamily(input_channels=1, num_classes=3, choices=CHOICES)
+    supernet = SuperNet(family, kernel_transforms=RECIPES[recipe].kernel_transforms)
+
+    def own_statistics(network: nn.Module, subnet: Subnet) -> None:
+        if calibrated is not None:
+            calibrated.append(subnet)
+        calibrate(network, images(99), lambda x: family.run(network, x, subnet))
+
+    schedule = Schedule(RECIPES[recipe].stages(family.space), len(RECIPES[recipe].stages(family.space)))
+    return Engine(supernet, schedule, F.cross_entropy, seed=0, **{"calibrate": own_statistics} | settings)
+
+
+def train(engine: Engine, optimizer: AdamW, epochs: range) -> None:
+    for epoch in epochs:
+        engine.begin_epoch(epoch)
+        for step in range(2):
+            torch.manual_seed(10 * epoch + step)  # of the dropout
+            optimizer.zero_grad(set_to_none=True)
+            engine.step(images(10 * epoch + step), torch.tensor([0, 1, 2, 2, 1, 0]), epoch=epoch, step=step)
+            optimizer.step()
+
+
+def optimizer_of(engine: Engine) -> AdamW:
+    optimizer = AdamW(engine.supernet.parameters(), 1e-3)
+    engine.guard(optimizer)
+    return optimizer
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_resumed_is_uninterrupted_bit_for_bit(recipe: str) -> None:
+    whole, half = engine_of(recipe), engine_of(recipe)
+    optimizers = optimizer_of(whole), optimizer_of(half)
+    epochs, middle = whole.schedule.epochs, whole.schedule.epochs // 2
+    train(whole, optimizers[0], range(epochs))
+    train(half, optimizers[1], range(middle))
+    file = io.BytesIO()
+    torch.save([half.state_dict(), half.supernet.network.state_dict(), optimizers[1].state_dict()], file)
+    file.seek(0)
+    states = torch.load(file, weights_only=True)
+
+    again = engine_of(recipe, weights=1)
+    optimizer = optimizer_of(again)
+    again.supernet.network.load_state_dict(states[1])
+    again.load_state_dict(states[0])
+    optimizer.load_state_dict(states[2])
+    train(again, optimizer, range(middle, epochs))
+    expected, found = whole.supernet.state_dict(), again.supernet.state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "teachers"),
+    [
+        ("prox_paper", lambda spaces: [space.largest() for space in spaces[:-1]]),
+        ("progressive_shrinking", lambda spaces: [spaces[0].largest()]),
+    ],
+)
+def test_a_frozen_teacher_has_statistics_of_its_own(recipe: str, teachers: Callable[[Any], list[Subnet]]) -> None:
+    calibrated: list[Subnet] = []
+    engine = engine_of(recipe, calibrated=calibrated)
+    train(engine, optimizer_of(engine), range(engine.schedule.epochs))
+    stages = {"prox_paper": prox_paper, "progressive_shrinking": progressive_shrinking}[recipe](engine.supernet.family.space)
+    assert calibrated == teachers([stage.space(engine.supernet.family.space) for stage in stages])
+    assert engine._teacher is not None
+    subnet, network = engine._teacher
+    again = engine.supernet.family.build(subnet, initialise=False)
+    again.load_state_dict(network.state_dict())
+    calibrate(again, images(99), lambda x: engine.supernet.family.run(again, x, subnet))
+    for (name, own), expected in zip(network.named_buffers(), again.buffers(), strict=True):
+        assert torch.equal(own, expected) or name.endswith("num_batches_tracked"), name
+
+
+def test_a_frozen_teacher_without_them_is_refused() -> None:
+    refused("of which every teacher needs its own: give calibrate", engine_of, "prox_paper", calibrate=None)
+    engine_of("prox", calibrate=None)  # has none
