@@ -103,8 +103,9 @@ def _export_nnunet(model: Path, subnet: str, output: Path | None, overwrite: boo
 
 
 def _export_bundle(model: Path, subnet: str, output: Path, overwrite: bool, from_nnunet: bool, fold: int | None) -> None:
-    from monai_prox.export.bundle import write_bundle
+    from monai_prox.export.bundle import Exportable, write_bundle
 
+    prediction: Exportable
     if from_nnunet:
         from monai_prox.export.from_nnunet import prediction_of
         from monai_prox.nnunet.model_folder import ModelFolder
@@ -112,9 +113,11 @@ def _export_bundle(model: Path, subnet: str, output: Path, overwrite: bool, from
         prediction = prediction_of(ModelFolder.open(model), subnet, None if fold is None else f"fold_{fold}")
     else:
         from monai_prox.bundle.trained import TrainedBundle
-        from monai_prox.export import from_bundle
+        from monai_prox.export.classifier import classification_of
+        from monai_prox.export.from_bundle import prediction_of as member_of
 
-        prediction = from_bundle.prediction_of(TrainedBundle.open(model), subnet)
+        opened = TrainedBundle.open(model)
+        prediction = classification_of(opened, subnet) if opened.classifies else member_of(opened, subnet)
     folder = write_bundle(prediction, output, overwrite=overwrite)
     command = "python -m monai.bundle run --config_file configs/inference.json --dataset_dir INPUT --output_dir OUTPUT"
     _say(str(folder), f"cd {shlex.quote(str(folder))} && {command}")
@@ -134,15 +137,17 @@ def family(model: ModelArgument, as_json: Annotated[bool, typer.Option("--json",
     if _has_family(model):
         from monai_prox.bundle.trained import TrainedBundle
 
-        members = TrainedBundle.open(model).family()["members"]
+        opened = TrainedBundle.open(model)
+        members, measure = opened.family()["members"], opened.measure
     else:
         from monai_prox.nnunet.model_folder import ModelFolder
 
-        members = ModelFolder.open(model).family()["members"]
+        members, measure = ModelFolder.open(model).family()["members"], "dice"
     if as_json:
         print(json.dumps(members, indent=2))
     else:
-        console.print(family_table([Row(m["name"], m["parameters"], m["macs"], m["dice"] or {}) for m in members]))
+        rows = [Row(m["name"], m["parameters"], m["macs"], m[measure] or {}) for m in members]
+        console.print(family_table(rows, measure))
 
 
 @app.command()

@@ -26,7 +26,7 @@ class Comparison:
     """What the last open choice of a dimension gains.
 
     epoch: counts from 0. choices: open in the dimension, the last among them.
-    gain, error: mean over the cases of the Dice with the choice minus the Dice without, and its standard error.
+    gain, error: mean over the cases of the score, Dice or accuracy, with the choice minus that without, and its standard error.
     parameters, macs: what the choice adds, weights and multiply-accumulates per patch.
     doubts: validations in a row in which the gain was below the threshold with confidence, this one included.
     closed: the choice was closed upon this.
@@ -47,8 +47,7 @@ class Comparison:
         weights = f", {self.gain / self.parameters * 1e6:+.4f} per million weights" if self.parameters else ""
         macs = f", {self.gain / self.macs * 1e9:+.4f} per GMAC" if self.macs else ""
         return (
-            f"{self.dimension}, choice {self.choices}: {self.gain:+.4f} ± {self.error:.4f} Dice in {self.cases} cases"
-            f"{weights}{macs}"
+            f"{self.dimension}, choice {self.choices}: {self.gain:+.4f} ± {self.error:.4f} in {self.cases} cases{weights}{macs}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -58,7 +57,7 @@ class Comparison:
 class Monitor:
     """Compares the largest open member with what it would be without the last choice of one dimension.
 
-    Whenever members are validated in a stage that is monitored, give it the Dice of both by case. A choice is closed if the
+    Whenever members are validated in a stage that is monitored, give it the scores of both by case. A choice is closed if the
     upper end of its gain's confidence interval has been below ``threshold`` in ``patience`` validations in a row. Of several
     such the one with the least gain is closed, and the others are judged anew, for what they add is something else then.
 
@@ -81,13 +80,13 @@ class Monitor:
         narrower = {d: space.restrict(counts | {d: count - 1}) for d, count in counts.items() if count > 1}
         return {d: part.largest() for d, part in narrower.items() if part.size() > 0}
 
-    def observe(self, epoch: int, space: SearchSpace, dice: Mapping[Subnet, Mapping[str, float]]) -> str | None:
+    def observe(self, epoch: int, space: SearchSpace, scores: Mapping[Subnet, Mapping[str, float]]) -> str | None:
         """The dimension whose last choice is to be closed, if there is one.
 
-        space: what is open. dice: by case, of the largest member and those of ``expansions(space)``; a comparison is over the
+        space: what is open. scores: by case, of the largest member and those of ``expansions(space)``; a comparison is over the
         cases that both have.
         """
-        compared = self._compare(epoch, space, dice)
+        compared = self._compare(epoch, space, scores)
         self._doubts = {comparison.dimension: comparison.doubts for comparison in compared}
         hopeless = [comparison for comparison in compared if comparison.doubts >= self.patience]
         least = min(hopeless, key=lambda comparison: comparison.gain, default=None)
@@ -97,13 +96,13 @@ class Monitor:
         self._doubts = {}
         return least.dimension
 
-    def _compare(self, epoch: int, space: SearchSpace, dice: Mapping[Subnet, Mapping[str, float]]) -> list[Comparison]:
+    def _compare(self, epoch: int, space: SearchSpace, scores: Mapping[Subnet, Mapping[str, float]]) -> list[Comparison]:
         largest = space.largest()
         parameters, macs = cost.parameters(self.supernet, largest), cost.macs(self.supernet, largest, self.size)
         compared = []
         for dimension, without in self.expansions(space).items():
-            both = dice[largest].keys() & dice[without].keys()
-            gains = [dice[largest][case] - dice[without][case] for case in sorted(both)]
+            both = scores[largest].keys() & scores[without].keys()
+            gains = [scores[largest][case] - scores[without][case] for case in sorted(both)]
             gains = [gain for gain in gains if math.isfinite(gain)]
             if len(gains) < FEWEST_CASES:
                 continue

@@ -61,6 +61,11 @@ class OctScans:
     test: tuple[Scan, ...]
     left_out: int = 0
 
+    def balanced_weights(self) -> list[float]:
+        """With which to draw scans for training, so that all classes are drawn as often."""
+        counts = Counter(scan.label for scan in self.train)
+        return [1 / counts[scan.label] for scan in self.train]
+
     def count(self, split: Sequence[Scan]) -> dict[str, int]:
         """Scans by class."""
         numbers = Counter(scan.label for scan in split)
@@ -194,6 +199,18 @@ def check_scans(scans: Iterable[Scan]) -> None:
 
 def _first(names: Sequence[Any]) -> str:
     return ", ".join(map(str, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
+
+
+def images(folder: Path | str) -> list[str]:
+    """Paths of the scans in ``folder``. Raises ProXError where there are none or they are refused by ``check_scans``."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ProXError(f"there is no folder {folder}; give one with scans ({', '.join(SUFFIXES)})")
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ProXError(f"{folder} has no scans ({', '.join(SUFFIXES)})")
+    check_scans(Scan(file, 0) for file in files)
+    return [str(file) for file in files]
 
 
 def read_scan(scan: Path | NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -24,13 +24,13 @@ COLOURS = {"smallest": "#0b7285", "small": "#1c7ed6", "middle": "#7048e8", "larg
 class Row:
     """A member in a table.
 
-    dice: by class, on whole cases, None where no case has the class; seconds: per case, None where not measured.
+    scores: by class, None where no case has the class; seconds: per case, None where not measured.
     """
 
     name: str
     parameters: int
     macs: int
-    dice: dict[str, float | None]
+    scores: dict[str, float | None]
     seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -45,16 +45,20 @@ def count(number: float) -> str:
     return f"{number:.3g}"
 
 
-def family_table(rows: Sequence[Row]) -> Table:
-    labels = list(dict.fromkeys(label for row in rows for label in row.dice))
-    table = Table(title="Members of the family", caption="MACs per patch, Dice per class on whole held-out cases")
-    for column in ("member", "parameters", "MACs", *(f"Dice {label}" for label in labels), "seconds a case"):
-        table.add_column(column, justify="left" if column == "member" else "right")
+def family_table(rows: Sequence[Row], measure: str = "dice") -> Table:
+    """measure: of the scores, by class on whole held-out cases."""
+    labels = list(dict.fromkeys(label for row in rows for label in row.scores))
+    caption = f"MACs per patch or image; {measure.capitalize()} by class on held-out cases"
+    table = Table(title="Members of the family", caption=caption)
+    timed = any(row.seconds is not None for row in rows)
+    columns = ["member", "parameters", "MACs", *labels]
+    for column in [*columns, "seconds a case"] if timed else columns:
+        table.add_column(column, justify="left" if column == "member" else "right", no_wrap=column == "member")
     for row in rows:
-        scores = [row.dice.get(label) for label in labels]
-        dice = ["-" if score is None else f"{score:.3f}" for score in scores]
+        scores = [row.scores.get(label) for label in labels]
+        cells = ["-" if score is None else f"{score:.3f}" for score in scores]
         seconds = f"{row.seconds:.2f}" if row.seconds is not None else "-"
-        table.add_row(row.name, count(row.parameters), count(row.macs), *dice, seconds)
+        table.add_row(row.name, count(row.parameters), count(row.macs), *cells, *([seconds] if timed else []))
     return table
 
 
@@ -64,11 +68,12 @@ def plot_progress(
     path: Path,
     *,
     measure: str,
+    key: str = "dice",
     closings: Sequence[tuple[int, str]] = (),
 ) -> None:
-    """Writes probes' Dice over epochs to ``path``, the stages as bands behind them.
+    """Writes probes' scores over epochs to ``path``, the stages as bands behind them.
 
-    history: entries {"epoch": int, "dice": {probe: float}} in the order of the epochs; measure: what kind of Dice that is.
+    history: entries {"epoch": int, key: {probe: float}} in the order of the epochs; measure: what that is.
     closings: epochs after which the last choice of a dimension was closed, with the dimension's name.
     """
     with _axes(path, width=9, height=5) as axes:
@@ -83,7 +88,7 @@ def plot_progress(
             place = {"xycoords": axes.get_xaxis_transform(), "xytext": (-3, 0), "textcoords": "offset points"}
             axes.annotate(f"{dimension} closed", (epoch, 0.02), **style, **place)
         for name, colour in COLOURS.items():
-            points = [(entry["epoch"], entry["dice"][name]) for entry in history if name in entry["dice"]]
+            points = [(entry["epoch"], entry[key][name]) for entry in history if name in entry[key]]
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour)
         axes.set(xlim=(-0.5, schedule.epochs - 0.5), ylim=(0, 1), xlabel="epoch", ylabel=measure)

@@ -15,7 +15,6 @@ import nibabel as nib
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-BUNDLES = sorted(path.name for path in (ROOT / "bundles").iterdir() if (path / "configs").is_dir())
 BRATS = ("background", "edema", "non-enhancing tumor", "enhancing tumour")
 # by bundle: channels, labels, shape and spacing of a task that is like its own but small
 TASKS: dict[str, tuple[Sequence[str], Sequence[str], tuple[int, ...], tuple[float, ...]]] = {
@@ -23,6 +22,7 @@ TASKS: dict[str, tuple[Sequence[str], Sequence[str], tuple[int, ...], tuple[floa
     "hippocampus_prox": (("MRI",), ("background", "Anterior", "Posterior"), (18, 24, 17), (1.0, 1.0, 1.0)),
     "msd_prox": (("CT",), ("background", "spleen"), (30, 28, 8), (0.8, 0.8, 5.0)),
 }
+BUNDLES = sorted(TASKS)  # for segmentation
 # overrides for a training of a few seconds: every stage of the recipe has its epoch
 TINY = {"epochs": 5, "batch_size": 2, "samples_per_image": 1, "num_workers": 0, "val_interval": 100, "plan#features": 4}
 

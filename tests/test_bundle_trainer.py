@@ -221,7 +221,14 @@ def training(
         assert folder is not None
         name = recipe if isinstance(recipe, str) else "prox"
         handlers.append(
-            FamilyWriter(PLAN, name, validation, cases=HELD_OUT, ckpt_dir=str(folder), output_dir=str(folder / "eval"))
+            FamilyWriter(
+                PLAN,
+                name,
+                validation,
+                cases=[case.image.name for case in HELD_OUT],
+                ckpt_dir=str(folder),
+                output_dir=str(folder / "eval"),
+            )
         )
     trainer = SupernetTrainer(
         engine,
@@ -701,7 +708,7 @@ def test_open_members_are_metrics_of_the_epochs_that_validate(tmp_path: Path) ->
     assert set(run.metrics[EPOCHS - 1]) == {f"{METRIC}_{name}" for name in run.validation.members}
     assert [entry["epoch"] for entry in run.validation.history] == due
     for entry in run.validation.history:
-        for name, classes in entry["dice"].items():
+        for name, classes in entry["scores"].items():
             assert list(classes) == ["mean", "one", "two"]
             assert run.metrics[entry["epoch"]][f"{METRIC}_{name}"] == classes["mean"]
 
@@ -715,7 +722,7 @@ def test_metrics_of_others_stay() -> None:
 
 def test_dice_is_that_of_each_member_cut_out() -> None:
     run = training("prox", interval=1).run()
-    (measured,) = [entry["dice"] for entry in run.validation.history if entry["epoch"] == EPOCHS - 1]
+    (measured,) = [entry["scores"] for entry in run.validation.history if entry["epoch"] == EPOCHS - 1]
     assert len(measured) == 5
     regions = LabelsToRegionsd(["pred", "label"], PLAN.regions())
     for name, subnet in run.validation.members.items():
@@ -770,7 +777,7 @@ def test_a_region_that_no_case_has_is_not_a_number(tmp_path: Path) -> None:
         item["label"][item["label"] == 2] = 0
     run.validation.validator.data_loader.dataset.set_data(run.validation.validator.data_loader.dataset.data)
     run.run()
-    for classes in run.validation.history[-1]["dice"].values():
+    for classes in run.validation.history[-1]["scores"].values():
         assert classes["one"] == classes["one"] and classes["two"] != classes["two"]
     for member in TrainedBundle.open(tmp_path).family()["members"]:
         assert member["dice"]["mean"] == member["dice"]["one"] and member["dice"]["two"] is None
@@ -810,7 +817,7 @@ def test_the_family_is_written_as_it_was_trained(finished: tuple[Training, Path]
     assert set(family) == {*expected, "stages", "members", "probes"}
 
     assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
-    classes = run.validation.history[-1]["dice"]
+    classes = run.validation.history[-1]["scores"]
     for member in family["members"]:
         subnet = Subnet.from_json(member["subnet"])
         assert subnet == run.validation.members[member["name"]]
@@ -821,7 +828,7 @@ def test_the_family_is_written_as_it_was_trained(finished: tuple[Training, Path]
         assert list(member["dice"]) == ["mean", "one", "two"]
     assert [probe["epoch"] for probe in family["probes"]] == [entry["epoch"] for entry in run.validation.history]
     for probe, entry in zip(family["probes"], run.validation.history, strict=True):
-        assert probe["dice"] == {name: dice["mean"] for name, dice in entry["dice"].items()}
+        assert probe["dice"] == {name: dice["mean"] for name, dice in entry["scores"].items()}
     assert (bundle / "models" / "eval" / "prox_progress.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -887,7 +894,7 @@ def test_a_bundle_opens_by_its_folder_by_its_models_and_before_its_training(
 def test_a_trained_bundle_is_the_supernet_that_was_trained(finished: tuple[Training, Path]) -> None:
     run, folder = finished
     bundle = TrainedBundle.open(folder)
-    assert bundle.plan == PLAN and bundle.unet_family.space == run.engine.supernet.family.space
+    assert bundle.plan == PLAN and bundle.network_family.space == run.engine.supernet.family.space
     supernet = bundle.supernet()
     assert not supernet.training
     (batch,) = batches(1)
@@ -902,7 +909,7 @@ def test_members_are_found_by_name_and_by_file(tmp_path: Path, finished: tuple[T
     for name, subnet in run.validation.members.items():
         assert bundle.member(name) == (name, subnet)
         assert bundle.subnet(name) == subnet
-    own = bundle.unet_family.space.sample(random.Random(4))
+    own = bundle.network_family.space.sample(random.Random(4))
     (tmp_path / "my own.json").write_text(json.dumps({"subnet": own.to_json()}))
     assert bundle.member(str(tmp_path / "my own.json")) == ("myown", own)
     assert bundle.subnet(str(tmp_path / "my own.json")) == own
@@ -917,7 +924,7 @@ def test_dice_is_known_of_members_that_were_measured(tmp_path: Path, finished: t
     bundle = TrainedBundle.open(folder)
     for member in bundle.family()["members"]:
         assert bundle.measured(Subnet.from_json(member["subnet"])) == member["dice"]
-    strangers = (bundle.unet_family.space.sample(random.Random(seed)) for seed in range(99))
+    strangers = (bundle.network_family.space.sample(random.Random(seed)) for seed in range(99))
     assert bundle.measured(next(s for s in strangers if s not in run.validation.members.values())) == {}
     bundle.data["members"][0]["dice"] = None  # as in a family written before that member opened
     assert bundle.measured(Subnet.from_json(bundle.data["members"][0]["subnet"])) == {}
@@ -1020,7 +1027,7 @@ def test_watched_members_are_chosen_anew_from_what_remains(narrowed: tuple[Train
     assert run.validation.members == choose_probes(run.engine.supernet, PATCH, space)
     assert run.validation.members != probes(json.dumps(FEWER))
     assert set(run.metrics[5]) == {f"{METRIC}_{name}" for name in run.validation.members}
-    assert set(run.validation.history[-1]["dice"]) == set(run.validation.members)
+    assert set(run.validation.history[-1]["scores"]) == set(run.validation.members)
     again = evaluator(run.engine.supernet.view(run.validation.members["largest"]), 6)
     again.run()
     assert again.state.metrics[METRIC] == run.metrics[5][f"{METRIC}_largest"]
@@ -1136,9 +1143,9 @@ def test_the_family_that_is_left_is_the_narrowed_one(narrowed: tuple[Training, P
     assert family["space"] == json.loads(json.dumps(run.engine.final_space.to_json()))
     assert family["monitor"] == [comparison.to_json() for comparison in run.validation.monitor.history]
     assert {m["name"]: Subnet.from_json(m["subnet"]) for m in family["members"]} == run.validation.members
-    assert {m["name"]: m["dice"] for m in family["members"]} == run.validation.history[-1]["dice"]
+    assert {m["name"]: m["dice"] for m in family["members"]} == run.validation.history[-1]["scores"]
     assert [probe["epoch"] for probe in family["probes"]] == list(range(6))
-    assert bundle.unet_family.space == run.engine.final_space
+    assert bundle.network_family.space == run.engine.final_space
     assert bundle.subnet("largest") == run.engine.final_space.largest() == bundle.member("largest")[1]
     weights = torch.load(folder / "models" / "model.pt", weights_only=True)
     own = prediction_graph(run.engine.supernet.extract(run.engine.final_space.largest()))
@@ -1159,7 +1166,7 @@ def assert_left(run: Training, folder: Path) -> None:
             assert torch.equal(supernet(batch["image"], subnet), expected), str(subnet)
         for name, subnet in run.validation.members.items():
             prediction = prediction_of(bundle, name)
-            own = bundle.unet_family.run(prediction.network, batch["image"], subnet)
+            own = bundle.network_family.run(prediction.network, batch["image"], subnet)
             assert torch.equal(own, finest(trained(batch["image"], subnet))), name
             assert prediction.patch_size == trained.family.input_size(PATCH, subnet["resolution"][0])
             assert prediction.architecture == trained.family.architecture_of(subnet)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import onnxruntime
 import pytest
 import torch
+from bundle_checks import REQUIRED, check_network, check_zoo_rules, config, equal, schema, targets
 from bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai, write_task
-from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 from typer.testing import CliRunner
 
 from monai_prox.bundle.network import largest, prediction_graph
@@ -24,61 +22,15 @@ from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import TrainedBundle
 from monai_prox.cli import app
 from monai_prox.errors import ProXError
-from monai_prox.export.bundle import SCHEMA, write_bundle
+from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_bundle import prediction_of
 from monai_prox.slicing import cut
 from monai_prox.supernet import SuperNet
 
-REQUIRED = [
-    "LICENSE",
-    "configs/metadata.json",
-    "configs/train.json",
-    "configs/evaluate.json",
-    "configs/inference.json",
-    "configs/multi_gpu_train.json",
-    "configs/family.json",
-    "configs/logging.conf",
-    "docs/README.md",
-    "docs/data_license.txt",
-]
-HEADINGS = [
-    "# Model Overview",
-    "## Data",
-    "## Training configuration",
-    "## Input",
-    "## Output",
-    "## Performance",
-    "## MONAI Bundle Commands",
-    "# References",
-    "# License",
-]
-LIMIT = 25 * 2**20  # bytes of a file in the model zoo
-TOLERANCE = 1e-4  # of ONNX Runtime's logits
-
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 
 
-def config(bundle: Path, name: str) -> Any:
-    return json.loads((bundle / "configs" / f"{name}.json").read_text())
-
-
 # ---------------------------------------------------------------------- the zoo's rules, on files
-def check_zoo_rules(bundle: Path, required: list[str]) -> None:
-    """What the model zoo asks of every bundle's files."""
-    for name in required:
-        assert (bundle / name).is_file(), name
-    metadata = config(bundle, "metadata")
-    assert metadata["schema"] == SCHEMA
-    assert metadata["version"] in metadata["changelog"]
-    assert all(metadata["required_packages_version"].values())
-    assert all(version(package) for package in metadata["required_packages_version"])
-    assert re.fullmatch(r"\d+\.\d+\.\d+", metadata["version"])
-    lines = (bundle / "docs" / "README.md").read_text().splitlines()
-    assert [line for line in lines if line in HEADINGS] == HEADINGS
-    assert max(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) <= LIMIT
-    assert not list(bundle.rglob("*.py"))
-
-
 @pytest.mark.parametrize("name", BUNDLES)
 def test_the_bundles_keep_the_zoos_rules(name: str) -> None:
     bundle = ROOT / "bundles" / name
@@ -94,20 +46,8 @@ def test_the_bundles_keep_the_zoos_rules(name: str) -> None:
 @pytest.mark.parametrize("name", BUNDLES)
 def test_a_bundle_names_nothing_but_installed_components(name: str) -> None:
     """Dotted targets into this package, MONAI, torch or ignite; short names are MONAI's."""
-    targets = set()
-
-    def collect(part: Any) -> None:
-        if isinstance(part, dict):
-            targets.update([part["_target_"]] if "_target_" in part else [])
-            for value in part.values():
-                collect(value)
-        elif isinstance(part, list):
-            for value in part:
-                collect(value)
-
-    for file in ("train", "evaluate", "inference", "multi_gpu_train"):
-        collect(config(ROOT / "bundles" / name, file))
-    assert {target.partition(".")[0] for target in targets if "." in target} <= {"monai_prox", "monai", "torch", "ignite"}
+    found = targets(ROOT / "bundles" / name)
+    assert {target.partition(".")[0] for target in found if "." in target} <= {"monai_prox", "monai", "torch", "ignite"}
 
 
 def test_the_bundles_differ_only_where_their_tasks_do() -> None:
@@ -246,31 +186,6 @@ def as_trained(bundle: Path) -> dict[str, Any]:
     return channels | {f"{form}inputs#image#spatial_shape": list(plan.patch_size)}
 
 
-def check_network(bundle: Path, output: Path, shape: tuple[int, ...], **metadata: Any) -> None:
-    """MONAI's own checks and exports of network_def; shape: of what it takes, with its channels."""
-    files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/inference.json")}
-    data = {"ckpt_dir": str(bundle / "models"), "bundle_root": str(bundle), **metadata}
-    verify_net_in_out(net_id="network_def", device="cpu", **files, **data)
-    weights = {"net_id": "network_def", "ckpt_file": str(bundle / "models" / "model.pt")}
-    ckpt_export(filepath=str(output / "model.ts"), **weights, **files, **data)
-    onnx_export(filepath=str(output / "model.onnx"), **weights, **files, **data)
-
-    parser = ConfigParser()
-    parser.read_config(files["config_file"])
-    parser.read_meta(files["meta_file"])
-    parser.update(data)
-    network = parser.get_parsed_content("network_def").eval()
-    network.load_state_dict(torch.load(weights["ckpt_file"], weights_only=True), strict=True)
-    x = torch.rand(1, *shape)
-    with torch.no_grad():
-        logits = network(x)
-        for scripted in [output / "model.ts", *(bundle / "models").glob("model.ts")]:
-            assert torch.equal(torch.jit.load(scripted).eval()(x), logits)
-    session = onnxruntime.InferenceSession(output / "model.onnx")
-    (onnx,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    np.testing.assert_allclose(onnx, logits.numpy(), atol=TOLERANCE, rtol=0)
-
-
 @pytest.mark.slow
 def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
     plan = TrainedBundle.open(trained.bundle).plan
@@ -328,17 +243,6 @@ def test_a_network_can_be_checked_before_any_training(name: str) -> None:
     verify_net_in_out(net_id="network_def", device="cpu", bundle_root=str(bundle), **files, **small)
 
 
-def schema(bundle: Path) -> Path:
-    """Where verify_metadata finds the schema; without it, it would be downloaded."""
-    data = os.environ.get("MONAI_PROX_DATA")
-    path = Path(data or "", "..", "schema", SCHEMA.rpartition("/")[2])
-    if not data or not path.is_file():
-        pytest.skip(f"there is no {SCHEMA.rpartition('/')[2]} in a folder schema beside the one that MONAI_PROX_DATA names")
-    (bundle / "eval").mkdir(exist_ok=True)
-    (bundle / "eval" / "schema.json").write_bytes(path.read_bytes())
-    return bundle / "eval" / "schema.json"
-
-
 @pytest.mark.slow
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
     member = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
@@ -376,16 +280,6 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(hippocampus: Trai
             whole = torch.load(tmp_path / "whole" / "models" / file, weights_only=True)
             resumed = torch.load(tmp_path / f"from {epoch}" / "models" / file, weights_only=True)
             assert equal(whole, resumed), (epoch, file)
-
-
-def equal(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return bool(a == b or (a != a and b != b))
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ def test_the_demo_ends_with_stock_models_a_table_and_a_plot(tiny_trainers: Path,
     rows = json.loads((work / "table.json").read_text())
     assert [row["name"] for row in rows] == ["smallest", "middle", "largest"]
     assert rows[0]["parameters"] < rows[-1]["parameters"] and rows[0]["macs"] < rows[1]["macs"] < rows[2]["macs"]
-    assert all(set(row["dice"]) == {"anterior", "posterior"} and row["seconds"] > 0 for row in rows)
+    assert all(set(row["scores"]) == {"anterior", "posterior"} and row["seconds"] > 0 for row in rows)
     assert (work / "family.png").read_bytes().startswith(b"\x89PNG")
     results = work / "nnUNet_results" / "Dataset990_Phantom"
     for name in ("smallest", "middle", "largest"):

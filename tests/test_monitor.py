@@ -332,16 +332,14 @@ def test_a_comparison_can_be_read() -> None:
         macs=6_000_000_000,
         doubts=0,
     )
-    assert str(comparison) == (
-        "kernel, choice 2: +0.0123 ± 0.0046 Dice in 12 cases, +0.0041 per million weights, +0.0020 per GMAC"
-    )
+    assert str(comparison) == ("kernel, choice 2: +0.0123 ± 0.0046 in 12 cases, +0.0041 per million weights, +0.0020 per GMAC")
 
 
 def test_a_comparison_that_adds_no_weights_does_not_divide_by_them() -> None:
     monitor = monitor_of()
     observe(monitor, 0, resolution=(-0.0123, 0.0))
     (comparison,) = [comparison for comparison in monitor.history if comparison.dimension == "resolution"]
-    assert str(comparison).startswith("resolution, choice 2: -0.0123 ± 0.0000 Dice in 10 cases, -")
+    assert str(comparison).startswith("resolution, choice 2: -0.0123 ± 0.0000 in 10 cases, -")
     assert "weights" not in str(comparison) and str(comparison).endswith(" per GMAC")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Events
 from monai.data.utils import set_rnd
 from monai.handlers import ValidationHandler
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
@@ -125,7 +125,7 @@ class _Measured(NamedTuple):
     """What a validation of one member gave."""
 
     metrics: dict[str, Any]
-    dice: Tensor  # (cases, regions), the key metric's details; the cases of all ranks
+    by_case: Tensor  # (cases, regions), the key metric's details; the cases of all ranks
 
 
 class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
@@ -137,7 +137,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
     validator's key metric and its mean per region. Save this handler, too.
 
     members: names and subnets, as monai_prox.probes chooses them. regions: by name, in the order of the key metric's channels,
-    the values of their labels.
+    the values of their labels. network_of: a member as it is validated; None for its part of the supernet's own weights.
     monitor: in stages that are monitored it is given the key metric by case, of the members that it compares, too. What it
     finds not worth its cost is closed, and members are chosen anew from what remains. None: nothing is closed.
     """
@@ -151,9 +151,11 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         regions: Mapping[str, Any],
         interval: int = 1,
         monitor: Monitor | None = None,
+        network_of: Callable[[Subnet], nn.Module] | None = None,
     ) -> None:
         super().__init__(interval=interval, validator=validator, epoch_level=True)
         self.engine, self.members, self.regions, self.monitor = engine, dict(members), dict(regions), monitor
+        self.network_of = network_of or engine.supernet.view
         self.history: list[dict[str, Any]] = []
         self._names: set[str] = set()
 
@@ -181,7 +183,8 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         metrics = {f"{metric}_{name}": value for name, of in watched.items() for metric, value in of.metrics.items()}
         self._names = set(metrics)
         trainer.state.metrics |= metrics
-        self.history.append({"epoch": trainer.state.epoch - 1, "dice": {name: self._dice(of) for name, of in watched.items()}})
+        scores = {name: self._scores(of) for name, of in watched.items()}
+        self.history.append({"epoch": trainer.state.epoch - 1, "scores": scores})
         trainer.fire_event(ProXEvents.MEMBERS_VALIDATED)
 
     def _validate(self, subnets: Iterable[Subnet], trainer: SupernetTrainer, measured: dict[Subnet, _Measured]) -> None:
@@ -190,20 +193,20 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         largest = space.largest()
         due = [s for s in dict.fromkeys(subnets) if s in space and s not in measured and s != largest]
         for subnet in [*due, largest]:
-            validator.network = self.engine.supernet.view(subnet)
+            validator.network = self.network_of(subnet)
             validator.run(trainer.state.epoch)
             state = validator.state
             measured[subnet] = _Measured(dict(state.metrics), state.metric_details[state.key_metric_name])
 
-    def _dice(self, of: _Measured) -> dict[str, float]:
+    def _scores(self, of: _Measured) -> dict[str, float]:
         mean = float(of.metrics[self.validator.state.key_metric_name])  # of each case's mean, as MONAI has it
-        return {"mean": mean, **dict(zip(self.regions, of.dice.nanmean(0).tolist(), strict=True))}
+        return {"mean": mean, **dict(zip(self.regions, of.by_case.nanmean(0).tolist(), strict=True))}
 
     def _closes(self, monitor: Monitor, trainer: SupernetTrainer, measured: Mapping[Subnet, _Measured]) -> bool:
         """Whether a choice was closed. MONAI gathers the cases from all ranks in one order, so all ranks decide alike."""
         engine, known = self.engine, len(monitor.history)
         by_case = {
-            subnet: {str(case): dice for case, dice in enumerate(of.dice.nanmean(1).tolist()) if not math.isnan(dice)}
+            subnet: {str(case): score for case, score in enumerate(of.by_case.nanmean(1).tolist()) if not math.isnan(score)}
             for subnet, of in measured.items()
         }
         dimension = monitor.observe(trainer.state.epoch - 1, engine.space, by_case)

@@ -13,46 +13,54 @@ from torch import distributed as dist
 from torch import nn
 
 from monai_prox import cost
+from monai_prox.bundle.calibrated import CalibratedMembers, Statistics, statistics_of
 from monai_prox.bundle.handlers import MemberValidationHandler
 from monai_prox.bundle.network import largest, prediction_graph
+from monai_prox.bundle.oct_plan import KIND, OctPlan
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
+from monai_prox.calibrate import keeps_statistics
 from monai_prox.decathlon import Case, DecathlonTask
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import UNetFamily
 from monai_prox.files import read_json, replacing, write_json
 from monai_prox.members import find_member
 from monai_prox.report import plot_progress
 from monai_prox.schedule import find_recipe
 from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.supernet import Member, SuperNet
 
 FORMAT = 1
 FAMILY = "family.json"
 WEIGHTS = "model.pt"
 KERNEL_TRANSFORMS = "kernel_transforms.pt"
+STATISTICS = "statistics.pt"  # of norms, by member
 
 
 class FamilyWriter:
     """Handler that writes the family whenever its members have been validated; the first process does.
 
-    cases: those of the validation. ckpt_dir gets model.pt, a bare state_dict of what predicts in the largest member that is
-    left, family.json with the plan, the members' cost and Dice and what was closed, and kernel_transforms.pt where the recipe
-    has them; output_dir gets prox_progress.png.
+    cases: names of those of the validation. measure: what the key metric measures, the name of a member's scores. calibrated:
+    cuts the members out where their norms keep statistics.
+
+    ckpt_dir gets model.pt, a bare state_dict of what predicts in the largest member that is left, family.json with the plan,
+    the members' cost and scores and what was closed, kernel_transforms.pt where the recipe has them, and statistics.pt with
+    those of the members' norms where they keep any; output_dir gets prox_progress.png.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Plan | OctPlan,
         recipe: str,
         validation: MemberValidationHandler,
         *,
-        cases: Sequence[Case],
+        cases: Sequence[str],
         ckpt_dir: str,
         output_dir: str,
+        measure: str = "dice",
+        calibrated: CalibratedMembers | None = None,
     ) -> None:
-        self.plan, self.recipe, self.validation = plan, recipe, validation
-        self.cases = [case.image.name for case in cases]
+        self.plan, self.recipe, self.validation, self.cases = plan, recipe, validation, list(cases)
+        self.measure, self.calibrated = measure, calibrated
         self.ckpt_dir, self.output_dir = Path(ckpt_dir), Path(output_dir)
 
     def attach(self, trainer: SupernetTrainer) -> None:
@@ -64,19 +72,20 @@ class FamilyWriter:
         engine, history, monitor = trainer.engine, self.validation.history, self.validation.monitor
         space, comparisons = engine.final_space, monitor.history if monitor else []
         family: Any = engine.supernet.family
-        latest = history[-1]["dice"]
+        latest = history[-1]["scores"]
         members = [
             {
                 "name": name,
                 "subnet": subnet.to_json(),
                 "parameters": cost.parameters(engine.supernet, subnet),
                 "macs": cost.macs(engine.supernet, subnet, self.plan.patch_size),
-                "dice": latest.get(name),
+                self.measure: latest.get(name),
             }
             for name, subnet in self.validation.members.items()
         ]
         probes = [
-            {"epoch": entry["epoch"], "dice": {name: dice["mean"] for name, dice in entry["dice"].items()}} for entry in history
+            {"epoch": entry["epoch"], self.measure: {name: of["mean"] for name, of in entry["scores"].items()}}
+            for entry in history
         ]
         for folder in (self.ckpt_dir, self.output_dir):
             folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +99,7 @@ class FamilyWriter:
                 "epochs": engine.schedule.epochs,
                 "validated_epoch": history[-1]["epoch"] + 1,
                 "validation_cases": self.cases,
+                "measure": self.measure,
                 "regions": self.validation.regions,
                 "patch_size": list(self.plan.patch_size),
                 "space": space.to_json(),
@@ -103,14 +113,19 @@ class FamilyWriter:
             },
             self.ckpt_dir / FAMILY,
         )
-        weights: dict[str, nn.Module] = {WEIGHTS: prediction_graph(engine.supernet.extract(space.largest()))}
+        extract = engine.supernet.extract if self.calibrated is None else self.calibrated.extract
+        tensors: dict[str, Any] = {WEIGHTS: prediction_graph(extract(space.largest())).state_dict()}
         if (transforms := engine.supernet.kernel_transforms) is not None:
-            weights[KERNEL_TRANSFORMS] = transforms
-        for name, module in weights.items():
+            tensors[KERNEL_TRANSFORMS] = transforms.state_dict()
+        if self.calibrated is not None:
+            named = self.validation.members.values()
+            tensors[STATISTICS] = {str(subnet): statistics_of(extract(subnet)) for subnet in named}
+        for name, state in tensors.items():
             with replacing(self.ckpt_dir / name) as temporary:
-                torch.save(module.state_dict(), temporary)
+                torch.save(state, temporary)
         closings = [(comparison.epoch, comparison.dimension) for comparison in comparisons if comparison.closed]
-        plot_progress(probes, engine.schedule, self.output_dir / "prox_progress.png", measure="mean Dice", closings=closings)
+        path, measure = self.output_dir / "prox_progress.png", self.measure
+        plot_progress(probes, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", closings=closings)
 
 
 def _is_bundle(path: Path) -> bool:
@@ -142,13 +157,26 @@ class TrainedBundle:
         raise ProXError(f"{path} is no bundle of a supernet, nor its models: there is no {FAMILY}, which training writes")
 
     @cached_property
-    def plan(self) -> Plan:
-        return Plan.from_json(self.data["plan"])
+    def plan(self) -> Any:
+        """A Plan or, of a classifier, an OctPlan."""
+        data = self.data["plan"]
+        kind = OctPlan if isinstance(data, dict) and data.get("kind") == KIND else Plan
+        return kind.from_json(data)
 
     @cached_property
-    def unet_family(self) -> UNetFamily:
-        """Of what remained open."""
+    def network_family(self) -> Any:
+        """Of what remained open: a UNetFamily or, of a classifier, a MobileNetFamily."""
         return self.plan.family(self.data["choices"], open=self.data.get("closed"))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the members classify images, instead of segmenting them."""
+        return isinstance(self.plan, OctPlan)
+
+    @property
+    def measure(self) -> str:
+        """What the members' scores measure, and their name in family.json."""
+        return str(self.data.get("measure", "dice"))
 
     @property
     def kernel_transforms(self) -> bool:
@@ -172,9 +200,10 @@ class TrainedBundle:
 
     def subnet(self, which: str) -> Subnet:
         """The subnet of a name or a JSON file, see ``member``; "smallest" and "largest" are known before training, too."""
-        space = self.unet_family.space
+        space = self.network_family.space
         ends = {"smallest": space.smallest, "largest": space.largest}
-        return ends[which]() if which in ends else space.check(self.member(which)[1])
+        subnet: Subnet = ends[which]() if which in ends else space.check(self.member(which)[1])
+        return subnet
 
     def family(self) -> dict[str, Any]:
         """family.json. Raises ProXError where nothing has been trained yet."""
@@ -189,13 +218,13 @@ class TrainedBundle:
         return find_member(self.family(), which)
 
     def measured(self, subnet: Subnet) -> dict[str, float]:
-        """Dice by class of ``subnet`` as its training measured it with the weights that are there; {} where it did not."""
+        """Scores by class of ``subnet`` as its training measured them with the weights that are there; {} where it did not."""
         same = [member for member in self.family()["members"] if Subnet.from_json(member["subnet"]) == subnet]
-        return dict(same[0]["dice"] or {}) if same else {}
+        return dict(same[0][self.measure] or {}) if same else {}
 
     def supernet(self) -> SuperNet:
         """With the trained weights. Raises ProXError as ``load_weights`` does."""
-        supernet = SuperNet(self.unet_family, largest(self.unet_family), kernel_transforms=self.kernel_transforms)
+        supernet = SuperNet(self.network_family, largest(self.network_family), kernel_transforms=self.kernel_transforms)
         self.load_weights(supernet)
         return supernet.eval()
 
@@ -204,6 +233,38 @@ class TrainedBundle:
         self._load(WEIGHTS, prediction_graph(supernet.network))
         if supernet.kernel_transforms is not None:
             self._load(KERNEL_TRANSFORMS, supernet.kernel_transforms)
+
+    def network(self, which: str, supernet: SuperNet, calibrated: CalibratedMembers | None = None) -> Member:
+        """The trained member of a name or a JSON file, cut out; the trained weights are loaded into ``supernet``.
+
+        calibrated, and errors: as of ``extract`` and ``load_weights``.
+        """
+        subnet = self.subnet(which)
+        self.load_weights(supernet)
+        return Member(self.network_family, subnet, self.extract(supernet, subnet, calibrated))
+
+    def extract(self, supernet: SuperNet, subnet: Subnet, calibrated: CalibratedMembers | None = None) -> nn.Module:
+        """The stock network of ``subnet`` out of ``supernet``, which has the trained weights, with its norms' statistics.
+
+        Members whose statistics the training did not keep are given theirs by ``calibrated``, which are then kept, too.
+        Raises ProXError where that is None.
+        """
+        network = supernet.extract(subnet)
+        if not keeps_statistics(network):
+            return network
+        path = self.path / STATISTICS
+        known: dict[str, Statistics] = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
+        if str(subnet) not in known:
+            if calibrated is None:
+                raise ProXError(
+                    f"{path} has no statistics of the norms of {subnet}; evaluate this member first, which takes them from "
+                    "training images"
+                )
+            known[str(subnet)] = statistics_of(calibrated.calibrate(network, subnet))
+            with replacing(path) as temporary:
+                torch.save(known, temporary)
+        network.load_state_dict(known[str(subnet)], strict=False)
+        return network
 
     def _load(self, name: str, module: nn.Module) -> None:
         path = self.path / name

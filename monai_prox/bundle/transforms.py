@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
 from monai_prox.errors import ProXError
+from monai_prox.oct import read_scan
 
 
 class CheckCased(MapTransform):  # type: ignore[misc]
@@ -48,6 +51,18 @@ class CheckCased(MapTransform):  # type: ignore[misc]
                 f"{_name(label)} has the labels {', '.join(f'{value:g}' for value in wrong[:5])}, which dataset.json does not "
                 f"declare; declared are 0 to {self.labels - 1}"
             )
+
+
+class LoadScand(MapTransform):  # type: ignore[misc]
+    """From a retinal scan, a file or an array (H, W), to an image (1, H, W) of 0 to 1. Raises ProXError as read_scan does."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            scan = changed[key]
+            meta = {"filename_or_obj": str(scan)} if isinstance(scan, str | Path) else {}
+            changed[key] = MetaTensor(torch.from_numpy(read_scan(Path(scan) if meta else scan)), meta=meta)
+        return changed
 
 
 def _name(image: Any) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distribution, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from monai.bundle import ckpt_export
@@ -89,8 +89,35 @@ class Prediction:
     images: str
     datalist: str
 
+    def metadata(self) -> dict[str, Any]:
+        return metadata(self)
 
-def write_bundle(prediction: Prediction, output: Path, *, overwrite: bool = False) -> Path:
+    def inference(self) -> dict[str, Any]:
+        return inference(self)
+
+    def readme(self) -> str:
+        return readme(self)
+
+    def data_license(self) -> str:
+        return data_license(self)
+
+
+class Exportable(Protocol):
+    """What a bundle is written from: a network with its weights, and the contents of the bundle's files."""
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def metadata(self) -> dict[str, Any]: ...
+
+    def inference(self) -> dict[str, Any]: ...
+
+    def readme(self) -> str: ...
+
+    def data_license(self) -> str: ...
+
+
+def write_bundle(prediction: Exportable, output: Path, *, overwrite: bool = False) -> Path:
     """Writes ``prediction`` as a bundle in the folder ``output`` and returns it.
 
     Raises ProXError where the folder exists without ``overwrite``, or nothing can be written; then nothing is left behind.
@@ -98,11 +125,11 @@ def write_bundle(prediction: Prediction, output: Path, *, overwrite: bool = Fals
     with new_folder(output, overwrite=overwrite, is_exported=_is_exported) as folder:
         for part in ("configs", "models", "docs"):
             (folder / part).mkdir()
-        write_json(metadata(prediction), folder / "configs" / "metadata.json")
-        write_json(inference(prediction), folder / "configs" / "inference.json")
+        write_json(prediction.metadata(), folder / "configs" / "metadata.json")
+        write_json(prediction.inference(), folder / "configs" / "inference.json")
         (folder / "configs" / "logging.conf").write_text(LOGGING)
-        (folder / "docs" / "README.md").write_text(readme(prediction))
-        (folder / "docs" / "data_license.txt").write_text(data_license(prediction))
+        (folder / "docs" / "README.md").write_text(prediction.readme())
+        (folder / "docs" / "data_license.txt").write_text(prediction.data_license())
         (folder / "LICENSE").write_text(_license())
         save_tensors(fx.symbolic_trace(prediction.network.eval()).state_dict(), folder / "models" / "model.pt")
         _write_torchscript(folder)

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 WIDTH = 120
 EXPORTED = "--ckpt_file models/model.pt --meta_file configs/metadata.json --config_file configs/inference.json"
+LICENCE_NOTE = (
+    "Configurations and documents: Apache License 2.0, see LICENSE. The weights are their trainers' to license; the licence of "
+    "the\ndata they were trained on is in docs/data_license.txt."
+)
 UNKNOWN_LICENCE = "not stated in its dataset.json; ask whoever provides it"
 
 
@@ -87,8 +91,7 @@ Methods 18, 203-211 (2021).
 
 # License
 
-Configurations and documents: Apache License 2.0, see LICENSE. The weights are their trainers' to license; the licence of the
-data they were trained on is in docs/data_license.txt.
+{LICENCE_NOTE}
 """
 
 

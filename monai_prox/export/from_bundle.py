@@ -16,7 +16,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
     A member of lower resolution gets a coarser spacing and a smaller patch. Raises ProXError for an unknown or illegal member
     and where nothing has been trained.
     """
-    plan, family = bundle.plan, bundle.unet_family
+    plan, family = bundle.plan, bundle.network_family
     name, subnet = bundle.member(which)
     patch = family.input_size(plan.patch_size, family.space.check(subnet)["resolution"][0])
     spacing = tuple(mm * (full / small) for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))

@@ -1,0 +1,128 @@
+"""What the model zoo and MONAI ask of a bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from monai.bundle import ConfigParser, ckpt_export, onnx_export, verify_net_in_out
+
+from monai_prox.export.bundle import SCHEMA
+
+REQUIRED = [
+    "LICENSE",
+    "configs/metadata.json",
+    "configs/train.json",
+    "configs/evaluate.json",
+    "configs/inference.json",
+    "configs/multi_gpu_train.json",
+    "configs/family.json",
+    "configs/logging.conf",
+    "docs/README.md",
+    "docs/data_license.txt",
+]
+HEADINGS = [
+    "# Model Overview",
+    "## Data",
+    "## Training configuration",
+    "## Input",
+    "## Output",
+    "## Performance",
+    "## MONAI Bundle Commands",
+    "# References",
+    "# License",
+]
+LIMIT = 25 * 2**20  # bytes of a file in the model zoo
+TOLERANCE = 1e-4  # of ONNX Runtime's logits
+
+
+def config(bundle: Path, name: str) -> Any:
+    return json.loads((bundle / "configs" / f"{name}.json").read_text())
+
+
+def check_zoo_rules(bundle: Path, required: list[str]) -> None:
+    """What the model zoo asks of every bundle's files."""
+    for name in required:
+        assert (bundle / name).is_file(), name
+    metadata = config(bundle, "metadata")
+    assert metadata["schema"] == SCHEMA
+    assert metadata["version"] in metadata["changelog"]
+    assert all(metadata["required_packages_version"].values())
+    assert all(version(package) for package in metadata["required_packages_version"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", metadata["version"])
+    lines = (bundle / "docs" / "README.md").read_text().splitlines()
+    assert [line for line in lines if line in HEADINGS] == HEADINGS
+    assert max(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) <= LIMIT
+    assert not list(bundle.rglob("*.py"))
+
+
+def targets(bundle: Path) -> set[str]:
+    """The components that a training bundle's configurations name."""
+    found: set[str] = set()
+
+    def collect(part: Any) -> None:
+        if isinstance(part, dict):
+            found.update([part["_target_"]] if "_target_" in part else [])
+            for value in part.values():
+                collect(value)
+        elif isinstance(part, list):
+            for value in part:
+                collect(value)
+
+    for file in ("train", "evaluate", "inference", "multi_gpu_train"):
+        collect(config(bundle, file))
+    return found
+
+
+def check_network(bundle: Path, output: Path, shape: tuple[int, ...], **metadata: Any) -> None:
+    """MONAI's own checks and exports of network_def; shape: of what it takes, with its channels."""
+    files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/inference.json")}
+    data = {"ckpt_dir": str(bundle / "models"), "bundle_root": str(bundle), **metadata}
+    verify_net_in_out(net_id="network_def", device="cpu", **files, **data)
+    weights = {"net_id": "network_def", "ckpt_file": str(bundle / "models" / "model.pt")}
+    ckpt_export(filepath=str(output / "model.ts"), **weights, **files, **data)
+    onnx_export(filepath=str(output / "model.onnx"), **weights, **files, **data)
+
+    parser = ConfigParser()
+    parser.read_config(files["config_file"])
+    parser.read_meta(files["meta_file"])
+    parser.update(data)
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(weights["ckpt_file"], weights_only=True), strict=True)
+    x = torch.rand(1, *shape)
+    with torch.no_grad():
+        logits = network(x)
+        for scripted in [output / "model.ts", *(bundle / "models").glob("model.ts")]:
+            assert torch.equal(torch.jit.load(scripted).eval()(x), logits)
+    session = onnxruntime.InferenceSession(output / "model.onnx")
+    (onnx,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(onnx, logits.numpy(), atol=TOLERANCE, rtol=0)
+
+
+def schema(bundle: Path) -> Path:
+    """Where verify_metadata finds the schema; without it, it would be downloaded."""
+    data = os.environ.get("MONAI_PROX_DATA")
+    path = Path(data or "", "..", "schema", SCHEMA.rpartition("/")[2])
+    if not data or not path.is_file():
+        pytest.skip(f"there is no {SCHEMA.rpartition('/')[2]} in a folder schema beside the one that MONAI_PROX_DATA names")
+    (bundle / "eval").mkdir(exist_ok=True)
+    (bundle / "eval" / "schema.json").write_bytes(path.read_bytes())
+    return bundle / "eval" / "schema.json"
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return bool(a == b or (a != a and b != b))
