@@ -805,6 +805,7 @@ def test_the_family_is_written_as_it_was_trained(finished: tuple[Training, Path]
         "epochs": EPOCHS,
         "validated_epoch": EPOCHS,
         "validation_cases": ["b.nii.gz", "c.nii.gz"],
+        "measure": "dice",
         "regions": {"one": [1], "two": [2]},
         "patch_size": list(PATCH),
         "space": space.to_json(),
