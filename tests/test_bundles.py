@@ -388,7 +388,6 @@ def test_a_training_closes_choices_and_says_so(narrowed: Narrowed) -> None:
     assert narrowed.said.count("ProX monitor: ") == len(family["monitor"])
     weights = torch.load(narrowed.bundle / "models" / "model.pt", weights_only=True)
     whole = prediction_graph(whole_supernet(narrowed).network).state_dict()
-    assert weights.keys() <= whole.keys()
     assert sum(w.numel() for w in weights.values()) < sum(w.numel() for w in whole.values())
     listed = CliRunner().invoke(app, ["family", str(narrowed.bundle), "--json"])
     assert json.loads(listed.output) == family["members"]
