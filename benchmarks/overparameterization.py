@@ -63,8 +63,11 @@ class TimedTrainer(ProXTrainerAdam):
     """Measures the seconds of its training steps, and those of the processor, which mean nothing on a GPU."""
 
     choices = CHOICES
-    validation_iterations_per_epoch = 20
     seconds = cpu_seconds = 0.0
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.num_val_iterations_per_epoch = 20 if self._compared else 1  # the others steer nothing
 
     def train_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
         start, start_cpu = time.perf_counter(), time.process_time()
@@ -134,10 +137,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--epochs", type=int, default=80)
-    parser.add_argument("--probe-every", type=int, default=4, help="epochs")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--probe-every", type=int, default=3, help="epochs")
     parser.add_argument("--features", nargs="+", type=int, default=[8, 16, 32])
+    parser.add_argument("--patch-size", nargs=3, type=int, default=[40, 48, 40])
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--validation", type=int, default=20, help="cases that steer the monitor")
     parser.add_argument("--test", type=int, default=60, help="cases, the last by name")
@@ -145,8 +149,8 @@ def main() -> None:
     torch.set_num_threads(1)
     task = write_threads(options.work) if options.task == "threads" else Path(options.task)
     held_out = options.validation + options.test
-    cut = {"features": options.features, "batch_size": options.batch_size, "held_out": held_out}
-    folder, plan = prepare(task, options.work, **cut)
+    cut = {key: getattr(options, key) for key in ("features", "patch_size", "batch_size")}
+    folder, plan = prepare(task, options.work, held_out=held_out, **cut)
     split = json.loads((folder / "splits_final.json").read_text())[0]
     steering, test = split["val"][: options.validation], split["val"][options.validation :]
     write_json([{"train": split["train"], "val": steering}], folder / "splits_final.json")

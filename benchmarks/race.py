@@ -18,6 +18,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from about import about
+from matplotlib.ticker import NullFormatter
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -115,28 +116,32 @@ def tables(rows: list[dict[str, Any]]) -> tuple[Table, str]:
 
 
 def plot(results: list[dict[str, Any]], measure: str, path: Path) -> None:
-    """Left the family's mean over the seconds of training, right the members' at the end over what they cost."""
+    """Left the family's mean over the seconds of training, a line per seed; right members at the end over what they cost."""
     figure, (over_time, over_size) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     for name in dict.fromkeys(result["contender"] for result in results):
-        colour = COLOURS.get(name, GREY)
+        colour, alone = COLOURS.get(name, GREY), name.startswith("alone")
         runs = [result for result in results if result["contender"] == name]
+        style = {"linestyle": ":", "marker": "."} if alone else {"marker": "o", "markersize": 3}
         for number, result in enumerate(runs):
-            label = name if number == 0 else None
             final = {"seconds": result["training_seconds"], "members": result["members"]}
             points = [(point["seconds"], fmean(of_family(point["members"], measure))) for point in [*result["curve"], final]]
-            style = {"linestyle": ":", "marker": "."} if name.startswith("alone") else {"marker": "o", "markersize": 3}
+            label = name if number == 0 and not alone else None
             over_time.plot(*zip(*points, strict=True), color=colour, label=label, alpha=0.8, **style)
-            if name.startswith("alone"):
-                over_time.annotate(name, points[-1], fontsize=8, color=colour, textcoords="offset points", xytext=(4, 0))
-            sized = sorted((member["macs"] / 1e9, member[measure]) for member in result["members"])
-            if sized:
-                marker = "x" if name.startswith("alone") else "o"
-                over_size.scatter(*zip(*sized, strict=True), color=colour, s=14, marker=marker, label=label, alpha=0.7)
+            if alone and number == 0:
+                at = {"textcoords": "offset points", "xytext": (0, -9), "ha": "right"}
+                over_time.annotate(name, points[0], fontsize=8, color=colour, **at)
+        members = zip(*(result["members"] for result in runs), strict=True)  # each by seed
+        sized = [(fmean(m["macs"] for m in of) / 1e9, fmean(m[measure] for m in of)) for of in members]
+        marker = "x" if alone else "o"
+        label = None if alone and name != "alone smallest" else "alone" if alone else name
+        over_size.scatter(*zip(*sized, strict=True), color=colour, s=18, marker=marker, label=label, alpha=0.8)
     over_time.set(xlabel="seconds of training", ylabel=f"{measure.capitalize()}, mean of the family", xscale="log")
-    over_size.set(xlabel="GMAC of a forward pass", ylabel=f"{measure.capitalize()} of members at the end", xscale="log")
-    over_time.legend(fontsize=8, frameon=False)
+    over_size.set(xlabel="GMAC of a forward pass", ylabel=f"{measure.capitalize()} at the end, mean of the seeds", xscale="log")
     for axes in (over_time, over_size):
         axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.legend(fontsize=8, frameon=False)
     figure.savefig(path, dpi=120)
 
 
