@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--patients", nargs=2, type=int, default=[400, 100], help="of each class, for training and held out")
+    parser.add_argument("--severity", type=float, default=2.0, help="of the lesions")
     parser.add_argument("--curve", type=int, default=5, help="evaluations in a training, the one at its end included")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--smoke", action="store_true", help="a minute instead of hours; its figures mean nothing")
@@ -49,9 +50,10 @@ def main() -> None:
     if options.smoke:
         vars(options).update(SMOKE)
     learnt, held_out = options.patients
-    folder = options.work / f"{learnt}_{held_out}"
-    scans = write_phantom_scans(folder, patients={"train": learnt, "val": 1, "test": held_out}, size=(128, 128))
-    keys = ("space", "steps", "epochs", "learning_rate", "batch_size", "patients", "curve")
+    folder = options.work / f"{learnt}_{held_out}_{options.severity}"
+    patients = {"train": learnt, "val": 1, "test": held_out}
+    scans = write_phantom_scans(folder, patients=patients, size=(128, 128), severity=options.severity)
+    keys = ("space", "steps", "epochs", "learning_rate", "batch_size", "patients", "severity", "curve")
     common = {"folder": str(scans)} | {key: getattr(options, key) for key in keys}
     runs = {
         options.results / f"{contender.replace(' ', '_')}_{seed}.json": common | {"contender": contender, "seed": seed}

@@ -9,7 +9,7 @@ DME     dark cysts between the inner layers, which swell there.
 CNV     a bright, ragged mass below a raised pigment epithelium, its shadow, and often fluid above it.
 
 Small lesions are a few pixels high, and uneven epithelia, shadows and wide pits are in all classes, so that shape has to be
-told from noise.
+told from noise. A higher severity makes lesions larger, for short trainings.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from monai_prox.files import write_json
 from monai_prox.oct import CLASSES
 
 NAME = "phantom_oct"
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 SCANS = 2  # of a patient
 PATIENTS: Mapping[str, int] = {"train": 60, "val": 15, "test": 30}  # of each class
 
@@ -42,20 +42,29 @@ LAYERS = ((0.14, 0.72), (0.38, 0.45), (0.52, 0.30), (0.60, 0.46), (0.86, 0.22), 
 
 
 def write_phantom_scans(
-    folder: Path | str, *, patients: Mapping[str, int] = PATIENTS, size: tuple[int, int] = (224, 224), seed: int = 0
+    folder: Path | str,
+    *,
+    patients: Mapping[str, int] = PATIENTS,
+    size: tuple[int, int] = (224, 224),
+    severity: float = 1.0,
+    seed: int = 0,
 ) -> Path:
     """Writes ``<folder>/phantom_oct/{train,val,test}/CLASS/CLASS-PATIENT-NUMBER.jpeg`` and returns ``<folder>/phantom_oct``.
 
-    patients: of each class by split; none is in two classes or splits. size: pixels, rows and columns. A scan is a function of
-    ``seed``, its patient and number. A folder of the same arguments is returned as it is.
+    patients: of each class by split; none is in two classes or splits. size: pixels, rows and columns. severity: of
+    lesions' heights and widths. A scan is a function of these, ``seed``, its patient and number. A folder of the same
+    arguments is returned as it is.
 
-    Raises ProXError for counts below 1, sizes below 64 and a folder of other arguments.
+    Raises ProXError for counts below 1, sizes below 64, a severity outside of 0.5 to 3 and a folder of other arguments.
     """
     if set(patients) != set(PATIENTS) or not all(type(count) is int and count > 0 for count in patients.values()):
         raise ProXError(f"patients must be positive numbers for {', '.join(PATIENTS)}, got {dict(patients)}")
     if len(size) != 2 or min(size) < 64:
         raise ProXError(f"size must be two numbers of at least 64 pixels, got {list(size)}")
-    settings = {"patients": dict(patients), "size": list(size), "seed": seed, "generator_version": GENERATOR_VERSION}
+    if not 0.5 <= severity <= 3:
+        raise ProXError(f"severity must be from 0.5 to 3, got {severity}")
+    settings = {"patients": dict(patients), "size": list(size), "severity": severity, "seed": seed}
+    settings["generator_version"] = GENERATOR_VERSION
     settings["description"] = "SYNTHETIC images made by a program, not of any patient. For demonstrations and tests only."
     target = Path(folder) / NAME
     if target.exists():
@@ -72,7 +81,9 @@ def write_phantom_scans(
                 (unfinished / split / kind).mkdir(parents=True)
                 for patient in itertools.islice(numbers, count):
                     for number in range(1, SCANS + 1):
-                        image = Image.fromarray(scan(kind, size=size, patient=(seed, patient), number=number))
+                        image = Image.fromarray(
+                            scan(kind, size=size, severity=severity, patient=(seed, patient), number=number)
+                        )
                         image.save(unfinished / split / kind / f"{kind}-{1000 + patient}-{number}.jpeg", quality=90)
         write_json(settings, unfinished / "phantom.json")
         unfinished.rename(target)
@@ -117,7 +128,9 @@ class _Eye:
         )
 
 
-def scan(kind: str, *, size: tuple[int, int], patient: tuple[int, int], number: int) -> NDArray[np.uint8]:
+def scan(
+    kind: str, *, size: tuple[int, int], patient: tuple[int, int], number: int, severity: float = 1.0
+) -> NDArray[np.uint8]:
     """One B-scan of ``size``. kind: one of CLASSES. patient: (seed, number of the patient)."""
     eye = _Eye.draw(np.random.default_rng(patient))
     g = np.random.default_rng((*patient, number))
@@ -133,7 +146,8 @@ def scan(kind: str, *, size: tuple[int, int], patient: tuple[int, int], number: 
     def bell(centre: float, width: float, power: float = 2.0) -> Array:
         return np.asarray(np.exp(-(np.abs((x - centre) / width) ** power)))
 
-    unit = rows / 224  # lesions are as large at any size
+    unit = rows / 224  # what there is is as large at any size
+    lesion = severity * unit
     fovea = eye.fovea + g.uniform(-0.06, 0.06)
     epithelium = rows * (eye.level + eye.tilt * (x - 0.5) - eye.bend * ((x - 0.5) ** 2 - 0.08))
     epithelium = epithelium + unit * eye.unevenness * rough(6)
@@ -144,20 +158,21 @@ def scan(kind: str, *, size: tuple[int, int], patient: tuple[int, int], number: 
 
     if kind == "DRUSEN":
         for _ in range(g.integers(1, 5)):
-            lift = np.maximum(lift, unit * g.uniform(2, 6) * bell(g.uniform(0.08, 0.92), g.uniform(0.012, 0.035), 2.5))
+            width = severity * g.uniform(0.012, 0.035)
+            lift = np.maximum(lift, lesion * g.uniform(2, 6) * bell(g.uniform(0.08, 0.92), width, 2.5))
     elif kind == "DME":
         centre = float(np.clip(fovea + g.normal(0, 0.12), 0.12, 0.88))
         thickness = thickness + rows * g.uniform(0.0, 0.10) * bell(centre, g.uniform(0.08, 0.2))
         for _ in range(g.integers(1, 7)):
-            across = unit * g.uniform(2.5, 9)
+            across = lesion * g.uniform(2.5, 9)
             cysts.append((centre + g.normal(0, 0.07), g.uniform(0.35, 0.78), across, across * g.uniform(0.5, 1.1)))
     elif kind == "CNV":
         centre, width = float(np.clip(fovea + g.normal(0, 0.1), 0.15, 0.85)), g.uniform(0.04, 0.14)
         ragged = 1 + 0.3 * rough(3)
-        mass = np.clip(unit * g.uniform(5, 20) * bell(centre, width, 3) * ragged, 0, None)
+        mass = np.clip(lesion * g.uniform(5, 20) * bell(centre, width, 3) * ragged, 0, None)
         lift = mass * g.uniform(0.7, 1.0)
         if g.random() < 0.6:
-            fluid = unit * g.uniform(3, 9) * bell(centre + g.normal(0, 0.05), width * g.uniform(0.8, 1.6), 3)
+            fluid = lesion * g.uniform(3, 9) * bell(centre + g.normal(0, 0.05), width * g.uniform(0.8, 1.6), 3)
 
     epithelium = base - lift
     thickness = thickness - 0.8 * np.minimum(lift, 0.6 * thickness)  # the outer layers give way

@@ -38,6 +38,14 @@ def test_a_scan_is_a_function_of_its_arguments(kind: str) -> None:
         assert not np.array_equal(one, scan(kind, size=(96, 128), **other))
 
 
+def test_severity_is_of_lesions_alone() -> None:
+    def grown(kind: str) -> np.ndarray:
+        scans = [scan(kind, size=(96, 128), patient=(0, 7), number=1, severity=severity) for severity in (1.0, 2.0)]
+        return np.mean(scans[0] != scans[1])
+
+    assert grown("NORMAL") == 0 and all(grown(kind) > 0.001 for kind in CLASSES if kind != "NORMAL")
+
+
 def test_the_vitreous_is_dark_and_the_epithelium_bright() -> None:
     image = scan("NORMAL", size=(224, 224), patient=(0, 1), number=1).astype(float)
     assert image[:40].mean() < 30 < image.max(0).mean()
@@ -48,6 +56,7 @@ def test_the_vitreous_is_dark_and_the_epithelium_bright() -> None:
     [
         ({"patients": {"train": 1}}, "patients must be positive numbers for train, val, test, got {'train': 1}"),
         ({"patients": FEW | {"val": 0}}, "patients must be positive numbers"),
+        ({"severity": 0.1}, "severity must be from 0.5 to 3, got 0.1"),
         ({"size": (32, 64)}, "size must be two numbers of at least 64 pixels, got [32, 64]"),
     ],
 )
