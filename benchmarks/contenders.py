@@ -25,7 +25,7 @@ from monai_prox.nnunet.variants import ProXTrainerAdam
 from monai_prox.probes import choose_probes
 from monai_prox.schedule import RECIPES
 from monai_prox.space import SearchSpace, Subnet
-from monai_prox.supernet import Member, SuperNet
+from monai_prox.supernet import Member
 
 ALONE = ("smallest", "middle", "largest")
 SHORT, SHORTENED = "prox short", 0.4  # of the epochs
@@ -85,7 +85,7 @@ class Recipe(Contender):
     def _macs_of(self, subnet: Subnet) -> int:
         if subnet not in self._macs:
             size = self.trainer.configuration_manager.patch_size
-            self._macs[subnet] = cost.macs(self.supernet, subnet, size)
+            self._macs[subnet] = cost.macs(self.supernet.family, subnet, size)
         return self._macs[subnet]
 
     def count(self, epoch: int, step: int) -> None:
@@ -105,7 +105,7 @@ class Alone(Contender):
     def __init__(self, trainer: nnUNetTrainer, name: str, family: UNetFamily, subnet: Subnet, *settings: int) -> None:
         super().__init__(trainer, *settings)
         self.name = name
-        self._macs = cost.macs(SuperNet(family), subnet, trainer.configuration_manager.patch_size)
+        self._macs = cost.macs(family, subnet, trainer.configuration_manager.patch_size)
 
     def count(self, epoch: int, step: int) -> None:
         self.macs += 3 * self._macs * self.trainer.configuration_manager.batch_size

@@ -97,7 +97,7 @@ class Contest:
 
     def _macs_of(self, subnet: Subnet) -> int:
         if subnet not in self._counts:
-            self._counts[subnet] = cost.macs(self.supernet, subnet, self.size)
+            self._counts[subnet] = cost.macs(self.supernet.family, subnet, self.size)
         return self._counts[subnet]
 
     def count(self, images: int, epoch: int, step: int) -> None:

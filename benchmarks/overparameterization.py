@@ -104,8 +104,8 @@ def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, s
         "space": str(space),
         "members": space.size(),
         "largest": {
-            "macs": cost.macs(supernet, largest, trainer.monitor.size),
-            "parameters": cost.parameters(supernet, largest),
+            "macs": cost.macs(supernet.family, largest, trainer.monitor.size),
+            "parameters": cost.parameters(supernet.family, largest),
             "dice": float(np.mean(held_out.dice(supernet.member(largest)))),
         },
         "smallest": {"dice": float(np.mean(held_out.dice(supernet.member(smallest))))},

@@ -6,19 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from monai_prox.families import Family
 from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
 
 COUNTED = (_ConvNd, nn.Linear)
-
-
-def parameters(supernet: SuperNet, subnet: Subnet) -> int:
-    """Number of weights of the subnet's stock network."""
-    return sum(p.numel() for p in supernet.shapes(subnet).parameters())
 
 
 @dataclass
@@ -48,15 +42,14 @@ def counting(network: nn.Module) -> Iterator[Count]:
             hook.remove()
 
 
-def macs(supernet: SuperNet, subnet: Subnet, size: Sequence[int]) -> int:
+def parameters(family: Family, subnet: Subnet) -> int:
+    """Number of weights of the subnet's stock network."""
+    return sum(layer.weights + layer.others for layer in family.layers(subnet))
+
+
+def macs(family: Family, subnet: Subnet, size: Sequence[int]) -> int:
     """Multiply-accumulates of the subnet's layers in prediction, for one input of ``size`` voxels at full resolution.
 
-    As ``counting`` counts them, on the meta device, so nothing is computed.
+    In closed form, as many as ``counting`` counts.
     """
-    family = supernet.family
-    with torch.device("meta"):  # without deep supervision, whose heads no prediction runs
-        module = family.build(subnet, initialise=False).eval()
-    channels = next(layer.in_channels for layer in module.modules() if isinstance(layer, _ConvNd))
-    with counting(module) as counted:
-        family.run(module, torch.empty(1, channels, *size, device="meta"), subnet)
-    return counted.macs
+    return sum(layer.weights * layer.uses for layer in family.layers(subnet, size))

@@ -98,7 +98,7 @@ class Monitor:
 
     def _compare(self, epoch: int, space: SearchSpace, scores: Mapping[Subnet, Mapping[str, float]]) -> list[Comparison]:
         largest = space.largest()
-        parameters, macs = cost.parameters(self.supernet, largest), cost.macs(self.supernet, largest, self.size)
+        parameters, macs = cost.parameters(self.supernet.family, largest), cost.macs(self.supernet.family, largest, self.size)
         compared = []
         for dimension, without in self.expansions(space).items():
             both = scores[largest].keys() & scores[without].keys()
@@ -115,8 +115,8 @@ class Monitor:
                 gain=gain,
                 error=error,
                 cases=len(gains),
-                parameters=parameters - cost.parameters(self.supernet, without),
-                macs=macs - cost.macs(self.supernet, without, self.size),
+                parameters=parameters - cost.parameters(self.supernet.family, without),
+                macs=macs - cost.macs(self.supernet.family, without, self.size),
                 doubts=self._doubts.get(dimension, 0) + 1 if doubtful else 0,
             )
             compared.append(comparison)

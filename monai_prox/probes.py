@@ -27,8 +27,8 @@ def choose_probes(supernet: SuperNet, size: Sequence[int], space: SearchSpace | 
         return {"largest": largest}
     steps = [[(dimension, count) for count in range(1, space.choice_count(dimension) + 1)] for dimension in space.dimensions]
     even = {space.restrict(dict(opened)).largest() for opened in product(*steps)} - {smallest, largest}
-    macs = {subnet: cost.macs(supernet, subnet, size) for subnet in even}
-    low, high = cost.macs(supernet, smallest, size), cost.macs(supernet, largest, size)
+    macs = {subnet: cost.macs(supernet.family, subnet, size) for subnet in even}
+    low, high = cost.macs(supernet.family, smallest, size), cost.macs(supernet.family, largest, size)
     between: list[Subnet] = []
     for number in range(1, len(BETWEEN) + 1):
         target = low * (high / low) ** (number / (len(BETWEEN) + 1))

@@ -824,7 +824,7 @@ def test_the_family_is_written_as_it_was_trained(finished: tuple[Training, Path]
         assert subnet == run.validation.members[member["name"]]
         own = engine.supernet.extract(subnet)
         assert member["parameters"] == sum(p.numel() for p in own.parameters())
-        assert member["macs"] == cost.macs(engine.supernet, subnet, PATCH)
+        assert member["macs"] == cost.macs(engine.supernet.family, subnet, PATCH)
         assert member["dice"] == classes[member["name"]]
         assert list(member["dice"]) == ["mean", "one", "two"]
     assert [probe["epoch"] for probe in family["probes"]] == [entry["epoch"] for entry in run.validation.history]

@@ -5,12 +5,16 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from architectures import KINDS, unet_family
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from monai_prox import cost
+from monai_prox.families.mobilenet import MobileNetFamily
 from monai_prox.families.unet import UNetChoices
 from monai_prox.probes import choose_probes
 from monai_prox.space import Subnet
@@ -65,8 +69,8 @@ PLAIN = {
 def test_a_plain_network_by_hand(subnet: Subnet, parameters: int, macs: int) -> None:
     supernet = toy()
     for _ in range(2):  # asking twice changes nothing
-        assert cost.parameters(supernet, subnet) == parameters
-        assert cost.macs(supernet, subnet, (16, 16)) == macs
+        assert cost.parameters(supernet.family, subnet) == parameters
+        assert cost.macs(supernet.family, subnet, (16, 16)) == macs
 
 
 def test_a_residual_network_by_hand() -> None:
@@ -83,8 +87,8 @@ def test_a_residual_network_by_hand() -> None:
     )
     top = 1 * 4 * 9 + 2 * (4 * 4 * 9) + 8 * 4 * 9 + 4 * 2
     lower = 4 * 8 * 9 + 8 * 8 * 9 + 4 * 8 + 8 * 4 * 4
-    assert cost.parameters(supernet, member()) == parameters
-    assert cost.macs(supernet, member(), (16, 16)) == top * 256 + lower * 64
+    assert cost.parameters(supernet.family, member()) == parameters
+    assert cost.macs(supernet.family, member(), (16, 16)) == top * 256 + lower * 64
 
 
 def test_three_axes_by_hand() -> None:
@@ -95,20 +99,59 @@ def test_three_axes_by_hand() -> None:
     # kernels 1 x 3 x 3 above and 3 x 3 x 3 below; only the last two axes are halved; two channels in, three classes
     top = (2 * 2 * 9 + 4 * 2 * 9 + 2 * 3) * 8 * 16 * 16
     lower = (2 * 4 * 27 + 4 * 2 * 4) * 8 * 8 * 8
-    assert cost.macs(SuperNet(family), family.space.largest(), (8, 16, 16)) == top + lower
+    assert cost.macs(family, family.space.largest(), (8, 16, 16)) == top + lower
 
 
 def test_macs_grow_with_the_voxels_and_parameters_do_not() -> None:
     supernet = toy()
-    assert cost.macs(supernet, member(), (32, 48)) == 6 * cost.macs(supernet, member(), (16, 16))
+    assert cost.macs(supernet.family, member(), (32, 48)) == 6 * cost.macs(supernet.family, member(), (16, 16))
 
 
 def test_counting_leaves_no_trace() -> None:
     supernet = toy()
-    cost.macs(supernet, member(), (16, 16))
-    module = supernet.shapes(member())
-    assert not any(layer._forward_hooks for layer in module.modules())
-    assert all(p.is_meta for p in module.parameters())
+    network = supernet.extract(member())
+    with cost.counting(network) as counted:
+        network(torch.zeros(1, 1, 16, 16))
+    before = counted.macs
+    network(torch.zeros(1, 1, 16, 16))
+    assert counted.macs == before == cost.macs(supernet.family, member(), (16, 16))
+    assert not any(layer._forward_hooks for layer in network.modules())
+
+
+def counted_and_derived(family: Any, subnet: Subnet, size: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Parameters and MACs of the real network, on the meta device, and in closed form."""
+    with torch.device("meta"):
+        network = family.build(subnet, initialise=False).eval()
+        with cost.counting(network) as counted:
+            family.run(network, torch.empty(1, family.input_channels, *size), subnet)
+    real = sum(p.numel() for p in network.parameters()), counted.macs
+    return real, (cost.parameters(family, subnet), cost.macs(family, subnet, size))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("axes", [2, 3])
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=10)
+def test_a_unet_costs_what_is_counted_on_it(kind: str, axes: int, seed: int) -> None:
+    generator = random.Random(seed)
+    patch = (32,) * axes if axes == 2 else (16, 32, 32)
+    depths = {"depths": (2, 3, 1), "decoder_depths": (1, 2)}
+    choices = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5), levels=1, resolution=(0.75, 1.0))
+    plan = {"features": (4, 8, 8), "patch": patch, "anisotropic": axes == 3, "choices": choices}
+    family = unet_family(kind, input_channels=2, num_classes=3, **plan, **depths)
+    subnet = family.space.sample(generator)
+    size = tuple(length * generator.choice((1, 2)) for length in patch)
+    real, derived = counted_and_derived(family, subnet, size)
+    assert derived == real
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=20)
+def test_a_mobilenet_costs_what_is_counted_on_it(seed: int) -> None:
+    family = MobileNetFamily(input_channels=1, num_classes=4)
+    subnet = family.space.sample(random.Random(seed))
+    real, derived = counted_and_derived(family, subnet, (224, 208))
+    assert derived == real
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +160,7 @@ def test_every_member_costs_between_the_smallest_and_the_largest(kind: str) -> N
     space, generator = supernet.family.space, random.Random(0)
 
     def costs(subnet: Subnet) -> tuple[int, int]:
-        return cost.parameters(supernet, subnet), cost.macs(supernet, subnet, (24, 24))
+        return cost.parameters(supernet.family, subnet), cost.macs(supernet.family, subnet, (24, 24))
 
     low, high = costs(space.smallest()), costs(space.largest())
     for _ in range(20):
@@ -135,7 +178,7 @@ def test_probes_are_ordered_by_their_macs_and_spread_over_the_range() -> None:
     assert list(probes) == ["smallest", "small", "middle", "large", "largest"]
     assert probes["smallest"] == supernet.family.space.smallest()
     assert probes["largest"] == supernet.family.space.largest()
-    macs = [cost.macs(supernet, subnet, (24, 24)) for subnet in probes.values()]
+    macs = [cost.macs(supernet.family, subnet, (24, 24)) for subnet in probes.values()]
     assert macs == sorted(macs) and len(set(probes.values())) == 5
     fourth = (macs[-1] / macs[0]) ** (1 / 4)
     for number, value in enumerate(macs):

@@ -209,7 +209,7 @@ def test_cost_of_a_member_in_closed_form() -> None:
             expected += 2 * inner * squeezed
         channels, side = stage.width, out
     expected += 160 * 960 * side**2 + 960 * 1280 + 1280 * 4
-    assert cost.macs(supernet, subnet, SIZE) == expected
+    assert cost.macs(supernet.family, subnet, SIZE) == expected
 
 
 # ---------------------------------------------------------------------- resolution

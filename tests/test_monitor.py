@@ -130,7 +130,7 @@ def test_the_costs_added_are_the_difference_of_the_two_members(dimension: str) -
     with_, without = SPACE.largest(), monitor.expansions(SPACE)[dimension]
     weights = [sum(p.numel() for p in SUPERNET.family.build(member).parameters()) for member in (with_, without)]
     assert comparison.parameters == weights[0] - weights[1]
-    assert comparison.macs == cost.macs(SUPERNET, with_, SIZE) - cost.macs(SUPERNET, without, SIZE) > 0
+    assert comparison.macs == cost.macs(SUPERNET.family, with_, SIZE) - cost.macs(SUPERNET.family, without, SIZE) > 0
     assert (comparison.parameters > 0) == (dimension != "resolution")
     assert (comparison.choices, comparison.epoch) == (3 if dimension == "width" else 2, 0)
 
@@ -140,7 +140,9 @@ def test_macs_are_counted_at_the_given_size() -> None:
     observe(monitor, 0)
     largest, without = SPACE.largest(), monitor.expansions(SPACE)["kernel"]
     (comparison,) = [comparison for comparison in monitor.history if comparison.dimension == "kernel"]
-    assert comparison.macs == 4 * (cost.macs(SUPERNET, largest, (24, 24)) - cost.macs(SUPERNET, without, (24, 24)))
+    assert comparison.macs == 4 * (
+        cost.macs(SUPERNET.family, largest, (24, 24)) - cost.macs(SUPERNET.family, without, (24, 24))
+    )
 
 
 @given(st.lists(st.floats(-0.5, 0.5), min_size=5, max_size=20))

@@ -589,7 +589,7 @@ def test_what_is_not_worth_its_cost_is_closed(bare: Path) -> None:
     assert space == before.restrict(dict.fromkeys(DIMENSIONS, 2) | {closed.dimension: 1})
     assert trainer.probes == choose_probes(trainer.supernet, PATCH, space) != old
     assert trainer._best_ema is None
-    macs = [count(cost.macs(trainer.supernet, largest, PATCH)) for largest in (space.largest(), before.largest())]
+    macs = [count(cost.macs(trainer.supernet.family, largest, PATCH)) for largest in (space.largest(), before.largest())]
     assert macs[0] != macs[1] and (
         f"ProX closes the last choice of {closed.dimension}: {space.size():,} of {before.size():,} members stay open, the "
         f"largest has {macs[0]} MACs per patch, it had {macs[1]}. Open: {space}"

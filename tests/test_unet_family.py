@@ -471,11 +471,11 @@ def test_a_plan_imports_nothing_but_torch_nn(key: str, value: str) -> None:
         family.build(family.space.smallest())
 
 
-@pytest.mark.parametrize("extra", [{"bottleneck_channels": 2}, {"stem_channels": 8}])
-def test_residual_variants_whose_shapes_are_not_stock_are_refused(extra: dict[str, int]) -> None:
+@pytest.mark.parametrize("extra", [{"bottleneck_channels": 2}, {"stem_channels": 8}, {"squeeze_excitation": True}])
+def test_residual_variants_that_planners_do_not_write_are_refused(extra: dict[str, int]) -> None:
     entry = unet_architecture("ResidualEncoderUNet")
     entry["arch_kwargs"] |= extra
-    with pytest.raises(ProXError, match="bottleneck blocks or their own number of stem channels are not supported"):
+    with pytest.raises(ProXError, match=f"plans with {next(iter(extra))} are not supported"):
         UNetFamily(entry, input_channels=1, num_classes=2, patch_size=(16, 16))
 
 

@@ -77,8 +77,8 @@ class FamilyWriter:
             {
                 "name": name,
                 "subnet": subnet.to_json(),
-                "parameters": cost.parameters(engine.supernet, subnet),
-                "macs": cost.macs(engine.supernet, subnet, self.plan.patch_size),
+                "parameters": cost.parameters(engine.supernet.family, subnet),
+                "macs": cost.macs(engine.supernet.family, subnet, self.plan.patch_size),
                 self.measure: latest.get(name),
             }
             for name, subnet in self.validation.members.items()

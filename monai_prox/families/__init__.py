@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from monai_prox.layers import Layer
 from monai_prox.slicing import Region
 from monai_prox.space import SearchSpace, Subnet
 
@@ -18,6 +19,9 @@ class Family(Protocol):
 
     def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
         """The subnet's stock network with freshly initialised weights, or any if not ``initialise``."""
+
+    def layers(self, subnet: Subnet, size: Sequence[int] | None = None) -> Iterator[Layer]:
+        """The subnet's stock network, for one input of ``size`` voxels at full resolution, or as planned if None."""
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
         """Copies run-time switches that are no weights, such as deep supervision, from ``network``."""

@@ -8,7 +8,7 @@ The layout is MobileNetV3-Large's (Howard et al., ICCV 2019, table 1), with all 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models._utils import _make_divisible
 from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig, MobileNetV3
 
 from monai_prox.errors import ProXError
+from monai_prox.layers import Layer, convolution, strided
 from monai_prox.slicing import Region, centre, prefix
 from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
 
@@ -45,7 +47,9 @@ STAGES = (
     _Stage(112, 1, True, "HS"),
     _Stage(160, 2, True, "HS"),
 )
+WIDENED = 6  # times the last stage's width before pooling
 LAST = 1280  # features between the two layers of the classifier
+SQUEEZE = 4  # of squeeze and excitation: inner channels to those between its two layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +192,28 @@ class MobileNetFamily:
             if isinstance(block, InvertedResidual) and block.use_res_connect:
                 nn.init.zeros_(block.block[-1][1].weight)
         return network
+
+    def layers(self, subnet: Subnet, size: Sequence[int] | None = None) -> Iterator[Layer]:
+        """See ``Family``."""
+        architecture = self.architecture_of(subnet)
+        whole = self.choices.resolution[-1]
+        pixels = strided(self.input_size((whole, whole) if size is None else size, subnet["resolution"][0]), (2, 2))
+        channels = architecture["blocks"][0][0]
+        yield convolution(self.input_channels, channels, (3, 3), pixels, norm=True)
+        for inputs, kernel, inner, outputs, squeeze, _, stride in architecture["blocks"]:
+            if inner != inputs:
+                yield convolution(inputs, inner, (1, 1), pixels, norm=True)
+            pixels = strided(pixels, (stride, stride))
+            yield convolution(inner, inner, (kernel, kernel), pixels, norm=True, groups=inner)
+            if squeeze:
+                squeezed = _make_divisible(inner // SQUEEZE, DIVISOR)
+                yield convolution(inner, squeezed, (1, 1), (1,), bias=True)
+                yield convolution(squeezed, inner, (1, 1), (1,), bias=True)
+            yield convolution(inner, outputs, (1, 1), pixels, norm=True)
+            channels = outputs
+        yield convolution(channels, WIDENED * channels, (1, 1), pixels, norm=True)
+        yield convolution(WIDENED * channels, LAST, (1,), (1,), bias=True)
+        yield convolution(LAST, self.num_classes, (1,), (1,), bias=True)
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
         """There is nothing to switch."""

@@ -7,7 +7,7 @@ The family is derived from the ``architecture`` entry of an nnU-Net plan. Every 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_prox.errors import ProXError
+from monai_prox.layers import Layer, convolution, strided
 from monai_prox.slicing import Region, centre, halves, prefix
 from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
 
@@ -132,8 +133,9 @@ class UNetFamily:
         return (value,) * len(self.patch_size) if isinstance(value, int) else tuple(value)
 
     def _check_supported(self) -> None:
-        if self._kwargs.get("bottleneck_channels") or self._kwargs.get("stem_channels"):
-            raise ProXError("plans with bottleneck blocks or their own number of stem channels are not supported")
+        others = [key for key in ("bottleneck_channels", "stem_channels", "squeeze_excitation") if self._kwargs.get(key)]
+        if others:
+            raise ProXError(f"plans with {' and '.join(others)} are not supported")
         if not str(self._kwargs.get("norm_op")).rsplit(".", 1)[-1].startswith("InstanceNorm"):
             raise ProXError(f"the plan's norm_op is {self._kwargs.get('norm_op')}; supported is InstanceNorm, nnU-Net's own")
         for level, kernel in enumerate(self._kernels):
@@ -245,6 +247,39 @@ class UNetFamily:
         if initialise:
             network.apply(network.initialize)  # type: ignore[arg-type]
         return network
+
+    def layers(self, subnet: Subnet, size: Sequence[int] | None = None) -> Iterator[Layer]:
+        """See ``Family``."""
+        plan = self.architecture_of(subnet)["arch_kwargs"]
+        features, kernels, strides = plan["features_per_stage"], plan["kernel_sizes"], plan["strides"]
+        depths, decoder_depths = plan[DEPTH_KEY[self.kind]], plan["n_conv_per_stage_decoder"][::-1]
+        bias, affine = bool(plan.get("conv_bias")), bool((plan.get("norm_op_kwargs") or {}).get("affine"))
+        pointwise, residual = (1,) * len(self.patch_size), self.kind == "ResidualEncoderUNet"
+
+        def block(inputs: int, outputs: int, kernel: Sequence[int], voxels: Sequence[int]) -> Layer:
+            return convolution(inputs, outputs, kernel, voxels, bias=bias, norm=affine)
+
+        voxels = self.input_size(self.patch_size if size is None else size, subnet["resolution"][0])
+        inputs, sizes = self.input_channels, []
+        if residual:
+            yield block(inputs, features[0], kernels[0], voxels)
+            inputs = features[0]
+        for outputs, kernel, stride, depth in zip(features, kernels, strides, depths, strict=True):
+            voxels = strided(voxels, stride)
+            sizes.append(voxels)
+            if residual and inputs != outputs:
+                yield convolution(inputs, outputs, pointwise, voxels, norm=affine)
+            for _ in range(depth * (2 if residual else 1)):
+                yield block(inputs, outputs, kernel, voxels)
+                inputs = outputs
+        for level in reversed(range(len(features) - 1)):
+            outputs = features[level]
+            yield convolution(inputs, outputs, strides[level + 1], sizes[level + 1], bias=bias)
+            for index in range(decoder_depths[level]):
+                yield block((1 if index else 2) * outputs, outputs, kernels[level], sizes[level])
+            # lower levels' logits are for deep supervision, so for training alone
+            yield convolution(outputs, self.num_classes, pointwise, sizes[level], bias=True, runs=level == 0)
+            inputs = outputs
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
         skeleton.decoder.deep_supervision = network.decoder.deep_supervision  # type: ignore[union-attr]

@@ -348,7 +348,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._follow_closed()
         self._best_ema = None  # as where a stage opens: a larger family is no candidate
         space = self.engine.space
-        macs = [count(cost.macs(self.supernet, largest, self.monitor.size)) for largest in (before, space.largest())]
+        macs = [count(cost.macs(self.supernet.family, largest, self.monitor.size)) for largest in (before, space.largest())]
         self.print_to_log_file(
             f"ProX closes the last choice of {dimension}: {space.size():,} of {self.supernet.family.space.size():,} members "
             f"stay open, the largest has {macs[1]} MACs per patch, it had {macs[0]}. Open: {space}"
@@ -404,8 +404,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             member: dict[str, Any] = {
                 "name": name,
                 "subnet": subnet.to_json(),
-                "parameters": cost.parameters(self.supernet, subnet),
-                "macs": cost.macs(self.supernet, subnet, patch),
+                "parameters": cost.parameters(self.supernet.family, subnet),
+                "macs": cost.macs(self.supernet.family, subnet, patch),
                 "dice": None,
             }
             if name in summaries:
