@@ -80,7 +80,8 @@ class Recipe(Contender):
         self.supernet, self._macs = trainer.supernet, {}
         size = self.trainer.configuration_manager.patch_size
         probes = choose_probes(self.supernet, size)
-        self.subnets = family_members(self.supernet.family.space) | {"middle": probes["middle"]}
+        middle = {name: probes[name] for name in ("middle",) if name in probes}  # small spaces have none
+        self.subnets = family_members(self.supernet.family.space) | middle
 
     def _macs_of(self, subnet: Subnet) -> int:
         if subnet not in self._macs:

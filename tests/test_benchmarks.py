@@ -1,4 +1,4 @@
-"""The benchmark of the claims, end to end at its smallest size on the phantom."""
+"""The benchmarks of the claims, end to end at their smallest size on synthetic data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnunet_task import environment
 from monai_prox.phantom import write_phantom_task
 from monai_prox.schedule import RECIPES
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "claims.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CONTENDERS = [*RECIPES, "prox short", "alone smallest", "alone middle", "alone largest"]
 
 
@@ -25,7 +25,7 @@ def test_the_smoke_run_gives_a_result_of_every_contender_a_table_and_a_plot_and_
     def claims(*more: str) -> subprocess.CompletedProcess[str]:
         command = [
             sys.executable,
-            str(SCRIPT),
+            str(BENCHMARKS / "claims.py"),
             "--task",
             str(task),
             "--work",
@@ -59,3 +59,22 @@ def test_the_smoke_run_gives_a_result_of_every_contender_a_table_and_a_plot_and_
 
     other = claims("--learning-rate", "1e-2")
     assert other.returncode != 0 and "was made with other settings" in other.stderr
+
+
+@pytest.mark.slow
+def test_the_smoke_run_on_scans_measures_members_with_and_without_statistics_of_their_own(tmp_path: Path) -> None:
+    contenders = ["prox", "progressive_shrinking", "alone smallest"]
+    command = [sys.executable, str(BENCHMARKS / "oct_claims.py"), "--work", str(tmp_path / "work")]
+    command += ["--results", str(tmp_path / "results"), "--contenders", *contenders, "--jobs", "2", "--smoke"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*_0.json")}
+    assert set(runs) == {f"{name.replace(' ', '_')}_0" for name in contenders}
+    for name, run in runs.items():
+        assert run["training_macs"] > 0 and len(run["curve"]) == 1
+        assert len(run["members"]) == (1 if name.startswith("alone") else 15)
+        for member in run["members"]:
+            assert 0 <= member["accuracy"] <= 1 and 0 <= member["uncalibrated"] <= 1 and member["macs"] > 0
+    assert runs["prox_0"]["training_macs"] < runs["progressive_shrinking_0"]["training_macs"]
+    assert "| prox |" in (tmp_path / "results" / "table.md").read_text()
+    assert (tmp_path / "results" / "plot.png").stat().st_size > 10_000
