@@ -8,7 +8,8 @@ train on the same batches, for the same steps, with the same optimizer. Seconds 
 in a process of its own on one thread; CPU seconds are the same without what other processes took from it. Accuracy is that
 on other synthetic patients. A family is its smallest and largest member and twelve random ones, the same in all runs. Every
 member is measured with statistics of its own (``accuracy``, see ``monai_prox.calibrate``) and with those that training left
-(``uncalibrated``). One JSON per contender and seed: an interrupted benchmark goes on where it stopped.
+(``uncalibrated``). ``prox short`` is the recipe prox with two fifths of the steps. One JSON per contender and seed: an
+interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from contenders import SHORT
 from race import race
 
 from monai_prox.oct_phantom import write_phantom_scans
 from monai_prox.schedule import RECIPES
 
-CONTENDERS = [*RECIPES, "alone smallest", "alone middle", "alone largest"]
-SPACE = {"depth": [1, 2], "resolution": [96, 112, 128]}
+CONTENDERS = [*RECIPES, SHORT, "alone smallest", "alone middle", "alone largest"]
+SPACE = {"depth": [1, 2], "resolution": [64, 80, 96]}
 SMOKE: dict[str, Any] = {"steps": 14, "epochs": 14, "seeds": [0], "patients": [4, 2], "batch_size": 4, "curve": 2}
 
 
@@ -35,12 +37,12 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS, metavar="NAME")
     parser.add_argument("--space", default=json.dumps(SPACE), help="JSON of a MobileNetChoices")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument(
         "--epochs", type=int, default=100, help="into which the steps are divided, for stages and learning rate"
     )
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--patients", nargs=2, type=int, default=[400, 100], help="of each class, for training and held out")
     parser.add_argument("--severity", type=float, default=2.0, help="of the lesions")
     parser.add_argument("--curve", type=int, default=5, help="evaluations in a training, the one at its end included")
