@@ -132,16 +132,28 @@ def table(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
+# Runs a module where this package is not to be found
+WITHOUT_US = """
+import runpy, sys
+sys.modules["monai_prox"] = None
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["smallest", "largest"])
 def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path: Path, name: str) -> None:
-    """A member within the family and as a bundle of its own, of lower and of full resolution."""
+    """A member within the family, and as a bundle of its own without us; of lower and of full resolution."""
     images = trained.scans / "test" / "DME"
     options = {"dataset_dir": images, "output_dir": tmp_path / "within", "subnet": name}
     monai(["run", "--config_file", "configs/inference.json", *arguments(options)], cwd=trained.bundle)
     alone = write_bundle(classification_of(TrainedBundle.open(trained.bundle), name), tmp_path / name)
     options = {"dataset_dir": images, "output_dir": tmp_path / "alone"}
-    monai(["run", "--config_file", "configs/inference.json", *arguments(options)], cwd=alone)
+    command = ["run", "--config_file", "configs/inference.json", *arguments(options)]
+    monai(command, cwd=alone, launcher=("-c", WITHOUT_US))
+    refused = monai(command, cwd=trained.bundle, launcher=("-c", WITHOUT_US), check=False)  # the family's needs us
+    assert refused.returncode != 0 and "monai_prox" in refused.stderr
     header, *within = table(tmp_path / "within" / "predictions.csv")
     assert header == ["image", "class", *CLASSES] and [row[0] for row in within] == sorted(map(str, images.iterdir()))
     assert all(row[1] == CLASSES[max(range(4), key=lambda i: float(row[2 + i]))] for row in within)
