@@ -53,3 +53,12 @@ def macs(family: Family, subnet: Subnet, size: Sequence[int]) -> int:
     In closed form, as many as ``counting`` counts.
     """
     return sum(layer.weights * layer.uses for layer in family.layers(subnet, size))
+
+
+def activations(family: Family, subnet: Subnet, size: Sequence[int]) -> int:
+    """Elements of the feature maps that must be there at once in prediction, for one input of ``size`` voxels.
+
+    At the member's own resolution; times four they are bytes in float32. Weights and the work space of convolutions
+    are not counted.
+    """
+    return max(layer.live for layer in family.layers(subnet, size))

@@ -8,16 +8,24 @@ from typing import NamedTuple
 
 
 class Layer(NamedTuple):
-    """A convolution or linear layer with the norm that follows it, if one does.
+    """A convolution or linear layer with the norm that follows it, if one does; or a pooling or concatenation.
 
     weights: without biases. others: biases, and what the norm learns.
     uses: how often a forward pass uses each weight: output voxels, or input voxels of a transposed convolution; 0 for a layer
         that does not run in prediction.
+    live: elements of the feature maps there are while it runs: its inputs and outputs, and what is kept for later layers.
+        Norms and activations work in place, and sums in one of their terms.
     """
 
     weights: int
     others: int
     uses: int
+    live: int
+
+
+def weightless(live: int) -> Layer:
+    """A pooling or concatenation."""
+    return Layer(0, 0, 0, live)
 
 
 def convolution(
@@ -26,6 +34,7 @@ def convolution(
     kernel: Sequence[int],
     voxels: Sequence[int],
     *,
+    live: int,
     bias: bool = False,
     norm: bool = False,
     groups: int = 1,
@@ -33,7 +42,7 @@ def convolution(
 ) -> Layer:
     """A layer that uses its weights at ``voxels``, of each axis. norm: one that learns a scale and a shift."""
     others = outputs * (bias + 2 * norm)
-    return Layer(inputs // groups * outputs * prod(kernel), others, prod(voxels) if runs else 0)
+    return Layer(inputs // groups * outputs * prod(kernel), others, prod(voxels) if runs else 0, live if runs else 0)
 
 
 def strided(size: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Parameters and multiply-accumulates, derived by hand, and the members that are watched."""
 
+import operator
 import os
 import random
 import subprocess
@@ -12,6 +13,8 @@ import torch
 from architectures import KINDS, unet_family
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
 from monai_prox import cost
 from monai_prox.families.mobilenet import MobileNetFamily
@@ -118,14 +121,46 @@ def test_counting_leaves_no_trace() -> None:
     assert not any(layer._forward_hooks for layer in network.modules())
 
 
-def counted_and_derived(family: Any, subnet: Subnet, size: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Parameters and MACs of the real network, on the meta device, and in closed form."""
+IN_PLACE = (nn.modules.instancenorm._InstanceNorm, nn.BatchNorm2d, nn.Dropout, nn.LeakyReLU, nn.ReLU, nn.Identity)
+IN_PLACE = (*IN_PLACE, nn.Hardswish, nn.Hardsigmoid)
+
+
+def live_elements(network: nn.Module, x: Tensor) -> int:
+    """The most there are at once in the graph of ``network``, of what is an input or is used later."""
+    traced = fx.symbolic_trace(network)
+    ShapeProp(traced).propagate(x)
+    owner: dict[fx.Node, fx.Node] = {}  # of the memory a node's result is in
+    for node in traced.graph.nodes:
+        leaf = traced.get_submodule(node.target) if node.op == "call_module" else None
+        flat = node.op == "call_function" and node.target in (operator.iadd, torch.flatten)
+        source = node.args[0] if isinstance(leaf, IN_PLACE) or flat else None
+        if node.op == "call_function" and node.target in (operator.mul, torch.mul):  # of a map with a scale per channel
+            source = max(node.args, key=lambda n: n.meta["tensor_meta"].shape.numel())
+        owner[node] = node if source is None else owner[source]
+    order = {node: index for index, node in enumerate(traced.graph.nodes)}
+    last: dict[fx.Node, int] = {}
+    for node in order:
+        for used in node.all_input_nodes:
+            last[owner[used]] = max(last.get(owner[used], 0), order[node])
+
+    def live(index: int) -> int:
+        there = [n for n in order if owner[n] is n and order[n] <= index <= last.get(n, -1)]
+        return sum(n.meta["tensor_meta"].shape.numel() for n in there)
+
+    return max(live(index) for index, node in enumerate(order) if node.op != "output")
+
+
+def counted_and_derived(family: Any, subnet: Subnet, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Parameters, MACs and live elements of the real network, on the meta device, and in closed form."""
     with torch.device("meta"):
         network = family.build(subnet, initialise=False).eval()
         with cost.counting(network) as counted:
             family.run(network, torch.empty(1, family.input_channels, *size), subnet)
-    real = sum(p.numel() for p in network.parameters()), counted.macs
-    return real, (cost.parameters(family, subnet), cost.macs(family, subnet, size))
+        x = torch.empty(1, family.input_channels, *family.input_size(size, subnet["resolution"][0]))
+        real = sum(p.numel() for p in network.parameters()), counted.macs, live_elements(network, x)
+    return real, tuple(
+        of(family, subnet, *more) for of, *more in ((cost.parameters,), (cost.macs, size), (cost.activations, size))
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from torchvision.models._utils import _make_divisible
 from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig, MobileNetV3
 
 from monai_prox.errors import ProXError
-from monai_prox.layers import Layer, convolution, strided
+from monai_prox.layers import Layer, convolution, strided, weightless
 from monai_prox.slicing import Region, centre, prefix
 from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
 
@@ -195,25 +196,41 @@ class MobileNetFamily:
 
     def layers(self, subnet: Subnet, size: Sequence[int] | None = None) -> Iterator[Layer]:
         """See ``Family``."""
-        architecture = self.architecture_of(subnet)
-        whole = self.choices.resolution[-1]
-        pixels = strided(self.input_size((whole, whole) if size is None else size, subnet["resolution"][0]), (2, 2))
-        channels = architecture["blocks"][0][0]
-        yield convolution(self.input_channels, channels, (3, 3), pixels, norm=True)
+        architecture, whole = self.architecture_of(subnet), self.choices.resolution[-1]
+        side = self.input_size((whole, whole) if size is None else size, subnet["resolution"][0])
+        channels = self.input_channels
+
+        def pointwise(outputs: int, kept: int = 0) -> Layer:
+            return convolution(channels, outputs, (1, 1), side, live=kept + (channels + outputs) * prod(side), norm=True)
+
+        def pooled(inputs: int, outputs: int, kept: int = 0) -> Layer:
+            return convolution(inputs, outputs, (1,), (1,), live=kept + inputs + outputs, bias=True)
+
+        before, side, outputs = side, strided(side, (2, 2)), architecture["blocks"][0][0]
+        live = channels * prod(before) + outputs * prod(side)
+        yield convolution(channels, outputs, (3, 3), side, live=live, norm=True)
+        channels = outputs
         for inputs, kernel, inner, outputs, squeeze, _, stride in architecture["blocks"]:
+            residual = inputs * prod(side) if stride == 1 and inputs == outputs else 0
             if inner != inputs:
-                yield convolution(inputs, inner, (1, 1), pixels, norm=True)
-            pixels = strided(pixels, (stride, stride))
-            yield convolution(inner, inner, (kernel, kernel), pixels, norm=True, groups=inner)
+                yield pointwise(inner)  # its input is the residual
+                channels = inner
+            kept = residual if inner != inputs else 0
+            before, side = side, strided(side, (stride, stride))
+            live = kept + inner * (prod(before) + prod(side))
+            yield convolution(inner, inner, (kernel, kernel), side, live=live, norm=True, groups=inner)
             if squeeze:
-                squeezed = _make_divisible(inner // SQUEEZE, DIVISOR)
-                yield convolution(inner, squeezed, (1, 1), (1,), bias=True)
-                yield convolution(squeezed, inner, (1, 1), (1,), bias=True)
-            yield convolution(inner, outputs, (1, 1), pixels, norm=True)
+                squeezed, kept = _make_divisible(inner // SQUEEZE, DIVISOR), residual + inner * prod(side)
+                yield weightless(kept + inner)
+                yield pooled(inner, squeezed, kept)
+                yield pooled(squeezed, inner, kept)
+            yield pointwise(outputs, residual)
             channels = outputs
-        yield convolution(channels, WIDENED * channels, (1, 1), pixels, norm=True)
-        yield convolution(WIDENED * channels, LAST, (1,), (1,), bias=True)
-        yield convolution(LAST, self.num_classes, (1,), (1,), bias=True)
+        yield pointwise(WIDENED * channels)
+        channels *= WIDENED
+        yield weightless(channels * (prod(side) + 1))
+        yield pooled(channels, LAST)
+        yield pooled(LAST, self.num_classes)
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
         """There is nothing to switch."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_prox.errors import ProXError
-from monai_prox.layers import Layer, convolution, strided
+from monai_prox.layers import Layer, convolution, strided, weightless
 from monai_prox.slicing import Region, centre, halves, prefix
 from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
 
@@ -254,32 +254,73 @@ class UNetFamily:
         features, kernels, strides = plan["features_per_stage"], plan["kernel_sizes"], plan["strides"]
         depths, decoder_depths = plan[DEPTH_KEY[self.kind]], plan["n_conv_per_stage_decoder"][::-1]
         bias, affine = bool(plan.get("conv_bias")), bool((plan.get("norm_op_kwargs") or {}).get("affine"))
-        pointwise, residual = (1,) * len(self.patch_size), self.kind == "ResidualEncoderUNet"
-
-        def block(inputs: int, outputs: int, kernel: Sequence[int], voxels: Sequence[int]) -> Layer:
-            return convolution(inputs, outputs, kernel, voxels, bias=bias, norm=affine)
-
+        pointwise = (1,) * len(self.patch_size)
         voxels = self.input_size(self.patch_size if size is None else size, subnet["resolution"][0])
-        inputs, sizes = self.input_channels, []
-        if residual:
-            yield block(inputs, features[0], kernels[0], voxels)
-            inputs = features[0]
-        for outputs, kernel, stride, depth in zip(features, kernels, strides, depths, strict=True):
-            voxels = strided(voxels, stride)
+        channels, sizes = self.input_channels, []
+        skips = 0  # elements of the stages' outputs that the decoder waits for, without the current feature map
+
+        def block(outputs: int, kernel: Sequence[int], kept: int) -> Layer:
+            live = kept + channels * prod(before) + outputs * prod(voxels)
+            return convolution(channels, outputs, kernel, voxels, live=live, bias=bias, norm=affine)
+
+        before = voxels
+        if self.kind == "ResidualEncoderUNet":
+            yield block(features[0], kernels[0], 0)
+            channels = features[0]
+        for stage, (outputs, kernel, stride, depth) in enumerate(zip(features, kernels, strides, depths, strict=True)):
+            voxels, entering = strided(before, stride), channels * prod(before)
             sizes.append(voxels)
-            if residual and inputs != outputs:
-                yield convolution(inputs, outputs, pointwise, voxels, norm=affine)
-            for _ in range(depth * (2 if residual else 1)):
-                yield block(inputs, outputs, kernel, voxels)
-                inputs = outputs
+            for index in range(depth):
+                if self.kind == "PlainConvUNet":
+                    yield block(outputs, kernel, skips)
+                else:
+                    yield from self._residual(
+                        channels, outputs, kernel, before, voxels, skips, index == 0 < stage, bias, affine
+                    )
+                if index == 0 < stage:
+                    skips += entering
+                channels, before = outputs, voxels
         for level in reversed(range(len(features) - 1)):
-            outputs = features[level]
-            yield convolution(inputs, outputs, strides[level + 1], sizes[level + 1], bias=bias)
-            for index in range(decoder_depths[level]):
-                yield block((1 if index else 2) * outputs, outputs, kernels[level], sizes[level])
+            outputs, voxels = features[level], sizes[level]
+            upsampled = outputs * prod(voxels)  # as many as are skipped
+            live = skips + channels * prod(before) + upsampled
+            yield convolution(channels, outputs, strides[level + 1], before, live=live, bias=bias)
+            yield weightless(skips + upsampled + 2 * upsampled)
+            skips -= upsampled
+            channels, before = 2 * outputs, voxels
+            for _ in range(decoder_depths[level]):
+                yield block(outputs, kernels[level], skips)
+                channels = outputs
             # lower levels' logits are for deep supervision, so for training alone
-            yield convolution(outputs, self.num_classes, pointwise, sizes[level], bias=True, runs=level == 0)
-            inputs = outputs
+            live = skips + (outputs + self.num_classes) * prod(voxels)
+            yield convolution(outputs, self.num_classes, pointwise, voxels, live=live, bias=True, runs=level == 0)
+
+    def _residual(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: Sequence[int],
+        before: Sequence[int],
+        voxels: Sequence[int],
+        kept: int,
+        stays: bool,
+        bias: bool,
+        affine: bool,
+    ) -> Iterator[Layer]:
+        """A block of two convolutions. stays: whether its input is kept for the decoder."""
+        entering, inner = inputs * prod(before), outputs * prod(voxels)
+        residual, pooled = 0, 0  # elements besides the input
+        if tuple(before) != tuple(voxels):
+            residual = pooled = inputs * prod(voxels)
+            yield weightless(kept + entering + pooled)
+        if inputs != outputs:
+            residual = inner
+            live = kept + entering + pooled + residual
+            yield convolution(inputs, outputs, (1,) * len(voxels), voxels, live=live, norm=affine)
+        live = kept + entering + residual + inner
+        yield convolution(inputs, outputs, kernel, voxels, live=live, bias=bias, norm=affine)
+        live = kept + (entering if stays or not residual else 0) + residual + 2 * inner
+        yield convolution(outputs, outputs, kernel, voxels, live=live, bias=bias, norm=affine)
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
         skeleton.decoder.deep_supervision = network.decoder.deep_supervision  # type: ignore[union-attr]
