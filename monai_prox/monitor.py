@@ -60,6 +60,7 @@ class Monitor:
     Whenever members are validated in a stage that is monitored, give it the scores of both by case. A choice is closed if the
     upper end of its gain's confidence interval has been below ``threshold`` in ``patience`` validations in a row. Of several
     such the one with the least gain is closed, and the others are judged anew, for what they add is something else then.
+    Nothing is compared while the largest member scores 0 in all cases: it has not begun to learn.
 
     In a stage that trains the largest member in every step the smaller one is trained less, so gains are over- rather than
     underestimated, and less is closed.
@@ -101,11 +102,12 @@ class Monitor:
         parameters, macs = cost.parameters(self.supernet.family, largest), cost.macs(self.supernet.family, largest, self.size)
         compared = []
         for dimension, without in self.expansions(space).items():
-            both = scores[largest].keys() & scores[without].keys()
-            gains = [scores[largest][case] - scores[without][case] for case in sorted(both)]
-            gains = [gain for gain in gains if math.isfinite(gain)]
-            if len(gains) < FEWEST_CASES:
+            both = sorted(scores[largest].keys() & scores[without].keys())
+            pairs = [(scores[largest][case], scores[without][case]) for case in both]
+            pairs = [pair for pair in pairs if math.isfinite(sum(pair))]
+            if len(pairs) < FEWEST_CASES or not any(larger for larger, _ in pairs):
                 continue
+            gains = [larger - smaller for larger, smaller in pairs]
             gain, error = fmean(gains), stdev(gains) / math.sqrt(len(gains))
             doubtful = gain + CONFIDENCE * error < self.threshold
             comparison = Comparison(

@@ -175,6 +175,16 @@ def test_fewer_than_five_cases_are_no_comparison(cases: int) -> None:
     assert {comparison.dimension for comparison in monitor.history} == set(SPACE.dimensions) - {"width"}
 
 
+@pytest.mark.parametrize(("score", "compared"), [(0.0, False), (0.1, True)])
+def test_a_family_that_has_not_begun_to_learn_is_not_compared(score: float, compared: bool) -> None:
+    """Where all members find nothing, no choice gains anything either."""
+    monitor = Monitor(SUPERNET, SIZE)
+    members = (SPACE.largest(), *monitor.expansions(SPACE).values())
+    scores = {member: {f"case {i}": score for i in range(8)} for member in members}
+    closed = [monitor.observe(epoch, SPACE, scores) for epoch in range(3)]
+    assert bool(monitor.history) == any(closed) == compared
+
+
 def test_five_cases_are_enough() -> None:
     monitor = monitor_of(patience=1)
     assert monitor.observe(0, SPACE, dice_of(monitor, SPACE, {"width": [-0.5] * 5})) == "width"
