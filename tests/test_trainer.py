@@ -499,6 +499,10 @@ class Closing(ProXTrainerTiny):
     monitor_threshold = 10.0
     monitor_patience = 1
 
+    def initialize(self) -> None:
+        self.initial_lr = 1e-7  # so few steps would end at nothing but background, upon which nothing is closed
+        super().initialize()
+
 
 class Unmonitored(Closing):
     monitored = False
