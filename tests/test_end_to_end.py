@@ -104,7 +104,7 @@ def hippocampus(decathlon: Path, tmp_path_factory: pytest.TempPathFactory) -> Pr
     (task / "dataset.json").write_text(json.dumps(json.loads((decathlon / "dataset.json").read_text()) | changed))
     prepared = prepare(task, root)
     # Four levels, of which a member may lack one: with two, nnU-Net has no output left to weigh under deep supervision.
-    # At most two tiles per axis, which nnU-Net and MONAI lay alike.
+    # At most two tiles per axis: those nnU-Net and MONAI lay alike, and a network this weak would show where they do not.
     prepared.write_plans(cut_plans(prepared.plans(), FULLRES, CUT, (24, 40, 24), (4, 8, 16, 16)))
     return prepared
 
@@ -261,14 +261,10 @@ def test_an_exported_bundle_predicts_as_nnunet_does(
     bundle = ["python", "-m", "monai.bundle", "run", "--config_file", config, "--bundle_root", tmp_path / "bundle"]
     run([*bundle, "--dataset_dir", images, "--output_dir", tmp_path / "monai"], theirs, python=stock, cwd=tmp_path)
     command = with_folders(exported[name][1][0], images, tmp_path / "nnunet")
-    run([*shlex.split(command), *QUICK, "--save_probabilities"], theirs, python=stock, cwd=tmp_path)
+    run([*shlex.split(command), *QUICK], theirs, python=stock, cwd=tmp_path)
     monai, nnunet = voxels(tmp_path / "monai", images), voxels(tmp_path / "nnunet", images)
-    for case, segmentation in nnunet.items():
-        with np.load(tmp_path / "nnunet" / case.replace(".nii.gz", ".npz")) as file:
-            ascending = np.sort(file["probabilities"].T, axis=-1)  # of the axes that nibabel has, and the classes
-        # A network this weak is unsure of many voxels, and nnU-Net adds up its tiles in half precision
-        sure = ascending[..., -1] - ascending[..., -2] > 0.02
-        assert np.mean(sure) > 0.5 and np.array_equal(monai[case][sure], segmentation[sure])
+    agreement = [np.mean(monai[case] == nnunet[case]) for case in nnunet]
+    assert min(agreement) >= 0.999
     assert any(len(np.unique(segmentation)) > 1 for segmentation in nnunet.values())
 
 

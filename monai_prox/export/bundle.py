@@ -32,6 +32,12 @@ OUTPUT_NAME = (  # case.nii.gz for case.nii.gz, and for nnU-Net's case_0000.nii.
     "$lambda meta, _: "
     "{'subject': os.path.basename(meta['filename_or_obj']).split('.nii')[0].removesuffix('_0000'), 'idx': None}"
 )
+# Of the voxels of a tile: nnU-Net's Gaussian, whose centre is half a voxel off that of MONAI's where sizes are even
+WEIGHTS = (
+    "$setattr(@inferer, 'roi_weight_map', torch.stack(torch.meshgrid("
+    "*(torch.exp(-0.5 * ((torch.arange(n) - n // 2) / (n / 8)) ** 2) for n in @inferer#roi_size), indexing='ij'"
+    ")).prod(0)[None, None])"
+)
 LOGGING = """[loggers]
 keys=root
 
@@ -314,6 +320,6 @@ def inference(prediction: Prediction) -> dict[str, Any]:
             "val_handlers": "@handlers",
             "amp": "$torch.cuda.is_available()",
         },
-        "initialize": ["$monai.utils.set_determinism(seed=0)"],
+        "initialize": ["$monai.utils.set_determinism(seed=0)", WEIGHTS],
         "run": ["$@evaluator.run()"],
     }
