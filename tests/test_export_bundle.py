@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, bare_model, bare_plans
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from typer.testing import CliRunner
@@ -24,7 +25,7 @@ from monai_prox.cli import app
 from monai_prox.errors import ProXError
 from monai_prox.export import bundle as bundle_module
 from monai_prox.export.bundle import Prediction, write_bundle
-from monai_prox.export.from_nnunet import prediction_of
+from monai_prox.export.from_nnunet import TILE_WEIGHTS, prediction_of
 from monai_prox.families.unet import build_network
 from monai_prox.files import write_json
 from monai_prox.nnunet.model_folder import ModelFolder
@@ -188,6 +189,16 @@ def test_logits_become_labels_as_in_nnunet(bare: Path, tmp_path: Path, regions: 
 
 
 # ---------------------------------------------------------------------- what is written
+@pytest.mark.parametrize("size", [(24, 40, 24), (28, 25, 16)])
+def test_tiles_are_weighed_as_in_nnunet(size: tuple[int, ...]) -> None:
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": list(size), "mode": "gaussian"}
+    config = ConfigParser({"inferer": inferer, "initialize": [TILE_WEIGHTS]})
+    config.get_parsed_content("initialize")
+    (weights,) = config.get_parsed_content("inferer").roi_weight_map[0]
+    theirs = compute_gaussian(size, sigma_scale=1 / 8, dtype=torch.float64, device=torch.device("cpu"))
+    torch.testing.assert_close((weights / weights.max()).double(), theirs / theirs.max(), atol=1e-6, rtol=1e-3)
+
+
 def test_metadata_say_where_the_member_comes_from(bare: Path) -> None:
     dataset = dataset_for(licence="CC0")
     prediction = prediction_of(bare_model(plans_for(), dataset=dataset), "smallest")

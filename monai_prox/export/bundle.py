@@ -32,12 +32,6 @@ OUTPUT_NAME = (  # case.nii.gz for case.nii.gz, and for nnU-Net's case_0000.nii.
     "$lambda meta, _: "
     "{'subject': os.path.basename(meta['filename_or_obj']).split('.nii')[0].removesuffix('_0000'), 'idx': None}"
 )
-# Of the voxels of a tile: nnU-Net's Gaussian, whose centre is half a voxel off that of MONAI's where sizes are even
-WEIGHTS = (
-    "$setattr(@inferer, 'roi_weight_map', torch.stack(torch.meshgrid("
-    "*(torch.exp(-0.5 * ((torch.arange(n) - n // 2) / (n / 8)) ** 2) for n in @inferer#roi_size), indexing='ij'"
-    ")).prod(0)[None, None])"
-)
 LOGGING = """[loggers]
 keys=root
 
@@ -74,6 +68,7 @@ class Prediction:
     licence: of the data, as its dataset.json says, or "".
     preprocessing, postprocessing: configurations of MONAI's transforms, from files to the network and back to a label image
     ``pred`` (1, x, y, z), which is then saved. datalist: expression for the images in ``@dataset_dir``, named like ``images``.
+    initialize: expressions that come before.
     """
 
     name: str
@@ -94,6 +89,7 @@ class Prediction:
     postprocessing: tuple[Mapping[str, Any] | str, ...]
     images: str
     datalist: str
+    initialize: tuple[str, ...] = ()
 
     def metadata(self) -> dict[str, Any]:
         return metadata(self)
@@ -320,6 +316,6 @@ def inference(prediction: Prediction) -> dict[str, Any]:
             "val_handlers": "@handlers",
             "amp": "$torch.cuda.is_available()",
         },
-        "initialize": ["$monai.utils.set_determinism(seed=0)", WEIGHTS],
+        "initialize": ["$monai.utils.set_determinism(seed=0)", *prediction.initialize],
         "run": ["$@evaluator.run()"],
     }

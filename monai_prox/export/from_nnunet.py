@@ -28,6 +28,12 @@ REPEATED = {
     "resampling_fn_data": "resample_data_or_seg_to_shape",
     "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
 }
+# Of the voxels of a tile: nnU-Net's Gaussian, whose centre is half a voxel off that of MONAI's where sizes are even
+TILE_WEIGHTS = (
+    "$setattr(@inferer, 'roi_weight_map', torch.stack(torch.meshgrid("
+    "*(torch.exp(-0.5 * ((torch.arange(n) - n // 2) / (n / 8)) ** 2) for n in @inferer#roi_size), indexing='ij'"
+    ")).prod(0)[None, None])"
+)
 
 
 def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Prediction:
@@ -82,6 +88,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
         images=f"*_0000{ending}",
         datalist=f"$[sorted(glob.glob(first[: -len('0000{ending}')] + '[0-9]' * 4 + '{ending}')) "
         f"for first in sorted(glob.glob(os.path.join(@dataset_dir, '*_0000{ending}')))]",
+        initialize=(TILE_WEIGHTS,),
     )
 
 
