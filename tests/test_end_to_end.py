@@ -21,7 +21,7 @@ import torch
 from nnunet_task import CUT, FULLRES, Prepared, cut_plans, environment, folders, prepare, run, write_trainers
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from monai_prox.nnunet.trainer import ProXTrainer
+from monai_prox.nnunet.variants import ProXTrainerAdam
 
 pytestmark = pytest.mark.slow
 
@@ -37,11 +37,11 @@ OFFLINE = (
 )
 
 
-class ProXTrainerShort(ProXTrainer):
+class ProXTrainerShort(ProXTrainerAdam):
     """Long enough that its members predict more than background, each something else."""
 
     epochs = 10
-    iterations_per_epoch = 15
+    iterations_per_epoch = 30
     validation_iterations_per_epoch = 1
 
     def initialize(self) -> None:
