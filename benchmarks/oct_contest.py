@@ -111,10 +111,8 @@ class Contest:
     @torch.no_grad()
     def members(self, held_out: Scans) -> Iterator[dict[str, Any]]:
         def accuracy(predict: Callable[[Tensor], Tensor]) -> float:
-            right = [
-                predict(x).argmax(1) == y for x, y in zip(held_out.images.split(50), held_out.labels.split(50), strict=True)
-            ]
-            return float(torch.cat(right).float().mean())
+            predicted = torch.cat([predict(images).argmax(1) for images in held_out.images.split(50)])
+            return float((predicted == held_out.labels).float().mean())
 
         for name, subnet in self.subnets.items():
             network = self.supernet.extract(subnet)
