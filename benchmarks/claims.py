@@ -77,16 +77,9 @@ def main() -> None:
     cut = {key: getattr(options, key) for key in ("features", "batch_size", "held_out", "patch_size")}
     folder, plan = prepare(options.task, options.work, **cut)
     paths = streams(folder, plan, options)
+    of_seed = {seed: {"folder": str(folder), "plan": plan, "stream": str(path)} for seed, path in paths.items()}
     keys = ("space", "steps", "epochs", "learning_rate", "curve", "curve_cases", "bfloat16")
-    common = {"folder": str(folder), "plan": plan} | {key: getattr(options, key) for key in keys}
-    runs = {
-        options.results / f"{contender.replace(' ', '_')}_{seed}.json": common
-        | {"contender": contender, "seed": seed, "stream": str(paths[seed])}
-        for seed in options.seeds
-        for contender in options.contenders
-    }
-    script = Path(__file__).with_name("contest.py")
-    race(script, runs, results=options.results, settings=vars(options), measure="dice", jobs=options.jobs)
+    race(Path(__file__).with_name("contest.py"), options, keys=keys, of_seed=of_seed, measure="dice")
 
 
 if __name__ == "__main__":

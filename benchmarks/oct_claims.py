@@ -55,15 +55,9 @@ def main() -> None:
     folder = options.work / f"{learnt}_{held_out}_{options.severity}"
     patients = {"train": learnt, "val": 1, "test": held_out}
     scans = write_phantom_scans(folder, patients=patients, size=(128, 128), severity=options.severity)
+    of_seed = {seed: {"folder": str(scans)} for seed in options.seeds}
     keys = ("space", "steps", "epochs", "learning_rate", "batch_size", "patients", "severity", "curve")
-    common = {"folder": str(scans)} | {key: getattr(options, key) for key in keys}
-    runs = {
-        options.results / f"{contender.replace(' ', '_')}_{seed}.json": common | {"contender": contender, "seed": seed}
-        for seed in options.seeds
-        for contender in options.contenders
-    }
-    script = Path(__file__).with_name("oct_contest.py")
-    race(script, runs, results=options.results, settings=vars(options), measure="accuracy", jobs=options.jobs)
+    race(Path(__file__).with_name("oct_contest.py"), options, keys=keys, of_seed=of_seed, measure="accuracy")
 
 
 if __name__ == "__main__":

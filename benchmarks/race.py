@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -146,24 +147,29 @@ def plot(results: list[dict[str, Any]], measure: str, path: Path) -> None:
 
 
 def race(
-    script: Path,
-    runs: Mapping[Path, dict[str, Any]],
-    *,
-    results: Path,
-    settings: Mapping[str, Any],
-    measure: str,
-    jobs: int,
+    script: Path, options: Namespace, *, keys: Sequence[str], of_seed: Mapping[int, Mapping[str, Any]], measure: str
 ) -> None:
-    """Makes the results that are not there yet by ``script``, ``jobs`` at a time, then summary.json, table.md and plot.png."""
-    results.mkdir(parents=True, exist_ok=True)
-    with Progress() as progress, ThreadPoolExecutor(jobs) as pool:
+    """Makes the results that are not there yet by ``script``, then summary.json, table.md and plot.png.
+
+    options: ``contenders``, ``seeds``, ``results``, ``jobs`` at a time, and ``keys``, which all runs get. of_seed: what else.
+    """
+    options.results.mkdir(parents=True, exist_ok=True)
+    common = {key: getattr(options, key) for key in keys}
+    runs = {
+        options.results / f"{contender.replace(' ', '_')}_{seed}.json": common
+        | of_seed[seed]
+        | {"contender": contender, "seed": seed}
+        for seed in options.seeds
+        for contender in options.contenders
+    }
+    with Progress() as progress, ThreadPoolExecutor(options.jobs) as pool:
         for waiting in [pool.submit(compete, script, run, result, progress) for result, run in runs.items()]:
             waiting.result()
     found = [json.loads(result.read_text()) for result in runs]
     rows = summarise(found, measure)
-    plain = {key: value.name if isinstance(value, Path) else value for key, value in settings.items()}
-    write_json(about(plain, threads=1) | {"rows": rows}, results / "summary.json")
+    settings = {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()}
+    write_json(about(settings, threads=1) | {"rows": rows}, options.results / "summary.json")
     table, markdown = tables(rows)
-    (results / "table.md").write_text(markdown)
-    plot(found, measure, results / "plot.png")
+    (options.results / "table.md").write_text(markdown)
+    plot(found, measure, options.results / "plot.png")
     Console(width=None if sys.stdout.isatty() else 160).print(table)
