@@ -41,7 +41,7 @@ class ProXTrainerShort(ProXTrainerAdam):
     """Long enough that its members predict more than background, each something else."""
 
     epochs = 10
-    iterations_per_epoch = 30
+    iterations_per_epoch = 80
     validation_iterations_per_epoch = 1
 
     def initialize(self) -> None:
@@ -111,9 +111,9 @@ def hippocampus(decathlon: Path, tmp_path_factory: pytest.TempPathFactory) -> Pr
 
 @pytest.fixture(scope="module")
 def ours(hippocampus: Prepared, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of commands that see ProXTrainerShort."""
+    """The environment of commands that see ProXTrainerShort, and load batches in its process: then the seed decides them."""
     trainers = write_trainers(tmp_path_factory.mktemp("trainers") / "short", ProXTrainerShort)
-    return hippocampus.environment(nnUNet_extTrainer=trainers)
+    return hippocampus.environment(nnUNet_extTrainer=trainers, nnUNet_n_proc_DA="0")
 
 
 @pytest.fixture(scope="module")
