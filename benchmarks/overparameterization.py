@@ -32,7 +32,7 @@ from monai_prox.families.unet import UNetChoices
 from monai_prox.files import write_json
 from monai_prox.nnunet.variants import ProXTrainerAdam
 
-CHOICES = UNetChoices(kernel=(3, 5), resolution=(0.5, 1.0), width=(0.5, 1.0), levels=1)
+CHOICES = UNetChoices(kernel=(3, 5), resolution=(0.5, 1.0), width=(0.5, 1.0), depth="full", levels=1)
 
 
 def write_threads(folder: Path, *, cases: int = 120, size: tuple[int, int, int] = (40, 56, 40)) -> Path:
@@ -71,7 +71,8 @@ class TimedTrainer(ProXTrainerAdam):
 
     def train_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
         start, start_cpu = time.perf_counter(), time.process_time()
-        result = super().train_step(batch)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            result = super().train_step(batch)
         self.seconds += time.perf_counter() - start
         self.cpu_seconds += time.process_time() - start_cpu
         return result
@@ -137,8 +138,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--epochs", type=int, default=75)
     parser.add_argument("--probe-every", type=int, default=3, help="epochs")
     parser.add_argument("--features", nargs="+", type=int, default=[8, 16, 32])
     parser.add_argument("--patch-size", nargs=3, type=int, default=[40, 48, 40])

@@ -24,6 +24,7 @@ from monai_prox.supernet import SuperNet, finest
 
 FORMAT = 2  # of state_dict
 FROZEN = ("previous", "first")  # teachers
+COMPARED_EVERY = 4  # steps: then a member that the monitor compares trains in the largest's place
 POOL = 32  # random members of an epoch: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
 
 
@@ -60,11 +61,13 @@ class Engine:
         self.calibrate = calibrate
         self.supernet, self.schedule, self.task_loss = supernet, schedule, task_loss
         self.seed, self.exclusive = seed, exclusive
+        self.monitored = False  # a monitor watches
         self.keep_weights = False  # pretrained weights are there already; growing only opens them
         self.closed: dict[str, int] = {}  # choices that remain in a dimension whose last ones were closed
         self._spaces = self._open_spaces()
         self._stage = -1
         self._freezer = Freezer({})
+        self._reductions: tuple[Subnet, ...] = ()
         self._optimizers: list[Optimizer] = []
         self._teacher: tuple[Subnet, nn.Module] | None = None
         frozen_teachers = any(stage.teacher in FROZEN for stage in schedule.stages)
@@ -87,6 +90,11 @@ class Engine:
     def final_space(self) -> SearchSpace:
         """What will be open in the end, unless more is closed."""
         return self._spaces[-1]
+
+    @property
+    def compares(self) -> bool:
+        """A monitor compares members in this stage."""
+        return self.monitored and self.stage.monitored
 
     def _open_spaces(self) -> list[SearchSpace]:
         """What is open in each stage."""
@@ -153,6 +161,7 @@ class Engine:
     def _enter(self, index: int) -> None:
         """What a stage needs beside weights: a pure function of its index."""
         self._stage = index
+        self._reductions = tuple(self.space.reductions().values())
         new = self._largest(index)
         assert new is not None
         self._freezer = Freezer(frozen_parts(self.supernet, self._largest(index - 1), new, self.stage.freeze))
@@ -164,11 +173,15 @@ class Engine:
         """The members that train in this step, each once, in the order of the stage's roles."""
         generator = random.Random(f"{self.seed} {epoch} {step}")
         space = self.space
+        # Random draws hardly ever hit a member that the largest is compared with, and compared untrained it would always lose.
+        in_place = self._reductions if self.compares and (step + 1) % COMPARED_EVERY == 0 else ()
 
         def member(role: Role) -> Subnet:
             if role == "random":
                 return space.sample(random.Random(f"{self.seed} {epoch} pool {generator.randrange(POOL)}"))
-            return space.largest() if role == "largest" else space.smallest()
+            if role == "largest":
+                return generator.choice(in_place) if in_place else space.largest()
+            return space.smallest()
 
         roles = [role if isinstance(role, str) else role[step % len(role)] for role in self.stage.train]
         return list(dict.fromkeys(map(member, roles)))

@@ -62,7 +62,7 @@ class Monitor:
     such the one with the least gain is closed, and the others are judged anew, for what they add is something else then.
     Nothing is compared while the largest member scores 0 in all cases: it has not begun to learn.
 
-    In a stage that trains the largest member in every step the smaller one is trained less, so gains are over- rather than
+    The engine trains the smaller of the two, too, but less often than the largest. So gains are over- rather than
     underestimated, and less is closed.
 
     size: voxels per axis for which MACs are counted.
@@ -75,17 +75,11 @@ class Monitor:
         self.history: list[Comparison] = []
         self._doubts: dict[str, int] = {}
 
-    def expansions(self, space: SearchSpace) -> dict[str, Subnet]:
-        """By dimension with more than one open choice, the largest member of ``space`` without the last one."""
-        counts = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
-        narrower = {d: space.restrict(counts | {d: count - 1}) for d, count in counts.items() if count > 1}
-        return {d: part.largest() for d, part in narrower.items() if part.size() > 0}
-
     def observe(self, epoch: int, space: SearchSpace, scores: Mapping[Subnet, Mapping[str, float]]) -> str | None:
         """The dimension whose last choice is to be closed, if there is one.
 
-        space: what is open. scores: by case, of the largest member and those of ``expansions(space)``; a comparison is over the
-        cases that both have.
+        space: what is open. scores: by case, of the largest member and those of ``space.reductions()``; a comparison is over
+        the cases that both have.
         """
         compared = self._compare(epoch, space, scores)
         self._doubts = {comparison.dimension: comparison.doubts for comparison in compared}
@@ -101,7 +95,7 @@ class Monitor:
         largest = space.largest()
         parameters, macs = cost.parameters(self.supernet.family, largest), cost.macs(self.supernet.family, largest, self.size)
         compared = []
-        for dimension, without in self.expansions(space).items():
+        for dimension, without in space.reductions().items():
             both = sorted(scores[largest].keys() & scores[without].keys())
             pairs = [(scores[largest][case], scores[without][case]) for case in both]
             pairs = [pair for pair in pairs if math.isfinite(sum(pair))]

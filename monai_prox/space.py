@@ -251,6 +251,12 @@ class SearchSpace:
                 raise ProXError(f"of {dimension}, 1 to {counts[dimension]} choices can remain open, got {count!r}")
         return self.restrict({**counts, **open})
 
+    def reductions(self) -> dict[str, Subnet]:
+        """By dimension with more than one choice, the largest member without the last one."""
+        counts = {dimension: self.choice_count(dimension) for dimension in self.dimensions}
+        parts = {d: self.restrict(counts | {d: count - 1}) for d, count in counts.items() if count > 1}
+        return {dimension: part.largest() for dimension, part in parts.items() if part.size() > 0}
+
     # ------------------------------------------------------------------ JSON
     def to_json(self) -> dict[str, list[dict[str, Any]]]:
         def one(slot: Slot) -> dict[str, Any]:

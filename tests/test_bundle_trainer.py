@@ -1041,7 +1041,7 @@ def test_each_member_is_validated_once_and_those_compared_are_no_metrics() -> No
     run.validation.validator.add_event_handler(Events.STARTED, lambda v: order.append(v.network.subnet))
     run.run()
     assert run.validation.monitor is not None
-    compared = run.validation.monitor.expansions(run.engine.space)
+    compared = run.engine.space.reductions()
     assert list(compared) == ["levels", "resolution", "depth", "decoder_depth", "width"]
     assert set(order) == {*compared.values(), *run.validation.members.values()}
     assert len(order) == len(set(order)) and order[-1] == run.engine.space.largest()

@@ -124,6 +124,32 @@ def test_members_come_in_the_order_of_their_roles_and_from_what_is_open() -> Non
     assert engine.members(1, 0)[0] == engine.supernet.family.space.largest()
 
 
+def test_while_a_monitor_watches_each_member_that_it_compares_trains_now_and_then() -> None:
+    watched = Stage(name="all", open=SANDWICH.open, train=("largest", "random"), monitored=True)
+    engine, alone = engine_of((SANDWICH, watched)), engine_of((SANDWICH, watched))
+    engine.monitored = True
+    for epoch in range(2):
+        engine.begin_epoch(epoch)
+        alone.begin_epoch(epoch)
+    steps = range(200)
+    first = [engine.members(1, step)[0] for step in steps]
+    largest, compared = engine.space.largest(), engine.space.reductions()
+    assert all((member == largest) == ((step + 1) % 4 > 0) for step, member in zip(steps, first, strict=True))
+    assert set(first) == {largest, *compared.values()}
+    assert all(alone.members(1, step)[0] == largest for step in steps)
+    engine.close("width")
+    assert {engine.members(1, step)[0] for step in steps} == {engine.space.largest(), *engine.space.reductions().values()}
+
+
+def test_nothing_is_compared_in_other_stages_and_where_nothing_can_be_reduced() -> None:
+    single = Stage(name="smallest", train=("largest",), monitored=True)
+    engine = engine_of((single, SANDWICH))
+    engine.monitored = True
+    for epoch in range(2):
+        engine.begin_epoch(epoch)
+        assert all(engine.members(epoch, step)[0] == engine.space.largest() for step in range(8))
+
+
 def test_a_member_drawn_twice_trains_once() -> None:
     """At the smallest stage everyone is the smallest: three roles make the same gradient as one."""
     roles = ("largest", "smallest", "random")

@@ -1,4 +1,4 @@
-"""Which expansions are not worth their cost: decisions on fabricated Dice, and what a comparison says."""
+"""Which choices are not worth their cost: decisions on fabricated Dice, and what a comparison says."""
 
 import json
 import random
@@ -53,7 +53,7 @@ def dice_of(monitor: Monitor, space: SearchSpace, gains: Mapping[str, Sequence[f
     """
     worth = gains_of(*WORTH)
     dice = {space.largest(): {f"case {case}": 0.9 - 0.02 * case for case in range(30)}}
-    for dimension, without in monitor.expansions(space).items():
+    for dimension, without in space.reductions().items():
         of = gains.get(dimension, worth)
         dice[without] = {f"case {case}": 0.9 - 0.02 * case - gain for case, gain in enumerate(of)}
     return dice
@@ -83,7 +83,7 @@ def test_an_expansion_is_the_largest_member_without_the_last_choice_of_one_dimen
         "width": (4, 8, 8),
         "kernel": (5, 5, 5),
     }
-    assert monitor_of().expansions(SPACE) == {
+    assert SPACE.reductions() == {
         "levels": Subnet.of(
             levels=(2,), resolution=(1.0,), depth=(2, 2, 0), decoder_depth=(2, 0), width=(4, 8, 0), kernel=(5, 5, 0)
         ),
@@ -98,20 +98,20 @@ def test_an_expansion_is_the_largest_member_without_the_last_choice_of_one_dimen
 def test_dimensions_with_one_open_choice_are_not_compared() -> None:
     space = SPACE.restrict(dict.fromkeys(SPACE.dimensions, 1) | {"width": 2, "depth": 2})
     smallest = dict(SPACE.smallest())
-    assert monitor_of().expansions(space) == {
+    assert space.reductions() == {
         "depth": Subnet.of(**smallest | {"width": (3, 6, 0)}),
         "width": Subnet.of(**smallest | {"depth": (2, 2, 0)}),
     }
-    assert monitor_of().expansions(SPACE.restrict({})) == {}
+    assert SPACE.restrict({}).reductions() == {}
     assert monitor_of().observe(0, SPACE.restrict({}), {}) is None
 
 
 def test_slots_with_fewer_choices_keep_their_last_one() -> None:
     supernet = SuperNet(unet_family(choices=CHOICES, features=(4, 8, 8), depths=(1, 2, 3)))
-    monitor, space = Monitor(supernet, SIZE), supernet.family.space
-    assert monitor.expansions(space)["depth"]["depth"] == (1, 2, 2)
+    space = supernet.family.space
+    assert space.reductions()["depth"]["depth"] == (1, 2, 2)
     narrower = space.restrict(counts(space) | {"depth": 2})
-    assert monitor.expansions(narrower)["depth"]["depth"] == (1, 1, 1)
+    assert narrower.reductions()["depth"]["depth"] == (1, 1, 1)
 
 
 def test_where_no_member_is_left_without_a_choice_it_is_not_compared() -> None:
@@ -119,7 +119,7 @@ def test_where_no_member_is_left_without_a_choice_it_is_not_compared() -> None:
     choices = UNetChoices(depth="all", width=(0.5, 1.0), levels=0, resolution=(1.0,))
     supernet = SuperNet(unet_family("ResidualEncoderUNet", choices=choices, features=(4, 5)))
     assert supernet.family.space.restrict({"depth": 2, "decoder_depth": 2}).size() == 0
-    assert set(Monitor(supernet, SIZE).expansions(supernet.family.space)) == {"depth", "decoder_depth"}
+    assert set(supernet.family.space.reductions()) == {"depth", "decoder_depth"}
 
 
 @pytest.mark.parametrize("dimension", ["levels", "resolution", "depth", "decoder_depth", "width", "kernel"])
@@ -127,7 +127,7 @@ def test_the_costs_added_are_the_difference_of_the_two_members(dimension: str) -
     monitor = monitor_of()
     observe(monitor, 0)
     (comparison,) = [comparison for comparison in monitor.history if comparison.dimension == dimension]
-    with_, without = SPACE.largest(), monitor.expansions(SPACE)[dimension]
+    with_, without = SPACE.largest(), SPACE.reductions()[dimension]
     weights = [sum(p.numel() for p in SUPERNET.family.build(member).parameters()) for member in (with_, without)]
     assert comparison.parameters == weights[0] - weights[1]
     assert comparison.macs == cost.macs(SUPERNET.family, with_, SIZE) - cost.macs(SUPERNET.family, without, SIZE) > 0
@@ -138,7 +138,7 @@ def test_the_costs_added_are_the_difference_of_the_two_members(dimension: str) -
 def test_macs_are_counted_at_the_given_size() -> None:
     monitor = Monitor(SUPERNET, [48, 48])
     observe(monitor, 0)
-    largest, without = SPACE.largest(), monitor.expansions(SPACE)["kernel"]
+    largest, without = SPACE.largest(), SPACE.reductions()["kernel"]
     (comparison,) = [comparison for comparison in monitor.history if comparison.dimension == "kernel"]
     assert comparison.macs == 4 * (
         cost.macs(SUPERNET.family, largest, (24, 24)) - cost.macs(SUPERNET.family, without, (24, 24))
@@ -179,7 +179,7 @@ def test_fewer_than_five_cases_are_no_comparison(cases: int) -> None:
 def test_a_family_that_has_not_begun_to_learn_is_not_compared(score: float, compared: bool) -> None:
     """Where all members find nothing, no choice gains anything either."""
     monitor = Monitor(SUPERNET, SIZE)
-    members = (SPACE.largest(), *monitor.expansions(SPACE).values())
+    members = (SPACE.largest(), *SPACE.reductions().values())
     scores = {member: {f"case {i}": score for i in range(8)} for member in members}
     closed = [monitor.observe(epoch, SPACE, scores) for epoch in range(3)]
     assert bool(monitor.history) == any(closed) == compared
@@ -193,7 +193,7 @@ def test_five_cases_are_enough() -> None:
 def test_only_common_cases_count() -> None:
     monitor = monitor_of(patience=1)
     dice = dice_of(monitor, SPACE, {"width": [-0.25] * 8})
-    without = monitor.expansions(SPACE)["width"]
+    without = SPACE.reductions()["width"]
     dice[SPACE.largest()] |= {f"only the largest's {case}": 1.0 for case in range(5)}
     dice[without] |= {f"only the other's {case}": 0.0 for case in range(5)}
     assert monitor.observe(0, SPACE, dice) == "width"

@@ -574,7 +574,7 @@ def test_the_gain_of_a_choice_is_compared_case_by_case(bare: Path) -> None:
     assert set(dice) == set("abcdef")
     assert {comparison.dimension for comparison in trainer.monitor.history} == set(DIMENSIONS)
     for comparison in trainer.monitor.history:
-        less = case_dice(trainer, trainer.monitor.expansions(space)[comparison.dimension], batches)
+        less = case_dice(trainer, space.reductions()[comparison.dimension], batches)
         gains = [dice[case] - less[case] for case in dice]
         assert comparison.cases == 6 and comparison.choices == 2 and comparison.epoch == 6
         assert comparison.gain == pytest.approx(np.mean(gains))

@@ -156,6 +156,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         super().__init__(interval=interval, validator=validator, epoch_level=True)
         self.engine, self.members, self.regions, self.monitor = engine, dict(members), dict(regions), monitor
         self.network_of = network_of or engine.supernet.view
+        engine.monitored = monitor is not None
         self.history: list[dict[str, Any]] = []
         self._names: set[str] = set()
 
@@ -175,7 +176,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         if self.monitor is None or not self.engine.stage.monitored:
             self._validate(self.members.values(), trainer, measured)
         else:
-            compared = self.monitor.expansions(self.engine.space)
+            compared = self.engine.space.reductions()
             self._validate([*self.members.values(), *compared.values()], trainer, measured)
             if self._closes(self.monitor, trainer, measured):
                 self._validate(self.members.values(), trainer, measured)

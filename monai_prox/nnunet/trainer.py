@@ -175,7 +175,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         settings = monitor_of(
             configuration, monitored=self.monitored, threshold=self.monitor_threshold, patience=self.monitor_patience
         )
-        self._monitors = settings is not None
+        self.engine.monitored = settings is not None
         self.monitor = Monitor(self.supernet, patch, **(settings or {}))
         # -pretrained_weights are loaded after this; growing must then open weights and not make them anew
         network.register_load_state_dict_post_hook(lambda *_: setattr(self.engine, "keep_weights", True))
@@ -269,7 +269,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         largest = space.largest()
         among = [member for member in self._watched.values() if member.subnet == largest]
         self._largest_open = among[0] if among else self.supernet.member(largest).eval()
-        compared = self.monitor.expansions(space) if due and self._monitors and self.engine.stage.monitored else {}
+        compared = space.reductions() if due and self.engine.compares else {}
         self._compared = {subnet: self.supernet.member(subnet).eval() for subnet in compared.values()}
         if self._compared:
             self._compared[largest] = self._largest_open
