@@ -20,7 +20,8 @@ def task(tmp_path: Path) -> Path:
 
 def test_the_number_is_in_the_name() -> None:
     assert task_id(Path("/data/Task04_Hippocampus")) == 4
-    for name in ("Hippocampus", "Task_Hippocampus", "Task04", "Task04_Left_Hippocampus"):
+    assert task_id(Path("/data/Task101_BraTS_2ch")) == 101
+    for name in ("Hippocampus", "Task_Hippocampus", "Task04", "Task04_"):
         with pytest.raises(ProXError, match="not named like a Decathlon task"):
             task_id(Path(name))
 
@@ -44,6 +45,14 @@ def test_an_interrupted_conversion_is_not_taken_for_a_dataset(
         convert_task(task)
     (half / "dataset.json").write_text("{}")
     assert convert_task(task) == (4, "Dataset004_Hippocampus"), "a whole one is used again"
+
+
+def test_underscores_in_a_name_are_left_out(task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's converter allows but one."""
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "nnUNet_raw"))
+    (tmp_path / "nnUNet_raw" / "Dataset004_LeftHippocampus").mkdir(parents=True)
+    (tmp_path / "nnUNet_raw" / "Dataset004_LeftHippocampus" / "dataset.json").write_text("{}")
+    assert convert_task(task.rename(tmp_path / "Task04_Left_Hippocampus")) == (4, "Dataset004_LeftHippocampus")
 
 
 def test_preprocessing_is_over_when_every_case_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

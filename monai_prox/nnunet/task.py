@@ -14,7 +14,7 @@ from monai_prox.files import read_json, write_json
 def task_id(task: Path) -> int:
     """4 for a folder named Task04_Hippocampus. Raises ProXError for other names."""
     head, _, name = task.name.partition("_")
-    if not (head.startswith("Task") and head[4:].isdigit() and name and "_" not in name):
+    if not (head.startswith("Task") and head[4:].isdigit() and name.strip("_")):
         raise ProXError(f"{task} is not named like a Decathlon task; expected a folder such as Task04_Hippocampus")
     return int(head[4:])
 
@@ -34,7 +34,8 @@ def convert_task(task: Path) -> tuple[int, str]:
 
     check_task(task)
     identifier = task_id(task)
-    name = f"Dataset{identifier:03d}_{task.name.partition('_')[2]}"
+    short = task.name.partition("_")[2].replace("_", "")  # the converter allows one underscore in a task's name
+    name = f"Dataset{identifier:03d}_{short}"
     raw = Path(os.environ["nnUNet_raw"]) / name
     if (raw / "dataset.json").is_file():
         return identifier, name
@@ -42,7 +43,7 @@ def convert_task(task: Path) -> tuple[int, str]:
         raise ProXError(f"{raw} is there but not whole, from a conversion that was interrupted; remove it and start again")
     with tempfile.TemporaryDirectory() as temporary:
         # The converter wants a folder of test images and the two lists, which not every copy of a task has
-        whole = Path(temporary, task.name)
+        whole = Path(temporary, f"Task{identifier:02d}_{short}")
         whole.mkdir()
         for part in ("imagesTr", "labelsTr", "imagesTs"):
             if (task / part).is_dir():
