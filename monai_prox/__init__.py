@@ -1,9 +1,22 @@
 """Once-for-all supernets for nnU-Net and MONAI, trained by progressive expansion."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from monai_prox.errors import ProXError
-from monai_prox.schedule import Schedule, Stage, prox, prox_paper
-from monai_prox.space import SearchSpace, Slot, Subnet
-from monai_prox.supernet import SuperNet
+
+if TYPE_CHECKING:
+    from monai_prox.schedule import Schedule, Stage, prox, prox_paper
+    from monai_prox.space import SearchSpace, Slot, Subnet
+    from monai_prox.supernet import SuperNet
 
 __version__ = "0.1.0"
 __all__ = ["ProXError", "Schedule", "SearchSpace", "Slot", "Stage", "Subnet", "SuperNet", "prox", "prox_paper"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imported at first use: where ``monai_prox.runtime`` predicts there may be no torch."""
+    places = {"SearchSpace": "space", "Slot": "space", "Subnet": "space", "SuperNet": "supernet"}
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{places.get(name, 'schedule')}"), name)

@@ -60,11 +60,16 @@ def demo(
 def export(
     model: ModelArgument,
     subnet: Annotated[str, typer.Option(help="smallest, largest, another name of `family`, or a JSON file")],
-    format: Annotated[str | None, typer.Option(help="nnunet or bundle; by default what MODEL is")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder; for nnunet by default beside MODEL, where nnU-Net looks")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing folder")] = False,
+    format: Annotated[str | None, typer.Option(help="nnunet, bundle or onnx; by default what MODEL is")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder, for onnx a file; for nnunet by default beside MODEL, where nnU-Net looks")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
     fine_tune: Annotated[bool, typer.Option(help="nnunet: also put the plan beside the preprocessed data")] = False,
-    fold: Annotated[int | None, typer.Option(help="bundle: of an nnU-Net model, the first finished one by default")] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="bundle, onnx: of an nnU-Net model, the first finished one by default")
+    ] = None,
+    any_patch: Annotated[bool, typer.Option(help="onnx: inputs of any size, for other programs; slower")] = False,
 ) -> None:
     """Cut a member out as a model that runs without this package."""
     from_nnunet = (model / "plans.json").is_file()
@@ -75,8 +80,10 @@ def export(
         if output is None:
             raise ProXError("give --output, the folder of the bundle")
         _export_bundle(model, subnet, output, overwrite, from_nnunet, fold)
+    elif format == "onnx":
+        _export_onnx(model, subnet, output, overwrite, fold, any_patch)
     else:
-        raise ProXError(f"the format {format!r} is not known; allowed: nnunet, bundle")
+        raise ProXError(f"the format {format!r} is not known; allowed: nnunet, bundle, onnx")
 
 
 def _has_family(model: Path) -> bool:
@@ -121,6 +128,54 @@ def _export_bundle(model: Path, subnet: str, output: Path, overwrite: bool, from
     folder = write_bundle(prediction, output, overwrite=overwrite)
     command = "python -m monai.bundle run --config_file configs/inference.json --dataset_dir INPUT --output_dir OUTPUT"
     _say(str(folder), f"cd {shlex.quote(str(folder))} && {command}")
+
+
+def _export_onnx(model: Path, subnet: str, output: Path | None, overwrite: bool, fold: int | None, any_patch: bool) -> None:
+    if output is None:
+        raise ProXError("give --output, the file to write, e.g. smallest.onnx")
+    from monai_prox.export.onnx_file import export_onnx
+    from monai_prox.nnunet.model_folder import ModelFolder
+
+    name = None if fold is None else f"fold_{fold}"
+    file = export_onnx(ModelFolder.open(model), subnet, output, fold=name, overwrite=overwrite, any_patch=any_patch)
+    _say(str(file), f"monai-prox predict {shlex.quote(str(file))} -i INPUT -o OUTPUT")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A file of `export --format onnx`")],
+    images: Annotated[Path, typer.Option("-i", "--input", help="Folder of case_0000.nii.gz, one per channel; or one image")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for case.nii.gz")],
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; all by default")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Predict again what is there")] = True,
+) -> None:
+    """Segment images with an exported model, without torch. Exit code 1 if a case failed; the others are done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from monai_prox.runtime.prediction import Model, find_cases
+    from monai_prox.runtime.prediction import predict as predict_cases
+
+    opened = Model(model, threads=threads)
+    cases = find_cases(images, opened.description.file_ending)
+    failed = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        every, one = progress.add_task("cases", total=len(cases)), progress.add_task("tiles")
+
+        def done(name: str, tiles: int) -> None:
+            if progress.tasks[one].description != name:
+                progress.reset(one, total=tiles, description=name)
+            progress.advance(one)
+
+        for case, problem in predict_cases(opened, cases, output, overwrite=overwrite, done=done):
+            progress.advance(every)
+            if problem is not None:
+                failed[case.name] = problem
+    _say(f"{output}: {len(cases) - len(failed)} of {len(cases)} cases")
+    if failed:
+        lines = "\n".join(f"{name}: {problem}" for name, problem in failed.items())
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]failed:[/]\n{escape(lines)}", highlight=False)
+        raise typer.Exit(1)
 
 
 def _say(first: str, *rest: str) -> None:

@@ -33,7 +33,7 @@ def the_error(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_help_names_the_commands(tmp_path: Path) -> None:
     text = run(["monai-prox", "--help"], environment(), cwd=tmp_path)
-    for command in ("demo", "export", "family", "doctor", "trainers"):
+    for command in ("demo", "export", "predict", "family", "doctor", "trainers"):
         assert command in text
 
 

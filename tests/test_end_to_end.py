@@ -268,6 +268,28 @@ def test_an_exported_bundle_predicts_as_nnunet_does(
     assert any(len(np.unique(segmentation)) > 1 for segmentation in nnunet.values())
 
 
+@pytest.mark.parametrize("name", ["largest", "coarse"])
+def test_the_runtime_predicts_as_nnunet_does(
+    name: str,
+    trained: Path,
+    exported: dict[str, tuple[Path, list[str]]],
+    ours: dict[str, str],
+    stock: Path,
+    theirs: dict[str, str],
+    images: Path,
+    tmp_path: Path,
+) -> None:
+    """One file of a member, against stock nnU-Net with the same member."""
+    subnet = trained.parent.parent / "coarse.json" if name == "coarse" else name
+    run(["monai-prox", "export", trained, "--subnet", subnet, "--format", "onnx", "--output", tmp_path / "m.onnx"], ours)
+    run(["monai-prox", "predict", tmp_path / "m.onnx", "-i", images, "-o", tmp_path / "onnx"], ours)
+    command = with_folders(exported[name][1][0], images, tmp_path / "nnunet")
+    run([*shlex.split(command), *QUICK], theirs, python=stock, cwd=tmp_path)
+    runtime, nnunet = voxels(tmp_path / "onnx", images), voxels(tmp_path / "nnunet", images)
+    assert min(np.mean(runtime[case] == nnunet[case]) for case in nnunet) >= 0.999
+    assert any(len(np.unique(segmentation)) > 1 for segmentation in nnunet.values())
+
+
 def test_an_exported_member_travels_in_a_zip(
     exported: dict[str, tuple[Path, list[str]]],
     largest_voxels: dict[str, np.ndarray],

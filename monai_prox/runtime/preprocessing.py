@@ -1,0 +1,111 @@
+"""From an image to the network's grid, and from logits there to labels on the image's: as nnU-Net's DefaultPreprocessor does.
+
+What is cropped away holds 0 in all channels. Labels are made slab by slab, so that logits exist at the image's resolution only
+for a few slices at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from monai_prox.errors import ProXError
+from monai_prox.runtime.description import Description, Normalisation
+from monai_prox.runtime.resampling import Array, along, matrices, resample
+
+SLAB = 16  # slices of labels made at a time
+SMALLEST_STD = 1e-8
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the network's grid lies in an image, in the network's order of axes.
+
+    whole: voxels of the image; box: what of it is left after cropping; shape: voxels of the network's grid.
+    image_spacing, spacing: mm, of the image and of the network's grid.
+    """
+
+    whole: tuple[int, ...]
+    box: tuple[slice, ...]
+    shape: tuple[int, ...]
+    image_spacing: tuple[float, ...]
+    spacing: tuple[float, ...]
+
+    @property
+    def cropped(self) -> tuple[int, ...]:
+        return tuple(part.stop - part.start for part in self.box)
+
+
+def preprocess(image: Array, spacing: tuple[float, ...], description: Description) -> tuple[Array, Grid]:
+    """image: (C, z, y, x), which is changed; spacing: (z, y, x) in mm -> (C, *grid), and the grid.
+
+    Raises ProXError for an image that is 0 everywhere.
+    """
+    image = image.transpose(0, *(1 + axis for axis in description.transpose))
+    at = tuple(float(spacing[axis]) for axis in description.transpose)
+    whole = image.shape[1:]
+    inside = np.zeros(whole, bool)
+    for channel in image:
+        inside |= channel != 0
+    boxes = ndimage.find_objects(inside.astype(np.uint8))
+    if not boxes:
+        raise ProXError("the image is 0 everywhere")
+    box = boxes[0]
+    inner = slice(None), *box
+    image = image[inner]
+    target = description.spacing if len(description.spacing) == 3 else (at[0], *description.spacing)
+    shape = tuple(round(a / b * n) for a, b, n in zip(at, target, image.shape[1:], strict=True))
+    if min(shape) < 1:
+        raise ProXError(f"the image, {image.shape[1:]} voxels of {at} mm, vanishes at the network's spacing of {target} mm")
+    mask = None
+    if any(normalisation.masked for normalisation in description.normalisation):
+        mask = ndimage.binary_fill_holes(inside)[box]
+    result = np.empty((len(image), *shape), np.float32)
+    for index, normalisation in enumerate(description.normalisation):
+        channel = normalise(np.ascontiguousarray(image[index]), normalisation, mask)
+        result[index] = resample(channel, shape, at, target, description.images)
+    return result, Grid(whole, box, shape, at, target)
+
+
+def normalise(channel: Array, rule: Normalisation, mask: NDArray[np.bool_] | None) -> Array:
+    """channel: (z, y, x), which is changed."""
+    if rule.scheme == "ZScoreNormalization":
+        within: Any = mask if rule.masked else ...
+        values = channel[within]
+        channel[within] = (values - values.mean()) / max(values.std(), SMALLEST_STD)
+    elif rule.scheme == "CTNormalization":
+        np.clip(channel, rule.lower, rule.upper, out=channel)
+        channel -= rule.mean
+        channel /= max(rule.std, SMALLEST_STD)
+    elif rule.scheme == "RescaleTo01Normalization":
+        channel -= channel.min()
+        channel /= max(channel.max(), SMALLEST_STD)
+    elif rule.scheme == "RGBTo01Normalization":
+        channel /= 255
+    return channel
+
+
+def labels(logits: NDArray[np.floating], grid: Grid, description: Description) -> NDArray[np.integer]:
+    """logits: (outputs, *grid) -> labels of the image, (z, y, x), 0 in what was cropped away."""
+    steps = matrices(description.logits, grid.shape, grid.cropped, grid.spacing, grid.image_spacing)
+    values = np.asarray(description.regions or range(description.outputs))
+    result = np.zeros(grid.whole, np.uint8 if values.max() < 255 else np.uint16)
+    cropped = result[grid.box]
+    for start in range(0, grid.cropped[0], SLAB):
+        rows = steps[0][start : start + SLAB]
+        used = np.flatnonzero(rows.any(0))
+        near = slice(used[0], used[-1] + 1)
+        slab = logits[:, near].astype(np.float32)
+        for axis, weights in enumerate((rows[:, near], *steps[1:]), start=1):
+            slab = along(slab, weights, axis)
+        if description.regions is None:
+            cropped[start : start + SLAB] = slab.argmax(0)
+        else:
+            for region, value in zip(slab, description.regions, strict=True):
+                cropped[start : start + SLAB][region > 0] = value
+    turned: NDArray[np.integer] = result.transpose(np.argsort(description.transpose))
+    return turned

@@ -1,0 +1,77 @@
+"""nnU-Net's resampling, axis by axis: a spline resampler is a matrix along each, and nothing larger than the image is made.
+
+Values as by nnU-Net's resample_data_or_seg_to_shape, which calls scikit-image's resize and for thick slices scipy's
+map_coordinates: sample i of n lies at (i + 1/2) / n of the extent, and beyond the outermost voxels their values go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from monai_prox.runtime.description import Resampling
+
+THICK = 3  # times the finest spacing: above it nnU-Net resamples an axis separately
+
+Array = NDArray[np.float32]
+
+
+@lru_cache(maxsize=16)
+def matrix(old: int, new: int, order: int) -> Array:
+    """(new, old): what resamples ``old`` voxels of an axis to ``new`` ones by splines of ``order``."""
+    if old == new:
+        return np.eye(old, dtype=np.float32)
+    if order == 0:
+        nearest = np.floor(old / new * (np.arange(new) + 0.5)).astype(int).clip(0, old - 1)
+        return np.eye(old, dtype=np.float32)[nearest, :]
+    columns = [ndimage.zoom(unit, new / old, order=order, mode="nearest", grid_mode=True) for unit in np.eye(old)]
+    return np.asarray(np.stack(columns, axis=1), np.float32)
+
+
+def thick_axis(rule: Resampling, old_spacing: Sequence[float], new_spacing: Sequence[float]) -> int | None:
+    """The axis that is resampled separately, if there is one."""
+    if rule.separate_z is False:
+        return None
+    for spacing in (old_spacing, new_spacing):
+        if rule.separate_z or max(spacing) / min(spacing) > THICK:
+            thickest = [axis for axis, mm in enumerate(spacing) if mm == max(spacing)]
+            return thickest[0] if len(thickest) == 1 else None
+    return None
+
+
+def matrices(
+    rule: Resampling, old: Sequence[int], new: Sequence[int], old_spacing: Sequence[float], new_spacing: Sequence[float]
+) -> list[Array]:
+    """For each axis what resamples ``old`` voxels to ``new`` ones."""
+    thick = thick_axis(rule, old_spacing, new_spacing)
+    orders = [rule.order_z if axis == thick else rule.order for axis in range(3)]
+    return [matrix(a, b, order) for a, b, order in zip(old, new, orders, strict=True)]
+
+
+def along(array: Array, weights: Array, axis: int) -> Array:
+    """``array`` with ``weights``, a matrix, applied to one axis."""
+    if weights.shape[0] == weights.shape[1] and np.array_equal(weights, np.eye(len(weights))):
+        return array
+    return np.moveaxis(np.tensordot(weights, array, axes=(1, axis)), 0, axis)
+
+
+def resample(
+    channel: Array, new: Sequence[int], old_spacing: Sequence[float], new_spacing: Sequence[float], rule: Resampling
+) -> Array:
+    """channel: (z, y, x), one image. Its range is kept, in images with thick slices that of each slice."""
+    old = channel.shape
+    if tuple(old) == tuple(new):
+        return channel
+    thick = thick_axis(rule, old_spacing, new_spacing)
+    steps = matrices(rule, old, new, old_spacing, new_spacing)
+    kept = tuple(axis for axis in range(3) if axis != thick)
+    lower, upper = channel.min(kept, keepdims=True), channel.max(kept, keepdims=True)
+    result = channel
+    for axis in sorted(kept, key=lambda axis: steps[axis].shape[0] / steps[axis].shape[1]):  # what shrinks comes first
+        result = along(result, steps[axis], axis)
+    result = np.clip(result, lower, upper)
+    return result if thick is None else along(result, steps[thick], thick)

@@ -1,0 +1,70 @@
+"""A network over an image larger than its patch, as nnU-Net lays and weighs its tiles, without mirroring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Array = NDArray[np.float32]
+STEP = 0.5  # of the patch, at most
+SIGMA = 1 / 8  # of the patch: how a tile's weight falls off
+
+
+def starts(size: int, patch: int) -> list[int]:
+    """Where the tiles along an axis begin, evenly spread from end to end."""
+    count = ceil((size - patch) / (patch * STEP)) + 1
+    return [round((size - patch) / max(count - 1, 1) * index) for index in range(count)]
+
+
+def falloff(patch: int) -> Array:
+    """The weights of a tile along an axis, at most 1: a tile's weight is their product over the axes."""
+    delta = np.zeros(patch)
+    delta[patch // 2] = 1
+    weights = ndimage.gaussian_filter1d(delta, patch * SIGMA, mode="constant")
+    weights /= weights.max()
+    return np.asarray(np.maximum(weights, weights[weights > 0].min()), np.float32)
+
+
+def tiles(shape: Sequence[int], patch: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The first voxel of every tile."""
+    return product(*(starts(size, side) for size, side in zip(shape, patch, strict=True)))
+
+
+def sliding_window(
+    image: Array, patch: Sequence[int], outputs: int, network: Callable[[Array], Array], *, done: Callable[[], object] = int
+) -> NDArray[np.float16]:
+    """image: (C, *shape) -> logits (outputs, *shape), half as precise, for they are the largest thing in memory.
+
+    network: (1, C, *patch) -> (1, outputs, *patch). A patch of two axes is laid on every slice. done: called after each tile.
+    """
+    flat = len(patch) == 2
+    sides = (1, *patch) if flat else tuple(patch)
+    shape = image.shape[1:]
+    # As nnU-Net pads: zeros all around, of an odd number one more behind
+    missing = [max(side - size, 0) for side, size in zip(sides, shape, strict=True)]
+    before = [n // 2 for n in missing]
+    if any(missing):
+        image = np.pad(image, [(0, 0), *((b, n - b) for b, n in zip(before, missing, strict=True))])
+    padded = image.shape[1:]
+    falls = [falloff(side) for side in sides]
+    weight = falls[0][:, None, None] * falls[1][:, None] * falls[2]
+    total = [np.zeros(size, np.float32) for size in padded]  # the sum of all tiles' weights is a product, too
+    for sum_, size, side, fall in zip(total, padded, sides, falls, strict=True):
+        for start in starts(size, side):
+            sum_[start : start + side] += fall
+    logits = np.zeros((outputs, *padded), np.float16)
+    for corner in tiles(padded, sides):
+        at = tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))
+        every = slice(None), *at
+        tile = np.ascontiguousarray(image[every])
+        result = network(tile[None, :, 0] if flat else tile[None])[0].reshape(outputs, *sides)
+        share = weight / (total[0][at[0], None, None] * total[1][at[1], None] * total[2][at[2]])
+        logits[every] += result * share
+        done()
+    inner = slice(None), *(slice(b, b + size) for b, size in zip(before, shape, strict=True))
+    return logits[inner]

@@ -1,0 +1,363 @@
+"""Prediction without torch against nnU-Net's own code: each step, and the whole on files."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nnunet_task import BARE_DATASET, TWO_MEMBERS, bare_model, bare_plans
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from refusals import refused
+from torch import nn
+
+from monai_prox.export.nnunet import export_nnunet
+from monai_prox.export.onnx_file import describe, export_onnx
+from monai_prox.nnunet.model_folder import ModelFolder
+from monai_prox.runtime.description import KEY, Description, Resampling
+from monai_prox.runtime.prediction import Case, Model, find_cases, predict
+from monai_prox.runtime.preprocessing import labels, preprocess
+from monai_prox.runtime.resampling import resample
+from monai_prox.runtime.sliding_window import sliding_window
+
+pytest_plugins = ["nnunet_fixtures"]
+
+CT = {"mean": 40.0, "std": 90.0, "percentile_00_5": -150.0, "percentile_99_5": 300.0}
+SHAPE, SPACING = (20, 34, 27), (1.3, 0.9, 0.8)
+REGIONS = {
+    "labels": {"background": 0, "whole": [1, 2], "core": [2]},
+    "regions_class_order": [1, 2],
+}
+
+
+def plans_of(**changes: Any) -> dict[str, Any]:
+    """Plans with the entries of ``changes``, wherever they belong."""
+    plans = bare_plans(patch=changes.pop("patch", (16, 24, 16)), spacing=changes.pop("spacing", (1.0, 1.0, 1.0)))
+    (configuration,) = plans["configurations"].values()
+    for key, value in changes.items():
+        (configuration if key in configuration else plans)[key] = value
+    return plans
+
+
+def description_of(plans: dict[str, Any], dataset: dict[str, Any] = BARE_DATASET) -> Description:
+    return describe(plans, next(iter(plans["configurations"])), dataset, member="largest", subnet={}, source="a test")
+
+
+def image_of(channels: int = 1, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
+    """Noise of about 480 in a box within zeros, with a hole of zeros in it."""
+    image = np.random.default_rng(seed).normal(480, 130, (channels, *shape)).astype(np.float32)
+    image[:, :3], image[:, :, -5:] = 0, 0
+    image[:, 9:11, 12:15, 8:12] = 0
+    return image
+
+
+def by_nnunet(image: np.ndarray, plans: dict[str, Any], dataset: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    manager = PlansManager(deepcopy(plans))
+    configuration = manager.get_configuration(next(iter(plans["configurations"])))
+    properties = {"spacing": list(SPACING)}
+    data, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(
+        image, None, properties, manager, configuration, dataset
+    )
+    return data, properties
+
+
+# ---------------------------------------------------------------------- steps
+sizes = st.tuples(*[st.integers(2, 24)] * 3)
+spacings = st.tuples(*[st.sampled_from([0.5, 0.8, 1.0, 2.5, 5.0])] * 3)
+
+
+@given(
+    sizes, sizes, spacings, spacings, st.sampled_from([0, 1, 3]), st.sampled_from([0, 1]), st.sampled_from([None, True, False])
+)
+def test_resampling_is_nnunets(
+    old: tuple[int, ...],
+    new: tuple[int, ...],
+    before: tuple[float, ...],
+    after: tuple[float, ...],
+    order: int,
+    order_z: int,
+    separate: bool | None,
+) -> None:
+    image = np.random.default_rng(0).normal(size=old).astype(np.float32)
+    expected = resample_data_or_seg_to_shape(
+        image[None], new, before, after, order=order, order_z=order_z, force_separate_z=separate
+    )[0]
+    found = resample(image, new, before, after, Resampling(order=order, order_z=order_z, separate_z=separate))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+PREPROCESSING: dict[str, dict[str, Any]] = {
+    "z-score": {},
+    "z-score within a mask": {"use_mask_for_norm": [True]},
+    "CT": {"normalization_schemes": ["CTNormalization"], "foreground_intensity_properties_per_channel": {"0": CT}},
+    "to 0 and 1": {"normalization_schemes": ["RescaleTo01Normalization"]},
+    "none": {"normalization_schemes": ["NoNormalization"]},
+    "two channels": {
+        "normalization_schemes": ["CTNormalization", "ZScoreNormalization"],
+        "use_mask_for_norm": [False, True],
+        "foreground_intensity_properties_per_channel": {"0": CT, "1": CT},
+    },
+    "turned": {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2], "spacing": (0.7, 1.1, 1.0)},
+    "turned around": {"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0], "spacing": (0.7, 1.1, 1.0)},
+    "thick slices": {"spacing": (5.0, 0.9, 1.1)},
+    "2d": {"patch": (24, 32), "spacing": (1.0, 0.7, 0.9)},
+}
+
+
+@pytest.mark.parametrize("kind", PREPROCESSING)
+def test_preprocessing_and_its_way_back_are_nnunets(kind: str) -> None:
+    changes = dict(PREPROCESSING[kind])
+    channels = len(changes.get("normalization_schemes", "1"))
+    dataset = BARE_DATASET | {"channel_names": {str(index): f"channel {index}" for index in range(channels)}}
+    plans = plans_of(**changes)
+    description = description_of(plans, dataset)
+    image = image_of(channels)
+    expected, properties = by_nnunet(image, plans, dataset)
+    found, grid = preprocess(image.copy(), SPACING, description)
+    np.testing.assert_allclose(found, expected, atol=2e-3 if "none" in kind else 1e-4, rtol=1e-5)
+
+    manager = PlansManager(deepcopy(plans))
+    configuration = manager.get_configuration(next(iter(plans["configurations"])))
+    for of in (dataset, dataset | REGIONS):
+        described, label_manager = description_of(plans, of), manager.get_label_manager(of)
+        logits = np.random.default_rng(1).normal(size=(described.outputs, *grid.shape)).astype(np.float32)
+        wanted = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits.copy(), manager, configuration, label_manager, properties
+        )
+        segmented = labels(logits, grid, described)
+        assert segmented.shape == SHAPE and segmented.dtype == np.uint8
+        assert np.mean(segmented == wanted) > 0.9999
+        assert set(np.unique(segmented)) == ({0, 1, 2})
+
+
+@pytest.mark.parametrize(
+    ("patch", "shape"),
+    [((16, 24, 16), (40, 29, 33)), ((16, 24, 16), (11, 50, 16)), ((15, 9, 7), (40, 20, 23)), ((24, 32), (5, 61, 30))],
+)
+def test_tiles_are_laid_and_weighed_as_nnunets(patch: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """With a network whose outputs tell where in its tile a voxel lies."""
+
+    class Where(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            ramp = torch.linspace(0, 1, x.shape[-1]).expand_as(x)
+            return torch.cat([x, x * ramp, ramp], 1)
+
+    plans = plans_of(patch=patch)
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(next(iter(plans["configurations"])))
+    predictor.manual_initialization(Where(), manager, configuration, None, BARE_DATASET, "nnUNetTrainer", None)
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    expected = predictor.predict_sliding_window_return_logits(torch.from_numpy(image)).float().numpy()
+    calls: list[int] = []
+    found = sliding_window(image, patch, 3, lambda x: Where()(torch.from_numpy(x)).numpy(), done=lambda: calls.append(1))
+    assert found.shape == expected.shape and len(calls) > 1
+    # In the outermost corners nnU-Net's weights underflow; elsewhere both sum halves, in another order.
+    assert np.mean(np.abs(found.astype(np.float32) - expected) < 0.02) > 0.995
+    np.testing.assert_allclose(found[0].astype(np.float32), image[0], atol=0.01)  # the weights of all tiles add up to 1
+
+
+# ---------------------------------------------------------------------- the file
+@pytest.fixture
+def model(bare: Path) -> ModelFolder:
+    return bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "plans",
+    [bare_plans, lambda: bare_plans("ResidualEncoderUNet"), lambda: bare_plans(patch=(24, 32))],
+    ids=["plain", "residual", "2d"],
+)
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+def test_the_file_computes_what_the_member_does(
+    plans: Callable[[], dict[str, Any]], which: str, bare: Path, tmp_path: Path
+) -> None:
+    """For any number of images in a batch, and where asked for patches of any size."""
+    folder = bare_model(plans())
+    name, subnet = folder.member(which)
+    network = folder.supernet(folder.checkpoint("fold_0")).extract(subnet)
+    for any_patch in (False, True):
+        path = export_onnx(folder, which, tmp_path / "new" / f"{any_patch}.onnx", any_patch=any_patch)
+        opened = Model(path, threads=1)
+        assert opened.description.member == name and opened.description.subnet == subnet.to_json()
+        patch = opened.description.patch
+        shapes = [(1, *patch), (3, *patch)] + ([(1, *(2 * side for side in patch))] if any_patch else [])
+        for batch, *size in shapes:
+            x = torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(batch))
+            with torch.no_grad():
+                np.testing.assert_allclose(opened(x.numpy()), network(x).numpy(), atol=1e-4)
+
+
+def test_the_description_travels_in_the_file(model: ModelFolder, tmp_path: Path) -> None:
+    path = export_onnx(model, "smallest", tmp_path / "model.onnx")
+    written = onnx.load(path)
+    onnx.checker.check_model(written)
+    assert [one.version for one in written.opset_import if one.domain == ""] == [18]
+    described = Model(path).description
+    plans = json.loads((export_nnunet(model, "smallest") / "plans.json").read_text())
+    (configuration,) = plans["configurations"].values()
+    assert list(described.patch) == configuration["patch_size"] and list(described.spacing) == configuration["spacing"]
+    assert described.channels == ("MRI",) and described.labels == BARE_DATASET["labels"] and described.outputs == 3
+    assert Description.from_json(json.loads(json.dumps(described.to_json())), "a test") == described
+
+
+# ---------------------------------------------------------------------- from files to files
+def write_image(path: Path, seed: int, spacing: tuple[float, ...] = SPACING, array: np.ndarray | None = None) -> None:
+    image = sitk.GetImageFromArray(image_of(seed=seed)[0] if array is None else array)
+    image.SetSpacing([float(mm) for mm in spacing[::-1]])
+    image.SetOrigin((5.0, -3.0, 8.0))
+    image.SetDirection((0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+    sitk.WriteImage(image, path)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(2):
+        write_image(folder / f"case_{index}_0000.nii.gz", index)
+    return folder
+
+
+def predicted(model: Model, cases: list[Case], output: Path) -> dict[str, str | None]:
+    return {case.name: problem for case, problem in predict(model, cases, output, done=lambda *_: None)}
+
+
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+def test_files_become_what_nnunet_makes_of_them(which: str, model: ModelFolder, images: Path, tmp_path: Path) -> None:
+    """On noise and random weights, which show every difference, that of nnU-Net's halves in the outermost corners, too."""
+    opened = Model(export_onnx(model, which, tmp_path / "model.onnx"), threads=1)
+    cases = find_cases(images, ".nii.gz")
+    assert predicted(opened, cases, tmp_path / "ours") == {"case_0": None, "case_1": None}
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, which)), None)
+    files = [[str(case.files[0])] for case in cases]
+    theirs = predictor.predict_from_files_sequential(files, None)
+    for case, wanted in zip(cases, theirs, strict=True):
+        found, original = sitk.ReadImage(tmp_path / "ours" / f"{case.name}.nii.gz"), sitk.ReadImage(case.files[0])
+        array = sitk.GetArrayFromImage(found)
+        assert np.mean(array == wanted) >= 0.997 and len(np.unique(array)) > 1
+        assert found.GetSpacing() == original.GetSpacing() and found.GetOrigin() == original.GetOrigin()
+        assert found.GetDirection() == original.GetDirection()
+
+
+def test_a_single_image_is_a_case(images: Path) -> None:
+    path = images / "case_0_0000.nii.gz"
+    assert find_cases(path, ".nii.gz") == [Case("case_0", (path,))]
+    refused("no image named like case_0000.nii.gz", find_cases, images.parent, ".nii.gz")
+
+
+def test_what_cannot_be_predicted_stops_nothing_else(model: ModelFolder, images: Path, tmp_path: Path) -> None:
+    opened = Model(export_onnx(model, "smallest", tmp_path / "model.onnx"), threads=1)
+    (images / "broken_0000.nii.gz").write_bytes(b"no image")
+    write_image(images / "empty_0000.nii.gz", 0, array=np.zeros(SHAPE, np.float32))
+    write_image(images / "tiny_0000.nii.gz", 0, spacing=(0.001, 1, 1))
+    write_image(images / "two_0000.nii.gz", 0)
+    write_image(images / "two_0001.nii.gz", 1)
+    problems = predicted(opened, find_cases(images, ".nii.gz"), tmp_path / "output")
+    assert [name for name, problem in problems.items() if problem is None] == ["case_0", "case_1"]
+    assert "broken_0000.nii.gz cannot be read" in problems["broken"]
+    assert problems["empty"] == "the image is 0 everywhere"
+    assert "vanishes at the network's spacing" in problems["tiny"]
+    assert problems["two"] == "two has 2 image files, the network needs 1: _0000 (MRI)"
+    written = sorted(path.name for path in (tmp_path / "output").iterdir())
+    assert written == ["case_0.nii.gz", "case_1.nii.gz"]
+
+
+def test_channels_lie_on_one_grid(bare: Path, tmp_path: Path) -> None:
+    dataset = BARE_DATASET | {"channel_names": {"0": "T1", "1": "T2"}}
+    plans = plans_of(normalization_schemes=["ZScoreNormalization"] * 2, use_mask_for_norm=[False] * 2)
+    folder = bare_model(plans, dataset=dataset)
+    opened = Model(export_onnx(folder, "smallest", tmp_path / "model.onnx"), threads=1)
+    for name, spacing in {"same": SPACING, "other": (1.0, 1.0, 1.0)}.items():
+        write_image(tmp_path / f"{name}_0000.nii.gz", 0)
+        write_image(tmp_path / f"{name}_0001.nii.gz", 1, spacing)
+    problems = predicted(opened, find_cases(tmp_path, ".nii.gz"), tmp_path / "output")
+    assert problems["same"] is None
+    assert "the channels differ" in problems["other"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(model: ModelFolder, images: Path, tmp_path: Path) -> None:
+    opened = Model(export_onnx(model, "smallest", tmp_path / "model.onnx"), threads=1)
+    (tmp_path / "file").write_text("")
+    refused(f"cannot write to {tmp_path / 'file'}", predicted, opened, find_cases(images, ".nii.gz"), tmp_path / "file")
+
+
+# ---------------------------------------------------------------------- files that are not ours
+def test_other_files_are_refused(model: ModelFolder, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no model")
+    refused("cannot be read as an ONNX model", Model, path)
+    refused("cannot be read as an ONNX model", Model, tmp_path / "missing.onnx")
+    written = onnx.load(export_onnx(model, "smallest", path, overwrite=True))
+    described = json.loads(written.metadata_props[0].value)
+    for change, words in [
+        ({"format": 99}, "has format 99; this version reads 1"),
+        ({"patch": None}, "is malformed"),
+        ({"normalisation": [{"scheme": "Mystery"}]}, "the normalisation 'Mystery' is not known"),
+    ]:
+        onnx.helper.set_model_props(written, {KEY: json.dumps(described | change)})
+        onnx.save(written, path)
+        refused(words, Model, path)
+    del described["spacing"]
+    onnx.helper.set_model_props(written, {KEY: json.dumps(described)})
+    onnx.save(written, path)
+    refused("its description lacks spacing", Model, path)
+    del written.metadata_props[:]
+    onnx.save(written, path)
+    refused("it was not written by monai-prox export", Model, path)
+
+
+def test_nothing_is_overwritten_or_half_written(model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_text("mine")
+    refused(f"{path} exists", export_onnx, model, "smallest", path)
+    refused("no finished fold_3", export_onnx, model, "smallest", tmp_path / "other.onnx", fold="fold_3")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx, "save", full)
+    refused("No space left on device; nothing was left behind", export_onnx, model, "smallest", path, overwrite=True)
+    assert path.read_text() == "mine" and [entry.name for entry in tmp_path.glob("*.onnx*")] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"normalization_schemes": ["MyNormalization"]}, "'MyNormalization' is not nnU-Net's own"),
+        ({"resampling_fn_data": "resample_torch"}, "resampling_fn_data is resample_torch"),
+        ({"preprocessor_name": "MyPreprocessor"}, "preprocessor_name is MyPreprocessor"),
+        ({"image_reader_writer": "NibabelIOWithReorient"}, "image_reader_writer is NibabelIOWithReorient"),
+    ],
+)
+def test_plans_that_the_runtime_cannot_repeat_are_refused(change: dict[str, Any], words: str) -> None:
+    refused(words, description_of, plans_of(**change))
+
+
+# ---------------------------------------------------------------------- without torch
+def test_the_command_predicts_where_there_is_no_torch(model: ModelFolder, images: Path, tmp_path: Path) -> None:
+    path = export_onnx(model, "smallest", tmp_path / "model.onnx")
+    (images / "broken_0000.nii.gz").write_bytes(b"no image")
+    code = "import sys\nsys.modules['torch'] = None\nfrom monai_prox.cli import main\nmain()"
+    command = [sys.executable, "-c", code, "predict", path, "-i", images, "-o", tmp_path / "output", "--threads", 1]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{tmp_path / 'output'}: 2 of 3 cases" in done.stdout
+    assert "broken: " in done.stderr and "cannot be read" in done.stderr
+    assert {entry.name for entry in (tmp_path / "output").iterdir()} == {"case_0.nii.gz", "case_1.nii.gz"}
