@@ -2,11 +2,12 @@
 
     python benchmarks/overparameterization.py --task Task04_Hippocampus --work WORK --results benchmarks/results/monitor
     python benchmarks/overparameterization.py --task threads --work WORK --results benchmarks/results/monitor
+    python benchmarks/overparameterization.py --task balls --work WORK --results benchmarks/results/monitor
 
-Trains a family with the monitor and without, several seeds, with nnU-Net's own loop, validation included. ``threads`` is a
-made task that needs the larger networks: lines one voxel thin, which half the resolution blurs away. Three groups of cases:
-for training, for validation, which steers the monitor, and the last ones by name for the Dice that is reported, as whole
-volumes without mirroring.
+Trains a family with the monitor and without, several seeds, with nnU-Net's own loop, validation included. Two tasks are made:
+``threads`` needs the larger networks, lines one voxel thin, which half the resolution blurs away; ``balls`` does not. Three
+groups of cases: for training, for validation, which steers the monitor, and the last ones by name for the Dice that is
+reported, as whole volumes without mirroring.
 """
 
 from __future__ import annotations
@@ -35,26 +36,46 @@ from monai_prox.nnunet.variants import ProXTrainerAdam
 CHOICES = UNetChoices(kernel=(3, 5), resolution=(0.5, 1.0), width=(0.5, 1.0), depth="full", levels=1)
 
 
-def write_threads(folder: Path, *, cases: int = 120, size: tuple[int, int, int] = (40, 56, 40)) -> Path:
-    """A Decathlon task of straight lines, one voxel thin, in noise."""
-    task = folder / "Task991_Threads"
+def threads(generator: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
+    """Straight lines, one voxel thin."""
+    label = np.zeros(size, np.uint8)
+    for _ in range(12):
+        ends = generator.uniform(0, 1, (2, 3)) * (np.array(size) - 1)
+        along = np.linspace(0, 1, 4 * max(size))[:, None]
+        label[tuple(np.round(ends[0] + along * (ends[1] - ends[0])).astype(int).T)] = 1
+    return label
+
+
+def balls(generator: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
+    """Two balls."""
+    label = np.zeros(size, np.uint8)
+    for radius in generator.uniform(7, 10, 2):
+        centre = generator.uniform(radius, np.array(size) - radius)
+        distances = [np.square(np.arange(n) - c) for n, c in zip(size, centre, strict=True)]
+        label[distances[0][:, None, None] + distances[1][:, None] + distances[2] < radius**2] = 1
+    return label
+
+
+MADE = {"threads": (991, threads), "balls": (992, balls)}
+
+
+def write_made(kind: str, folder: Path, *, cases: int = 120, size: tuple[int, int, int] = (40, 56, 40)) -> Path:
+    """A Decathlon task of a made kind, in noise."""
+    number, draw = MADE[kind]
+    task = folder / f"Task{number}_{kind.capitalize()}"
     if (task / "dataset.json").is_file():
         return task
-    names = [f"threads_{index:03d}" for index in range(cases)]
+    names = [f"{kind}_{index:03d}" for index in range(cases)]
     for part in ("imagesTr", "labelsTr"):
         (task / part).mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(names):
         generator = np.random.default_rng(index)
-        label = np.zeros(size, np.uint8)
-        for _ in range(12):
-            ends = generator.uniform(0, 1, (2, 3)) * (np.array(size) - 1)
-            along = np.linspace(0, 1, 4 * max(size))[:, None]
-            label[tuple(np.round(ends[0] + along * (ends[1] - ends[0])).astype(int).T)] = 1
+        label = draw(generator, size)
         image = (generator.normal(0, 1, size) + 2.5 * label).astype(np.float32)
         nib.save(nib.Nifti1Image(image, np.eye(4)), task / "imagesTr" / f"{name}.nii.gz")
         nib.save(nib.Nifti1Image(label, np.eye(4)), task / "labelsTr" / f"{name}.nii.gz")
     pairs = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names]
-    described = {"name": "Threads", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "thread"}}
+    described = {"name": kind, "modality": {"0": "MRI"}, "labels": {"0": "background", "1": kind}}
     write_json(described | {"numTraining": cases, "numTest": 0, "training": pairs, "test": []}, task / "dataset.json")
     return task
 
@@ -134,7 +155,7 @@ def show(results: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", required=True, help="a Decathlon task folder, or 'threads'")
+    parser.add_argument("--task", required=True, help="a Decathlon task folder, threads, or balls")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -148,7 +169,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=60, help="cases, the last by name")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    task = write_threads(options.work) if options.task == "threads" else Path(options.task)
+    task = write_made(options.task, options.work) if options.task in MADE else Path(options.task)
     held_out = options.validation + options.test
     cut = {key: getattr(options, key) for key in ("features", "patch_size", "batch_size")}
     folder, plan = prepare(task, options.work, held_out=held_out, **cut)
