@@ -29,6 +29,10 @@ def main() -> None:
         app()
     except ProXError as error:
         message = " ".join(str(error).split())
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("monai_prox"):
+            raise
+        message = f"this command needs {error.name}, which is not installed; pip install 'monai-prox[onnx]' brings all there is"
     except OSError as error:
         message = f"{error.filename or 'a file'}: {error.strerror or error}"
     else:

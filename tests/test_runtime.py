@@ -361,3 +361,14 @@ def test_the_command_predicts_where_there_is_no_torch(model: ModelFolder, images
     assert f"{tmp_path / 'output'}: 2 of 3 cases" in done.stdout
     assert "broken: " in done.stderr and "cannot be read" in done.stderr
     assert {entry.name for entry in (tmp_path / "output").iterdir()} == {"case_0.nii.gz", "case_1.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments"), [("onnxruntime", ["predict", "m.onnx", "-i", ".", "-o", "."]), ("torch", ["family", "."])]
+)
+def test_a_library_that_is_not_there_is_named(missing: str, arguments: list[str], tmp_path: Path) -> None:
+    code = f"import sys\nsys.modules[{missing!r}] = None\nfrom monai_prox.cli import main\nmain()"
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"error: this command needs {missing}, which is not installed")
