@@ -74,6 +74,10 @@ def export(
         int | None, typer.Option(help="bundle, onnx: of an nnU-Net model, the first finished one by default")
     ] = None,
     any_patch: Annotated[bool, typer.Option(help="onnx: inputs of any size, for other programs; slower")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: in 8-bit integers, if that costs at most 0.01 Dice")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="int8: dataset with imagesTr and labelsTr, of which the held-out cases are taken")
+    ] = None,
 ) -> None:
     """Cut a member out as a model that runs without this package."""
     from_nnunet = (model / "plans.json").is_file()
@@ -85,7 +89,7 @@ def export(
             raise ProXError("give --output, the folder of the bundle")
         _export_bundle(model, subnet, output, overwrite, from_nnunet, fold)
     elif format == "onnx":
-        _export_onnx(model, subnet, output, overwrite, fold, any_patch)
+        _export_onnx(model, subnet, output, overwrite, fold, any_patch, int8, calibration)
     else:
         raise ProXError(f"the format {format!r} is not known; allowed: nnunet, bundle, onnx")
 
@@ -134,15 +138,30 @@ def _export_bundle(model: Path, subnet: str, output: Path, overwrite: bool, from
     _say(str(folder), f"cd {shlex.quote(str(folder))} && {command}")
 
 
-def _export_onnx(model: Path, subnet: str, output: Path | None, overwrite: bool, fold: int | None, any_patch: bool) -> None:
+def _export_onnx(
+    model: Path,
+    subnet: str,
+    output: Path | None,
+    overwrite: bool,
+    fold: int | None,
+    any_patch: bool,
+    int8: bool,
+    calibration: Path | None,
+) -> None:
     if output is None:
         raise ProXError("give --output, the file to write, e.g. smallest.onnx")
-    from monai_prox.export.onnx_file import export_onnx
+    if int8 and calibration is None:
+        raise ProXError("--int8 needs --calibration, a dataset with imagesTr and labelsTr, e.g. in nnUNet_raw")
+    from monai_prox.export.onnx_file import export_onnx, export_onnx_int8
     from monai_prox.nnunet.model_folder import ModelFolder
 
-    name = None if fold is None else f"fold_{fold}"
-    file = export_onnx(ModelFolder.open(model), subnet, output, fold=name, overwrite=overwrite, any_patch=any_patch)
-    _say(str(file), f"monai-prox predict {shlex.quote(str(file))} -i INPUT -o OUTPUT")
+    opened, name = ModelFolder.open(model), None if fold is None else f"fold_{fold}"
+    said = []
+    if calibration is not None and int8:
+        said.append(str(export_onnx_int8(opened, subnet, output, calibration, fold=name, overwrite=overwrite)))
+    else:
+        export_onnx(opened, subnet, output, fold=name, overwrite=overwrite, any_patch=any_patch)
+    _say(str(output), f"monai-prox predict {shlex.quote(str(output))} -i INPUT -o OUTPUT", *said)
 
 
 @app.command()

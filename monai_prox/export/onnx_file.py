@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from monai_prox.errors import ProXError
+from monai_prox.export.int8 import Loss, find_labelled, quantise
 from monai_prox.export.nnunet import member_plans
 from monai_prox.files import replacing
 from monai_prox.nnunet.model_folder import ModelFolder
@@ -57,6 +59,21 @@ def export_onnx(
     divisors = supernet.family.divisor if any_patch else None  # type: ignore[attr-defined]
     write_onnx(supernet.extract(subnet), description, output, divisors=divisors)
     return output
+
+
+def export_onnx_int8(
+    model: ModelFolder, which: str, output: Path, dataset: Path, *, fold: str | None = None, overwrite: bool = False
+) -> Loss:
+    """``export_onnx`` in 8-bit integers, calibrated and compared on the cases of ``dataset`` that the fold's training held out.
+
+    Raises ProXError as that does, where there are too few such cases, and where integers lose too much Dice.
+    """
+    if output.exists() and not overwrite:
+        raise ProXError(f"{output} exists; give another --output or --overwrite")
+    fold = model.folds[0] if fold is None else fold
+    cases = find_labelled(dataset, model.dataset["file_ending"], model.held_out(fold))
+    with tempfile.TemporaryDirectory() as folder:
+        return quantise(export_onnx(model, which, Path(folder, "float32.onnx"), fold=fold), output, cases)
 
 
 def describe(

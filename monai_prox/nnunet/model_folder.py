@@ -146,6 +146,14 @@ class ModelFolder:
         same = [member for member in family["members"] if Subnet.from_json(member["subnet"]) == subnet]
         return same[0] if same else None
 
+    def held_out(self, fold: str) -> list[str] | None:
+        """Names of the cases that the fold's training validated on, None where it validated on none."""
+        summary = self.path / fold / "validation" / "summary.json"
+        if not summary.is_file():
+            return None
+        ending = self.dataset["file_ending"]
+        return [Path(case["reference_file"]).name.removesuffix(ending) for case in read_json(summary)["metric_per_case"]]
+
     def validation_summary(self, fold: str, subnet: Subnet, epoch: int) -> Path | None:
         """nnU-Net's summary of the trainer's validation of ``subnet`` after ``epoch`` epochs, where there was one."""
         member = self.validated(fold, subnet, epoch)

@@ -39,6 +39,7 @@ class Model:
         described = self.session.get_modelmeta().custom_metadata_map.get(KEY)
         if described is None:
             raise ProXError(f"{path} says nothing of spacing and labels; it was not written by monai-prox export --format onnx")
+        self.described: str = described
         self.description = Description.from_json(json.loads(described), str(path))
         self._input = self.session.get_inputs()[0].name
 
@@ -47,12 +48,17 @@ class Model:
         logits: Array = self.session.run(None, {self._input: x})[0]
         return logits
 
-    def segment(self, image: sitk.Image | Sequence[sitk.Image], *, done: Callable[[int], object] = int) -> sitk.Image:
-        """An image, or one per channel -> its labels. done: called with the number of tiles at every one.
+    def segment(
+        self,
+        images: Sequence[sitk.Image],
+        *,
+        network: Callable[[Array], Array] | None = None,
+        done: Callable[[int], object] = int,
+    ) -> sitk.Image:
+        """One image per channel -> labels. network: instead of the file's. done: called with the number of tiles at every one.
 
         Raises ProXError for an image that the network is not for.
         """
-        images = [image] if isinstance(image, sitk.Image) else list(image)
         description, first = self.description, images[0]
         for one in images:
             _check_same_grid(first, one)
@@ -61,7 +67,7 @@ class Model:
         del arrays
         padded = [max(a, b) for a, b in zip(grid.shape[-len(description.patch) :], description.patch, strict=True)]
         count = len(list(tiles(padded, description.patch))) * (grid.shape[0] if len(description.patch) == 2 else 1)
-        logits = sliding_window(grid_image, description.patch, description.outputs, self, done=lambda: done(count))
+        logits = sliding_window(grid_image, description.patch, description.outputs, network or self, done=lambda: done(count))
         del grid_image
         result = sitk.GetImageFromArray(labels(logits, grid, description))
         result.CopyInformation(first)
