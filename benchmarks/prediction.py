@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monai_prox.decathlon import DecathlonTask
+from monai_prox.export.int8 import dice_of
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.export.onnx_file import export_onnx
 from monai_prox.files import write_json
@@ -54,16 +55,6 @@ def call(command: list[Any], work: Path, threads: int) -> dict[str, float]:
     return measured
 
 
-def dice(output: Path, truths: Mapping[str, Path], labels: list[int]) -> float:
-    """Mean over the cases of the mean over ``labels``."""
-    scores = []
-    for name, path in truths.items():
-        predicted, truth = (np.asarray(nib.load(file).dataobj) for file in (output / name, path))
-        pairs = [(predicted == label, truth == label) for label in labels]
-        scores.append(np.mean([2 * np.sum(p & t) / max(np.sum(p) + np.sum(t), 1) for p, t in pairs]))
-    return float(np.mean(scores))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -75,14 +66,13 @@ def main() -> None:
     arguments = parser.parse_args()
     work, model, threads = arguments.work.resolve(), ModelFolder.open(arguments.model), arguments.threads
     images, programs = work / "images", Path(sys.executable).parent
-    images.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(images, ignore_errors=True)  # of another number of cases
+    images.mkdir(parents=True)
     task, truths = DecathlonTask.read(arguments.task.resolve()), {}
     for case in task.split(arguments.cases)[1]:
         link = images / case.image.name.replace(".nii.gz", "_0000.nii.gz")
-        link.unlink(missing_ok=True)
         link.symlink_to(case.image)
         truths[case.image.name] = case.label
-    labels = [value for name, value in model.dataset["labels"].items() if name != "background"]
     stock = export_nnunet(model, "largest", work / "largest", overwrite=True)
     fold = model.folds[0].removeprefix("fold_")
     theirs = [programs / "nnUNetv2_predict_from_modelfolder", "-m", stock, "-f", fold, "-device", "cpu", "-i", images]
@@ -102,13 +92,14 @@ def main() -> None:
         output = work / "predicted" / str(number)
         measured = call([*command, "-o", output], work, threads)
         seconds = measured["seconds"] / len(truths)
+        pairs = [[np.asarray(nib.load(file).dataobj) for file in (output / name, path)] for name, path in truths.items()]
         rows.append(
             {
                 "contender": name,
                 "seconds_a_case": seconds,
                 "peak_memory_bytes": measured["peak_memory_bytes"],
                 "file_bytes": file.stat().st_size,
-                "dice": dice(output, truths, labels),
+                "dice": float(np.mean([dice_of(*pair, model.dataset["labels"]) for pair in pairs])),
             }
         )
         print(name, f"{seconds:.2f} s", flush=True)

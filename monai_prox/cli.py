@@ -32,7 +32,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("monai_prox"):
             raise
-        message = f"this command needs {error.name}, which is not installed; pip install 'monai-prox[onnx]' brings all there is"
+        message = f"this command needs {error.name}, which is not installed"
     except OSError as error:
         message = f"{error.filename or 'a file'}: {error.strerror or error}"
     else:
@@ -80,6 +80,12 @@ def export(
     ] = None,
 ) -> None:
     """Cut a member out as a model that runs without this package."""
+    if calibration is not None and not int8:
+        raise ProXError("--calibration is for --int8")
+    if int8 and any_patch:
+        raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
+    if format != "onnx" and (int8 or any_patch):
+        raise ProXError("--int8 and --any-patch are for --format onnx")
     from_nnunet = (model / "plans.json").is_file()
     format = format or ("nnunet" if from_nnunet or not _has_family(model) else "bundle")
     if format == "nnunet":
@@ -175,7 +181,8 @@ def predict(
     """Segment images with an exported model, without torch. Exit code 1 if a case failed; the others are done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from monai_prox.runtime.prediction import Model, find_cases
+    from monai_prox.runtime.cases import find_cases
+    from monai_prox.runtime.prediction import Model
     from monai_prox.runtime.prediction import predict as predict_cases
 
     opened = Model(model, threads=threads)

@@ -24,7 +24,7 @@ from monai_prox.supernet import SuperNet, finest
 
 FORMAT = 2  # of state_dict
 FROZEN = ("previous", "first")  # teachers
-COMPARED_EVERY = 4  # steps: then a member that the monitor compares trains in the largest's place
+COMPARED_EVERY = 4  # steps on average: then a member that the monitor compares trains in the largest's place
 POOL = 32  # random members of an epoch: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
 
 
@@ -174,7 +174,7 @@ class Engine:
         generator = random.Random(f"{self.seed} {epoch} {step}")
         space = self.space
         # Random draws hardly ever hit a member that the largest is compared with, and compared untrained it would always lose.
-        in_place = self._reductions if self.compares and (step + 1) % COMPARED_EVERY == 0 else ()
+        in_place = self._reductions if self.compares and generator.randrange(COMPARED_EVERY) == 0 else ()
 
         def member(role: Role) -> Subnet:
             if role == "random":

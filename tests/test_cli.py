@@ -70,10 +70,27 @@ def test_export_prints_the_folder_and_how_to_predict(model: ModelFolder, tmp_pat
         (["--subnet", "tiny"], "there is no member 'tiny'; known: smallest, largest"),
         (["--subnet", "tiny.json"], "there is no file tiny.json"),
         (["--subnet", "largest", "--format", "docx"], "the format 'docx' is not known; allowed: "),
+        (["--subnet", "largest", "--format", "onnx"], "give --output, the file to write"),
+        (["--subnet", "largest", "--format", "onnx", "--output", "m.onnx", "--int8"], "--int8 needs --calibration"),
+        (
+            ["--subnet", "largest", "--format", "onnx", "--output", "m.onnx", "--calibration", "."],
+            "--calibration is for --int8",
+        ),
+        (["--subnet", "largest", "--int8", "--calibration", "."], "--int8 and --any-patch are for --format onnx"),
         (["--subnet", "largest", "--fine-tune"], "nnUNet_preprocessed is not set"),
         (["--subnet", "largest", "--output", "/proc/exported"], "cannot write /proc/exported"),
     ],
-    ids=["unknown member", "missing file", "format", "fine-tune", "unwritable"],
+    ids=[
+        "unknown member",
+        "missing file",
+        "format",
+        "no file",
+        "no calibration",
+        "calibration alone",
+        "integers of nnU-Net",
+        "fine-tune",
+        "unwritable",
+    ],
 )
 def test_an_export_that_cannot_be_is_one_line(arguments: list[str], message: str, model: ModelFolder, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))

@@ -134,7 +134,8 @@ def test_while_a_monitor_watches_each_member_that_it_compares_trains_now_and_the
     steps = range(200)
     first = [engine.members(1, step)[0] for step in steps]
     largest, compared = engine.space.largest(), engine.space.reductions()
-    assert all((member == largest) == ((step + 1) % 4 > 0) for step, member in zip(steps, first, strict=True))
+    assert 0.15 < sum(member != largest for member in first) / len(first) < 0.35
+    assert first == [engine.members(1, step)[0] for step in steps]
     assert set(first) == {largest, *compared.values()}
     assert all(alone.members(1, step)[0] == largest for step in steps)
     engine.close("width")

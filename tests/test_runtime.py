@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import onnx
 import pytest
@@ -27,8 +28,9 @@ from torch import nn
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.export.onnx_file import describe, export_onnx
 from monai_prox.nnunet.model_folder import ModelFolder
+from monai_prox.runtime.cases import Case, find_cases
 from monai_prox.runtime.description import KEY, Description, Resampling
-from monai_prox.runtime.prediction import Case, Model, find_cases, predict
+from monai_prox.runtime.prediction import Model, predict
 from monai_prox.runtime.preprocessing import labels, preprocess
 from monai_prox.runtime.resampling import resample
 from monai_prox.runtime.sliding_window import sliding_window
@@ -37,6 +39,19 @@ pytest_plugins = ["nnunet_fixtures"]
 
 CT = {"mean": 40.0, "std": 90.0, "percentile_00_5": -150.0, "percentile_99_5": 300.0}
 SHAPE, SPACING = (20, 34, 27), (1.3, 0.9, 0.8)
+RESAMPLED = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+ONLY_ON_THE_WAY = (
+    "torch",
+    "torchvision",
+    "nnunetv2",
+    "batchgenerators",
+    "monai",
+    "nibabel",
+    "skimage",
+    "pandas",
+    "matplotlib",
+    "onnx",
+)
 REGIONS = {
     "labels": {"background": 0, "whole": [1, 2], "core": [2]},
     "regions_class_order": [1, 2],
@@ -164,14 +179,19 @@ def test_tiles_are_laid_and_weighed_as_nnunets(patch: tuple[int, ...], shape: tu
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     expected = predictor.predict_sliding_window_return_logits(torch.from_numpy(image)).float().numpy()
     calls: list[int] = []
-    found = sliding_window(image, patch, 3, lambda x: Where()(torch.from_numpy(x)).numpy(), done=lambda: calls.append(1))
-    assert found.shape == expected.shape and len(calls) > 1
+    found = sliding_window(image, patch, 3, lambda x: Where()(torch.from_numpy(x)).numpy(), done=calls.append)
+    assert found.shape == expected.shape and len(calls) > 1 and set(calls) == {len(calls)}
     # In the outermost corners nnU-Net's weights underflow; elsewhere both sum halves, in another order.
     assert np.mean(np.abs(found.astype(np.float32) - expected) < 0.02) > 0.995
     np.testing.assert_allclose(found[0].astype(np.float32), image[0], atol=0.01)  # the weights of all tiles add up to 1
 
 
 # ---------------------------------------------------------------------- the file
+def test_an_older_dataset_calls_its_channels_modality() -> None:
+    dataset = {key: value for key, value in BARE_DATASET.items() if key != "channel_names"} | {"modality": {"0": "CT"}}
+    assert description_of(plans_of(), dataset).channels == ("CT",)
+
+
 @pytest.fixture
 def model(bare: Path) -> ModelFolder:
     return bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
@@ -234,13 +254,16 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def predicted(model: Model, cases: list[Case], output: Path) -> dict[str, str | None]:
-    return {case.name: problem for case, problem in predict(model, cases, output, done=lambda *_: None)}
+def predicted(model: Model, cases: list[Case], output: Path) -> dict[str, Any]:
+    return {case.name: problem for case, problem in predict(model, cases, output)}
 
 
-@pytest.mark.parametrize("which", ["smallest", "largest"])
-def test_files_become_what_nnunet_makes_of_them(which: str, model: ModelFolder, images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["smallest", "largest", "turned"])
+def test_files_become_what_nnunet_makes_of_them(which: str, bare: Path, images: Path, tmp_path: Path) -> None:
     """On noise and random weights, which show every difference, that of nnU-Net's halves in the outermost corners, too."""
+    turned = {"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0], "spacing": (0.7, 1.1, 1.0)}
+    plans = plans_of(**turned if which == "turned" else {}, prox={"space": TWO_MEMBERS})
+    model, which = bare_model(plans), "largest" if which == "turned" else which
     opened = Model(export_onnx(model, which, tmp_path / "model.onnx"), threads=1)
     cases = find_cases(images, ".nii.gz")
     assert predicted(opened, cases, tmp_path / "ours") == {"case_0": None, "case_1": None}
@@ -256,27 +279,79 @@ def test_files_become_what_nnunet_makes_of_them(which: str, model: ModelFolder, 
         assert found.GetDirection() == original.GetDirection()
 
 
-def test_a_single_image_is_a_case(images: Path) -> None:
+def test_cases_are_found_by_name(images: Path, tmp_path: Path) -> None:
     path = images / "case_0_0000.nii.gz"
     assert find_cases(path, ".nii.gz") == [Case("case_0", (path,))]
     refused("no image named like case_0000.nii.gz", find_cases, images.parent, ".nii.gz")
+    refused("there is no folder and no image", find_cases, images / "missing", ".nii.gz")
+    refused("is not an image of the kind that the network is for, *.nrrd", find_cases, path, ".nrrd")
+    for name in ("a_0000", "a_0001", "a_0000_0000", "a_0000_0001"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    assert [(case.name, len(case.files)) for case in find_cases(tmp_path, ".nii.gz")] == [("a", 2), ("a_0000", 2)]
 
 
-def test_what_cannot_be_predicted_stops_nothing_else(model: ModelFolder, images: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_predicted_stops_nothing_else(
+    model: ModelFolder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = Model(export_onnx(model, "smallest", tmp_path / "model.onnx"), threads=1)
     (images / "broken_0000.nii.gz").write_bytes(b"no image")
     write_image(images / "empty_0000.nii.gz", 0, array=np.zeros(SHAPE, np.float32))
     write_image(images / "tiny_0000.nii.gz", 0, spacing=(0.001, 1, 1))
     write_image(images / "two_0000.nii.gz", 0)
     write_image(images / "two_0001.nii.gz", 1)
+    write_image(images / "huge_0000.nii.gz", 0, array=np.ones((4, 4, 4), np.float32))
+    segment = Model.segment
+
+    def limited(self: Model, images: list[sitk.Image], **keywords: Any) -> sitk.Image:
+        if images[0].GetSize() == (4, 4, 4):
+            raise MemoryError
+        return segment(self, images, **keywords)
+
+    monkeypatch.setattr(Model, "segment", limited)
     problems = predicted(opened, find_cases(images, ".nii.gz"), tmp_path / "output")
     assert [name for name, problem in problems.items() if problem is None] == ["case_0", "case_1"]
     assert "broken_0000.nii.gz cannot be read" in problems["broken"]
     assert problems["empty"] == "the image is 0 everywhere"
+    assert problems["huge"] == "MemoryError"
     assert "vanishes at the network's spacing" in problems["tiny"]
-    assert problems["two"] == "two has 2 image files, the network needs 1: _0000 (MRI)"
+    assert problems["two"] == "the network needs two_0000.nii.gz (MRI); there is two_0000.nii.gz, two_0001.nii.gz"
     written = sorted(path.name for path in (tmp_path / "output").iterdir())
     assert written == ["case_0.nii.gz", "case_1.nii.gz"]
+
+
+def test_outputs_that_are_no_numbers_are_seen() -> None:
+    image = np.zeros((1, 8, 8, 8), np.float32)
+    for value in (np.nan, 1e6):
+        refused("beyond what half precision holds", sliding_window, image, (8, 8, 8), 1, lambda x, value=value: x + value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_no_numbers_are_seen(value: float) -> None:
+    """SimpleITK makes them 0 in NIfTI files, in other formats it leaves them."""
+    image = image_of()
+    image[0, 7, 7, 7] = value
+    words = "the channel MRI has voxels that are no numbers, or infinite"
+    refused(words, preprocess, image, SPACING, description_of(plans_of()))
+
+
+def test_values_beyond_those_of_an_rgb_image_are_refused() -> None:
+    plans = plans_of(normalization_schemes=["RGBTo01Normalization"])
+    refused("values from -1.0 to 300.0; allowed: 0 to 255", preprocess, *rgb(-1, 300), description_of(plans))
+    found, _ = preprocess(*rgb(0, 255), description_of(plans | {"spacing": (1.0, 1.0, 1.0)}))
+    assert found.min() == 0 and found.max() == 1
+
+
+def rgb(low: float, high: float) -> tuple[np.ndarray, tuple[float, ...]]:
+    return np.stack([np.linspace(low, high, 64, dtype=np.float32).reshape(4, 4, 4)]), (1.0, 1.0, 1.0)
+
+
+def test_an_image_is_never_replaced(model: ModelFolder, images: Path, tmp_path: Path) -> None:
+    opened = Model(export_onnx(model, "smallest", tmp_path / "model.onnx"), threads=1)
+    (images / "case_0_0000.nii.gz").rename(images / "scan.nii.gz")
+    before = (images / "scan.nii.gz").read_bytes()
+    cases = find_cases(images / "scan.nii.gz", ".nii.gz")
+    refused("would replace the image", predicted, opened, cases, images)
+    assert (images / "scan.nii.gz").read_bytes() == before
 
 
 def test_channels_lie_on_one_grid(bare: Path, tmp_path: Path) -> None:
@@ -284,12 +359,36 @@ def test_channels_lie_on_one_grid(bare: Path, tmp_path: Path) -> None:
     plans = plans_of(normalization_schemes=["ZScoreNormalization"] * 2, use_mask_for_norm=[False] * 2)
     folder = bare_model(plans, dataset=dataset)
     opened = Model(export_onnx(folder, "smallest", tmp_path / "model.onnx"), threads=1)
-    for name, spacing in {"same": SPACING, "other": (1.0, 1.0, 1.0)}.items():
+    for name in ("same", "coarser", "turned", "moved"):
         write_image(tmp_path / f"{name}_0000.nii.gz", 0)
-        write_image(tmp_path / f"{name}_0001.nii.gz", 1, spacing)
+        write_image(tmp_path / f"{name}_0001.nii.gz", 1, (1.0, 1.0, 1.0) if name == "coarser" else SPACING)
+    other = sitk.ReadImage(tmp_path / "moved_0001.nii.gz")
+    other.SetOrigin((9.0, -3.0, 8.0))
+    sitk.WriteImage(other, tmp_path / "moved_0001.nii.gz")
+    other.SetOrigin((5.0, -3.0, 8.0))
+    other.SetDirection(np.eye(3).ravel().tolist())
+    sitk.WriteImage(other, tmp_path / "turned_0001.nii.gz")
+    write_image(tmp_path / "alone_0001.nii.gz", 0)
     problems = predicted(opened, find_cases(tmp_path, ".nii.gz"), tmp_path / "output")
-    assert problems["same"] is None
-    assert "the channels differ" in problems["other"]
+    assert problems.pop("same") is None
+    assert problems.pop("alone") == (
+        "the network needs alone_0000.nii.gz (T1), alone_0001.nii.gz (T2); there is alone_0001.nii.gz"
+    )
+    assert set(problems) == {"coarser", "turned", "moved"}
+    assert all(problem.startswith("the channels lie on different grids: ") for problem in problems.values())
+    refused("the network needs 2 images (T1, T2), got 1", opened.segment, [other])
+
+
+def test_lengths_in_another_unit_are_refused_where_the_reader_of_the_training_ignores_units(bare: Path, tmp_path: Path) -> None:
+    plans = plans_of(image_reader_writer="NibabelIO", prox={"space": TWO_MEMBERS})
+    opened = Model(export_onnx(bare_model(plans), "smallest", tmp_path / "model.onnx"), threads=1)
+    for unit in ("mm", "micron"):
+        image = nib.Nifti1Image(image_of()[0], np.diag([0.8, 0.9, 1.3, 1.0]))
+        image.header.set_xyzt_units(unit)
+        nib.save(image, tmp_path / f"{unit}_0000.nii.gz")
+    problems = predicted(opened, find_cases(tmp_path, ".nii.gz"), tmp_path / "output")
+    assert problems["mm"] is None
+    assert "its lengths are not in mm, but of NIfTI's unit 3" in problems["micron"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(model: ModelFolder, images: Path, tmp_path: Path) -> None:
@@ -314,6 +413,9 @@ def test_other_files_are_refused(model: ModelFolder, tmp_path: Path) -> None:
         onnx.helper.set_model_props(written, {KEY: json.dumps(described | change)})
         onnx.save(written, path)
         refused(words, Model, path)
+    onnx.helper.set_model_props(written, {KEY: "{"})
+    onnx.save(written, path)
+    refused("its description is no JSON", Model, path)
     del described["spacing"]
     onnx.helper.set_model_props(written, {KEY: json.dumps(described)})
     onnx.save(written, path)
@@ -342,6 +444,9 @@ def test_nothing_is_overwritten_or_half_written(model: ModelFolder, tmp_path: Pa
     [
         ({"normalization_schemes": ["MyNormalization"]}, "'MyNormalization' is not nnU-Net's own"),
         ({"resampling_fn_data": "resample_torch"}, "resampling_fn_data is resample_torch"),
+        ({"resampling_fn_data_kwargs": RESAMPLED | {"separate_z_anisotropy_threshold": 5}}, "resampling_fn_data_kwargs are"),
+        ({"resampling_fn_probabilities_kwargs": RESAMPLED | {"order": 3}}, "order 0 to 1"),
+        ({"label_manager": "MyLabels"}, "label_manager is MyLabels"),
         ({"preprocessor_name": "MyPreprocessor"}, "preprocessor_name is MyPreprocessor"),
         ({"image_reader_writer": "NibabelIOWithReorient"}, "image_reader_writer is NibabelIOWithReorient"),
     ],
@@ -354,7 +459,8 @@ def test_plans_that_the_runtime_cannot_repeat_are_refused(change: dict[str, Any]
 def test_the_command_predicts_where_there_is_no_torch(model: ModelFolder, images: Path, tmp_path: Path) -> None:
     path = export_onnx(model, "smallest", tmp_path / "model.onnx")
     (images / "broken_0000.nii.gz").write_bytes(b"no image")
-    code = "import sys\nsys.modules['torch'] = None\nfrom monai_prox.cli import main\nmain()"
+    block = f"import sys\nsys.modules.update(dict.fromkeys({ONLY_ON_THE_WAY!r}))\n"
+    code = block + "from monai_prox.cli import main\nmain()"
     command = [sys.executable, "-c", code, "predict", path, "-i", images, "-o", tmp_path / "output", "--threads", 1]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 1

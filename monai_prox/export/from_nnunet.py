@@ -41,10 +41,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
 
     Raises ProXError for an unknown or illegal member, a fold that is not there, and what MONAI's transforms cannot repeat.
     """
-    if fold is None:
-        fold = model.folds[0]
-    if fold not in model.folds:
-        raise ProXError(f"{model.path} has no finished {fold}; finished are {', '.join(model.folds)}")
+    fold = model.finished(fold)
     name, subnet = model.member(which)
     checkpoint = model.checkpoint(fold)
     supernet = model.supernet_with(subnet, checkpoint)

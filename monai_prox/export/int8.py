@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import onnx
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
+from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quant_pre_process, quantize_static
 
 from monai_prox.errors import ProXError
 from monai_prox.files import replacing
+from monai_prox.runtime.cases import Case, find_cases, read_case, read_image
 from monai_prox.runtime.description import KEY
-from monai_prox.runtime.prediction import Case, Model, find_cases
-from monai_prox.runtime.sliding_window import Array
+from monai_prox.runtime.prediction import Model
+from monai_prox.runtime.resampling import Array
 
 QUANTISED = ["Conv", "ConvTranspose"]  # the norms stay as they are: they decide what integers mean
 MOST_LOSS = 0.01  # of Dice
@@ -46,20 +48,22 @@ class Loss:
         return f"{change}, {self.measured} cases; calibrated on {self.calibrated} others"
 
 
-def find_labelled(folder: Path, ending: str, names: Sequence[str] | None = None) -> list[Labelled]:
-    """Cases of a folder with imagesTr and labelsTr, as nnU-Net's raw datasets are; of those the ``names``, if given.
+def find_labelled(folder: Path, ending: str, names: Sequence[str]) -> list[Labelled]:
+    """The cases ``names`` of a folder with imagesTr and labelsTr, as nnU-Net's raw datasets are.
 
     Raises ProXError where there are too few.
     """
     for part in ("imagesTr", "labelsTr"):
         if not (folder / part).is_dir():
             raise ProXError(f"{folder} has no {part}; give a dataset as in nnUNet_raw, with images and labels to calibrate on")
-    cases = [case for case in find_cases(folder / "imagesTr", ending) if names is None or case.name in names]
+    cases = [case for case in find_cases(folder / "imagesTr", ending) if case.name in names]
     found = [Labelled(case, folder / "labelsTr" / f"{case.name}{ending}") for case in cases]
     found = [labelled for labelled in found if labelled.labels.is_file()]
     if len(found) < FEWEST:
-        wanted = "" if names is None else f", of the {len(names)} that were held out in training"
-        raise ProXError(f"{folder} has {len(found)} cases with labels{wanted}; at least {FEWEST} are needed")
+        raise ProXError(
+            f"{folder} has {len(found)} of the {len(names)} cases that were held out in training, with labels; "
+            f"at least {FEWEST} are needed"
+        )
     return found
 
 
@@ -101,24 +105,36 @@ def quantise(source: Path, output: Path, cases: Sequence[Labelled], *, most_loss
 
 
 def dice(model: Model, cases: Sequence[Labelled]) -> float:
-    """Mean over the cases of the mean over the classes or regions that occur or are predicted."""
+    """Mean over the cases of ``dice_of``. Raises ProXError for files that cannot be read, and labels of another size."""
     scores = []
-    classes = [np.atleast_1d(value) for name, value in model.description.labels.items() if name not in ("background", "ignore")]
     for labelled in cases:
-        images = [sitk.ReadImage(file) for file in labelled.case.files]
-        predicted = sitk.GetArrayFromImage(model.segment(images))
-        truth = sitk.GetArrayFromImage(sitk.ReadImage(labelled.labels))
-        pairs = [(np.isin(predicted, values), np.isin(truth, values)) for values in classes]
-        found = [2 * np.sum(p & t) / (np.sum(p) + np.sum(t)) for p, t in pairs if p.any() or t.any()]
-        scores.append(float(np.mean(found)) if found else 1.0)
+        predicted = model.segment(read_case(labelled.case, model.description))
+        truth = read_image(labelled.labels)
+        if truth.GetSize() != predicted.GetSize():
+            raise ProXError(f"{labelled.labels} has {truth.GetSize()} voxels, its image {predicted.GetSize()}")
+        arrays = sitk.GetArrayFromImage(predicted), sitk.GetArrayFromImage(truth)
+        scores.append(dice_of(*arrays, model.description.labels))
     return float(np.mean(scores))
+
+
+def dice_of(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any]) -> float:
+    """Mean over the classes or regions that occur or are predicted, 1 where none is; labelled as to be ignored counts not.
+
+    labels: names and values, or lists of values, as in nnU-Net's dataset.json.
+    """
+    seen = truth != labels.get("ignore", -1)
+    predicted, truth = predicted[seen], truth[seen]
+    foreground = [np.atleast_1d(value) for name, value in labels.items() if name not in ("background", "ignore")]
+    pairs = [(np.isin(predicted, values), np.isin(truth, values)) for values in foreground]
+    scores = [2 * np.sum(p & t) / (np.sum(p) + np.sum(t)) for p, t in pairs if p.any() or t.any()]
+    return float(np.mean(scores)) if scores else 1.0
 
 
 def _patches(model: Model, cases: Sequence[Case]) -> Iterator[Array]:
     """Patches of the cases, spread over each, as the network sees them."""
     for case in cases:
         seen: list[Array] = []
-        model.segment([sitk.ReadImage(file) for file in case.files], network=_watching(model, seen))
+        model.segment(read_case(case, model.description), network=_watching(model, seen))
         step = max(1, len(seen) // PATCHES)
         yield from seen[step // 2 :: step][:PATCHES]
 

@@ -22,12 +22,14 @@ from monai_prox.nnunet.model_folder import ModelFolder
 from monai_prox.runtime.description import KEY, SCHEMES, Description, Normalisation, Resampling
 
 OPSET = 18
-READERS = ("SimpleITKIO", "NibabelIO")  # they give the same arrays
 REPEATED = {  # what of a plan the runtime does, too
+    "image_reader_writer": ("SimpleITKIO", "NibabelIO"),
+    "label_manager": ("LabelManager",),
     "preprocessor_name": ("DefaultPreprocessor",),
     "resampling_fn_data": ("resample_data_or_seg_to_shape",),
     "resampling_fn_probabilities": ("resample_data_or_seg_to_shape",),
 }
+RESAMPLING = ("is_seg", "order", "order_z", "force_separate_z")
 
 
 def export_onnx(
@@ -42,9 +44,7 @@ def export_onnx(
     """
     if output.exists() and not overwrite:
         raise ProXError(f"{output} exists; give another --output or --overwrite")
-    fold = model.folds[0] if fold is None else fold
-    if fold not in model.folds:
-        raise ProXError(f"{model.path} has no finished {fold}; finished are {', '.join(model.folds)}")
+    fold = model.finished(fold)
     name, subnet = model.member(which)
     checkpoint = model.checkpoint(fold)
     supernet = model.supernet_with(subnet, checkpoint)
@@ -70,7 +70,7 @@ def export_onnx_int8(
     """
     if output.exists() and not overwrite:
         raise ProXError(f"{output} exists; give another --output or --overwrite")
-    fold = model.folds[0] if fold is None else fold
+    fold = model.finished(fold)
     cases = find_labelled(dataset, model.dataset["file_ending"], model.held_out(fold))
     with tempfile.TemporaryDirectory() as folder:
         return quantise(export_onnx(model, which, Path(folder, "float32.onnx"), fold=fold), output, cases)
@@ -87,13 +87,12 @@ def describe(
 ) -> Description:
     """What prediction needs of nnU-Net's plans and dataset.json. Raises ProXError for what the runtime cannot repeat."""
     configuration = plans["configurations"][configuration_name]
-    found = {key: configuration[key] for key in REPEATED} | {"image_reader_writer": plans["image_reader_writer"]}
-    for key, value in found.items():
-        allowed = REPEATED.get(key, READERS)
+    for key, allowed in REPEATED.items():
+        value = configuration.get(key, plans.get(key))
         if value not in allowed:
             raise ProXError(f"the plan's {key} is {value}; the runtime repeats {', '.join(allowed)}")
     labels = PlansManager(dict(plans)).get_label_manager(dict(dataset))
-    channels = dataset["channel_names"]
+    channels = dataset.get("channel_names") or dataset["modality"]  # as older datasets call them
     return Description(
         member=member,
         subnet=subnet,
@@ -107,8 +106,9 @@ def describe(
         spacing=tuple(configuration["spacing"]),
         transpose=tuple(plans["transpose_forward"]),
         normalisation=_normalisation(plans, configuration),
-        images=_resampling(configuration, "data"),
-        logits=_resampling(configuration, "probabilities"),
+        images=_resampling(configuration, "data", range(6)),
+        logits=_resampling(configuration, "probabilities", range(2)),
+        reader=plans["image_reader_writer"],
         file_ending=dataset["file_ending"],
     )
 
@@ -162,6 +162,9 @@ def _normalisation(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -
     return tuple(rules)
 
 
-def _resampling(configuration: Mapping[str, Any], of: str) -> Resampling:
-    kwargs = configuration[f"resampling_fn_{of}_kwargs"]
-    return Resampling(order=kwargs["order"], order_z=kwargs["order_z"], separate_z=kwargs["force_separate_z"])
+def _resampling(configuration: Mapping[str, Any], of: str, orders: Sequence[int]) -> Resampling:
+    given = configuration[f"resampling_fn_{of}_kwargs"]
+    if set(given) != set(RESAMPLING) or given["is_seg"] or given["order"] not in orders:
+        allowed = f"{', '.join(RESAMPLING)}, is_seg being false and order {orders[0]} to {orders[-1]}"
+        raise ProXError(f"the plan's resampling_fn_{of}_kwargs are {given}; the runtime repeats {allowed}")
+    return Resampling(order=given["order"], order_z=given["order_z"], separate_z=given["force_separate_z"])

@@ -122,6 +122,14 @@ class ModelFolder:
             member["dice"] = {label: fmean(values) if values else None for label, values in means.items()} or None
         return merged
 
+    def finished(self, fold: str | None) -> str:
+        """``fold``, or the first. Raises ProXError unless its training has finished."""
+        if fold is None:
+            return self.folds[0]
+        if fold not in self.folds:
+            raise ProXError(f"{self.path} has no finished {fold}; finished are {', '.join(self.folds)}")
+        return fold
+
     def _family_of(self, fold: str) -> dict[str, Any]:
         path = self.path / fold / "family.json"
         family = read_json(path)
@@ -146,11 +154,15 @@ class ModelFolder:
         same = [member for member in family["members"] if Subnet.from_json(member["subnet"]) == subnet]
         return same[0] if same else None
 
-    def held_out(self, fold: str) -> list[str] | None:
-        """Names of the cases that the fold's training validated on, None where it validated on none."""
+    def held_out(self, fold: str) -> list[str]:
+        """Names of the cases that the fold's training validated on.
+
+        Raises ProXError where it held none out, or was not validated.
+        """
         summary = self.path / fold / "validation" / "summary.json"
-        if not summary.is_file():
-            return None
+        if fold == "fold_all" or not summary.is_file():
+            why = "trained on all cases" if fold == "fold_all" else f"has no {summary.relative_to(self.path / fold)}"
+            raise ProXError(f"{self.path / fold} {why}, so no case is known that it was not trained on")
         ending = self.dataset["file_ending"]
         return [Path(case["reference_file"]).name.removesuffix(ending) for case in read_json(summary)["metric_per_case"]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -56,7 +56,7 @@ class Description:
     regions: None for classes that exclude each other; else the value that each output is written as, later ones on top.
     outputs: number of the network's output channels. patch: voxels; spacing: mm. A 2D network has two of each.
     transpose: of an image as SimpleITK gives it, (z, y, x), the axes in the network's order.
-    file_ending: of the images.
+    reader: nnU-Net's, of the images in training; file_ending: of theirs.
     """
 
     member: str
@@ -73,6 +73,7 @@ class Description:
     normalisation: tuple[Normalisation, ...]
     images: Resampling
     logits: Resampling
+    reader: str
     file_ending: str
 
     def to_json(self) -> dict[str, Any]:
@@ -96,10 +97,3 @@ class Description:
         except TypeError as error:
             raise ProXError(f"{source}: its description is malformed: {error}") from None
         return cls(**values)
-
-
-def check_channels(description: Description, found: Sequence[str], case: str) -> None:
-    """Raises ProXError unless there are as many files of a case as the network has input channels."""
-    if len(found) != len(description.channels):
-        wanted = ", ".join(f"_{index:04d} ({name})" for index, name in enumerate(description.channels))
-        raise ProXError(f"{case} has {len(found)} image files, the network needs {len(description.channels)}: {wanted}")

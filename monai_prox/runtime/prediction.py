@@ -1,12 +1,10 @@
-"""Segmentations of image files by a model file: ``case_0000.nii.gz``, one per channel, to ``case.nii.gz``."""
+"""Segmentations by a model file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +13,11 @@ import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 
 from monai_prox.errors import ProXError
 from monai_prox.files import replacing
-from monai_prox.runtime.description import KEY, Description, check_channels
+from monai_prox.runtime.cases import Case, check_channels, read_case
+from monai_prox.runtime.description import KEY, Description
 from monai_prox.runtime.preprocessing import labels, preprocess
-from monai_prox.runtime.sliding_window import Array, sliding_window, tiles
-
-SAME_SPACING = 1e-3  # mm, between the channels of a case
+from monai_prox.runtime.resampling import Array
+from monai_prox.runtime.sliding_window import sliding_window
 
 
 class Model:
@@ -40,7 +38,11 @@ class Model:
         if described is None:
             raise ProXError(f"{path} says nothing of spacing and labels; it was not written by monai-prox export --format onnx")
         self.described: str = described
-        self.description = Description.from_json(json.loads(described), str(path))
+        try:
+            data = json.loads(described)
+        except ValueError as error:
+            raise ProXError(f"{path}: its description is no JSON: {error}") from None
+        self.description = Description.from_json(data, str(path))
         self._input = self.session.get_inputs()[0].name
 
     def __call__(self, x: Array) -> Array:
@@ -53,93 +55,55 @@ class Model:
         images: Sequence[sitk.Image],
         *,
         network: Callable[[Array], Array] | None = None,
-        done: Callable[[int], object] = int,
+        done: Callable[[int], object] | None = None,
     ) -> sitk.Image:
         """One image per channel -> labels. network: instead of the file's. done: called with the number of tiles at every one.
 
-        Raises ProXError for an image that the network is not for.
+        Raises ProXError for images that the network is not for.
         """
-        description, first = self.description, images[0]
-        for one in images:
-            _check_same_grid(first, one)
-        arrays = np.stack([sitk.GetArrayFromImage(one).astype(np.float32) for one in images])
-        grid_image, grid = preprocess(arrays, first.GetSpacing()[::-1], description)
+        description = self.description
+        check_channels(images, description)
+        first = images[0]
+        arrays = np.stack([sitk.GetArrayFromImage(image).astype(np.float32) for image in images])
+        resampled, grid = preprocess(arrays, first.GetSpacing()[::-1], description)
         del arrays
-        padded = [max(a, b) for a, b in zip(grid.shape[-len(description.patch) :], description.patch, strict=True)]
-        count = len(list(tiles(padded, description.patch))) * (grid.shape[0] if len(description.patch) == 2 else 1)
-        logits = sliding_window(grid_image, description.patch, description.outputs, network or self, done=lambda: done(count))
-        del grid_image
+        logits = sliding_window(resampled, description.patch, description.outputs, network or self, done=done)
+        del resampled
         result = sitk.GetImageFromArray(labels(logits, grid, description))
         result.CopyInformation(first)
         return result
 
 
-def _check_same_grid(first: sitk.Image, other: sitk.Image) -> None:
-    if other.GetDimension() != 3 or other.GetNumberOfComponentsPerPixel() != 1:
-        raise ProXError(
-            f"an image has {other.GetDimension()} axes and {other.GetNumberOfComponentsPerPixel()} values per voxel; "
-            "expected 3 axes and 1 value, and a file per channel"
-        )
-    if other.GetSize() != first.GetSize() or not np.allclose(other.GetSpacing(), first.GetSpacing(), atol=SAME_SPACING):
-        raise ProXError(
-            f"the channels differ: {first.GetSize()} voxels of {first.GetSpacing()} mm, "
-            f"and {other.GetSize()} of {other.GetSpacing()}"
-        )
-
-
-# ---------------------------------------------------------------------- files
-@dataclass(frozen=True)
-class Case:
-    """name: of the output, without ending. files: by channel."""
-
-    name: str
-    files: tuple[Path, ...]
-
-
-def find_cases(images: Path, ending: str) -> list[Case]:
-    """Cases in a folder, named as nnU-Net's, or the one that is a file. Raises ProXError where there is none."""
-    if images.is_file():
-        name = images.name.removesuffix(ending)
-        return [Case(name[:-5] if name.endswith("_0000") else name, (images,))]
-    found = sorted(images.glob(f"*_[0-9][0-9][0-9][0-9]{ending}"))
-    if not found:
-        raise ProXError(f"{images} has no image named like case_0000{ending}")
-    cut = -len(f"_0000{ending}")
-    return [Case(name, tuple(files)) for name, files in groupby(found, key=lambda path: path.name[:cut])]
-
-
 def predict(
-    model: Model, cases: Sequence[Case], output: Path, *, overwrite: bool = True, done: Callable[[str, int], object] = print
+    model: Model,
+    cases: Sequence[Case],
+    output: Path,
+    *,
+    overwrite: bool = True,
+    done: Callable[[str, int], object] | None = None,
 ) -> Iterator[tuple[Case, str | None]]:
     """Writes a segmentation per case into the folder ``output``; yields each case, and what was wrong with it or None.
 
     A case that fails stops none of the others. done: called with the case's name and its number of tiles at every one.
-    Raises ProXError where the folder cannot be made.
+    Raises ProXError where the folder cannot be made, and where a segmentation would take the place of an image.
     """
+    paths = [output / f"{case.name}{model.description.file_ending}" for case in cases]
+    if mixed := {path.resolve() for path in paths} & {file.resolve() for case in cases for file in case.files}:
+        raise ProXError(f"the segmentation would replace the image {min(mixed)}; give another output folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ProXError(f"cannot write to {output}: {error.strerror or error}") from error
-    for case in cases:
-        path = output / f"{case.name}{model.description.file_ending}"
+    for case, path in zip(cases, paths, strict=True):
         if path.exists() and not overwrite:
             yield case, None
             continue
         try:
-            check_channels(model.description, [str(file) for file in case.files], case.name)
-            images = [_read(file) for file in case.files]
-            segmented = model.segment(images, done=partial(done, case.name))
+            images = read_case(case, model.description)
+            segmented = model.segment(images, done=partial(done, case.name) if done else None)
             with replacing(path) as temporary:
                 sitk.WriteImage(segmented, temporary, useCompression=True)
-        except (ProXError, OSError, RuntimeError) as error:  # the last is how SimpleITK says that it cannot write
-            yield case, " ".join(str(error).split())
+        except Exception as error:  # ONNX Runtime's own have no common class, and a device may run out of memory
+            yield case, " ".join(str(error).split()) or type(error).__name__
         else:
             yield case, None
-
-
-def _read(path: Path) -> sitk.Image:
-    try:
-        return sitk.ReadImage(path)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ProXError(f"{path} cannot be read: {reason}") from None

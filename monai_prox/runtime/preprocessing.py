@@ -43,7 +43,7 @@ class Grid:
 def preprocess(image: Array, spacing: tuple[float, ...], description: Description) -> tuple[Array, Grid]:
     """image: (C, z, y, x), which is changed; spacing: (z, y, x) in mm -> (C, *grid), and the grid.
 
-    Raises ProXError for an image that is 0 everywhere.
+    Raises ProXError for an image that is 0 everywhere, has voxels that are no numbers, or is no RGB image where one is needed.
     """
     image = image.transpose(0, *(1 + axis for axis in description.transpose))
     at = tuple(float(spacing[axis]) for axis in description.transpose)
@@ -67,6 +67,8 @@ def preprocess(image: Array, spacing: tuple[float, ...], description: Descriptio
     result = np.empty((len(image), *shape), np.float32)
     for index, normalisation in enumerate(description.normalisation):
         channel = normalise(np.ascontiguousarray(image[index]), normalisation, mask)
+        if not np.isfinite(channel).all():
+            raise ProXError(f"the channel {description.channels[index]} has voxels that are no numbers, or infinite")
         result[index] = resample(channel, shape, at, target, description.images)
     return result, Grid(whole, box, shape, at, target)
 
@@ -85,6 +87,8 @@ def normalise(channel: Array, rule: Normalisation, mask: NDArray[np.bool_] | Non
         channel -= channel.min()
         channel /= max(channel.max(), SMALLEST_STD)
     elif rule.scheme == "RGBTo01Normalization":
+        if channel.min() < 0 or channel.max() > 255:
+            raise ProXError(f"a channel of an RGB image has values from {channel.min()} to {channel.max()}; allowed: 0 to 255")
         channel /= 255
     return channel
 

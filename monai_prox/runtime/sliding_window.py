@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Array = NDArray[np.float32]
+from monai_prox.errors import ProXError
+from monai_prox.runtime.resampling import Array
+
 STEP = 0.5  # of the patch, at most
 SIGMA = 1 / 8  # of the patch: how a tile's weight falls off
 
@@ -36,11 +38,19 @@ def tiles(shape: Sequence[int], patch: Sequence[int]) -> Iterator[tuple[int, ...
 
 
 def sliding_window(
-    image: Array, patch: Sequence[int], outputs: int, network: Callable[[Array], Array], *, done: Callable[[], object] = int
+    image: Array,
+    patch: Sequence[int],
+    outputs: int,
+    network: Callable[[Array], Array],
+    *,
+    done: Callable[[int], object] | None = None,
 ) -> NDArray[np.float16]:
     """image: (C, *shape) -> logits (outputs, *shape), half as precise, for they are the largest thing in memory.
 
-    network: (1, C, *patch) -> (1, outputs, *patch). A patch of two axes is laid on every slice. done: called after each tile.
+    network: (1, C, *patch) -> (1, outputs, *patch). A patch of two axes is laid on every slice. done: called with
+    the number of tiles after each.
+
+    Raises ProXError for logits that are no numbers.
     """
     flat = len(patch) == 2
     sides = (1, *patch) if flat else tuple(patch)
@@ -58,13 +68,18 @@ def sliding_window(
         for start in starts(size, side):
             sum_[start : start + side] += fall
     logits = np.zeros((outputs, *padded), np.float16)
-    for corner in tiles(padded, sides):
+    corners = list(tiles(padded, sides))
+    for corner in corners:
         at = tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))
         every = slice(None), *at
         tile = np.ascontiguousarray(image[every])
         result = network(tile[None, :, 0] if flat else tile[None])[0].reshape(outputs, *sides)
         share = weight / (total[0][at[0], None, None] * total[1][at[1], None] * total[2][at[2]])
-        logits[every] += result * share
-        done()
+        with np.errstate(over="ignore", invalid="ignore"):  # it is looked for below
+            logits[every] += result * share
+        if done is not None:
+            done(len(corners))
+    if not np.isfinite(logits).all():
+        raise ProXError("the network's outputs are beyond what half precision holds, or no numbers")
     inner = slice(None), *(slice(b, b + size) for b, size in zip(before, shape, strict=True))
     return logits[inner]
