@@ -45,7 +45,7 @@ COLOURS = {
     "prox short": "#fa5252",
     "modelopt": "#ae3ec9",
 }
-GREY = "#868e96"  # alone
+GREY, ALONE = "#868e96", {"alone smallest": ":", "alone middle": "--", "alone largest": "-."}
 
 
 def compete(script: Path, run: dict[str, Any], result: Path, progress: Progress) -> None:
@@ -122,15 +122,12 @@ def plot(results: list[dict[str, Any]], measure: str, path: Path) -> None:
     for name in dict.fromkeys(result["contender"] for result in results):
         colour, alone = COLOURS.get(name, GREY), name.startswith("alone")
         runs = [result for result in results if result["contender"] == name]
-        style = {"linestyle": ":", "marker": "."} if alone else {"marker": "o", "markersize": 3}
+        style = {"linestyle": ALONE[name], "marker": "."} if alone else {"marker": "o", "markersize": 3}
         for number, result in enumerate(runs):
             final = {"seconds": result["training_seconds"], "members": result["members"]}
             points = [(point["seconds"], fmean(of_family(point["members"], measure))) for point in [*result["curve"], final]]
-            label = name if number == 0 and not alone else None
+            label = name if number == 0 else None
             over_time.plot(*zip(*points, strict=True), color=colour, label=label, alpha=0.8, **style)
-            if alone and number == 0:
-                at = {"textcoords": "offset points", "xytext": (0, -9), "ha": "right"}
-                over_time.annotate(name, points[0], fontsize=8, color=colour, **at)
         members = zip(*(result["members"] for result in runs), strict=True)  # each by seed
         sized = [(fmean(m["macs"] for m in of) / 1e9, fmean(m[measure] for m in of)) for of in members]
         marker = "x" if alone else "o"
