@@ -174,7 +174,9 @@ class Engine:
         generator = random.Random(f"{self.seed} {epoch} {step}")
         space = self.space
         # Random draws hardly ever hit a member that the largest is compared with, and compared untrained it would always lose.
-        in_place = self._reductions if self.compares and generator.randrange(COMPARED_EVERY) == 0 else ()
+        # A teacher stays in its place.
+        trains_compared = self.compares and self.stage.teacher != "largest" and generator.randrange(COMPARED_EVERY) == 0
+        in_place = self._reductions if trains_compared else ()
 
         def member(role: Role) -> Subnet:
             if role == "random":

@@ -49,7 +49,7 @@ class Stage:
     freeze: "none", or "grown": of a tensor that grew only the new part is trained, and of a U-Net stage that got deeper only
         the new blocks.
     monitored: choices that turn out not to be worth their cost are closed, see ``monai_prox.monitor``. Where a monitor watches,
-        one step in four trains a member that it compares in the largest's place, which then can be nobody's teacher.
+        one step in four trains a member that it compares in the largest's place, unless the largest is the teacher.
     """
 
     name: str
@@ -81,8 +81,6 @@ class Stage:
             raise ProXError(f"stage {self.name!r}: train is {self.train}; allowed: largest, smallest, random")
         if self.teacher == "largest" and self.train[0] != "largest":
             raise ProXError(f"stage {self.name!r}: the teacher is the largest, so train must begin with it")
-        if self.teacher == "largest" and self.monitored:
-            raise ProXError(f"stage {self.name!r}: the teacher is the largest, whose place others take in a monitored stage")
         if not self.share > 0 or not 0 <= self.distillation <= 1:
             raise ProXError(f"stage {self.name!r}: share must be positive and distillation within 0 and 1")
 

@@ -4,6 +4,7 @@ import io
 import random
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -142,11 +143,12 @@ def test_while_a_monitor_watches_each_member_that_it_compares_trains_now_and_the
     assert {engine.members(1, step)[0] for step in steps} == {engine.space.largest(), *engine.space.reductions().values()}
 
 
-def test_nothing_is_compared_in_other_stages_and_where_nothing_can_be_reduced() -> None:
+def test_the_largest_keeps_its_place_in_other_stages_as_a_teacher_and_where_nothing_can_be_reduced() -> None:
     single = Stage(name="smallest", train=("largest",), monitored=True)
-    engine = engine_of((single, SANDWICH))
+    engine = engine_of((single, SANDWICH, replace(SANDWICH, monitored=True)))
+    assert SANDWICH.teacher == "largest"
     engine.monitored = True
-    for epoch in range(2):
+    for epoch in range(3):
         engine.begin_epoch(epoch)
         assert all(engine.members(epoch, step)[0] == engine.space.largest() for step in range(8))
 

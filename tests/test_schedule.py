@@ -95,10 +95,6 @@ def test_a_schedule_needs_a_stage() -> None:
         ({"birth": "zero"}, "birth is 'zero'; allowed: random, preserving"),
         ({"freeze": "all"}, "freeze is 'all'; allowed: none, grown"),
         ({"train": ()}, "train is (); allowed: largest, smallest, random"),
-        (
-            {"train": ("largest", "random"), "teacher": "largest", "monitored": True},
-            "the teacher is the largest, whose place others take",
-        ),
         ({"train": ("middle",)}, "train is ('middle',); allowed: largest, smallest, random"),
         ({"teacher": "largest"}, "train must begin with it"),
         ({"teacher": "largest", "train": ("random", "largest")}, "train must begin with it"),
