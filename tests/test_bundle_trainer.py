@@ -1097,9 +1097,11 @@ def test_nothing_is_closed_where_no_stage_is_monitored_or_there_is_no_monitor(tm
 
 
 def test_a_monitor_that_closes_nothing_changes_nothing() -> None:
-    """Validations of more members leave the training as it is, bit for bit."""
+    """Validations of more members leave the training as it is, bit for bit, but for the compared members that train."""
     watching = monitored(monitor={"threshold": -10}).run()
-    without = monitored(monitor=None).run()
+    without = monitored(monitor=None)
+    without.engine.monitored = True
+    without.run()
     assert watching.losses == without.losses
     assert_equal(watching.network.state_dict(), without.network.state_dict())
     assert_equal(watching.validation.history, without.validation.history)
@@ -1122,6 +1124,7 @@ def test_a_training_continues_without_its_monitor_and_what_is_closed_stays_close
 ) -> None:
     whole, bundle, _ = narrowed
     rest = monitored(weights=1, ckpt=checkpoint(bundle / "models", 5), monitor=None)
+    rest.engine.monitored = True  # the same members train
     rest.run()
     assert whole.validation.monitor is not None
     (first, _) = [comparison.dimension for comparison in whole.validation.monitor.history if comparison.closed]
