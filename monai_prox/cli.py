@@ -163,7 +163,7 @@ def _export_onnx(
 
     opened, name = ModelFolder.open(model), None if fold is None else f"fold_{fold}"
     said = []
-    if calibration is not None and int8:
+    if calibration is not None:
         said.append(str(export_onnx_int8(opened, subnet, output, calibration, fold=name, overwrite=overwrite)))
     else:
         export_onnx(opened, subnet, output, fold=name, overwrite=overwrite, any_patch=any_patch)

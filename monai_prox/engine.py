@@ -67,7 +67,6 @@ class Engine:
         self._spaces = self._open_spaces()
         self._stage = -1
         self._freezer = Freezer({})
-        self._reductions: tuple[Subnet, ...] = ()
         self._optimizers: list[Optimizer] = []
         self._teacher: tuple[Subnet, nn.Module] | None = None
         frozen_teachers = any(stage.teacher in FROZEN for stage in schedule.stages)
@@ -161,7 +160,6 @@ class Engine:
     def _enter(self, index: int) -> None:
         """What a stage needs beside weights: a pure function of its index."""
         self._stage = index
-        self._reductions = tuple(self.space.reductions().values())
         new = self._largest(index)
         assert new is not None
         self._freezer = Freezer(frozen_parts(self.supernet, self._largest(index - 1), new, self.stage.freeze))
@@ -176,7 +174,7 @@ class Engine:
         # Random draws hardly ever hit a member that the largest is compared with, and compared untrained it would always lose.
         # A teacher stays in its place.
         trains_compared = self.compares and self.stage.teacher != "largest" and generator.randrange(COMPARED_EVERY) == 0
-        in_place = self._reductions if trains_compared else ()
+        in_place = list(space.reductions().values()) if trains_compared else []
 
         def member(role: Role) -> Subnet:
             if role == "random":

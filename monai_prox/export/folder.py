@@ -13,6 +13,12 @@ import torch
 from monai_prox.errors import ProXError
 
 
+def check_vacant(output: Path, *, overwrite: bool) -> None:
+    """Raises ProXError where ``output`` exists without ``overwrite``."""
+    if output.exists() and not overwrite:
+        raise ProXError(f"{output} exists; give another --output or --overwrite")
+
+
 @contextmanager
 def new_folder(output: Path, *, overwrite: bool, is_exported: Callable[[Path], bool]) -> Iterator[Path]:
     """Yields an empty folder that becomes ``output`` when the block ends without an error.
@@ -20,8 +26,7 @@ def new_folder(output: Path, *, overwrite: bool, is_exported: Callable[[Path], b
     Raises ProXError where ``output`` exists without ``overwrite`` or is not what ``is_exported`` knows as its own kind, and
     where nothing can be written; then no part of the folder is left.
     """
-    if output.exists() and not overwrite:
-        raise ProXError(f"{output} exists; give another --output or --overwrite")
+    check_vacant(output, overwrite=overwrite)
     if output.exists() and not is_exported(output):
         raise ProXError(f"{output} is not an exported member, so it is not replaced; give another --output")
     try:

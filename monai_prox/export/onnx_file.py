@@ -15,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from monai_prox.errors import ProXError
+from monai_prox.export.folder import check_vacant
 from monai_prox.export.int8 import Loss, find_labelled, quantise
 from monai_prox.export.nnunet import member_plans
 from monai_prox.files import replacing
@@ -42,8 +43,7 @@ def export_onnx(
     Raises ProXError for an unknown or illegal member, a fold that is not there, a plan that the runtime cannot repeat, an
     existing file without ``overwrite``, and where nothing can be written; then no part of the file is left.
     """
-    if output.exists() and not overwrite:
-        raise ProXError(f"{output} exists; give another --output or --overwrite")
+    check_vacant(output, overwrite=overwrite)
     fold = model.finished(fold)
     name, subnet = model.member(which)
     checkpoint = model.checkpoint(fold)
@@ -68,8 +68,7 @@ def export_onnx_int8(
 
     Raises ProXError as that does, where there are too few such cases, and where integers lose too much Dice.
     """
-    if output.exists() and not overwrite:
-        raise ProXError(f"{output} exists; give another --output or --overwrite")
+    check_vacant(output, overwrite=overwrite)
     fold = model.finished(fold)
     cases = find_labelled(dataset, model.dataset["file_ending"], model.held_out(fold))
     with tempfile.TemporaryDirectory() as folder:
