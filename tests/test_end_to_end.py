@@ -244,7 +244,9 @@ def test_stock_nnunet_predicts_with_an_exported_member(
 
 
 @pytest.mark.parametrize("name", ["largest", "coarse"])
-def test_an_exported_bundle_predicts_as_nnunet_does(
+@pytest.mark.parametrize("format", ["bundle", "onnx"])
+def test_an_exported_bundle_or_file_predicts_as_nnunet_does(
+    format: str,
     name: str,
     trained: Path,
     exported: dict[str, tuple[Path, list[str]]],
@@ -254,39 +256,20 @@ def test_an_exported_bundle_predicts_as_nnunet_does(
     images: Path,
     tmp_path: Path,
 ) -> None:
-    """MONAI's own command where this package is not installed, against stock nnU-Net's with the same member."""
+    """MONAI's own command where this package is not installed, or ours, against stock nnU-Net's with the same member."""
     subnet = trained.parent.parent / "coarse.json" if name == "coarse" else name
-    run(["monai-prox", "export", trained, "--subnet", subnet, "--format", "bundle", "--output", tmp_path / "bundle"], ours)
-    config = tmp_path / "bundle" / "configs" / "inference.json"
-    bundle = ["python", "-m", "monai.bundle", "run", "--config_file", config, "--bundle_root", tmp_path / "bundle"]
-    run([*bundle, "--dataset_dir", images, "--output_dir", tmp_path / "monai"], theirs, python=stock, cwd=tmp_path)
+    model, output = tmp_path / f"model.{format}", tmp_path / format
+    run(["monai-prox", "export", trained, "--subnet", subnet, "--format", format, "--output", model], ours)
+    if format == "bundle":
+        bundle = ["--config_file", model / "configs" / "inference.json", "--bundle_root", model]
+        where = ["--dataset_dir", images, "--output_dir", output]
+        run(["python", "-m", "monai.bundle", "run", *bundle, *where], theirs, python=stock, cwd=tmp_path)
+    else:
+        run(["monai-prox", "predict", model, "-i", images, "-o", output], ours)
     command = with_folders(exported[name][1][0], images, tmp_path / "nnunet")
     run([*shlex.split(command), *QUICK], theirs, python=stock, cwd=tmp_path)
-    monai, nnunet = voxels(tmp_path / "monai", images), voxels(tmp_path / "nnunet", images)
-    agreement = [np.mean(monai[case] == nnunet[case]) for case in nnunet]
-    assert min(agreement) >= 0.999
-    assert any(len(np.unique(segmentation)) > 1 for segmentation in nnunet.values())
-
-
-@pytest.mark.parametrize("name", ["largest", "coarse"])
-def test_the_runtime_predicts_as_nnunet_does(
-    name: str,
-    trained: Path,
-    exported: dict[str, tuple[Path, list[str]]],
-    ours: dict[str, str],
-    stock: Path,
-    theirs: dict[str, str],
-    images: Path,
-    tmp_path: Path,
-) -> None:
-    """One file of a member, against stock nnU-Net with the same member."""
-    subnet = trained.parent.parent / "coarse.json" if name == "coarse" else name
-    run(["monai-prox", "export", trained, "--subnet", subnet, "--format", "onnx", "--output", tmp_path / "m.onnx"], ours)
-    run(["monai-prox", "predict", tmp_path / "m.onnx", "-i", images, "-o", tmp_path / "onnx"], ours)
-    command = with_folders(exported[name][1][0], images, tmp_path / "nnunet")
-    run([*shlex.split(command), *QUICK], theirs, python=stock, cwd=tmp_path)
-    runtime, nnunet = voxels(tmp_path / "onnx", images), voxels(tmp_path / "nnunet", images)
-    assert min(np.mean(runtime[case] == nnunet[case]) for case in nnunet) >= 0.999
+    found, nnunet = voxels(output, images), voxels(tmp_path / "nnunet", images)
+    assert min(np.mean(found[case] == nnunet[case]) for case in nnunet) >= 0.999
     assert any(len(np.unique(segmentation)) > 1 for segmentation in nnunet.values())
 
 
