@@ -12,8 +12,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from monai_prox.errors import ProXError
+
+FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -64,40 +67,50 @@ def demo(
 def export(
     model: ModelArgument,
     subnet: Annotated[str, typer.Option(help="smallest, largest, another name of `family`, or a JSON file")],
-    format: Annotated[str | None, typer.Option(help="nnunet, bundle or onnx; by default what MODEL is")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="nnunet, bundle, onnx, openvino or torchscript; by default what MODEL is")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder, for onnx a file; for nnunet by default beside MODEL, where nnU-Net looks")
+        Path | None, typer.Option(help="Folder, or file of a device's format; for nnunet by default where nnU-Net looks")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
     fine_tune: Annotated[bool, typer.Option(help="nnunet: also put the plan beside the preprocessed data")] = False,
-    fold: Annotated[
-        int | None, typer.Option(help="bundle, onnx: of an nnU-Net model, the first finished one by default")
-    ] = None,
-    any_patch: Annotated[bool, typer.Option(help="onnx: inputs of any size, for other programs; slower")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="onnx: in 8-bit integers, if that costs at most 0.01 Dice")] = False,
+    fold: Annotated[int | None, typer.Option(help="Not nnunet: of an nnU-Net model, the first finished one by default")] = None,
+    any_patch: Annotated[
+        bool, typer.Option(help="onnx, openvino: inputs of any size, for other programs; slower")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="onnx, openvino: in 8-bit integers, if that costs at most 0.01 Dice")
+    ] = False,
     calibration: Annotated[
-        Path | None, typer.Option(help="int8: dataset with imagesTr and labelsTr, of which the held-out cases are taken")
+        Path | None,
+        typer.Option(help="Dataset of the training, for int8 and for a classifier's members; by default in nnUNet_raw"),
     ] = None,
 ) -> None:
-    """Cut a member out as a model that runs without this package."""
-    if calibration is not None and not int8:
-        raise ProXError("--calibration is for --int8")
-    if int8 and any_patch:
-        raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
-    if format != "onnx" and (int8 or any_patch):
-        raise ProXError("--int8 and --any-patch are for --format onnx")
+    """Cut a member out as a model that runs without this package, or as a file for a device."""
     from_nnunet = (model / "plans.json").is_file()
     format = format or ("nnunet" if from_nnunet or not _has_family(model) else "bundle")
+    if format not in (*FOLDERS, *FILES):
+        raise ProXError(f"the format {format!r} is not known; allowed: {', '.join((*FOLDERS, *FILES))}")
+    if format in FOLDERS and (int8 or any_patch):
+        raise ProXError(f"--int8 and --any-patch are for --format {', '.join(FILES)}")
     if format == "nnunet":
         _export_nnunet(model, subnet, output, overwrite, fine_tune)
-    elif format == "bundle":
-        if output is None:
-            raise ProXError("give --output, the folder of the bundle")
+        return
+    if output is None:
+        raise ProXError("give --output, the folder of the bundle, or the file to write, e.g. smallest.onnx")
+    if format == "bundle":
         _export_bundle(model, subnet, output, overwrite, from_nnunet, fold)
-    elif format == "onnx":
-        _export_onnx(model, subnet, output, overwrite, fold, any_patch, int8, calibration)
-    else:
-        raise ProXError(f"the format {format!r} is not known; allowed: nnunet, bundle, onnx")
+        return
+    if int8 and any_patch:
+        raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
+    from monai_prox.export.device_file import export_file
+    from monai_prox.export.source import open_source
+
+    source = open_source(model, fold=fold, dataset=calibration)
+    loss = export_file(source, subnet, output, format, overwrite=overwrite, any_patch=any_patch, int8=int8)
+    command = f"monai-prox predict {shlex.quote(str(output))} -i INPUT -o OUTPUT"
+    _say(str(output), command, *([] if loss is None else [str(loss)]))
 
 
 def _has_family(model: Path) -> bool:
@@ -144,68 +157,59 @@ def _export_bundle(model: Path, subnet: str, output: Path, overwrite: bool, from
     _say(str(folder), f"cd {shlex.quote(str(folder))} && {command}")
 
 
-def _export_onnx(
-    model: Path,
-    subnet: str,
-    output: Path | None,
-    overwrite: bool,
-    fold: int | None,
-    any_patch: bool,
-    int8: bool,
-    calibration: Path | None,
-) -> None:
-    if output is None:
-        raise ProXError("give --output, the file to write, e.g. smallest.onnx")
-    if int8 and calibration is None:
-        raise ProXError("--int8 needs --calibration, a dataset with imagesTr and labelsTr, e.g. in nnUNet_raw")
-    from monai_prox.export.onnx_file import export_onnx, export_onnx_int8
-    from monai_prox.nnunet.model_folder import ModelFolder
-
-    opened, name = ModelFolder.open(model), None if fold is None else f"fold_{fold}"
-    said = []
-    if calibration is not None:
-        said.append(str(export_onnx_int8(opened, subnet, output, calibration, fold=name, overwrite=overwrite)))
-    else:
-        export_onnx(opened, subnet, output, fold=name, overwrite=overwrite, any_patch=any_patch)
-    _say(str(output), f"monai-prox predict {shlex.quote(str(output))} -i INPUT -o OUTPUT", *said)
-
-
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="A file of `export --format onnx`")],
-    images: Annotated[Path, typer.Option("-i", "--input", help="Folder of case_0000.nii.gz, one per channel; or one image")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for case.nii.gz")],
+    model: Annotated[Path, typer.Argument(help="A file of `export --format onnx`, openvino or torchscript")],
+    images: Annotated[
+        Path, typer.Option("-i", "--input", help="Folder of case_0000.nii.gz, one per channel, or of scans; or one image")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for case.nii.gz, or for predictions.csv")],
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; all by default")] = None,
     overwrite: Annotated[bool, typer.Option(help="Predict again what is there")] = True,
 ) -> None:
-    """Segment images with an exported model, without torch. Exit code 1 if a case failed; the others are done."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from monai_prox.runtime.cases import find_cases
-    from monai_prox.runtime.prediction import Model
-    from monai_prox.runtime.prediction import predict as predict_cases
+    """Segment or classify images with an exported model, without torch. Exit code 1 if one failed; the others are done."""
+    from monai_prox.runtime.description import Description
+    from monai_prox.runtime.model import Model
 
     opened = Model(model, threads=threads)
-    cases = find_cases(images, opened.description.file_ending)
-    failed = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        every, one = progress.add_task("cases", total=len(cases)), progress.add_task("tiles")
+    description = opened.description
+    if isinstance(description, Description):
+        from monai_prox.runtime.cases import find_cases
+        from monai_prox.runtime.prediction import predict as predict_cases
 
-        def done(name: str, tiles: int) -> None:
-            if progress.tasks[one].description != name:
-                progress.reset(one, total=tiles, description=name)
-            progress.advance(one)
+        cases, what = find_cases(images, description), "cases"
+        count = len(cases)
+        with _bars() as progress:
+            every, one = progress.add_task("cases", total=count), progress.add_task("tiles")
 
-        for case, problem in predict_cases(opened, cases, output, overwrite=overwrite, done=done):
-            progress.advance(every)
-            if problem is not None:
-                failed[case.name] = problem
-    _say(f"{output}: {len(cases) - len(failed)} of {len(cases)} cases")
+            def done(name: str, tiles: int) -> None:
+                if progress.tasks[one].description != name:
+                    progress.reset(one, total=tiles, description=name)
+                progress.advance(one)
+
+            failed = {}
+            for case, problem in predict_cases(description, opened, cases, output, overwrite=overwrite, done=done):
+                progress.advance(every)
+                if problem is not None:
+                    failed[case.name] = problem
+    else:
+        from monai_prox.runtime.classification import classify, find_scans
+
+        scans, what = find_scans(images), "scans"
+        count = len(scans)
+        with _bars() as progress:
+            outcomes = progress.track(classify(description, opened, scans, output), count, description=what)
+            failed = {str(path): problem for path, problem in outcomes if problem is not None}
+    _say(f"{output}: {count - len(failed)} of {count} {what}")
     if failed:
         lines = "\n".join(f"{name}: {problem}" for name, problem in failed.items())
         Console(stderr=True, soft_wrap=True).print(f"[bold red]failed:[/]\n{escape(lines)}", highlight=False)
         raise typer.Exit(1)
+
+
+def _bars() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
 
 
 def _say(first: str, *rest: str) -> None:

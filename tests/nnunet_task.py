@@ -19,6 +19,8 @@ import torch
 from architectures import randomise_norms, unet_architecture
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
+from monai_prox.export.device_file import export_file
+from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.task import convert_task
 from monai_prox.nnunet.trainer import ProXTrainer
@@ -197,6 +199,12 @@ def bare_model(plans: Mapping[str, Any], folds: Sequence[int] = (0,), dataset: M
     (folder / "plans.json").write_text(json.dumps(trainer.plans_manager.plans))
     (folder / "dataset.json").write_text(json.dumps(trainer.dataset_json))
     return ModelFolder.open(folder)
+
+
+def device_file(model: ModelFolder, which: str, path: Path, format: str = "onnx", **options: Any) -> Path:
+    """A member of ``bare_model`` as a file for a device."""
+    export_file(NNUNetSource.open(model.path), which, path, format, **options)
+    return path
 
 
 # ---------------------------------------------------------------------- tasks

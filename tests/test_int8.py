@@ -6,15 +6,18 @@ import numpy as np
 import onnx
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
-from nnunet_task import TWO_MEMBERS, bare_model, bare_plans
+from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file
 from refusals import refused
 
-from monai_prox.export.int8 import Labelled, dice, dice_of, find_labelled, quantise
-from monai_prox.export.onnx_file import export_onnx, export_onnx_int8
+from monai_prox.evaluation import SegmentedCases, dice_of, find_labelled
+from monai_prox.export.device_file import export_file
+from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.files import write_json
 from monai_prox.nnunet.model_folder import ModelFolder
 from monai_prox.runtime.cases import find_cases
-from monai_prox.runtime.prediction import Model, predict
+from monai_prox.runtime.description import Description
+from monai_prox.runtime.model import Model
+from monai_prox.runtime.prediction import predict
 
 NAMES = [f"case_{index}" for index in range(4)]
 
@@ -23,88 +26,112 @@ pytest_plugins = ["nnunet_fixtures"]
 
 @pytest.fixture
 def model(bare: Path) -> ModelFolder:
-    return bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    hold_out(model, NAMES)
+    return model
+
+
+def hold_out(model: ModelFolder, names: list[str]) -> None:
+    folder = model.path / "fold_0" / "validation"
+    folder.mkdir(exist_ok=True)
+    write_json(
+        {"metric_per_case": [{"reference_file": f"/elsewhere/{name}.nii.gz"} for name in names]}, folder / "summary.json"
+    )
+
+
+def description_of(model: Model) -> Description:
+    assert isinstance(model.description, Description)
+    return model.description
 
 
 @pytest.fixture
-def dataset(model: ModelFolder, tmp_path: Path) -> Path:
+def dataset(model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Smooth images, and as labels what the largest member makes of them: its own Dice is 1."""
-    folder = tmp_path / "dataset"
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    folder = tmp_path / "raw" / "Dataset990_Phantom"
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
     for index in range(4):
         noise = np.random.default_rng(index).normal(size=(20, 34, 27)).astype(np.float32)
         image = sitk.DiscreteGaussian(sitk.GetImageFromArray(noise), 4.0)
         sitk.WriteImage(image, folder / "imagesTr" / f"case_{index}_0000.nii.gz")
-    opened = Model(export_onnx(model, "largest", tmp_path / "largest.onnx"), threads=1)
-    cases = find_cases(folder / "imagesTr", ".nii.gz")
-    problems = [problem for _, problem in predict(opened, cases, folder / "labelsTr")]
-    assert problems == [None] * 4
+    opened = Model(device_file(model, "largest", tmp_path / "largest.onnx"), threads=1)
+    description = description_of(opened)
+    cases = find_cases(folder / "imagesTr", description)
+    assert [problem for _, problem in predict(description, opened, cases, folder / "labelsTr")] == [None] * 4
     return folder
 
 
-def test_integers_segment_almost_as_floats_do(model: ModelFolder, dataset: Path, tmp_path: Path) -> None:
-    cases = find_labelled(dataset, ".nii.gz", NAMES)
-    file, output = tmp_path / "largest.onnx", tmp_path / "new" / "int8.onnx"
-    assert dice(Model(file), cases) == 1
-    loss = quantise(file, output, cases, most_loss=0.2)  # random weights are more sensitive than trained ones
-    assert loss.before == 1 and 0.8 <= loss.after < 1 and (loss.calibrated, loss.measured) == (2, 2)
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "ending", "weights"), [("onnx", ".onnx", ".onnx"), ("openvino", ".xml", ".bin")])
+def test_integers_segment_almost_as_floats_do(
+    format: str, ending: str, weights: str, model: ModelFolder, dataset: Path, tmp_path: Path
+) -> None:
+    source = NNUNetSource.open(model.path)
+    output, plain = tmp_path / "new" / f"int8{ending}", tmp_path / f"plain{ending}"
+    # random weights are more sensitive than trained ones
+    loss = export_file(source, "largest", output, format, int8=True, most_loss=0.2)
+    assert loss is not None and loss.before == pytest.approx(1, abs=1e-3) and 0.8 <= loss.after < 1
+    assert (loss.calibrated, loss.measured) == (2, 2)
+    export_file(source, "largest", plain, format)
     quantised = Model(output)
-    assert quantised.description == Model(file).description
-    assert dice(quantised, cases[1::2]) == pytest.approx(loss.after)
-    operations = {node.op_type for node in onnx.load(output).graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= operations
-    assert output.stat().st_size < file.stat().st_size
+    assert quantised.description == Model(plain).description
+    scores = source.held_out().scores([1, 3], description_of(quantised), quantised)
+    assert np.mean(scores) == pytest.approx(loss.after)
+    sizes = [file.with_suffix(weights).stat().st_size for file in (output, plain)]
+    assert sizes[0] < sizes[1]
+    if format == "onnx":
+        operations = {node.op_type for node in onnx.load(output).graph.node}
+        assert {"QuantizeLinear", "DequantizeLinear"} <= operations
 
 
-def test_what_loses_too_much_is_not_written(dataset: Path, tmp_path: Path) -> None:
-    output = tmp_path / "int8.onnx"
+def test_what_loses_too_much_is_not_written(model: ModelFolder, dataset: Path, tmp_path: Path) -> None:
+    output, source = tmp_path / "out" / "int8.onnx", NNUNetSource.open(model.path)
     words = refused(
-        "more than the -1 that may be lost",
-        quantise,
-        tmp_path / "largest.onnx",
-        output,
-        find_labelled(dataset, ".nii.gz", NAMES),
-        most_loss=-1,
+        "more than the -1 that may be lost", export_file, source, "largest", output, "onnx", int8=True, most_loss=-1
     )
     assert "Dice 1.0000 in float32" in words and "2 cases; calibrated on 2 others" in words
-    assert not output.exists() and not list(tmp_path.glob(".int8*"))
+    assert list(output.parent.iterdir()) == []
 
 
-def test_a_model_is_calibrated_on_what_its_training_held_out(
+def test_a_model_is_measured_on_what_its_training_held_out(model: ModelFolder, dataset: Path) -> None:
+    hold_out(model, ["case_1", "case_3", "case_9"])
+    assert NNUNetSource.open(model.path).held_out().names == ["case_1", "case_3"]
+    assert NNUNetSource.open(model.path, dataset=dataset).held_out().names == ["case_1", "case_3"]
+
+
+def test_where_nothing_was_held_out_nothing_is_measured(
     model: ModelFolder, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Labelled] = []
-    monkeypatch.setattr("monai_prox.export.onnx_file.quantise", lambda source, output, cases: seen.extend(cases))
-    folder = model.path / "fold_0" / "validation"
-    folder.mkdir()
-    summary = {"metric_per_case": [{"reference_file": f"/elsewhere/{name}.nii.gz"} for name in ("case_1", "case_3", "case_9")]}
-    write_json(summary, folder / "summary.json")
-    export_onnx_int8(model, "largest", tmp_path / "int8.onnx", dataset)
-    assert [labelled.case.name for labelled in seen] == ["case_1", "case_3"]
-
-
-def test_where_nothing_was_held_out_nothing_is_calibrated(model: ModelFolder, dataset: Path, tmp_path: Path) -> None:
     """Its Dice would be that of cases that it knows."""
-    output = tmp_path / "int8.onnx"
-    refused("no validation/summary.json, so no case is known", export_onnx_int8, model, "largest", output, dataset)
+
+    def held_out(fold: int | None = None, dataset: Path | None = None) -> SegmentedCases:
+        return NNUNetSource.open(model.path, fold=fold, dataset=dataset).held_out()
+
+    refused("no finished fold_3", held_out, fold=3)
+    hold_out(model, ["case_9"])
+    refused("has none of the 1 cases, with labels, that were held out", held_out)
+    refused("has no imagesTr", held_out, dataset=tmp_path)
+    monkeypatch.delenv("nnUNet_raw")
+    refused("nnUNet_raw is not set", held_out)
+    (model.path / "fold_0" / "validation" / "summary.json").unlink()
+    refused("no validation/summary.json, so no case is known", held_out)
     (model.path / "fold_0").rename(model.path / "fold_all")
-    model = ModelFolder.open(model.path)
-    refused("trained on all cases, so no case is known", export_onnx_int8, model, "largest", output, dataset)
-    refused("no finished fold_3", export_onnx_int8, model, "largest", output, dataset, fold="fold_3")
+    refused("trained on all cases, so no case is known", held_out)
 
 
 def test_datasets_that_cannot_calibrate_are_named(model: ModelFolder, dataset: Path, tmp_path: Path) -> None:
-    refused("has no imagesTr", find_labelled, tmp_path, ".nii.gz", NAMES)
-    refused("has 1 of the 2 cases that were held out", find_labelled, dataset, ".nii.gz", ["case_1", "case_9"])
-    cases, opened = find_labelled(dataset, ".nii.gz", NAMES), Model(tmp_path / "largest.onnx", threads=1)
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), cases[0].labels)
-    refused("has (4, 3, 2) voxels, its image (27, 34, 20)", dice, opened, cases)
-    cases[0].labels.write_bytes(b"no image")
-    refused("cannot be read", dice, opened, cases)
-    for labelled in cases:
-        labelled.labels.unlink()
-    refused("has 0 of the 4 cases", find_labelled, dataset, ".nii.gz", NAMES)
+    opened, source = Model(tmp_path / "largest.onnx", threads=1), NNUNetSource.open(model.path)
+    description = description_of(opened)
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), dataset / "labelsTr" / "case_0.nii.gz")
+    cases = SegmentedCases(find_labelled(dataset, description, NAMES))
+    refused("has (4, 3, 2) voxels, its image (27, 34, 20)", cases.scores, [0], description, opened)
+    (dataset / "labelsTr" / "case_1.nii.gz").write_bytes(b"no image")
+    refused("cannot be read", cases.scores, [1], description, opened)
+    for name in NAMES[1:]:
+        (dataset / "labelsTr" / f"{name}.nii.gz").unlink()
+    words = "1 cases were held out in training, with labels; at least 2 are needed to calibrate"
+    refused(words, export_file, source, "largest", tmp_path / "int8.onnx", "onnx", int8=True)
 
 
 def test_dice_is_over_what_occurs_or_is_predicted() -> None:

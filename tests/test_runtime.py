@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nnunet_task import BARE_DATASET, TWO_MEMBERS, bare_model, bare_plans
+from nnunet_task import BARE_DATASET, TWO_MEMBERS, bare_model, bare_plans, device_file
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -26,11 +27,12 @@ from refusals import refused
 from torch import nn
 
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.export.onnx_file import describe, export_onnx
+from monai_prox.export.nnunet_source import describe
 from monai_prox.nnunet.model_folder import ModelFolder
 from monai_prox.runtime.cases import Case, find_cases
-from monai_prox.runtime.description import KEY, Description, Resampling
-from monai_prox.runtime.prediction import Model, predict
+from monai_prox.runtime.description import KEY, Description, Resampling, read_description, write_description
+from monai_prox.runtime.model import Model
+from monai_prox.runtime.prediction import predict, prepare, segment
 from monai_prox.runtime.preprocessing import labels, preprocess
 from monai_prox.runtime.resampling import resample
 from monai_prox.runtime.sliding_window import sliding_window
@@ -212,7 +214,7 @@ def test_the_file_computes_what_the_member_does(
     name, subnet = folder.member(which)
     network = folder.supernet(folder.checkpoint("fold_0")).extract(subnet)
     for any_patch in (False, True):
-        path = export_onnx(folder, which, tmp_path / "new" / f"{any_patch}.onnx", any_patch=any_patch)
+        path = device_file(folder, which, tmp_path / "new" / f"{any_patch}.onnx", any_patch=any_patch)
         opened = Model(path, threads=1)
         assert opened.description.member == name and opened.description.subnet == subnet.to_json()
         patch = opened.description.patch
@@ -224,7 +226,7 @@ def test_the_file_computes_what_the_member_does(
 
 
 def test_the_description_travels_in_the_file(model: ModelFolder, tmp_path: Path) -> None:
-    path = export_onnx(model, "smallest", tmp_path / "model.onnx")
+    path = device_file(model, "smallest", tmp_path / "model.onnx")
     written = onnx.load(path)
     onnx.checker.check_model(written)
     assert [one.version for one in written.opset_import if one.domain == ""] == [18]
@@ -233,7 +235,7 @@ def test_the_description_travels_in_the_file(model: ModelFolder, tmp_path: Path)
     (configuration,) = plans["configurations"].values()
     assert list(described.patch) == configuration["patch_size"] and list(described.spacing) == configuration["spacing"]
     assert described.channels == ("MRI",) and described.labels == BARE_DATASET["labels"] and described.outputs == 3
-    assert Description.from_json(json.loads(json.dumps(described.to_json())), "a test") == described
+    assert read_description(write_description(described), "a test") == described
 
 
 # ---------------------------------------------------------------------- from files to files
@@ -254,8 +256,13 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
+def description_in(model: Model) -> Description:
+    assert isinstance(model.description, Description)
+    return model.description
+
+
 def predicted(model: Model, cases: list[Case], output: Path) -> dict[str, Any]:
-    return {case.name: problem for case, problem in predict(model, cases, output)}
+    return {case.name: problem for case, problem in predict(description_in(model), model, cases, output)}
 
 
 @pytest.mark.parametrize("which", ["smallest", "largest", "turned"])
@@ -264,8 +271,8 @@ def test_files_become_what_nnunet_makes_of_them(which: str, bare: Path, images: 
     turned = {"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0], "spacing": (0.7, 1.1, 1.0)}
     plans = plans_of(**turned if which == "turned" else {}, prox={"space": TWO_MEMBERS})
     model, which = bare_model(plans), "largest" if which == "turned" else which
-    opened = Model(export_onnx(model, which, tmp_path / "model.onnx"), threads=1)
-    cases = find_cases(images, ".nii.gz")
+    opened = Model(device_file(model, which, tmp_path / "model.onnx"), threads=1)
+    cases = find_cases(images, description_in(opened))
     assert predicted(opened, cases, tmp_path / "ours") == {"case_0": None, "case_1": None}
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(export_nnunet(model, which)), None)
@@ -280,35 +287,35 @@ def test_files_become_what_nnunet_makes_of_them(which: str, bare: Path, images: 
 
 
 def test_cases_are_found_by_name(images: Path, tmp_path: Path) -> None:
-    path = images / "case_0_0000.nii.gz"
-    assert find_cases(path, ".nii.gz") == [Case("case_0", (path,))]
-    refused("no image named like case_0000.nii.gz", find_cases, images.parent, ".nii.gz")
-    refused("there is no folder and no image", find_cases, images / "missing", ".nii.gz")
-    refused("is not an image of the kind that the network is for, *.nrrd", find_cases, path, ".nrrd")
+    path, description = images / "case_0_0000.nii.gz", description_of(plans_of())
+    assert find_cases(path, description) == [Case("case_0", (path,))]
+    refused("no image named like case_0000.nii.gz", find_cases, images.parent, description)
+    refused("there is no folder and no image", find_cases, images / "missing", description)
+    words = "is not an image of the kind that the network is for, *.nrrd"
+    refused(words, find_cases, path, replace(description, file_ending=".nrrd"))
     for name in ("a_0000", "a_0001", "a_0000_0000", "a_0000_0001"):
         (tmp_path / f"{name}.nii.gz").touch()
-    assert [(case.name, len(case.files)) for case in find_cases(tmp_path, ".nii.gz")] == [("a", 2), ("a_0000", 2)]
+    assert [(case.name, len(case.files)) for case in find_cases(tmp_path, description)] == [("a", 2), ("a_0000", 2)]
 
 
 def test_what_cannot_be_predicted_stops_nothing_else(
     model: ModelFolder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = Model(export_onnx(model, "smallest", tmp_path / "model.onnx"), threads=1)
+    opened = Model(device_file(model, "smallest", tmp_path / "model.onnx"), threads=1)
     (images / "broken_0000.nii.gz").write_bytes(b"no image")
     write_image(images / "empty_0000.nii.gz", 0, array=np.zeros(SHAPE, np.float32))
     write_image(images / "tiny_0000.nii.gz", 0, spacing=(0.001, 1, 1))
     write_image(images / "two_0000.nii.gz", 0)
     write_image(images / "two_0001.nii.gz", 1)
     write_image(images / "huge_0000.nii.gz", 0, array=np.ones((4, 4, 4), np.float32))
-    segment = Model.segment
 
-    def limited(self: Model, images: list[sitk.Image], **keywords: Any) -> sitk.Image:
+    def limited(images: list[sitk.Image], *arguments: Any, **keywords: Any) -> sitk.Image:
         if images[0].GetSize() == (4, 4, 4):
             raise MemoryError
-        return segment(self, images, **keywords)
+        return segment(images, *arguments, **keywords)
 
-    monkeypatch.setattr(Model, "segment", limited)
-    problems = predicted(opened, find_cases(images, ".nii.gz"), tmp_path / "output")
+    monkeypatch.setattr("monai_prox.runtime.prediction.segment", limited)
+    problems = predicted(opened, find_cases(images, description_in(opened)), tmp_path / "output")
     assert [name for name, problem in problems.items() if problem is None] == ["case_0", "case_1"]
     assert "broken_0000.nii.gz cannot be read" in problems["broken"]
     assert problems["empty"] == "the image is 0 everywhere"
@@ -346,10 +353,10 @@ def rgb(low: float, high: float) -> tuple[np.ndarray, tuple[float, ...]]:
 
 
 def test_an_image_is_never_replaced(model: ModelFolder, images: Path, tmp_path: Path) -> None:
-    opened = Model(export_onnx(model, "smallest", tmp_path / "model.onnx"), threads=1)
+    opened = Model(device_file(model, "smallest", tmp_path / "model.onnx"), threads=1)
     (images / "case_0_0000.nii.gz").rename(images / "scan.nii.gz")
     before = (images / "scan.nii.gz").read_bytes()
-    cases = find_cases(images / "scan.nii.gz", ".nii.gz")
+    cases = find_cases(images / "scan.nii.gz", description_in(opened))
     refused("would replace the image", predicted, opened, cases, images)
     assert (images / "scan.nii.gz").read_bytes() == before
 
@@ -358,7 +365,7 @@ def test_channels_lie_on_one_grid(bare: Path, tmp_path: Path) -> None:
     dataset = BARE_DATASET | {"channel_names": {"0": "T1", "1": "T2"}}
     plans = plans_of(normalization_schemes=["ZScoreNormalization"] * 2, use_mask_for_norm=[False] * 2)
     folder = bare_model(plans, dataset=dataset)
-    opened = Model(export_onnx(folder, "smallest", tmp_path / "model.onnx"), threads=1)
+    opened = Model(device_file(folder, "smallest", tmp_path / "model.onnx"), threads=1)
     for name in ("same", "coarser", "turned", "moved"):
         write_image(tmp_path / f"{name}_0000.nii.gz", 0)
         write_image(tmp_path / f"{name}_0001.nii.gz", 1, (1.0, 1.0, 1.0) if name == "coarser" else SPACING)
@@ -369,44 +376,45 @@ def test_channels_lie_on_one_grid(bare: Path, tmp_path: Path) -> None:
     other.SetDirection(np.eye(3).ravel().tolist())
     sitk.WriteImage(other, tmp_path / "turned_0001.nii.gz")
     write_image(tmp_path / "alone_0001.nii.gz", 0)
-    problems = predicted(opened, find_cases(tmp_path, ".nii.gz"), tmp_path / "output")
+    problems = predicted(opened, find_cases(tmp_path, description_in(opened)), tmp_path / "output")
     assert problems.pop("same") is None
     assert problems.pop("alone") == (
         "the network needs alone_0000.nii.gz (T1), alone_0001.nii.gz (T2); there is alone_0001.nii.gz"
     )
     assert set(problems) == {"coarser", "turned", "moved"}
     assert all(problem.startswith("the channels lie on different grids: ") for problem in problems.values())
-    refused("the network needs 2 images (T1, T2), got 1", opened.segment, [other])
+    refused("the network needs 2 images (T1, T2), got 1", prepare, [other], opened.description)
 
 
 def test_lengths_in_another_unit_are_refused_where_the_reader_of_the_training_ignores_units(bare: Path, tmp_path: Path) -> None:
     plans = plans_of(image_reader_writer="NibabelIO", prox={"space": TWO_MEMBERS})
-    opened = Model(export_onnx(bare_model(plans), "smallest", tmp_path / "model.onnx"), threads=1)
+    opened = Model(device_file(bare_model(plans), "smallest", tmp_path / "model.onnx"), threads=1)
     for unit in ("mm", "micron"):
         image = nib.Nifti1Image(image_of()[0], np.diag([0.8, 0.9, 1.3, 1.0]))
         image.header.set_xyzt_units(unit)
         nib.save(image, tmp_path / f"{unit}_0000.nii.gz")
-    problems = predicted(opened, find_cases(tmp_path, ".nii.gz"), tmp_path / "output")
+    problems = predicted(opened, find_cases(tmp_path, description_in(opened)), tmp_path / "output")
     assert problems["mm"] is None
     assert "its lengths are not in mm, but of NIfTI's unit 3" in problems["micron"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(model: ModelFolder, images: Path, tmp_path: Path) -> None:
-    opened = Model(export_onnx(model, "smallest", tmp_path / "model.onnx"), threads=1)
+    opened = Model(device_file(model, "smallest", tmp_path / "model.onnx"), threads=1)
     (tmp_path / "file").write_text("")
-    refused(f"cannot write to {tmp_path / 'file'}", predicted, opened, find_cases(images, ".nii.gz"), tmp_path / "file")
+    refused(f"cannot write to {tmp_path / 'file'}", predicted, opened, find_cases(images, description_in(opened)), tmp_path / "file")
 
 
 # ---------------------------------------------------------------------- files that are not ours
 def test_other_files_are_refused(model: ModelFolder, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no model")
-    refused("cannot be read as an ONNX model", Model, path)
-    refused("cannot be read as an ONNX model", Model, tmp_path / "missing.onnx")
-    written = onnx.load(export_onnx(model, "smallest", path, overwrite=True))
+    refused("cannot be read as a model", Model, path)
+    refused("there is no file", Model, tmp_path / "missing.onnx")
+    refused("is no model file; known are files that end in .onnx, .xml, .ts", Model, tmp_path / "model.pdf")
+    written = onnx.load(device_file(model, "smallest", path, overwrite=True))
     described = json.loads(written.metadata_props[0].value)
     for change, words in [
-        ({"format": 99}, "has format 99; this version reads 1"),
+        ({"format": 99}, "has format and kind (99, 'segmentation'); this version reads 1, segmentation and classification"),
         ({"patch": None}, "is malformed"),
         ({"normalisation": [{"scheme": "Mystery"}]}, "the normalisation 'Mystery' is not known"),
     ]:
@@ -428,14 +436,13 @@ def test_other_files_are_refused(model: ModelFolder, tmp_path: Path) -> None:
 def test_nothing_is_overwritten_or_half_written(model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.onnx"
     path.write_text("mine")
-    refused(f"{path} exists", export_onnx, model, "smallest", path)
-    refused("no finished fold_3", export_onnx, model, "smallest", tmp_path / "other.onnx", fold="fold_3")
-
+    refused(f"{path} exists", device_file, model, "smallest", path)
+    
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(onnx, "save", full)
-    refused("No space left on device; nothing was left behind", export_onnx, model, "smallest", path, overwrite=True)
+    refused("No space left on device; nothing was left behind", device_file, model, "smallest", path, overwrite=True)
     assert path.read_text() == "mine" and [entry.name for entry in tmp_path.glob("*.onnx*")] == ["model.onnx"]
 
 
@@ -457,7 +464,7 @@ def test_plans_that_the_runtime_cannot_repeat_are_refused(change: dict[str, Any]
 
 # ---------------------------------------------------------------------- without torch
 def test_the_command_predicts_where_there_is_no_torch(model: ModelFolder, images: Path, tmp_path: Path) -> None:
-    path = export_onnx(model, "smallest", tmp_path / "model.onnx")
+    path = device_file(model, "smallest", tmp_path / "model.onnx")
     (images / "broken_0000.nii.gz").write_bytes(b"no image")
     block = f"import sys\nsys.modules.update(dict.fromkeys({ONLY_ON_THE_WAY!r}))\n"
     code = block + "from monai_prox.cli import main\nmain()"
@@ -475,6 +482,7 @@ def test_the_command_predicts_where_there_is_no_torch(model: ModelFolder, images
 def test_a_library_that_is_not_there_is_named(missing: str, arguments: list[str], tmp_path: Path) -> None:
     code = f"import sys\nsys.modules[{missing!r}] = None\nfrom monai_prox.cli import main\nmain()"
     command = [sys.executable, "-c", code, *arguments]
+    (tmp_path / "m.onnx").touch()
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith(f"error: this command needs {missing}, which is not installed")

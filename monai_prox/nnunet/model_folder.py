@@ -96,13 +96,18 @@ class ModelFolder:
     def supernet_with(self, subnet: Subnet, checkpoint: dict[str, Any]) -> SuperNet:
         """``supernet``, of which ``subnet`` has to be a member. Raises ProXError with the fold and the reason if it is none."""
         supernet = self.supernet(checkpoint)
+        self.check(subnet, supernet, checkpoint)
+        return supernet
+
+    @staticmethod
+    def check(subnet: Subnet, supernet: SuperNet, checkpoint: dict[str, Any]) -> None:
+        """Raises ProXError, with the fold and the reason, if ``subnet`` is no member of ``supernet``, which is the checkpoint's."""
         try:
             supernet.family.space.check(subnet)
         except ProXError as error:
             closed = ", ".join(checkpoint["prox"]["engine"].get("closed", {}))
             why = f", whose training has closed choices of {closed}," if closed else ""
             raise ProXError(f"fold_{checkpoint['init_args']['fold']}{why} has no such member: {error}") from None
-        return supernet
 
     def family(self) -> dict[str, Any]:
         """family.json, each member's Dice being the mean over the folds that have validated it.
@@ -110,7 +115,7 @@ class ModelFolder:
         Where folds have closed different choices, it is that of the fold whose largest member costs least. Raises ProXError
         where no fold has one, or one is none.
         """
-        families = [self._family_of(fold) for fold in self.folds if (self.path / fold / "family.json").is_file()]
+        families = [self.family_of(fold) for fold in self.folds if (self.path / fold / "family.json").is_file()]
         if not families:
             raise ProXError(f"{self.path} has no family.json; it was not trained by ProXTrainer to the end")
         merged = deepcopy(min(families, key=lambda family: max((m["macs"] for m in family["members"]), default=0)))
@@ -130,7 +135,8 @@ class ModelFolder:
             raise ProXError(f"{self.path} has no finished {fold}; finished are {', '.join(self.folds)}")
         return fold
 
-    def _family_of(self, fold: str) -> dict[str, Any]:
+    def family_of(self, fold: str) -> dict[str, Any]:
+        """The family.json of one fold. Raises ProXError where it is none."""
         path = self.path / fold / "family.json"
         family = read_json(path)
         if not isinstance(family, dict) or not isinstance(family.get("members"), list):
@@ -148,7 +154,7 @@ class ModelFolder:
         """The member of family.json that is ``subnet``, if the trainer validated it after ``epoch`` epochs."""
         if not (self.path / fold / "family.json").is_file():
             return None
-        family = self._family_of(fold)
+        family = self.family_of(fold)
         if family.get("validated_epoch") != epoch:
             return None
         same = [member for member in family["members"] if Subnet.from_json(member["subnet"]) == subnet]

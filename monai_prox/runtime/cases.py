@@ -1,4 +1,4 @@
-"""Image files by case: ``case_0000.nii.gz`` and so on, a file per channel, as nnU-Net names them."""
+"""Image files by case: ``case_0000.nii.gz`` and so on, a file per channel, as nnU-Net names them; or one with all, as MONAI reads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from monai_prox.errors import ProXError
 from monai_prox.runtime.description import Description
 
 SAME_SPACING, SAME_DIRECTION, SAME_ORIGIN = 1e-3, 1e-2, 0.5  # between channels: mm, cosines, voxels
+ALL_CHANNELS = "LoadImage"  # MONAI's reader, for which all channels of a case are one file
 MILLIMETRES = (0, 2)  # NIfTI's codes: unknown, which everybody takes for mm, and mm
 
 
@@ -25,14 +26,21 @@ class Case:
     files: tuple[Path, ...]
 
 
-def find_cases(images: Path, ending: str) -> list[Case]:
-    """Cases of a folder, or the one that is a file, of one channel. Raises ProXError where there is none."""
+def find_cases(images: Path, description: Description) -> list[Case]:
+    """Cases of a folder, or the one that is a file. Raises ProXError where there is none."""
+    ending, whole = description.file_ending, description.reader == ALL_CHANNELS
     if images.is_file():
         if not images.name.endswith(ending):
             raise ProXError(f"{images} is not an image of the kind that the network is for, *{ending}")
-        return [Case(images.name.removesuffix(ending).removesuffix("_0000"), (images,))]
+        name = images.name.removesuffix(ending)
+        return [Case(name if whole else name.removesuffix("_0000"), (images,))]
     if not images.is_dir():
         raise ProXError(f"there is no folder and no image {images}")
+    if whole:
+        files = sorted(path for path in images.glob(f"*{ending}") if not path.name.startswith("."))
+        if not files:
+            raise ProXError(f"{images} has no image *{ending}")
+        return [Case(path.name.removesuffix(ending), (path,)) for path in files]
     cut = -len(f"_0000{ending}")
     found = sorted((path.name[:cut], path) for path in images.glob(f"*_[0-9][0-9][0-9][0-9]{ending}"))
     if not found:
@@ -43,6 +51,8 @@ def find_cases(images: Path, ending: str) -> list[Case]:
 def read_case(case: Case, description: Description) -> list[sitk.Image]:
     """One image per channel. Raises ProXError where a channel is missing, too many, or cannot be read."""
     ending, channels = description.file_ending, description.channels
+    if description.reader == ALL_CHANNELS:
+        return _channels_of(read_image(case.files[0]))
     wanted = [f"{case.name}_{index:04d}{ending}" for index in range(len(channels))]
     found = [file.name for file in case.files]
     if found != wanted and not (len(found) == len(wanted) == 1):
@@ -55,6 +65,14 @@ def read_case(case: Case, description: Description) -> list[sitk.Image]:
             if int(unit) % 8 not in MILLIMETRES:
                 raise ProXError(f"{file}: its lengths are not in mm, but of NIfTI's unit {int(unit) % 8}")
     return images
+
+
+def _channels_of(image: sitk.Image) -> list[sitk.Image]:
+    """The images that are stacked along a fourth axis; an image of three axes is one."""
+    if image.GetDimension() == 3:
+        return [image]
+    size = (*image.GetSize()[:3], 0)
+    return [sitk.Extract(image, size, (0, 0, 0, channel)) for channel in range(image.GetSize()[3])]
 
 
 def read_image(path: Path) -> sitk.Image:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from monai_prox.errors import ProXError
 
@@ -16,12 +17,17 @@ SCHEMES = (
     "NoNormalization",
     "RescaleTo01Normalization",
     "RGBTo01Normalization",
+    "NormalizeIntensity",  # MONAI's, of the voxels that are not 0
 )
+READERS = ("SimpleITKIO", "NibabelIO", "LoadImage")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """Of one channel. scheme: by nnU-Net's names; masked: only within what is not 0; bounds, mean and std are for CT alone."""
+    """Of one channel. scheme: by nnU-Net's and MONAI's names; masked: only within what is not 0; bounds, mean and std are for CT.
+
+    With MONAI's a mask is of each channel by itself, with nnU-Net's it is what all have in common, filled.
+    """
 
     scheme: str
     masked: bool = False
@@ -40,11 +46,14 @@ class Resampling:
     """nnU-Net's: splines of ``order``; along the thick axis of images with thick slices those of ``order_z``.
 
     separate_z: whether the thick axis is treated so; None: where the ratio of the spacings is above 3.
+    keeps: what stays in place, the image's outer faces, as with nnU-Net, or the centre of its first voxel, as with MONAI's Spacing,
+        for which splines are of order 1.
     """
 
     order: int
     order_z: int = 0
     separate_z: bool | None = None
+    keeps: Literal["faces", "centre"] = "faces"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +65,9 @@ class Description:
     regions: None for classes that exclude each other; else the value that each output is written as, later ones on top.
     outputs: number of the network's output channels. patch: voxels; spacing: mm. A 2D network has two of each.
     transpose: of an image as SimpleITK gives it, (z, y, x), the axes in the network's order.
-    reader: nnU-Net's, of the images in training; file_ending: of theirs.
+    cropped: whether to what is not 0. normalised_first: before resampling, as nnU-Net does, or after it.
+    reader: of the images in training, nnU-Net's, which have a file per channel, or MONAI's, with channels as a fourth axis;
+    file_ending: of theirs.
     """
 
     member: str
@@ -73,27 +84,74 @@ class Description:
     normalisation: tuple[Normalisation, ...]
     images: Resampling
     logits: Resampling
+    cropped: bool = True
+    normalised_first: bool = True
     reader: str
     file_ending: str
 
-    def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT} | asdict(self)
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Channels and voxels per axis of what the network takes."""
+        return (len(self.channels), *self.patch)
 
-    @classmethod
-    def from_json(cls, data: Any, source: str) -> Description:
-        """source: for the error, a ProXError where ``data`` is not what ``to_json`` writes."""
-        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
-            raise ProXError(f"{source}: its description has format {found!r}; this version reads {FORMAT}")
-        names = [field.name for field in fields(cls)]
-        if missing := [name for name in names if name not in data]:
-            raise ProXError(f"{source}: its description lacks {', '.join(missing)}")
-        values = {name: data[name] for name in names}
-        try:
-            values |= {key: tuple(values[key]) for key in ("channels", "patch", "spacing", "transpose")}
-            values["regions"] = None if values["regions"] is None else tuple(values["regions"])
+
+@dataclass(frozen=True, kw_only=True)
+class ScanDescription:
+    """A network that classifies scans, (rows, columns) of grey, and what prediction needs beside it.
+
+    member, subnet, task, source: as of ``Description``. classes: names, in the order of the outputs.
+    image_size: pixels that scans are brought to; working_size: to which these are, once normalised, for the network.
+    """
+
+    member: str
+    subnet: Mapping[str, Any]
+    task: str
+    source: str
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    working_size: tuple[int, int]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Channels, rows and columns of what the network takes."""
+        return (1, *self.working_size)
+
+
+KINDS: dict[str, type[Description] | type[ScanDescription]] = {
+    "segmentation": Description,
+    "classification": ScanDescription,
+}
+
+
+def write_description(description: Description | ScanDescription) -> str:
+    """As JSON, for the model file's metadata."""
+    kinds = {cls: kind for kind, cls in KINDS.items()}
+    return json.dumps({"format": FORMAT, "kind": kinds[type(description)], **asdict(description)})
+
+
+def read_description(text: str, source: str) -> Description | ScanDescription:
+    """source: for the error, a ProXError where ``text`` is not what ``write_description`` writes."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ProXError(f"{source}: its description is no JSON: {error}") from None
+    if not isinstance(data, Mapping) or data.get("format") != FORMAT or data.get("kind") not in KINDS:
+        found = (data.get("format"), data.get("kind")) if isinstance(data, Mapping) else type(data).__name__
+        raise ProXError(
+            f"{source}: its description has format and kind {found!r}; this version reads {FORMAT}, {' and '.join(KINDS)}"
+        )
+    cls = KINDS[data["kind"]]
+    types = {field.name: str(field.type) for field in fields(cls)}
+    if missing := [name for name in types if name not in data]:
+        raise ProXError(f"{source}: its description lacks {', '.join(missing)}")
+    values = {name: data[name] for name in types}
+    try:
+        for name, kind in types.items():
+            if kind.startswith("tuple[") and not (values[name] is None and kind.endswith("None")):
+                values[name] = tuple(values[name])
+        if cls is Description:
             values["normalisation"] = tuple(Normalisation(**one) for one in values["normalisation"])
             values |= {key: Resampling(**values[key]) for key in ("images", "logits")}
-        except TypeError as error:
-            raise ProXError(f"{source}: its description is malformed: {error}") from None
         return cls(**values)
+    except TypeError as error:
+        raise ProXError(f"{source}: its description is malformed: {error}") from None

@@ -1,6 +1,7 @@
-"""From an image to the network's grid, and from logits there to labels on the image's: as nnU-Net's DefaultPreprocessor does.
+"""From an image to the network's grid, and from logits there to labels on the image's.
 
-What is cropped away holds 0 in all channels. Labels are made slab by slab, so that logits exist at the image's resolution only
+As nnU-Net's DefaultPreprocessor does, or the transforms of the bundles, which normalise what they have resampled. What is
+cropped away holds 0 in all channels. Labels are made slab by slab, so that logits exist at the image's resolution only
 for a few slices at a time.
 """
 
@@ -15,7 +16,7 @@ from scipy import ndimage
 
 from monai_prox.errors import ProXError
 from monai_prox.runtime.description import Description, Normalisation
-from monai_prox.runtime.resampling import Array, along, matrices, resample
+from monai_prox.runtime.resampling import Array, along, matrices, resample, resampled_shape
 
 SLAB = 16  # slices of labels made at a time
 SMALLEST_STD = 1e-8
@@ -54,11 +55,11 @@ def preprocess(image: Array, spacing: tuple[float, ...], description: Descriptio
     boxes = ndimage.find_objects(inside.astype(np.uint8))
     if not boxes:
         raise ProXError("the image is 0 everywhere")
-    box = boxes[0]
+    box = boxes[0] if description.cropped else tuple(slice(0, size) for size in whole)
     inner = slice(None), *box
     image = image[inner]
     target = description.spacing if len(description.spacing) == 3 else (at[0], *description.spacing)
-    shape = tuple(round(a / b * n) for a, b, n in zip(at, target, image.shape[1:], strict=True))
+    shape = resampled_shape(description.images, image.shape[1:], at, target)
     if min(shape) < 1:
         raise ProXError(f"the image, {image.shape[1:]} voxels of {at} mm, vanishes at the network's spacing of {target} mm")
     mask = None
@@ -66,19 +67,28 @@ def preprocess(image: Array, spacing: tuple[float, ...], description: Descriptio
         mask = ndimage.binary_fill_holes(inside)[box]
     result = np.empty((len(image), *shape), np.float32)
     for index, normalisation in enumerate(description.normalisation):
-        channel = normalise(np.ascontiguousarray(image[index]), normalisation, mask)
+        channel = np.ascontiguousarray(image[index])
+        if description.normalised_first:
+            channel = normalise(channel, normalisation, mask)
         if not np.isfinite(channel).all():
             raise ProXError(f"the channel {description.channels[index]} has voxels that are no numbers, or infinite")
         result[index] = resample(channel, shape, at, target, description.images)
+        if not description.normalised_first:
+            result[index] = normalise(result[index], normalisation, None)
     return result, Grid(whole, box, shape, at, target)
 
 
 def normalise(channel: Array, rule: Normalisation, mask: NDArray[np.bool_] | None) -> Array:
-    """channel: (z, y, x), which is changed."""
+    """channel: (z, y, x), which is changed. mask: where nnU-Net normalises, if only there."""
     if rule.scheme == "ZScoreNormalization":
         within: Any = mask if rule.masked else ...
         values = channel[within]
         channel[within] = (values - values.mean()) / max(values.std(), SMALLEST_STD)
+    elif rule.scheme == "NormalizeIntensity":
+        seen = channel != 0 if rule.masked else np.ones(channel.shape, bool)
+        values = channel[seen]
+        if values.size:
+            channel[seen] = (values - values.mean()) / (values.std() or 1)
     elif rule.scheme == "CTNormalization":
         np.clip(channel, rule.lower, rule.upper, out=channel)
         channel -= rule.mean

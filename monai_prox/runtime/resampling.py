@@ -1,7 +1,8 @@
-"""nnU-Net's resampling, axis by axis: a spline resampler is a matrix along each, and nothing larger than the image is made.
+"""Resampling, axis by axis: a spline resampler is a matrix along each, and nothing larger than the image is made.
 
 Values as by nnU-Net's resample_data_or_seg_to_shape, which calls scikit-image's resize and for thick slices scipy's
-map_coordinates: sample i of n lies at (i + 1/2) / n of the extent, and beyond the outermost voxels their values go on.
+map_coordinates: sample i of n lies at (i + 1/2) / n of the extent, and beyond the outermost voxels their values go on. Or as by
+MONAI's Spacing: sample i lies at i times the spacing from the first voxel's centre.
 """
 
 from __future__ import annotations
@@ -32,6 +33,23 @@ def matrix(old: int, new: int, order: int) -> Array:
     return np.asarray(np.stack(columns, axis=1), np.float32)
 
 
+@lru_cache(maxsize=16)
+def linear(old: int, new: int, step: float, first: float) -> Array:
+    """(new, old): what samples an axis of ``old`` voxels linearly at ``new`` points, ``step`` voxels apart from ``first`` on."""
+    at = (first + np.arange(new) * step).clip(0, old - 1)
+    below = np.floor(at).astype(int)
+    share = (at - below)[:, None]
+    unit = np.eye(old)
+    return np.asarray((1 - share) * unit[below] + share * unit[np.minimum(below + 1, old - 1)], np.float32)
+
+
+def resampled_shape(rule: Resampling, old: Sequence[int], mm: Sequence[float], target: Sequence[float]) -> tuple[int, ...]:
+    """Voxels per axis at the spacing ``target`` of an image of ``old`` voxels of ``mm``."""
+    if rule.keeps == "faces":
+        return tuple(round(a / b * n) for a, b, n in zip(mm, target, old, strict=True))
+    return tuple(round((n - 1) * a / b) + 1 for a, b, n in zip(mm, target, old, strict=True))
+
+
 def thick_axis(rule: Resampling, old_spacing: Sequence[float], new_spacing: Sequence[float]) -> int | None:
     """The axis that is resampled separately, if there is one."""
     if rule.separate_z is False:
@@ -47,6 +65,8 @@ def matrices(
     rule: Resampling, old: Sequence[int], new: Sequence[int], old_spacing: Sequence[float], new_spacing: Sequence[float]
 ) -> list[Array]:
     """For each axis what resamples ``old`` voxels to ``new`` ones."""
+    if rule.keeps == "centre":
+        return [linear(a, b, to / mm, 0) for a, b, mm, to in zip(old, new, old_spacing, new_spacing, strict=True)]
     thick = thick_axis(rule, old_spacing, new_spacing)
     orders = [rule.order_z if axis == thick else rule.order for axis in range(3)]
     return [matrix(a, b, order) for a, b, order in zip(old, new, orders, strict=True)]

@@ -1,0 +1,152 @@
+"""Scores of a network on cases that its training has not seen, as it would do on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
+from numpy.typing import NDArray
+
+from monai_prox.errors import ProXError
+from monai_prox.runtime.cases import Case, find_cases, read_case, read_image
+from monai_prox.runtime.classification import prepare_scan, read_scan
+from monai_prox.runtime.description import Description, ScanDescription
+from monai_prox.runtime.model import Network
+from monai_prox.runtime.prediction import label, prepare
+from monai_prox.runtime.preprocessing import Grid
+from monai_prox.runtime.resampling import Array
+from monai_prox.runtime.sliding_window import sliding_window
+
+KEPT = 2 << 30  # bytes of prepared images at most
+TOGETHER = 32  # scans
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A case, and the image of its labels."""
+
+    case: Case
+    labels: Path
+
+
+@dataclass(frozen=True)
+class LabelledScan:
+    """scan: a file, or (rows, columns) of 0 to 255; label: index of its class."""
+
+    name: str
+    scan: Path | NDArray[np.uint8]
+    label: int
+
+
+class HeldOut(Protocol):
+    """Cases with their labels. Members of the same resolution share what is prepared of them."""
+
+    names: Sequence[str]
+
+    def scores(self, which: Sequence[int], description: Any, network: Network) -> list[float]:
+        """Of each of the cases ``which``. Raises ProXError for files that cannot be read or do not fit each other."""
+
+    def inputs(self, which: Sequence[int], description: Any, most: int) -> Iterator[Array]:
+        """What the network sees of the cases ``which``, (1, C, *patch), ``most`` of each, spread over it."""
+
+
+class SegmentedCases:
+    """Scores are Dice, see ``dice_of``, at the images' own resolution."""
+
+    def __init__(self, labelled: Sequence[Labelled]) -> None:
+        self.labelled, self.names = labelled, [one.case.name for one in labelled]
+        self._kept: dict[Any, tuple[Array, Grid]] = {}
+        self._bytes = 0
+
+    def scores(self, which: Sequence[int], description: Description, network: Network) -> list[float]:
+        return [self._score(index, description, network) for index in which]
+
+    def inputs(self, which: Sequence[int], description: Description, most: int) -> Iterator[Array]:
+        for index in which:
+            seen: list[Array] = []
+            prepared, _ = self._prepared(index, description)
+            sliding_window(prepared, description.patch, description.outputs, _watching(seen, description.outputs))
+            step = max(1, len(seen) // most)
+            yield from seen[step // 2 :: step][:most]
+
+    def _score(self, index: int, description: Description, network: Network) -> float:
+        prepared, grid = self._prepared(index, description)
+        predicted, path = label(prepared, grid, description, network), self.labelled[index].labels
+        truth = sitk.GetArrayFromImage(read_image(path))
+        if truth.shape != predicted.shape:
+            raise ProXError(f"{path} has {truth.shape[::-1]} voxels, its image {predicted.shape[::-1]}")
+        return dice_of(predicted, truth, description.labels)
+
+    def _prepared(self, index: int, description: Description) -> tuple[Array, Grid]:
+        key = index, description.spacing
+        if key in self._kept:
+            return self._kept[key]
+        prepared = prepare(read_case(self.labelled[index].case, description), description)
+        if self._bytes + prepared[0].nbytes <= KEPT:
+            self._bytes += prepared[0].nbytes
+            self._kept[key] = prepared
+        return prepared
+
+
+class LabelledScans:
+    """Scores are 1 for the right class and 0 for others: their mean is the accuracy."""
+
+    def __init__(self, scans: Sequence[LabelledScan]) -> None:
+        self.scans, self.names = scans, [one.name for one in scans]
+        self._kept: dict[Any, Array] = {}
+
+    def scores(self, which: Sequence[int], description: ScanDescription, network: Network) -> list[float]:
+        right: list[float] = []
+        for start in range(0, len(which), TOGETHER):
+            batch = which[start : start + TOGETHER]
+            classes = network(np.stack([self._prepared(index, description) for index in batch])).argmax(1)
+            right += [float(found == self.scans[index].label) for found, index in zip(classes, batch, strict=True)]
+        return right
+
+    def inputs(self, which: Sequence[int], description: ScanDescription, most: int) -> Iterator[Array]:
+        for index in which:
+            yield self._prepared(index, description)[None]
+
+    def _prepared(self, index: int, description: ScanDescription) -> Array:
+        key = index, description.working_size
+        if key not in self._kept:
+            scan = self.scans[index].scan
+            array = read_scan(scan) if isinstance(scan, Path) else np.asarray(scan / np.float32(255), np.float32)
+            self._kept[key] = prepare_scan(array, description)
+        return self._kept[key]
+
+
+def find_labelled(folder: Path, description: Description, names: Sequence[str]) -> list[Labelled]:
+    """The cases ``names`` of a folder with imagesTr and labelsTr, as nnU-Net's raw datasets are; those that are there."""
+    for part in ("imagesTr", "labelsTr"):
+        if not (folder / part).is_dir():
+            raise ProXError(f"{folder} has no {part}; give a dataset as in nnUNet_raw, with images and labels")
+    wanted = set(names)
+    cases = [case for case in find_cases(folder / "imagesTr", description) if case.name in wanted]
+    found = [Labelled(case, folder / "labelsTr" / f"{case.name}{description.file_ending}") for case in cases]
+    return [labelled for labelled in found if labelled.labels.is_file()]
+
+
+def dice_of(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any]) -> float:
+    """Mean over the classes or regions that occur or are predicted, 1 where none is; labelled as to be ignored counts not.
+
+    labels: names and values, or lists of values, as in nnU-Net's dataset.json.
+    """
+    seen = truth != labels.get("ignore", -1)
+    predicted, truth = predicted[seen], truth[seen]
+    foreground = [np.atleast_1d(value) for name, value in labels.items() if name not in ("background", "ignore")]
+    pairs = [(np.isin(predicted, values), np.isin(truth, values)) for values in foreground]
+    scores = [2 * np.sum(p & t) / (np.sum(p) + np.sum(t)) for p, t in pairs if p.any() or t.any()]
+    return float(np.mean(scores)) if scores else 1.0
+
+
+def _watching(seen: list[Array], outputs: int) -> Callable[[Array], Array]:
+    def run(x: Array) -> Array:
+        seen.append(x)
+        return np.zeros((len(x), outputs, *x.shape[2:]), np.float32)
+
+    return run

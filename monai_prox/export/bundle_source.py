@@ -1,0 +1,153 @@
+"""What a bundle's training has left, for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from monai_prox.bundle.calibrated import CalibratedMembers
+from monai_prox.bundle.trained import TrainedBundle
+from monai_prox.decathlon import DecathlonTask
+from monai_prox.errors import ProXError
+from monai_prox.evaluation import Labelled, LabelledScan, LabelledScans, SegmentedCases
+from monai_prox.oct import OctScans, read_scan, read_scans
+from monai_prox.runtime.cases import ALL_CHANNELS, Case
+from monai_prox.runtime.classification import prepare_scan
+from monai_prox.runtime.description import Description, Normalisation, Resampling, ScanDescription
+from monai_prox.space import Subnet
+from monai_prox.supernet import SuperNet
+
+ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class _Source:
+    bundle: TrainedBundle
+    dataset: Path | None
+
+    @property
+    def path(self) -> Path:
+        return self.bundle.path
+
+    @property
+    def measure(self) -> str:
+        return self.bundle.measure
+
+    @property
+    def size(self) -> Sequence[int]:
+        patch: Sequence[int] = self.bundle.plan.patch_size
+        return patch
+
+    @cached_property
+    def supernet(self) -> SuperNet:
+        return self.bundle.supernet()
+
+    def family(self) -> dict[str, Any]:
+        return self.bundle.family()
+
+    def member(self, which: str) -> tuple[str, Subnet]:
+        name, subnet = self.bundle.member(which)
+        return name, self.supernet.family.space.check(subnet)
+
+    @property
+    def _trained(self) -> str:
+        family = self.family()
+        return f"a family trained on {self.bundle.plan.task} by {family['recipe']}, {family['epochs']} epochs"
+
+    def _data(self, what: str) -> Path:
+        if self.dataset is None:
+            raise ProXError(f"give --dataset, {what}")
+        return self.dataset
+
+
+class BundleSource(_Source):
+    """A family that segments. See ``monai_prox.export.source``."""
+
+    def network(self, subnet: Subnet) -> nn.Module:
+        return self.supernet.extract(subnet)
+
+    def describe(self, name: str, subnet: Subnet) -> Description:
+        plan, family = self.bundle.plan, self.bundle.network_family
+        patch = family.input_size(plan.patch_size, subnet["resolution"][0])
+        spacing = tuple(mm * (full / small) for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))
+        # The training's Spacing keeps the first voxel in place; at lower resolutions the family resizes, which keeps the faces
+        resampling = Resampling(order=1, separate_z=False, keeps="centre" if patch == plan.patch_size else "faces")
+        intensity = {key: value for key, value in plan.intensity.items() if key != "kind"}
+        scheme = "CTNormalization" if plan.is_ct else "NormalizeIntensity"
+        return Description(
+            member=name,
+            subnet=subnet.to_json(),
+            task=plan.task,
+            source=self._trained,
+            channels=plan.channels,
+            labels={label: value for value, label in enumerate(plan.labels)},
+            regions=None,
+            outputs=len(plan.labels),
+            patch=patch,
+            spacing=spacing,
+            transpose=(2, 1, 0),
+            normalisation=(Normalisation(scheme=scheme, masked=not plan.is_ct, **intensity),) * len(plan.channels),
+            images=resampling,
+            logits=resampling,
+            cropped=not plan.is_ct,
+            normalised_first=False,
+            reader=ALL_CHANNELS,
+            file_ending=ENDING,
+        )
+
+    def held_out(self) -> SegmentedCases:
+        task = DecathlonTask.read(self._data("the Decathlon task's folder that the bundle was trained on"))
+        self.bundle.plan.check_fits(task)
+        cases = self.bundle.validation_cases(task)
+        return SegmentedCases(
+            [Labelled(Case(case.image.name.removesuffix(ENDING), (case.image,)), case.label) for case in cases]
+        )
+
+
+class ClassifierSource(_Source):
+    """A family that classifies. See ``monai_prox.export.source``."""
+
+    def network(self, subnet: Subnet) -> nn.Module:
+        """Norms' statistics are those that the training has kept, or are taken from its images, if ``dataset`` is given."""
+        measured = self.dataset is None or self.bundle.measured(subnet)
+        return self.bundle.extract(self.supernet, subnet, None if measured else self._calibrated).eval()
+
+    def describe(self, name: str, subnet: Subnet) -> ScanDescription:
+        plan, family = self.bundle.plan, self.bundle.network_family
+        rows, columns = family.input_size(plan.image_size, subnet["resolution"][0])
+        return ScanDescription(
+            member=name,
+            subnet=subnet.to_json(),
+            task=plan.task,
+            source=self._trained,
+            classes=plan.classes,
+            image_size=plan.image_size,
+            working_size=(rows, columns),
+        )
+
+    def held_out(self) -> LabelledScans:
+        scans = self._scans
+        named = [(scan.name if isinstance(scan.image, Path) else str(number), scan) for number, scan in enumerate(scans.val)]
+        return LabelledScans([LabelledScan(name, scan.image, scan.label) for name, scan in named])
+
+    @cached_property
+    def _scans(self) -> OctScans:
+        scans = read_scans(self._data("the folder of scans, or the .npz, that the bundle was trained on"))
+        self.bundle.plan.check_fits(scans)
+        return scans
+
+    @cached_property
+    def _calibrated(self) -> CalibratedMembers:
+        largest = self.describe("largest", self.supernet.family.space.largest())
+
+        def prepare(item: dict[str, Any]) -> dict[str, Any]:
+            image = prepare_scan(read_scan(item["image"])[0], largest)
+            return {"image": torch.from_numpy(image)}
+
+        return CalibratedMembers(self.supernet, [{"image": scan.image} for scan in self._scans.train], prepare)

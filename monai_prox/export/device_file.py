@@ -1,0 +1,97 @@
+"""A member as a file that runs on a device, with everything around the network inside."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from monai_prox.errors import ProXError
+from monai_prox.evaluation import HeldOut
+from monai_prox.export.folder import check_vacant
+from monai_prox.export.int8 import MOST_LOSS, Loss, compare, quantise
+from monai_prox.export.onnx_file import write_onnx
+from monai_prox.export.source import Source
+from monai_prox.export.torchscript_file import write_torchscript
+from monai_prox.runtime.description import Description, ScanDescription, write_description
+
+ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".ts"}
+
+
+def export_file(
+    source: Source,
+    which: str,
+    output: Path,
+    format: str,
+    *,
+    overwrite: bool = False,
+    any_patch: bool = False,
+    int8: bool = False,
+    most_loss: float = MOST_LOSS,
+) -> Loss | None:
+    """Writes the member ``which`` as the file ``output``, of one of the formats ENDINGS.
+
+    OpenVINO's has a .bin beside it. any_patch: the file takes inputs of any size that the family's strides divide, else, but for
+    TorchScript, of the plan's alone, which is faster. int8: in 8-bit integers, calibrated and compared on the cases that
+    training held out; returns what that costs.
+
+    Raises ProXError for an unknown or illegal member, what the runtime cannot repeat, an existing file without ``overwrite``,
+    integers that lose more than ``most_loss``, and where nothing can be written; then no part of the file is left.
+    """
+    ending = ENDINGS[format]
+    if output.suffix != ending:
+        raise ProXError(f"--output is {output}; a file of the format {format} ends in {ending}")
+    if int8 and format == "torchscript":
+        raise ProXError("there is no int8 for torchscript; allowed: onnx, openvino")
+    files = [output, output.with_suffix(".bin")] if format == "openvino" else [output]
+    for file in files:
+        check_vacant(file, overwrite=overwrite)
+    name, subnet = source.member(which)
+    network, description = source.network(subnet), source.describe(name, subnet)
+    family: Any = source.supernet.family
+    divisors = family.divisor if any_patch and isinstance(description, Description) else None
+    cases = source.held_out() if int8 else None
+    loss = None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+            written = Path(folder, output.name)
+            _write(network, description, written, format, divisors, cases)
+            if cases is not None:
+                plain = Path(folder, f"float32{ending}")
+                _write(network, description, plain, format)
+                loss = compare(plain, written, cases, source.measure, most_loss=most_loss)
+            for file in reversed(files):  # the .xml last: where it is, the .bin is, too
+                Path(folder, file.name).replace(file)
+    except OSError as error:
+        raise ProXError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
+    return loss
+
+
+def _write(
+    network: nn.Module,
+    description: Description | ScanDescription,
+    output: Path,
+    format: str,
+    divisors: Sequence[int] | None = None,
+    quantised_on: HeldOut | None = None,
+) -> None:
+    if format == "torchscript":
+        write_torchscript(network, description, output)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        converted = Path(folder, "float32.onnx")
+        write_onnx(network, description, converted, divisors=divisors)
+        if quantised_on is not None:
+            plain, converted = converted, Path(folder, "int8.onnx")
+            quantise(plain, converted, quantised_on)
+        if format == "onnx":
+            shutil.copyfile(converted, output)
+        else:
+            from monai_prox.export.openvino_file import write_openvino
+
+            write_openvino(converted, write_description(description), output)

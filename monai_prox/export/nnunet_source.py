@@ -1,0 +1,161 @@
+"""What ProXTrainer has trained, for the device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+from monai_prox.errors import ProXError
+from monai_prox.evaluation import SegmentedCases, find_labelled
+from monai_prox.export.nnunet import member_plans
+from monai_prox.nnunet.model_folder import ModelFolder
+from monai_prox.runtime.description import READERS, SCHEMES, Description, Normalisation, Resampling
+from monai_prox.space import Subnet
+from monai_prox.supernet import SuperNet
+
+REPEATED = {  # what of a plan the runtime does, too
+    "image_reader_writer": READERS[:2],
+    "label_manager": ("LabelManager",),
+    "preprocessor_name": ("DefaultPreprocessor",),
+    "resampling_fn_data": ("resample_data_or_seg_to_shape",),
+    "resampling_fn_probabilities": ("resample_data_or_seg_to_shape",),
+}
+RESAMPLING = ("is_seg", "order", "order_z", "force_separate_z")
+
+
+@dataclass(frozen=True)
+class NNUNetSource:
+    """One fold of a model folder. See ``monai_prox.export.source``."""
+
+    model: ModelFolder
+    fold: str
+    dataset: Path | None
+    measure: str = "dice"
+
+    @classmethod
+    def open(cls, path: Path, *, fold: int | None = None, dataset: Path | None = None) -> NNUNetSource:
+        """Raises ProXError where ``path`` is no finished model folder, or has no such fold."""
+        model = ModelFolder.open(path)
+        return cls(model, model.finished(None if fold is None else f"fold_{fold}"), dataset)
+
+    @property
+    def path(self) -> Path:  # type: ignore[override]
+        return self.model.path
+
+    @property
+    def size(self) -> Sequence[int]:
+        patch: Sequence[int] = self.model.configuration["patch_size"]
+        return patch
+
+    @cached_property
+    def _checkpoint(self) -> dict[str, Any]:
+        return self.model.checkpoint(self.fold)
+
+    @cached_property
+    def supernet(self) -> SuperNet:
+        return self.model.supernet(self._checkpoint)
+
+    def family(self) -> dict[str, Any]:
+        return self.model.family_of(self.fold)
+
+    def member(self, which: str) -> tuple[str, Subnet]:
+        name, subnet = self.model.member(which)
+        self.model.check(subnet, self.supernet, self._checkpoint)
+        return name, subnet
+
+    def network(self, subnet: Subnet) -> nn.Module:
+        return self.supernet.extract(subnet)
+
+    def describe(self, name: str, subnet: Subnet) -> Description:
+        plans, epochs = member_plans(self.model, self.supernet, name, subnet), self._checkpoint["current_epoch"]
+        return describe(
+            plans,
+            self.model.configuration_name,
+            self.model.dataset,
+            member=name,
+            subnet=subnet.to_json(),
+            source=f"{self._checkpoint['trainer_name']}, {self.model.configuration_name}, {self.fold}, {epochs} epochs",
+        )
+
+    def held_out(self) -> SegmentedCases:
+        names, dataset = self.model.held_out(self.fold), self.dataset
+        if dataset is None:
+            root = os.environ.get("nnUNet_raw")
+            if not root:
+                raise ProXError("nnUNet_raw is not set; set it, or give the folder with imagesTr and labelsTr as --dataset")
+            dataset = Path(root, self.model.plans["dataset_name"])
+        found = find_labelled(dataset, self.describe("largest", self.supernet.family.space.largest()), names)
+        if not found:
+            raise ProXError(f"{dataset} has none of the {len(names)} cases, with labels, that were held out in training")
+        return SegmentedCases(found)
+
+
+def describe(
+    plans: Mapping[str, Any],
+    configuration_name: str,
+    dataset: Mapping[str, Any],
+    *,
+    member: str,
+    subnet: Mapping[str, Any],
+    source: str,
+) -> Description:
+    """What prediction needs of nnU-Net's plans and dataset.json. Raises ProXError for what the runtime cannot repeat."""
+    configuration = plans["configurations"][configuration_name]
+    for key, allowed in REPEATED.items():
+        value = configuration.get(key, plans.get(key))
+        if value not in allowed:
+            raise ProXError(f"the plan's {key} is {value}; the runtime repeats {', '.join(allowed)}")
+    labels = PlansManager(dict(plans)).get_label_manager(dict(dataset))
+    channels = dataset.get("channel_names") or dataset["modality"]  # as older datasets call them
+    return Description(
+        member=member,
+        subnet=subnet,
+        task=plans["dataset_name"],
+        source=source,
+        channels=tuple(channels[key] for key in sorted(channels, key=int)),
+        labels=dataset["labels"],
+        regions=tuple(dataset["regions_class_order"]) if labels.has_regions else None,
+        outputs=labels.num_segmentation_heads,
+        patch=tuple(configuration["patch_size"]),
+        spacing=tuple(configuration["spacing"]),
+        transpose=tuple(plans["transpose_forward"]),
+        normalisation=_normalisation(plans, configuration),
+        images=_resampling(configuration, "data", range(6)),
+        logits=_resampling(configuration, "probabilities", range(2)),
+        reader=plans["image_reader_writer"],
+        file_ending=dataset["file_ending"],
+    )
+
+
+def _normalisation(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> tuple[Normalisation, ...]:
+    rules, own = [], SCHEMES[:-1]
+    kinds = zip(configuration["normalization_schemes"], configuration["use_mask_for_norm"], strict=True)
+    for index, (scheme, masked) in enumerate(kinds):
+        if scheme not in own:
+            raise ProXError(f"the plan's normalisation {scheme!r} is not nnU-Net's own; known: {', '.join(own)}")
+        ct = {}
+        if scheme == "CTNormalization":
+            found = plans["foreground_intensity_properties_per_channel"][str(index)]
+            ct = {
+                "lower": found["percentile_00_5"],
+                "upper": found["percentile_99_5"],
+                "mean": found["mean"],
+                "std": found["std"],
+            }
+        rules.append(Normalisation(scheme=scheme, masked=bool(masked), **ct))
+    return tuple(rules)
+
+
+def _resampling(configuration: Mapping[str, Any], of: str, orders: Sequence[int]) -> Resampling:
+    given = configuration[f"resampling_fn_{of}_kwargs"]
+    if set(given) != set(RESAMPLING) or given["is_seg"] or given["order"] not in orders:
+        allowed = f"{', '.join(RESAMPLING)}, is_seg being false and order {orders[0]} to {orders[-1]}"
+        raise ProXError(f"the plan's resampling_fn_{of}_kwargs are {given}; the runtime repeats {allowed}")
+    return Resampling(order=given["order"], order_z=given["order_z"], separate_z=given["force_separate_z"])

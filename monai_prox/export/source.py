@@ -1,0 +1,67 @@
+"""One view of what nnU-Net or a bundle has trained: the members' networks, and what surrounds them on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from monai_prox.errors import ProXError
+from monai_prox.evaluation import HeldOut
+from monai_prox.runtime.description import Description, ScanDescription
+from monai_prox.space import Subnet
+from monai_prox.supernet import SuperNet
+
+
+class Source(Protocol):
+    """A trained family.
+
+    path: where it was found. measure: what its members' scores measure, "dice" or "accuracy". size: of the input that costs are
+    counted for, at full resolution.
+    """
+
+    path: Path
+    measure: str
+
+    @property
+    def supernet(self) -> SuperNet:
+        """With the trained weights, without what training has closed."""
+
+    @property
+    def size(self) -> Sequence[int]: ...
+
+    def family(self) -> dict[str, Any]:
+        """family.json."""
+
+    def member(self, which: str) -> tuple[str, Subnet]:
+        """Of a name of family.json or a JSON file with a subnet. Raises ProXError for others, and where it is no member."""
+
+    def network(self, subnet: Subnet) -> nn.Module:
+        """The member as a stock network, in evaluation mode, its norms with statistics of their own."""
+
+    def describe(self, name: str, subnet: Subnet) -> Description | ScanDescription:
+        """Raises ProXError for what the runtime cannot repeat."""
+
+    def held_out(self) -> HeldOut:
+        """The cases that training validated on. Raises ProXError where they are not known or not there."""
+
+
+def open_source(path: Path, *, fold: int | None = None, dataset: Path | None = None) -> Source:
+    """The family that ProXTrainer left in a model folder, or that a bundle's training left in the bundle.
+
+    fold: of an nnU-Net model, the first finished one if None. dataset: images and labels, in nnUNet_raw where it is None, for
+    bundles a Decathlon task, for classifiers the scans. Raises ProXError where there is no trained family.
+    """
+    if (path / "plans.json").is_file():
+        from monai_prox.export.nnunet_source import NNUNetSource
+
+        return NNUNetSource.open(path, fold=fold, dataset=dataset)
+    if fold is not None:
+        raise ProXError(f"--fold is for nnU-Net's model folders, {path} is none")
+    from monai_prox.bundle.trained import TrainedBundle
+    from monai_prox.export.bundle_source import BundleSource, ClassifierSource
+
+    bundle = TrainedBundle.open(path)
+    return (ClassifierSource if bundle.classifies else BundleSource)(bundle, dataset)

@@ -1,0 +1,20 @@
+"""A member as TorchScript."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from monai_prox.runtime.description import KEY, Description, ScanDescription, write_description
+
+
+def write_torchscript(network: nn.Module, description: Description | ScanDescription, output: Path) -> None:
+    """Traced; it takes batches of any size, and patches of any that the network's strides divide."""
+    network = network.cpu().eval()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated in favour of torch.export, and asked for by users
+        traced = torch.jit.trace(network, torch.zeros(1, *description.input_shape))
+        torch.jit.save(traced, output, _extra_files={KEY: write_description(description)})

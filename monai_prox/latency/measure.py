@@ -1,0 +1,118 @@
+"""Measures how long members of a family take on this device. Needs Python, numpy and onnxruntime, and nothing else.
+
+    python measure.py                    # writes device.json
+    python measure.py --threads 2 --output clinic.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = 1
+LISTED = "members.json"
+ROUNDS = 3  # over all members, so that what else the machine does meanwhile hits each of them
+SECONDS = 0.4  # of a member in a round, at least, unless it takes LEAST runs longer
+LEAST, MOST = 3, 30  # runs of a member in a round
+
+Run = Callable[[Any], Any]
+
+
+def measure(members: list[tuple[Callable[[], Run], tuple[int, ...]]], progress: Callable[[str], object]) -> list[dict[str, Any]]:
+    """members: what opens each, and the shape of its input. Returns milliseconds, median and quartiles, and the number of runs."""
+    times: list[list[float]] = [[] for _ in members]
+    for turn in range(ROUNDS):
+        for number, (opened, shape) in enumerate(members):
+            progress(f"round {turn + 1} of {ROUNDS}, member {number + 1} of {len(members)}")
+            run, x = opened(), np.random.default_rng(0).normal(size=shape).astype(np.float32)
+            run(x)  # the first run allocates
+            start = time.perf_counter()
+            for done in range(1, MOST + 1):
+                before = time.perf_counter()
+                run(x)
+                after = time.perf_counter()
+                times[number].append(1e3 * (after - before))
+                if done >= LEAST and after - start >= SECONDS:
+                    break
+    return [
+        {
+            "milliseconds": float(np.median(of)),
+            "quartiles": [float(np.percentile(of, percent)) for percent in (25, 75)],
+            "runs": len(of),
+        }
+        for of in times
+    ]
+
+
+def device(threads: int) -> dict[str, Any]:
+    """What is known of this machine, but for its name."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(("model name", "model\t")))
+    except (OSError, StopIteration):
+        pass
+    return {"processor": name, "system": platform.system(), "cores": os.cpu_count() or 1, "threads": threads}
+
+
+def profile(family: str, runtime: str, threads: int, members: list[dict[str, Any]]) -> dict[str, Any]:
+    """The contents of a device's file. members: "subnet" and what ``measure`` returns, of each."""
+    return {
+        "format": FORMAT,
+        "family": family,
+        "device": device(threads),
+        "runtime": runtime,
+        "date": date.today().isoformat(),
+        "members": members,
+    }
+
+
+def onnx_run(path: Path, threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x})
+
+
+def main() -> None:
+    import onnxruntime
+
+    parser = argparse.ArgumentParser(description="Measures the members beside this script on this device.")
+    parser.add_argument("--output", type=Path, default=Path("device.json"))
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the processor; all by default")
+    arguments = parser.parse_args()
+    here = Path(__file__).resolve().parent
+    listed = json.loads((here / LISTED).read_text())
+
+    def opener(file: str) -> Callable[[], Run]:
+        return lambda: onnx_run(here / file, arguments.threads)
+
+    def progress(text: str) -> None:
+        print(f"\r{text}", end="", file=sys.stderr, flush=True)
+
+    measured = measure([(opener(one["file"]), tuple(one["input"])) for one in listed["members"]], progress)
+    print(file=sys.stderr)
+    members = [{"subnet": one["subnet"], **times} for one, times in zip(listed["members"], measured, strict=True)]
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    temporary = arguments.output.with_name(arguments.output.name + ".part")
+    temporary.write_text(json.dumps(profile(listed["family"], runtime, arguments.threads, members), indent=2) + "\n")
+    temporary.replace(arguments.output)
+    print(f"{arguments.output}: {len(members)} members, {runtime}, {arguments.threads} threads")
+
+
+if __name__ == "__main__":
+    main()
