@@ -7,7 +7,7 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from monai_prox.errors import ProXError
+from monai_prox.files import make_folder
+
+if TYPE_CHECKING:
+    from monai_prox.export.source import Source
 
 FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript")
 
@@ -76,9 +80,7 @@ def export(
     overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
     fine_tune: Annotated[bool, typer.Option(help="nnunet: also put the plan beside the preprocessed data")] = False,
     fold: Annotated[int | None, typer.Option(help="Not nnunet: of an nnU-Net model, the first finished one by default")] = None,
-    any_patch: Annotated[
-        bool, typer.Option(help="onnx, openvino: inputs of any size, for other programs; slower")
-    ] = False,
+    any_patch: Annotated[bool, typer.Option(help="onnx, openvino: inputs of any size, for other programs; slower")] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="onnx, openvino: in 8-bit integers, if that costs at most 0.01 Dice")
     ] = False,
@@ -205,6 +207,164 @@ def predict(
         lines = "\n".join(f"{name}: {problem}" for name, problem in failed.items())
         Console(stderr=True, soft_wrap=True).print(f"[bold red]failed:[/]\n{escape(lines)}", highlight=False)
         raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    model: ModelArgument,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Of a patch or scan, on --device")] = None,
+    max_params: Annotated[float | None, typer.Option(help="Weights, e.g. 2e6")] = None,
+    max_macs: Annotated[float | None, typer.Option(help="Multiply-accumulates of a patch or scan, e.g. 5e9")] = None,
+    max_memory_mb: Annotated[float | None, typer.Option(help="Weights and feature maps in float32")] = None,
+    max_file_mb: Annotated[float | None, typer.Option(help="Weights in float32")] = None,
+    minimise: Annotated[
+        list[str] | None,
+        typer.Option(help="Traded for the score: latency_ms, macs, parameters, memory_mb, file_mb; may be repeated"),
+    ] = None,
+    device: Annotated[
+        Path | None, typer.Option(help="File of `profile`; where latency is asked for without one, this machine is measured")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Of the training; by default in nnUNet_raw")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Members to score, in all processes together")] = 100,
+    cases: Annotated[int, typer.Option(min=1, help="Held-out cases that each is scored on")] = 4,
+    finalists: Annotated[int, typer.Option(min=1, help="Of the best, scored on all held-out cases")] = 8,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for the table, plot and page; by default MODEL/search"),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Of Optuna: a database's URL, or a file; by default in the output folder")
+    ] = None,
+    fold: Annotated[int | None, typer.Option(help="Of an nnU-Net model, the first finished one by default")] = None,
+    seed: Annotated[int, typer.Option(help="Of the proposals")] = 0,
+) -> None:
+    """Find the best members for what they cost. Goes on where it was interrupted; several processes can share a storage."""
+    import optuna
+    from rich.live import Live
+
+    from monai_prox.export.source import open_source
+    from monai_prox.latency.device import Device
+    from monai_prox.search.budget import Budget
+    from monai_prox.search.report import PAGE, front_table, named, write_report
+    from monai_prox.search.study import Progress as Done
+    from monai_prox.search.study import Search, best_so_far
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    source, output = open_source(model, fold=fold, dataset=dataset), output or model / "search"
+    timed = max_latency_ms is not None or "latency_ms" in (minimise or ())
+    if device is None and timed:
+        device = output / "device.json"
+        if not device.is_file():
+            _measure(source, "onnxruntime", None, device)
+    family, size = source.supernet.family, source.size
+    known = None if device is None else Device.read(device, family, size)
+    minimise = minimise or (["macs"] if known is None else ["latency_ms"])
+    one = Search(
+        source=source,
+        storage=storage or str(output / "study.journal"),
+        device=known,
+        budget=Budget(
+            latency_ms=max_latency_ms,
+            macs=max_macs,
+            parameters=max_params,
+            memory_mb=max_memory_mb,
+            file_mb=max_file_mb,
+        ),
+        minimise=tuple(minimise),
+        trials=trials,
+        cases=cases,
+        finalists=finalists,
+        seed=seed,
+    )
+    make_folder(output)
+    with _bars() as progress, Live(console=console, transient=True, auto_refresh=False) as live:
+        bars = {}
+
+        def watch(done: Done) -> None:
+            if done.what not in bars:
+                bars[done.what] = progress.add_task(done.what, total=done.total)
+            progress.update(bars[done.what], completed=done.done)
+            best = [("", scored) for scored in best_so_far(done.scored, one.minimise)]
+            live.update(front_table(best, one.minimise, source.measure), refresh=True)
+
+        result = one.run(watch)
+    write_report(result, output)
+    axes = list(dict.fromkeys([*one.minimise, *one.budget.limits(), "parameters"]))
+    console.print(front_table(list(named(result).items()), axes, source.measure))
+    if known is not None:
+        _say(f"{known.name}: latency predicted within {known.held_out_error:.1%} (median, of members left out)")
+    _say(f"{len(result.members)} members in {result.seconds:.0f} s; {output / PAGE}")
+
+
+profile = typer.Typer(no_args_is_help=True, help="How long members take on a device.")
+app.add_typer(profile, name="profile")
+
+
+@profile.command()
+def pack(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .zip to write")] = Path("prox_profile.zip"),
+    members: Annotated[int, typer.Option(help="To measure")] = 24,
+    fold: Annotated[int | None, typer.Option(help="Of an nnU-Net model, the first finished one by default")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
+) -> None:
+    """Pack members and a script that measures them where Python, numpy and onnxruntime are."""
+    from monai_prox.export.source import open_source
+    from monai_prox.latency.pack import write_pack
+
+    source = open_source(model, fold=fold, dataset=calibration)
+    with _bars() as progress:
+        bar = progress.add_task("members", total=members)
+        write_pack(
+            source,
+            output,
+            count=members,
+            overwrite=overwrite,
+            done=lambda number, total: progress.update(bar, completed=number, total=total),
+        )
+    _say(str(output), "On the device:", f"  unzip {output.name} && python {output.stem}/measure.py --output device.json")
+    _say("", f"Here: monai-prox search {shlex.quote(str(model))} --device device.json --max-latency-ms 800")
+
+
+@profile.command()
+def measure(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File for `search --device`")] = Path("device.json"),
+    runtime: Annotated[
+        str, typer.Option(help="onnxruntime or openvino on the processor; torch, on the GPU if there is one")
+    ] = ("onnxruntime"),
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; all by default")] = None,
+    members: Annotated[int, typer.Option(help="To measure")] = 24,
+    fold: Annotated[int | None, typer.Option(help="Of an nnU-Net model, the first finished one by default")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
+) -> None:
+    """Measure members on this machine."""
+    from monai_prox.export.source import open_source
+
+    _measure(open_source(model, fold=fold, dataset=calibration), runtime, threads, output, members)
+
+
+def _measure(source: Source, runtime: str, threads: int | None, output: Path, members: int = 24) -> None:
+    import os
+
+    from monai_prox.files import write_json
+    from monai_prox.latency.device import Device
+    from monai_prox.latency.pack import measure_here
+
+    with console.status("measuring") as status:
+        measured = measure_here(
+            source, runtime, threads=threads or os.cpu_count() or 1, count=members, progress=lambda text: status.update(text)
+        )
+    make_folder(output.parent)
+    write_json(measured, output)
+    device = Device.from_json(measured, source.supernet.family, source.size, str(output))
+    times = device.measured.values()
+    _say(
+        str(output),
+        f"{device.name}: {min(times):.3g} to {max(times):.3g} ms a patch, {len(times)} members",
+        f"others are predicted within {device.held_out_error:.1%} (median, of members left out)",
+    )
 
 
 def _bars() -> Progress:

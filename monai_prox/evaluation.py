@@ -45,13 +45,17 @@ class LabelledScan:
 class HeldOut(Protocol):
     """Cases with their labels. Members of the same resolution share what is prepared of them."""
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]: ...
 
     def scores(self, which: Sequence[int], description: Any, network: Network) -> list[float]:
         """Of each of the cases ``which``. Raises ProXError for files that cannot be read or do not fit each other."""
 
     def inputs(self, which: Sequence[int], description: Any, most: int) -> Iterator[Array]:
         """What the network sees of the cases ``which``, (1, C, *patch), ``most`` of each, spread over it."""
+
+    def shapes(self, which: Sequence[int], description: Any) -> list[tuple[int, ...]]:
+        """Voxels per axis of the cases ``which`` on the network's grid."""
 
 
 class SegmentedCases:
@@ -72,6 +76,9 @@ class SegmentedCases:
             sliding_window(prepared, description.patch, description.outputs, _watching(seen, description.outputs))
             step = max(1, len(seen) // most)
             yield from seen[step // 2 :: step][:most]
+
+    def shapes(self, which: Sequence[int], description: Description) -> list[tuple[int, ...]]:
+        return [self._prepared(index, description)[1].shape for index in which]
 
     def _score(self, index: int, description: Description, network: Network) -> float:
         prepared, grid = self._prepared(index, description)
@@ -110,6 +117,9 @@ class LabelledScans:
     def inputs(self, which: Sequence[int], description: ScanDescription, most: int) -> Iterator[Array]:
         for index in which:
             yield self._prepared(index, description)[None]
+
+    def shapes(self, which: Sequence[int], description: ScanDescription) -> list[tuple[int, ...]]:
+        return [description.working_size for _ in which]
 
     def _prepared(self, index: int, description: ScanDescription) -> Array:
         key = index, description.working_size

@@ -24,6 +24,14 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def make_folder(path: Path) -> None:
+    """With those above it. Raises ProXError where it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProXError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
 def write_json(data: Any, path: Path | str) -> None:
     """Numbers that are not finite become null, for JSON has none."""
     with replacing(path) as temporary:

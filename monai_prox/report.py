@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from rich.table import Table
 
 from monai_prox.files import replacing
@@ -128,6 +129,40 @@ def plot_family(members: Sequence[dict[str, Any]], path: Path, *, title: str) ->
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.15)
+
+
+def plot_choices(
+    members: Sequence[tuple[Mapping[str, float], float]],
+    finalists: Sequence[tuple[Mapping[str, float], float, float | None]],
+    path: Path,
+    *,
+    axes: Mapping[str, str],
+    measure: str,
+) -> None:
+    """Writes scores over each of the costs ``axes``, {name: label}, to ``path``, side by side.
+
+    members: costs by name, and score; finalists: the same with the score's standard error, in colour, and the front as steps.
+    """
+    with matplotlib.style.context("default"):
+        figure = Figure(figsize=(4.2 * len(axes), 4), layout="constrained")
+        for place, (name, label) in zip(
+            figure.subplots(1, len(axes), sharey=True, squeeze=False)[0], axes.items(), strict=True
+        ):
+            place.spines[["top", "right"]].set_visible(False)
+            place.scatter([c[name] for c, _ in members], [score for _, score in members], s=14, color="#ced4da", linewidth=0)
+            ordered = sorted(finalists, key=lambda one: one[0][name])
+            best = list(accumulate((score for _, score, _ in ordered), max))
+            place.step([c[name] for c, *_ in ordered], best, where="post", color="#a5d8ff", zorder=1)
+            errors = [error or 0 for *_, error in ordered]
+            style: dict[str, Any] = {"fmt": "o", "color": COLOURS["small"], "markersize": 5, "elinewidth": 1, "zorder": 2}
+            place.errorbar([c[name] for c, *_ in ordered], [score for _, score, _ in ordered], yerr=errors, **style)
+            place.set(xscale="log", xlabel=label)
+            place.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            place.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+            place.xaxis.set_minor_formatter(NullFormatter())
+        figure.axes[0].set_ylabel(measure)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120)
 
 
 @contextmanager

@@ -131,8 +131,11 @@ class SearchSpace:
             return tuple(v for v in slot.choices if v != before[slot.differs])
         return slot.choices
 
-    def _first(self, order: Callable[[tuple[Value, ...]], Sequence[Value]]) -> Subnet:
-        """The first member in depth-first order, the values of each slot being tried in ``order``."""
+    def _first(self, order: Callable[[str, int, tuple[Value, ...]], Sequence[Value]]) -> Subnet:
+        """The first member in depth-first order, the values of each slot being tried in ``order``.
+
+        order: from a slot's dimension and index, and the values that the earlier slots leave.
+        """
         if self.size() == 0:
             raise ProXError(f"the search space has no legal member: {self}")
         slots = [(dimension, index) for dimension, of in self.dimensions.items() for index in range(len(of))]
@@ -142,7 +145,7 @@ class SearchSpace:
             if position == len(slots):
                 return True
             dimension, index = slots[position]
-            for value in order(self.available(chosen, dimension, index)):
+            for value in order(dimension, index, self.available(chosen, dimension, index)):
                 chosen[dimension].append(value)
                 if descend(position + 1):
                     return True
@@ -153,14 +156,35 @@ class SearchSpace:
         return Subnet(tuple((name, tuple(values)) for name, values in chosen.items()))
 
     def smallest(self) -> Subnet:
-        return self._first(lambda choices: choices)
+        return self._first(lambda dimension, index, choices: choices)
 
     def largest(self) -> Subnet:
-        return self._first(lambda choices: choices[::-1])
+        return self._first(lambda dimension, index, choices: choices[::-1])
 
     def sample(self, generator: random.Random) -> Subnet:
         """A random member; each slot is uniform over what the earlier ones leave. ProXError if there is none."""
-        return self._first(lambda choices: generator.sample(choices, len(choices)))
+        return self._first(lambda dimension, index, choices: generator.sample(choices, len(choices)))
+
+    def nearest(self, ranks: Mapping[str, Sequence[int]]) -> Subnet:
+        """The member of these choices, by rank from the smallest, 0, or of the nearest legal ones; the inverse of ``ranks``."""
+
+        def by_distance(dimension: str, index: int, choices: tuple[Value, ...]) -> Sequence[Value]:
+            if choices == (ABSENT,):
+                return choices
+            of, rank = self.dimensions[dimension][index].choices, ranks[dimension][index]
+            return sorted(choices, key=lambda value: abs(of.index(value) - rank))
+
+        return self._first(by_distance)
+
+    def ranks(self, subnet: Subnet) -> dict[str, list[int]]:
+        """By slot the rank of the member's choice from the smallest, 0, which is also that of a slot that it does not have."""
+
+        def rank(slot: Slot, value: Value) -> int:
+            return 0 if value == ABSENT else slot.choices.index(value)
+
+        return {
+            name: [rank(*pair) for pair in zip(slots, subnet[name], strict=True)] for name, slots in self.dimensions.items()
+        }
 
     # ------------------------------------------------------------------ asking
     def check(self, subnet: Subnet) -> Subnet:

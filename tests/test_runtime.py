@@ -401,7 +401,9 @@ def test_lengths_in_another_unit_are_refused_where_the_reader_of_the_training_ig
 def test_a_folder_that_cannot_be_written_is_named(model: ModelFolder, images: Path, tmp_path: Path) -> None:
     opened = Model(device_file(model, "smallest", tmp_path / "model.onnx"), threads=1)
     (tmp_path / "file").write_text("")
-    refused(f"cannot write to {tmp_path / 'file'}", predicted, opened, find_cases(images, description_in(opened)), tmp_path / "file")
+    refused(
+        f"cannot write to {tmp_path / 'file'}", predicted, opened, find_cases(images, description_in(opened)), tmp_path / "file"
+    )
 
 
 # ---------------------------------------------------------------------- files that are not ours
@@ -437,7 +439,7 @@ def test_nothing_is_overwritten_or_half_written(model: ModelFolder, tmp_path: Pa
     path = tmp_path / "model.onnx"
     path.write_text("mine")
     refused(f"{path} exists", device_file, model, "smallest", path)
-    
+
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 

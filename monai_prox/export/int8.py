@@ -80,8 +80,8 @@ def compare(before: Path, after: Path, cases: HeldOut, measure: str, *, most_los
     """
     calibrating, measuring = halves(cases)
     models = Model(before), Model(after)
-    scores = [float(np.mean(cases.scores(measuring, model.description, model))) for model in models]
-    loss = Loss(measure, *scores, len(calibrating), len(measuring))
+    first, second = (float(np.mean(cases.scores(measuring, model.description, model))) for model in models)
+    loss = Loss(measure, first, second, len(calibrating), len(measuring))
     if loss.before - loss.after > most_loss:
         raise ProXError(f"{loss}: that is more than the {most_loss} that may be lost; no file was written")
     return loss

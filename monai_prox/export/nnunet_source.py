@@ -46,7 +46,7 @@ class NNUNetSource:
         return cls(model, model.finished(None if fold is None else f"fold_{fold}"), dataset)
 
     @property
-    def path(self) -> Path:  # type: ignore[override]
+    def path(self) -> Path:
         return self.model.path
 
     @property

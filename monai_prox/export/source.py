@@ -22,8 +22,11 @@ class Source(Protocol):
     counted for, at full resolution.
     """
 
-    path: Path
-    measure: str
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def measure(self) -> str: ...
 
     @property
     def supernet(self) -> SuperNet:

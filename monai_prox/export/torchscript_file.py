@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,5 +17,5 @@ def write_torchscript(network: nn.Module, description: Description | ScanDescrip
     network = network.cpu().eval()
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # TorchScript is deprecated in favour of torch.export, and asked for by users
-        traced = torch.jit.trace(network, torch.zeros(1, *description.input_shape))
+        traced: Any = torch.jit.trace(network, torch.zeros(1, *description.input_shape))  # type: ignore[no-untyped-call]
         torch.jit.save(traced, output, _extra_files={KEY: write_description(description)})

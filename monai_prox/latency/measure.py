@@ -1,7 +1,7 @@
 """Measures how long members of a family take on this device. Needs Python, numpy and onnxruntime, and nothing else.
 
-    python measure.py                    # writes device.json
-    python measure.py --threads 2 --output clinic.json
+python measure.py                    # writes device.json
+python measure.py --threads 2 --output clinic.json
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ LEAST, MOST = 3, 30  # runs of a member in a round
 Run = Callable[[Any], Any]
 
 
-def measure(members: list[tuple[Callable[[], Run], tuple[int, ...]]], progress: Callable[[str], object]) -> list[dict[str, Any]]:
-    """members: what opens each, and the shape of its input. Returns milliseconds, median and quartiles, and the number of runs."""
+def measure(
+    members: list[tuple[Callable[[], Run], tuple[int, ...]]], progress: Callable[[str], object]
+) -> list[dict[str, Any]]:
+    """members: what opens each, and its input's shape. Returns milliseconds, median and quartiles, and the number of runs."""
     times: list[list[float]] = [[] for _ in members]
     for turn in range(ROUNDS):
         for number, (opened, shape) in enumerate(members):
@@ -59,7 +61,7 @@ def device(threads: int) -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(("model name", "model\t")))
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model")))
     except (OSError, StopIteration):
         pass
     return {"processor": name, "system": platform.system(), "cores": os.cpu_count() or 1, "threads": threads}

@@ -101,7 +101,7 @@ class ModelFolder:
 
     @staticmethod
     def check(subnet: Subnet, supernet: SuperNet, checkpoint: dict[str, Any]) -> None:
-        """Raises ProXError, with the fold and the reason, if ``subnet`` is no member of ``supernet``, which is the checkpoint's."""
+        """Raises ProXError, with the fold and the reason, if ``subnet`` is no member of the checkpoint's ``supernet``."""
         try:
             supernet.family.space.check(subnet)
         except ProXError as error:

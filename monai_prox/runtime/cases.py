@@ -1,4 +1,4 @@
-"""Image files by case: ``case_0000.nii.gz`` and so on, a file per channel, as nnU-Net names them; or one with all, as MONAI reads."""
+"""Image files by case: ``case_0000.nii.gz`` and so on, a file per channel, as nnU-Net names them; or one, as MONAI reads."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 
 from monai_prox.errors import ProXError
-from monai_prox.files import replacing
+from monai_prox.files import make_folder, replacing
 from monai_prox.runtime.cases import read_image
 from monai_prox.runtime.description import ScanDescription
 from monai_prox.runtime.model import Network
-from monai_prox.runtime.prediction import make_folder, problem
+from monai_prox.runtime.prediction import problem
 from monai_prox.runtime.resampling import Array, linear
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -51,9 +51,7 @@ def prepare_scan(scan: Array, description: ScanDescription) -> Array:
     rows, columns = (_smaller(old, new) for old, new in sides)
     image = rows @ scan @ columns.T
     image = (image - image.mean()) / (image.std() or 1)
-    rows, columns = (
-        _antialiased(old, new) for old, new in zip(description.image_size, description.working_size, strict=True)
-    )
+    rows, columns = (_antialiased(old, new) for old, new in zip(description.image_size, description.working_size, strict=True))
     return np.ascontiguousarray((rows @ image @ columns.T)[None], np.float32)
 
 
@@ -65,7 +63,7 @@ def _smaller(old: int, new: int) -> Array:
         return sampled
     sigma = (old / new - 1) / 2
     reach = int(max(sigma * REACH, 0.5) + 0.5)
-    offsets = np.arange(-reach, reach + 1)
+    offsets = range(-reach, reach + 1)
     scale = 1 / (sigma * sqrt(2))
     weights = np.array([0.5 * (erf((x + 0.5) * scale) - erf((x - 0.5) * scale)) for x in offsets]).clip(0)
     weights /= weights.sum()
@@ -103,15 +101,14 @@ def classify(
     folder cannot be made.
     """
     make_folder(output)
-    with replacing(output / TABLE) as temporary:
-        with temporary.open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["image", "class", *description.classes])
-            for path in scans:
-                try:
-                    of = probabilities(read_scan(path), description, network)
-                except Exception as error:  # the runtimes' own have no common class
-                    yield path, problem(error)
-                else:
-                    table.writerow([path, description.classes[int(of.argmax())], *(f"{value:.6f}" for value in of)])
-                    yield path, None
+    with replacing(output / TABLE) as temporary, temporary.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "class", *description.classes])
+        for path in scans:
+            try:
+                of = probabilities(read_scan(path), description, network)
+            except Exception as error:  # the runtimes' own have no common class
+                yield path, problem(error)
+            else:
+                table.writerow([path, description.classes[int(of.argmax())], *(f"{value:.6f}" for value in of)])
+                yield path, None

@@ -24,7 +24,7 @@ READERS = ("SimpleITKIO", "NibabelIO", "LoadImage")
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """Of one channel. scheme: by nnU-Net's and MONAI's names; masked: only within what is not 0; bounds, mean and std are for CT.
+    """Of one channel. scheme: by nnU-Net's or MONAI's name; masked: only within what is not 0; bounds, mean and std are for CT.
 
     With MONAI's a mask is of each channel by itself, with nnU-Net's it is what all have in common, filled.
     """
@@ -46,8 +46,8 @@ class Resampling:
     """nnU-Net's: splines of ``order``; along the thick axis of images with thick slices those of ``order_z``.
 
     separate_z: whether the thick axis is treated so; None: where the ratio of the spacings is above 3.
-    keeps: what stays in place, the image's outer faces, as with nnU-Net, or the centre of its first voxel, as with MONAI's Spacing,
-        for which splines are of order 1.
+    keeps: what stays in place, the image's outer faces, as with nnU-Net, or the centre of its first voxel, as with MONAI's
+        Spacing, for which splines are of order 1.
     """
 
     order: int
@@ -110,6 +110,11 @@ class ScanDescription:
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     working_size: tuple[int, int]
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """A scan is a single patch."""
+        return self.working_size
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ def _open_torchscript(path: Path, threads: int) -> Opened:
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
     kept = {KEY: ""}
-    network = torch.jit.load(path, map_location="cpu", _extra_files=kept)
+    network = torch.jit.load(path, map_location="cpu", _extra_files=kept)  # type: ignore[no-untyped-call]
     described: Any = kept[KEY]
 
     def run(x: Array) -> Array:

@@ -11,7 +11,7 @@ import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
-from monai_prox.files import replacing
+from monai_prox.files import make_folder, replacing
 from monai_prox.runtime.cases import Case, check_channels, read_case
 from monai_prox.runtime.description import Description
 from monai_prox.runtime.model import Network
@@ -83,14 +83,6 @@ def predict(
             yield case, problem(error)
         else:
             yield case, None
-
-
-def make_folder(output: Path) -> None:
-    """Raises ProXError where ``output`` cannot be made."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ProXError(f"cannot write to {output}: {error.strerror or error}") from error
 
 
 def problem(error: Exception) -> str:

@@ -35,7 +35,7 @@ def matrix(old: int, new: int, order: int) -> Array:
 
 @lru_cache(maxsize=16)
 def linear(old: int, new: int, step: float, first: float) -> Array:
-    """(new, old): what samples an axis of ``old`` voxels linearly at ``new`` points, ``step`` voxels apart from ``first`` on."""
+    """(new, old): samples an axis of ``old`` voxels linearly at ``new`` points, ``step`` voxels apart from ``first`` on."""
     at = (first + np.arange(new) * step).clip(0, old - 1)
     below = np.floor(at).astype(int)
     share = (at - below)[:, None]

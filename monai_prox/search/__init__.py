@@ -1,0 +1,1 @@
+"""Which member for my device: a search over a trained family, and what it found as tables, plots and a page."""

@@ -1,0 +1,109 @@
+"""What members cost on a device, and what may be spent."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+
+from monai_prox import cost
+from monai_prox.errors import ProXError
+from monai_prox.families import Family
+from monai_prox.latency.device import Device
+from monai_prox.space import Subnet
+
+UNITS = {
+    "latency_ms": "latency a patch, ms",
+    "macs": "MACs a patch",
+    "parameters": "parameters",
+    "memory_mb": "memory, MB",
+    "file_mb": "file, MB",
+}
+LOOKED_AT = 2000  # random members, before it is said that none is within a budget
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of one member. latency_ms: None where no device was given. See ``monai_prox.cost.Cost`` for the others."""
+
+    parameters: int
+    macs: int
+    memory_mb: float
+    file_mb: float
+    latency_ms: float | None
+
+    def of(self, name: str) -> float:
+        value: float = getattr(self, name)
+        return value
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Of a family's members for one input of ``size`` voxels at full resolution, on ``device`` if there is one."""
+
+    family: Family
+    size: Sequence[int]
+    device: Device | None = None
+
+    def of(self, subnet: Subnet) -> Price:
+        counted = cost.of(self.family, subnet, self.size)
+        latency = None if self.device is None else self.device.latency_ms(subnet)
+        return Price(counted.parameters, counted.macs, counted.memory_mb, counted.file_mb, latency)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The most of each that a member may cost; None for any."""
+
+    latency_ms: float | None = None
+    macs: float | None = None
+    parameters: float | None = None
+    memory_mb: float | None = None
+    file_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in self.limits().items():
+            if not most > 0:
+                raise ProXError(f"the most {UNITS[name]} is {most}; it must be above 0")
+
+    def limits(self) -> dict[str, float]:
+        return {name: most for name, most in asdict(self).items() if most is not None}
+
+    def allows(self, price: Price) -> bool:
+        return self.excess(price) <= 1
+
+    def excess(self, price: Price) -> float:
+        """The largest of the ratios of what is spent to what may be; 0 without limits."""
+        return max((price.of(name) / most for name, most in self.limits().items()), default=0.0)
+
+    def check(self, prices: Prices) -> None:
+        """Raises ProXError, with the member that comes closest, where none is within the budget."""
+        generator, space = random.Random(0), prices.family.space
+        seen = {space.smallest(), *(space.sample(generator) for _ in range(LOOKED_AT))}
+        closest, price = min(
+            ((subnet, prices.of(subnet)) for subnet in seen), key=lambda pair: (self.excess(pair[1]), str(pair[0]))
+        )
+        if not self.allows(price):
+            asked = ", ".join(f"{UNITS[name]} {most:g}" for name, most in self.limits().items())
+            has = ", ".join(f"{UNITS[name]} {price.of(name):.4g}" for name in self.limits())
+            raise ProXError(f"no member is within the budget ({asked}); the closest has {has}: {closest}")
+
+    def nearest(self, ranks: Mapping[str, Sequence[int]], prices: Prices) -> Subnet:
+        """The member of these ``ranks``, see ``SearchSpace.nearest``; where it costs too much, rank after rank is lowered.
+
+        Which one is drawn, but always the same for the same ranks. What no budget allows becomes the smallest member.
+        """
+        space, generator = prices.family.space, random.Random(str(ranks))
+        left = {name: list(of) for name, of in ranks.items()}
+        subnet = space.nearest(left)
+        while not self.allows(prices.of(subnet)):
+            slots = [(name, index) for name, of in left.items() for index, rank in enumerate(of) if rank > 0]
+            if not slots:
+                break
+            name, index = generator.choice(slots)
+            left[name][index] -= 1
+            subnet = space.nearest(left)
+        return subnet
+
+
+assert set(UNITS) == {field.name for field in fields(Budget)}

@@ -1,0 +1,291 @@
+"""The search: Optuna's NSGA-II proposes members, real cases score them, and the best are scored on all cases."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.distributions import IntDistribution
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from torch import nn
+
+from monai_prox.errors import ProXError
+from monai_prox.evaluation import HeldOut
+from monai_prox.export.source import Source
+from monai_prox.latency.device import Device, fingerprint
+from monai_prox.probes import choose_probes
+from monai_prox.runtime.resampling import Array
+from monai_prox.search.budget import UNITS, Budget, Price, Prices
+from monai_prox.search.front import front, fronts
+from monai_prox.space import Subnet
+
+STALE = 200  # proposals in a row of members that are known: the space, or what of it is within the budget, has no others
+POPULATION = 16
+FEWEST_CASES = 1
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A member with what it costs, and its scores by case."""
+
+    subnet: Subnet
+    price: Price
+    scores: dict[str, float]
+
+    @property
+    def score(self) -> float:
+        return float(np.mean(list(self.scores.values())))
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean over the cases; None of a single case."""
+        count = len(self.scores)
+        return float(np.std(list(self.scores.values()), ddof=1) / count**0.5) if count > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What to search for, and on what. Two searches of equal settings on one storage are one.
+
+    minimise: what costs are traded for the score, names of UNITS; within ``budget``, which may limit others.
+    trials: members to score on ``cases`` of the held-out cases, in all processes together. finalists: the best of them, which
+    are scored on all. sampler: "nsga2", or "random" to compare with.
+    storage: a database's URL, or a journal's file.
+    """
+
+    source: Source
+    storage: str
+    device: Device | None = None
+    budget: Budget = field(default_factory=Budget)
+    minimise: tuple[str, ...] = ("macs",)
+    trials: int = 100
+    cases: int = 4
+    finalists: int = 8
+    seed: int = 0
+    sampler: str = "nsga2"
+
+    def __post_init__(self) -> None:
+        wanted = dict.fromkeys((*self.minimise, *self.budget.limits()))
+        if unknown := [name for name in wanted if name not in UNITS]:
+            raise ProXError(f"{', '.join(unknown)} cannot be minimised; allowed: {', '.join(UNITS)}")
+        if "latency_ms" in wanted and self.device is None:
+            raise ProXError("latency is known where a device's file is given, see monai-prox profile")
+        for name, least in (("trials", 1), ("cases", FEWEST_CASES), ("finalists", 1)):
+            if getattr(self, name) < least:
+                raise ProXError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not self.minimise:
+            raise ProXError(f"there must be something to minimise: {', '.join(UNITS)}")
+        if self.sampler not in SAMPLERS:
+            raise ProXError(f"the sampler {self.sampler!r} is not known; allowed: {', '.join(SAMPLERS)}")
+
+    # ------------------------------------------------------------------ what is the same for all processes
+    @cached_property
+    def prices(self) -> Prices:
+        return Prices(self.source.supernet.family, self.source.size, self.device)
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        return self.source.held_out()
+
+    @cached_property
+    def subset(self) -> list[int]:
+        """The cases that every member is scored on, evenly spread over all."""
+        count = len(self.held_out.names)
+        few = min(self.cases, count)
+        return [index * count // few for index in range(few)]
+
+    @cached_property
+    def _trained(self) -> str:
+        """Of the family, its weights and its cases: what scores depend on."""
+        digest = sha256(fingerprint(self.source.supernet.family, self.source.size).encode())
+        for name, weight in self.source.supernet.state_dict().items():
+            digest.update(name.encode() + weight.cpu().numpy().tobytes())
+        digest.update(repr(sorted(self.held_out.names)).encode())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def name(self) -> str:
+        """Of the study: the family's, and a number that tells searches of other settings apart."""
+        device = None if self.device is None else self.device.name
+        settings = [asdict(self.budget), self.minimise, device, self.subset, self.sampler, self.seed]
+        return f"{self._trained}-{sha256(repr(settings).encode()).hexdigest()[:8]}"
+
+    # ------------------------------------------------------------------ searching
+    def run(self, watch: Callable[[Progress], object] = lambda _: None) -> Result:
+        """Goes on with what is in the storage. Raises ProXError where no member is within the budget or a case cannot be read."""
+        self.budget.check(self.prices)
+        study = self._study()
+        known = self._known(study)
+        self._search(study, known, watch)
+        finalists, seconds = self._score_finalists(study, known, watch)
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        seconds += sum(trial.duration.total_seconds() for trial in trials if trial.duration is not None)
+        return Result(search=self, members=list(known.values()), finalists=finalists, seconds=seconds)
+
+    def _study(self) -> optuna.Study:
+        directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.minimise)]
+        storage = _open(self.storage)
+        study = optuna.create_study(storage=storage, study_name=self.name, directions=directions, load_if_exists=True)
+        count = len(study.get_trials(deepcopy=False))
+        study.sampler = SAMPLERS[self.sampler](self.seed + count)  # a process that joins later draws others
+        study.set_user_attr("family", self._trained)
+        if not count and self.sampler != "random":
+            for subnet in choose_probes(self.source.supernet, self.source.size).values():
+                study.enqueue_trial(self._parameters(subnet), skip_if_exists=True)
+        return study
+
+    def _known(self, study: optuna.Study) -> dict[Subnet, Scored]:
+        """Members of this search that have been scored, by whatever process."""
+        known: dict[Subnet, Scored] = {}
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            subnet = Subnet.from_json(trial.user_attrs["subnet"])
+            known.setdefault(subnet, Scored(subnet, self.prices.of(subnet), trial.user_attrs["scores"]))
+        return known
+
+    def _search(self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[Progress], object]) -> None:
+        names, stale = [self.held_out.names[index] for index in self.subset], 0
+        while len(known) < self.trials and stale < STALE:
+            trial = study.ask(self._distributions)
+            subnet = self.budget.nearest(self._ranks(trial.params), self.prices)
+            known |= self._known(study)
+            stale = stale + 1 if subnet in known else 0
+            if subnet in known:
+                scores = known[subnet].scores
+            else:
+                scores = self._elsewhere(study, subnet, names) or dict(
+                    zip(names, self._scores(subnet, self.subset), strict=True)
+                )
+            scored = Scored(subnet, self.prices.of(subnet), scores)
+            trial.set_user_attr("subnet", subnet.to_json())
+            trial.set_user_attr("scores", scores)
+            study.tell(trial, [scored.score, *(scored.price.of(name) for name in self.minimise)])
+            known[subnet] = scored
+            watch(Progress("members", len(known), self.trials, list(known.values())))
+
+    def _score_finalists(
+        self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[Progress], object]
+    ) -> tuple[list[Scored], float]:
+        """The best of the members on all cases, and the seconds for it; what another process has scored is not scored again."""
+        members = list(known.values())
+        points = np.array([[-one.score, *(one.price.of(name) for name in self.minimise)] for one in members])
+        chosen = [members[index] for index in fronts(points, self.finalists)]
+        random.shuffle(chosen)  # two processes begin with different ones
+        names, finalists, seconds = list(self.held_out.names), list[Scored](), 0.0
+        for one in chosen:
+            key = f"all {one.subnet}"
+            whole = study.user_attrs.get(key)  # other processes', too
+            if whole is None:
+                start = time.perf_counter()
+                rest = [index for index, name in enumerate(names) if name not in one.scores]
+                found = dict(zip([names[index] for index in rest], self._scores(one.subnet, rest), strict=True))
+                scores = {name: {**one.scores, **found}[name] for name in names}
+                whole = {"scores": scores, "seconds": time.perf_counter() - start}
+                study.set_user_attr(key, whole)
+            finalists.append(Scored(one.subnet, one.price, whole["scores"]))
+            seconds += whole["seconds"]
+            watch(Progress("finalists", len(finalists), len(chosen), finalists))
+        return finalists, seconds
+
+    def _elsewhere(self, study: optuna.Study, subnet: Subnet, names: Sequence[str]) -> dict[str, float] | None:
+        """Scores of the cases ``names`` by a search of other settings on the same storage."""
+        return self._others.get(subnet) if set(self._others.get(subnet, ())) >= set(names) else None
+
+    @cached_property
+    def _others(self) -> dict[Subnet, dict[str, float]]:
+        storage = _open(self.storage)
+        scores: dict[Subnet, dict[str, float]] = {}
+        for study in storage.get_all_studies():
+            if study.user_attrs.get("family") == self._trained and study.study_name != self.name:
+                for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.COMPLETE,)):
+                    scores.setdefault(Subnet.from_json(trial.user_attrs["subnet"]), {}).update(trial.user_attrs["scores"])
+        return scores
+
+    def _scores(self, subnet: Subnet, cases: Sequence[int]) -> list[float]:
+        network = _runnable(self.source.network(subnet))
+        return self.held_out.scores(cases, self.source.describe("member", subnet), network)
+
+    # ------------------------------------------------------------------ members as Optuna's parameters
+    @cached_property
+    def _distributions(self) -> dict[str, Any]:
+        space = self.prices.family.space
+        return {
+            f"{dimension} {index}": IntDistribution(0, len(slot.choices) - 1)
+            for dimension, slots in space.dimensions.items()
+            for index, slot in enumerate(slots)
+            if len(slot.choices) > 1
+        }
+
+    def _ranks(self, parameters: dict[str, Any]) -> dict[str, list[int]]:
+        space = self.prices.family.space
+        return {
+            dimension: [parameters.get(f"{dimension} {index}", 0) for index in range(len(slots))]
+            for dimension, slots in space.dimensions.items()
+        }
+
+    def _parameters(self, subnet: Subnet) -> dict[str, int]:
+        ranks = self.prices.family.space.ranks(subnet)
+        named = {f"{dimension} {index}": rank for dimension, of in ranks.items() for index, rank in enumerate(of)}
+        return {name: rank for name, rank in named.items() if name in self._distributions}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """what: "members" or "finalists", of which ``done`` of ``total`` are scored."""
+
+    what: str
+    done: int
+    total: int
+    scored: list[Scored]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """members: scored on some cases; finalists: on all. seconds: that scoring them took, of all processes together."""
+
+    search: Search
+    members: list[Scored]
+    finalists: list[Scored]
+    seconds: float
+
+
+def best_so_far(scored: Sequence[Scored], minimise: Sequence[str]) -> list[Scored]:
+    """Those that no other beats, from the cheapest on."""
+    points = np.array([[-one.score, *(one.price.of(name) for name in minimise)] for one in scored])
+    return sorted((scored[index] for index in front(points)), key=lambda one: one.price.of(minimise[0]))
+
+
+def _runnable(network: nn.Module) -> Callable[[Array], Array]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device).eval()
+
+    def run(x: Array) -> Array:
+        with torch.inference_mode():
+            result: Array = network(torch.from_numpy(x).to(device)).float().cpu().numpy()
+        return result
+
+    return run
+
+
+def _open(storage: str) -> BaseStorage:
+    if "://" in storage:
+        return RDBStorage(storage)
+    Path(storage).parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(storage))
+
+
+SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+}
