@@ -59,10 +59,14 @@ class HeldOut(Protocol):
 
 
 class SegmentedCases:
-    """Scores are Dice, see ``dice_of``, at the images' own resolution."""
+    """Scores are Dice, see ``dice_of``, at the images' own resolution.
 
-    def __init__(self, labelled: Sequence[Labelled]) -> None:
+    regions: names and values of what is measured; the network's labels if None.
+    """
+
+    def __init__(self, labelled: Sequence[Labelled], regions: Mapping[str, Any] | None = None) -> None:
         self.labelled, self.names = labelled, [one.case.name for one in labelled]
+        self.regions = regions
         self._kept: dict[Any, tuple[Array, Grid]] = {}
         self._bytes = 0
 
@@ -86,7 +90,7 @@ class SegmentedCases:
         truth = sitk.GetArrayFromImage(read_image(path))
         if truth.shape != predicted.shape:
             raise ProXError(f"{path} has {truth.shape[::-1]} voxels, its image {predicted.shape[::-1]}")
-        return dice_of(predicted, truth, description.labels)
+        return dice_of(predicted, truth, self.regions or description.labels)
 
     def _prepared(self, index: int, description: Description) -> tuple[Array, Grid]:
         key = index, description.spacing

@@ -24,6 +24,7 @@ from monai_prox.cli import app
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_bundle import prediction_of
+from monai_prox.export.source import open_source
 from monai_prox.slicing import cut
 from monai_prox.supernet import SuperNet
 
@@ -141,6 +142,42 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
             original = nib.load(images / file)
             assert label.shape == original.shape[:3] and label.dtype == np.uint8
             assert np.array_equal(label, within[file.replace(".nii.gz", "_seg.nii.gz")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["smallest", "largest"])
+def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, name: str, tmp_path: Path) -> None:
+    """With several channels, thick slices, CT; at the training's resolution and below it."""
+    images, file = trained.task / "imagesTr", tmp_path / "member.onnx"
+    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), name), tmp_path / "bundle")
+    wanted = predict(bundle, images, tmp_path / "wanted")
+    for command in (
+        ["export", str(trained.bundle), "--subnet", name, "--format", "onnx", "--output", str(file)],
+        ["predict", str(file), "-i", str(images), "-o", str(tmp_path / "found"), "--threads", "1"],
+    ):
+        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    for path in sorted((tmp_path / "found").glob("*.nii.gz")):
+        found = nib.load(path)
+        label = wanted[path.name.replace(".nii.gz", "_seg.nii.gz")] if path.name not in wanted else wanted[path.name]
+        assert np.mean(np.asarray(found.dataobj) == label.reshape(found.shape)) >= 0.999, path.name
+    assert len(list((tmp_path / "found").glob("*.nii.gz"))) == len(wanted) == 3
+
+
+@pytest.mark.slow
+def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
+    """On whole cases, by regions where there are some; the training's own validation stays at its resolution."""
+    source = open_source(trained.bundle, dataset=trained.task)
+    name, subnet = source.member("largest")
+    network, held_out = source.network(subnet), source.held_out()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return np.asarray(network(torch.from_numpy(x)))
+
+    score = np.mean(held_out.scores(range(len(held_out.names)), source.describe(name, subnet), run))
+    member = TrainedBundle.open(trained.bundle).family()["members"][-1]
+    assert score == pytest.approx(member["dice"]["mean"], abs=0.02)
 
 
 @pytest.mark.slow

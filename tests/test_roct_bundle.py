@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from bundle_checks import REQUIRED, check_network, check_zoo_rules, config, equal, schema, targets
@@ -24,6 +25,7 @@ from monai_prox.export.bundle import write_bundle
 from monai_prox.export.classifier import classification_of
 from monai_prox.oct import CLASSES, read_scans
 from monai_prox.oct_phantom import write_phantom_scans
+from monai_prox.runtime.model import Model
 from monai_prox.supernet import SuperNet
 
 BUNDLE = ROOT / "bundles" / "roct_prox"
@@ -160,6 +162,44 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
     for own, exported in zip(within, table(tmp_path / "alone" / "predictions.csv"), strict=True):
         assert exported[0] == own[0]
         assert list(map(float, exported[1:])) == pytest.approx(list(map(float, own[2:])), abs=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "file"), [("smallest", "a.onnx"), ("largest", "a.xml"), ("smallest", "a.ts")])
+def test_files_for_devices_classify_as_the_bundle_does(trained: Trained, tmp_path: Path, name: str, file: str) -> None:
+    images = trained.scans / "test" / "NORMAL"
+    files = {"subnet": name, "dataset_dir": images, "output_dir": tmp_path / "wanted"}
+    monai(["run", "--config_file", "configs/inference.json", *arguments(files)], cwd=trained.bundle)
+    format = {".onnx": "onnx", ".xml": "openvino", ".ts": "torchscript"}[Path(file).suffix]
+    command("export", trained.bundle, "--subnet", name, "--format", format, "--output", tmp_path / file)
+    command("predict", tmp_path / file, "-i", images, "-o", tmp_path / "found", "--threads", "1")
+    header, *wanted = table(tmp_path / "wanted" / "predictions.csv")
+    again, *found = table(tmp_path / "found" / "predictions.csv")
+    assert again == header and len(found) == len(wanted) == 4
+    for own, theirs in zip(found, wanted, strict=True):
+        assert Path(own[0]).name == Path(theirs[0]).name and own[1] == theirs[1]
+        np.testing.assert_allclose([float(v) for v in own[2:]], [float(v) for v in theirs[2:]], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Path) -> None:
+    """Members that the training has not validated get statistics of their norms from its images."""
+    output = tmp_path / "search"
+    command("search", trained.bundle, "--dataset", trained.scans, "--trials", 12, "--cases", 8, "--max-params", 2e6, "-o", output)
+    front = json.loads((output / "front.json").read_text())
+    assert front["measure"] == "accuracy" and front["cases"] == {"some": 8, "all": 16}
+    assert len(front["members"]) == 12 and all(one["price"]["parameters"] <= 2e6 for one in front["members"])
+    named = [member["subnet"] for member in TrainedBundle.open(trained.bundle).family()["members"]]
+    other = next(one for one in front["finalists"] if one["subnet"] not in named)
+    file = tmp_path / "int8.onnx"
+    options = ["--format", "onnx", "--output", file, "--calibration", trained.scans]
+    command("export", trained.bundle, "--subnet", other["file"], *options)
+    assert Model(file).description.member == other["name"]
+
+
+def command(*arguments: Any) -> None:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.slow

@@ -252,8 +252,7 @@ class TrainedBundle:
         network = supernet.extract(subnet)
         if not keeps_statistics(network):
             return network
-        path = self.path / STATISTICS
-        known: dict[str, Statistics] = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
+        path, known = self.path / STATISTICS, self.statistics()
         if str(subnet) not in known:
             if calibrated is None:
                 raise ProXError(
@@ -265,6 +264,11 @@ class TrainedBundle:
                 torch.save(known, temporary)
         network.load_state_dict(known[str(subnet)], strict=False)
         return network
+
+    def statistics(self) -> dict[str, Statistics]:
+        """Of the norms, by member: those that are kept."""
+        path = self.path / STATISTICS
+        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
 
     def _load(self, name: str, module: nn.Module) -> None:
         path = self.path / name

@@ -105,18 +105,19 @@ class BundleSource(_Source):
         task = DecathlonTask.read(self._data("the Decathlon task's folder that the bundle was trained on"))
         self.bundle.plan.check_fits(task)
         cases = self.bundle.validation_cases(task)
-        return SegmentedCases(
-            [Labelled(Case(case.image.name.removesuffix(ENDING), (case.image,)), case.label) for case in cases]
-        )
+        named = [(case.image.name.removesuffix(ENDING), case) for case in cases]
+        labelled = [Labelled(Case(name, (case.image,)), case.label) for name, case in named]
+        return SegmentedCases(labelled, self.bundle.regions)
 
 
 class ClassifierSource(_Source):
     """A family that classifies. See ``monai_prox.export.source``."""
 
     def network(self, subnet: Subnet) -> nn.Module:
-        """Norms' statistics are those that the training has kept, or are taken from its images, if ``dataset`` is given."""
-        measured = self.dataset is None or self.bundle.measured(subnet)
-        return self.bundle.extract(self.supernet, subnet, None if measured else self._calibrated).eval()
+        """Norms' statistics are those that the training has kept; else, where ``dataset`` is given, taken from its images."""
+        if self.dataset is None or str(subnet) in self.bundle.statistics():
+            return self.bundle.extract(self.supernet, subnet).eval()
+        return self._calibrated.extract(subnet).eval()
 
     def describe(self, name: str, subnet: Subnet) -> ScanDescription:
         plan, family = self.bundle.plan, self.bundle.network_family
