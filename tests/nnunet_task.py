@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from architectures import randomise_norms, unet_architecture
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
@@ -24,6 +26,7 @@ from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.task import convert_task
 from monai_prox.nnunet.trainer import ProXTrainer
+from monai_prox.runtime.prediction import segment
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 FULLRES = "3d_fullres"
@@ -205,6 +208,36 @@ def device_file(model: ModelFolder, which: str, path: Path, format: str = "onnx"
     """A member of ``bare_model`` as a file for a device."""
     export_file(NNUNetSource.open(model.path), which, path, format, **options)
     return path
+
+
+def hold_out(model: ModelFolder, names: Sequence[str]) -> None:
+    """As if the training of fold 0 had validated on the cases ``names``."""
+    folder = model.path / "fold_0" / "validation"
+    folder.mkdir(exist_ok=True)
+    cases = [{"reference_file": f"/elsewhere/{name}.nii.gz"} for name in names]
+    (folder / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
+
+
+def write_held_out(model: ModelFolder, names: Sequence[str]) -> Path:
+    """A raw dataset of smooth images, with labels that the largest member gives them: its own Dice is 1."""
+    hold_out(model, names)
+    source = NNUNetSource.open(model.path)
+    name, largest = source.member("largest")
+    description, network = source.describe(name, largest), source.network(largest)
+
+    def run(x: Any) -> Any:
+        with torch.inference_mode():
+            return network(torch.from_numpy(x)).numpy()
+
+    folder = model.path.parents[2] / "raw" / model.plans["dataset_name"]
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for index, case in enumerate(names):
+        noise = np.random.default_rng(index).normal(size=(20, 34, 27)).astype(np.float32)
+        image = sitk.DiscreteGaussian(sitk.GetImageFromArray(noise), 4.0)
+        sitk.WriteImage(image, folder / "imagesTr" / f"{case}_0000.nii.gz")
+        sitk.WriteImage(segment([image], description, run), folder / "labelsTr" / f"{case}.nii.gz")
+    return folder
 
 
 # ---------------------------------------------------------------------- tasks

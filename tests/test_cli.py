@@ -33,7 +33,7 @@ def the_error(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_help_names_the_commands(tmp_path: Path) -> None:
     text = run(["monai-prox", "--help"], environment(), cwd=tmp_path)
-    for command in ("demo", "export", "predict", "family", "doctor", "trainers"):
+    for command in ("demo", "export", "predict", "family", "search", "profile", "doctor", "trainers"):
         assert command in text
 
 
@@ -70,13 +70,17 @@ def test_export_prints_the_folder_and_how_to_predict(model: ModelFolder, tmp_pat
         (["--subnet", "tiny"], "there is no member 'tiny'; known: smallest, largest"),
         (["--subnet", "tiny.json"], "there is no file tiny.json"),
         (["--subnet", "largest", "--format", "docx"], "the format 'docx' is not known; allowed: "),
-        (["--subnet", "largest", "--format", "onnx"], "give --output, the file to write"),
-        (["--subnet", "largest", "--format", "onnx", "--output", "m.onnx", "--int8"], "--int8 needs --calibration"),
+        (["--subnet", "largest", "--format", "onnx"], "give --output, the folder of the bundle, or the file to write"),
+        (["--subnet", "largest", "--format", "onnx", "--output", "m.xml"], "a file of the format onnx ends in .onnx"),
         (
-            ["--subnet", "largest", "--format", "onnx", "--output", "m.onnx", "--calibration", "."],
-            "--calibration is for --int8",
+            ["--subnet", "largest", "--format", "onnx", "--output", "m.onnx", "--int8"],
+            "has no validation/summary.json, so no case is known that it was not trained on",
         ),
-        (["--subnet", "largest", "--int8", "--calibration", "."], "--int8 and --any-patch are for --format onnx"),
+        (
+            ["--subnet", "largest", "--format", "torchscript", "--output", "m.ts", "--int8"],
+            "there is no int8 for torchscript; allowed: onnx, openvino",
+        ),
+        (["--subnet", "largest", "--int8"], "--int8 and --any-patch are for --format onnx, openvino, torchscript"),
         (["--subnet", "largest", "--fine-tune"], "nnUNet_preprocessed is not set"),
         (["--subnet", "largest", "--output", "/proc/exported"], "cannot write /proc/exported"),
     ],
@@ -85,8 +89,9 @@ def test_export_prints_the_folder_and_how_to_predict(model: ModelFolder, tmp_pat
         "missing file",
         "format",
         "no file",
-        "no calibration",
-        "calibration alone",
+        "wrong ending",
+        "nothing held out",
+        "integers of torch",
         "integers of nnU-Net",
         "fine-tune",
         "unwritable",

@@ -6,18 +6,15 @@ import numpy as np
 import onnx
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
-from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file
+from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, hold_out, write_held_out
 from refusals import refused
 
 from monai_prox.evaluation import SegmentedCases, dice_of, find_labelled
 from monai_prox.export.device_file import export_file
 from monai_prox.export.nnunet_source import NNUNetSource
-from monai_prox.files import write_json
 from monai_prox.nnunet.model_folder import ModelFolder
-from monai_prox.runtime.cases import find_cases
 from monai_prox.runtime.description import Description
 from monai_prox.runtime.model import Model
-from monai_prox.runtime.prediction import predict
 
 NAMES = [f"case_{index}" for index in range(4)]
 
@@ -26,17 +23,7 @@ pytest_plugins = ["nnunet_fixtures"]
 
 @pytest.fixture
 def model(bare: Path) -> ModelFolder:
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
-    hold_out(model, NAMES)
-    return model
-
-
-def hold_out(model: ModelFolder, names: list[str]) -> None:
-    folder = model.path / "fold_0" / "validation"
-    folder.mkdir(exist_ok=True)
-    write_json(
-        {"metric_per_case": [{"reference_file": f"/elsewhere/{name}.nii.gz"} for name in names]}, folder / "summary.json"
-    )
+    return bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
 
 
 def description_of(model: Model) -> Description:
@@ -45,20 +32,9 @@ def description_of(model: Model) -> Description:
 
 
 @pytest.fixture
-def dataset(model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Smooth images, and as labels what the largest member makes of them: its own Dice is 1."""
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-    folder = tmp_path / "raw" / "Dataset990_Phantom"
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True)
-    for index in range(4):
-        noise = np.random.default_rng(index).normal(size=(20, 34, 27)).astype(np.float32)
-        image = sitk.DiscreteGaussian(sitk.GetImageFromArray(noise), 4.0)
-        sitk.WriteImage(image, folder / "imagesTr" / f"case_{index}_0000.nii.gz")
-    opened = Model(device_file(model, "largest", tmp_path / "largest.onnx"), threads=1)
-    description = description_of(opened)
-    cases = find_cases(folder / "imagesTr", description)
-    assert [problem for _, problem in predict(description, opened, cases, folder / "labelsTr")] == [None] * 4
+def dataset(model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = write_held_out(model, NAMES)
+    monkeypatch.setenv("nnUNet_raw", str(folder.parent))
     return folder
 
 
@@ -121,7 +97,7 @@ def test_where_nothing_was_held_out_nothing_is_measured(
 
 
 def test_datasets_that_cannot_calibrate_are_named(model: ModelFolder, dataset: Path, tmp_path: Path) -> None:
-    opened, source = Model(tmp_path / "largest.onnx", threads=1), NNUNetSource.open(model.path)
+    opened, source = Model(device_file(model, "largest", tmp_path / "largest.onnx"), threads=1), NNUNetSource.open(model.path)
     description = description_of(opened)
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), dataset / "labelsTr" / "case_0.nii.gz")
     cases = SegmentedCases(find_labelled(dataset, description, NAMES))

@@ -185,7 +185,9 @@ def test_files_for_devices_classify_as_the_bundle_does(trained: Trained, tmp_pat
 def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Path) -> None:
     """Members that the training has not validated get statistics of their norms from its images."""
     output = tmp_path / "search"
-    command("search", trained.bundle, "--dataset", trained.scans, "--trials", 12, "--cases", 8, "--max-params", 2e6, "-o", output)
+    command(
+        "search", trained.bundle, "--dataset", trained.scans, "--trials", 12, "--cases", 8, "--max-params", 2e6, "-o", output
+    )
     front = json.loads((output / "front.json").read_text())
     assert front["measure"] == "accuracy" and front["cases"] == {"some": 8, "all": 16}
     assert len(front["members"]) == 12 and all(one["price"]["parameters"] <= 2e6 for one in front["members"])

@@ -36,8 +36,8 @@ def export_file(
     """Writes the member ``which`` as the file ``output``, of one of the formats ENDINGS.
 
     OpenVINO's has a .bin beside it. any_patch: the file takes inputs of any size that the family's strides divide, as
-    TorchScript's always does, else of the plan's alone, which is faster. int8: in 8-bit integers, calibrated and compared on the cases that
-    training held out; returns what that costs.
+    TorchScript's always does, else of the plan's alone, which is faster. int8: in 8-bit integers, calibrated and compared on
+    the cases that training held out; returns what that costs.
 
     Raises ProXError for an unknown or illegal member, what the runtime cannot repeat, an existing file without ``overwrite``,
     integers that lose more than ``most_loss``, and where nothing can be written; then no part of the file is left.

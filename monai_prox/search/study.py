@@ -124,7 +124,7 @@ class Search:
 
     # ------------------------------------------------------------------ searching
     def run(self, watch: Callable[[Progress], object] = lambda _: None) -> Result:
-        """Goes on with what is in the storage. Raises ProXError where no member is within the budget or a case cannot be read."""
+        """Goes on with what is in the storage. Raises ProXError where no member is within the budget, or a case is broken."""
         self.budget.check(self.prices)
         study = self._study()
         known = self._known(study)

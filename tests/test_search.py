@@ -1,0 +1,345 @@
+"""The search: members within a budget, scored on real files, kept in a storage that processes share."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from architectures import unet_architecture
+from hypothesis import given
+from hypothesis import strategies as st
+from nnunet_task import bare_model, bare_plans, environment, write_held_out
+from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+from playwright.sync_api import Page, sync_playwright
+from refusals import refused
+from torch import nn
+
+from monai_prox import cost
+from monai_prox.evaluation import SegmentedCases
+from monai_prox.export.nnunet_source import NNUNetSource
+from monai_prox.families.unet import UNetFamily
+from monai_prox.files import write_json
+from monai_prox.latency.device import Device, fingerprint
+from monai_prox.latency.measure import profile
+from monai_prox.latency.pack import choose_members
+from monai_prox.search.budget import Budget, Prices
+from monai_prox.search.front import front, fronts, hypervolume
+from monai_prox.search.report import write_report
+from monai_prox.search.study import Progress, Search
+
+pytest_plugins = ["nnunet_fixtures"]
+
+CHROMIUM = Path("/usr/bin/chromium")
+SIZE = (32, 32, 32)
+FAMILIES = [
+    UNetFamily(unet_architecture(kind, axes=3), input_channels=1, num_classes=3, patch_size=SIZE)
+    for kind in ("PlainConvUNet", "ResidualEncoderUNet")
+]
+
+
+# ---------------------------------------------------------------------- fronts
+def test_a_front_is_what_no_other_beats() -> None:
+    points = np.array([[1, 5], [2, 2], [2, 3], [5, 1], [4, 4], [2, 2]], float)
+    assert front(points) == [0, 1, 3], "of equal rows the first"
+    assert fronts(points, 10) == [0, 1, 3, 5, 2, 4] or set(fronts(points, 10)) == set(range(6))
+    assert set(fronts(points, 3)) == {0, 1, 3}
+    assert set(fronts(points, 2)) == {0, 3}, "evenly along the last objective, its ends first"
+
+
+def test_a_hypervolume_is_the_area_below_the_steps() -> None:
+    e = np.e
+    assert hypervolume([0.5], [1], e**2) == pytest.approx(0.5 * 2)
+    assert hypervolume([0.5, 0.8], [1, e], e**2) == pytest.approx(0.5 + 0.8)
+    assert hypervolume([0.5, 0.8, 0.4], [1, e, e], e**2) == pytest.approx(0.5 + 0.8), "what is beaten adds nothing"
+    assert hypervolume([0.5, 0.9], [1, e**3], e**2) == pytest.approx(0.5 * 2), "beyond the worst cost there is nothing"
+
+
+# ---------------------------------------------------------------------- budgets
+@given(st.sampled_from(FAMILIES), st.integers(0, 2**32))
+def test_ranks_are_the_inverse_of_the_nearest_member(family: UNetFamily, seed: int) -> None:
+    subnet = family.space.sample(random.Random(seed))
+    assert family.space.nearest(family.space.ranks(subnet)) == subnet
+
+
+@given(st.sampled_from(FAMILIES), st.integers(0, 2**32), st.floats(0.02, 1))
+def test_whatever_is_proposed_becomes_a_member_within_the_budget(family: UNetFamily, seed: int, share: float) -> None:
+    generator, prices = random.Random(seed), Prices(family, SIZE)
+    ranks = {name: [generator.randrange(4) for _ in slots] for name, slots in family.space.dimensions.items()}
+    smallest, largest = (prices.of(end) for end in (family.space.smallest(), family.space.largest()))
+    budget = Budget(macs=smallest.macs + share * (largest.macs - smallest.macs), memory_mb=largest.memory_mb)
+    subnet = budget.nearest(ranks, prices)
+    assert subnet in family.space and budget.allows(prices.of(subnet))
+    assert subnet == budget.nearest(ranks, prices)
+    assert Budget().nearest(ranks, prices) == family.space.nearest(ranks)
+
+
+def test_a_budget_that_no_member_meets_names_the_closest() -> None:
+    prices = Prices(FAMILIES[0], SIZE)
+    cheapest = prices.of(FAMILIES[0].space.smallest())
+    words = refused("no member is within the budget (MACs a patch 1000)", Budget(macs=1000).check, prices)
+    assert f"the closest has MACs a patch {cheapest.macs:.4g}: levels=" in words
+    Budget(macs=cheapest.macs).check(prices)
+    refused("the most memory, MB is 0; it must be above 0", Budget, memory_mb=0)
+
+
+@given(st.lists(st.integers(1, 90), min_size=3, max_size=3), st.lists(st.integers(4, 40), min_size=3, max_size=3))
+def test_patches_are_counted_as_nnunet_lays_them(image: list[int], patch: list[int]) -> None:
+    padded = tuple(max(pair) for pair in zip(image, patch, strict=True))
+    steps = compute_steps_for_sliding_window(padded, tuple(patch), 0.5)
+    wanted = int(np.prod([len(axis) for axis in steps]))
+    assert cost.tiles(image, patch) == wanted and cost.tiles(image, patch, mirrored=3) == 8 * wanted
+    flat = int(np.prod([len(axis) for axis in steps[1:]]))
+    assert cost.tiles(image, patch[1:]) == image[0] * flat, "on every slice"
+
+
+# ---------------------------------------------------------------------- searching
+NAMES = [f"case_{index}" for index in range(3)]
+
+
+@pytest.fixture
+def source(bare: Path, monkeypatch: pytest.MonkeyPatch) -> NNUNetSource:
+    model = bare_model(bare_plans())
+    monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
+    return NNUNetSource.open(model.path)
+
+
+def search_of(source: NNUNetSource, storage: Path, **settings: Any) -> Search:
+    few: dict[str, Any] = {"trials": 10, "cases": 1, "finalists": 3}
+    return Search(source=source, storage=str(storage), **few | settings)
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """For every score that is computed, the case, and the weights of the network."""
+    seen: list[tuple[int, int]] = []
+    scores = SegmentedCases.scores
+
+    def watching(self: SegmentedCases, which: Sequence[int], description: Any, network: Any) -> list[float]:
+        seen.extend((index, LAST[0]) for index in which)
+        return scores(self, which, description, network)
+
+    extract = NNUNetSource.network
+
+    def network(self: NNUNetSource, subnet: Any) -> nn.Module:
+        built = extract(self, subnet)
+        LAST[0] = sum(weight.numel() for weight in built.parameters())
+        return built
+
+    monkeypatch.setattr(SegmentedCases, "scores", watching)
+    monkeypatch.setattr(NNUNetSource, "network", network)
+    return seen
+
+
+LAST = [0]
+
+
+def test_a_search_scores_members_on_some_cases_and_the_best_on_all(
+    source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, told = watched(monkeypatch), list[Progress]()
+    result = search_of(source, tmp_path / "new" / "study.journal").run(told.append)
+    assert len(result.members) == 10 and len({one.subnet for one in result.members}) == 10
+    assert [list(one.scores) for one in result.members] == [["case_0"]] * 10
+    assert [list(one.scores) for one in result.finalists] == [NAMES] * 3
+    assert len(seen) == 10 + 3 * 2, "what has been scored is not scored again"
+    space = source.supernet.family.space
+    best = max(result.finalists, key=lambda one: one.score)
+    assert best.subnet == space.largest() and best.score == pytest.approx(1, abs=1e-4)
+    assert {space.smallest(), space.largest()} <= {one.subnet for one in result.members}
+    counted = {one.price.parameters for one in result.members}
+    assert {weights for _, weights in seen} == counted, "no member needs a larger network than itself"
+    assert (told[-1].what, told[-1].done, told[-1].total) == ("finalists", 3, 3) and told[9].what == "members"
+    assert result.seconds > 0
+
+
+def test_a_search_keeps_to_its_budget(source: NNUNetSource, tmp_path: Path) -> None:
+    prices = Prices(source.supernet.family, source.size)
+    smallest, largest = (prices.of(end) for end in (prices.family.space.smallest(), prices.family.space.largest()))
+    budget = Budget(parameters=(smallest.parameters + largest.parameters) / 4, memory_mb=largest.memory_mb * 0.8)
+    result = search_of(source, tmp_path / "study.journal", budget=budget, minimise=("memory_mb", "parameters")).run()
+    assert all(budget.allows(one.price) for one in [*result.members, *result.finalists])
+    assert len(result.members) == 10
+
+
+def test_what_a_killed_search_has_scored_is_not_lost(
+    source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, path = watched(monkeypatch), tmp_path / "study.journal"
+
+    def kill(progress: Progress) -> None:
+        if progress.done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_of(source, path).run(kill)
+    assert len(seen) == 4
+    result = search_of(source, path).run()
+    assert len(result.members) == 10 and len(seen) == 10 + 3 * 2
+    again = search_of(source, path).run()
+    assert len(seen) == 10 + 3 * 2, "a finished search scores nothing"
+    assert {one.subnet for one in again.finalists} == {one.subnet for one in result.finalists}
+
+
+def test_another_budget_uses_what_is_known(source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "study.journal"
+    first = search_of(source, path).run()
+    seen = watched(monkeypatch)
+    known = {one.subnet for one in first.members}
+    second = search_of(source, path, budget=Budget(macs=max(one.price.macs for one in first.members)), finalists=1).run()
+    new = [one for one in second.members if one.subnet not in known]
+    assert len(new) < 10 and len(seen) == len(new) + 2
+
+
+def test_a_space_smaller_than_the_trials_ends_the_search(bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    few = {"depth": "full", "width": [0.5, 1.0], "levels": 0, "resolution": [1.0]}
+    model = bare_model(bare_plans(prox={"space": few}))
+    monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
+    source = NNUNetSource.open(model.path)
+    result = search_of(source, tmp_path / "study.journal", trials=50).run()
+    assert len(result.members) == source.supernet.family.space.size() == 8
+
+
+def test_what_cannot_be_searched_is_said(source: NNUNetSource, tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    refused("latency is known where a device's file is given", search_of, source, path, budget=Budget(latency_ms=5))
+    refused("latency is known where a device's file is given", search_of, source, path, minimise=("latency_ms",))
+    refused("beauty cannot be minimised; allowed: latency_ms, macs", search_of, source, path, minimise=("beauty",))
+    refused("there must be something to minimise", search_of, source, path, minimise=())
+    refused("trials is 0; it must be at least 1", search_of, source, path, trials=0)
+    refused("the sampler 'oracle' is not known; allowed: nsga2, random", search_of, source, path, sampler="oracle")
+    refused("no member is within the budget", search_of(source, path, budget=Budget(macs=1)).run)
+    assert not path.exists()
+
+
+# ---------------------------------------------------------------------- the command
+def arguments(source: NNUNetSource, output: Path, *more: object) -> list[str]:
+    few = ["--trials", 12, "--cases", 1, "--finalists", 3, "-o", output]
+    return [str(Path(sys.executable).parent / "monai-prox"), "search", str(source.path), *map(str, [*few, *more])]
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_search_and_a_killed_one_costs_its_trial(source: NNUNetSource, tmp_path: Path) -> None:
+    raw = source.path.parents[2] / "raw"
+    env = environment(nnUNet_raw=raw)
+    both = [
+        subprocess.Popen(arguments(source, tmp_path / "out"), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    journal = tmp_path / "out" / "study.journal"
+    while both[0].poll() is None and (not journal.is_file() or journal.read_text().count('"scores"') < 3):
+        time.sleep(0.05)
+    both[0].send_signal(signal.SIGKILL)
+    both[0].communicate()
+    _, errors = both[1].communicate()
+    assert both[1].returncode == 0, errors.decode()
+    found = json.loads((tmp_path / "out" / "front.json").read_text())
+    assert 12 <= len(found["members"]) <= 13 and len(found["finalists"]) == 3
+    assert {len(one["subnet"]) for one in found["members"]} == {6}
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_front_from_a_devices_file(source: NNUNetSource, tmp_path: Path) -> None:
+    write_json(made_up_device(source), tmp_path / "device.json")
+    output = tmp_path / "out"
+    most = ["--device", tmp_path / "device.json", "--max-latency-ms", 30, "--max-params", 1e7, "--max-memory-mb", 900]
+    env = environment(nnUNet_raw=source.path.parents[2] / "raw")
+    done = subprocess.run(arguments(source, output, *most), env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for word in ("Members by cost", "choice-01", "latency predicted within 0.0%"):
+        assert word in done.stdout
+    assert {path.name for path in output.iterdir()} == {"front.json", "front.png", "report.html", "members", "study.journal"}
+    found = json.loads((output / "front.json").read_text())
+    assert all(one["price"]["latency_ms"] <= 30 for one in found["members"])
+    costs = [one["price"]["latency_ms"] for one in found["finalists"]]
+    assert costs == sorted(costs) and found["minimised"] == ["latency_ms"]
+    best = found["finalists"][-1]
+    exported = [*best["command"].split(), "--format", "onnx", "--output", str(tmp_path / "best.onnx")]
+    exported[0] = str(Path(sys.executable).parent / "monai-prox")
+    assert subprocess.run(exported, env=env, capture_output=True, check=False).returncode == 0
+    assert (tmp_path / "best.onnx").stat().st_size > 4 * best["price"]["parameters"]
+    write_json(made_up_device(source) | {"family": "another"}, tmp_path / "device.json")
+    done = subprocess.run(arguments(source, output, *most), env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "was measured with another family, another; this one is" in done.stderr
+
+
+def made_up_device(source: NNUNetSource) -> dict[str, Any]:
+    family, size = source.supernet.family, source.size
+    members = [
+        {"subnet": subnet.to_json(), "milliseconds": 1 + 1e-5 * cost.macs(family, subnet, size)}
+        for subnet in choose_members(family, size)
+    ]
+    return profile(fingerprint(family, size), "made up", 1, members)
+
+
+# ---------------------------------------------------------------------- the page
+@pytest.fixture
+def page() -> Any:
+    if not CHROMIUM.is_file():
+        pytest.skip(f"there is no {CHROMIUM} to open the page with")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        yield browser.new_page()
+        browser.close()
+
+
+@pytest.mark.slow
+def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tmp_path: Path, page: Page) -> None:
+    device = Device.from_json(made_up_device(source), source.supernet.family, source.size, "a test")
+    search = search_of(source, tmp_path / "study.journal", device=device, minimise=("latency_ms",), finalists=4)
+    output = tmp_path / "</script><b>out"  # what is in the data must stay data
+    contents = write_report(search.run(), output)
+    wrong: list[str] = []
+    asked: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((output / "report.html").as_uri())
+    finalists = contents["finalists"]
+    best = max(finalists, key=lambda one: one["score"])
+    assert page.locator("#chosen").inner_text() == best["name"], "without a limit the best of all"
+    assert page.locator("#finalists tbody tr").count() == len(finalists) == page.locator("circle.finalist").count()
+    assert page.locator("circle.member").count() == len(contents["members"])
+
+    def slide(value: int) -> None:
+        page.locator("#budget").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", value)
+
+    slide(0)
+    assert "No member is this cheap" in page.locator("#card").inner_text()
+    for value in range(50, 1000, 150):
+        slide(value)
+        limit = page.evaluate("limit()")
+        within = [one for one in finalists if one["price"]["latency_ms"] <= limit]
+        if within:
+            name = max(within, key=lambda one: one["score"])["name"]
+            assert page.locator("#chosen").inner_text() == name
+            assert page.locator("circle.finalist.dear").count() == len(finalists) - len(within)
+    slide(1000)
+    page.locator("#axis").select_option("parameters")
+    assert page.locator("#chosen").inner_text() == best["name"]
+    page.locator(f"circle[data-name={finalists[0]['name']}]").hover()
+    assert "decoder depth" in page.locator("#tip").inner_text()
+    page.locator(f"circle[data-name={finalists[0]['name']}]").click()
+    assert page.locator("#chosen").inner_text() == finalists[0]["name"]
+    page.locator("#format").select_option("openvino")
+    command = page.locator("#command").inner_text()
+    assert command == f"{finalists[0]['command']} --format openvino --output {finalists[0]['name']}.xml"
+    page.locator("#copy").click()
+    page.wait_for_function("['Copied', 'Selected'].includes(document.getElementById('copy').textContent)")
+    stages = [row.split("\t")[0] for row in page.locator("#stages tr").all_inner_texts()[1:]]
+    assert stages == [stage["name"] for stage in contents["stages"]]
+    assert wrong == [] and asked == [page.url], "nothing is fetched"
+
+
+def test_the_shown_scores_of_members_are_shifted_to_those_of_all_cases(source: NNUNetSource, tmp_path: Path) -> None:
+    contents = write_report(search_of(source, tmp_path / "study.journal").run(), tmp_path / "out")
+    before = {json.dumps(one["subnet"]): one for one in contents["members"]}
+    same = [(one, before[json.dumps(one["subnet"])]) for one in contents["finalists"]]
+    assert np.mean([one["score"] - other["expected"] for one, other in same]) == pytest.approx(0, abs=1e-9)
+    assert {path.stem for path in (tmp_path / "out" / "members").iterdir()} == {one["name"] for one in contents["finalists"]}
