@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Any
 PACKAGES = ("monai-prox", "torch", "monai", "nnunetv2", "dynamic-network-architectures", "numpy")
 
 
-def about(settings: dict[str, Any], *, threads: int) -> dict[str, Any]:
-    """Date, machine, versions and settings of a benchmark run."""
+def about(settings: dict[str, Any], *, threads: int, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Date, machine, versions and settings of a benchmark run. packages: others that it has used."""
     return {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, {threads} threads used",
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in (*PACKAGES, *packages)},
         "settings": settings,
     }
 

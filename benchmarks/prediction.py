@@ -1,9 +1,10 @@
 """Prediction end to end, from image files to label files: nnU-Net's command against members through ``monai-prox predict``.
 
-Needs a model folder that a ProXTrainer left; the last cases by name should have been held out. Each contender is one
-command that predicts them all, so seconds a case hold their part of its start. Peak memory is that of its largest process.
+Needs a model folder that a ProXTrainer left, and the raw dataset, of which cases that the training held out are taken. Each
+contender is one command that predicts them all, so seconds a case hold their part of its start. Peak memory is that of its
+largest process. Files in integers are calibrated on images of some of the same cases.
 
-    python benchmarks/prediction.py MODEL --task TASK --work FOLDER --results benchmarks/results/prediction
+    python benchmarks/prediction.py MODEL --dataset nnUNet_raw/DATASET --work FOLDER --results benchmarks/results/prediction
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ from about import about
 from rich.console import Console
 from rich.table import Table
 
-from monai_prox.decathlon import DecathlonTask
-from monai_prox.export.int8 import dice_of
+from monai_prox.errors import ProXError
+from monai_prox.evaluation import dice_of
+from monai_prox.export.device_file import ENDINGS, export_file
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.export.onnx_file import export_onnx
+from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.files import write_json
-from monai_prox.nnunet.model_folder import ModelFolder
 
 MEMBERS = ("largest", "middle", "smallest")
+FILES = (("onnx", False), ("openvino", False), ("onnx", True), ("openvino", True))  # with the integers last
 
+
+PARTS = {".xml": (".xml", ".bin"), ".onnx": (".onnx",), ".pth": (".pth",)}
 
 # In a small process of its own: a child's peak memory counts from that of its parent
 MEASURED = """
@@ -58,21 +62,23 @@ def call(command: list[Any], work: Path, threads: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--task", type=Path, required=True)
+    parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
     arguments = parser.parse_args()
-    work, model, threads = arguments.work.resolve(), ModelFolder.open(arguments.model), arguments.threads
+    work, threads = arguments.work.resolve(), arguments.threads
+    source = NNUNetSource.open(arguments.model, dataset=arguments.dataset.resolve())
+    model = source.model
     images, programs = work / "images", Path(sys.executable).parent
     shutil.rmtree(images, ignore_errors=True)  # of another number of cases
     images.mkdir(parents=True)
-    task, truths = DecathlonTask.read(arguments.task.resolve()), {}
-    for case in task.split(arguments.cases)[1]:
-        link = images / case.image.name.replace(".nii.gz", "_0000.nii.gz")
-        link.symlink_to(case.image)
-        truths[case.image.name] = case.label
+    truths = {}
+    for labelled in source.held_out().labelled[: arguments.cases]:
+        for file in labelled.case.files:
+            (images / file.name).symlink_to(file.resolve())
+        truths[labelled.labels.name] = labelled.labels
     stock = export_nnunet(model, "largest", work / "largest", overwrite=True)
     fold = model.folds[0].removeprefix("fold_")
     theirs = [programs / "nnUNetv2_predict_from_modelfolder", "-m", stock, "-f", fold, "-device", "cpu", "-i", images]
@@ -84,9 +90,16 @@ def main() -> None:
         ),
     }
     for member in MEMBERS:
-        file = export_onnx(model, member, work / f"{member}.onnx", overwrite=True)
-        command = [programs / "monai-prox", "predict", file, "--threads", threads, "-i", images]
-        contenders[f"monai-prox predict, {member}"] = command, file
+        for format, int8 in FILES:
+            name = f"{member}, {format}{' int8' if int8 else ''}"
+            file = work / f"{member}{'_int8' if int8 else ''}{ENDINGS[format]}"
+            try:
+                export_file(source, member, file, format, overwrite=True, int8=int8)
+            except ProXError as error:  # integers that cost too much
+                print(f"{name}: {error}", flush=True)
+                continue
+            command = [programs / "monai-prox", "predict", file, "--threads", threads, "-i", images]
+            contenders[f"monai-prox predict, {name}"] = command, file
     rows = []
     for number, (name, (command, file)) in enumerate(contenders.items()):
         output = work / "predicted" / str(number)
@@ -98,14 +111,16 @@ def main() -> None:
                 "contender": name,
                 "seconds_a_case": seconds,
                 "peak_memory_bytes": measured["peak_memory_bytes"],
-                "file_bytes": file.stat().st_size,
+                "file_bytes": sum(
+                    part.stat().st_size for part in file.parent.glob(f"{file.stem}.*") if part.suffix in PARTS[file.suffix]
+                ),
                 "dice": float(np.mean([dice_of(*pair, model.dataset["labels"]) for pair in pairs])),
             }
         )
         print(name, f"{seconds:.2f} s", flush=True)
-    settings = {"task": task.name, "cases": len(truths), "trainer": model.path.name, "fold": model.folds[0]}
+    settings = {"dataset": arguments.dataset.name, "cases": len(truths), "trainer": model.path.name, "fold": model.folds[0]}
     arguments.results.mkdir(parents=True, exist_ok=True)
-    write_json(about(settings, threads=threads) | {"rows": rows}, arguments.results / "summary.json")
+    write_json(about(settings, threads=threads, packages=["onnxruntime", "openvino"]) | {"rows": rows}, arguments.results / "summary.json")
     table = Table("contender", "s a case", "peak GB", "file MB", "Dice")
     for row in rows:
         cells = f"{row['seconds_a_case']:.2f}", f"{row['peak_memory_bytes'] / 1e9:.2f}", f"{row['file_bytes'] / 1e6:.2f}"

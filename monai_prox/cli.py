@@ -240,6 +240,7 @@ def search(
 ) -> None:
     """Find the best members for what they cost. Goes on where it was interrupted; several processes can share a storage."""
     import optuna
+    from rich.console import Group
     from rich.live import Live
 
     from monai_prox.export.source import open_source
@@ -277,15 +278,15 @@ def search(
         seed=seed,
     )
     make_folder(output)
-    with _bars() as progress, Live(console=console, transient=True, auto_refresh=False) as live:
-        bars = {}
+    progress, bars = _bars(), {}
+    with Live(progress, console=console, transient=True) as live:
 
         def watch(done: Done) -> None:
             if done.what not in bars:
                 bars[done.what] = progress.add_task(done.what, total=done.total)
             progress.update(bars[done.what], completed=done.done)
             best = [("", scored) for scored in best_so_far(done.scored, one.minimise)]
-            live.update(front_table(best, one.minimise, source.measure), refresh=True)
+            live.update(Group(progress, front_table(best, one.minimise, source.measure)))
 
         result = one.run(watch)
     write_report(result, output)

@@ -225,6 +225,23 @@ def test_the_file_computes_what_the_member_does(
                 np.testing.assert_allclose(opened(x.numpy()), network(x).numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "ending"), [("openvino", ".xml"), ("torchscript", ".ts")])
+def test_files_of_other_formats_compute_what_the_member_does(
+    format: str, ending: str, model: ModelFolder, tmp_path: Path
+) -> None:
+    _, subnet = model.member("largest")
+    network = model.supernet(model.checkpoint("fold_0")).extract(subnet)
+    path = device_file(model, "largest", tmp_path / f"model{ending}", format, any_patch=True)
+    opened = Model(path, threads=1)
+    assert description_in(opened).member == "largest"
+    patch = description_in(opened).patch
+    for batch, *size in [(1, *patch), (3, *(2 * side for side in patch))]:
+        x = torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(batch))
+        with torch.no_grad():
+            np.testing.assert_allclose(opened(x.numpy()), network(x).numpy(), atol=1e-4)
+
+
 def test_the_description_travels_in_the_file(model: ModelFolder, tmp_path: Path) -> None:
     path = device_file(model, "smallest", tmp_path / "model.onnx")
     written = onnx.load(path)

@@ -186,6 +186,13 @@ def test_what_a_killed_search_has_scored_is_not_lost(
     assert {one.subnet for one in again.finalists} == {one.subnet for one in result.finalists}
 
 
+def test_a_database_serves_as_well_as_a_file(source: NNUNetSource, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    settings: dict[str, Any] = {"source": source, "storage": url, "cases": 1, "finalists": 1}
+    assert len(Search(**settings, trials=3).run().members) == 3
+    assert len(Search(**settings, trials=5).run().members) == 5
+
+
 def test_another_budget_uses_what_is_known(source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "study.journal"
     first = search_of(source, path).run()
