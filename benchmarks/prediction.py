@@ -120,7 +120,10 @@ def main() -> None:
         print(name, f"{seconds:.2f} s", flush=True)
     settings = {"dataset": arguments.dataset.name, "cases": len(truths), "trainer": model.path.name, "fold": model.folds[0]}
     arguments.results.mkdir(parents=True, exist_ok=True)
-    write_json(about(settings, threads=threads, packages=["onnxruntime", "openvino"]) | {"rows": rows}, arguments.results / "summary.json")
+    write_json(
+        about(settings, threads=threads, packages=["onnxruntime", "openvino"]) | {"rows": rows},
+        arguments.results / "summary.json",
+    )
     table = Table("contender", "s a case", "peak GB", "file MB", "Dice")
     for row in rows:
         cells = f"{row['seconds_a_case']:.2f}", f"{row['peak_memory_bytes'] / 1e9:.2f}", f"{row['file_bytes'] / 1e6:.2f}"

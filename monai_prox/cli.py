@@ -247,8 +247,7 @@ def search(
     from monai_prox.latency.device import Device
     from monai_prox.search.budget import Budget
     from monai_prox.search.report import PAGE, front_table, named, write_report
-    from monai_prox.search.study import Progress as Done
-    from monai_prox.search.study import Search, best_so_far
+    from monai_prox.search.study import Search, SearchProgress, best_so_far
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     source, output = open_source(model, fold=fold, dataset=dataset), output or model / "search"
@@ -281,7 +280,7 @@ def search(
     progress, bars = _bars(), {}
     with Live(progress, console=console, transient=True) as live:
 
-        def watch(done: Done) -> None:
+        def watch(done: SearchProgress) -> None:
             if done.what not in bars:
                 bars[done.what] = progress.add_task(done.what, total=done.total)
             progress.update(bars[done.what], completed=done.done)
@@ -351,12 +350,11 @@ def _measure(source: Source, runtime: str, threads: int | None, output: Path, me
 
     from monai_prox.files import write_json
     from monai_prox.latency.device import Device
-    from monai_prox.latency.pack import measure_here
+    from monai_prox.latency.pack import choose_members, measure_here
 
+    chosen, threads = choose_members(source.supernet.family, source.size, members), threads or os.cpu_count() or 1
     with console.status("measuring") as status:
-        measured = measure_here(
-            source, runtime, threads=threads or os.cpu_count() or 1, count=members, progress=lambda text: status.update(text)
-        )
+        measured = measure_here(source, chosen, runtime, threads=threads, progress=lambda text: status.update(text))
     make_folder(output.parent)
     write_json(measured, output)
     device = Device.from_json(measured, source.supernet.family, source.size, str(output))

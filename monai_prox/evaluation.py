@@ -21,7 +21,7 @@ from monai_prox.runtime.preprocessing import Grid
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window
 
-KEPT = 2 << 30  # bytes of prepared images at most
+KEPT = 1 << 30  # bytes of prepared images, and of labels, at most
 TOGETHER = 32  # scans
 
 
@@ -58,6 +58,22 @@ class HeldOut(Protocol):
         """Voxels per axis of the cases ``which`` on the network's grid."""
 
 
+class _Kept:
+    """Results whose first part is an array, as many as fit into ``most`` bytes; the others are made again every time."""
+
+    def __init__(self, most: int) -> None:
+        self._left, self._kept = most, dict[Any, Any]()
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key in self._kept:
+            return self._kept[key]
+        made = make()
+        if made[0].nbytes <= self._left:
+            self._left -= made[0].nbytes
+            self._kept[key] = made
+        return made
+
+
 class SegmentedCases:
     """Scores are Dice, see ``dice_of``, at the images' own resolution.
 
@@ -67,8 +83,7 @@ class SegmentedCases:
     def __init__(self, labelled: Sequence[Labelled], regions: Mapping[str, Any] | None = None) -> None:
         self.labelled, self.names = labelled, [one.case.name for one in labelled]
         self.regions = regions
-        self._kept: dict[Any, tuple[Array, Grid]] = {}
-        self._bytes = 0
+        self._images, self._truths = _Kept(KEPT), _Kept(KEPT)
 
     def scores(self, which: Sequence[int], description: Description, network: Network) -> list[float]:
         return [self._score(index, description, network) for index in which]
@@ -87,20 +102,17 @@ class SegmentedCases:
     def _score(self, index: int, description: Description, network: Network) -> float:
         prepared, grid = self._prepared(index, description)
         predicted, path = label(prepared, grid, description, network), self.labelled[index].labels
-        truth = sitk.GetArrayFromImage(read_image(path))
+        (truth,) = self._truths.get(index, lambda: (sitk.GetArrayFromImage(read_image(path)),))
         if truth.shape != predicted.shape:
             raise ProXError(f"{path} has {truth.shape[::-1]} voxels, its image {predicted.shape[::-1]}")
         return dice_of(predicted, truth, self.regions or description.labels)
 
     def _prepared(self, index: int, description: Description) -> tuple[Array, Grid]:
-        key = index, description.spacing
-        if key in self._kept:
-            return self._kept[key]
-        prepared = prepare(read_case(self.labelled[index].case, description), description)
-        if self._bytes + prepared[0].nbytes <= KEPT:
-            self._bytes += prepared[0].nbytes
-            self._kept[key] = prepared
-        return prepared
+        case = self.labelled[index].case
+        made: tuple[Array, Grid] = self._images.get(
+            (index, description.spacing), lambda: prepare(read_case(case, description), description)
+        )
+        return made
 
 
 class LabelledScans:
@@ -108,7 +120,7 @@ class LabelledScans:
 
     def __init__(self, scans: Sequence[LabelledScan]) -> None:
         self.scans, self.names = scans, [one.name for one in scans]
-        self._kept: dict[Any, Array] = {}
+        self._images = _Kept(KEPT)
 
     def scores(self, which: Sequence[int], description: ScanDescription, network: Network) -> list[float]:
         right: list[float] = []
@@ -126,12 +138,13 @@ class LabelledScans:
         return [description.working_size for _ in which]
 
     def _prepared(self, index: int, description: ScanDescription) -> Array:
-        key = index, description.working_size
-        if key not in self._kept:
+        def made() -> tuple[Array]:
             scan = self.scans[index].scan
             array = read_scan(scan) if isinstance(scan, Path) else np.asarray(scan / np.float32(255), np.float32)
-            self._kept[key] = prepare_scan(array, description)
-        return self._kept[key]
+            return (prepare_scan(array, description),)
+
+        (image,) = self._images.get((index, description.working_size), made)
+        return image  # type: ignore[no-any-return]
 
 
 def find_labelled(folder: Path, description: Description, names: Sequence[str]) -> list[Labelled]:

@@ -143,7 +143,8 @@ def test_a_pack_runs_without_this_package_and_serves_the_search(source: NNUNetSo
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_this_machine_is_measured_with_every_runtime(source: NNUNetSource, runtime: str) -> None:
     said: list[str] = []
-    data = measure_here(source, runtime, threads=1, count=8, progress=said.append)
+    members = choose_members(source.supernet.family, source.size, 8)
+    data = measure_here(source, members, runtime, threads=1, progress=said.append)
     device = Device.from_json(data, source.supernet.family, source.size, "a test")
     assert data["runtime"].startswith(f"{runtime} ") and len(device.measured) == 8
     assert said[-1] == "round 3 of 3, member 8 of 8"
@@ -151,4 +152,4 @@ def test_this_machine_is_measured_with_every_runtime(source: NNUNetSource, runti
 
 def test_an_unknown_runtime_is_named(source: NNUNetSource) -> None:
     words = "the runtime 'tensorrt' is not known; allowed: onnxruntime, openvino, torch"
-    refused(words, measure_here, source, "tensorrt", threads=1, progress=print)
+    refused(words, measure_here, source, [], "tensorrt", threads=1, progress=print)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ from monai_prox.files import write_json
 from monai_prox.latency.device import Device, fingerprint
 from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import choose_members
-from monai_prox.search.budget import Budget, Prices
+from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
 from monai_prox.search.report import write_report
-from monai_prox.search.study import Progress, Search
+from monai_prox.search.study import Search, SearchProgress
 
 pytest_plugins = ["nnunet_fixtures"]
 
@@ -78,6 +79,10 @@ def test_whatever_is_proposed_becomes_a_member_within_the_budget(family: UNetFam
     assert subnet in family.space and budget.allows(prices.of(subnet))
     assert subnet == budget.nearest(ranks, prices)
     assert Budget().nearest(ranks, prices) == family.space.nearest(ranks)
+
+
+def test_whatever_costs_something_can_be_limited_and_is_named() -> None:
+    assert set(UNITS) == {field.name for field in fields(Budget)} == {field.name for field in fields(Price)}
 
 
 def test_a_budget_that_no_member_meets_names_the_closest() -> None:
@@ -142,7 +147,7 @@ LAST = [0]
 def test_a_search_scores_members_on_some_cases_and_the_best_on_all(
     source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, told = watched(monkeypatch), list[Progress]()
+    seen, told = watched(monkeypatch), list[SearchProgress]()
     result = search_of(source, tmp_path / "new" / "study.journal").run(told.append)
     assert len(result.members) == 10 and len({one.subnet for one in result.members}) == 10
     assert [list(one.scores) for one in result.members] == [["case_0"]] * 10
@@ -172,7 +177,7 @@ def test_what_a_killed_search_has_scored_is_not_lost(
 ) -> None:
     seen, path = watched(monkeypatch), tmp_path / "study.journal"
 
-    def kill(progress: Progress) -> None:
+    def kill(progress: SearchProgress) -> None:
         if progress.done == 4:
             raise KeyboardInterrupt
 
@@ -221,6 +226,8 @@ def test_what_cannot_be_searched_is_said(source: NNUNetSource, tmp_path: Path) -
     refused("trials is 0; it must be at least 1", search_of, source, path, trials=0)
     refused("the sampler 'oracle' is not known; allowed: nsga2, random", search_of, source, path, sampler="oracle")
     refused("no member is within the budget", search_of(source, path, budget=Budget(macs=1)).run)
+    url = f"sqlite:///{tmp_path}/missing/study.db"
+    refused("cannot be opened: ", Search(source=source, storage=url).run)
     assert not path.exists()
 
 

@@ -57,6 +57,8 @@ def open_source(path: Path, *, fold: int | None = None, dataset: Path | None = N
     fold: of an nnU-Net model, the first finished one if None. dataset: images and labels, in nnUNet_raw where it is None, for
     bundles a Decathlon task, for classifiers the scans. Raises ProXError where there is no trained family.
     """
+    if not path.is_dir():
+        raise ProXError(f"there is no folder {path}")
     if (path / "plans.json").is_file():
         from monai_prox.export.nnunet_source import NNUNetSource
 

@@ -97,6 +97,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("device.json"))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the processor; all by default")
     arguments = parser.parse_args()
+    temporary = arguments.output.with_name(arguments.output.name + ".part")
+    temporary.touch()  # better now than after all measurements, if it cannot be written
     here = Path(__file__).resolve().parent
     listed = json.loads((here / LISTED).read_text())
 
@@ -110,7 +112,6 @@ def main() -> None:
     print(file=sys.stderr)
     members = [{"subnet": one["subnet"], **times} for one, times in zip(listed["members"], measured, strict=True)]
     runtime = f"onnxruntime {onnxruntime.__version__}"
-    temporary = arguments.output.with_name(arguments.output.name + ".part")
     temporary.write_text(json.dumps(profile(listed["family"], runtime, arguments.threads, members), indent=2) + "\n")
     temporary.replace(arguments.output)
     print(f"{arguments.output}: {len(members)} members, {runtime}, {arguments.threads} threads")

@@ -86,20 +86,18 @@ def _files(source: Source, members: Sequence[Subnet]) -> Any:
 
 def measure_here(
     source: Source,
+    members: Sequence[Subnet],
     runtime: str,
     *,
     threads: int,
-    count: int = MEMBERS,
     progress: Callable[[str], object],
 ) -> dict[str, Any]:
-    """The contents of a device's file for this machine.
+    """The contents of a device's file for this machine. members: to measure.
 
     runtime: one of RUNTIMES; torch on the GPU where there is one. Raises ProXError for another.
     """
     if runtime not in RUNTIMES:
         raise ProXError(f"the runtime {runtime!r} is not known; allowed: {', '.join(RUNTIMES)}")
-    family, size = source.supernet.family, source.size
-    members = choose_members(family, size, count)
     with tempfile.TemporaryDirectory() as folder:
         if runtime == "torch":
             shapes = [(1, *source.describe("member", subnet).input_shape) for subnet in members]
@@ -117,7 +115,7 @@ def measure_here(
             version = _version(runtime)
         times = measure.measure(list(zip(openers, shapes, strict=True)), progress)
     measured = [{"subnet": subnet.to_json(), **of} for subnet, of in zip(members, times, strict=True)]
-    return measure.profile(fingerprint(family, size), version, threads, measured)
+    return measure.profile(fingerprint(source.supernet.family, source.size), version, threads, measured)
 
 
 def _version(runtime: str) -> str:

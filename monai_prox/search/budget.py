@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 from monai_prox import cost
 from monai_prox.errors import ProXError
@@ -104,6 +104,3 @@ class Budget:
             left[name][index] -= 1
             subnet = space.nearest(left)
         return subnet
-
-
-assert set(UNITS) == {field.name for field in fields(Budget)}

@@ -33,7 +33,6 @@ from monai_prox.space import Subnet
 
 STALE = 200  # proposals in a row of members that are known: the space, or what of it is within the budget, has no others
 POPULATION = 16
-FEWEST_CASES = 1
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,9 @@ class Search:
             raise ProXError(f"{', '.join(unknown)} cannot be minimised; allowed: {', '.join(UNITS)}")
         if "latency_ms" in wanted and self.device is None:
             raise ProXError("latency is known where a device's file is given, see monai-prox profile")
-        for name, least in (("trials", 1), ("cases", FEWEST_CASES), ("finalists", 1)):
-            if getattr(self, name) < least:
-                raise ProXError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name in ("trials", "cases", "finalists"):
+            if getattr(self, name) < 1:
+                raise ProXError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.minimise:
             raise ProXError(f"there must be something to minimise: {', '.join(UNITS)}")
         if self.sampler not in SAMPLERS:
@@ -123,7 +122,7 @@ class Search:
         return f"{self._trained}-{sha256(repr(settings).encode()).hexdigest()[:8]}"
 
     # ------------------------------------------------------------------ searching
-    def run(self, watch: Callable[[Progress], object] = lambda _: None) -> Result:
+    def run(self, watch: Callable[[SearchProgress], object] = lambda _: None) -> Result:
         """Goes on with what is in the storage. Raises ProXError where no member is within the budget, or a case is broken."""
         self.budget.check(self.prices)
         study = self._study()
@@ -154,7 +153,7 @@ class Search:
             known.setdefault(subnet, Scored(subnet, self.prices.of(subnet), trial.user_attrs["scores"]))
         return known
 
-    def _search(self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[Progress], object]) -> None:
+    def _search(self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]) -> None:
         names, stale = [self.held_out.names[index] for index in self.subset], 0
         while len(known) < self.trials and stale < STALE:
             trial = study.ask(self._distributions)
@@ -172,10 +171,10 @@ class Search:
             trial.set_user_attr("scores", scores)
             study.tell(trial, [scored.score, *(scored.price.of(name) for name in self.minimise)])
             known[subnet] = scored
-            watch(Progress("members", len(known), self.trials, list(known.values())))
+            watch(SearchProgress("members", len(known), self.trials, list(known.values())))
 
     def _score_finalists(
-        self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[Progress], object]
+        self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]
     ) -> tuple[list[Scored], float]:
         """The best of the members on all cases, and the seconds for it; what another process has scored is not scored again."""
         members = list(known.values())
@@ -195,7 +194,7 @@ class Search:
                 study.set_user_attr(key, whole)
             finalists.append(Scored(one.subnet, one.price, whole["scores"]))
             seconds += whole["seconds"]
-            watch(Progress("finalists", len(finalists), len(chosen), finalists))
+            watch(SearchProgress("finalists", len(finalists), len(chosen), finalists))
         return finalists, seconds
 
     def _elsewhere(self, study: optuna.Study, subnet: Subnet, names: Sequence[str]) -> dict[str, float] | None:
@@ -241,7 +240,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Progress:
+class SearchProgress:
     """what: "members" or "finalists", of which ``done`` of ``total`` are scored."""
 
     what: str
@@ -279,10 +278,14 @@ def _runnable(network: nn.Module) -> Callable[[Array], Array]:
 
 
 def _open(storage: str) -> BaseStorage:
-    if "://" in storage:
-        return RDBStorage(storage)
-    Path(storage).parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(storage))
+    """Raises ProXError where that is not possible."""
+    try:
+        if "://" in storage:
+            return RDBStorage(storage)
+        Path(storage).parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(storage))
+    except Exception as error:  # databases have each their own
+        raise ProXError(f"the storage {storage} cannot be opened: {' '.join(str(error).split()):.200}") from None
 
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
