@@ -20,8 +20,6 @@ from monai_prox.files import make_folder
 if TYPE_CHECKING:
     from monai_prox.export.source import Source
 
-FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript")
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 ModelArgument = Annotated[
@@ -84,32 +82,37 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="onnx, openvino: in 8-bit integers, if that costs at most 0.01 Dice")
     ] = False,
-    calibration: Annotated[
+    dataset: Annotated[
         Path | None,
-        typer.Option(help="Dataset of the training, for int8 and for a classifier's members; by default in nnUNet_raw"),
+        typer.Option(
+            "--dataset",
+            "--calibration",
+            help="Of the training, for int8 and for a classifier's members; by default in nnUNet_raw",
+        ),
     ] = None,
 ) -> None:
     """Cut a member out as a model that runs without this package, or as a file for a device."""
+    from monai_prox.export.source import FILES, FOLDERS, open_source
+
     from_nnunet = (model / "plans.json").is_file()
     format = format or ("nnunet" if from_nnunet or not _has_family(model) else "bundle")
     if format not in (*FOLDERS, *FILES):
         raise ProXError(f"the format {format!r} is not known; allowed: {', '.join((*FOLDERS, *FILES))}")
     if format in FOLDERS and (int8 or any_patch):
-        raise ProXError(f"--int8 and --any-patch are for --format {', '.join(FILES)}")
+        raise ProXError(f"--int8 and --any-patch are for files for devices, --format {', '.join(FILES)}")
     if format == "nnunet":
         _export_nnunet(model, subnet, output, overwrite, fine_tune)
         return
     if output is None:
         raise ProXError("give --output, the folder of the bundle, or the file to write, e.g. smallest.onnx")
     if format == "bundle":
-        _export_bundle(model, subnet, output, overwrite, from_nnunet, fold)
+        _export_bundle(model, subnet, output, overwrite, from_nnunet, fold, dataset)
         return
     if int8 and any_patch:
         raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
     from monai_prox.export.device_file import export_file
-    from monai_prox.export.source import open_source
 
-    source = open_source(model, fold=fold, dataset=calibration)
+    source = open_source(model, fold=fold, dataset=dataset)
     loss = export_file(source, subnet, output, format, overwrite=overwrite, any_patch=any_patch, int8=int8)
     command = f"monai-prox predict {shlex.quote(str(output))} -i INPUT -o OUTPUT"
     _say(str(output), command, *([] if loss is None else [str(loss)]))
@@ -138,7 +141,9 @@ def _export_nnunet(model: Path, subnet: str, output: Path | None, overwrite: boo
         _say(f"Before fine-tuning at this resolution: nnUNetv2_preprocess -d {dataset} -plans_name {plans} -c {configuration}")
 
 
-def _export_bundle(model: Path, subnet: str, output: Path, overwrite: bool, from_nnunet: bool, fold: int | None) -> None:
+def _export_bundle(
+    model: Path, subnet: str, output: Path, overwrite: bool, from_nnunet: bool, fold: int | None, dataset: Path | None
+) -> None:
     from monai_prox.export.bundle import Exportable, write_bundle
 
     prediction: Exportable
@@ -153,7 +158,7 @@ def _export_bundle(model: Path, subnet: str, output: Path, overwrite: bool, from
         from monai_prox.export.from_bundle import prediction_of as member_of
 
         opened = TrainedBundle.open(model)
-        prediction = classification_of(opened, subnet) if opened.classifies else member_of(opened, subnet)
+        prediction = classification_of(opened, subnet, dataset) if opened.classifies else member_of(opened, subnet)
     folder = write_bundle(prediction, output, overwrite=overwrite)
     command = "python -m monai.bundle run --config_file configs/inference.json --dataset_dir INPUT --output_dir OUTPUT"
     _say(str(folder), f"cd {shlex.quote(str(folder))} && {command}")
@@ -200,8 +205,9 @@ def predict(
         scans, what = find_scans(images), "scans"
         count = len(scans)
         with _bars() as progress:
-            outcomes = progress.track(classify(description, opened, scans, output), count, description=what)
-            failed = {str(path): problem for path, problem in outcomes if problem is not None}
+            outcomes = classify(description, opened, scans, output, overwrite=overwrite)
+            tracked = progress.track(outcomes, count, description=what)
+            failed = {str(path): problem for path, problem in tracked if problem is not None}
     _say(f"{output}: {count - len(failed)} of {count} {what}")
     if failed:
         lines = "\n".join(f"{name}: {problem}" for name, problem in failed.items())
@@ -245,31 +251,26 @@ def search(
 
     from monai_prox.export.source import open_source
     from monai_prox.latency.device import Device
-    from monai_prox.search.budget import Budget
+    from monai_prox.search.budget import Budget, check_costs
     from monai_prox.search.report import PAGE, front_table, named, write_report
     from monai_prox.search.study import Search, SearchProgress, best_so_far
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     source, output = open_source(model, fold=fold, dataset=dataset), output or model / "search"
-    timed = max_latency_ms is not None or "latency_ms" in (minimise or ())
-    if device is None and timed:
-        device = output / "device.json"
-        if not device.is_file():
-            _measure(source, "onnxruntime", None, device)
-    family, size = source.supernet.family, source.size
-    known = None if device is None else Device.read(device, family, size)
+    budget = Budget(
+        latency_ms=max_latency_ms, macs=max_macs, parameters=max_params, memory_mb=max_memory_mb, file_mb=max_file_mb
+    )
+    check_costs(minimise or ())
+    source.held_out()  # what is missing is said before minutes of measuring
+    if device is None and (max_latency_ms is not None or "latency_ms" in (minimise or ())):
+        device = _of_this_machine(source, output / "device.json")
+    known = None if device is None else Device.read(device, source.supernet.family, source.size)
     minimise = minimise or (["macs"] if known is None else ["latency_ms"])
     one = Search(
         source=source,
         storage=storage or str(output / "study.journal"),
         device=known,
-        budget=Budget(
-            latency_ms=max_latency_ms,
-            macs=max_macs,
-            parameters=max_params,
-            memory_mb=max_memory_mb,
-            file_mb=max_file_mb,
-        ),
+        budget=budget,
         minimise=tuple(minimise),
         trials=trials,
         cases=cases,
@@ -306,14 +307,14 @@ def pack(
     output: Annotated[Path, typer.Option("-o", "--output", help="The .zip to write")] = Path("prox_profile.zip"),
     members: Annotated[int, typer.Option(help="To measure")] = 24,
     fold: Annotated[int | None, typer.Option(help="Of an nnU-Net model, the first finished one by default")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
 ) -> None:
     """Pack members and a script that measures them where Python, numpy and onnxruntime are."""
     from monai_prox.export.source import open_source
     from monai_prox.latency.pack import write_pack
 
-    source = open_source(model, fold=fold, dataset=calibration)
+    source = open_source(model, fold=fold, dataset=dataset)
     with _bars() as progress:
         bar = progress.add_task("members", total=members)
         write_pack(
@@ -337,12 +338,30 @@ def measure(
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; all by default")] = None,
     members: Annotated[int, typer.Option(help="To measure")] = 24,
     fold: Annotated[int | None, typer.Option(help="Of an nnU-Net model, the first finished one by default")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
 ) -> None:
     """Measure members on this machine."""
     from monai_prox.export.source import open_source
 
-    _measure(open_source(model, fold=fold, dataset=calibration), runtime, threads, output, members)
+    _measure(open_source(model, fold=fold, dataset=dataset), runtime, threads, output, members)
+
+
+def _of_this_machine(source: Source, path: Path) -> Path:
+    """Measured, unless ``path`` is of this machine and family already."""
+    import os
+
+    from monai_prox.latency.device import fingerprint
+    from monai_prox.latency.measure import device
+
+    threads = os.cpu_count() or 1
+    try:
+        data = json.loads(path.read_text())
+        same = data["family"] == fingerprint(source.supernet.family, source.size) and data["device"] == device(threads)
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        _measure(source, "onnxruntime", threads, path)
+    return path
 
 
 def _measure(source: Source, runtime: str, threads: int | None, output: Path, members: int = 24) -> None:

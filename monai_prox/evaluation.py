@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from monai_prox.runtime.model import Network
 from monai_prox.runtime.prediction import label, prepare
 from monai_prox.runtime.preprocessing import Grid
 from monai_prox.runtime.resampling import Array
-from monai_prox.runtime.sliding_window import sliding_window
+from monai_prox.runtime.sliding_window import sliding_window, tiles
 
 KEPT = 1 << 30  # bytes of prepared images, and of labels, at most
 TOGETHER = 32  # scans
@@ -57,6 +58,9 @@ class HeldOut(Protocol):
     def shapes(self, which: Sequence[int], description: Any) -> list[tuple[int, ...]]:
         """Voxels per axis of the cases ``which`` on the network's grid."""
 
+    def fingerprint(self) -> str:
+        """Another one where names, labels or the sizes of the images' files are."""
+
 
 class _Kept:
     """Results whose first part is an array, as many as fit into ``most`` bytes; the others are made again every time."""
@@ -90,11 +94,21 @@ class SegmentedCases:
 
     def inputs(self, which: Sequence[int], description: Description, most: int) -> Iterator[Array]:
         for index in which:
-            seen: list[Array] = []
             prepared, _ = self._prepared(index, description)
-            sliding_window(prepared, description.patch, description.outputs, _watching(seen, description.outputs))
-            step = max(1, len(seen) // most)
-            yield from seen[step // 2 :: step][:most]
+            sides = (1, *description.patch)[-3:]
+            padded = [max(pair) for pair in zip(prepared.shape[1:], sides, strict=True)]
+            count = len(list(tiles(padded, sides)))
+            step = max(1, count // most)
+            watcher = _Watcher(set(range(count)[step // 2 :: step][:most]), description.outputs)
+            sliding_window(prepared, description.patch, description.outputs, watcher)
+            yield from watcher.seen
+
+    def fingerprint(self) -> str:
+        digest = sha256(repr(self.regions).encode())
+        for one in self.labelled:
+            sizes = [file.stat().st_size for file in one.case.files]
+            digest.update(f"{one.case.name} {sizes}".encode() + one.labels.read_bytes())
+        return digest.hexdigest()
 
     def shapes(self, which: Sequence[int], description: Description) -> list[tuple[int, ...]]:
         return [self._prepared(index, description)[1].shape for index in which]
@@ -134,6 +148,13 @@ class LabelledScans:
         for index in which:
             yield self._prepared(index, description)[None]
 
+    def fingerprint(self) -> str:
+        digest = sha256()
+        for one in self.scans:
+            size = one.scan.stat().st_size if isinstance(one.scan, Path) else sha256(one.scan.tobytes()).hexdigest()
+            digest.update(f"{one.name} {one.label} {size}".encode())
+        return digest.hexdigest()
+
     def shapes(self, which: Sequence[int], description: ScanDescription) -> list[tuple[int, ...]]:
         return [description.working_size for _ in which]
 
@@ -148,14 +169,21 @@ class LabelledScans:
 
 
 def find_labelled(folder: Path, description: Description, names: Sequence[str]) -> list[Labelled]:
-    """The cases ``names`` of a folder with imagesTr and labelsTr, as nnU-Net's raw datasets are; those that are there."""
+    """The cases ``names`` of a folder with imagesTr and labelsTr, as nnU-Net's raw datasets are.
+
+    Raises ProXError where one is missing.
+    """
     for part in ("imagesTr", "labelsTr"):
         if not (folder / part).is_dir():
             raise ProXError(f"{folder} has no {part}; give a dataset as in nnUNet_raw, with images and labels")
-    wanted = set(names)
-    cases = [case for case in find_cases(folder / "imagesTr", description) if case.name in wanted]
-    found = [Labelled(case, folder / "labelsTr" / f"{case.name}{description.file_ending}") for case in cases]
-    return [labelled for labelled in found if labelled.labels.is_file()]
+    cases = {case.name: case for case in find_cases(folder / "imagesTr", description)}
+    labels = {name: folder / "labelsTr" / f"{name}{description.file_ending}" for name in names}
+    if missing := [name for name in names if name not in cases or not labels[name].is_file()]:
+        raise ProXError(
+            f"{folder} lacks {len(missing)} of the {len(names)} cases, with labels, that were held out in training, "
+            f"the first is {missing[0]}"
+        )
+    return [Labelled(cases[name], labels[name]) for name in names]
 
 
 def dice_of(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any]) -> float:
@@ -171,9 +199,16 @@ def dice_of(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, A
     return float(np.mean(scores)) if scores else 1.0
 
 
-def _watching(seen: list[Array], outputs: int) -> Callable[[Array], Array]:
-    def run(x: Array) -> Array:
-        seen.append(x)
-        return np.zeros((len(x), outputs, *x.shape[2:]), np.float32)
+class _Watcher:
+    """Stands where a network would, and keeps the patches of the numbers ``wanted``."""
 
-    return run
+    def __init__(self, wanted: set[int], outputs: int) -> None:
+        self.wanted, self.outputs = wanted, outputs
+        self.seen: list[Array] = []
+        self._number = 0
+
+    def __call__(self, x: Array) -> Array:
+        if self._number in self.wanted:
+            self.seen.append(x)
+        self._number += 1
+        return np.zeros((len(x), self.outputs, *x.shape[2:]), np.float32)

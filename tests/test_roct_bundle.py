@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from monai_prox.bundle.trained import TrainedBundle
 from monai_prox.cli import app
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
+from monai_prox.export.bundle_source import ClassifierSource
 from monai_prox.export.classifier import classification_of
+from monai_prox.export.device_file import export_file
 from monai_prox.oct import CLASSES, read_scans
 from monai_prox.oct_phantom import write_phantom_scans
 from monai_prox.runtime.model import Model
@@ -123,7 +126,7 @@ def test_another_member_gets_its_statistics_when_it_is_evaluated(trained: Traine
     space = bundle.network_family.space
     subnet = space.narrow({"depth": 1, "kernel": 1}).largest()
     (tmp_path / "own.json").write_text(json.dumps({"subnet": subnet.to_json()}))
-    with pytest.raises(ProXError, match=r"has no statistics of the norms of .*; evaluate this member first"):
+    with pytest.raises(ProXError, match="give --dataset, the folder of scans"):
         classification_of(bundle, str(tmp_path / "own.json"))
     evaluate(trained, tmp_path / "own.json")
     assert classification_of(bundle, str(tmp_path / "own.json")).name == "own"
@@ -194,9 +197,36 @@ def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Pat
     named = [member["subnet"] for member in TrainedBundle.open(trained.bundle).family()["members"]]
     other = next(one for one in front["finalists"] if one["subnet"] not in named)
     file = tmp_path / "int8.onnx"
-    options = ["--format", "onnx", "--output", file, "--calibration", trained.scans]
-    command("export", trained.bundle, "--subnet", other["file"], *options)
+    exported = [*shlex.split(other["command"])[1:], "--format"]
+    command(*exported, "onnx", "--output", file)
     assert Model(file).description.member == other["name"]
+    command(*exported, "bundle", "--output", tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "models" / "model.pt").is_file()
+
+
+@pytest.mark.slow
+def test_a_classifier_in_integers_is_compared_by_accuracy(trained: Trained, tmp_path: Path) -> None:
+    source = ClassifierSource(TrainedBundle.open(trained.bundle), trained.scans)
+    loss = export_file(source, "smallest", tmp_path / "int8.onnx", "onnx", int8=True, most_loss=1)
+    assert loss is not None and (loss.calibrated, loss.measured) == (8, 8) and "Accuracy" in str(loss)
+    assert Model(tmp_path / "int8.onnx").description == source.describe("smallest", source.member("smallest")[1])
+
+
+@pytest.mark.slow
+def test_a_search_knows_what_the_training_held_out(trained: Trained, tmp_path: Path) -> None:
+    """By the names that it noted; another split, or scans that are not there, are seen."""
+    bundle = TrainedBundle.open(trained.bundle)
+    held_out = ClassifierSource(bundle, trained.scans).held_out()
+    assert sorted(name.split()[1] for name in held_out.names) == sorted(bundle.family()["validation_cases"])
+    train, val = (sorted(path.name for path in (trained.scans / part).rglob("*.jpeg")) for part in ("train", "val"))
+    other = replace(bundle, data=bundle.data | {"validation_cases": [train[0], val[0]]})
+    source = ClassifierSource(other, trained.scans)
+    assert sorted(name.split()[1] for name in source.held_out().names) == sorted([train[0], val[0]])
+    missing = ClassifierSource(replace(bundle, data=bundle.data | {"validation_cases": ["gone.jpeg"]}), trained.scans)
+    with pytest.raises(ProXError, match="of 1 scans that were held out in training, 0 are found by their names"):
+        missing.held_out()
+    with pytest.raises(ProXError, match="give --dataset, the folder of scans"):
+        ClassifierSource(bundle, None).held_out()
 
 
 def command(*arguments: Any) -> None:

@@ -52,6 +52,7 @@ def test_a_front_is_what_no_other_beats() -> None:
     assert fronts(points, 10) == [0, 1, 3, 5, 2, 4] or set(fronts(points, 10)) == set(range(6))
     assert set(fronts(points, 3)) == {0, 1, 3}
     assert set(fronts(points, 2)) == {0, 3}, "evenly along the last objective, its ends first"
+    assert fronts(points, 1) == [0], "the best by the first objective"
 
 
 def test_a_hypervolume_is_the_area_below_the_steps() -> None:
@@ -88,9 +89,9 @@ def test_whatever_costs_something_can_be_limited_and_is_named() -> None:
 def test_a_budget_that_no_member_meets_names_the_closest() -> None:
     prices = Prices(FAMILIES[0], SIZE)
     cheapest = prices.of(FAMILIES[0].space.smallest())
-    words = refused("no member is within the budget (MACs a patch 1000)", Budget(macs=1000).check, prices)
+    words = refused("no member is within the budget (MACs a patch 1000)", Budget(macs=1000).cheapest, prices)
     assert f"the closest has MACs a patch {cheapest.macs:.4g}: levels=" in words
-    Budget(macs=cheapest.macs).check(prices)
+    assert Budget(macs=cheapest.macs).cheapest(prices) == FAMILIES[0].space.smallest()
     refused("the most memory, MB is 0; it must be above 0", Budget, memory_mb=0)
 
 
@@ -203,9 +204,52 @@ def test_another_budget_uses_what_is_known(source: NNUNetSource, tmp_path: Path,
     first = search_of(source, path).run()
     seen = watched(monkeypatch)
     known = {one.subnet for one in first.members}
-    second = search_of(source, path, budget=Budget(macs=max(one.price.macs for one in first.members)), finalists=1).run()
+    most = float(np.median([one.price.macs for one in first.members]))
+    second = search_of(source, path, budget=Budget(macs=most), finalists=1).run()
     new = [one for one in second.members if one.subnet not in known]
-    assert len(new) < 10 and len(seen) == len(new) + 2
+    (best,) = second.finalists
+    rest = 0 if best.subnet in {one.subnet for one in first.finalists} else 2
+    assert len(new) < 10 and len(seen) == len(new) + rest
+
+
+def test_fewer_cases_are_compared_on_those_alone(source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "study.journal"
+    search_of(source, path, cases=3).run()
+    seen = watched(monkeypatch)
+    result = search_of(source, path, cases=1).run()
+    assert {tuple(one.scores) for one in result.members} == {("case_0",)} and len(seen) < 10
+
+
+def test_changed_labels_are_scored_anew(source: NNUNetSource, tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    before = search_of(source, path, trials=2).run()
+    labels = source.path.parents[2] / "raw" / "Dataset990_Phantom" / "labelsTr"
+    (labels / "case_0.nii.gz").write_bytes((labels / "case_1.nii.gz").read_bytes())
+    after = search_of(source, path, trials=2).run()
+    assert {one.subnet: one.score for one in after.members} != {one.subnet: one.score for one in before.members}
+
+
+def test_other_latencies_are_another_search(source: NNUNetSource, tmp_path: Path) -> None:
+    """A device that was measured again may be slower: nothing beyond the budget is kept."""
+    path, data = tmp_path / "study.journal", made_up_device(source)
+    family, size = source.supernet.family, source.size
+    fast = Device.from_json(data, family, size, "a test")
+    most = float(np.median(list(fast.measured.values())))
+    slower = [one | {"milliseconds": 1.5 * one["milliseconds"]} for one in data["members"]]
+    slow = Device.from_json(data | {"members": slower}, family, size, "a test")
+    for device in (fast, slow):
+        search = search_of(source, path, device=device, budget=Budget(latency_ms=most))
+        result = search.run()
+        assert len(result.members) == 10
+        assert all(device.latency_ms(one.subnet) <= most for one in [*result.members, *result.finalists])
+
+
+def test_the_journal_may_be_named_relative_to_where_one_is(
+    source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = search_of(source, Path("some/study.journal"), trials=2).run()
+    assert len(result.members) == 2 and (tmp_path / "some" / "study.journal").is_file()
 
 
 def test_a_space_smaller_than_the_trials_ends_the_search(bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

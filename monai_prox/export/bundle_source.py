@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from monai_prox.bundle.trained import TrainedBundle
 from monai_prox.decathlon import DecathlonTask
 from monai_prox.errors import ProXError
 from monai_prox.evaluation import Labelled, LabelledScan, LabelledScans, SegmentedCases
+from monai_prox.export.source import FILES
 from monai_prox.oct import OctScans, read_scan, read_scans
 from monai_prox.runtime.cases import ALL_CHANNELS, Case
 from monai_prox.runtime.classification import prepare_scan
@@ -47,6 +49,14 @@ class _Source:
     @cached_property
     def supernet(self) -> SuperNet:
         return self.bundle.supernet()
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return ("bundle", *FILES)
+
+    @property
+    def arguments(self) -> list[str]:
+        return [] if self.dataset is None else ["--dataset", str(self.dataset.resolve())]
 
     def family(self) -> dict[str, Any]:
         return self.bundle.family()
@@ -114,10 +124,9 @@ class ClassifierSource(_Source):
     """A family that classifies. See ``monai_prox.export.source``."""
 
     def network(self, subnet: Subnet) -> nn.Module:
-        """Norms' statistics are those that the training has kept; else, where ``dataset`` is given, taken from its images."""
-        if self.dataset is None or str(subnet) in self.bundle.statistics():
-            return self.bundle.extract(self.supernet, subnet).eval()
-        return self._calibrated.extract(subnet).eval()
+        """Norms' statistics are those that the training has kept, else taken from images of ``dataset`` that it trained on."""
+        kept = str(subnet) in self.bundle.statistics()
+        return (self.bundle.extract(self.supernet, subnet) if kept else self._calibrated.extract(subnet)).eval()
 
     def describe(self, name: str, subnet: Subnet) -> ScanDescription:
         plan, family = self.bundle.plan, self.bundle.network_family
@@ -133,15 +142,25 @@ class ClassifierSource(_Source):
         )
 
     def held_out(self) -> LabelledScans:
-        scans = self._scans
-        named = [(scan.name if isinstance(scan.image, Path) else str(number), scan) for number, scan in enumerate(scans.val)]
-        return LabelledScans([LabelledScan(name, scan.image, scan.label) for name, scan in named])
+        numbered = enumerate(self._scans.val)  # files of two classes may have one name
+        return LabelledScans([LabelledScan(f"{number} {scan.name}", scan.image, scan.label) for number, scan in numbered])
 
     @cached_property
     def _scans(self) -> OctScans:
-        scans = read_scans(self._data("the folder of scans, or the .npz, that the bundle was trained on"))
-        self.bundle.plan.check_fits(scans)
-        return scans
+        """Split as in the training, by the names that it has noted. Raises ProXError where they do not tell."""
+        data = self._data("the folder of scans, or the .npz, that the bundle was trained on")
+        scans, noted = read_scans(data, classes=self.bundle.plan.classes), Counter(self.family()["validation_cases"])
+        if Counter(scan.name for scan in scans.val) == noted:
+            return scans
+        every = [*scans.train, *scans.val]  # it was told to split otherwise
+        val = [scan for scan in every if scan.name in noted]
+        if Counter(scan.name for scan in val) != noted:
+            raise ProXError(
+                f"{data}: of {noted.total()} scans that were held out in training, {len(val)} are found by their names"
+            )
+        patients = {scan.patient for scan in val} - {None}
+        train = [scan for scan in every if scan.name not in noted and scan.patient not in patients]
+        return replace(scans, train=tuple(train), val=tuple(val))
 
     @cached_property
     def _calibrated(self) -> CalibratedMembers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from monai_prox.bundle.trained import TrainedBundle
 from monai_prox.export.bundle import MARK, SCHEMA, VERSION
 from monai_prox.export.bundle_docs import EXPORTED, LICENCE_NOTE, WIDTH
+from monai_prox.export.bundle_source import ClassifierSource
 from monai_prox.oct import SUFFIXES
 
 PACKAGES = ("pillow", "pytorch-ignite", "torchvision")
@@ -274,20 +276,22 @@ python -m monai.bundle onnx_export network_def --filepath models/model.onnx {EXP
         return f"The data are not part of this bundle.\n\n{self.task}: ask whoever provides it for its licence.\n"
 
 
-def classification_of(bundle: TrainedBundle, which: str) -> Classification:
+def classification_of(bundle: TrainedBundle, which: str, dataset: Path | None = None) -> Classification:
     """The member ``which``, a name of family.json or a JSON file with a subnet.
+
+    dataset: of the training, for members whose norms it has kept no statistics of.
 
     Raises ProXError for an unknown or illegal member, and where nothing has been trained or the norms' statistics are missing.
     """
     plan, family = bundle.plan, bundle.network_family
     name, subnet = bundle.member(which)
-    supernet = bundle.supernet()
+    family.space.check(subnet)
     return Classification(
         name=name,
         task=plan.task,
         source=f"a family trained on {plan.task} by {bundle.family()['recipe']}, {bundle.family()['epochs']} epochs",
         subnet=subnet.to_json(),
-        network=bundle.extract(supernet, family.space.check(subnet)),
+        network=ClassifierSource(bundle, dataset).network(subnet),
         architecture=family.architecture_of(subnet),
         classes=plan.classes,
         image_size=plan.image_size,

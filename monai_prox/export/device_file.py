@@ -6,19 +6,21 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from monai_prox.errors import ProXError
 from monai_prox.evaluation import HeldOut
 from monai_prox.export.folder import check_vacant
-from monai_prox.export.int8 import MOST_LOSS, Loss, compare, quantise
-from monai_prox.export.onnx_file import write_onnx
 from monai_prox.export.source import Source
 from monai_prox.export.torchscript_file import write_torchscript
 from monai_prox.runtime.description import Description, ScanDescription, write_description
 
+if TYPE_CHECKING:
+    from monai_prox.export.int8 import Loss
+
+MOST_LOSS = 0.01  # of Dice or accuracy, by integers
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".ts"}
 
 
@@ -62,10 +64,15 @@ def export_file(
             written = Path(folder, output.name)
             _write(network, description, written, format, divisors, cases)
             if cases is not None:
-                plain = Path(folder, f"float32{ending}")
+                from monai_prox.export.int8 import compare
+
+                plain = Path(folder, "float32", output.name)
+                plain.parent.mkdir()
                 _write(network, description, plain, format)
                 loss = compare(plain, written, cases, source.measure, most_loss=most_loss)
-            for file in reversed(files):  # the .xml last: where it is, the .bin is, too
+            if len(files) > 1:
+                output.unlink(missing_ok=True)  # no .xml is ever beside the .bin of another
+            for file in reversed(files):
                 Path(folder, file.name).replace(file)
     except OSError as error:
         raise ProXError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
@@ -83,10 +90,14 @@ def _write(
     if format == "torchscript":
         write_torchscript(network, description, output)
         return
+    from monai_prox.export.onnx_file import write_onnx
+
     with tempfile.TemporaryDirectory() as folder:
         converted = Path(folder, "float32.onnx")
         write_onnx(network, description, converted, divisors=divisors)
         if quantised_on is not None:
+            from monai_prox.export.int8 import quantise
+
             plain, converted = converted, Path(folder, "int8.onnx")
             quantise(plain, converted, quantised_on)
         if format == "onnx":

@@ -19,7 +19,6 @@ from monai_prox.runtime.model import Model
 from monai_prox.runtime.resampling import Array
 
 QUANTISED = ["Conv", "ConvTranspose"]  # the norms stay as they are: they decide what integers mean
-MOST_LOSS = 0.01  # of Dice or accuracy
 PATCHES = 4  # of a case, for calibration
 FEWEST = 2  # cases: one to calibrate on and another to measure
 
@@ -73,7 +72,7 @@ def quantise(source: Path, output: Path, cases: HeldOut) -> None:
     describe_again(output, model.described)
 
 
-def compare(before: Path, after: Path, cases: HeldOut, measure: str, *, most_loss: float = MOST_LOSS) -> Loss:
+def compare(before: Path, after: Path, cases: HeldOut, measure: str, *, most_loss: float) -> Loss:
     """Of two files of the same member, on the half of ``cases`` that did not calibrate.
 
     Raises ProXError where ``after`` loses more than ``most_loss``.

@@ -15,6 +15,7 @@ from torch import nn
 from monai_prox.errors import ProXError
 from monai_prox.evaluation import SegmentedCases, find_labelled
 from monai_prox.export.nnunet import member_plans
+from monai_prox.export.source import FILES, FOLDERS
 from monai_prox.nnunet.model_folder import ModelFolder
 from monai_prox.runtime.description import READERS, SCHEMES, Description, Normalisation, Resampling
 from monai_prox.space import Subnet
@@ -48,6 +49,14 @@ class NNUNetSource:
     @property
     def path(self) -> Path:
         return self.model.path
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return (*FOLDERS, *FILES)
+
+    @property
+    def arguments(self) -> list[str]:
+        return [] if self.fold == self.model.folds[0] else ["--fold", self.fold.removeprefix("fold_")]
 
     @property
     def size(self) -> Sequence[int]:
@@ -91,10 +100,7 @@ class NNUNetSource:
             if not root:
                 raise ProXError("nnUNet_raw is not set; set it, or give the folder with imagesTr and labelsTr as --dataset")
             dataset = Path(root, self.model.plans["dataset_name"])
-        found = find_labelled(dataset, self.describe("largest", self.supernet.family.space.largest()), names)
-        if not found:
-            raise ProXError(f"{dataset} has none of the {len(names)} cases, with labels, that were held out in training")
-        return SegmentedCases(found)
+        return SegmentedCases(find_labelled(dataset, self.describe("largest", self.supernet.family.space.largest()), names))
 
 
 def describe(

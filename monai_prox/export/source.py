@@ -14,6 +14,8 @@ from monai_prox.runtime.description import Description, ScanDescription
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
 
+FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript")  # what members are exported as
+
 
 class Source(Protocol):
     """A trained family.
@@ -27,6 +29,14 @@ class Source(Protocol):
 
     @property
     def measure(self) -> str: ...
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Of FOLDERS and FILES, what its members can be exported as."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """With which ``monai-prox export`` takes the same fold and dataset."""
 
     @property
     def supernet(self) -> SuperNet:

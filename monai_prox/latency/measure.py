@@ -99,6 +99,7 @@ def main() -> None:
     arguments = parser.parse_args()
     temporary = arguments.output.with_name(arguments.output.name + ".part")
     temporary.touch()  # better now than after all measurements, if it cannot be written
+    temporary.unlink()
     here = Path(__file__).resolve().parent
     listed = json.loads((here / LISTED).read_text())
 

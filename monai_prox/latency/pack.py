@@ -16,7 +16,6 @@ import torch
 from monai_prox import cost
 from monai_prox.errors import ProXError
 from monai_prox.export.folder import check_vacant
-from monai_prox.export.onnx_file import write_onnx
 from monai_prox.export.source import Source
 from monai_prox.families import Family
 from monai_prox.files import replacing
@@ -76,6 +75,8 @@ def write_pack(
 
 
 def _files(source: Source, members: Sequence[Subnet]) -> Any:
+    from monai_prox.export.onnx_file import write_onnx
+
     for number, subnet in enumerate(members):
         file = f"member_{number:02d}.onnx"
         with tempfile.TemporaryDirectory() as folder:

@@ -52,25 +52,34 @@ def read_case(case: Case, description: Description) -> list[sitk.Image]:
     """One image per channel. Raises ProXError where a channel is missing, too many, or cannot be read."""
     ending, channels = description.file_ending, description.channels
     if description.reader == ALL_CHANNELS:
-        return _channels_of(read_image(case.files[0]))
+        whole = read_image(case.files[0])
+        _check_millimetres(case.files[0], whole)
+        return _channels_of(case.files[0], whole)
     wanted = [f"{case.name}_{index:04d}{ending}" for index in range(len(channels))]
     found = [file.name for file in case.files]
     if found != wanted and not (len(found) == len(wanted) == 1):
         needed = ", ".join(f"{name} ({channel})" for name, channel in zip(wanted, channels, strict=True))
         raise ProXError(f"the network needs {needed}; there is {', '.join(found)}")
     images = [read_image(file) for file in case.files]
-    if description.reader == "NibabelIO":  # it takes lengths as they are, where SimpleITK turns them into mm
+    if description.reader == "NibabelIO":
         for file, image in zip(case.files, images, strict=True):
-            unit = image.GetMetaData("xyzt_units") if image.HasMetaDataKey("xyzt_units") else "0"
-            if int(unit) % 8 not in MILLIMETRES:
-                raise ProXError(f"{file}: its lengths are not in mm, but of NIfTI's unit {int(unit) % 8}")
+            _check_millimetres(file, image)
     return images
 
 
-def _channels_of(image: sitk.Image) -> list[sitk.Image]:
+def _check_millimetres(file: Path, image: sitk.Image) -> None:
+    """For readers by nibabel, which takes lengths as they are, where SimpleITK turns them into mm."""
+    unit = image.GetMetaData("xyzt_units") if image.HasMetaDataKey("xyzt_units") else "0"
+    if int(unit) % 8 not in MILLIMETRES:
+        raise ProXError(f"{file}: its lengths are not in mm, but of NIfTI's unit {int(unit) % 8}")
+
+
+def _channels_of(file: Path, image: sitk.Image) -> list[sitk.Image]:
     """The images that are stacked along a fourth axis; an image of three axes is one."""
     if image.GetDimension() == 3:
         return [image]
+    if image.GetDimension() != 4:
+        raise ProXError(f"{file} has {image.GetDimension()} axes; expected 3, or 4 of which the last is for channels")
     size = (*image.GetSize()[:3], 0)
     return [sitk.Extract(image, size, (0, 0, 0, channel)) for channel in range(image.GetSize()[3])]
 

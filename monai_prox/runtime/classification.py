@@ -94,13 +94,18 @@ def classify(
     network: Network,
     scans: Sequence[Path],
     output: Path,
+    *,
+    overwrite: bool = True,
 ) -> Iterator[tuple[Path, str | None]]:
     """Writes ``predictions.csv`` into the folder ``output``: each scan, its class, the probabilities of all classes.
 
-    Yields each scan, and what was wrong with it or None; one that fails stops none of the others. Raises ProXError where the
-    folder cannot be made.
+    Yields each scan, and what was wrong with it or None; one that fails stops none of the others. overwrite: whether a table
+    that is there is written anew. Raises ProXError where the folder cannot be made.
     """
     make_folder(output)
+    if (output / TABLE).exists() and not overwrite:
+        yield from ((path, None) for path in scans)
+        return
     with replacing(output / TABLE) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "class", *description.classes])

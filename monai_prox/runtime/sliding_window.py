@@ -19,6 +19,8 @@ SIGMA = 1 / 8  # of the patch: how a tile's weight falls off
 
 def starts(size: int, patch: int) -> list[int]:
     """Where the tiles along an axis begin, evenly spread from end to end."""
+    if patch == 1:
+        return list(range(size))
     count = ceil((size - patch) / (patch * STEP)) + 1
     return [round((size - patch) / max(count - 1, 1) * index) for index in range(count)]
 

@@ -22,6 +22,12 @@ UNITS = {
 LOOKED_AT = 2000  # random members, before it is said that none is within a budget
 
 
+def check_costs(names: Sequence[str]) -> None:
+    """Raises ProXError for what is none of UNITS."""
+    if unknown := [name for name in names if name not in UNITS]:
+        raise ProXError(f"{', '.join(unknown)} cannot be minimised; allowed: {', '.join(UNITS)}")
+
+
 @dataclass(frozen=True)
 class Price:
     """Of one member. latency_ms: None where no device was given. See ``monai_prox.cost.Cost`` for the others."""
@@ -76,8 +82,11 @@ class Budget:
         """The largest of the ratios of what is spent to what may be; 0 without limits."""
         return max((price.of(name) / most for name, most in self.limits().items()), default=0.0)
 
-    def check(self, prices: Prices) -> None:
-        """Raises ProXError, with the member that comes closest, where none is within the budget."""
+    def cheapest(self, prices: Prices) -> Subnet:
+        """A member that leaves as much of the budget as any of those looked at.
+
+        Raises ProXError, with the member that comes closest, where none is within it.
+        """
         generator, space = random.Random(0), prices.family.space
         seen = {space.smallest(), *(space.sample(generator) for _ in range(LOOKED_AT))}
         closest, price = min(
@@ -87,6 +96,7 @@ class Budget:
             asked = ", ".join(f"{UNITS[name]} {most:g}" for name, most in self.limits().items())
             has = ", ".join(f"{UNITS[name]} {price.of(name):.4g}" for name in self.limits())
             raise ProXError(f"no member is within the budget ({asked}); the closest has {has}: {closest}")
+        return closest
 
     def nearest(self, ranks: Mapping[str, Sequence[int]], prices: Prices) -> Subnet:
         """The member of these ``ranks``, see ``SearchSpace.nearest``; where it costs too much, rank after rank is lowered.

@@ -20,14 +20,19 @@ def front(points: Points) -> list[int]:
 
 
 def fronts(points: Points, count: int) -> list[int]:
-    """``count`` rows: the front, the front of the rest, and so on; of the last front evenly along the last objective."""
+    """``count`` rows: the front, the front of the rest, and so on; of the last front evenly along the last objective.
+
+    Where there is room for one only, that is the best by the first objective.
+    """
     left, chosen = list(range(len(points))), list[int]()
     while left and len(chosen) < count:
         best = [left[index] for index in front(points[left])]
         best.sort(key=lambda index: points[index, -1])
         room = count - len(chosen)
-        if len(best) > room:
-            best = [best[round(step)] for step in np.linspace(0, len(best) - 1, room)] if room > 1 else best[:1]
+        if room == 1:
+            best = [min(best, key=lambda index: points[index, 0])]
+        elif len(best) > room:
+            best = [best[round(step)] for step in np.linspace(0, len(best) - 1, room)]
         chosen += best
         left = [index for index in left if index not in best]
     return chosen

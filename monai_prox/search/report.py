@@ -15,6 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from monai_prox import cost
+from monai_prox.export.source import Source
 from monai_prox.files import replacing, write_json
 from monai_prox.report import count, plot_choices
 from monai_prox.search.budget import UNITS
@@ -37,7 +38,7 @@ def write_report(result: Result, output: Path) -> dict[str, Any]:
     finalists = named(result)
     for old in (output / MEMBERS).glob("choice-*.json"):
         if old.stem not in finalists:
-            old.unlink()
+            old.unlink(missing_ok=True)  # another process may be writing, too
     for name, one in finalists.items():
         write_json({"subnet": one.subnet.to_json()}, output / MEMBERS / f"{name}.json")
     contents = _contents(result, finalists, output)
@@ -49,7 +50,7 @@ def write_report(result: Result, output: Path) -> dict[str, Any]:
         axes={name: label for name, label in contents["axes"].items() if name in PLOTTED or name in result.search.minimise},
         measure=f"mean {result.search.source.measure.capitalize()}",
     )
-    page = files("monai_prox.search").joinpath("report.html").read_text()
+    page = files("monai_prox.search").joinpath("report.html").read_text(encoding="utf-8")
     data = json.dumps(json.loads((output / TABLE).read_text())).replace("<", "\\u003c")
     with replacing(output / PAGE) as temporary:
         temporary.write_text(page.replace("/* data */", data), encoding="utf-8")
@@ -68,6 +69,7 @@ def _contents(result: Result, finalists: dict[str, Scored], output: Path) -> dic
         "model": str(source.path),
         "date": date.today().isoformat(),
         "measure": source.measure,
+        "formats": list(source.formats),
         "minimised": list(search.minimise),
         "axes": {name: UNITS[name] for name in priced if name != "latency_ms" or device is not None},
         "budget": search.budget.limits(),
@@ -76,7 +78,7 @@ def _contents(result: Result, finalists: dict[str, Scored], output: Path) -> dic
         "seconds": result.seconds,
         "space": search.prices.family.space.size(),
         "finalists": [
-            {"name": name, **_of(one), **_whole(result, one), **_commands(source.path, output, name)}
+            {"name": name, **_of(one), **_whole(result, one), **_command(source, output, name)}
             for name, one in finalists.items()
         ],
         "members": [{**_of(one), "expected": one.score + shift} for one in result.members],
@@ -107,10 +109,10 @@ def _whole(result: Result, one: Scored) -> dict[str, Any]:
     return {"patches_a_case": plain, "patches_a_case_mirrored": mirrored, "macs_a_case": one.price.macs * plain}
 
 
-def _commands(model: Path, output: Path, name: str) -> dict[str, Any]:
-    subnet = output / MEMBERS / f"{name}.json"
-    command = f"monai-prox export {shlex.quote(str(model))} --subnet {shlex.quote(str(subnet))}"
-    return {"file": str(subnet), "command": command}
+def _command(source: Source, output: Path, name: str) -> dict[str, Any]:
+    subnet = (output / MEMBERS / f"{name}.json").resolve()
+    words = ["monai-prox", "export", str(source.path.resolve()), "--subnet", str(subnet), *source.arguments]
+    return {"file": str(subnet), "command": shlex.join(words)}
 
 
 def front_table(scored: Sequence[tuple[str, Scored]], axes: Sequence[str], measure: str) -> Table:

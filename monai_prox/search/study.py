@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -27,12 +27,13 @@ from monai_prox.export.source import Source
 from monai_prox.latency.device import Device, fingerprint
 from monai_prox.probes import choose_probes
 from monai_prox.runtime.resampling import Array
-from monai_prox.search.budget import UNITS, Budget, Price, Prices
+from monai_prox.search.budget import UNITS, Budget, Price, Prices, check_costs
 from monai_prox.search.front import front, fronts
 from monai_prox.space import Subnet
 
 STALE = 200  # proposals in a row of members that are known: the space, or what of it is within the budget, has no others
 POPULATION = 16
+FINALIST = "finalist"  # begins the names of a study's attributes that hold scores on all cases
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,8 @@ class Search:
     sampler: str = "nsga2"
 
     def __post_init__(self) -> None:
-        wanted = dict.fromkeys((*self.minimise, *self.budget.limits()))
-        if unknown := [name for name in wanted if name not in UNITS]:
-            raise ProXError(f"{', '.join(unknown)} cannot be minimised; allowed: {', '.join(UNITS)}")
-        if "latency_ms" in wanted and self.device is None:
+        check_costs(self.minimise)
+        if "latency_ms" in (*self.minimise, *self.budget.limits()) and self.device is None:
             raise ProXError("latency is known where a device's file is given, see monai-prox profile")
         for name in ("trials", "cases", "finalists"):
             if getattr(self, name) < 1:
@@ -111,20 +110,20 @@ class Search:
         digest = sha256(fingerprint(self.source.supernet.family, self.source.size).encode())
         for name, weight in self.source.supernet.state_dict().items():
             digest.update(name.encode() + weight.cpu().numpy().tobytes())
-        digest.update(repr(sorted(self.held_out.names)).encode())
+        digest.update(self.held_out.fingerprint().encode())
         return digest.hexdigest()[:16]
 
     @cached_property
     def name(self) -> str:
         """Of the study: the family's, and a number that tells searches of other settings apart."""
-        device = None if self.device is None else self.device.name
-        settings = [asdict(self.budget), self.minimise, device, self.subset, self.sampler, self.seed]
+        timed = None if self.device is None else sorted((str(subnet), time) for subnet, time in self.device.measured.items())
+        settings = [asdict(self.budget), self.minimise, timed, self.subset, self.sampler, self.seed]
         return f"{self._trained}-{sha256(repr(settings).encode()).hexdigest()[:8]}"
 
     # ------------------------------------------------------------------ searching
     def run(self, watch: Callable[[SearchProgress], object] = lambda _: None) -> Result:
         """Goes on with what is in the storage. Raises ProXError where no member is within the budget, or a case is broken."""
-        self.budget.check(self.prices)
+        self.budget.cheapest(self.prices)
         study = self._study()
         known = self._known(study)
         self._search(study, known, watch)
@@ -137,11 +136,10 @@ class Search:
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.minimise)]
         storage = _open(self.storage)
         study = optuna.create_study(storage=storage, study_name=self.name, directions=directions, load_if_exists=True)
-        count = len(study.get_trials(deepcopy=False))
-        study.sampler = SAMPLERS[self.sampler](self.seed + count)  # a process that joins later draws others
         study.set_user_attr("family", self._trained)
-        if not count and self.sampler != "random":
-            for subnet in choose_probes(self.source.supernet, self.source.size).values():
+        if not study.get_trials(deepcopy=False):
+            probes = choose_probes(self.source.supernet, self.source.size).values() if self.sampler != "random" else ()
+            for subnet in dict.fromkeys([*probes, self.budget.cheapest(self.prices)]):
                 study.enqueue_trial(self._parameters(subnet), skip_if_exists=True)
         return study
 
@@ -154,12 +152,17 @@ class Search:
         return known
 
     def _search(self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]) -> None:
-        names, stale = [self.held_out.names[index] for index in self.subset], 0
+        names, stale, first = [self.held_out.names[index] for index in self.subset], 0, True
         while len(known) < self.trials and stale < STALE:
             trial = study.ask(self._distributions)
+            if first:  # no two processes have the same trial, so none draws what another does
+                study.sampler, first = SAMPLERS[self.sampler](self.seed + trial.number), False
             subnet = self.budget.nearest(self._ranks(trial.params), self.prices)
             known |= self._known(study)
-            stale = stale + 1 if subnet in known else 0
+            stale = stale + 1 if subnet in known or not self.budget.allows(self.prices.of(subnet)) else 0
+            if not self.budget.allows(self.prices.of(subnet)):
+                study.tell(trial, state=TrialState.FAIL)
+                continue
             if subnet in known:
                 scores = known[subnet].scores
             else:
@@ -183,14 +186,15 @@ class Search:
         random.shuffle(chosen)  # two processes begin with different ones
         names, finalists, seconds = list(self.held_out.names), list[Scored](), 0.0
         for one in chosen:
-            key = f"all {one.subnet}"
+            key = f"{FINALIST} {one.subnet}"
             whole = study.user_attrs.get(key)  # other processes', too
             if whole is None:
                 start = time.perf_counter()
-                rest = [index for index, name in enumerate(names) if name not in one.scores]
-                found = dict(zip([names[index] for index in rest], self._scores(one.subnet, rest), strict=True))
-                scores = {name: {**one.scores, **found}[name] for name in names}
-                whole = {"scores": scores, "seconds": time.perf_counter() - start}
+                found = self._others.get(one.subnet, {}) | one.scores
+                rest = [index for index, name in enumerate(names) if name not in found]
+                found |= dict(zip([names[index] for index in rest], self._scores(one.subnet, rest), strict=True))
+                scores = {name: found[name] for name in names}
+                whole = {"subnet": one.subnet.to_json(), "scores": scores, "seconds": time.perf_counter() - start}
                 study.set_user_attr(key, whole)
             finalists.append(Scored(one.subnet, one.price, whole["scores"]))
             seconds += whole["seconds"]
@@ -199,7 +203,13 @@ class Search:
 
     def _elsewhere(self, study: optuna.Study, subnet: Subnet, names: Sequence[str]) -> dict[str, float] | None:
         """Scores of the cases ``names`` by a search of other settings on the same storage."""
-        return self._others.get(subnet) if set(self._others.get(subnet, ())) >= set(names) else None
+        scores = self._others.get(subnet, {})
+        return {name: scores[name] for name in names} if set(names) <= set(scores) else None
+
+    @staticmethod
+    def _finalists(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Of a study's attributes."""
+        return [value for key, value in attributes.items() if key.startswith(FINALIST)]
 
     @cached_property
     def _others(self) -> dict[Subnet, dict[str, float]]:
@@ -207,8 +217,9 @@ class Search:
         scores: dict[Subnet, dict[str, float]] = {}
         for study in storage.get_all_studies():
             if study.user_attrs.get("family") == self._trained and study.study_name != self.name:
-                for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.COMPLETE,)):
-                    scores.setdefault(Subnet.from_json(trial.user_attrs["subnet"]), {}).update(trial.user_attrs["scores"])
+                trials = storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.COMPLETE,))
+                for attributes in [*(trial.user_attrs for trial in trials), *self._finalists(study.user_attrs)]:
+                    scores.setdefault(Subnet.from_json(attributes["subnet"]), {}).update(attributes["scores"])
         return scores
 
     def _scores(self, subnet: Subnet, cases: Sequence[int]) -> list[float]:
@@ -282,10 +293,12 @@ def _open(storage: str) -> BaseStorage:
     try:
         if "://" in storage:
             return RDBStorage(storage)
-        Path(storage).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(storage))
+        path = Path(storage).resolve()  # Optuna's lock is a link beside it, which must not dangle
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(path)))
     except Exception as error:  # databases have each their own
-        raise ProXError(f"the storage {storage} cannot be opened: {' '.join(str(error).split()):.200}") from None
+        kind = storage.split("://")[0]  # without a password
+        raise ProXError(f"the storage {kind} cannot be opened: {' '.join(str(error).split()):.200}") from None
 
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
