@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from architectures import unet_architecture
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +34,7 @@ from monai_prox.latency.pack import choose_members
 from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
 from monai_prox.search.report import write_report
-from monai_prox.search.study import Search, SearchProgress
+from monai_prox.search.study import Search, SearchProgress, runnable
 
 pytest_plugins = ["nnunet_fixtures"]
 
@@ -162,6 +163,15 @@ def test_a_search_scores_members_on_some_cases_and_the_best_on_all(
     assert {weights for _, weights in seen} == counted, "no member needs a larger network than itself"
     assert (told[-1].what, told[-1].done, told[-1].total) == ("finalists", 3, 3) and told[9].what == "members"
     assert result.seconds > 0
+
+
+def test_members_are_scored_by_what_torch_computes(source: NNUNetSource) -> None:
+    name, subnet = source.member("largest")
+    description, network = source.describe(name, subnet), source.network(subnet)
+    x = torch.randn(1, *description.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = network(x).numpy()
+    np.testing.assert_allclose(runnable(source.network(subnet))(x.numpy()), wanted, atol=1e-4)
 
 
 def test_a_search_keeps_to_its_budget(source: NNUNetSource, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from torch import nn
+from torch import Tensor, nn
 
 from monai_prox.errors import ProXError
 from monai_prox.evaluation import HeldOut
@@ -223,7 +223,7 @@ class Search:
         return scores
 
     def _scores(self, subnet: Subnet, cases: Sequence[int]) -> list[float]:
-        network = _runnable(self.source.network(subnet))
+        network = runnable(self.source.network(subnet))
         return self.held_out.scores(cases, self.source.describe("member", subnet), network)
 
     # ------------------------------------------------------------------ members as Optuna's parameters
@@ -276,9 +276,12 @@ def best_so_far(scored: Sequence[Scored], minimise: Sequence[str]) -> list[Score
     return sorted((scored[index] for index in front(points)), key=lambda one: one.price.of(minimise[0]))
 
 
-def _runnable(network: nn.Module) -> Callable[[Array], Array]:
+def runnable(network: nn.Module) -> Callable[[Array], Array]:
+    """network: (B, C, *patch) -> (B, outputs, *patch), a copy, which is changed; on the GPU where there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device).eval()
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        _convolve_by_onednn(network)
 
     def run(x: Array) -> Array:
         with torch.inference_mode():
@@ -286,6 +289,19 @@ def _runnable(network: nn.Module) -> Callable[[Array], Array]:
         return result
 
     return run
+
+
+def _convolve_by_onednn(network: nn.Module) -> None:
+    """torch takes another way for a single small volume than for two of them, which is up to seven times as slow."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv3d) and not isinstance(layer.padding, str) and layer.padding_mode == "zeros":
+            layer.forward = partial(_onednn, layer)  # type: ignore[method-assign]
+
+
+def _onednn(layer: nn.Conv3d, x: Tensor) -> Tensor:
+    settings = layer.padding, layer.stride, layer.dilation, layer.groups
+    result: Tensor = torch.ops.aten.mkldnn_convolution(x, layer.weight, layer.bias, *settings)
+    return result
 
 
 def _open(storage: str) -> BaseStorage:
