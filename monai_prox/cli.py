@@ -233,7 +233,7 @@ def search(
     dataset: Annotated[Path | None, typer.Option(help="Of the training; by default in nnUNet_raw")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Members to score, in all processes together")] = 100,
     cases: Annotated[int, typer.Option(min=1, help="Held-out cases that each is scored on")] = 4,
-    finalists: Annotated[int, typer.Option(min=1, help="Of the best, scored on all held-out cases")] = 8,
+    finalists: Annotated[int, typer.Option(min=1, help="Of the best, scored on all held-out cases")] = 6,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Folder for the table, plot and page; by default MODEL/search"),

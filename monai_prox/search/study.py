@@ -72,7 +72,7 @@ class Search:
     minimise: tuple[str, ...] = ("macs",)
     trials: int = 100
     cases: int = 4
-    finalists: int = 8
+    finalists: int = 6
     seed: int = 0
     sampler: str = "nsga2"
 
