@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +21,7 @@ import optuna
 import torch
 from about import about
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -55,6 +57,24 @@ def row(sampler: str, seed: int, result: Result, worst: float) -> dict[str, Any]
     }
 
 
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for one in rows:
+        points = [(point["macs"] / 1e9, point["dice"]) for point in one["front"]]
+        label = one["sampler"] if one["seed"] == rows[0]["seed"] else None
+        axes.step(
+            *zip(*points, strict=True), where="post", marker="o", markersize=3, color=COLOURS[one["sampler"]], label=label
+        )
+    axes.set(xscale="log", xlabel="MACs per patch (billion)", ylabel="mean Dice on held-out cases")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -88,18 +108,7 @@ def main() -> None:
         described | {"training_seconds": training, "share_of_training": share, "rows": rows},
         arguments.results / "summary.json",
     )
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for one in rows:
-        points = [(point["macs"] / 1e9, point["dice"]) for point in one["front"]]
-        label = one["sampler"] if one["seed"] == arguments.seeds[0] else None
-        axes.step(
-            *zip(*points, strict=True), where="post", marker="o", markersize=3, color=COLOURS[one["sampler"]], label=label
-        )
-    axes.set(xscale="log", xlabel="MACs per patch (billion)", ylabel="mean Dice on held-out cases")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(arguments.results / "plot.png", dpi=120)
+    plot(rows, arguments.results / "plot.png")
     table = Table("sampler", "seed", "members", "seconds", "hypervolume", "on some cases")
     for one in rows:
         volumes = f"{one['hypervolume']:.4f}", f"{one['hypervolume_of_some_cases']:.4f}"
