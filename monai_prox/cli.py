@@ -285,7 +285,7 @@ def search(
             if done.what not in bars:
                 bars[done.what] = progress.add_task(done.what, total=done.total)
             progress.update(bars[done.what], completed=done.done)
-            best = [("", scored) for scored in best_so_far(done.scored, one.minimise)]
+            best = [(str(rank), scored) for rank, scored in enumerate(best_so_far(done.scored, one.minimise), 1)]
             live.update(Group(progress, front_table(best, one.minimise, source.measure)))
 
         result = one.run(watch)

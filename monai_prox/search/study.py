@@ -166,9 +166,7 @@ class Search:
             if subnet in known:
                 scores = known[subnet].scores
             else:
-                scores = self._elsewhere(study, subnet, names) or dict(
-                    zip(names, self._scores(subnet, self.subset), strict=True)
-                )
+                scores = self._elsewhere(subnet, names) or dict(zip(names, self._scores(subnet, self.subset), strict=True))
             scored = Scored(subnet, self.prices.of(subnet), scores)
             trial.set_user_attr("subnet", subnet.to_json())
             trial.set_user_attr("scores", scores)
@@ -201,7 +199,7 @@ class Search:
             watch(SearchProgress("finalists", len(finalists), len(chosen), finalists))
         return finalists, seconds
 
-    def _elsewhere(self, study: optuna.Study, subnet: Subnet, names: Sequence[str]) -> dict[str, float] | None:
+    def _elsewhere(self, subnet: Subnet, names: Sequence[str]) -> dict[str, float] | None:
         """Scores of the cases ``names`` by a search of other settings on the same storage."""
         scores = self._others.get(subnet, {})
         return {name: scores[name] for name in names} if set(names) <= set(scores) else None
