@@ -278,7 +278,7 @@ def runnable(network: nn.Module) -> Callable[[Array], Array]:
     """network: (B, C, *patch) -> (B, outputs, *patch), a copy, which is changed; on the GPU where there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device).eval()
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         _convolve_by_onednn(network)
 
     def run(x: Array) -> Array:
