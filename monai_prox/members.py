@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,20 @@ from typing import Any
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json
 from monai_prox.space import Subnet
+
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of paths
+
+
+def check_family(data: Any, source: Path | str) -> dict[str, Any]:
+    """Returns what a family.json holds. Raises ProXError, naming ``source``, unless it has a list of named members."""
+    members = data.get("members") if isinstance(data, dict) else None
+    if not isinstance(members, list):
+        raise ProXError(f"{source} is not a family: it has no list of members")
+    for member in members:
+        name = member.get("name") if isinstance(member, dict) else None
+        if not isinstance(name, str) or not NAME.fullmatch(name) or not isinstance(member.get("subnet"), dict):
+            raise ProXError(f"{source}: a member has a subnet and a name of letters, digits, - and _, got {member!r:.120}")
+    return data  # type: ignore[no-any-return]
 
 
 def find_member(family: Mapping[str, Any], which: str) -> tuple[str, Subnet]:

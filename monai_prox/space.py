@@ -295,6 +295,8 @@ class SearchSpace:
     def from_json(cls, data: Any) -> SearchSpace:
         """Raises ProXError where ``data`` is not what ``to_json`` writes."""
         try:
+            if not data:
+                raise TypeError("there are no dimensions")
             return cls(
                 {
                     name: tuple(

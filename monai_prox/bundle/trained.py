@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from monai_prox.calibrate import keeps_statistics
 from monai_prox.decathlon import Case, DecathlonTask
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json, replacing, write_json
-from monai_prox.members import find_member
+from monai_prox.members import check_family, find_member
 from monai_prox.report import plot_progress
 from monai_prox.schedule import find_recipe
 from monai_prox.space import Subnet
@@ -211,7 +212,7 @@ class TrainedBundle:
             raise ProXError(
                 f"{self.path.parent} is not trained; first python -m monai.bundle run --config_file configs/train.json"
             )
-        return self.data
+        return check_family(self.data, self.path / FAMILY)
 
     def member(self, which: str) -> tuple[str, Subnet]:
         """Name and subnet of ``which``, a member's name or a JSON file with a subnet. Raises ProXError."""
@@ -266,9 +267,15 @@ class TrainedBundle:
         return network
 
     def statistics(self) -> dict[str, Statistics]:
-        """Of the norms, by member: those that are kept."""
+        """Of the norms, by member: those that are kept. Raises ProXError where the file is broken."""
         path = self.path / STATISTICS
-        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        try:
+            kept: dict[str, Statistics] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds
+            raise ProXError(f"{path} does not hold the statistics of norms: {_reason(error)}") from None
+        return kept
 
     def _load(self, name: str, module: nn.Module) -> None:
         path = self.path / name
@@ -277,5 +284,11 @@ class TrainedBundle:
         except FileNotFoundError:
             raise ProXError(f"there is no {path}; training writes it, or give its folder as ckpt_dir") from None
         except Exception as error:  # torch raises many kinds
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ProXError(f"{path} does not hold the weights of this network: {reason:.160}") from None
+            raise ProXError(f"{path} does not hold the weights of this network: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """In a line. torch's own message about other things than tensors tells users to load the file unsafely."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is broken, or holds more than tensors"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

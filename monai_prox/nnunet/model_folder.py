@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import read_json
-from monai_prox.members import find_member
+from monai_prox.members import check_family, find_member
 from monai_prox.nnunet.checkpoint import load_checkpoint
 from monai_prox.nnunet.open_part import ENTRY
 from monai_prox.nnunet.plans import family_of
@@ -23,6 +24,18 @@ from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
 
 FINAL = "checkpoint_final.pth"
+PLANS = {"configurations": dict, "dataset_name": str, "plans_name": str}  # what is read before nnU-Net reads the rest
+DATASET = {"labels": dict, "file_ending": str}
+
+
+def _read(path: Path, wanted: Mapping[str, type]) -> dict[str, Any]:
+    """A JSON object. Raises ProXError where it is none, or an entry is missing or of another type."""
+    data = read_json(path)
+    for key, kind in wanted.items():
+        if not isinstance(data, dict) or not isinstance(data.get(key), kind):
+            found = type(data).__name__ if not isinstance(data, dict) else repr(data.get(key))
+            raise ProXError(f"{path} must have {key!r}, of type {kind.__name__}; got {found:.80}")
+    return data  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -44,12 +57,11 @@ class ModelFolder:
                 f"{path} is not a trained model folder: it has no plans.json; expected e.g. "
                 "nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
             )
-        plans, dataset = read_json(path / "plans.json"), read_json(path / "dataset.json")
+        plans, dataset = _read(path / "plans.json", PLANS), _read(path / "dataset.json", DATASET)
         name = path.name.split("__")[-1]
-        if name not in plans.get("configurations", {}):
+        if name not in plans["configurations"]:
             raise ProXError(
-                f"the folder's name must end in __CONFIGURATION, one of {', '.join(plans.get('configurations', {}))}; "
-                f"got {path.name}"
+                f"the folder's name must end in __CONFIGURATION, one of {', '.join(plans['configurations'])}; got {path.name}"
             )
         folds = tuple(sorted(fold.name for fold in path.glob("fold_*") if (fold / FINAL).is_file()))
         if not folds:
@@ -138,10 +150,7 @@ class ModelFolder:
     def family_of(self, fold: str) -> dict[str, Any]:
         """The family.json of one fold. Raises ProXError where it is none."""
         path = self.path / fold / "family.json"
-        family = read_json(path)
-        if not isinstance(family, dict) or not isinstance(family.get("members"), list):
-            raise ProXError(f"{path} is not a family: it has no list of members")
-        return family
+        return check_family(read_json(path), path)
 
     def member(self, which: str) -> tuple[str, Subnet]:
         """Name and subnet of ``which``: a member's name in family.json, or a JSON file with a subnet.

@@ -138,7 +138,7 @@ def read_description(text: str, source: str) -> Description | ScanDescription:
     """source: for the error, a ProXError where ``text`` is not what ``write_description`` writes."""
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProXError(f"{source}: its description is no JSON: {error}") from None
     if not isinstance(data, Mapping) or data.get("format") != FORMAT or data.get("kind") not in KINDS:
         found = (data.get("format"), data.get("kind")) if isinstance(data, Mapping) else type(data).__name__

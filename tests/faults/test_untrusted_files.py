@@ -1,0 +1,176 @@
+"""Files from outside: nothing in them is executed, and nonsense is an error of one line, not a crash."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from architectures import unet_architecture
+from nnunet_task import TWO_MEMBERS, bare_model, bare_plans
+
+from monai_prox.bundle.network import largest, prediction_graph
+from monai_prox.bundle.plan import Plan
+from monai_prox.bundle.trained import FAMILY, FORMAT, KERNEL_TRANSFORMS, STATISTICS, WEIGHTS, TrainedBundle
+from monai_prox.errors import ProXError
+from monai_prox.export.nnunet_source import NNUNetSource
+from monai_prox.families.unet import UNetFamily
+from monai_prox.files import read_json
+from monai_prox.latency.device import Device
+from monai_prox.nnunet.model_folder import FINAL, ModelFolder
+from monai_prox.runtime.description import read_description
+from monai_prox.space import SearchSpace, Subnet
+
+pytest_plugins = ["nnunet_fixtures"]
+
+
+class Bomb:
+    """What unpickling it would do is to make a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+@pytest.fixture
+def model(bare: Path) -> ModelFolder:
+    return bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A folder of models as a training leaves it, by a recipe that transforms kernels."""
+    architecture = unet_architecture("PlainConvUNet", axes=3)
+    plan = Plan(
+        task="Task",
+        channels=("MRI",),
+        labels=("background", "organ"),
+        spacing=(1.0, 1.0, 1.0),
+        patch_size=(32, 32, 32),
+        intensity={"kind": "z-score"},
+        architecture=architecture,
+    )
+    family = plan.family()
+    folder = tmp_path / "bundle" / "models"
+    folder.mkdir(parents=True)
+    torch.save(prediction_graph(largest(family)).state_dict(), folder / WEIGHTS)
+    space = family.space
+    data = {
+        "format": FORMAT,
+        "plan": plan.to_json(),
+        "choices": asdict(family.choices),
+        "recipe": "progressive_shrinking",
+        "members": [{"name": "smallest", "subnet": space.smallest().to_json()}],
+    }
+    (folder / FAMILY).write_text(json.dumps(data))
+    torch.save({}, folder / KERNEL_TRANSFORMS)
+    return folder.parent
+
+
+# ---------------------------------------------------------------------- pickles
+def is_refused(read: Callable[[], object], marker: Path) -> None:
+    with pytest.raises(ProXError):
+        read()
+    assert not marker.exists()
+
+
+def test_the_bomb_would_go_off(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Bomb(tmp_path / "marker")))
+    assert (tmp_path / "marker").exists()
+
+
+def test_a_checkpoint_executes_nothing(model: ModelFolder, tmp_path: Path) -> None:
+    path, marker = model.path / "fold_0" / FINAL, tmp_path / "marker"
+    data = torch.load(path, weights_only=True)
+    torch.save(data | {"prox": {"engine": Bomb(marker)}}, path)
+    is_refused(lambda: ModelFolder.open(model.path).checkpoint("fold_0"), marker)
+    is_refused(lambda: NNUNetSource.open(model.path).supernet, marker)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, KERNEL_TRANSFORMS, STATISTICS])
+def test_a_bundles_tensors_execute_nothing(name: str, bundle: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    torch.save({"weight": Bomb(marker)}, bundle / "models" / name)
+    opened = TrainedBundle.open(bundle)
+    is_refused(opened.statistics if name == STATISTICS else opened.supernet, marker)
+
+
+# ---------------------------------------------------------------------- nonsense
+NONSENSE = {
+    "nothing": "",
+    "no JSON": "{",
+    "null": "null",
+    "a number": "3",
+    "a text": '"x"',
+    "a list": "[]",
+    "an empty object": "{}",
+    "deep": "[" * 100_000 + "]" * 100_000,
+    "deep objects": '{"a":' * 50_000 + "1" + "}" * 50_000,
+    "not a number": '{"format": NaN}',
+    "a huge number": '{"format": 1' + "0" * 5_000 + "}",
+    "wrong types": '{"format": 1, "plan": 3, "choices": [], "members": {}, "configurations": 7, "device": [], "labels": 5}',
+    "wrong members": '{"format": 1, "plan": {"kind": {}}, "choices": {"depth": 5}, "members": [3, null, {"name": []}]}',
+    "no text": "\udcff\udcfe",
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE.keys())
+@pytest.mark.parametrize("name", ["plans.json", "dataset.json", "fold_0/family.json"])
+def test_nonsense_in_a_model_folder_is_refused(name: str, nonsense: str, model: ModelFolder) -> None:
+    (model.path / name).write_bytes(nonsense.encode(errors="surrogateescape"))
+
+    def use() -> None:
+        source = NNUNetSource.open(model.path)
+        source.family()
+        source.describe(*source.member("largest"))
+
+    with pytest.raises(ProXError):
+        use()
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE.keys())
+def test_nonsense_in_a_bundle_is_refused(nonsense: str, bundle: Path) -> None:
+    (bundle / "models" / FAMILY).write_bytes(nonsense.encode(errors="surrogateescape"))
+
+    def use() -> None:
+        opened = TrainedBundle.open(bundle)
+        opened.family()
+        opened.supernet()
+
+    with pytest.raises(ProXError):
+        use()
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE.keys())
+def test_nonsense_elsewhere_is_refused(nonsense: str, tmp_path: Path) -> None:
+    """A member's file, a device's, a space, and what a model file says of itself."""
+    architecture = unet_architecture("PlainConvUNet", axes=3)
+    family = UNetFamily(architecture, input_channels=1, num_classes=2, patch_size=(32, 32, 32))
+    path = tmp_path / "file.json"
+    path.write_bytes(nonsense.encode(errors="surrogateescape"))
+    for read in (
+        lambda: Subnet.from_json(read_json(path)),
+        lambda: Device.read(path, family, (32, 32, 32)),
+        lambda: SearchSpace.from_json(read_json(path)).smallest(),
+        lambda: read_description(nonsense, "a test"),
+    ):
+        with pytest.raises(ProXError):
+            read()
+
+
+def test_a_model_folder_is_not_followed_out_of_itself(model: ModelFolder, tmp_path: Path) -> None:
+    """Names of members come from a file: they are no paths."""
+    family = json.loads((model.path / "fold_0" / "family.json").read_text())
+    family["members"][0]["name"] = "../../outside"
+    (model.path / "fold_0" / "family.json").write_text(json.dumps(family))
+    shutil.rmtree(tmp_path / "outside", ignore_errors=True)
+    with pytest.raises(ProXError):
+        NNUNetSource.open(model.path).member("../../outside")
