@@ -56,6 +56,24 @@ format=%(asctime)s - %(name)s - %(levelname)s - %(message)s
 """
 
 
+MARKS = ("$", "@", "%")  # with which MONAI's configurations begin expressions, references and macros
+
+
+def check_plain(data: Any) -> None:
+    """Raises ProXError where a text in ``data``, from a plan or a dataset.json, would be code in a bundle's configuration."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            check_plain(key)
+            check_plain(value)
+    elif isinstance(data, list | tuple):
+        for value in data:
+            check_plain(value)
+    elif isinstance(data, str) and data.lstrip().startswith(MARKS):
+        raise ProXError(
+            f"{data!r:.80} would be read as an expression in a bundle; names must not begin with {', '.join(MARKS)}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """A member with what surrounds it in prediction. Axes are (x, y, z).
@@ -90,6 +108,10 @@ class Prediction:
     images: str
     datalist: str
     initialize: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = self.name, self.task, self.source, self.channels, self.modality, self.outputs, self.licence
+        check_plain([*names, self.architecture, self.metrics, self.subnet])
 
     def metadata(self) -> dict[str, Any]:
         return metadata(self)

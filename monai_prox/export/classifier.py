@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.export.bundle import MARK, SCHEMA, VERSION
+from monai_prox.export.bundle import MARK, SCHEMA, VERSION, check_plain
 from monai_prox.export.bundle_docs import EXPORTED, LICENCE_NOTE, WIDTH
 from monai_prox.export.bundle_source import ClassifierSource
 from monai_prox.oct import SUFFIXES
@@ -42,6 +42,9 @@ class Classification:
     image_size: tuple[int, int]
     working_size: tuple[int, int]
     scores: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        check_plain([self.name, self.task, self.source, self.classes, self.architecture, self.scores, self.subnet])
 
     def metadata(self) -> dict[str, Any]:
         """metadata.json, as the model zoo's schema asks for it."""

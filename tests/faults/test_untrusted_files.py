@@ -6,7 +6,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from monai_prox.bundle.network import largest, prediction_graph
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import FAMILY, FORMAT, KERNEL_TRANSFORMS, STATISTICS, WEIGHTS, TrainedBundle
 from monai_prox.errors import ProXError
+from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.families.unet import UNetFamily
 from monai_prox.files import read_json
@@ -164,6 +165,27 @@ def test_nonsense_elsewhere_is_refused(nonsense: str, tmp_path: Path) -> None:
     ):
         with pytest.raises(ProXError):
             read()
+
+
+CODE = "$__import__('pathlib').Path('marker').touch()"
+
+
+@pytest.mark.parametrize("where", ["channel", "label", "licence", "dataset", "architecture"])
+def test_names_do_not_become_code_in_an_exported_bundle(where: str, model: ModelFolder) -> None:
+    dataset, plans = json.loads(json.dumps(model.dataset)), json.loads(json.dumps(model.plans))
+    if where == "channel":
+        dataset["channel_names"] = {"0": CODE}
+    elif where == "label":
+        dataset["labels"] = {"background": 0, CODE: 1, "posterior": 2}
+    elif where == "licence":
+        dataset["licence"] = " @network_def"
+    elif where == "dataset":
+        plans["dataset_name"] = CODE
+    else:
+        (configuration,) = plans["configurations"].values()
+        configuration["architecture"]["arch_kwargs"]["norm_op_kwargs"]["eps"] = CODE
+    with pytest.raises(ProXError, match="would be read as an expression in a bundle"):
+        prediction_of(replace(model, dataset=dataset, plans=plans), "largest")
 
 
 def test_a_model_folder_is_not_followed_out_of_itself(model: ModelFolder, tmp_path: Path) -> None:
