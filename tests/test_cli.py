@@ -80,7 +80,10 @@ def test_export_prints_the_folder_and_how_to_predict(model: ModelFolder, tmp_pat
             ["--subnet", "largest", "--format", "torchscript", "--output", "m.ts", "--int8"],
             "there is no int8 for torchscript; allowed: onnx, openvino",
         ),
-        (["--subnet", "largest", "--int8"], "--int8 and --any-patch are for files for devices, --format onnx, openvino, torchscript"),
+        (
+            ["--subnet", "largest", "--int8"],
+            "--int8 and --any-patch are for files for devices, --format onnx, openvino, torchscript",
+        ),
         (["--subnet", "largest", "--fine-tune"], "nnUNet_preprocessed is not set"),
         (["--subnet", "largest", "--output", "/proc/exported"], "cannot write /proc/exported"),
     ],

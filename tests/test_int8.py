@@ -39,7 +39,10 @@ def dataset(model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("format", "ending", "weights"), [("onnx", ".onnx", ".onnx"), ("openvino", ".xml", ".bin")])
+@pytest.mark.parametrize(
+    ("format", "ending", "weights"),
+    [("onnx", ".onnx", ".onnx"), pytest.param("openvino", ".xml", ".bin", marks=pytest.mark.alone)],
+)
 def test_integers_segment_almost_as_floats_do(
     format: str, ending: str, weights: str, model: ModelFolder, dataset: Path, tmp_path: Path
 ) -> None:

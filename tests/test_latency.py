@@ -140,6 +140,7 @@ def test_a_pack_runs_without_this_package_and_serves_the_search(source: NNUNetSo
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_this_machine_is_measured_with_every_runtime(source: NNUNetSource, runtime: str) -> None:
     said: list[str] = []

@@ -226,7 +226,9 @@ def test_the_file_computes_what_the_member_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("format", "ending"), [("openvino", ".xml"), ("torchscript", ".ts")])
+@pytest.mark.parametrize(
+    ("format", "ending"), [pytest.param("openvino", ".xml", marks=pytest.mark.alone), ("torchscript", ".ts")]
+)
 def test_files_of_other_formats_compute_what_the_member_does(
     format: str, ending: str, model: ModelFolder, tmp_path: Path
 ) -> None:
