@@ -43,6 +43,7 @@ def calibrate(network: nn.Module, images: Tensor, run: Callable[[Tensor], Any] |
     network.eval()  # no dropout
     for norm in norms:
         norm.train()
+        norm.reset_running_stats()  # a mean that is not finite would stay so
         norm.momentum = 1.0  # this batch and nothing before it
     try:
         (run or network)(images)

@@ -29,10 +29,11 @@ POOL = 32  # random members of an epoch: each needs a skeleton built once, and s
 
 
 class Step(NamedTuple):
-    """What a step reports, of its first member and detached: the task loss and the output at full resolution."""
+    """What a step reports, detached: its members' losses, of the first the task loss and the output at full resolution."""
 
     loss: Tensor
     output: Tensor
+    losses: tuple[Tensor, ...]
 
 
 class Engine:
@@ -206,7 +207,8 @@ class Engine:
         forward = forward or self.supernet
         with precision():
             teacher = self._teacher_logits(x)
-        reported: Step | None = None
+        first: tuple[Tensor, Tensor] | None = None
+        losses: list[Tensor] = []
         for member in self.members(epoch, step):
             with precision():
                 outputs = forward(x, member)
@@ -216,14 +218,15 @@ class Engine:
                     weight = self.stage.distillation
                     loss = (1 - weight) * task + weight * self._distance(finest(outputs), teacher)
             backward(loss)
-            if reported is None:
-                reported = Step(task.detach(), finest(outputs).detach())
+            losses.append(loss.detach())
+            if first is None:
+                first = task.detach(), finest(outputs).detach()
                 if self.stage.teacher == "largest":
-                    teacher = reported.output
+                    teacher = first[1]
         self._average_gradients()
         self._freezer.mask_gradients()
-        assert reported is not None
-        return reported
+        assert first is not None
+        return Step(*first, tuple(losses))
 
     def _teacher_logits(self, x: Tensor) -> Tensor | None:
         if self._teacher is None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,36 @@ TINY = {"epochs": 5, "batch_size": 2, "samples_per_image": 1, "num_workers": 0, 
 
 
 def write_task(folder: Path, bundle: str, *, cases: int = 3, seed: int = 0) -> Path:
-    """A task whose labels are nested ellipsoids, brighter than what is around them."""
+    """A small task like the bundle's own."""
     channels, labels, shape, spacing = TASKS[bundle]
     task = folder / f"Task990_{bundle.partition('_')[0].capitalize()}"
+    return write_ellipsoids(task, channels, labels, shape, spacing, cases=cases, seed=seed)
+
+
+def write_ellipsoids(
+    task: Path,
+    channels: Sequence[str],
+    labels: Sequence[str],
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    *,
+    cases: int = 3,
+    seed: int = 0,
+    absent: Mapping[int, Collection[int]] | None = None,
+) -> Path:
+    """A task whose labels are nested ellipsoids, brighter than what is around them.
+
+    absent: by case, labels that are background in it.
+    """
     generator = np.random.default_rng(seed)
     entries = []
     for number in range(cases):
         centre = generator.uniform(0.4, 0.6, 3) * shape
         distance = np.sqrt(
-            sum(((grid - c) / (n / 2)) ** 2 for grid, c, n in zip(np.indices(shape), centre, shape, strict=True))
+            sum(((grid + 0.5 - c) / (n / 2)) ** 2 for grid, c, n in zip(np.indices(shape), centre, shape, strict=True))
         )
         label = sum((distance < 0.8 / level).astype(np.uint8) for level in range(1, len(labels)))
+        label[np.isin(label, list((absent or {}).get(number, ())))] = 0
         image = 100 * label[..., None] + generator.normal(0, 20, (*shape, len(channels))) + 50
         entry = {"image": f"./imagesTr/case_{number}.nii.gz", "label": f"./labelsTr/case_{number}.nii.gz"}
         image = image[..., 0] if len(channels) == 1 else image
@@ -47,7 +66,8 @@ def write_task(folder: Path, bundle: str, *, cases: int = 3, seed: int = 0) -> P
             nib.save(nib.Nifti1Image(array, np.diag([*spacing, 1.0])), task / path)
         entries.append(entry)
     numbered = [{str(number): name for number, name in enumerate(names)} for names in (channels, labels)]
-    description = {"modality": numbered[0], "labels": numbered[1], "training": entries, "licence": "none, synthetic"}
+    description = {"modality": numbered[0], "labels": numbered[1], "training": entries, "numTraining": cases}
+    description["licence"] = "none, synthetic"
     (task / "dataset.json").write_text(json.dumps(description))
     return task
 

@@ -19,6 +19,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from architectures import randomise_norms, unet_architecture
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
 from monai_prox.export.device_file import export_file
@@ -268,12 +269,20 @@ class Prepared:
         return environment(**folders(self.root) | variables)
 
 
-def prepare(task: Path, root: Path, configurations: Sequence[str] = (FULLRES,)) -> Prepared:
-    """Converts a Decathlon task and has nnU-Net's commands plan and preprocess it below ``root``."""
+def prepare(task: Path, root: Path, configurations: Sequence[str] = (FULLRES,), **entries: Any) -> Prepared:
+    """Converts a Decathlon task and has nnU-Net plan and preprocess it below ``root``.
+
+    entries: put into the converted dataset.json, e.g. labels that are regions, which Decathlon tasks do not have.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for variable, folder in folders(root).items():
             patch.setenv(variable, str(folder))
         identifier, name = convert_task(task)
+        converted = root / "nnUNet_raw" / name / "dataset.json"
+        converted.write_text(json.dumps(json.loads(converted.read_text()) | entries))
+        fingerprint = DatasetFingerprintExtractor(name, num_processes=1)
+        fingerprint.num_foreground_voxels_for_intensitystats = 1e6  # 100 times as many take minutes and gigabytes
+        fingerprint.run()
     prepared = Prepared(root, identifier, name)
     command = ["nnUNetv2_plan_and_preprocess", "-d", identifier, "-c", *configurations, "-np", "2", "-npfp", "2"]
     run(command, prepared.environment())

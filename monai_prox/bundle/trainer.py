@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from monai_prox.engine import Engine
 from monai_prox.errors import ProXError
 from monai_prox.space import Subnet
+from monai_prox.update import Updates
 
 
 class ProXEvents(EventEnum):  # type: ignore[misc]
@@ -67,7 +68,7 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
             raise ProXError(
                 "compile is true; a supernet's members differ in shape, and each would be compiled anew: leave it out"
             )
-        self.engine, self.max_gradient_norm = engine, max_gradient_norm
+        self.engine = engine
         self.expands = False  # a ProXExpansionHandler says so when it is attached
         engine.guard(optimizer)
         super().__init__(
@@ -80,6 +81,7 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
             event_names=[ProXEvents, *event_names],
             **supervised,
         )
+        self.updates = Updates(engine.supernet.parameters(), max_norm=max_gradient_norm, log=self.logger.warning)
 
     def run(self) -> None:
         if not self.expands:
@@ -107,13 +109,14 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
             precision=self._precision,
             forward=forward,
         )
+        self.updates.add(_plain(inputs), step, _cases(inputs))
         self.state.output = {CommonKeys.IMAGE: inputs, CommonKeys.LABEL: targets, CommonKeys.PRED: step.output}
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         self.state.output[CommonKeys.LOSS] = step.loss
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if ends:
-            self._update()
+            self.updates(self.optimizer, self.scaler)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         output: dict[str, Any] = self.state.output
         return output
@@ -133,18 +136,15 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
         loss = loss / self.accumulation_steps
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def _update(self) -> None:
-        if self.max_gradient_norm is not None:
-            if self.scaler is not None:
-                self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
-        if self.scaler is not None:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            self.optimizer.step()
-
 
 def _plain(data: Any) -> Any:
     """Without MONAI's metadata, which every operation would carry along."""
     return data.as_tensor() if hasattr(data, "as_tensor") else data
+
+
+def _cases(inputs: Any) -> list[str]:
+    """The files that a batch comes from, as MONAI's metadata has them; what has none is numbered."""
+    files = getattr(inputs, "meta", {}).get("filename_or_obj")
+    if not isinstance(files, list):
+        files = [f"number {index} of the batch" for index in range(len(inputs))]
+    return [str(file) for file in files]

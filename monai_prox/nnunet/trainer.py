@@ -42,6 +42,7 @@ from monai_prox.report import count, plot_progress
 from monai_prox.schedule import find_recipe, make_schedule
 from monai_prox.space import Subnet
 from monai_prox.supernet import Member, SuperNet
+from monai_prox.update import Updates
 
 GRADIENT_NORM = 12  # nnU-Net's own limit
 
@@ -49,7 +50,8 @@ GRADIENT_NORM = 12  # nnU-Net's own limit
 class AnyLevelsLoss(nn.Module):
     """nnU-Net's deep supervision loss, also for members with fewer levels than there are targets.
 
-    Such a member gets the weights that nnU-Net would give a network of its own number of levels.
+    Such a member gets the weights that nnU-Net would give a network of its own number of levels. A single output has the weight
+    1, also where nnU-Net's own weights of a plan of two levels are 0/0.
     """
 
     def __init__(self, loss: DeepSupervisionWrapper) -> None:
@@ -59,7 +61,7 @@ class AnyLevelsLoss(nn.Module):
     def forward(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
         """outputs and targets: (B, C, *spatial) each, the finest first -> scalar."""
         count = len(outputs)
-        if count == len(targets):
+        if count == len(targets) > 1:
             value: Tensor = self.whole(outputs, targets)
             return value
         factors = np.array([0.5**level for level in range(count)])
@@ -170,6 +172,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             exclusive=not self.label_manager.has_regions,
         )
         self.engine.guard(self.optimizer)
+        self.updates = Updates(self.supernet.parameters(), max_norm=GRADIENT_NORM, log=self.print_to_log_file)
         patch = self.configuration_manager.patch_size
         self.probes = choose_probes(self.supernet, patch)
         settings = monitor_of(
@@ -239,15 +242,13 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             precision=lambda: torch.autocast("cuda") if self.device.type == "cuda" else nullcontext(),
         )
         self._step += 1
-        if scaler is not None:
-            scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), GRADIENT_NORM)
-        if scaler is not None:
-            scaler.step(optimizer)
-            scaler.update()
-        else:
-            optimizer.step()
+        self.updates.add(data, result, [str(case) for case in batch["keys"]])
+        self.updates(optimizer, scaler)
         return {"loss": result.loss.cpu().numpy()}
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """nnU-Net's mean loss, without those of skipped updates that are not finite."""
+        super().on_train_epoch_end([output for output in train_outputs if np.isfinite(output["loss"])] or train_outputs)
 
     # ------------------------------------------------------------------ probes
     @contextmanager
