@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from monai_prox import distill
 from monai_prox.calibrate import keeps_statistics
+from monai_prox.distributed import average, world_size
 from monai_prox.errors import ProXError
 from monai_prox.growth import Freezer, frozen_parts, give_birth
 from monai_prox.importance import permute, shallower_members, sort_channels
@@ -202,7 +203,8 @@ class Engine:
 
         x: (B, C, *spatial). ``backward`` gets each member's loss: give it a gradient scaler's. Forward passes run within
         ``precision()``, e.g. an autocast; ``forward`` stands for the supernet's own where a host wraps it. Under
-        torch.distributed the gradients are averaged over the ranks.
+        torch.distributed the gradients are averaged over the ranks, and batch norms use all ranks' batches, so equal parts of
+        a batch give what the whole does in one process.
         """
         forward = forward or self.supernet
         with precision():
@@ -242,15 +244,14 @@ class Engine:
 
     def _average_gradients(self) -> None:
         # Not left to DistributedDataParallel: it reduces within one backward, and a step here may have several.
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if world_size() > 1:
             for parameter in self.supernet.parameters():
                 if parameter.grad is not None:  # the same on all ranks: they train the same members
-                    dist.all_reduce(parameter.grad)
-                    parameter.grad /= dist.get_world_size()
+                    average(parameter.grad)
 
     def broadcast(self) -> None:
         """Gives all ranks of a distributed run the first one's weights."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if world_size() > 1:
             for tensor in [*self.supernet.parameters(), *self.supernet.buffers()]:
                 dist.broadcast(tensor.data, src=0)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from monai_prox.batch_norm import synchronise
 from monai_prox.families import Family
 from monai_prox.kernel_transform import KernelTransforms
 from monai_prox.slicing import Cut, Region, covers
@@ -64,7 +65,7 @@ class SuperNet(nn.Module):
             self._skeletons.move_to_end(subnet)
             return self._skeletons[subnet]
         with torch.device("meta"):
-            module = self.family.build(self.family.space.check(subnet), initialise=False)
+            module = synchronise(self.family.build(self.family.space.check(subnet), initialise=False))
         sources = {
             name: self.family.locate(name, tuple(tensor.shape), subnet)
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]

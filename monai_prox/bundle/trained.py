@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed as dist
 from torch import nn
 
 from monai_prox import cost
@@ -22,6 +21,7 @@ from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.calibrate import keeps_statistics
 from monai_prox.decathlon import Case, DecathlonTask
+from monai_prox.distributed import rank
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json, replacing, write_json
 from monai_prox.members import check_family, find_member
@@ -68,7 +68,7 @@ class FamilyWriter:
         trainer.add_event_handler(ProXEvents.MEMBERS_VALIDATED, self.write)
 
     def write(self, trainer: SupernetTrainer) -> None:
-        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+        if rank() > 0:
             return
         engine, history, monitor = trainer.engine, self.validation.history, self.validation.monitor
         space, comparisons = engine.final_space, monitor.history if monitor else []

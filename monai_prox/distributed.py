@@ -1,0 +1,41 @@
+"""What the processes of one training share, through torch.distributed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if _several() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if _several() else 1
+
+
+def average(tensor: Tensor) -> Tensor:
+    """The mean of all processes' ``tensor``, in place."""
+    dist.all_reduce(tensor)
+    return tensor.div_(world_size())
+
+
+class Average(torch.autograd.Function):
+    """The mean of all processes' tensors, for processes whose gradients are averaged, too."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return average(tensor.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return average(gradients[0].clone(memory_format=torch.contiguous_format))
