@@ -35,6 +35,7 @@ from monai_prox.files import replacing, write_json
 from monai_prox.monitor import Monitor
 from monai_prox.nnunet import case_dice
 from monai_prox.nnunet.checkpoint import load_checkpoint, plain
+from monai_prox.nnunet.loader_process import EndWithTraining
 from monai_prox.nnunet.open_part import OpenPart
 from monai_prox.nnunet.plans import choices_of, family_of, monitor_of, recipe_of
 from monai_prox.probes import choose_probes
@@ -203,6 +204,13 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             inner = getattr(transform, "transform", None)
             if isinstance(inner, GaussianBlurTransform):
                 inner.benchmark = False  # it picks an implementation by timing, which no seed repeats
+        composed.transforms.insert(0, EndWithTraining())
+        return composed
+
+    @staticmethod
+    def get_validation_transforms(*args: Any, **kwargs: Any) -> Any:
+        composed = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
+        composed.transforms.insert(0, EndWithTraining())
         return composed
 
     # ------------------------------------------------------------------ training
@@ -211,6 +219,11 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             self.initialize()
         self._seed(self.current_epoch)  # loader processes inherit this state
         super().on_train_start()
+        if self.is_ddp:
+            self.print_to_log_file(
+                f"{dist.get_world_size()} processes train together: if one ends, all do. The same command with --c, also with "
+                f"another -num_gpus, goes on from the last checkpoint; one is written every {self.save_every} epochs."
+            )
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
