@@ -1,6 +1,8 @@
 """The message that helps stands last."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +43,17 @@ def test_a_traceback_ends_with_our_cause(
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1] == last
     assert sum(line.startswith("error: ") for line in lines) == last.startswith("error: ")
+
+
+@pytest.mark.parametrize("error", [wrapped(ProXError("there is no folder DATA")), ProXError("there is no folder DATA")])
+def test_torchrun_is_told_our_cause(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = tmp_path / "error.json"
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(report))
+    name_cause_last()
+    sys.excepthook(KeyError, KeyError("DATA"), None)
+    assert not report.exists()
+    sys.excepthook(type(error), error, error.__traceback__)
+    message = json.loads(report.read_text())["message"]
+    assert message["message"] == "there is no folder DATA"
+    assert message["extraInfo"]["py_callstack"] == "error: there is no folder DATA"

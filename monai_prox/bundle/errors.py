@@ -1,8 +1,12 @@
-"""Errors of this package within MONAI's tracebacks."""
+"""Errors of this package within MONAI's tracebacks and torchrun's reports."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
+from pathlib import Path
 from types import TracebackType
 
 from monai_prox.errors import ProXError
@@ -12,7 +16,8 @@ def name_cause_last() -> None:
     """Makes Python end an uncaught exception's traceback with the ProXError that caused it, where one did.
 
     MONAI wraps what a component raises in an error of its own, so the traceback of a wrong dataset_dir would end, fifty lines
-    after the message that helps, with the name of the component. Bundles call this first of all.
+    after the message that helps, with the name of the component. Bundles call this first of all. Of several processes torchrun
+    repeats it after what all of them have said.
     """
     shown = sys.excepthook
     if shown.__module__ == __name__:  # another bundle of this process has called it
@@ -23,7 +28,12 @@ def name_cause_last() -> None:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ProXError):
             cause = cause.__cause__ or cause.__context__
-        if cause is not None and cause is not error:
+        if cause is None:
+            return
+        if cause is not error:
             print(f"\nerror: {cause}", file=sys.stderr)
+        if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+            extra = {"py_callstack": f"error: {cause}", "timestamp": str(int(time.time()))}
+            Path(report).write_text(json.dumps({"message": {"message": str(cause), "extraInfo": extra}}))
 
     sys.excepthook = hook

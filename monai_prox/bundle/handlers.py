@@ -14,9 +14,9 @@ from ignite.engine import Events
 from monai.data.utils import set_rnd
 from monai.handlers import ValidationHandler
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
+from monai_prox.distributed import rank, world_size
 from monai_prox.engine import Engine
 from monai_prox.errors import ProXError
 from monai_prox.monitor import Monitor
@@ -59,6 +59,11 @@ class ProXExpansionHandler:
 
     def start(self, trainer: SupernetTrainer) -> None:
         self.engine.broadcast()
+        if world_size() > 1:
+            self.logger.info(
+                f"{world_size()} processes train together: if one ends, all do. The same command with --ckpt and the last "
+                "checkpoint, also with another number of processes, goes on from there."
+            )
         if self._scaler_state and trainer.scaler is not None:  # the trainer makes a new scaler in every run
             trainer.scaler.load_state_dict(self._scaler_state)
         if trainer.state.epoch > 0:
@@ -77,8 +82,7 @@ class ProXExpansionHandler:
             trainer.fire_event(ProXEvents.STAGE_STARTED)
 
     def _seed(self, trainer: SupernetTrainer, epoch: int) -> None:
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        seed = random.Random(f"{self.seed} {epoch} {rank}").getrandbits(32)
+        seed = random.Random(f"{self.seed} {epoch} {rank()}").getrandbits(32)
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -112,7 +116,11 @@ class ProXExpansionHandler:
                 )
         assert self._trainer is not None, "attach the handler first"
         self.engine.load_state_dict(state["engine"])
-        self._trainer.load_state_dict(state["trainer"])
+        # The number of processes may have changed, and with it an epoch's length
+        before = state["trainer"]
+        length = self._trainer.state.epoch_length or before["epoch_length"]
+        iteration = before["iteration"] * length // before["epoch_length"]
+        self._trainer.load_state_dict(before | {"iteration": iteration, "epoch_length": length})
         self._scaler_state = state["scaler"]
         for name, parameter in self._trainer.network.named_parameters():
             parameter.grad = torch.zeros_like(parameter) if name in state["gradients"] else None
