@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from monai_prox.errors import ProXError
+from monai_prox.requirements import warn_of_unsupported
 
 if TYPE_CHECKING:
     from monai_prox.schedule import Schedule, Stage, prox, prox_paper
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["ProXError", "Schedule", "SearchSpace", "Slot", "Stage", "Subnet", "SuperNet", "prox", "prox_paper"]
+
+warn_of_unsupported()
 
 
 def __getattr__(name: str) -> Any:

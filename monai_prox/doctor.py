@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import monai_prox
+from monai_prox.requirements import requirements
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -28,26 +28,11 @@ def trainers_folder() -> Path:
 
 def examine() -> list[Finding]:
     """All findings, good and bad; imports nnU-Net only if it is there."""
-    return [*_versions(), *_variables(), _trainer(), _device()]
+    return [*versions(), *_variables(), _trainer(), _device()]
 
 
-def _versions() -> list[Finding]:
-    from packaging.requirements import Requirement
-
-    findings = []
-    for line in requires("monai-prox") or []:
-        requirement = Requirement(line)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            installed = version(requirement.name)
-        except PackageNotFoundError:
-            findings.append(Finding(requirement.name, False, f"not installed; pip install '{requirement}'"))
-            continue
-        good = requirement.specifier.contains(installed, prereleases=True)
-        detail = installed if good else f"{installed}, but needs {requirement.specifier}; pip install '{requirement}'"
-        findings.append(Finding(requirement.name, good, detail))
-    return findings
+def versions() -> list[Finding]:
+    return [Finding(one.name, one.problem is None, one.problem or str(one.installed)) for one in requirements()]
 
 
 def _variables() -> list[Finding]:
