@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+T = TypeVar("T")
 
 
 def _several() -> bool:
@@ -27,6 +29,15 @@ def average(tensor: Tensor) -> Tensor:
     """The mean of all processes' ``tensor``, in place."""
     dist.all_reduce(tensor)
     return tensor.div_(world_size())
+
+
+def gather(value: T) -> list[T]:
+    """Every process's ``value``, in all of them."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 class Average(torch.autograd.Function):

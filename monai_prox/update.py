@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from monai_prox.distributed import gather
 from monai_prox.engine import Step
 from monai_prox.errors import ProXError
 
@@ -81,7 +81,8 @@ class Updates:
 
     def _skip(self, batches: list[_Batch], *, overflow_expected: bool) -> None:
         # Gradients are averaged over the ranks, so that all of them are here
-        faults = _of_all_ranks([fault for batch in batches if (fault := _fault(batch))])
+        mine = [fault for batch in batches if (fault := _fault(batch))]
+        faults = [fault for part in gather(mine) for fault in part]
         if overflow_expected and not faults:
             return
         self.skipped += 1
@@ -111,11 +112,3 @@ def _fault(batch: _Batch) -> _Fault | None:
     whole = batch.x.flatten(1).isfinite().all(1).tolist()
     blamed = [case for case, finite in zip(batch.cases, whole, strict=True) if not finite]  # no other case is to blame then
     return _Fault(wrong[0], sorted(set(blamed or batch.cases)))
-
-
-def _of_all_ranks(faults: list[_Fault]) -> list[_Fault]:
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return faults
-    parts: list[list[_Fault]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(parts, faults)
-    return [fault for part in parts for fault in part]

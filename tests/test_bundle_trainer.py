@@ -28,6 +28,7 @@ from monai.transforms import (
     RandScaleIntensityd,
     RandSpatialCropd,
 )
+from ranks import together
 from refusals import refused
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -1244,9 +1245,7 @@ def test_events_of_others_can_be_registered_too() -> None:
 
 
 # ---------------------------------------------------------------------- several ranks
-def _rank(rank: int, file: str, out: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def _rank(rank: int) -> dict[str, Any]:
     run = training((Stage(name="a"), SANDWICH), epochs=2, weights=rank, data=loader(shuffle=False))
     members: list[Any] = []
     images: list[Tensor] = []
@@ -1261,17 +1260,14 @@ def _rank(rank: int, file: str, out: str) -> None:
     )
     before = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
     run.run()
-    state = {"members": members, "images": images, "before": before, "losses": run.losses, **run.state()}
-    torch.save(state, f"{out}.{rank}")
-    torch.distributed.destroy_process_group()
+    return {"members": members, "images": images, "before": before, "losses": run.losses, **run.state()}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-def test_ranks_keep_equal_weights_train_the_same_members_and_augment_by_themselves(tmp_path: Path) -> None:
+def test_ranks_keep_equal_weights_train_the_same_members_and_augment_by_themselves() -> None:
     """They begin with weights of their own, of which the first rank's are everyone's, and are shown the same cases."""
-    torch.multiprocessing.spawn(_rank, (str(tmp_path / "rendezvous"), str(tmp_path / "out")), nprocs=2)
-    first, second = (torch.load(tmp_path / f"out.{rank}") for rank in (0, 1))
+    first, second = together(2, _rank)
     assert any(not torch.equal(tensor, second["before"][name]) for name, tensor in first["before"].items())
     assert any(not torch.equal(tensor, first["network"][name]) for name, tensor in first["before"].items())
     for key in ("network", "optimizer", "engine", "epoch", "iteration"):
@@ -1282,20 +1278,16 @@ def test_ranks_keep_equal_weights_train_the_same_members_and_augment_by_themselv
     assert first["losses"] != second["losses"]
 
 
-def _rank_that_closes(rank: int, file: str, out: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def _rank_that_closes(_: int) -> dict[str, Any]:
     run = monitored((MONITORED,), epochs=2, held_out=7, data=loader(shuffle=False)).run()
-    torch.save({"closed": run.engine.closed, **run.state()}, f"{out}.{rank}")
-    torch.distributed.destroy_process_group()
+    return {"closed": run.engine.closed, **run.state()}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-def test_ranks_decide_alike_and_from_all_cases(tmp_path: Path) -> None:
+def test_ranks_decide_alike_and_from_all_cases() -> None:
     """Seven cases, four of the first rank and three of the second, too few to decide by itself."""
-    torch.multiprocessing.spawn(_rank_that_closes, (str(tmp_path / "rendezvous"), str(tmp_path / "out")), nprocs=2)
-    first, second = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in (0, 1))
+    first, second = together(2, _rank_that_closes)
     assert len(first["closed"]) == 2
     comparisons = first["validation"]["monitor"]["history"]
     assert len(comparisons) == 3 + 2 and all(comparison["cases"] == 7 for comparison in comparisons)

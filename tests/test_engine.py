@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import FLAT, batch, randomise_norms, segmentation_loss, unet_family
+from ranks import together
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
@@ -763,21 +764,17 @@ def test_a_state_of_another_format_or_schedule_is_refused(wrong: dict[str, Any])
 
 
 # ---------------------------------------------------------------------- several ranks
-def _rank(rank: int, file: str, out: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def _rank(rank: int) -> dict[str, Tensor]:
     engine = engine_of((SANDWICH,))
     engine.begin_epoch(0)
     engine.step(*batch(rank), epoch=0, step=3)
-    torch.save(gradients(engine), f"{out}.{rank}")
-    torch.distributed.destroy_process_group()
+    return gradients(engine)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-def test_ranks_train_the_same_members_and_average_their_gradients(tmp_path: Any) -> None:
-    torch.multiprocessing.spawn(_rank, (str(tmp_path / "rendezvous"), str(tmp_path / "out")), nprocs=2)
-    ranks = [torch.load(tmp_path / f"out.{rank}") for rank in (0, 1)]
+def test_ranks_train_the_same_members_and_average_their_gradients() -> None:
+    ranks = together(2, _rank)
     alone = []
     for seed in (0, 1):
         engine = engine_of((SANDWICH,))

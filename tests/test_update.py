@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ranks import together
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
+from monai_prox.distributed import average
 from monai_prox.engine import Step
 from monai_prox.errors import ProXError
 from monai_prox.update import Updates
@@ -157,29 +158,26 @@ def test_what_no_scale_can_explain_counts() -> None:
         run.step(1.0, 2.0)
 
 
-def _rank(rank: int, file: str, out: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def _rank(rank: int) -> dict[str, Any]:
     run = Training(limit=2)
     before, errors = run.state(), []
     for step in range(2):
         run.optimizer.zero_grad()
         run.add(torch.full((1, 3), NAN if rank == 1 else 1.0), [f"case_{step if rank == 0 else 'b'}"])
         for parameter in run.network.parameters():
-            torch.distributed.all_reduce(parameter.grad)
+            average(parameter.grad)
         try:
             run.updates(run.optimizer)
         except ProXError as error:
             errors.append(str(error))
-    torch.save({"log": run.log, "errors": errors, "unchanged": equal(run.state(), before)}, f"{out}.{rank}")
-    torch.distributed.destroy_process_group()
+    return {"log": run.log, "errors": errors, "unchanged": equal(run.state(), before)}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-def test_ranks_skip_and_end_alike(tmp_path: Path) -> None:
+def test_ranks_skip_and_end_alike() -> None:
     """The second rank's case is wrong, and the first one names it."""
-    torch.multiprocessing.spawn(_rank, (str(tmp_path / "rendezvous"), str(tmp_path / "out")), nprocs=2)
-    first, second = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in (0, 1))
+    first, second = together(2, _rank)
     assert first == second and first["unchanged"]
     assert len(first["log"]) == 2 and all("with case_b" in line for line in first["log"])
     assert len(first["errors"]) == 1 and "2 updates with the case case_b" in first["errors"][0]

@@ -25,9 +25,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from monai_prox import cost
+from monai_prox.distributed import gather, world_size
 from monai_prox.engine import Engine
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices, UNetFamily
@@ -221,7 +221,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().on_train_start()
         if self.is_ddp:
             self.print_to_log_file(
-                f"{dist.get_world_size()} processes train together: if one ends, all do. The same command with --c, also with "
+                f"{world_size()} processes train together: if one ends, all do. The same command with --c, also with "
                 f"another -num_gpus, goes on from the last checkpoint; one is written every {self.save_every} epochs."
             )
 
@@ -329,16 +329,9 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     def _pseudo_dice(self, outputs: list[dict[str, Any]]) -> float:
         collated = collate_outputs(outputs)
         counts = np.stack([np.sum(collated[key], 0) for key in ("tp_hard", "fp_hard", "fn_hard")])
-        counts = np.sum(self._of_all_ranks(counts), 0)
+        counts = np.sum(gather(counts), 0)
         tp, fp, fn = counts[:, counts.sum(0) > 0]  # a class that neither occurs nor is predicted says nothing
         return float(np.mean(2 * tp / (2 * tp + fp + fn))) if tp.size else float("nan")
-
-    def _of_all_ranks(self, value: Any) -> list[Any]:
-        if not self.is_ddp:
-            return [value]
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, value)
-        return gathered
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
@@ -349,7 +342,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ monitor
     def _close_what_is_not_worth_it(self) -> None:
-        parts = self._of_all_ranks(self._case_counts)  # so that all ranks decide alike
+        parts = gather(self._case_counts)  # so that all ranks decide alike
         dice = {subnet: case_dice.dice_by_case(part[subnet] for part in parts) for subnet in self._case_counts}
         known = len(self.monitor.history)
         dimension = self.monitor.observe(self.current_epoch, self.engine.space, dice)
