@@ -8,15 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
 from optuna.distributions import IntDistribution
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from torch import Tensor, nn
@@ -29,6 +26,7 @@ from monai_prox.probes import choose_probes
 from monai_prox.runtime.resampling import Array
 from monai_prox.search.budget import UNITS, Budget, Price, Prices, check_costs
 from monai_prox.search.front import front, fronts
+from monai_prox.search.storage import open_storage
 from monai_prox.space import Subnet
 
 STALE = 200  # proposals in a row of members that are known: the space, or what of it is within the budget, has no others
@@ -134,7 +132,7 @@ class Search:
 
     def _study(self) -> optuna.Study:
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.minimise)]
-        storage = _open(self.storage)
+        storage = open_storage(self.storage)
         study = optuna.create_study(storage=storage, study_name=self.name, directions=directions, load_if_exists=True)
         study.set_user_attr("family", self._trained)
         if not study.get_trials(deepcopy=False):
@@ -211,7 +209,7 @@ class Search:
 
     @cached_property
     def _others(self) -> dict[Subnet, dict[str, float]]:
-        storage = _open(self.storage)
+        storage = open_storage(self.storage)
         scores: dict[Subnet, dict[str, float]] = {}
         for study in storage.get_all_studies():
             if study.user_attrs.get("family") == self._trained and study.study_name != self.name:
@@ -300,19 +298,6 @@ def _onednn(layer: nn.Conv3d, x: Tensor) -> Tensor:
     settings = layer.padding, layer.stride, layer.dilation, layer.groups
     result: Tensor = torch.ops.aten.mkldnn_convolution(x, layer.weight, layer.bias, *settings)
     return result
-
-
-def _open(storage: str) -> BaseStorage:
-    """Raises ProXError where that is not possible."""
-    try:
-        if "://" in storage:
-            return RDBStorage(storage)
-        path = Path(storage).resolve()  # Optuna's lock is a link beside it, which must not dangle
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(path)))
-    except Exception as error:  # databases have each their own
-        kind = storage.split("://")[0]  # without a password
-        raise ProXError(f"the storage {kind} cannot be opened: {' '.join(str(error).split()):.200}") from None
 
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {

@@ -1,0 +1,56 @@
+"""Where a search is kept: a database, or a journal in a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+from monai_prox.errors import ProXError
+
+
+class Journal(JournalFileBackend):
+    """Optuna's, which a process that is killed while it writes, or a full disk, may leave with half a line at its end.
+
+    Optuna would append the next line to that half, and nobody could read the journal again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lock = path, JournalFileSymlinkLock(str(path))
+        super().__init__(str(path), lock_obj=self.lock)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            self.lock.acquire()
+            try:
+                self._drop_half_a_line()
+            finally:
+                self.lock.release()
+            super().append_logs(logs)
+        except OSError as error:
+            error.filename = str(self.path)  # a full disk has no name
+            raise
+
+    def _drop_half_a_line(self) -> None:
+        with self.path.open("rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 1, 0))
+            if size and file.read() != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def open_storage(storage: str) -> BaseStorage:
+    """A database's URL, or a journal's file. Raises ProXError where it cannot be opened."""
+    try:
+        if "://" in storage:
+            return RDBStorage(storage)
+        path = Path(storage).resolve()  # Optuna's lock is a link beside it, which must not dangle
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(Journal(path))
+    except Exception as error:  # databases have each their own
+        kind = storage.split("://")[0]  # without a password
+        raise ProXError(f"the storage {kind} cannot be opened: {' '.join(str(error).split()):.200}") from None
