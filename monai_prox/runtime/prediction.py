@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from errno import EIO
 from functools import partial
 from pathlib import Path
 
@@ -78,11 +79,22 @@ def predict(
             images = read_case(case, description)
             segmented = segment(images, description, network, done=partial(done, case.name) if done else None)
             with replacing(path) as temporary:
-                sitk.WriteImage(segmented, temporary, useCompression=True)
+                _write(segmented, temporary)
         except Exception as error:  # the runtimes' own have no common class, and a device may run out of memory
             yield case, problem(error)
         else:
             yield case, None
+
+
+def _write(image: sitk.Image, path: Path) -> None:
+    """Compressed. Raises OSError where that did not succeed: for some formats ITK does not say so where a disk is full."""
+    sitk.WriteImage(image, path, useCompression=True)
+    try:
+        whole = np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(path)), sitk.GetArrayViewFromImage(image))
+    except RuntimeError:
+        whole = False
+    if not whole:
+        raise OSError(EIO, "what has been written cannot be read again, is the disk full?")
 
 
 def problem(error: Exception) -> str:
