@@ -3,25 +3,64 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from glob import escape
+from io import BytesIO
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from monai_prox.errors import ProXError
 
+UNFINISHED = ".unfinished"  # ends the names of temporary folders, which only a killed process leaves
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yields a folder beside ``path``, on the same disk."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED) as folder:
+        yield Path(folder)
+
+
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Removes what killed processes have left in ``folder`` of the file or folder ``name``, or of any."""
+    for left in folder.glob(f".{name if name == '*' else escape(name)}.*{UNFINISHED}"):
+        shutil.rmtree(left, ignore_errors=True)
+
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` that takes its place when the block ends without an error."""
+    """Yields a temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Of an OSError about writing, ``path`` is the filename.
+    """
     path = Path(path)
-    # Not mkstemp, whose files only their owner may read: what is written here has the permissions of any other file.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        temporary.replace(path)
+    try:
+        # Not mkstemp, whose files only their owner may read: what is written here has the permissions of any other file.
+        with temporary_folder(path) as folder:
+            temporary = folder / path.name
+            yield temporary
+            to_disk(temporary)
+            temporary.replace(path)
+        to_disk(path.parent)
+    except OSError as error:
+        if error.filename is None or UNFINISHED in str(error.filename):  # a full disk has no name
+            error.filename = str(path)
+        raise
+
+
+def to_disk(path: Path) -> None:
+    """Else a power cut could keep a file's new name and lose what is in it. Of a folder, the names in it."""
+    with suppress(OSError) if path.is_dir() else nullcontext():  # Windows and some network disks cannot, of folders
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:
@@ -36,6 +75,16 @@ def write_json(data: Any, path: Path | str) -> None:
     """Numbers that are not finite become null, for JSON has none."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
+
+
+def write_tensors(data: Any, path: Path | str) -> None:
+    """As torch.load(weights_only=True) reads them, if they are tensors and plain data."""
+    import torch  # which a device may lack
+
+    buffer = BytesIO()  # of a full disk torch's own writer says neither that nor where
+    torch.save(data, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _finite(data: Any) -> Any:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from PIL import Image
 from scipy import ndimage
 
 from monai_prox.errors import ProXError
-from monai_prox.files import write_json
+from monai_prox.files import temporary_folder, write_json
 from monai_prox.oct import CLASSES
 
 NAME = "phantom_oct"
@@ -73,8 +72,8 @@ def write_phantom_scans(
             raise ProXError(f"{target} exists and was not made with {settings}; remove it or choose another folder")
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{NAME}.", dir=target.parent) as temporary:
-        unfinished = Path(temporary) / NAME
+    with temporary_folder(target) as temporary:
+        unfinished = temporary / NAME
         numbers = itertools.count(1)
         for split, count in patients.items():
             for kind in CLASSES:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from monai_prox.errors import ProXError
-from monai_prox.files import write_json
+from monai_prox.files import temporary_folder, write_json
 
 TASK_NAME = "Task990_Phantom"
 # Recorded beside the data, so that a task written by an older generator is not mistaken for one of this generator.
@@ -66,8 +65,8 @@ def write_phantom_task(folder: Path | str, *, cases: int = 24, seed: int = 0, te
 
     folder.mkdir(parents=True, exist_ok=True)
     # Written under another name and renamed, so that an interrupted call leaves no folder that looks complete.
-    with tempfile.TemporaryDirectory(prefix=f".{TASK_NAME}.", dir=folder) as temporary:
-        unfinished = Path(temporary) / TASK_NAME
+    with temporary_folder(folder / TASK_NAME) as temporary:
+        unfinished = temporary / TASK_NAME
         for name in ("imagesTr", "labelsTr", "imagesTs"):
             (unfinished / name).mkdir(parents=True)
         for i, name in enumerate(training):

@@ -346,14 +346,10 @@ def test_a_validation_goes_only_with_the_member_and_the_weights_it_was_made_of(b
 
 
 FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
-WRITER = RuntimeError("[enforce fail at inline_container.cc:1] . PytorchStreamWriter failed writing file data/3")
 
 
-@pytest.mark.parametrize("error", [FULL_DISK, WRITER], ids=["python", "torch"])
 @pytest.mark.parametrize("existed", [True, False])
-def test_a_full_disk_leaves_nothing_behind(
-    existed: bool, error: Exception, bare: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_nothing_behind(existed: bool, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the second fold, so that one has been written; beside the model, where nnU-Net would look."""
     model = bare_model(bare_plans(prox=FEW), folds=(0, 1))
     if existed:
@@ -364,8 +360,8 @@ def test_a_full_disk_leaves_nothing_behind(
     def full(data: Any, target: Any) -> None:
         calls.append(target)
         if len(calls) == 2:
-            Path(target).write_bytes(b"half")
-            raise error
+            target.write(b"half")
+            raise FULL_DISK
         save(data, target)
 
     monkeypatch.setattr(torch, "save", full)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monai_prox.errors import ProXError
-from monai_prox.files import read_json, replacing, write_json
+from monai_prox.files import read_json, remove_unfinished, replacing, temporary_folder, write_json
 
 
 def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -32,6 +32,33 @@ def test_an_error_leaves_the_old_file_and_no_temporary(tmp_path: Path, existed: 
         temporary.write_text("half of the n")
         raise error
     assert [(file, file.read_text()) for file in tmp_path.iterdir()] == ([(path, "old")] if existed else [])
+
+
+def test_what_gets_the_name_is_on_the_disk_and_then_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut there is the old file or the new one, never an empty one."""
+    fsync, replace, path = os.fsync, Path.replace, tmp_path / "model.pth"
+    done: list[object] = []
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append(os.fstat(file).st_ino), fsync(file)))
+    monkeypatch.setattr(Path, "replace", lambda *paths: (done.append("replace"), replace(*paths)))
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert done == [path.stat().st_ino, "replace", tmp_path.stat().st_ino][: 3 if os.name == "posix" else 2]
+
+
+def test_what_killed_processes_have_left_is_removed(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in ("a[1].pth", ".a[1].pth.swp", "b.pth")]
+    for other in others:
+        other.touch()
+    left = {}
+    for name in ("a[1].pth", "b.pth"):
+        with temporary_folder(tmp_path / name) as folder:
+            left[name] = folder
+        left[name].mkdir()  # as if it had not been removed
+        (left[name] / name).touch()
+    remove_unfinished(tmp_path, "a[1].pth")
+    assert set(tmp_path.iterdir()) == {*others, left["b.pth"]}
+    remove_unfinished(tmp_path)
+    assert set(tmp_path.iterdir()) == set(others)
 
 
 def test_data_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from monai_prox.calibrate import keeps_statistics
 from monai_prox.decathlon import Case, DecathlonTask
 from monai_prox.distributed import rank
 from monai_prox.errors import ProXError
-from monai_prox.files import read_json, replacing, write_json
+from monai_prox.files import make_folder, read_json, write_json, write_tensors
 from monai_prox.members import check_family, find_member
 from monai_prox.report import plot_progress
 from monai_prox.schedule import find_recipe
@@ -89,7 +89,7 @@ class FamilyWriter:
             for entry in history
         ]
         for folder in (self.ckpt_dir, self.output_dir):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         starts = engine.schedule.starts
         write_json(
             {
@@ -122,8 +122,7 @@ class FamilyWriter:
             named = self.validation.members.values()
             tensors[STATISTICS] = {str(subnet): statistics_of(extract(subnet)) for subnet in named}
         for name, state in tensors.items():
-            with replacing(self.ckpt_dir / name) as temporary:
-                torch.save(state, temporary)
+            write_tensors(state, self.ckpt_dir / name)
         closings = [(comparison.epoch, comparison.dimension) for comparison in comparisons if comparison.closed]
         path, measure = self.output_dir / "prox_progress.png", self.measure
         plot_progress(probes, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", closings=closings)
@@ -261,8 +260,7 @@ class TrainedBundle:
                     "training images"
                 )
             known[str(subnet)] = statistics_of(calibrated.calibrate(network, subnet))
-            with replacing(path) as temporary:
-                torch.save(known, temporary)
+            write_tensors(known, path)
         network.load_state_dict(known[str(subnet)], strict=False)
         return network
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distribution, version
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +21,9 @@ from torch import fx, nn
 
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle_docs import data_license, readme
-from monai_prox.export.folder import new_folder, save_tensors
+from monai_prox.export.folder import new_folder
 from monai_prox.families.unet import kind_of
-from monai_prox.files import read_json, write_json
+from monai_prox.files import read_json, write_json, write_tensors
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 VERSION = "0.1.0"  # of an exported bundle; its authors count on from here
@@ -155,7 +156,7 @@ def write_bundle(prediction: Exportable, output: Path, *, overwrite: bool = Fals
         (folder / "docs" / "README.md").write_text(prediction.readme())
         (folder / "docs" / "data_license.txt").write_text(prediction.data_license())
         (folder / "LICENSE").write_text(_license())
-        save_tensors(fx.symbolic_trace(prediction.network.eval()).state_dict(), folder / "models" / "model.pt")
+        write_tensors(fx.symbolic_trace(prediction.network.eval()).state_dict(), folder / "models" / "model.pt")
         _write_torchscript(folder)
     return output
 
@@ -174,6 +175,7 @@ def _license() -> str:
 
 def _write_torchscript(folder: Path) -> None:
     """models/model.ts by MONAI's own command, as the bundle's users would make it."""
+    buffer = BytesIO()  # on a full disk torch's own writer ends the process
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.INFO))
     try:
@@ -181,13 +183,14 @@ def _write_torchscript(folder: Path) -> None:
             warnings.simplefilter("ignore")  # of what torch says about its own TorchScript
             ckpt_export(
                 net_id="network_def",
-                filepath=str(folder / "models" / "model.ts"),
+                filepath=buffer,
                 ckpt_file=str(folder / "models" / "model.pt"),
                 meta_file=str(folder / "configs" / "metadata.json"),
                 config_file=str(folder / "configs" / "inference.json"),
             )
     finally:
         logging.disable(disabled)
+    (folder / "models" / "model.ts").write_bytes(buffer.getbuffer())
 
 
 def metadata(prediction: Prediction) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from monai_prox.evaluation import HeldOut
 from monai_prox.export.folder import check_vacant
 from monai_prox.export.source import Source
 from monai_prox.export.torchscript_file import write_torchscript
+from monai_prox.files import remove_unfinished, temporary_folder, to_disk
 from monai_prox.runtime.description import Description, ScanDescription, write_description
 
 if TYPE_CHECKING:
@@ -60,20 +61,22 @@ def export_file(
     loss = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-            written = Path(folder, output.name)
+        remove_unfinished(output.parent, output.name)
+        with temporary_folder(output) as folder:
+            written = folder / output.name
             _write(network, description, written, format, divisors, cases)
             if cases is not None:
                 from monai_prox.export.int8 import compare
 
-                plain = Path(folder, "float32", output.name)
+                plain = folder / "float32" / output.name
                 plain.parent.mkdir()
                 _write(network, description, plain, format)
                 loss = compare(plain, written, cases, source.measure, most_loss=most_loss)
             if len(files) > 1:
                 output.unlink(missing_ok=True)  # no .xml is ever beside the .bin of another
             for file in reversed(files):
-                Path(folder, file.name).replace(file)
+                to_disk(folder / file.name)
+                (folder / file.name).replace(file)
     except OSError as error:
         raise ProXError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
     return loss

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from monai_prox.errors import ProXError
+from monai_prox.files import remove_unfinished, temporary_folder, to_disk
 
 
 def check_vacant(output: Path, *, overwrite: bool) -> None:
@@ -30,13 +27,18 @@ def new_folder(output: Path, *, overwrite: bool, is_exported: Callable[[Path], b
     if output.exists() and not is_exported(output):
         raise ProXError(f"{output} is not an exported member, so it is not replaced; give another --output")
     try:
-        with _parents(output), tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-            folder = Path(temporary, output.name)
-            folder.mkdir()
-            yield folder
-            if output.exists():
-                output.rename(Path(temporary, "replaced"))
-            folder.rename(output)
+        with _parents(output):
+            remove_unfinished(output.parent, output.name)
+            with temporary_folder(output) as temporary:
+                folder = temporary / output.name
+                folder.mkdir()
+                yield folder
+                for written in [*folder.rglob("*"), folder]:
+                    to_disk(written)
+                if output.exists():
+                    output.rename(temporary / "replaced")
+                folder.rename(output)
+            to_disk(output.parent)
     except OSError as error:
         raise ProXError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
 
@@ -53,11 +55,3 @@ def _parents(path: Path) -> Iterator[None]:
             with suppress(OSError):  # somebody else has put something there meanwhile
                 parent.rmdir()
         raise
-
-
-def save_tensors(data: Any, path: Path) -> None:
-    """torch.save, whose own errors about a full disk become OSError."""
-    try:
-        torch.save(data, path)
-    except RuntimeError as error:
-        raise OSError(str(error).splitlines()[0]) from error

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_prox.errors import ProXError
-from monai_prox.export.folder import new_folder, save_tensors
-from monai_prox.files import read_json, write_json
+from monai_prox.export.folder import new_folder
+from monai_prox.files import read_json, write_json, write_tensors
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.plans import member_configuration
 from monai_prox.space import Subnet
@@ -79,7 +79,7 @@ def _write_model(model: ModelFolder, folder: Path, subnet: Subnet, plans: dict[s
         target = folder / fold
         (target / "validation").mkdir(parents=True)
         init_args = checkpoint["init_args"]
-        save_tensors(
+        write_tensors(
             {
                 "network_weights": network.state_dict(),
                 "trainer_name": STOCK_TRAINER,

@@ -13,4 +13,7 @@ def write_openvino(source: Path, described: str, output: Path) -> None:
     """source: the ONNX file; described: what goes into the metadata. Writes ``output``, an .xml, and the .bin beside it."""
     model = openvino.convert_model(source)
     model.set_rt_info(described, KEY)
-    openvino.save_model(model, output, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, output, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise OSError(f"OpenVINO cannot write it, is the disk full? {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,4 +19,6 @@ def write_torchscript(network: nn.Module, description: Description | ScanDescrip
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # TorchScript is deprecated in favour of torch.export, and asked for by users
         traced: Any = torch.jit.trace(network, torch.zeros(1, *description.input_shape))  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, output, _extra_files={KEY: write_description(description)})
+        buffer = BytesIO()  # on a full disk torch's own writer ends the process
+        torch.jit.save(traced, buffer, _extra_files={KEY: write_description(description)})
+    output.write_bytes(buffer.getbuffer())

@@ -31,7 +31,7 @@ from monai_prox.distributed import gather, world_size
 from monai_prox.engine import Engine
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices, UNetFamily
-from monai_prox.files import replacing, write_json
+from monai_prox.files import remove_unfinished, write_json, write_tensors
 from monai_prox.monitor import Monitor
 from monai_prox.nnunet import case_dice
 from monai_prox.nnunet.checkpoint import load_checkpoint, plain
@@ -224,6 +224,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
                 f"{world_size()} processes train together: if one ends, all do. The same command with --c, also with "
                 f"another -num_gpus, goes on from the last checkpoint; one is written every {self.save_every} epochs."
             )
+        if self.local_rank == 0:
+            remove_unfinished(Path(self.output_folder))
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -456,8 +458,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             "monitor": self.monitor.state_dict(),
             **self.engine.origin,
         }
-        with replacing(filename) as temporary:
-            torch.save(plain(checkpoint), temporary)
+        write_tensors(plain(checkpoint), filename)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Raises ProXError, and changes nothing, where the file is not of this trainer with the same space and recipe."""
