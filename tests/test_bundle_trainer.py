@@ -18,7 +18,7 @@ from ignite.engine import Events
 from monai.data import CacheDataset, DataLoader, DistributedSampler, MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
-from monai.handlers import CheckpointLoader, CheckpointSaver, LrScheduleHandler, MeanDice, from_engine
+from monai.handlers import CheckpointLoader, LrScheduleHandler, MeanDice, from_engine
 from monai.metrics import DiceMetric
 from monai.transforms import (
     AsDiscreted,
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from monai_prox import cost
+from monai_prox.bundle.checkpoints import CheckpointSaver
 from monai_prox.bundle.handlers import MemberValidationHandler, ProXExpansionHandler
 from monai_prox.bundle.network import largest, prediction_graph
 from monai_prox.bundle.plan import Plan

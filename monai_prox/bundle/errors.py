@@ -13,7 +13,7 @@ from monai_prox.errors import ProXError
 
 
 def name_cause_last() -> None:
-    """Makes Python end an uncaught exception's traceback with the ProXError that caused it, where one did.
+    """Makes Python end an uncaught exception's traceback with the ProXError or OSError that caused it, where one did.
 
     MONAI wraps what a component raises in an error of its own, so the traceback of a wrong dataset_dir would end, fifty lines
     after the message that helps, with the name of the component. Bundles call this first of all. Of several processes torchrun
@@ -26,7 +26,7 @@ def name_cause_last() -> None:
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         shown(kind, error, traceback)
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, ProXError):
+        while cause is not None and not isinstance(cause, ProXError | OSError):
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             return
