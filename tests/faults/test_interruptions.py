@@ -154,8 +154,11 @@ def arm(points: Points, kill: Kill | None) -> Counter[str]:
 
 @dataclass(frozen=True)
 class Training:
-    """run: trains in a folder, from the newest checkpoint there. results: what has to come out of it, however often it was
-    killed. epochs: how many it has. points: where it is killed, beside the writing of files."""
+    """A training that can go on.
+
+    run: trains in a folder, from the newest checkpoint there. results: what has to come out of it, however often it was killed.
+    epochs: how many it has. points: where it is killed, beside the writing of files.
+    """
 
     run: Callable[[Path], object]
     results: Callable[[Path], dict[str, Any]]
@@ -170,7 +173,8 @@ class Training:
         passed, expected = json.loads((folder / "counts").read_text()), self.results(folder / "undisturbed")
         assert set(passed) == set(points), "each point is passed"
         places, signals = itertools.cycle([*points, None]), itertools.cycle(SIGNALS)
-        training, killed = folder / "0", 0
+        folders = (folder / f"training {number}" for number in itertools.count())
+        training, killed = next(folders), 0
         while killed < kills:
             point = next(places)
             if point is None:
@@ -184,7 +188,7 @@ class Training:
                 killed += 1
             else:  # it was done before; the next kills are another training's
                 assert equal(self.results(training), expected), kill
-                training = folder / str(killed)
+                training = next(folders)
         assert fork(partial(self.run, training), points, None) == 0
         assert equal(self.results(training), expected)
         assert not unfinished(training)
@@ -206,8 +210,6 @@ READERS: Mapping[str, Callable[[Path], Any]] = {
     ".json": lambda path: json.loads(path.read_text()),
     ".onnx": onnx_model,
 }
-
-
 # Which nnU-Net writes, in place, and every time that a training starts or ends
 NNUNETS = {"plans.json", "dataset.json", "dataset_fingerprint.json", "debug.json", "summary.json"}
 
