@@ -178,6 +178,17 @@ def test_an_export_leaves_what_was_there(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
+def test_openvinos_own_error_says_what_it_may_be(model: ModelFolder, tmp_path: Path) -> None:
+    """Where the ONNX file, which lies on another disk, could be written."""
+    from monai_prox.export.openvino_file import write_openvino
+
+    onnx = device_file(model, "smallest", tmp_path / "model.onnx")
+    with full_disk(), pytest.raises(OSError, match="is the disk full"):
+        write_openvino(onnx, "{}", tmp_path / "model.xml")
+
+
+@pytest.mark.slow
 def test_a_pack_leaves_nothing(
     model: ModelFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
