@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Events
-from torch import distributed as dist
 
 from monai_prox.bundle.trainer import SupernetTrainer
+from monai_prox.distributed import rank
 from monai_prox.files import make_folder, remove_unfinished, write_tensors
 
 
@@ -28,7 +28,7 @@ class CheckpointSaver:
         self._saved: list[Path] = []
 
     def attach(self, trainer: SupernetTrainer) -> None:
-        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+        if rank() > 0:
             return
         trainer.add_event_handler(Events.STARTED, self.start)
         trainer.add_event_handler(Events.EPOCH_COMPLETED(every=self.save_interval), self)
