@@ -139,7 +139,8 @@ def download(task: str, folder: Path) -> Path:
         raise ProXError(f"{task} is neither a folder nor a Decathlon task to download; known tasks: {known}")
     if not (folder / task / "dataset.json").is_file():
         try:
-            download_and_extract(DecathlonDataset.resource[task], folder / f"{task}.tar", folder, DecathlonDataset.md5[task])
+            url, checksum = DecathlonDataset.resource[task], DecathlonDataset.md5[task]
+            download_and_extract(url, folder / f"{task}.tar", folder, checksum, hash_type="md5")
         except Exception as error:  # many kinds, from DNS to a wrong checksum
             raise ProXError(
                 f"{task} cannot be downloaded ({type(error).__name__}: {str(error)[:120]}); fetch "
@@ -175,11 +176,18 @@ def _cases(data: dict[str, Any], folder: Path) -> Sequence[Case]:
     for entry in listed:
         if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
             raise ProXError(f"{folder / 'dataset.json'}: a training case has an image and a label, got {entry!r:.160}")
-        cases.append(Case(folder / entry["image"], folder / entry["label"]))
+        cases.append(Case(*(_within(folder, entry[key]) for key in ("image", "label"))))
     missing = [str(path) for case in cases for path in (case.image, case.label) if not path.is_file()]
     if missing:
         raise ProXError(f"dataset.json of {folder} lists {len(missing)} files that are not there, the first is {missing[0]}")
     return cases
+
+
+def _within(folder: Path, name: Any) -> Path:
+    """The file ``name`` of dataset.json. Raises ProXError for one outside of the task's folder."""
+    if not isinstance(name, str) or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ProXError(f"{folder / 'dataset.json'} lists {name!r:.160}; files are named from the task's folder down")
+    return folder / name
 
 
 def _open(path: Path) -> Any:

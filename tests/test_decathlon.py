@@ -268,8 +268,8 @@ class Downloads:
         self.asked: list[tuple[Any, ...]] = []
         self.error = error
 
-    def __call__(self, url: str, filepath: Path, output_dir: Path, hash_val: str) -> None:
-        self.asked.append((url, Path(filepath), Path(output_dir), hash_val))
+    def __call__(self, url: str, filepath: Path, output_dir: Path, hash_val: str, *, hash_type: str) -> None:
+        self.asked.append((url, Path(filepath), Path(output_dir), hash_val, hash_type))
         if self.error is not None:
             raise self.error
         toy(Path(output_dir) / Path(filepath).name.removesuffix(".tar"))
@@ -296,7 +296,7 @@ def test_a_missing_task_is_only_downloaded_where_asked(tmp_path: Path, downloads
     assert downloads.asked == []
     assert find_task("Task04_Hippocampus", str(folder), download_missing=True) == DecathlonTask.read(folder)
     url, checksum = (getattr(DecathlonDataset, of)["Task04_Hippocampus"] for of in ("resource", "md5"))
-    assert downloads.asked == [(url, tmp_path / "Task04_Hippocampus.tar", tmp_path, checksum)]
+    assert downloads.asked == [(url, tmp_path / "Task04_Hippocampus.tar", tmp_path, checksum, "md5")]
 
 
 def test_what_is_downloaded_is_returned_and_not_fetched_twice(tmp_path: Path, downloads: Downloads) -> None:
