@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from monai_prox.errors import ProXError
-from monai_prox.files import make_folder
+from monai_prox.files import make_folder, read_json
 
 if TYPE_CHECKING:
     from monai_prox.export.source import Source
@@ -355,7 +355,7 @@ def _of_this_machine(source: Source, path: Path) -> Path:
 
     threads = os.cpu_count() or 1
     try:
-        data = json.loads(path.read_text())
+        data = read_json(path)
         same = data["family"] == fingerprint(source.supernet.family, source.size) and data["device"] == device(threads)
     except (OSError, ValueError, KeyError, TypeError):
         same = False

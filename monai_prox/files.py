@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from glob import escape
 from io import BytesIO
@@ -17,6 +17,8 @@ from typing import Any
 from monai_prox.errors import ProXError
 
 UNFINISHED = ".unfinished"  # ends the names of temporary folders, which only a killed process leaves
+MOST_DIGITS = 18  # of a whole number: 64 bits hold it
+DEEPEST = 32  # objects and lists in each other
 
 
 @contextmanager
@@ -96,10 +98,40 @@ def _finite(data: Any) -> Any:
 
 
 def read_json(path: Path | str) -> Any:
-    """Raises ProXError where the file is missing or no JSON."""
+    """Raises ProXError where the file is missing, and as ``parse_json`` does."""
     try:
-        return json.loads(Path(path).read_text())
+        return parse_json(Path(path).read_bytes(), path)
     except FileNotFoundError:
         raise ProXError(f"there is no file {path}") from None
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ProXError(f"{path} is not valid JSON: {error}") from None
+
+
+def parse_json(text: str | bytes, source: Path | str) -> Any:
+    """Raises ProXError, naming ``source``, where ``text`` is no JSON, or has what no file of ours has and others stumble over.
+
+    That is nesting without end, numbers that overflow, and halves of surrogate pairs, which cannot be written.
+    """
+    try:
+        data = json.loads(text, parse_int=_integer)
+        _check_depth(data)
+        json.dumps(data, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ProXError(f"{source} is not valid JSON: {error}") from None
+    return data
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits, at most {MOST_DIGITS} are allowed")
+    return int(digits)
+
+
+def _check_depth(data: Any) -> None:
+    level = [data]
+    for _ in range(DEEPEST):
+        level = [child for item in level if isinstance(item, (dict, list)) for child in _children(item)]
+    if level:
+        raise ValueError(f"it is nested more than {DEEPEST} deep")
+
+
+def _children(item: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item

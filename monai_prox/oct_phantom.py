@@ -15,7 +15,6 @@ told from noise. A higher severity makes lesions larger, for short trainings.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from PIL import Image
 from scipy import ndimage
 
 from monai_prox.errors import ProXError
-from monai_prox.files import temporary_folder, write_json
+from monai_prox.files import read_json, temporary_folder, write_json
 from monai_prox.oct import CLASSES
 
 NAME = "phantom_oct"
@@ -68,7 +67,7 @@ def write_phantom_scans(
     target = Path(folder) / NAME
     if target.exists():
         recorded = target / "phantom.json"
-        if not recorded.is_file() or json.loads(recorded.read_text()) != settings:
+        if not recorded.is_file() or read_json(recorded) != settings:
             raise ProXError(f"{target} exists and was not made with {settings}; remove it or choose another folder")
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ same intensity lie around it, nor does it find the border between the two parts,
 from __future__ import annotations
 
 import gzip
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from monai_prox.errors import ProXError
-from monai_prox.files import temporary_folder, write_json
+from monai_prox.files import read_json, temporary_folder, write_json
 
 TASK_NAME = "Task990_Phantom"
 # Recorded beside the data, so that a task written by an older generator is not mistaken for one of this generator.
@@ -85,7 +84,7 @@ def write_phantom_task(folder: Path | str, *, cases: int = 24, seed: int = 0, te
 def _check_reusable(task: Path, parameters: dict[str, Any], training: list[str], test: list[str]) -> None:
     """Raise ProXError unless ``task`` records ``parameters`` and holds every file they stand for."""
     try:
-        recorded = json.loads((task / "phantom.json").read_text())
+        recorded = read_json(task / "phantom.json")
     except (OSError, ValueError):
         recorded = None
     if recorded != parameters:

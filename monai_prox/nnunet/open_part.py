@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetFamily
+from monai_prox.files import parse_json
 from monai_prox.supernet import SuperNet
 
 ENTRY = "open_choices"  # of a state_dict, only where something is closed: JSON as bytes, of the choices by dimension
@@ -63,8 +64,8 @@ def _read(entry: Tensor | None) -> dict[str, int]:
     if entry is None:
         return {}
     try:
-        closed = json.loads(bytes(entry.tolist()))
-    except (TypeError, ValueError):
+        closed = parse_json(bytes(entry.tolist()), ENTRY)
+    except (AttributeError, TypeError, ValueError):
         closed = None
     if not isinstance(closed, dict):
         raise ProXError(f"these weights' entry {ENTRY!r} does not say what is closed")
