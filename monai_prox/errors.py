@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ProXError(ValueError):
     """Something the user can mend: the message names what was wrong, its value and what to do, in one line."""
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Within it, whatever values from outside make code raise becomes a ProXError that begins with ``what``.
+
+    For data that others check, or nobody: torch's layers, nnU-Net's plans. A decorator, too.
+    """
+    try:
+        yield
+    except ProXError:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ProXError(f"{what}: {type(error).__name__}: {' '.join(str(error).split()):.160}") from error

@@ -221,7 +221,7 @@ RECIPES: Mapping[str, Recipe] = {
 def find_recipe(name: Any) -> Recipe:
     """Raises ProXError for an unknown name."""
     if not isinstance(name, str) or name not in RECIPES:
-        raise ProXError(f"the recipe {name!r} is not known; known: {', '.join(RECIPES)}")
+        raise ProXError(f"the recipe {name!r:.80} is not known; known: {', '.join(RECIPES)}")
     return RECIPES[name]
 
 

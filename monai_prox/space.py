@@ -44,7 +44,7 @@ class Slot:
 
     def __post_init__(self) -> None:
         if not self.choices or list(self.choices) != sorted(set(self.choices)) or self.choices[0] <= 0:
-            raise ProXError(f"choices must be positive, distinct and ascending, got {list(self.choices)}")
+            raise ProXError(f"choices must be positive, distinct and ascending, got {list(self.choices)!s:.80}")
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class SearchSpace:
         chosen: dict[str, list[Value]] = {}
         for dimension, slots in self.dimensions.items():
             if len(subnet[dimension]) != len(slots):
-                raise ProXError(f"{dimension} needs {len(slots)} values, got {list(subnet[dimension])}")
+                raise ProXError(f"{dimension} needs {len(slots)} values, got {list(subnet[dimension])!s:.80}")
             chosen[dimension] = []
             for index, value in enumerate(subnet[dimension]):
                 choices = self.available(chosen, dimension, index)
@@ -233,10 +233,12 @@ class SearchSpace:
                 last_use[slot.need.dimension, slot.need.slot] = position
         counts: dict[tuple[tuple[tuple[str, int], Value], ...], int] = {(): 1}
         for position, (name, index) in enumerate(order):
+            need = self.dimensions[name][index].need
+            referred = {name} if need is None else {name, need.dimension}
             following: dict[tuple[tuple[tuple[str, int], Value], ...], int] = {}
             for state, count in counts.items():
                 known = dict(state)
-                chosen = {d: [known.get((d, i), ABSENT) for i in range(len(s))] for d, s in self.dimensions.items()}
+                chosen = {d: [known.get((d, i), ABSENT) for i in range(len(self.dimensions[d]))] for d in referred}
                 for value in self.available(chosen, name, index):
                     kept = {**known, (name, index): value}
                     key = tuple(item for item in kept.items() if last_use.get(item[0], -1) > position)
@@ -247,7 +249,7 @@ class SearchSpace:
     # ------------------------------------------------------------------ narrowing
     def choice_count(self, dimension: str) -> int:
         """The most choices that any slot of ``dimension`` has; 1 means that the dimension is not elastic."""
-        return max(len(slot.choices) for slot in self.dimensions[dimension])
+        return max((len(slot.choices) for slot in self.dimensions[dimension]), default=1)
 
     def restrict(self, counts: Mapping[str, int], *, start: Literal["smallest", "largest"] = "smallest") -> SearchSpace:
         """The space with only ``counts[dimension]`` choices of each slot open, counted from the smallest or the largest.
@@ -280,6 +282,15 @@ class SearchSpace:
         counts = {dimension: self.choice_count(dimension) for dimension in self.dimensions}
         parts = {d: self.restrict(counts | {d: count - 1}) for d, count in counts.items() if count > 1}
         return {dimension: part.largest() for dimension, part in parts.items() if part.size() > 0}
+
+    def check_ends(self) -> SearchSpace:
+        """Returns itself. Raises ProXError unless the first choices of all slots make a member, with which growing begins, and
+        so do the last."""
+        for which in ("smallest", "largest"):
+            end = self.restrict({}, start=which)
+            if end.size() == 0:
+                raise ProXError(f"the {which} choices are no member, for of some that must differ they are equal: {end}")
+        return self
 
     # ------------------------------------------------------------------ JSON
     def to_json(self) -> dict[str, list[dict[str, Any]]]:

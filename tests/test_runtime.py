@@ -444,7 +444,7 @@ def test_other_files_are_refused(model: ModelFolder, tmp_path: Path) -> None:
         refused(words, Model, path)
     onnx.helper.set_model_props(written, {KEY: "{"})
     onnx.save(written, path)
-    refused("its description is no JSON", Model, path)
+    refused("its description is not valid JSON", Model, path)
     del described["spacing"]
     onnx.helper.set_model_props(written, {KEY: json.dumps(described)})
     onnx.save(written, path)

@@ -9,6 +9,7 @@ from typing import Any
 from monai_prox.errors import ProXError
 from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
 from monai_prox.oct import OctScans
+from monai_prox.typed import typed
 
 FORMAT = 1
 KIND = "classification"  # in family.json: tells this plan from one for segmentation
@@ -33,13 +34,10 @@ class OctPlan:
     @classmethod
     def from_json(cls, data: Any) -> OctPlan:
         """Raises ProXError where ``data`` is no plan of this kind and format."""
-        try:
-            if data["format"] != FORMAT or data["kind"] != KIND:
-                raise KeyError("format and kind")
-            classes, (rows, columns) = tuple(map(str, data["classes"])), data["image_size"]
-            return cls(task=str(data["task"]), classes=classes, image_size=(int(rows), int(columns)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ProXError(f"not a plan for classification of format {FORMAT}: {error!r}, in {data!r:.160}") from error
+        what = f"not a plan for classification of format {FORMAT}"
+        if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("kind") != KIND:
+            raise ProXError(f"{what}: {data!r:.160}")
+        return typed(cls, {key: value for key, value in data.items() if key not in ("format", "kind")}, what)
 
     def family(self, space: Any = None, *, open: Mapping[str, int] | None = None) -> MobileNetFamily:
         """The family of this plan's network.

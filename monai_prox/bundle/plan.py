@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from monai_prox.decathlon import Case, DecathlonTask, Geometry
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import DEPTH_KEY, UNetChoices, UNetFamily
+from monai_prox.typed import typed
 
 FORMAT = 1
+CT = ("lower", "upper", "mean", "std")  # of an intensity of this kind
 SMALLEST_FEATURE_MAP = 4  # voxels per axis, nnU-Net's own limit
 ANISOTROPIC = 3  # ratio from which on nnU-Net takes slices for thick
 FOREGROUND_SAMPLES = 10_000  # voxels per case, for CT statistics, as nnU-Net takes
@@ -59,7 +61,7 @@ class Plan:
         """CT: the bounds in Hounsfield units and what they become, (lower, upper, from, to); four times None for others."""
         if not self.is_ct:
             return (None,) * 4
-        lower, upper, mean, std = (self.intensity[key] for key in ("lower", "upper", "mean", "std"))
+        lower, upper, mean, std = (self.intensity[key] for key in CT)
         return lower, upper, (lower - mean) / std, (upper - mean) / std
 
     @property
@@ -74,12 +76,18 @@ class Plan:
     @classmethod
     def from_json(cls, data: Any) -> Plan:
         """Raises ProXError where ``data`` is no plan of this format."""
-        fields, sequences = set(cls.__dataclass_fields__), ("channels", "labels", "spacing", "patch_size")
-        whole = isinstance(data, dict) and data.get("format") == FORMAT and set(data) == fields | {"format"}
-        if not whole or not all(isinstance(data[key], (list, tuple)) for key in sequences):
-            raise ProXError(f"not a plan of format {FORMAT} with {', '.join(sorted(fields))}: {data!r:.160}")
-        values: dict[str, Any] = {key: tuple(data[key]) if key in sequences else data[key] for key in fields}
-        return cls(**values)
+        fields = set(cls.__dataclass_fields__)
+        what = f"not a plan of format {FORMAT} with {', '.join(sorted(fields))}"
+        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) != fields | {"format"}:
+            raise ProXError(f"{what}: {data!r:.160}")
+        plan = typed(cls, {name: data[name] for name in fields}, what)
+        if {len(plan.spacing), len(plan.patch_size)} != {3} or not min(*plan.spacing, *plan.patch_size) > 0:
+            raise ProXError(f"{what}: spacing and patch_size are three positive numbers, got {plan.spacing}, {plan.patch_size}")
+        kind, numbers = plan.intensity.get("kind"), [plan.intensity.get(key) for key in CT]
+        measured = all(isinstance(number, int | float) and isfinite(number) for number in numbers)
+        if kind != "z-score" and not (kind == "ct" and measured and plan.intensity["std"] > 0):
+            raise ProXError(f"{what}: intensity is of kind z-score, or ct with {', '.join(CT)}, got {plan.intensity!r:.120}")
+        return plan
 
     def family(self, space: Any = None, *, open: Mapping[str, int] | None = None) -> UNetFamily:
         """The family of this plan's network.

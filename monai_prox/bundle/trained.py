@@ -22,7 +22,7 @@ from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.calibrate import keeps_statistics
 from monai_prox.decathlon import Case, DecathlonTask
 from monai_prox.distributed import rank
-from monai_prox.errors import ProXError
+from monai_prox.errors import ProXError, refusing
 from monai_prox.files import make_folder, read_json, write_json, write_tensors
 from monai_prox.members import check_family, find_member
 from monai_prox.report import plot_progress
@@ -35,6 +35,7 @@ FAMILY = "family.json"
 WEIGHTS = "model.pt"
 KERNEL_TRANSFORMS = "kernel_transforms.pt"
 STATISTICS = "statistics.pt"  # of norms, by member
+UNUSABLE = f"the bundle's {FAMILY} cannot be used"
 
 
 class FamilyWriter:
@@ -164,6 +165,7 @@ class TrainedBundle:
         return kind.from_json(data)
 
     @cached_property
+    @refusing(UNUSABLE)
     def network_family(self) -> Any:
         """Of what remained open: a UNetFamily or, of a classifier, a MobileNetFamily."""
         return self.plan.family(self.data["choices"], open=self.data.get("closed"))
@@ -179,16 +181,19 @@ class TrainedBundle:
         return str(self.data.get("measure", "dice"))
 
     @property
+    @refusing(UNUSABLE)
     def kernel_transforms(self) -> bool:
         """Whether the recipe had the supernet transform its kernels."""
         return "recipe" in self.data and find_recipe(self.data["recipe"]).kernel_transforms
 
     @property
+    @refusing(UNUSABLE)
     def regions(self) -> dict[str, tuple[int, ...]]:
         """What is evaluated: values of the labels by region."""
         recorded = self.data.get("regions")
         return self.plan.regions() if recorded is None else {name: tuple(values) for name, values in recorded.items()}
 
+    @refusing(UNUSABLE)
     def validation_cases(self, task: DecathlonTask) -> list[Case]:
         """The cases that the training held out. Raises ProXError where ``task`` does not have them all."""
         cases = {case.image.name: case for case in task.cases}
@@ -217,6 +222,7 @@ class TrainedBundle:
         """Name and subnet of ``which``, a member's name or a JSON file with a subnet. Raises ProXError."""
         return find_member(self.family(), which)
 
+    @refusing(UNUSABLE)
     def measured(self, subnet: Subnet) -> dict[str, float]:
         """Scores by class of ``subnet`` as its training measured them with the weights that are there; {} where it did not."""
         same = [member for member in self.family()["members"] if Subnet.from_json(member["subnet"]) == subnet]

@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from torchvision.models._utils import _make_divisible
 from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig, MobileNetV3
 
-from monai_prox.errors import ProXError
+from monai_prox.errors import ProXError, refusing
 from monai_prox.layers import Layer, convolution, strided, weightless
 from monai_prox.slicing import Region, centre, prefix
 from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
 
+MOST = {"depth": 32, "expansion": 64, "kernel": 63, "width": 1, "resolution": 8192}  # of choices; others are not meant
 DIVISOR = 8  # of all widths, torchvision's
 STRIDE = 32  # of the whole network
 FEATURE = re.compile(r"^features\.(\d+)(.*)$")
@@ -74,9 +75,9 @@ class MobileNetChoices:
         for name in self.__dataclass_fields__:
             values = getattr(self, name)
             whole = name == "width" or all(type(value) is int for value in values)
-            if not values or not whole or list(values) != sorted(set(values)) or values[0] <= 0:
+            if not values or not whole or list(values) != sorted(set(values)) or not 0 < values[0] <= values[-1] <= MOST[name]:
                 kind = "numbers" if name == "width" else "whole numbers"
-                raise ProXError(f"{name} must be positive, ascending {kind}, got {list(values)}")
+                raise ProXError(f"{name} must be positive, ascending {kind} up to {MOST[name]}, got {list(values)!s:.80}")
         if self.width[-1] != 1:
             raise ProXError(f"width must be ascending fractions that end in 1, got {list(self.width)}")
         if self.expansion[0] < 2:
@@ -96,10 +97,8 @@ class MobileNetChoices:
         known = cls.__dataclass_fields__
         if not isinstance(data, dict) or not set(data) <= set(known):
             raise ProXError(f"a search space has the fields {sorted(known)}, got {data!r:.120}")
-        try:
+        with refusing(f"search space {data!r:.120}"):
             return cls(**{name: tuple(values) for name, values in data.items()})
-        except TypeError as error:
-            raise ProXError(f"search space {data!r:.120}: {error}") from error
 
 
 PAPER_CHOICES = MobileNetChoices(width=(0.5, 1.0))
@@ -128,7 +127,7 @@ class MobileNetFamily:
         if num_classes < 2:
             raise ProXError(f"there must be 2 classes at least, got {num_classes}")
         self.input_channels, self.num_classes, self.choices = input_channels, num_classes, choices
-        self.space = self._space().narrow(open or {})
+        self.space = self._space().check_ends().narrow(open or {})
 
     # ------------------------------------------------------------------ the space
     def _space(self) -> SearchSpace:
@@ -309,7 +308,7 @@ def build_network(architecture: Mapping[str, Any]) -> nn.Module:
         ]
         channels = int(architecture["input_channels"])
         network: nn.Module = MobileNetV3(blocks, int(architecture["last_channel"]), int(architecture["num_classes"]))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ProXError(f"not the architecture of a MobileNetV3: {error!r}, in {architecture!r:.120}") from error
     if channels != 3:  # torchvision's stem is for colour images
         stem: Any = network.get_submodule("features.0")

@@ -14,18 +14,22 @@ from math import prod
 from pydoc import locate as import_by_name
 from typing import Any
 
+import numpy as np
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_prox.errors import ProXError
+from monai_prox.errors import ProXError, refusing
 from monai_prox.layers import Layer, convolution, strided, weightless
 from monai_prox.slicing import Region, centre, halves, prefix
 from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
 
 NETWORKS = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
 DEPTH_KEY = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
+MOST = {"n_stages": 16, "features_per_stage": 65_536}  # of the numbers in a plan; nobody means more
+MOST_ELSE = 128
+WHOLE = (int, np.integer)
 STAGE = re.compile(r"^(decoder\.(?:stages|transpconvs|seg_layers)\.)(\d+)(.*)$")
 FIRST_DECODER_CONV = re.compile(r"^decoder\.stages\.\d+\.convs\.0\.conv\.weight$")
 LATER_CONV = re.compile(r"\.convs\.[1-9]\d*\.conv\.weight$")
@@ -53,15 +57,16 @@ class UNetChoices:
 
     def __post_init__(self) -> None:
         if self.depth not in ("thirds", "all", "full"):
-            raise ProXError(f"depth is {self.depth!r}; allowed: 'thirds', 'all', 'full'")
+            raise ProXError(f"depth is {self.depth!r:.80}; allowed: 'thirds', 'all', 'full'")
         for name in ("width", "resolution"):
             values = getattr(self, name)
-            if not values or list(values) != sorted(set(values)) or values[0] <= 0 or values[-1] != 1:
-                raise ProXError(f"{name} must be ascending fractions that end in 1, got {list(values)}")
+            in_order = list(values) == sorted(set(values)) and all(0 < value <= 1 for value in values)
+            if not values or not in_order or values[-1] != 1:
+                raise ProXError(f"{name} must be ascending fractions that end in 1, got {list(values)!s:.80}")
         if self.kernel is not None and (not self.kernel or any(k % 2 != 1 or k < 1 for k in self.kernel)):
-            raise ProXError(f"kernel sizes must be odd, got {list(self.kernel)}")
+            raise ProXError(f"kernel sizes must be odd, got {list(self.kernel)!s:.80}")
         if not isinstance(self.levels, int) or self.levels < 0:
-            raise ProXError(f"levels counts the levels that may be missing, got {self.levels}")
+            raise ProXError(f"levels counts the levels that may be missing, got {self.levels!s:.80}")
 
     @classmethod
     def from_json(cls, data: Any) -> UNetChoices:
@@ -73,11 +78,9 @@ class UNetChoices:
         known = cls.__dataclass_fields__
         if not isinstance(data, dict) or not set(data) <= set(known):
             raise ProXError(f"a search space has the fields {sorted(known)}, got {data!r:.120}")
-        try:
+        with refusing(f"search space {data!r:.120}"):
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
             return cls(**fields)
-        except TypeError as error:
-            raise ProXError(f"search space {data!r:.120}: {error}") from error
 
 
 PAPER_CHOICES = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5), levels=0, resolution=(1.0,))
@@ -106,38 +109,63 @@ class UNetFamily:
         choices: UNetChoices = UNetChoices(),
         open: Mapping[str, int] | None = None,
     ) -> None:
-        self.kind = kind_of(architecture)
         self.input_channels, self.num_classes = input_channels, num_classes
-        self.patch_size = tuple(patch_size)
         self.choices = choices
+        with refusing("the plan's architecture is malformed"):
+            self._read(architecture, patch_size)
+        self._check_supported()
+        self.space = self._space().check_ends()
+        self._check_feature_maps()
+        self.space = self.space.narrow(open or {})
+        with torch.device("meta"):  # refuses now what torch's layers do not take
+            largest = self.build(self.space.largest(), initialise=False)
+        self._largest_shapes = {name: tuple(parameter.shape) for name, parameter in largest.named_parameters()}
+        if not self._kwargs["conv_op"].endswith(f".Conv{len(self.patch_size)}d"):
+            raise ProXError(f"the plan's conv_op is {self._kwargs['conv_op']}, its patch_size {list(self.patch_size)}")
+
+    # ------------------------------------------------------------------ reading the plan
+    def _read(self, architecture: Mapping[str, Any], patch_size: Sequence[int]) -> None:
+        self.kind = kind_of(architecture)
+        self.patch_size = tuple(patch_size)
+        if len(self.patch_size) not in (2, 3) or not all(isinstance(size, WHOLE) and size > 0 for size in self.patch_size):
+            raise ProXError(f"patch_size is {list(patch_size)!s:.80}; it must be two or three positive whole numbers")
         self._class_name = architecture["network_class_name"]
         self._imports = tuple(architecture["_kw_requires_import"])
         self._kwargs = dict(architecture["arch_kwargs"])
-        self._levels = int(self._kwargs["n_stages"])
+        self._levels = self._whole("n_stages", self._kwargs["n_stages"])
         self._features = self._per_level("features_per_stage", self._levels)
-        self._strides = [self._per_axis(stride) for stride in self._per_level("strides", self._levels)]
-        self._kernels = [self._per_axis(kernel) for kernel in self._per_level("kernel_sizes", self._levels)]
+        self._strides = self._per_level("strides", self._levels, axes=len(self.patch_size))
+        self._kernels = self._per_level("kernel_sizes", self._levels, axes=len(self.patch_size))
         self._depths = self._per_level(DEPTH_KEY[self.kind], self._levels)
         self._decoder_depths = self._per_level("n_conv_per_stage_decoder", self._levels - 1)[::-1]  # top level first
-        self._check_supported()
-        self.space = self._space()
-        self._check_feature_maps()
-        self.space = self.space.narrow(open or {})
 
-    # ------------------------------------------------------------------ reading the plan
-    def _per_level(self, key: str, count: int) -> list[Any]:
-        value = self._kwargs[key]
-        return [value] * count if isinstance(value, int) else list(value)
+    def _whole(self, key: str, value: Any) -> Any:
+        most = MOST.get(key, MOST_ELSE)
+        if not isinstance(value, WHOLE) or not 1 <= value <= most:
+            raise ProXError(f"the plan's {key} has {value!r:.80}; allowed are whole numbers from 1 to {most}")
+        return value
 
-    def _per_axis(self, value: Any) -> tuple[int, ...]:
-        return (value,) * len(self.patch_size) if isinstance(value, int) else tuple(value)
+    def _per_level(self, key: str, count: int, axes: int | None = None) -> list[Any]:
+        """Numbers, one a level, or as many tuples of one an axis; a plan may give one number for all."""
+
+        def spread(value: Any, count: int) -> list[Any]:
+            values = [value] * count if isinstance(value, WHOLE) else list(value)
+            if len(values) != count:
+                raise ProXError(f"the plan's {key} has {len(values)} entries, {value!r:.80}; there must be {count}")
+            return values
+
+        values = spread(self._kwargs[key], count)
+        if axes is None:
+            return [self._whole(key, value) for value in values]
+        return [tuple(self._whole(key, size) for size in spread(value, axes)) for value in values]
 
     def _check_supported(self) -> None:
         others = [key for key in ("bottleneck_channels", "stem_channels", "squeeze_excitation") if self._kwargs.get(key)]
         if others:
             raise ProXError(f"plans with {' and '.join(others)} are not supported")
-        if not str(self._kwargs.get("norm_op")).rsplit(".", 1)[-1].startswith("InstanceNorm"):
-            raise ProXError(f"the plan's norm_op is {self._kwargs.get('norm_op')}; supported is InstanceNorm, nnU-Net's own")
+        norm = str(self._kwargs.get("norm_op"))
+        if not norm.rsplit(".", 1)[-1].startswith("InstanceNorm"):
+            raise ProXError(f"the plan's norm_op is {norm:.80}; supported is InstanceNorm, nnU-Net's own")
         for level, kernel in enumerate(self._kernels):
             if len(set(kernel) - {1}) > 1:
                 raise ProXError(f"the plan's kernel at level {level} is {list(kernel)}; axes other than 1 must agree")
@@ -158,7 +186,7 @@ class UNetFamily:
         return tuple(map(one, size, self.divisor, self._kernels[0]))
 
     def _kernel_value(self, level: int) -> int:
-        return max(self._kernels[level])
+        return int(max(self._kernels[level]))
 
     # ------------------------------------------------------------------ the space
     def _space(self) -> SearchSpace:
@@ -241,6 +269,7 @@ class UNetFamily:
             "_kw_requires_import": list(self._imports),
         }
 
+    @refusing("the plan's network cannot be built")
     def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
         """The subnet's stock network, initialised as nnU-Net does; where weights are replaced anyway, save the time."""
         network = build_network(self.architecture_of(subnet), input_channels=self.input_channels, num_classes=self.num_classes)
@@ -330,11 +359,6 @@ class UNetFamily:
     def _largest_levels(self) -> int:
         return int(self.space.largest()["levels"][0])
 
-    @cached_property
-    def _largest_shapes(self) -> dict[str, tuple[int, ...]]:
-        with torch.device("meta"):
-            return {name: tuple(p.shape) for name, p in self.build(self.space.largest(), initialise=False).named_parameters()}
-
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
         if match := STAGE.match(name):  # decoder stages count from the bottom, so they shift where levels are missing
             index = int(match[2]) + self._largest_levels - int(subnet["levels"][0])
@@ -384,7 +408,7 @@ def build_network(architecture: Mapping[str, Any], *, input_channels: int, num_c
             continue
         found = import_by_name(kwargs[key]) if str(kwargs[key]).startswith("torch.nn.") else None
         if not isinstance(found, type):  # plans come from outside: nothing else is imported
-            raise ProXError(f"the plan's {key} is {kwargs[key]!r}; only classes of torch.nn are allowed")
+            raise ProXError(f"the plan's {key} is {kwargs[key]!r:.80}; only classes of torch.nn are allowed")
         kwargs[key] = found
     network: nn.Module = NETWORKS[kind](
         input_channels=input_channels, num_classes=num_classes, **({"deep_supervision": False} | kwargs)
@@ -397,7 +421,7 @@ def kind_of(architecture: Mapping[str, Any]) -> str:
     kind = str(architecture["network_class_name"]).rsplit(".", 1)[-1]
     if kind not in NETWORKS:
         asked = architecture["network_class_name"]
-        raise ProXError(f"plans ask for the network {asked}; supported are nnU-Net's {', '.join(NETWORKS)}")
+        raise ProXError(f"plans ask for the network {asked!s:.120}; supported are nnU-Net's {', '.join(NETWORKS)}")
     return kind
 
 

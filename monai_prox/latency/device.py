@@ -71,7 +71,7 @@ class Device:
             name = f"{device['processor']}, {device['threads']} threads, {data['runtime']}"
             made_for = data["family"]
             measured = {Subnet.from_json(one["subnet"]): float(one["milliseconds"]) for one in data["members"]}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise ProXError(f"{source} is no device's file of monai-prox profile: {error!r}") from None
         if made_for != (own := fingerprint(family, size)):
             raise ProXError(

@@ -17,7 +17,7 @@ PLAN_KEY = "prox"
 
 
 def _section(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    section = configuration.get(PLAN_KEY, {})
+    section = configuration.get(PLAN_KEY, {}) if isinstance(configuration, Mapping) else configuration
     if not isinstance(section, dict) or not set(section) <= {"space", "recipe", "monitor"}:
         raise ProXError(f"the plan's {PLAN_KEY!r} entry may have 'space', 'recipe' and 'monitor', got {section!r:.120}")
     return section

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from monai_prox.errors import ProXError
+from monai_prox.files import parse_json
+from monai_prox.typed import typed
 
 KEY = "monai_prox"  # of the model file's metadata
 FORMAT = 1
@@ -19,6 +22,7 @@ SCHEMES = (
     "RGBTo01Normalization",
     "NormalizeIntensity",  # MONAI's, of the voxels that are not 0
 )
+ENDING = re.compile(r"(\.\w+)+")  # it becomes part of paths
 READERS = ("SimpleITKIO", "NibabelIO", "LoadImage")
 
 
@@ -89,6 +93,10 @@ class Description:
     reader: str
     file_ending: str
 
+    def __post_init__(self) -> None:
+        if not ENDING.fullmatch(self.file_ending):
+            raise ProXError(f"images are files that end in .nii.gz, .nrrd or the like, not in {self.file_ending!r:.80}")
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Channels and voxels per axis of what the network takes."""
@@ -136,27 +144,14 @@ def write_description(description: Description | ScanDescription) -> str:
 
 def read_description(text: str, source: str) -> Description | ScanDescription:
     """source: for the error, a ProXError where ``text`` is not what ``write_description`` writes."""
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ProXError(f"{source}: its description is no JSON: {error}") from None
-    if not isinstance(data, Mapping) or data.get("format") != FORMAT or data.get("kind") not in KINDS:
+    data = parse_json(text, f"{source}: its description")
+    if not isinstance(data, Mapping) or data.get("format") != FORMAT or data.get("kind") not in tuple(KINDS):
         found = (data.get("format"), data.get("kind")) if isinstance(data, Mapping) else type(data).__name__
         raise ProXError(
-            f"{source}: its description has format and kind {found!r}; this version reads {FORMAT}, {' and '.join(KINDS)}"
+            f"{source}: its description has format and kind {found!r:.80}; this version reads {FORMAT}, {' and '.join(KINDS)}"
         )
     cls = KINDS[data["kind"]]
-    types = {field.name: str(field.type) for field in fields(cls)}
-    if missing := [name for name in types if name not in data]:
+    names = [field.name for field in fields(cls)]
+    if missing := [name for name in names if name not in data]:
         raise ProXError(f"{source}: its description lacks {', '.join(missing)}")
-    values = {name: data[name] for name in types}
-    try:
-        for name, kind in types.items():
-            if kind.startswith("tuple[") and not (values[name] is None and kind.endswith("None")):
-                values[name] = tuple(values[name])
-        if cls is Description:
-            values["normalisation"] = tuple(Normalisation(**one) for one in values["normalisation"])
-            values |= {key: Resampling(**values[key]) for key in ("images", "logits")}
-        return cls(**values)
-    except TypeError as error:
-        raise ProXError(f"{source}: its description is malformed: {error}") from None
+    return typed(cls, {name: data[name] for name in names}, f"{source}: its description is malformed")
