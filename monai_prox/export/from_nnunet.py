@@ -14,11 +14,11 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from monai_prox.errors import ProXError
+from monai_prox.errors import ProXError, refusing
 from monai_prox.export.bundle import Prediction, resampling
 from monai_prox.export.nnunet import member_plans
 from monai_prox.families.unet import build_network
-from monai_prox.nnunet.model_folder import ModelFolder
+from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder
 
 PER_AXIS = ("kernel_sizes", "strides")
 AS_STORED, TO_RAS = ("SimpleITKIO", "NibabelIO"), "NibabelIOWithReorient"  # nnU-Net's readers, by what they do with axes
@@ -36,6 +36,7 @@ TILE_WEIGHTS = (
 )
 
 
+@refusing(UNUSABLE)
 def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Prediction:
     """The member ``which``, see ModelFolder.member, of one fold, the first that is finished if None.
 

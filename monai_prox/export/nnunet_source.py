@@ -12,11 +12,11 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from monai_prox.errors import ProXError
+from monai_prox.errors import ProXError, refusing
 from monai_prox.evaluation import SegmentedCases, find_labelled
 from monai_prox.export.nnunet import member_plans
 from monai_prox.export.source import FILES, FOLDERS
-from monai_prox.nnunet.model_folder import ModelFolder
+from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder
 from monai_prox.runtime.description import READERS, SCHEMES, Description, Normalisation, Resampling
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
@@ -82,6 +82,7 @@ class NNUNetSource:
     def network(self, subnet: Subnet) -> nn.Module:
         return self.supernet.extract(subnet)
 
+    @refusing(UNUSABLE)
     def describe(self, name: str, subnet: Subnet) -> Description:
         plans, epochs = member_plans(self.model, self.supernet, name, subnet), self._checkpoint["current_epoch"]
         return describe(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Any
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from monai_prox.errors import ProXError
+from monai_prox.errors import ProXError, refusing
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import read_json
 from monai_prox.members import check_family, find_member
@@ -26,6 +27,8 @@ from monai_prox.supernet import SuperNet
 FINAL = "checkpoint_final.pth"
 PLANS = {"configurations": dict, "dataset_name": str, "plans_name": str}  # what is read before nnU-Net reads the rest
 DATASET = {"labels": dict, "file_ending": str}
+NAME = re.compile(r"(?!\.+$)[\w. +-]+")
+UNUSABLE = "the model folder's files cannot be used"
 
 
 def _read(path: Path, wanted: Mapping[str, type]) -> dict[str, Any]:
@@ -36,6 +39,13 @@ def _read(path: Path, wanted: Mapping[str, type]) -> dict[str, Any]:
             found = type(data).__name__ if not isinstance(data, dict) else repr(data.get(key))
             raise ProXError(f"{path} must have {key!r}, of type {kind.__name__}; got {found:.80}")
     return data  # type: ignore[no-any-return]
+
+
+def _check_names(path: Path, data: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Raises ProXError where an entry, which becomes part of paths, leads elsewhere."""
+    for key in keys:
+        if not NAME.fullmatch(data[key]):
+            raise ProXError(f"{path}: {key!r} is part of paths, so letters, digits, dots, - and _; got {data[key]!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class ModelFolder:
                 "nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
             )
         plans, dataset = _read(path / "plans.json", PLANS), _read(path / "dataset.json", DATASET)
+        _check_names(path / "plans.json", plans, ("dataset_name", "plans_name"))
+        _check_names(path / "dataset.json", dataset, ("file_ending",))
         name = path.name.split("__")[-1]
         if name not in plans["configurations"]:
             raise ProXError(
@@ -73,6 +85,7 @@ class ModelFolder:
         return PlansManager(self.plans)
 
     @cached_property
+    @refusing(UNUSABLE)
     def configuration(self) -> dict[str, Any]:
         """The plan's configuration with inheritance resolved."""
         return dict(self._manager.get_configuration(self.configuration_name).configuration)
@@ -81,6 +94,7 @@ class ModelFolder:
         """Raises ProXError where it is truncated or of another trainer."""
         return load_checkpoint(self.path / fold / FINAL)
 
+    @refusing(UNUSABLE)
     def supernet(self, checkpoint: dict[str, Any]) -> SuperNet:
         """The supernet with the weights of ``checkpoint``, without what its training has closed."""
         engine = checkpoint["prox"]["engine"]
@@ -121,6 +135,7 @@ class ModelFolder:
             why = f", whose training has closed choices of {closed}," if closed else ""
             raise ProXError(f"fold_{checkpoint['init_args']['fold']}{why} has no such member: {error}") from None
 
+    @refusing(UNUSABLE)
     def family(self) -> dict[str, Any]:
         """family.json, each member's Dice being the mean over the folds that have validated it.
 
@@ -159,6 +174,7 @@ class ModelFolder:
         """
         return find_member(self.family(), which)
 
+    @refusing(UNUSABLE)
     def validated(self, fold: str, subnet: Subnet, epoch: int) -> dict[str, Any] | None:
         """The member of family.json that is ``subnet``, if the trainer validated it after ``epoch`` epochs."""
         if not (self.path / fold / "family.json").is_file():
@@ -169,6 +185,7 @@ class ModelFolder:
         same = [member for member in family["members"] if Subnet.from_json(member["subnet"]) == subnet]
         return same[0] if same else None
 
+    @refusing(UNUSABLE)
     def held_out(self, fold: str) -> list[str]:
         """Names of the cases that the fold's training validated on.
 
