@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LONGEST = 1000  # characters of a message
+
 
 class ProXError(ValueError):
-    """Something the user can mend: the message names what was wrong, its value and what to do, in one line."""
+    """Something the user can mend: the message names what was wrong, its value and what to do, in one line.
+
+    Of a message that a file has made long, the middle is left out.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from monai_prox.layers import Layer, convolution, strided, weightless
 from monai_prox.slicing import Region, centre, prefix
 from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
 
-MOST = {"depth": 32, "expansion": 64, "kernel": 63, "width": 1, "resolution": 8192}  # of choices; others are not meant
+MOST = {"depth": 32, "expansion": 64, "kernel": 63, "resolution": 8192}  # of choices; others are not meant
 DIVISOR = 8  # of all widths, torchvision's
 STRIDE = 32  # of the whole network
 FEATURE = re.compile(r"^features\.(\d+)(.*)$")
@@ -75,9 +75,11 @@ class MobileNetChoices:
         for name in self.__dataclass_fields__:
             values = getattr(self, name)
             whole = name == "width" or all(type(value) is int for value in values)
-            if not values or not whole or list(values) != sorted(set(values)) or not 0 < values[0] <= values[-1] <= MOST[name]:
+            if not values or not whole or list(values) != sorted(set(values)) or not all(value > 0 for value in values):
                 kind = "numbers" if name == "width" else "whole numbers"
-                raise ProXError(f"{name} must be positive, ascending {kind} up to {MOST[name]}, got {list(values)!s:.80}")
+                raise ProXError(f"{name} must be positive, ascending {kind}, got {list(values)!s:.80}")
+            if name in MOST and values[-1] > MOST[name]:
+                raise ProXError(f"{name} can be {MOST[name]} at most, got {list(values)!s:.80}")
         if self.width[-1] != 1:
             raise ProXError(f"width must be ascending fractions that end in 1, got {list(self.width)}")
         if self.expansion[0] < 2:
