@@ -11,11 +11,11 @@ LONGEST = 1000  # characters of a message
 class ProXError(ValueError):
     """Something the user can mend: the message names what was wrong, its value and what to do, in one line.
 
-    Of a message that a file has made long, the middle is left out.
+    That holds whatever a file has put into it: line breaks become spaces, and of a long message the middle is left out.
     """
 
     def __str__(self) -> str:
-        text = super().__str__()
+        text = " ".join(super().__str__().splitlines())
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 

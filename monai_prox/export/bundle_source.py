@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from monai_prox.bundle.calibrated import CalibratedMembers
-from monai_prox.bundle.trained import TrainedBundle
+from monai_prox.bundle.trained import UNUSABLE, TrainedBundle
 from monai_prox.decathlon import DecathlonTask
-from monai_prox.errors import ProXError
+from monai_prox.errors import ProXError, refusing
 from monai_prox.evaluation import Labelled, LabelledScan, LabelledScans, SegmentedCases
 from monai_prox.export.source import FILES
 from monai_prox.oct import OctScans, read_scan, read_scans
@@ -82,6 +82,7 @@ class BundleSource(_Source):
     def network(self, subnet: Subnet) -> nn.Module:
         return self.supernet.extract(subnet)
 
+    @refusing(UNUSABLE)
     def describe(self, name: str, subnet: Subnet) -> Description:
         plan, family = self.bundle.plan, self.bundle.network_family
         patch = family.input_size(plan.patch_size, subnet["resolution"][0])
@@ -128,6 +129,7 @@ class ClassifierSource(_Source):
         kept = str(subnet) in self.bundle.statistics()
         return (self.bundle.extract(self.supernet, subnet) if kept else self._calibrated.extract(subnet)).eval()
 
+    @refusing(UNUSABLE)
     def describe(self, name: str, subnet: Subnet) -> ScanDescription:
         plan, family = self.bundle.plan, self.bundle.network_family
         rows, columns = family.input_size(plan.image_size, subnet["resolution"][0])
