@@ -124,13 +124,18 @@ def through_json(data: Any) -> Any:
 
 
 # ---------------------------------------------------------------------- legal members extract and match
-def matches(family: Any, seed: int, **switches: bool) -> None:
+def matches(
+    family: Any, seed: int, *, training: bool = False, deep_supervision: bool = False, kernel_transforms: bool = False
+) -> None:
     """A random member sliced out of the supernet and the same one cut out compute the same, bit for bit."""
     torch.manual_seed(seed)
-    supernet, subnet = SuperNet(family), family.space.sample(random.Random(seed))
-    randomise_norms(supernet.network).train(switches.get("training", False))
-    supernet.train(switches.get("training", False))
-    if switches.get("deep_supervision", False):
+    supernet = SuperNet(family, kernel_transforms=kernel_transforms).train(training)
+    subnet = family.space.sample(random.Random(seed))
+    randomise_norms(supernet.network)
+    if kernel_transforms:
+        for matrix in supernet.kernel_transforms.parameters():
+            torch.nn.init.normal_(matrix)
+    if deep_supervision:
         supernet.network.decoder.deep_supervision = True
     x = torch.randn(2, family.input_channels, *size_of(family))
     extracted = supernet.extract(subnet)
@@ -146,10 +151,12 @@ def matches(family: Any, seed: int, **switches: bool) -> None:
 
 
 @pytest.mark.slow
-@given(unets(), seeds, st.booleans(), st.booleans())
+@given(
+    unets(), seeds, st.fixed_dictionaries(dict.fromkeys(("training", "deep_supervision", "kernel_transforms"), st.booleans()))
+)
 @cases(1_000)
-def test_members_of_unets_extract_and_match(family: UNetFamily, seed: int, training: bool, deep_supervision: bool) -> None:
-    matches(family, seed, training=training, deep_supervision=deep_supervision)
+def test_members_of_unets_extract_and_match(family: UNetFamily, seed: int, switches: dict[str, bool]) -> None:
+    matches(family, seed, **switches)
 
 
 @pytest.mark.slow
