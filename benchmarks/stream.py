@@ -38,7 +38,11 @@ def write_stream(trainer: nnUNetTrainer, folder: Path, *, seed: int, steps: int,
         torch.manual_seed(state)
         batches = [next(loader) for _ in range(steps // epochs)]
         with replacing(path) as temporary:
-            torch.save([{"data": batch["data"], "target": batch["target"]} for batch in batches], temporary)
+            torch.save([_plain(batch) for batch in batches], temporary)
+
+
+def _plain(batch: Batch) -> Batch:
+    return {"data": batch["data"], "target": batch["target"], "keys": [str(case) for case in batch["keys"]]}
 
 
 def read_stream(folder: Path, epoch: int) -> Iterator[Batch]:
