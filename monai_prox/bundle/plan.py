@@ -81,8 +81,11 @@ class Plan:
         if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) != fields | {"format"}:
             raise ProXError(f"{what}: {data!r:.160}")
         plan = typed(cls, {name: data[name] for name in fields}, what)
-        if {len(plan.spacing), len(plan.patch_size)} != {3} or not min(*plan.spacing, *plan.patch_size) > 0:
-            raise ProXError(f"{what}: spacing and patch_size are three positive numbers, got {plan.spacing}, {plan.patch_size}")
+        axes = {len(plan.spacing), len(plan.patch_size)}
+        if axes not in ({2}, {3}) or not min(*plan.spacing, *plan.patch_size) > 0:
+            raise ProXError(
+                f"{what}: spacing and patch_size are a positive number an axis, got {plan.spacing}, {plan.patch_size}"
+            )
         kind, numbers = plan.intensity.get("kind"), [plan.intensity.get(key) for key in CT]
         measured = all(isinstance(number, int | float) and isfinite(number) for number in numbers)
         if kind != "z-score" and not (kind == "ct" and measured and plan.intensity["std"] > 0):

@@ -11,12 +11,12 @@ import pytest
 import test_mobilenet_training
 import torch
 from architectures import batch
+from bundle_training import EPOCHS, assert_equal, cases, checkpoint, sgd, training
 from monai.data import CacheDataset, DataLoader, DistributedSampler
 from monai.transforms import Compose
 from nnunet_ranks import ProXTrainerOnCPU
 from nnunet_task import FULLRES, TWO_MEMBERS, bare_plans, folders, make_trainer
 from ranks import together
-from test_bundle_trainer import EPOCHS, assert_equal, cases, checkpoint, sgd, training
 from test_engine import engine_of
 from test_trainer import PATCH, images, validate
 from torch import nn

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import torch
 from bundle_commands import TINY, arguments, copy_bundles, write_task
+from bundle_training import assert_equal
 from nnunet_ranks import FAULT, LOST_IN, ProXTrainerOnCPU
 from nnunet_task import FULLRES, TWO_MEMBERS, Prepared, cut_plans, folders, make_trainer
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from ranks import together
-from test_bundle_trainer import assert_equal
 
 from monai_prox.nnunet.checkpoint import load_checkpoint
 
