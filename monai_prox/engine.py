@@ -67,6 +67,9 @@ class Engine:
         self.keep_weights = False  # pretrained weights are there already; growing only opens them
         self.closed: dict[str, int] = {}  # choices that remain in a dimension whose last ones were closed
         self._spaces = self._open_spaces()
+        for stage, space in zip(schedule.stages, self._spaces, strict=True):
+            if space.size() == 0:
+                raise ProXError(f"the stage {stage.name!r} opens no member, for of its choices some must differ: {space}")
         self._stage = -1
         self._freezer = Freezer({})
         self._optimizers: list[Optimizer] = []

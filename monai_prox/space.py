@@ -283,15 +283,6 @@ class SearchSpace:
         parts = {d: self.restrict(counts | {d: count - 1}) for d, count in counts.items() if count > 1}
         return {dimension: part.largest() for dimension, part in parts.items() if part.size() > 0}
 
-    def check_ends(self) -> SearchSpace:
-        """Returns itself. Raises ProXError unless the first choices of all slots make a member, with which growing begins, and
-        so do the last."""
-        for which in ("smallest", "largest"):
-            end = self.restrict({}, start=which)
-            if end.size() == 0:
-                raise ProXError(f"the {which} choices are no member, for of some that must differ they are equal: {end}")
-        return self
-
     # ------------------------------------------------------------------ JSON
     def to_json(self) -> dict[str, list[dict[str, Any]]]:
         def one(slot: Slot) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from monai_prox import distill
 from monai_prox.engine import Engine
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices
-from monai_prox.schedule import Schedule, Stage, progressive_shrinking, prox, prox_paper, sandwich
+from monai_prox.schedule import Schedule, Stage, make_schedule, progressive_shrinking, prox, prox_paper, sandwich
 from monai_prox.slicing import fill
 from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet
@@ -761,6 +761,15 @@ def test_a_state_of_another_format_or_schedule_is_refused(wrong: dict[str, Any])
         engine.load_state_dict(state | wrong)
     with pytest.raises(ProXError, match="cannot continue"):
         engine.load_state_dict({})
+
+
+def test_a_stage_that_opens_no_member_is_refused() -> None:
+    """Half of 4 and of 5 channels is 2: these residual stages would need no projection, and then are no member."""
+    choices = UNetChoices(depth="all", width=(0.5, 1.0), levels=0, resolution=(1.0,))
+    supernet = SuperNet(unet_family("ResidualEncoderUNet", choices=choices, features=(4, 5)))
+    with pytest.raises(ProXError, match="the stage 'smallest' opens no member"):
+        Engine(supernet, make_schedule("prox", supernet.family.space, 10), segmentation_loss, seed=0)
+    Engine(supernet, make_schedule("sandwich", supernet.family.space, 10), segmentation_loss, seed=0)
 
 
 # ---------------------------------------------------------------------- several ranks

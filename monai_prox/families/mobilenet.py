@@ -129,7 +129,7 @@ class MobileNetFamily:
         if num_classes < 2:
             raise ProXError(f"there must be 2 classes at least, got {num_classes}")
         self.input_channels, self.num_classes, self.choices = input_channels, num_classes, choices
-        self.space = self._space().check_ends().narrow(open or {})
+        self.space = self._space().narrow(open or {})
 
     # ------------------------------------------------------------------ the space
     def _space(self) -> SearchSpace:

@@ -114,7 +114,7 @@ class UNetFamily:
         with refusing("the plan's architecture is malformed"):
             self._read(architecture, patch_size)
         self._check_supported()
-        self.space = self._space().check_ends()
+        self.space = self._space()
         self._check_feature_maps()
         self.space = self.space.narrow(open or {})
         with torch.device("meta"):  # refuses now what torch's layers do not take
