@@ -116,13 +116,3 @@ def schema(bundle: Path) -> Path:
     (bundle / "eval").mkdir(exist_ok=True)
     (bundle / "eval" / "schema.json").write_bytes(path.read_bytes())
     return bundle / "eval" / "schema.json"
-
-
-def equal(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return bool(a == b or (a != a and b != b))

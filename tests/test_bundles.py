@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_checks import REQUIRED, check_network, check_zoo_rules, config, equal, schema, targets
+from bundle_checks import REQUIRED, check_network, check_zoo_rules, config, schema, targets
 from bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai, write_task
+from equality import equal
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 from typer.testing import CliRunner
 

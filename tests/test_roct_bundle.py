@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundle_checks import REQUIRED, check_network, check_zoo_rules, config, equal, schema, targets
+from bundle_checks import REQUIRED, check_network, check_zoo_rules, config, schema, targets
 from bundle_commands import BUNDLES, ROOT, arguments, copy_bundles, monai
+from equality import equal
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from typer.testing import CliRunner
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import randomise_norms
+from equality import equal
 from nnunet_task import (
     BARE_DATASET,
     CUT,
@@ -90,19 +91,6 @@ def everything(trainer: Any) -> dict[str, Any]:
     }
 
 
-def same(a: Any, b: Any) -> bool:
-    """Equal bit for bit, through dictionaries and lists."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, np.ndarray | float):
-        return bool(np.array_equal(a, b, equal_nan=True))
-    return bool(a == b)
-
-
 def stop_in(trainer: Any, epoch: int) -> None:
     """Makes the training break off within ``epoch``, after its first step."""
     step, steps = trainer.train_step, []
@@ -152,7 +140,7 @@ def test_a_continued_training_equals_an_uninterrupted_one(
     second.run_training()
     actual = everything(second)
     for part, value in expected.items():
-        assert same(value, actual[part]), part
+        assert equal(value, actual[part]), part
 
 
 @pytest.mark.slow
@@ -171,9 +159,9 @@ def test_the_seed_alone_makes_a_training(uninterrupted: tuple[dict[str, Any], di
         trainer = make_trainer(plans, in_phantom.dataset(), cls=cls)
         trainer.run_training()
         trainings[cls] = everything(trainer)
-    assert same(expected, trainings[SixEpochs])
+    assert equal(expected, trainings[SixEpochs])
     for part in ("network", "optimizer", "logged"):
-        assert not same(expected[part], trainings[OtherSeed][part]), part
+        assert not equal(expected[part], trainings[OtherSeed][part]), part
 
 
 # ---------------------------------------------------------------------- what it trains
@@ -294,7 +282,7 @@ def test_a_continued_training_still_keeps_its_pretrained_weights(bare: Path) -> 
     second = make_trainer(bare_plans(prox=DEPTH))
     second.load_checkpoint(str(bare / "checkpoint.pth"))
     open_all(second)
-    assert same(first.network.state_dict(), second.network.state_dict())
+    assert equal(first.network.state_dict(), second.network.state_dict())
 
 
 def test_without_pretrained_weights_growing_sets_the_new_ones(bare: Path) -> None:
@@ -306,9 +294,9 @@ def test_without_pretrained_weights_growing_sets_the_new_ones(bare: Path) -> Non
     second = make_trainer(bare_plans(prox=DEPTH))
     second.load_checkpoint(str(bare / "checkpoint.pth"))
     open_all(second)
-    assert not same(first.network.state_dict(), second.network.state_dict())
+    assert not equal(first.network.state_dict(), second.network.state_dict())
     open_all(first)
-    assert same(first.network.state_dict(), second.network.state_dict())
+    assert equal(first.network.state_dict(), second.network.state_dict())
 
 
 # ---------------------------------------------------------------------- checkpoints
@@ -376,7 +364,7 @@ def test_what_is_no_checkpoint_of_this_training_changes_nothing(write: Callable[
     before = deepcopy(everything(trainer))
     with pytest.raises(ProXError, match=message):
         trainer.load_checkpoint(str(file))
-    assert same(before, everything(trainer))
+    assert equal(before, everything(trainer))
 
 
 @pytest.mark.parametrize(
@@ -654,7 +642,7 @@ def test_the_monitor_changes_nothing_but_what_it_closes(bare: Path) -> None:
         trainer = closing(monitor=monitor)
         results[name] = validate(trainer, SIX), everything(trainer)
     assert results["on"][1].pop("monitor") != results["off"][1].pop("monitor")
-    assert same(results["on"], results["off"])
+    assert equal(results["on"], results["off"])
 
 
 def _rank(rank: int, file: str, out: str) -> None:
@@ -674,6 +662,31 @@ def _rank(rank: int, file: str, out: str) -> None:
     validate(trainer, [images(cases[:4] if rank == 0 else cases[3:], seed=rank)])  # nnU-Net's ranks may have unlike batches
     torch.save([trainer.monitor.state_dict(), trainer.engine.closed, calls], f"{out}.{rank}")
     torch.distributed.destroy_process_group()
+
+
+def _rank_with_a_bad_case(rank: int, file: str, out: str) -> None:
+    trainer = closing()
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    trainer.is_ddp, trainer.local_rank = True, rank
+    batches = [images(["case_0", "case_1"], seed=seed) for seed in (0, 1)]
+    if rank == 1:
+        batches[0]["data"].fill_(torch.nan)
+    trainer.engine.begin_epoch(0)
+    outputs = [trainer.train_step(batch) for batch in batches]
+    trainer.on_train_epoch_end(outputs)
+    torch.save([trainer.logger.get_value("train_losses", step=None), float(outputs[1]["loss"])], f"{out}.{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_ranks_report_the_loss_of_the_same_updates(bare: Path) -> None:
+    """One rank's loss of the first is not finite, so all have skipped it."""
+    torch.multiprocessing.spawn(_rank_with_a_bad_case, (str(bare / "rendezvous"), str(bare / "out")), nprocs=2)
+    (losses, mine), (others, other) = (torch.load(bare / f"out.{rank}", weights_only=False) for rank in (0, 1))
+    assert losses == others == [pytest.approx((mine + other) / 2)]
 
 
 @pytest.mark.slow
@@ -749,7 +762,7 @@ def test_a_training_continues_across_a_closing(
     second.run_training()
     actual = everything(second)
     for part, value in expected.items():
-        assert same(value, actual[part]), part
+        assert equal(value, actual[part]), part
 
 
 @pytest.mark.slow
@@ -810,7 +823,7 @@ def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepare
     trainer = make_trainer(plans, in_phantom.dataset(), cls=Shrinking, fold=1)
     trainer.fold = 0  # the same training, in another folder
     trainer.run_training()
-    assert same(everything(trainer), everything(continued))
+    assert equal(everything(trainer), everything(continued))
 
     assert [stage.name for stage in trainer.engine.schedule.stages] == ["largest", "kernel", "depth", "width"]
     transforms = trainer.supernet.kernel_transforms
@@ -820,7 +833,7 @@ def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepare
     model = ModelFolder.open(continued.output_folder_base)
     _, subnet = model.member("smallest")
     exported = torch.load(export_nnunet(model, "smallest") / "fold_0" / FINAL, weights_only=True)["network_weights"]
-    assert same(dict(exported), dict(trainer.supernet.extract(subnet).state_dict()))
+    assert equal(dict(exported), dict(trainer.supernet.extract(subnet).state_dict()))
     crops = SuperNet(trainer.supernet.family, trainer.network).extract(subnet).state_dict()
     kernels = [name for name, weight in exported.items() if name.endswith("conv.weight")]
     assert kernels and all(exported[name].shape[2:] == (3, 3, 3) for name in kernels)
@@ -881,7 +894,7 @@ def test_a_checkpoint_is_plain_data(trained: Path) -> None:
     checkpoint = torch.load(trained / "fold_0" / FINAL, weights_only=True)
     assert checkpoint["trainer_name"] == "ProXTrainerTiny" and checkpoint["init_args"]["configuration"] == FULLRES
     assert checkpoint["current_epoch"] == 5
-    assert same(checkpoint, load_checkpoint(trained / "fold_0" / FINAL))
+    assert equal(checkpoint, load_checkpoint(trained / "fold_0" / FINAL))
 
 
 @pytest.mark.slow

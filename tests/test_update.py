@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from equality import equal
 from ranks import together
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
@@ -48,12 +49,6 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         return deepcopy({"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()["state"]})
-
-
-def equal(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    return torch.equal(one, other)
 
 
 @pytest.mark.parametrize("max_norm", [None, 0.01, 1000.0])

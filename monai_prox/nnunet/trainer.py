@@ -258,12 +258,12 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         )
         self._step += 1
         self.updates.add(data, result, [str(case) for case in batch["keys"]])
-        self.updates(optimizer, scaler)
-        return {"loss": result.loss.cpu().numpy()}
+        updated = self.updates(optimizer, scaler)
+        return {"loss": result.loss.cpu().numpy(), "updated": updated}
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """nnU-Net's mean loss, without those of skipped updates that are not finite."""
-        super().on_train_epoch_end([output for output in train_outputs if np.isfinite(output["loss"])] or train_outputs)
+        """nnU-Net's mean loss, without skipped updates, which are the same in all processes: it wants equally many of each."""
+        super().on_train_epoch_end([output for output in train_outputs if output["updated"]] or train_outputs)
 
     # ------------------------------------------------------------------ probes
     @contextmanager

@@ -24,8 +24,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from bundle_checks import equal
 from bundle_commands import ROOT, TINY, write_task
+from equality import equal
 from nnunet_task import (
     CUT,
     FULLRES,
