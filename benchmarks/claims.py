@@ -8,8 +8,9 @@ training steps alone, without loading and validation, each run in a process of i
 seconds are the same without what other processes took from it, and mean nothing on a GPU. Dice is
 the hard Dice of held-out cases, as whole volumes at native resolution without mirroring, mean over the foreground classes and
 the cases. A family is its smallest and largest member and twelve random ones, the same in all runs; its ``middle`` is
-measured, too, but not part of the mean. ``prox short`` is the recipe prox with the first two fifths of the batches. One JSON
-per contender and seed: an interrupted benchmark goes on where it stopped.
+measured, too, but not part of the mean. ``prox long`` is the recipe prox with two and a half times the steps, about as much
+work as the largest network alone: its batches begin as those of the others and go on. One JSON per contender and seed: an
+interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from contenders import ALONE, SHORT, make_contender
+from contenders import ALONE, LENGTHENED, LONG, make_contender
 from race import race
 from stream import write_stream
 from task import prepare
@@ -27,7 +28,7 @@ from task import prepare
 from monai_prox.families.unet import CHOICES
 from monai_prox.schedule import RECIPES
 
-CONTENDERS = [*RECIPES, SHORT, *(f"alone {name}" for name in ALONE), "modelopt"]
+CONTENDERS = [*RECIPES, LONG, *(f"alone {name}" for name in ALONE), "modelopt"]
 SMOKE = {"steps": 14, "epochs": 14, "seeds": [0], "features": [4, 8, 8, 8], "held_out": 2, "curve": 2, "curve_cases": 2}
 
 
@@ -63,12 +64,14 @@ def arguments() -> argparse.Namespace:
 
 
 def streams(folder: Path, plan: str, options: argparse.Namespace) -> dict[int, Path]:
-    """Writes the batches of every seed."""
+    """Writes the batches of every seed, as many as the longest training takes."""
+    of_epoch = options.steps // options.epochs
+    epochs = round(LENGTHENED * options.epochs) if LONG in options.contenders else options.epochs
     setting = {key: getattr(options, key) for key in ("space", "steps", "epochs", "learning_rate")}
-    paths = {seed: options.work / "batches" / f"{plan}_{options.steps}_{options.epochs}_{seed}" for seed in options.seeds}
+    paths = {seed: options.work / "batches" / f"{plan}_{of_epoch}_{seed}" for seed in options.seeds}
     loading = make_contender("alone smallest", folder, plan, seed=0, **setting).trainer
     for seed, path in paths.items():
-        write_stream(loading, path, seed=seed, steps=options.steps, epochs=options.epochs)
+        write_stream(loading, path, seed=seed, epochs=epochs, of_epoch=of_epoch)
     return paths
 
 

@@ -28,7 +28,7 @@ from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import Member
 
 ALONE = ("smallest", "middle", "largest")
-SHORT, SHORTENED = "prox short", 0.4  # of the epochs
+LONG, LENGTHENED = "prox long", 2.5  # times the epochs
 RANDOM_MEMBERS = 12
 
 
@@ -161,12 +161,12 @@ class ModelOpt(Contender):
 def make_contender(
     name: str, folder: Path, plan: str, *, space: str, seed: int, steps: int, epochs: int, learning_rate: float
 ) -> Contender:
-    """name: a recipe's, SHORT, ``modelopt``, or ``alone`` and a member's. folder: preprocessed data with ``plan``.
+    """name: a recipe's, LONG, ``modelopt``, or ``alone`` and a member's. folder: preprocessed data with ``plan``.
 
     space: a name of monai_prox.families.unet.CHOICES or the JSON of a UNetChoices.
     """
-    if name == SHORT:
-        of_epoch, epochs = steps // epochs, round(SHORTENED * epochs)
+    if name == LONG:
+        of_epoch, epochs = steps // epochs, round(LENGTHENED * epochs)
         name, steps = "prox", of_epoch * epochs
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     choices = UNetChoices.from_json(json.loads(space) if space.startswith("{") else space)

@@ -8,7 +8,7 @@ train on the same batches, for the same steps, with the same optimizer. Seconds 
 in a process of its own on one thread; CPU seconds are the same without what other processes took from it. Accuracy is that
 on other synthetic patients. A family is its smallest and largest member and twelve random ones, the same in all runs. Every
 member is measured with statistics of its own (``accuracy``, see ``monai_prox.calibrate``) and with those that training left
-(``uncalibrated``). ``prox short`` is the recipe prox with two fifths of the steps. One JSON per contender and seed: an
+(``uncalibrated``). ``prox long`` is the recipe prox with two and a half times the steps. One JSON per contender and seed: an
 interrupted benchmark goes on where it stopped.
 """
 
@@ -19,13 +19,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from contenders import SHORT
+from contenders import LONG
 from race import race
 
 from monai_prox.oct_phantom import write_phantom_scans
 from monai_prox.schedule import RECIPES
 
-CONTENDERS = [*RECIPES, SHORT, "alone smallest", "alone middle", "alone largest"]
+CONTENDERS = [*RECIPES, LONG, "alone smallest", "alone middle", "alone largest"]
 SPACE = {"depth": [1, 2], "resolution": [64, 80, 96]}
 SMOKE: dict[str, Any] = {"steps": 14, "epochs": 14, "seeds": [0], "patients": [4, 2], "batch_size": 4, "curve": 2}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contenders import SHORT, SHORTENED, family_members
+from contenders import LENGTHENED, LONG, family_members
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
@@ -131,8 +131,8 @@ class Contest:
 
 def run(settings: dict[str, Any]) -> dict[str, Any]:
     asked = settings
-    if settings["contender"] == SHORT:
-        epochs = round(SHORTENED * settings["epochs"])
+    if settings["contender"] == LONG:
+        epochs = round(LENGTHENED * settings["epochs"])
         steps = settings["steps"] // settings["epochs"] * epochs
         settings = settings | {"contender": "prox", "epochs": epochs, "steps": steps}
     scans = read_scans(settings["folder"])

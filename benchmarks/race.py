@@ -42,7 +42,7 @@ COLOURS = {
     "prox_paper": "#f59f00",
     "progressive_shrinking": "#1c7ed6",
     "sandwich": "#2f9e44",
-    "prox short": "#fa5252",
+    "prox long": "#c92a2a",
     "modelopt": "#ae3ec9",
 }
 GREY, ALONE = "#868e96", {"alone smallest": ":", "alone middle": "--", "alone largest": "-."}

@@ -19,8 +19,8 @@ from monai_prox.files import replacing
 Batch = dict[str, Any]
 
 
-def write_stream(trainer: nnUNetTrainer, folder: Path, *, seed: int, steps: int, epochs: int) -> None:
-    """One file per epoch of ``steps / epochs`` batches; those that are there already stay.
+def write_stream(trainer: nnUNetTrainer, folder: Path, *, seed: int, epochs: int, of_epoch: int) -> None:
+    """One file per epoch of ``of_epoch`` batches; those that are there already stay.
 
     trainer: initialised, with its folds and augmentation.
     """
@@ -36,7 +36,7 @@ def write_stream(trainer: nnUNetTrainer, folder: Path, *, seed: int, steps: int,
         random.seed(state)
         np.random.seed(state)
         torch.manual_seed(state)
-        batches = [next(loader) for _ in range(steps // epochs)]
+        batches = [next(loader) for _ in range(of_epoch)]
         with replacing(path) as temporary:
             torch.save([_plain(batch) for batch in batches], temporary)
 

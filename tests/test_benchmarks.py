@@ -14,7 +14,7 @@ from monai_prox.phantom import write_phantom_task
 from monai_prox.schedule import RECIPES
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-CONTENDERS = [*RECIPES, "prox short", "alone smallest", "alone middle", "alone largest"]
+CONTENDERS = [*RECIPES, "prox long", "alone smallest", "alone middle", "alone largest"]
 
 
 @pytest.mark.slow

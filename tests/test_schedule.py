@@ -187,14 +187,14 @@ def test_prox_grows_and_then_gives_everyone_their_due() -> None:
         "depth",
         "width",
         "kernel, resolution, levels",
-        "sandwich",
+        "everyone",
     ]
     assert dict(stages[1].open) == {"depth": 3, "decoder_depth": 2}
     assert dict(stages[2].open) == {"depth": 3, "decoder_depth": 2, "width": 3}
     assert set(stages[3].open) == {"depth", "decoder_depth", "width", "kernel", "resolution", "levels"}
     assert all((stage.teacher, stage.freeze) == ("none", "none") for stage in stages)
-    assert all((stage.birth, stage.train) == ("preserving", ("largest", "smallest")) for stage in stages[1:-1])
-    assert stages[-1].train == ("largest", "random", ("smallest", "random"))
+    assert all((stage.birth, stage.train) == ("preserving", (("largest", "smallest"),)) for stage in stages[1:-1])
+    assert stages[-1].train == (("largest", "random", "smallest", "random"),)
     assert stages[-1].share > sum(stage.share for stage in stages[:-1])
 
 
@@ -204,12 +204,12 @@ def test_prox_fits_into_five_epochs(space: SearchSpace) -> None:
 
 
 def test_prox_names_of_smaller_spaces() -> None:
-    assert [stage.name for stage in prox(SPACES["width only"])] == ["smallest", "width", "sandwich"]
+    assert [stage.name for stage in prox(SPACES["width only"])] == ["smallest", "width", "everyone"]
     assert [stage.name for stage in prox(SPACES["late dimensions only"])] == [
         "smallest",
         "resolution",
         "levels",
-        "sandwich",
+        "everyone",
     ]
 
 

@@ -856,8 +856,8 @@ def test_the_log_says_what_opens(trained: Path) -> None:
     (log,) = (trained / "fold_0").glob("training_log_*.txt")
     text = log.read_text()
     opened = re.findall(r"Epoch (\d+) \n(?:.*\n)?.*ProX stage '(.+)' opens: (\d+) of (\d+) members", text)
-    assert opened == [("0", "smallest", "1", "2"), ("1", "resolution", "2", "2"), ("2", "sandwich", "2", "2")]
-    assert re.search(r"Recipe prox: smallest from epoch 0, resolution from epoch 1, sandwich from epoch 2", text)
+    assert opened == [("0", "smallest", "1", "2"), ("1", "resolution", "2", "2"), ("2", "everyone", "2", "2")]
+    assert re.search(r"Recipe prox: smallest from epoch 0, resolution from epoch 1, everyone from epoch 2", text)
 
 
 @pytest.mark.slow

@@ -144,7 +144,7 @@ def test_nnunets_training_goes_on_in_any_number_of_processes(processes: int, kil
     ranks = together(processes, go_on, training)
     for rank in ranks:
         start = rank["start"]
-        assert start["epoch"] == LOST_IN[0] and start["stage"] == "sandwich"
+        assert start["epoch"] == LOST_IN[0] and start["stage"] == "everyone"
         assert start["probes"] == checkpoint["prox"]["probes"] and len(start["probes"]) > 0
         assert_equal(start["monitor"], checkpoint["prox"]["monitor"])
         assert_equal(start["network"], dict(checkpoint["network_weights"]))
