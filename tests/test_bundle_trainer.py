@@ -220,7 +220,7 @@ def test_a_training_is_a_function_of_its_weights_and_seed() -> None:
 def test_a_finished_training_has_nothing_left_to_do(tmp_path: Path) -> None:
     whole = training(folder=tmp_path).run()
     rest = training(weights=1, ckpt=checkpoint(tmp_path, EPOCHS)).run()
-    assert rest.losses == [] and rest.events == [("STAGE_RESUMED", EPOCHS - 1, "sandwich")]
+    assert rest.losses == [] and rest.events == [("STAGE_RESUMED", EPOCHS - 1, "everyone")]
     assert_equal(rest.state(), whole.state())
 
 

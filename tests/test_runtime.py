@@ -241,7 +241,8 @@ def test_files_of_other_formats_compute_what_the_member_does(
     for batch, *size in [(1, *patch), (3, *(2 * side for side in patch))]:
         x = torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
-            np.testing.assert_allclose(opened(x.numpy()), network(x).numpy(), atol=1e-4)
+            # logits of some ten: OpenVINO chooses its convolutions by the processor
+            np.testing.assert_allclose(opened(x.numpy()), network(x).numpy(), rtol=1e-4, atol=5e-4)
 
 
 def test_the_description_travels_in_the_file(model: ModelFolder, tmp_path: Path) -> None:
