@@ -63,10 +63,10 @@ class ProXTrainerAdam(ProXTrainer):
 
 
 class ProXTrainerDemo(ProXTrainerAdam):
-    """A few hundred steps, for ``monai-prox demo`` on two CPU cores."""
+    """Some minutes, for ``monai-prox demo`` on two CPU cores."""
 
     epochs = 15
-    iterations_per_epoch = 40
+    iterations_per_epoch = 100
     validation_iterations_per_epoch = 5
     probe_every = 3
     monitored = False  # too short to judge by
