@@ -106,7 +106,8 @@ class SuperNet(nn.Module):
         Raises ProXError for a subnet that is not a member.
         """
         module, sources = self._skeleton(subnet)
-        module.train(self.training)
+        if module.training != self.training:
+            module.train(self.training)
         self.family.synchronise(module, self.network)
         weights = self._weights(sources)
 
