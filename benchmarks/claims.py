@@ -17,12 +17,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import torch
 from contenders import ALONE, LENGTHENED, LONG, make_contender
 from race import race
-from stream import write_stream
+from stream import missing, write_stream
 from task import prepare
 
 from monai_prox.families.unet import CHOICES
@@ -64,15 +68,29 @@ def arguments() -> argparse.Namespace:
 
 
 def streams(folder: Path, plan: str, options: argparse.Namespace) -> dict[int, Path]:
-    """Writes the batches of every seed, as many as the longest training takes."""
+    """Writes the batches of every seed, as many as the longest training takes, with ``jobs`` processes."""
     of_epoch = options.steps // options.epochs
     epochs = round(LENGTHENED * options.epochs) if LONG in options.contenders else options.epochs
     setting = {key: getattr(options, key) for key in ("space", "steps", "epochs", "learning_rate")}
     paths = {seed: options.work / "batches" / f"{plan}_{of_epoch}_{seed}" for seed in options.seeds}
-    loading = make_contender("alone smallest", folder, plan, seed=0, **setting).trainer
-    for seed, path in paths.items():
-        write_stream(loading, path, seed=seed, epochs=epochs, of_epoch=of_epoch)
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        writing = []
+        for seed, path in paths.items():
+            left = missing(path, epochs)
+            parts = [part for part in (left[first :: options.jobs] for first in range(options.jobs)) if part]
+            writing += [pool.submit(write_part, folder, plan, setting, path, seed, part, of_epoch) for part in parts]
+        for done in writing:
+            done.result()
     return paths
+
+
+def write_part(
+    folder: Path, plan: str, setting: dict[str, Any], path: Path, seed: int, epochs: list[int], of_epoch: int
+) -> None:
+    """Writes some epochs of a stream, in a process of its own."""
+    torch.set_num_threads(1)
+    loading = make_contender("alone smallest", folder, plan, seed=0, **setting).trainer
+    write_stream(loading, path, seed=seed, epochs=epochs, of_epoch=of_epoch)
 
 
 def main() -> None:

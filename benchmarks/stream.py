@@ -6,7 +6,7 @@ nnU-Net's own loader draws and augments them. Reading them costs next to nothing
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,30 @@ from monai_prox.files import replacing
 Batch = dict[str, Any]
 
 
-def write_stream(trainer: nnUNetTrainer, folder: Path, *, seed: int, epochs: int, of_epoch: int) -> None:
-    """One file per epoch of ``of_epoch`` batches; those that are there already stay.
+def missing(folder: Path, epochs: int) -> list[int]:
+    """The first ``epochs`` epochs less those that have been written."""
+    return [epoch for epoch in range(epochs) if not _path(folder, epoch).is_file()]
+
+
+def write_stream(trainer: nnUNetTrainer, folder: Path, *, seed: int, epochs: Iterable[int], of_epoch: int) -> None:
+    """One file of ``of_epoch`` batches per epoch, a function of seed and epoch alone: several processes may share the work.
 
     trainer: initialised, with its folds and augmentation.
     """
-    paths = [folder / f"{epoch:04d}.pt" for epoch in range(epochs)]
-    if all(path.is_file() for path in paths):
-        return
     folder.mkdir(parents=True, exist_ok=True)
     loader, _ = trainer.get_dataloaders()
-    for epoch, path in enumerate(paths):
-        if path.is_file():
-            continue
+    for epoch in epochs:
         state = random.Random(f"{seed} {epoch}").getrandbits(32)
         random.seed(state)
         np.random.seed(state)
         torch.manual_seed(state)
         batches = [next(loader) for _ in range(of_epoch)]
-        with replacing(path) as temporary:
+        with replacing(_path(folder, epoch)) as temporary:
             torch.save([_plain(batch) for batch in batches], temporary)
+
+
+def _path(folder: Path, epoch: int) -> Path:
+    return folder / f"{epoch:04d}.pt"
 
 
 def _plain(batch: Batch) -> Batch:
@@ -46,4 +50,4 @@ def _plain(batch: Batch) -> Batch:
 
 
 def read_stream(folder: Path, epoch: int) -> Iterator[Batch]:
-    yield from torch.load(folder / f"{epoch:04d}.pt", weights_only=True)
+    yield from torch.load(_path(folder, epoch), weights_only=True)

@@ -11,6 +11,9 @@ from pathlib import Path
 from monai_prox.files import write_json
 from monai_prox.nnunet.task import convert_task, is_preprocessed
 
+# nnUNetv2_plan_and_preprocess, which has no script where nnU-Net is found by PYTHONPATH alone
+PLAN = "from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import *; plan_and_preprocess_entry()"
+
 
 def prepare(
     task: Path, work: Path, *, features: list[int], batch_size: int, held_out: int, patch_size: list[int] | None = None
@@ -20,18 +23,18 @@ def prepare(
     features: of each level; there may be fewer than the plan has. patch_size: the plan's own if None.
 
     Sets nnU-Net's variables to folders below ``work``, where what is there already is used again, and such that batches are
-    loaded in this process: a seed then repeats them.
+    loaded in this process: a seed then repeats them. Nothing is compiled.
     """
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(work / variable)
         (work / variable).mkdir(parents=True, exist_ok=True)
-    os.environ["nnUNet_n_proc_DA"] = "0"
+    os.environ |= {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}  # families are not compiled, so nobody is
     identifier, name = convert_task(task)
     folder = work / "nnUNet_preprocessed" / name
     if not is_preprocessed(name, "nnUNetPlans_3d_fullres"):
-        command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-c", "3d_fullres", "-np", "2"]
+        command = [sys.executable, "-c", PLAN, "-d", str(identifier), "-c", "3d_fullres", "-np", str(os.cpu_count())]
         planning = os.environ | {"nnUNet_n_proc_DA": "1"}  # with none it cannot plan
-        subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True, env=planning)
+        subprocess.run(command, check=True, env=planning)
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     configuration = plans["configurations"]["3d_fullres"]
     configuration["batch_size"] = batch_size
