@@ -10,14 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 PACKAGES = ("monai-prox", "torch", "monai", "nnunetv2", "dynamic-network-architectures", "numpy")
 
 
 def about(settings: dict[str, Any], *, threads: int, packages: Sequence[str] = ()) -> dict[str, Any]:
     """Date, machine, versions and settings of a benchmark run. packages: others that it has used."""
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return {
         "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, {threads} threads used",
+        "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, {threads} threads used{gpu}",
         "versions": {"python": platform.python_version()} | {name: version(name) for name in (*PACKAGES, *packages)},
         "settings": settings,
     }

@@ -58,7 +58,7 @@ def compete(script: Path, run: dict[str, Any], result: Path, progress: Progress)
     task = progress.add_task(f"{run['contender']}, seed {run['seed']}", total=run["epochs"])
     asked, answer = result.with_suffix(".settings"), result.with_suffix(".part")
     write_json(run, asked)
-    with result.with_suffix(".log").open("w") as log:
+    with result.with_suffix(".log").open("w", buffering=1) as log:
         command = [sys.executable, "-u", str(script), str(asked), str(answer)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             for line in process.stdout or ():
@@ -67,7 +67,7 @@ def compete(script: Path, run: dict[str, Any], result: Path, progress: Progress)
                     progress.advance(task)
     if process.returncode:
         raise SystemExit(f"{run['contender']} failed, see {log.name}")
-    write_json({"settings": described} | json.loads(answer.read_text()), result)
+    write_json(about(described, threads=1) | json.loads(answer.read_text()), result)
     for rest in (asked, answer, Path(log.name)):
         rest.unlink()
 
