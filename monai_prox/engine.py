@@ -25,7 +25,7 @@ from monai_prox.supernet import SuperNet, finest
 
 FORMAT = 2  # of state_dict
 FROZEN = ("previous", "first")  # teachers
-COMPARED_EVERY = 4  # steps on average: then a member that the monitor compares trains in the largest's place
+COMPARED_EVERY = 4  # of the largest's steps on average: then a member that the monitor compares trains in its place
 POOL = 32  # random members of an epoch: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
 
 

@@ -49,7 +49,7 @@ class Stage:
     freeze: "none", or "grown": of a tensor that grew only the new part is trained, and of a U-Net stage that got deeper only
         the new blocks.
     monitored: choices that turn out not to be worth their cost are closed, see ``monai_prox.monitor``. Where a monitor watches,
-        one step in four trains a member that it compares in the largest's place, unless the largest is the teacher.
+        a member that it compares trains in the largest's place, one time in four, unless the largest is the teacher.
     """
 
     name: str
