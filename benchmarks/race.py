@@ -146,7 +146,7 @@ def plot(results: list[dict[str, Any]], measure: str, path: Path) -> None:
 def race(
     script: Path, options: Namespace, *, keys: Sequence[str], of_seed: Mapping[int, Mapping[str, Any]], measure: str
 ) -> None:
-    """Makes the results that are not there yet by ``script``, then summary.json, table.md and plot.png.
+    """Makes the results that are not there yet by ``script``, and reports; interrupted, on those that there are.
 
     options: ``contenders``, ``seeds``, ``results``, ``jobs`` at a time, and ``keys``, which all runs get. of_seed: what else.
     """
@@ -159,10 +159,17 @@ def race(
         for seed in options.seeds
         for contender in options.contenders
     }
-    with Progress() as progress, ThreadPoolExecutor(options.jobs) as pool:
-        for waiting in [pool.submit(compete, script, run, result, progress) for result, run in runs.items()]:
-            waiting.result()
-    found = [json.loads(result.read_text()) for result in runs]
+    try:
+        with Progress() as progress, ThreadPoolExecutor(options.jobs) as pool:
+            for waiting in [pool.submit(compete, script, run, result, progress) for result, run in runs.items()]:
+                waiting.result()
+    finally:
+        if found := [json.loads(result.read_text()) for result in runs if result.is_file()]:
+            report(found, options, measure)
+
+
+def report(found: list[dict[str, Any]], options: Namespace, measure: str) -> None:
+    """Writes summary.json, table.md and plot.png of the results that there are, and prints the table."""
     rows = summarise(found, measure)
     settings = {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()}
     write_json(about(settings, threads=1) | {"rows": rows}, options.results / "summary.json")
