@@ -188,7 +188,8 @@ class Engine:
                 return generator.choice(in_place) if in_place else space.largest()
             return space.smallest()
 
-        roles = [role if isinstance(role, str) else role[step % len(role)] for role in self.stage.train]
+        # An epoch begins one turn further on than the one before, so that all have their turns in epochs of a step or two
+        roles = [role if isinstance(role, str) else role[(epoch + step) % len(role)] for role in self.stage.train]
         return list(dict.fromkeys(map(member, roles)))
 
     def step(

@@ -37,7 +37,7 @@ class Stage:
     start: the member that is trained first, "smallest" or "largest".
     share: of the epochs, relative to the other stages' shares.
     train: the members of a training step, in this order; several accumulate their gradients. A tuple among them takes turns
-        from step to step.
+        from step to step, and an epoch begins one turn further on than the one before.
     teacher: "none"; "previous", a frozen copy of the largest member of the stage before; "first", such a copy that stays in
         all stages that follow with "first"; or "largest", the largest member of the same step (in-place distillation), which
         then has to be the first of ``train``.

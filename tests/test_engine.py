@@ -126,6 +126,15 @@ def test_members_come_in_the_order_of_their_roles_and_from_what_is_open() -> Non
     assert engine.members(1, 0)[0] == engine.supernet.family.space.largest()
 
 
+@pytest.mark.parametrize("of_epoch", [1, 2, 3, 4, 6])
+def test_turns_are_equally_frequent_in_epochs_of_any_length(of_epoch: int) -> None:
+    turns = ("largest", "largest", "smallest", "smallest")
+    engine = engine_of((Stage(name="all", open=SANDWICH.open, train=(turns,)),), 12)
+    engine.begin_epoch(0)
+    trained = [engine.members(epoch, step) for epoch in range(12) for step in range(of_epoch)]
+    assert trained.count([engine.space.largest()]) == trained.count([engine.space.smallest()]) == 6 * of_epoch
+
+
 def test_while_a_monitor_watches_each_member_that_it_compares_trains_now_and_then() -> None:
     watched = Stage(name="all", open=SANDWICH.open, train=("largest", "random"), monitored=True)
     engine, alone = engine_of((SANDWICH, watched)), engine_of((SANDWICH, watched))
