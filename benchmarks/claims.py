@@ -53,7 +53,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--patch-size", nargs=3, type=int, help="the plan's own by default")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--held-out", type=int, default=60, help="cases, the last by name")
-    parser.add_argument("--curve", type=int, default=8, help="evaluations in a training, the one at its end included")
+    parser.add_argument(
+        "--curve", type=int, default=8, help="evaluations of a training, that at its end included; 0: seconds alone"
+    )
     parser.add_argument("--curve-cases", type=int, default=20, help="of those held out, for the evaluations before the end")
     parser.add_argument("--bfloat16", action="store_true", help="autocast of the training steps")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")

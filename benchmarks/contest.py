@@ -77,7 +77,7 @@ def evaluate(contender: Contender, held_out: HeldOut) -> list[dict[str, Any]]:
 
 
 def run(settings: dict[str, Any]) -> dict[str, Any]:
-    """settings: as ``make_contender``'s, and ``stream``, ``curve`` (evaluations on the way), ``curve_cases``, ``bfloat16``."""
+    """settings: as ``make_contender``'s, and ``stream``, ``curve`` (evaluations), ``curve_cases``, ``bfloat16``."""
     contender = make_contender(
         settings["contender"],
         Path(settings["folder"]),
@@ -107,7 +107,7 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
             print({row["name"]: round(row["dice"], 3) for row in rows}, flush=True)
     cuda = trainer.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    members = evaluate(contender, every)
+    members = evaluate(contender, every) if settings["curve"] else []
     return {
         "contender": settings["contender"],
         "seed": settings["seed"],

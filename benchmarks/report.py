@@ -121,11 +121,12 @@ def plot(results: list[dict[str, Any]], measure: str, path: Path, *, over: str =
 
 
 def report(results: list[dict[str, Any]], measure: str, folder: Path, *, over: str = "seconds") -> list[dict[str, Any]]:
-    """Writes table.md and plot.png, prints the table and returns its rows."""
+    """Writes table.md and, where members were evaluated, plot.png, prints the table and returns its rows."""
     rows = summarise(results, measure)
     table, markdown = tables(rows)
     (folder / "table.md").write_text(markdown)
-    plot(results, measure, folder / "plot.png", over=over)
+    if all(result["members"] for result in results):
+        plot(results, measure, folder / "plot.png", over=over)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     return rows
 

@@ -23,7 +23,7 @@ from monai_prox.schedule import Role, Schedule, Stage
 from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet, finest
 
-FORMAT = 2  # of state_dict
+FORMAT = 3  # of state_dict
 FROZEN = ("previous", "first")  # teachers
 COMPARED_EVERY = 4  # of the largest's steps on average: then a member that the monitor compares trains in its place
 POOL = 32  # random members of an epoch: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
@@ -71,6 +71,7 @@ class Engine:
             if space.size() == 0:
                 raise ProXError(f"the stage {stage.name!r} opens no member, for of its choices some must differ: {space}")
         self._stage = -1
+        self._age = 0  # steps since the stage opened
         self._freezer = Freezer({})
         self._optimizers: list[Optimizer] = []
         self._teacher: tuple[Subnet, nn.Module] | None = None
@@ -123,10 +124,29 @@ class Engine:
         return None if self._teacher is None else self._teacher[0]
 
     def guard(self, optimizer: Optimizer) -> None:
-        """Makes every step of ``optimizer`` leave frozen weights and those not yet born untouched. Call it once."""
+        """Makes every step of ``optimizer`` leave frozen weights and those not yet born untouched, and take the learning rate
+        of the stage's warm-up. Call it once."""
+        rates: list[Any] = []
+
+        def before(*_: Any) -> None:
+            self._freezer.before_step()
+            rates[:] = [group["lr"] for group in optimizer.param_groups]
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"] * self.warmth
+
+        def after(*_: Any) -> None:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            self._freezer.after_step()
+
         self._optimizers.append(optimizer)
-        optimizer.register_step_pre_hook(lambda *_: self._freezer.before_step())
-        optimizer.register_step_post_hook(lambda opt, *_: self._freezer.after_step(opt))
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(after)
+
+    @property
+    def warmth(self) -> float:
+        """The factor of the learning rate in the present step."""
+        return min(1.0, self._age / self.stage.warmup) if self.stage.warmup else 1.0
 
     def begin_epoch(self, epoch: int) -> bool:
         """Brings the supernet into the stage of ``epoch``; True if a stage opened."""
@@ -151,7 +171,10 @@ class Engine:
             self._sort_channels()
         if stage.birth == "preserving" and old is not None and not self.keep_weights:
             give_birth(self.supernet, old, new)
+        former, self._age = self._freezer, 0
         self._enter(index)
+        for optimizer in self._optimizers:
+            self._freezer.renew(optimizer, former)
 
     def _sort_channels(self) -> None:
         permuted = sort_channels(self.supernet.network, *shallower_members(self.supernet))
@@ -211,6 +234,7 @@ class Engine:
         a batch give what the whole does in one process.
         """
         forward = forward or self.supernet
+        self._age += 1
         with precision():
             teacher = self._teacher_logits(x)
         first: tuple[Tensor, Tensor] | None = None
@@ -274,6 +298,7 @@ class Engine:
         return {
             "format": FORMAT,
             "stage": self._stage,
+            "age": self._age,
             "closed": dict(self.closed),
             "keep_weights": self.keep_weights,
             "teacher": teacher and {"subnet": teacher[0].to_json(), "weights": teacher[1].state_dict()},
@@ -287,6 +312,7 @@ class Engine:
         if self.supernet.kernel_transforms is not None:
             self.supernet.kernel_transforms.load_state_dict(state["kernel_transforms"])
         self.keep_weights, self.closed = state["keep_weights"], dict(state["closed"])
+        self._age = state["age"]
         self._spaces = self._open_spaces()
         self._teacher = None
         if state["teacher"] is not None:

@@ -50,8 +50,7 @@ def give_birth(supernet: SuperNet, old: Subnet, new: Subnet) -> None:
 class Freezer:
     """Keeps parts of the weights exactly as they are, whatever the optimizer does.
 
-    Zero gradients do not freeze: momentum and weight decay still move the weight. So frozen parts are put back after each
-    step and their optimizer state is zeroed, which also lets weights that open later start without old momentum.
+    Zero gradients do not freeze: momentum and weight decay still move the weight. So frozen parts are put back after each step.
 
     frozen: True where a parameter stays; parameters that are not in it are trained.
     """
@@ -66,6 +65,18 @@ class Freezer:
             parameter.grad = None  # one of the stage before, even if zeroed, would let momentum and decay move the weight
 
     @torch.no_grad()
+    def renew(self, optimizer: Optimizer, former: Freezer) -> None:
+        """Drops the optimizer's state of tensors of which weights begin to train that ``former`` kept.
+
+        Optimizers know the age of a tensor, not of a weight. Adam would take the first gradients of weights in an old tensor
+        for an average of a thousand, and its first hundred updates of them would be three to six times too large.
+        """
+        for parameter in {*former._partly, *former._wholly} - self._wholly:
+            kept, keeps = former._partly.get(parameter), self._partly.get(parameter)
+            if kept is None or keeps is None or (kept & ~keeps).any():
+                optimizer.state.pop(parameter, None)
+
+    @torch.no_grad()
     def mask_gradients(self) -> None:
         """To be called before gradients are clipped, so that frozen parts do not count in their norm."""
         for parameter, mask in self._partly.items():
@@ -77,15 +88,9 @@ class Freezer:
         self._kept = {p: p.detach().clone() for p in self._partly if p.grad is not None}
 
     @torch.no_grad()
-    def after_step(self, optimizer: Optimizer) -> None:
+    def after_step(self) -> None:
         for parameter, kept in self._kept.items():
-            mask = self._partly[parameter]
-            parameter.copy_(torch.where(mask, kept, parameter))
-            for value in optimizer.state[parameter].values():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    value.masked_fill_(mask, 0.0)
-        for parameter in self._wholly:
-            optimizer.state.pop(parameter, None)
+            parameter.copy_(torch.where(self._partly[parameter], kept, parameter))
         self._kept = {}
 
 

@@ -25,6 +25,8 @@ SHRINKAGE = (
     (("width", "expansion"), 4),
 )
 
+WARMUP = 40  # steps; as good as 100
+
 Role = Literal["largest", "smallest", "random"]
 
 
@@ -45,6 +47,7 @@ class Stage:
     distillation: weight w of the teacher in the loss (1 - w) task + w distance.
     birth: of the weights that open: "random", as initialised, or "preserving", so that the first step computes what the
         stage before did, up to the norm of a new block.
+    warmup: steps over which the learning rate rises from nothing as the stage opens.
     sort_channels: channels are put in the order of their importance as the stage opens, see ``monai_prox.importance``.
     freeze: "none", or "grown": of a tensor that grew only the new part is trained, and of a U-Net stage that got deeper only
         the new blocks.
@@ -61,6 +64,7 @@ class Stage:
     distance: Literal["mse", "kl"] = "mse"
     distillation: float = 0.5
     birth: Literal["random", "preserving"] = "random"
+    warmup: int = 0
     sort_channels: bool = False
     freeze: Literal["none", "grown"] = "none"
     monitored: bool = False
@@ -81,8 +85,10 @@ class Stage:
             raise ProXError(f"stage {self.name!r}: train is {self.train}; allowed: largest, smallest, random")
         if self.teacher == "largest" and self.train[0] != "largest":
             raise ProXError(f"stage {self.name!r}: the teacher is the largest, so train must begin with it")
-        if not self.share > 0 or not 0 <= self.distillation <= 1:
-            raise ProXError(f"stage {self.name!r}: share must be positive and distillation within 0 and 1")
+        if not self.share > 0 or not 0 <= self.distillation <= 1 or self.warmup < 0:
+            raise ProXError(
+                f"stage {self.name!r}: share must be positive, distillation within 0 and 1, and warmup not negative"
+            )
 
     @property
     def trained(self) -> str:
@@ -191,16 +197,17 @@ def prox(space: SearchSpace) -> tuple[Stage, ...]:
 
     Several members a step, as in the sandwich rule, cost as much as several steps and learn less: they share a batch.
     """
-    stages = [Stage(name="smallest", share=0.15)]
+    stages = [Stage(name="smallest", share=0.25)]
     opened: dict[str, int] = {}
     groups = [group for group in (_elastic(space, group) for group in EXPANSION) if group]
     together = [groups[:1], groups[1:2], groups[2:]]  # five stages at most, so that five epochs can hold them
     for several in filter(None, together):
         opened = opened | {d: space.choice_count(d) for group in several for d in group}
         name = ", ".join(group[0] for group in several)
-        stages.append(Stage(name=name, open=opened, share=0.10, train=(("largest", "smallest"),), birth="preserving"))
+        both: tuple[Role, ...] = ("largest", "smallest")
+        stages.append(Stage(name=name, open=opened, share=0.10, train=(both,), birth="preserving", warmup=WARMUP))
     everyone: tuple[Role, ...] = ("largest", "random", "smallest", "random")
-    last = Stage(name="everyone", open=opened, share=0.55, train=(everyone,), monitored=True)
+    last = Stage(name="everyone", open=opened, share=0.45, train=(everyone,), warmup=WARMUP, monitored=True)
     return (*stages, last) if opened else (stages[0],)
 
 

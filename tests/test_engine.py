@@ -94,6 +94,9 @@ def finest(outputs: Tensor | list[Tensor]) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
+every_optimizer = pytest.mark.parametrize("optimizer_of", [sgd, adamw])
+
+
 # ---------------------------------------------------------------------- members
 def test_members_are_a_pure_function_of_seed_epoch_and_step() -> None:
     engine, again, other = (
@@ -183,6 +186,20 @@ def test_stages_open_with_their_epoch() -> None:
     assert engine.stage.name == "c"
     late = engine_of(stages, 6)
     assert late.begin_epoch(5) and late.stage.name == "c"
+
+
+@every_optimizer
+def test_the_learning_rate_rises_as_a_stage_opens(optimizer_of: Callable[[Engine], Optimizer]) -> None:
+    stages = (Stage(name="small"), Stage(name="wide", open={"width": 9}, warmup=4), Stage(name="on", open={"width": 9}))
+    engine = engine_of(stages, 6)
+    optimizer = optimizer_of(engine)
+    engine.guard(optimizer)
+    rate, rates = optimizer.param_groups[0]["lr"], []
+    optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"] / rate))
+    for epoch in range(6):
+        train(engine, optimizer, range(epoch, epoch + 1), steps=3)
+        assert optimizer.param_groups[0]["lr"] == rate  # what a scheduler has set
+    assert rates == pytest.approx([1] * 6 + [1 / 4, 2 / 4, 3 / 4, 1, 1, 1] + [1] * 6)
 
 
 def test_only_a_preserving_birth_writes_weights_and_not_over_pretrained_ones() -> None:
@@ -593,7 +610,6 @@ MONITORED = Stage(
     name="open", open=ALL, train=("largest", "smallest", "random"), teacher="largest", distance="kl", monitored=True
 )
 every_dimension = pytest.mark.parametrize("dimension", ["levels", "resolution", "depth", "decoder_depth", "width", "kernel"])
-every_optimizer = pytest.mark.parametrize("optimizer_of", [sgd, adamw])
 
 
 def closing(

@@ -101,6 +101,7 @@ def test_a_schedule_needs_a_stage() -> None:
         ({"share": 0}, "share must be positive"),
         ({"share": -1.0}, "share must be positive"),
         ({"share": float("nan")}, "share must be positive"),
+        ({"warmup": -1}, "warmup not negative"),
         ({"distillation": 1.5}, "distillation within 0 and 1"),
         ({"distillation": -0.1}, "distillation within 0 and 1"),
     ],
@@ -195,7 +196,8 @@ def test_prox_grows_and_then_gives_everyone_their_due() -> None:
     assert all((stage.teacher, stage.freeze) == ("none", "none") for stage in stages)
     assert all((stage.birth, stage.train) == ("preserving", (("largest", "smallest"),)) for stage in stages[1:-1])
     assert stages[-1].train == (("largest", "random", "smallest", "random"),)
-    assert stages[-1].share > sum(stage.share for stage in stages[:-1])
+    assert [stage.share for stage in stages] == [0.25, 0.1, 0.1, 0.1, 0.45]
+    assert [stage.warmup for stage in stages] == [0, 40, 40, 40, 40]
 
 
 @every_space
