@@ -760,9 +760,9 @@ EAGER = {"threshold": 10, "patience": 1}  # no gain is worth it, so that every v
 
 
 def monitored(recipe: str | tuple[Stage, ...] = "prox", folder: Path | None = None, **settings: Any) -> Training:
-    """Six epochs of ``prox`` are two of its last stage."""
+    """Seven epochs of ``prox`` are two of its last stage."""
     return training(
-        recipe, folder, **{"epochs": 6, "choices": FEWER, "interval": 1, "held_out": 6, "monitor": EAGER} | settings
+        recipe, folder, **{"epochs": 7, "choices": FEWER, "interval": 1, "held_out": 6, "monitor": EAGER} | settings
     )
 
 
@@ -786,7 +786,7 @@ def test_comparisons_and_what_is_closed_are_logged(narrowed: tuple[Training, Pat
     run, _, said = narrowed
     assert run.validation.monitor is not None
     history = run.validation.monitor.history
-    assert [comparison.epoch for comparison in history] == [4, 4, 4, 5, 5]
+    assert [comparison.epoch for comparison in history] == [5, 5, 5, 6, 6]
     assert [line for line in said if line.startswith("ProX monitor")] == [f"ProX monitor: {one}" for one in history]
     closed = [comparison.dimension for comparison in history if comparison.closed]
     assert len(closed) == 2 and run.engine.closed == dict.fromkeys(closed, 1)
@@ -802,11 +802,11 @@ def test_watched_members_are_chosen_anew_from_what_remains(narrowed: tuple[Train
     assert space.size() < 24
     assert run.validation.members == choose_probes(run.engine.supernet, PATCH, space)
     assert run.validation.members != probes(json.dumps(FEWER))
-    assert set(run.metrics[5]) == {f"{METRIC}_{name}" for name in run.validation.members}
+    assert set(run.metrics[6]) == {f"{METRIC}_{name}" for name in run.validation.members}
     assert set(run.validation.history[-1]["scores"]) == set(run.validation.members)
     again = evaluator(run.engine.supernet.view(run.validation.members["largest"]), 6)
     again.run()
-    assert again.state.metrics[METRIC] == run.metrics[5][f"{METRIC}_largest"]
+    assert again.state.metrics[METRIC] == run.metrics[6][f"{METRIC}_largest"]
 
 
 def test_each_member_is_validated_once_and_those_compared_are_no_metrics() -> None:
@@ -882,11 +882,11 @@ def test_a_monitor_that_closes_nothing_changes_nothing() -> None:
     assert_equal(watching.validation.history, without.validation.history)
 
 
-@pytest.mark.parametrize("finished", [4, 5, 6], ids=["before", "between", "after"])
+@pytest.mark.parametrize("finished", [5, 6, 7], ids=["before", "between", "after"])
 def test_a_training_interrupted_around_a_closing_continues_bit_for_bit(
     narrowed: tuple[Training, Path, list[str]], tmp_path: Path, finished: int
 ) -> None:
-    """The decision was the whole training's after its epochs 5 and 6; the members are those of what remained."""
+    """The decision was the whole training's after its epochs 6 and 7; the members are those of what remained."""
     whole, bundle, _ = narrowed
     rest = monitored(weights=1, ckpt=checkpoint(bundle / "models", finished)).run()
     assert_equal(rest.state(), whole.state())
@@ -898,7 +898,7 @@ def test_a_training_continues_without_its_monitor_and_what_is_closed_stays_close
     narrowed: tuple[Training, Path, list[str]],
 ) -> None:
     whole, bundle, _ = narrowed
-    rest = monitored(weights=1, ckpt=checkpoint(bundle / "models", 5), monitor=None)
+    rest = monitored(weights=1, ckpt=checkpoint(bundle / "models", 6), monitor=None)
     rest.engine.monitored = True  # the same members train
     rest.run()
     assert whole.validation.monitor is not None
@@ -909,7 +909,7 @@ def test_a_training_continues_without_its_monitor_and_what_is_closed_stays_close
 
 
 def test_a_monitored_checkpoint_is_plain_data(narrowed: tuple[Training, Path, list[str]]) -> None:
-    state = torch.load(checkpoint(narrowed[1] / "models", 6), weights_only=True)
+    state = torch.load(checkpoint(narrowed[1] / "models", 7), weights_only=True)
     assert plain(state)
     assert len(state["validation"]["monitor"]["history"]) == 5
 
@@ -923,7 +923,7 @@ def test_the_family_that_is_left_is_the_narrowed_one(narrowed: tuple[Training, P
     assert family["monitor"] == [comparison.to_json() for comparison in run.validation.monitor.history]
     assert {m["name"]: Subnet.from_json(m["subnet"]) for m in family["members"]} == run.validation.members
     assert {m["name"]: m["dice"] for m in family["members"]} == run.validation.history[-1]["scores"]
-    assert [probe["epoch"] for probe in family["probes"]] == list(range(6))
+    assert [probe["epoch"] for probe in family["probes"]] == list(range(7))
     assert bundle.network_family.space == run.engine.final_space
     assert bundle.subnet("largest") == run.engine.final_space.largest() == bundle.member("largest")[1]
     weights = torch.load(folder / "models" / "model.pt", weights_only=True)

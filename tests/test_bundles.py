@@ -402,7 +402,7 @@ def narrowed(tmp_path_factory: pytest.TempPathFactory) -> Narrowed:
     root = tmp_path_factory.mktemp("narrowed")
     task = write_task(root, "hippocampus_prox", cases=7)
     where = Trained(root, copy_bundles(root) / "hippocampus_prox", task)
-    eager = {"monitor#threshold": 10, "monitor#patience": 1, "validation_cases": 5, "val_interval": 1, "epochs": 6}
+    eager = {"monitor#threshold": 10, "monitor#patience": 1, "validation_cases": 5, "val_interval": 1, "epochs": 7}
     said = train(where, where.bundle, **eager)
     return Narrowed(root, where.bundle, task, said)
 

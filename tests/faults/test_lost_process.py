@@ -144,7 +144,7 @@ def test_nnunets_training_goes_on_in_any_number_of_processes(processes: int, kil
     ranks = together(processes, go_on, training)
     for rank in ranks:
         start = rank["start"]
-        assert start["epoch"] == LOST_IN[0] and start["stage"] == "everyone"
+        assert start["epoch"] == LOST_IN[0] and start["stage"] == "resolution"
         assert start["probes"] == checkpoint["prox"]["probes"] and len(start["probes"]) > 0
         assert_equal(start["monitor"], checkpoint["prox"]["monitor"])
         assert_equal(start["network"], dict(checkpoint["network_weights"]))
@@ -154,7 +154,7 @@ def test_nnunets_training_goes_on_in_any_number_of_processes(processes: int, kil
     log = max(training.fold.glob("training_log_*.txt")).read_text()
     assert log.count("Training done.") == 1
     family = json.loads((training.fold / "family.json").read_text())
-    assert [entry["epoch"] for entry in family["probes"]] == [0, 1, 4]
+    assert [entry["epoch"] for entry in family["probes"]] == [0, 1, 2, 4]
     assert {member["name"] for member in family["members"] if member["dice"]} == {"smallest", "largest"}
     for folder in ("validation", "members/smallest/validation"):  # of all processes' cases
         assert len(json.loads((training.fold / folder / "summary.json").read_text())["metric_per_case"]) == 2
