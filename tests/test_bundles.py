@@ -148,7 +148,10 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["smallest", "largest"])
 def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, name: str, tmp_path: Path) -> None:
-    """With several channels, thick slices, CT; at the training's resolution and below it."""
+    """With several channels, thick slices, CT; at the training's resolution and below it.
+
+    The runtime sums logits in half precision, in which classes that a hardly trained network tells apart by a thousandth tie.
+    """
     images, file = trained.task / "imagesTr", tmp_path / "member.onnx"
     bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), name), tmp_path / "bundle")
     wanted = predict(bundle, images, tmp_path / "wanted")
@@ -161,7 +164,7 @@ def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, n
     for path in sorted((tmp_path / "found").glob("*.nii.gz")):
         found = nib.load(path)
         label = wanted[path.name.replace(".nii.gz", "_seg.nii.gz")] if path.name not in wanted else wanted[path.name]
-        assert np.mean(np.asarray(found.dataobj) == label.reshape(found.shape)) >= 0.999, path.name
+        assert np.mean(np.asarray(found.dataobj) == label.reshape(found.shape)) >= 0.99, path.name
     assert len(list((tmp_path / "found").glob("*.nii.gz"))) == len(wanted) == 3
 
 
