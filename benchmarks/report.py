@@ -140,7 +140,8 @@ def main() -> None:
     order = [*COLOURS, *ALONE]
     results = sorted((json.loads(path.read_text()) for path in paths), key=lambda result: order.index(result["contender"]))
     options.to.mkdir(parents=True, exist_ok=True)
-    report(results, "accuracy" if "accuracy" in results[0]["members"][0] else "dice", options.to, over="macs")
+    measure = "accuracy" if any("accuracy" in member for result in results for member in result["members"]) else "dice"
+    report(results, measure, options.to, over="macs")
 
 
 if __name__ == "__main__":

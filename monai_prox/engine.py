@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -35,6 +35,12 @@ class Step(NamedTuple):
     loss: Tensor
     output: Tensor
     losses: tuple[Tensor, ...]
+
+
+def check_format(state: Mapping[str, Any]) -> None:
+    """Raises ProXError where another version of this package made an engine's ``state``."""
+    if state.get("format") != FORMAT:
+        raise ProXError(f"cannot continue: the checkpoint is of format {state.get('format')}, and this version reads {FORMAT}")
 
 
 class Engine:
@@ -71,7 +77,7 @@ class Engine:
             if space.size() == 0:
                 raise ProXError(f"the stage {stage.name!r} opens no member, for of its choices some must differ: {space}")
         self._stage = -1
-        self._age = 0  # steps since the stage opened
+        self._updates = self._opened = 0  # updates by the first optimizer, in all and before the stage opened
         self._freezer = Freezer({})
         self._optimizers: list[Optimizer] = []
         self._teacher: tuple[Subnet, nn.Module] | None = None
@@ -116,7 +122,7 @@ class Engine:
         """Closes the last open choice of ``dimension`` for good: its weights stay as they are and train no more."""
         self.closed[dimension] = self.space.choice_count(dimension) - 1
         self._spaces = self._open_spaces()
-        self._enter(self._stage)
+        self._move(self._stage)
 
     @property
     def teacher(self) -> Subnet | None:
@@ -125,18 +131,26 @@ class Engine:
 
     def guard(self, optimizer: Optimizer) -> None:
         """Makes every step of ``optimizer`` leave frozen weights and those not yet born untouched, and take the learning rate
-        of the stage's warm-up. Call it once."""
-        rates: list[Any] = []
+        of the stage's warm-up. The updates of the first one that is guarded count."""
+        if any(optimizer is guarded for guarded in self._optimizers):
+            return
+        counts, rates = not self._optimizers, list[Any]()
+
+        def cool() -> None:
+            for group, rate in zip(optimizer.param_groups, rates, strict=False):
+                group["lr"] = rate
+            rates.clear()
 
         def before(*_: Any) -> None:
             self._freezer.before_step()
-            rates[:] = [group["lr"] for group in optimizer.param_groups]
+            self._updates += counts
+            cool()  # where the step before has raised
             for group in optimizer.param_groups:
+                rates.append(group["lr"])
                 group["lr"] = group["lr"] * self.warmth
 
         def after(*_: Any) -> None:
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+            cool()
             self._freezer.after_step()
 
         self._optimizers.append(optimizer)
@@ -145,8 +159,13 @@ class Engine:
 
     @property
     def warmth(self) -> float:
-        """The factor of the learning rate in the present step."""
-        return min(1.0, self._age / self.stage.warmup) if self.stage.warmup else 1.0
+        """The factor of the learning rate in the present update.
+
+        A warm-up takes a quarter of its stage at most, which is as long as the epochs before let expect.
+        """
+        start, end = (*self.schedule.starts, self.schedule.epochs)[max(self._stage, 0) :][:2]
+        warmup = min(self.stage.warmup, self._opened / start * (end - start) / 4) if start else self.stage.warmup
+        return min(1.0, (self._updates - self._opened) / warmup) if warmup else 1.0
 
     def begin_epoch(self, epoch: int) -> bool:
         """Brings the supernet into the stage of ``epoch``; True if a stage opened."""
@@ -171,10 +190,8 @@ class Engine:
             self._sort_channels()
         if stage.birth == "preserving" and old is not None and not self.keep_weights:
             give_birth(self.supernet, old, new)
-        former, self._age = self._freezer, 0
-        self._enter(index)
-        for optimizer in self._optimizers:
-            self._freezer.renew(optimizer, former)
+        self._opened = self._updates
+        self._move(index)
 
     def _sort_channels(self) -> None:
         permuted = sort_channels(self.supernet.network, *shallower_members(self.supernet))
@@ -184,6 +201,13 @@ class Engine:
                 for key, value in state.items():
                     if isinstance(value, Tensor) and value.shape == parameter.shape:
                         state[key] = permute(value, permutations)
+
+    def _move(self, index: int) -> None:
+        """Enters a stage, in which other weights train than before."""
+        former = self._freezer
+        self._enter(index)
+        for optimizer in self._optimizers:
+            self._freezer.renew(optimizer, former)
 
     def _enter(self, index: int) -> None:
         """What a stage needs beside weights: a pure function of its index."""
@@ -234,7 +258,6 @@ class Engine:
         a batch give what the whole does in one process.
         """
         forward = forward or self.supernet
-        self._age += 1
         with precision():
             teacher = self._teacher_logits(x)
         first: tuple[Tensor, Tensor] | None = None
@@ -298,7 +321,8 @@ class Engine:
         return {
             "format": FORMAT,
             "stage": self._stage,
-            "age": self._age,
+            "updates": self._updates,
+            "opened": self._opened,
             "closed": dict(self.closed),
             "keep_weights": self.keep_weights,
             "teacher": teacher and {"subnet": teacher[0].to_json(), "weights": teacher[1].state_dict()},
@@ -307,12 +331,13 @@ class Engine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ProXError where ``state`` is of another format or schedule."""
-        if state.get("format") != FORMAT or not -1 <= state["stage"] < len(self.schedule.stages):
-            raise ProXError(f"cannot continue: format {state.get('format')}, stage {state.get('stage')} of this checkpoint")
+        check_format(state)
+        if not -1 <= state["stage"] < len(self.schedule.stages):
+            raise ProXError(f"cannot continue: the checkpoint is of stage {state['stage']} of {len(self.schedule.stages)}")
         if self.supernet.kernel_transforms is not None:
             self.supernet.kernel_transforms.load_state_dict(state["kernel_transforms"])
         self.keep_weights, self.closed = state["keep_weights"], dict(state["closed"])
-        self._age = state["age"]
+        self._updates, self._opened = state["updates"], state["opened"]
         self._spaces = self._open_spaces()
         self._teacher = None
         if state["teacher"] is not None:

@@ -66,15 +66,23 @@ class Freezer:
 
     @torch.no_grad()
     def renew(self, optimizer: Optimizer, former: Freezer) -> None:
-        """Drops the optimizer's state of tensors of which weights begin to train that ``former`` kept.
+        """Gives weights that ``former`` kept and that train from now on a fresh state in ``optimizer``.
 
-        Optimizers know the age of a tensor, not of a weight. Adam would take the first gradients of weights in an old tensor
-        for an average of a thousand, and its first hundred updates of them would be three to six times too large.
+        Some optimizers count the updates of a tensor, not of a weight. Adam would take the first gradients of weights in an old
+        tensor for an average of a thousand, and its first hundred updates of them would be three to six times too large. So
+        such a tensor begins anew as a whole.
         """
-        for parameter in {*former._partly, *former._wholly} - self._wholly:
-            kept, keeps = former._partly.get(parameter), self._partly.get(parameter)
-            if kept is None or keeps is None or (kept & ~keeps).any():
-                optimizer.state.pop(parameter, None)
+        for parameter in former._wholly | self._wholly:
+            optimizer.state.pop(parameter, None)
+        for parameter, kept in former._partly.items():
+            keeps, state = self._partly.get(parameter), optimizer.state.get(parameter, {})
+            begins = kept if keeps is None else kept & ~keeps
+            if "step" in state and begins.any():
+                del optimizer.state[parameter]
+                continue
+            for value in state.values():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    value.masked_fill_(begins, 0.0)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:

@@ -25,7 +25,7 @@ SHRINKAGE = (
     (("width", "expansion"), 4),
 )
 
-WARMUP = 40  # steps; as good as 100
+WARMUP = 40  # updates; as good as 100
 
 Role = Literal["largest", "smallest", "random"]
 
@@ -47,7 +47,7 @@ class Stage:
     distillation: weight w of the teacher in the loss (1 - w) task + w distance.
     birth: of the weights that open: "random", as initialised, or "preserving", so that the first step computes what the
         stage before did, up to the norm of a new block.
-    warmup: steps over which the learning rate rises from nothing as the stage opens.
+    warmup: updates over which the learning rate rises from nothing as the stage opens, a quarter of the stage's at most.
     sort_channels: channels are put in the order of their importance as the stage opens, see ``monai_prox.importance``.
     freeze: "none", or "grown": of a tensor that grew only the new part is trained, and of a U-Net stage that got deeper only
         the new blocks.

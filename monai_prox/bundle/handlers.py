@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.distributed import rank, world_size
-from monai_prox.engine import Engine
+from monai_prox.engine import Engine, check_format
 from monai_prox.errors import ProXError
 from monai_prox.monitor import Monitor
 from monai_prox.probes import choose_probes
@@ -108,6 +108,7 @@ class ProXExpansionHandler:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        check_format(state["engine"])
         for key, what in (("space", "search space"), ("stages", "recipe"), ("epochs", "number of epochs"), ("plan", "plan")):
             if state.get(key) != self._origin()[key]:
                 raise ProXError(

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from monai_prox import cost
 from monai_prox.distributed import gather, world_size
-from monai_prox.engine import Engine
+from monai_prox.engine import Engine, check_format
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import remove_unfinished, write_json, write_tensors
@@ -465,6 +465,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if not self.was_initialized:
             self.initialize()
         ours = load_checkpoint(filename_or_checkpoint, self.device)["prox"]
+        check_format(ours["engine"])
         for key, what in (("space", "search space"), ("stages", "recipe")):
             if ours.get(key) != self.engine.origin[key]:
                 raise ProXError(
