@@ -108,15 +108,14 @@ def plot(results: list[dict[str, Any]], measure: str, path: Path, *, over: str =
             over_training.plot(*zip(*points, strict=True), color=colour, alpha=0.8, **named, **style)
         members = zip(*(result["members"] for result in runs), strict=True)  # each by seed
         sized = [(fmean(m["macs"] for m in of) / 1e9, fmean(m[measure] for m in of)) for of in members]
-        named = {} if alone and name != "alone smallest" else {"label": "alone" if alone else name}
-        over_size.scatter(*zip(*sized, strict=True), color=colour, s=18, marker="x" if alone else "o", alpha=0.8, **named)
+        over_size.scatter(*zip(*sized, strict=True), color=colour, s=18, marker="x" if alone else "o", alpha=0.8)
     over_training.set(xlabel=label, ylabel=f"{measure.capitalize()}, mean of the family", xscale="log")
     over_size.set(xlabel="GMAC of a forward pass", ylabel=f"{measure.capitalize()} at the end, mean of the seeds", xscale="log")
     for axes in (over_training, over_size):
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=8, fontsize=8, frameon=False)
     figure.savefig(path, dpi=120)
 
 
