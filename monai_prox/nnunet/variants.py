@@ -39,7 +39,7 @@ class ProXTrainer_250epochs(ProXTrainer):
 
 
 class ProXTrainer_2000epochs(ProXTrainer):
-    """About two thirds of the work of the largest network's 1000 epochs."""
+    """Less than two thirds of the work of the largest network's 1000 epochs."""
 
     epochs = 2000
 
