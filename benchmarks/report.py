@@ -115,7 +115,7 @@ def plot(results: list[dict[str, Any]], measure: str, path: Path, *, over: str =
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-    figure.legend(loc="outside lower center", ncols=8, fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=9, fontsize=8, columnspacing=1.2, frameon=False)
     figure.savefig(path, dpi=120)
 
 
