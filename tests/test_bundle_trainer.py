@@ -269,6 +269,17 @@ def test_a_checkpoint_of_another_space_or_recipe_is_refused_and_nothing_is_chang
     assert other.events == [] and other.losses == []
 
 
+def test_a_checkpoint_of_another_format_is_called_so(tmp_path: Path, quiet: None) -> None:
+    """And not of another recipe, although its stages say other things."""
+    training(folder=tmp_path, epochs=5).run()
+    path = checkpoint(tmp_path, 3)
+    state = torch.load(path, weights_only=True)
+    state["expansion"]["engine"]["format"] = 1_000
+    state["expansion"]["stages"][0]["news"] = True
+    torch.save(state, path)
+    refused("the checkpoint is of format 1000", training(epochs=5, ckpt=path).run)
+
+
 def test_a_checkpoint_of_another_number_of_epochs_is_refused(tmp_path: Path, quiet: None) -> None:
     """Its stages lie elsewhere: the supernet would be ahead of its schedule, and the learning rate would end early."""
     training(folder=tmp_path, epochs=5).run()
