@@ -3,14 +3,14 @@
     python benchmarks/claims.py --task Task04_Hippocampus --work WORK --results benchmarks/results/claims/hippocampus
     python benchmarks/claims.py --task Task04_Hippocampus --work WORK --results OUT --smoke
 
-All contenders train on the same batches of the same plan, for the same steps, with the same optimizer. Seconds are those of the
-training steps alone, without loading and validation, each run in a process of its own on one thread (or on the GPU); CPU
-seconds are the same without what other processes took from it, and mean nothing on a GPU. Dice is
-the hard Dice of held-out cases, as whole volumes at native resolution without mirroring, mean over the foreground classes and
-the cases. A family is its smallest and largest member and twelve random ones, the same in all runs; its ``middle`` is
-measured, too, but not part of the mean. ``prox long`` is the recipe prox with two and a half times the steps, about as much
-work as the largest network alone: its batches begin as those of the others and go on. One JSON per contender and seed: an
-interrupted benchmark goes on where it stopped.
+All contenders train on the same batches of the same plan, for the same steps, with the same optimizer: AdamW, or nnU-Net's
+own with ``--sgd``. Seconds are those of the training steps alone, without loading and validation, each run in a process of
+its own on one thread (or on the GPU); CPU seconds are the same without what other processes took from it, and mean nothing on
+a GPU. Dice is the hard Dice of held-out cases, as whole volumes at native resolution without mirroring, mean over the
+foreground classes and the cases. A family is its smallest and largest member and twelve random ones, the same in all runs;
+its ``middle`` is measured, too, but not part of the mean. ``prox long`` is the recipe prox with two and a half times the
+steps, about as much work as the largest network alone: its batches begin as those of the others and go on. One JSON per
+contender and seed: an interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--epochs", type=int, default=100, help="into which the steps are divided, for stages and learning rate"
     )
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    optimizer = parser.add_mutually_exclusive_group()
+    optimizer.add_argument("--learning-rate", type=float, default=4e-3, help="of AdamW")
+    optimizer.add_argument(
+        "--sgd",
+        dest="learning_rate",
+        action="store_const",
+        const=None,
+        default=argparse.SUPPRESS,
+        help="nnU-Net's own optimizer at its own rate, as ProXTrainer has it",
+    )
     parser.add_argument("--features", nargs="+", type=int, default=[16, 32, 64, 128])
     parser.add_argument("--patch-size", nargs=3, type=int, help="the plan's own by default")
     parser.add_argument("--batch-size", type=int, default=2)

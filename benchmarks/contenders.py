@@ -159,11 +159,12 @@ class ModelOpt(Contender):
 
 
 def make_contender(
-    name: str, folder: Path, plan: str, *, space: str, seed: int, steps: int, epochs: int, learning_rate: float
+    name: str, folder: Path, plan: str, *, space: str, seed: int, steps: int, epochs: int, learning_rate: float | None
 ) -> Contender:
     """name: a recipe's, LONG, ``modelopt``, or ``alone`` and a member's. folder: preprocessed data with ``plan``.
 
-    space: a name of monai_prox.families.unet.CHOICES or the JSON of a UNetChoices.
+    space: a name of monai_prox.families.unet.CHOICES or the JSON of a UNetChoices. learning_rate: AdamW's; None: nnU-Net's own
+    SGD, at its own rate.
     """
     if name == LONG:
         of_epoch, epochs = steps // epochs, round(LENGTHENED * epochs)
@@ -175,8 +176,10 @@ def make_contender(
         plans = load_json(str(folder / f"{plan}.json")) | {"continue_training": False}
         return trainer(plans, "3d_fullres", 0, load_json(str(folder / "dataset.json")), device)
 
-    class Family(ProXTrainerAdam):
-        pass
+    optimized: Any = nnUNetTrainer if learning_rate is None else ProXTrainerAdam
+
+    class Family(ProXTrainer):
+        configure_optimizers = optimized.configure_optimizers
 
     Family.choices, Family.seed, Family.epochs, Family.learning_rate = choices, seed, epochs, learning_rate
     if name in RECIPES:
@@ -190,7 +193,7 @@ def make_contender(
     which = name.removeprefix("alone ") if name != "modelopt" else "largest"
 
     class Stock(nnUNetTrainer):
-        configure_optimizers = ProXTrainerAdam.configure_optimizers
+        configure_optimizers = optimized.configure_optimizers
 
         @staticmethod
         def build_network_architecture(*_: Any, enable_deep_supervision: bool = True, **__: Any) -> nn.Module:

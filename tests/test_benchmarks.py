@@ -60,6 +60,13 @@ def test_the_smoke_run_gives_a_result_of_every_contender_a_table_and_a_plot_and_
     other = claims("--learning-rate", "1e-2")
     assert other.returncode != 0 and "was made with other settings" in other.stderr
 
+    done = claims("--sgd", "--results", str(tmp_path / "sgd"), "--contenders", "prox", "alone smallest")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("prox_0", "alone_smallest_0"):
+        run = json.loads((tmp_path / "sgd" / f"{name}.json").read_text())
+        assert run["settings"]["learning_rate"] is None
+        assert run["losses"][0] == runs[name]["losses"][0] and run["losses"][1:] != runs[name]["losses"][1:]
+
 
 @pytest.mark.slow
 def test_the_smoke_run_on_scans_measures_members_with_and_without_statistics_of_their_own(tmp_path: Path) -> None:
