@@ -29,7 +29,13 @@ from monai_prox.schedule import RECIPES, find_recipe, make_schedule
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
 
-AUGMENT = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomAffine(8, (0.08, 0.08), (0.9, 1.1)), v2.GaussianNoise(sigma=0.05)])
+AUGMENT = v2.Compose(
+    [
+        v2.RandomHorizontalFlip(),
+        v2.RandomAffine(8, (0.08, 0.08), (0.9, 1.1)),
+        v2.GaussianNoise(sigma=0.05, clip=False),  # the images are not within 0 and 1
+    ]
+)
 
 
 class Scans:

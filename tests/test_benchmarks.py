@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from nnunet_task import environment
 
 from monai_prox.phantom import write_phantom_task
@@ -66,6 +67,17 @@ def test_the_smoke_run_gives_a_result_of_every_contender_a_table_and_a_plot_and_
         run = json.loads((tmp_path / "sgd" / f"{name}.json").read_text())
         assert run["settings"]["learning_rate"] is None
         assert run["losses"][0] == runs[name]["losses"][0] and run["losses"][1:] != runs[name]["losses"][1:]
+
+
+def test_augmented_scans_keep_the_range_of_those_that_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from oct_contest import AUGMENT
+
+    scan = torch.full((1, 64, 64), -2.0)
+    scan[:, :32] = 2.0
+    augmented = AUGMENT(scan)
+    assert augmented.shape == scan.shape
+    assert augmented.min() < -1.5 and augmented.max() > 1.5
 
 
 @pytest.mark.slow
