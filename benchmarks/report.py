@@ -19,7 +19,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from rich.console import Console
 from rich.table import Table
 
@@ -113,6 +113,7 @@ def plot(results: list[dict[str, Any]], measure: str, path: Path, *, over: str =
     over_size.set(xlabel="GMAC of a forward pass", ylabel=f"{measure.capitalize()} at the end, mean of the seeds", xscale="log")
     for axes in (over_training, over_size):
         axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # some members lie within one power of ten
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(loc="outside lower center", ncols=9, fontsize=8, columnspacing=1.2, frameon=False)
