@@ -57,6 +57,7 @@ class Freezer:
 
     def __init__(self, frozen: dict[nn.Parameter, Tensor]) -> None:
         self._partly = {p: mask for p, mask in frozen.items() if mask.any() and not mask.all()}
+        self._shares = {p: mask.to(p.dtype) for p, mask in self._partly.items()}  # 1 where a weight stays, for lerp
         self._wholly = {p for p, mask in frozen.items() if mask.all()}
         self._kept: dict[nn.Parameter, Tensor] = {}
         for parameter in frozen:
@@ -93,12 +94,15 @@ class Freezer:
 
     @torch.no_grad()
     def before_step(self) -> None:
-        self._kept = {p: p.detach().clone() for p in self._partly if p.grad is not None}
+        self._kept = {p: torch.empty_like(p) for p in self._partly if p.grad is not None}
+        if self._kept:
+            torch._foreach_copy_([*self._kept.values()], [*self._kept])
 
     @torch.no_grad()
     def after_step(self) -> None:
-        for parameter, kept in self._kept.items():
-            parameter.copy_(torch.where(self._partly[parameter], kept, parameter))
+        # All tensors in one launch on a GPU. At shares of 0 and 1 torch's lerp is exact.
+        if self._kept:
+            torch._foreach_lerp_([*self._kept], [*self._kept.values()], [self._shares[p] for p in self._kept])
         self._kept = {}
 
 

@@ -7,7 +7,7 @@ a prefix of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -52,35 +52,67 @@ def _blocks(region: Region) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ..
         yield tuple(source for source, _ in block), tuple(target for _, target in block)
 
 
-def cut(tensor: Tensor, region: Region) -> Tensor:
-    """A contiguous copy of ``region`` of ``tensor``."""
-    shape = [sum(part.stop - part.start for part in parts) for parts in region]
-    result = tensor.new_empty(shape)
-    for source, target in _blocks(region):
-        result[target] = tensor[source]
-    return result
+def cut(tensors: Sequence[Tensor], regions: Sequence[Region]) -> list[Tensor]:
+    """Contiguous copies of a region of each tensor."""
+    results = [
+        tensor.new_empty([sum(part.stop - part.start for part in parts) for parts in region])
+        for tensor, region in zip(tensors, regions, strict=True)
+    ]
+    _copy(
+        (result[target], tensor[source])
+        for result, tensor, region in zip(results, tensors, regions, strict=True)
+        for source, target in _blocks(region)
+    )
+    return results
 
 
-def fill(tensor: Tensor, region: Region, values: Tensor | float | bool) -> None:
-    """Writes ``values``, of the region's shape or a number, into ``region`` of ``tensor`` in place."""
-    for source, target in _blocks(region):
-        tensor[source] = values[target] if isinstance(values, Tensor) else values
+def place(tensors: Sequence[Tensor], regions: Sequence[Region], values: Sequence[Tensor]) -> None:
+    """The inverse of ``cut``: writes ``values``, a tensor of each region's shape, into ``tensors`` in place."""
+    _copy(
+        (tensor[source], value[target])
+        for tensor, value, region in zip(tensors, values, regions, strict=True)
+        for source, target in _blocks(region)
+    )
+
+
+def fill(tensor: Tensor, region: Region, value: float | bool) -> None:
+    """Writes a number into ``region`` of ``tensor`` in place."""
+    for source, _ in _blocks(region):
+        tensor[source] = value
+
+
+def _copy(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Copies the second of each pair into the first. Vectors, the most of a network's tensors, are one launch on a GPU."""
+    every = [*pairs]
+    for several in ([pair for pair in every if pair[0].ndim == 1], [pair for pair in every if pair[0].ndim != 1]):
+        if several:
+            targets, sources = zip(*several, strict=True)
+            torch._foreach_copy_(targets, sources)
 
 
 class Cut(torch.autograd.Function):
-    """``cut`` with a gradient.
+    """``cut`` with gradients: ``Cut.apply(regions, *tensors)`` -> one copy of each tensor.
 
-    Autograd through indexing would make one zero-filled tensor of the largest size per axis and block; this makes one.
+    Autograd through indexing would make one zero-filled tensor of the largest size per axis and block; this makes one. And it
+    is one node for a whole network, for small members wait longer for Python than for their convolutions.
     """
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, region: Region) -> Tensor:
-        ctx.region, ctx.shape = region, tensor.shape
-        return cut(tensor, region)
+    def forward(ctx: Any, regions: Sequence[Region], *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.regions, ctx.shapes = regions, [tensor.shape for tensor in tensors]
+        results = cut(tensors, regions)
+        needed = zip(results, ctx.needs_input_grad[1:], strict=True)
+        ctx.mark_non_differentiable(*(result for result, needs in needed if not needs))
+        return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        full = gradient.new_zeros(ctx.shape)
-        fill(full, ctx.region, gradient)
-        return full, None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        parts = {index: gradient for index, gradient in enumerate(gradients) if gradient is not None}
+        if not parts:
+            return (None,) * (1 + len(gradients))
+        wholes = [part.new_empty(ctx.shapes[index]) for index, part in parts.items()]
+        torch._foreach_zero_(wholes)
+        place(wholes, [ctx.regions[index] for index in parts], [*parts.values()])
+        of_index = dict(zip(parts, wholes, strict=True))
+        return (None, *map(of_index.get, range(len(gradients))))

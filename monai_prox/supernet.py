@@ -12,7 +12,7 @@ from torch.func import functional_call
 from monai_prox.batch_norm import synchronise
 from monai_prox.families import Family
 from monai_prox.kernel_transform import KernelTransforms
-from monai_prox.slicing import Cut, Region, covers
+from monai_prox.slicing import Cut, Region, covers, prefix
 from monai_prox.space import Subnet
 
 SKELETONS = 64  # kept at a time; one costs no weights, only Python objects
@@ -23,6 +23,7 @@ class _Skeleton(NamedTuple):
 
     module: nn.Module  # on the meta device
     sources: dict[str, tuple[str, Region]]
+    cuts: dict[str, Region]  # of tensors not used whole; of a kernel that will be transformed, channels alone
 
 
 class SuperNet(nn.Module):
@@ -46,6 +47,7 @@ class SuperNet(nn.Module):
         self._skeletons: OrderedDict[Subnet, _Skeleton] = OrderedDict()
         if kernel_transforms:
             self.kernel_transforms = KernelTransforms(self._kernel_sizes()).to(next(self.network.parameters()))
+            self._skeletons.clear()  # their cuts are made as if there were none
 
     def _kernel_sizes(self) -> dict[str, list[tuple[int, ...]]]:
         """Of each convolution's weight the kernel sizes that members have, from the largest down."""
@@ -70,7 +72,7 @@ class SuperNet(nn.Module):
             name: self.family.locate(name, tuple(tensor.shape), subnet)
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]
         }
-        self._skeletons[subnet] = _Skeleton(module, sources)
+        self._skeletons[subnet] = _Skeleton(module, sources, self._cuts(sources))
         if len(self._skeletons) > SKELETONS:
             self._skeletons.popitem(last=False)
         return self._skeletons[subnet]
@@ -86,18 +88,30 @@ class SuperNet(nn.Module):
     def _tensors(self) -> dict[str, Tensor]:
         return dict([*self.network.named_parameters(), *self.network.named_buffers()])
 
-    def _weights(self, sources: dict[str, tuple[str, Region]]) -> dict[str, Tensor]:
-        """A skeleton's tensors, with gradients to where they live; those used whole are the largest network's own."""
-        tensors, transforms = self._tensors(), self.kernel_transforms
-        weights = {}
+    def _cuts(self, sources: dict[str, tuple[str, Region]]) -> dict[str, Region]:
+        tensors = self._tensors()
+        transformed = {} if self.kernel_transforms is None else self.kernel_transforms.sizes
+        cuts = {}
         for name, (source, region) in sources.items():
-            tensor = tensors[source]
-            if transforms is not None and source in transforms.sizes:
-                channels = (*region[:2], *((slice(0, size),) for size in tensor.shape[2:]))
-                whole = tensor if covers(channels, tensor.shape) else Cut.apply(tensor, channels)
-                weights[name] = transforms(source, whole, [parts[0].stop - parts[0].start for parts in region[2:]])
-            else:
-                weights[name] = tensor if covers(region, tensor.shape) else Cut.apply(tensor, region)
+            shape = tensors[source].shape
+            if source in transformed:
+                region = (*region[:2], *map(prefix, shape[2:]))
+            if not covers(region, shape):
+                cuts[name] = region
+        return cuts
+
+    def _weights(self, skeleton: _Skeleton) -> dict[str, Tensor]:
+        """A skeleton's tensors, with gradients to where they live; those used whole are the largest network's own."""
+        tensors = self._tensors()
+        weights = {name: tensors[source] for name, (source, _) in skeleton.sources.items()}
+        if skeleton.cuts:
+            parts = Cut.apply([*skeleton.cuts.values()], *(weights[name] for name in skeleton.cuts))
+            weights |= zip(skeleton.cuts, parts, strict=True)
+        if (transforms := self.kernel_transforms) is not None:
+            for name, (source, region) in skeleton.sources.items():
+                if source in transforms.sizes:
+                    size = [parts[0].stop - parts[0].start for parts in region[2:]]
+                    weights[name] = transforms(source, weights[name], size)
         return weights
 
     def forward(self, x: Tensor, subnet: Subnet) -> Any:
@@ -105,11 +119,12 @@ class SuperNet(nn.Module):
 
         Raises ProXError for a subnet that is not a member.
         """
-        module, sources = self._skeleton(subnet)
+        skeleton = self._skeleton(subnet)
+        module = skeleton.module
         if module.training != self.training:
             module.train(self.training)
         self.family.synchronise(module, self.network)
-        weights = self._weights(sources)
+        weights = self._weights(skeleton)
 
         # Stock U-Nets register modules twice (the encoder inside the decoder), never one parameter in two modules. So
         # nothing is tied, and with tie_weights torch would put aliases back in the wrong order and leave this step's
@@ -122,7 +137,7 @@ class SuperNet(nn.Module):
     @torch.no_grad()
     def extract(self, subnet: Subnet) -> nn.Module:
         """The subnet as a stock network of its own, with copies of its weights, on the same device and in the same mode."""
-        weights = self._weights(self._skeleton(subnet).sources)
+        weights = self._weights(self._skeleton(subnet))
         network = self.family.build(subnet, initialise=False).to(next(iter(weights.values())).device)
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             tensor.copy_(weights[name])

@@ -549,7 +549,7 @@ def test_an_exported_member_has_transformed_kernels(shrunk: Trained, tmp_path: P
     transformed = [name for name in supernet.kernel_transforms.sizes if name in weights]
     assert transformed
     for name in transformed:
-        centre = cut(supernet.network.get_parameter(name).detach(), regions[name])
+        (centre,) = cut([supernet.network.get_parameter(name).detach()], [regions[name]])
         assert centre.shape == weights[name].shape and not torch.equal(centre, weights[name]), name
 
     within = predict(shrunk.bundle, shrunk.task, tmp_path / "within", subnet="smallest")

@@ -20,7 +20,7 @@ from monai_prox.engine import Engine
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices
 from monai_prox.schedule import Schedule, Stage, make_schedule, progressive_shrinking, prox, prox_paper, sandwich
-from monai_prox.slicing import fill
+from monai_prox.slicing import fill, place
 from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet
 
@@ -281,7 +281,7 @@ def accumulated(engine: Engine, terms: dict[Subnet, Callable[[Any], Tensor]], x:
             if parameter.grad is not None:
                 source, region = supernet.family.locate(name, tuple(parameter.shape), member)
                 here = torch.zeros_like(total[source])
-                fill(here, region, parameter.grad)
+                place([here], [region], [parameter.grad])
                 total[source] += here
     return total
 

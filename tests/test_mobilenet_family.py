@@ -16,7 +16,7 @@ from monai_prox import cost
 from monai_prox.families.mobilenet import CHOICES, STAGES, MobileNetChoices, MobileNetFamily, build_network
 from monai_prox.growth import give_birth
 from monai_prox.importance import shallower_members, sort_channels
-from monai_prox.slicing import fill
+from monai_prox.slicing import place
 from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet
 
@@ -137,7 +137,7 @@ def test_gradients_reach_exactly_the_region_used() -> None:
         expected = {name: torch.zeros_like(p) for name, p in parameters.items()}
         for name, parameter in extracted.named_parameters():
             source, region = family.locate(name, tuple(parameter.shape), subnet)
-            fill(expected[source], region, parameter.grad)
+            place([expected[source]], [region], [parameter.grad])
         for name, parameter in parameters.items():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             assert torch.equal(gradient, expected[name]), (name, subnet)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import monai_prox.supernet
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import PAPER_CHOICES, UNetChoices, UNetFamily
-from monai_prox.slicing import fill
+from monai_prox.slicing import place
 from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet
 
@@ -206,7 +206,7 @@ def test_gradients_reach_exactly_the_region_used(kind: str, case: str) -> None:
         expected = {name: torch.zeros_like(p) for name, p in parameters.items()}
         for name, parameter in extracted.named_parameters():
             source, region = family.locate(name, tuple(parameter.shape), subnet)
-            fill(expected[source], region, parameter.grad)
+            place([expected[source]], [region], [parameter.grad])
             if parameter.ndim > 1:
                 assert (parameter.grad != 0).any(), name
         for name, parameter in parameters.items():
