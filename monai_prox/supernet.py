@@ -43,6 +43,10 @@ class SuperNet(nn.Module):
         super().__init__()
         self.family = family
         self.network = family.build(family.space.largest()) if network is None else network
+        tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
+        paths = {name: name.rpartition(".") for name, _ in tensors}
+        # Every step looks them up, and walking through all modules for it would take longer than a small convolution
+        self._owners = {name: (self.network.get_submodule(path), key) for name, (path, _, key) in paths.items()}
         self.kernel_transforms: KernelTransforms | None = None
         self._skeletons: OrderedDict[Subnet, _Skeleton] = OrderedDict()
         if kernel_transforms:
@@ -86,7 +90,7 @@ class SuperNet(nn.Module):
         return self._skeleton(subnet).module
 
     def _tensors(self) -> dict[str, Tensor]:
-        return dict([*self.network.named_parameters(), *self.network.named_buffers()])
+        return {name: getattr(module, key) for name, (module, key) in self._owners.items()}
 
     def _cuts(self, sources: dict[str, tuple[str, Region]]) -> dict[str, Region]:
         tensors = self._tensors()
