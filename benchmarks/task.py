@@ -44,7 +44,8 @@ def prepare(
     network |= {"features_per_stage": features, "n_stages": len(features)}
     if patch_size is not None:
         configuration["patch_size"] = patch_size
-    name = "nnUNetPlans_" + "x".join(map(str, [*configuration["patch_size"], batch_size, *features]))
+    shape = "x".join(map(str, [*configuration["patch_size"], batch_size, *features]))
+    name = f"nnUNetPlans_{shape}_{held_out}"  # what is made with one split is not taken up with another
     plans["plans_name"] = name
     write_json(plans, folder / f"{name}.json")
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "gt_segmentations").glob("*.nii.gz"))

@@ -277,8 +277,7 @@ class Engine:
                 if self.stage.teacher == "largest":
                     teacher = first[1]
         self._average_gradients()
-        if self.stage.freeze != "none":  # no member's gradient reaches other frozen weights
-            self._freezer.mask_gradients()
+        self._freezer.mask_gradients()
         assert first is not None
         return Step(*first, tuple(losses))
 

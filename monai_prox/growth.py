@@ -57,7 +57,6 @@ class Freezer:
 
     def __init__(self, frozen: dict[nn.Parameter, Tensor]) -> None:
         self._partly = {p: mask for p, mask in frozen.items() if mask.any() and not mask.all()}
-        self._shares = {p: mask.to(p.dtype) for p, mask in self._partly.items()}  # 1 where a weight stays, for lerp
         self._wholly = {p for p, mask in frozen.items() if mask.all()}
         self._kept: dict[nn.Parameter, Tensor] = {}
         for parameter in frozen:
@@ -100,9 +99,8 @@ class Freezer:
 
     @torch.no_grad()
     def after_step(self) -> None:
-        # All tensors in one launch on a GPU. At shares of 0 and 1 torch's lerp is exact.
-        if self._kept:
-            torch._foreach_lerp_([*self._kept], [*self._kept.values()], [self._shares[p] for p in self._kept])
+        for parameter, kept in self._kept.items():
+            torch.where(self._partly[parameter], kept, parameter, out=parameter)
         self._kept = {}
 
 

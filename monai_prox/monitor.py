@@ -118,6 +118,11 @@ class Monitor:
             compared.append(comparison)
         return compared
 
+    @property
+    def closings(self) -> list[tuple[int, str]]:
+        """Epochs after which the last choice of a dimension was closed, with the dimension's name."""
+        return [(comparison.epoch, comparison.dimension) for comparison in self.history if comparison.closed]
+
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -34,7 +34,8 @@ class SuperNet(nn.Module):
     kernels are transformed.
 
     family: see ``monai_prox.families``.
-    network: the family's largest stock network; a fresh one if None. It is used, not copied.
+    network: the family's largest stock network; a fresh one if None. It is used, not copied, and its layers have to stay the
+        same objects; their weights may be replaced.
     kernel_transforms: smaller kernels are learned transforms of the larger ones' centres, see
         ``monai_prox.kernel_transform``, and not the centres themselves.
     """

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -50,6 +51,7 @@ from monai_prox.bundle.transforms import LabelsToRegionsd
 from monai_prox.decathlon import Case, DecathlonTask
 from monai_prox.export.from_bundle import prediction_of
 from monai_prox.probes import choose_probes
+from monai_prox.report import plot_progress
 from monai_prox.schedule import Schedule, Stage
 from monai_prox.slicing import fill
 from monai_prox.space import SearchSpace, Subnet
@@ -787,7 +789,9 @@ def narrowed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Path, 
     level = run.trainer.logger.level
     run.trainer.logger.addHandler(handler)
     run.trainer.logger.setLevel(logging.INFO)
-    run.run()
+    with patch("monai_prox.bundle.trained.plot_progress", wraps=plot_progress) as plot:
+        run.run()
+    said.append(f"plotted closings: {plot.call_args.kwargs['closings']}")
     run.trainer.logger.removeHandler(handler)
     run.trainer.logger.setLevel(level)
     return run, bundle, said
@@ -926,7 +930,7 @@ def test_a_monitored_checkpoint_is_plain_data(narrowed: tuple[Training, Path, li
 
 
 def test_the_family_that_is_left_is_the_narrowed_one(narrowed: tuple[Training, Path, list[str]]) -> None:
-    run, folder, _ = narrowed
+    run, folder, said = narrowed
     family, bundle = TrainedBundle.open(folder).family(), TrainedBundle.open(folder)
     assert run.validation.monitor is not None
     assert family["closed"] == run.engine.closed
@@ -942,6 +946,8 @@ def test_the_family_that_is_left_is_the_narrowed_one(narrowed: tuple[Training, P
     assert_equal(weights, own.state_dict())
     assert sum(w.numel() for w in weights.values()) < sum(p.numel() for p in prediction_graph(run.network).parameters())
     assert (folder / "models" / "eval" / "prox_progress.png").is_file()
+    closings = [(comparison.epoch, comparison.dimension) for comparison in run.validation.monitor.history if comparison.closed]
+    assert len(closings) == 2 and said[-1] == f"plotted closings: {closings}"
 
 
 def assert_left(run: Training, folder: Path) -> None:

@@ -210,6 +210,16 @@ def test_unborn_weights_stay_bit_for_bit_and_the_others_move(
     assert all(mask.all() for mask in open_now.values())
 
 
+def test_unborn_weights_stay_whatever_the_optimizer_makes_of_gradients_of_zero() -> None:
+    engine = engine_of({}, {"open": EVERYTHING})
+    updates = AdamW(engine.supernet.network.parameters(), eps=0)  # 0 / 0
+    engine.guard(updates)
+    before = weights(engine)
+    run_epoch(engine, updates, 0, steps=1)
+    for name, mask in inside(engine, 0).items():
+        assert torch.equal(weights(engine)[name][~mask], before[name][~mask]), name
+
+
 @every_optimizer
 def test_a_grown_kernel_trains_its_shell_alone(optimizer: Callable[[Any], Optimizer]) -> None:
     engine = engine_of({"open": {"width": 9}}, {"open": {"width": 9, "kernel": 9}, "freeze": "grown"})

@@ -11,6 +11,7 @@ from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
@@ -47,7 +48,7 @@ from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.open_part import ENTRY
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainerPaper
 from monai_prox.probes import choose_probes
-from monai_prox.report import count
+from monai_prox.report import count, plot_progress
 from monai_prox.slicing import fill
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
@@ -705,9 +706,11 @@ def test_ranks_close_alike(bare: Path) -> None:
 def closed(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """Plans, a trainer that has closed three choices of a training by them, and all that it has made."""
     plans = cut_plans(phantom.plans(), FULLRES, CUT, PATCH, prox={"space": ELASTIC})
-    with training_on(phantom, tmp_path_factory.mktemp("closed")):
+    plotting = patch("monai_prox.nnunet.trainer.plot_progress", wraps=plot_progress)
+    with training_on(phantom, tmp_path_factory.mktemp("closed")), plotting as plot:
         trainer = make_trainer(plans, phantom.dataset(), cls=Closing, fold="all")  # all eight cases are for validation, too
         trainer.run_training()
+    trainer.plotted = plot.call_args.kwargs
     return plans, trainer, everything(trainer)
 
 
@@ -729,6 +732,7 @@ def test_a_training_reports_what_it_has_closed(closed: tuple[dict[str, Any], Any
     assert members == choose_probes(trainer.supernet, PATCH, space) and members["largest"] == space.largest()
     assert log_of(trainer).count("ProX closes the last choice of") == 3
     assert (folder / "prox_progress.png").read_bytes().startswith(b"\x89PNG")
+    assert trainer.plotted["closings"] == closings(trainer)
 
 
 @pytest.mark.slow

@@ -124,7 +124,7 @@ class FamilyWriter:
             tensors[STATISTICS] = {str(subnet): statistics_of(extract(subnet)) for subnet in named}
         for name, state in tensors.items():
             write_tensors(state, self.ckpt_dir / name)
-        closings = [(comparison.epoch, comparison.dimension) for comparison in comparisons if comparison.closed]
+        closings = monitor.closings if monitor else []
         path, measure = self.output_dir / "prox_progress.png", self.measure
         plot_progress(probes, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", closings=closings)
 

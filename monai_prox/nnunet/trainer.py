@@ -339,8 +339,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().on_epoch_end()
         if self.local_rank == 0 and self.probe_history:
             path = Path(self.output_folder, "prox_progress.png")
-            closings = [(comparison.epoch, comparison.dimension) for comparison in self.monitor.history if comparison.closed]
-            plot_progress(self.probe_history, self.engine.schedule, path, measure="pseudo Dice", closings=closings)
+            schedule, closings = self.engine.schedule, self.monitor.closings
+            plot_progress(self.probe_history, schedule, path, measure="pseudo Dice", closings=closings)
 
     # ------------------------------------------------------------------ monitor
     def _close_what_is_not_worth_it(self) -> None:
