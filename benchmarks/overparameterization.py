@@ -60,7 +60,7 @@ def balls(generator: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
 MADE = {"threads": (991, threads), "balls": (992, balls)}
 
 
-def write_made(kind: str, folder: Path, *, cases: int = 120, size: tuple[int, int, int] = (40, 56, 40)) -> Path:
+def write_made(kind: str, folder: Path, *, cases: int, size: tuple[int, int, int] = (40, 56, 40)) -> Path:
     """A Decathlon task of a made kind, in noise."""
     number, draw = MADE[kind]
     task = folder / f"Task{number}_{kind.capitalize()}"
@@ -160,6 +160,7 @@ def main() -> None:
     parser.add_argument("--task", required=True, help="a Decathlon task folder, threads, or balls")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--cases", type=int, default=120, help="of a task that is made")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--epochs", type=int, default=75)
@@ -172,7 +173,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=60, help="cases, the last by name")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    task = write_made(options.task, options.work) if options.task in MADE else Path(options.task)
+    task = write_made(options.task, options.work, cases=options.cases) if options.task in MADE else Path(options.task)
     held_out = options.validation + options.test
     cut = {key: getattr(options, key) for key in ("features", "patch_size", "batch_size")}
     folder, plan = prepare(task, options.work, held_out=held_out, **cut)

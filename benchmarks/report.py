@@ -5,7 +5,7 @@
 A result has ``contender``, ``seed``, ``training_seconds``, ``training_cpu_seconds``, ``training_macs``, ``peak_memory_bytes``,
 ``curve`` (``seconds``, ``macs`` and ``members`` of evaluations on the way) and ``members``, each with a name, its MACs and its
 measure of 0 to 1. ``middle`` is measured, too, but does not count as the family. The command puts the results of several
-folders together, which may be of several machines: its plot goes over the MACs of training.
+folders together, which may be of several machines, so its plot goes over the MACs of training unless told otherwise.
 """
 
 from __future__ import annotations
@@ -135,13 +135,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="with results")
     parser.add_argument("--to", required=True, type=Path, help="folder for table.md and plot.png")
+    parser.add_argument("--over", choices=OVER, default="macs", help="the plot's axis; seconds for results of one machine")
     options = parser.parse_args()
     paths = [path for folder in options.folders for path in sorted(folder.glob("*_[0-9]*.json"))]
     order = [*COLOURS, *ALONE]
     results = sorted((json.loads(path.read_text()) for path in paths), key=lambda result: order.index(result["contender"]))
     options.to.mkdir(parents=True, exist_ok=True)
     measure = "accuracy" if any("accuracy" in member for result in results for member in result["members"]) else "dice"
-    report(results, measure, options.to, over="macs")
+    report(results, measure, options.to, over=options.over)
 
 
 if __name__ == "__main__":
