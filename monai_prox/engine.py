@@ -18,7 +18,7 @@ from monai_prox.calibrate import keeps_statistics
 from monai_prox.distributed import average, world_size
 from monai_prox.errors import ProXError
 from monai_prox.growth import Freezer, frozen_parts, give_birth
-from monai_prox.importance import permute, shallower_members, sort_channels
+from monai_prox.importance import narrower_members, permute, shallower_members, sort_channels
 from monai_prox.schedule import Role, Schedule, Stage
 from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet, finest
@@ -187,14 +187,15 @@ class Engine:
                 if self.calibrate is not None:
                     self.calibrate(self._teacher[1], old)
         if stage.sort_channels:
-            self._sort_channels()
+            self._sort_channels(index)
         if stage.birth == "preserving" and old is not None and not self.keep_weights:
             give_birth(self.supernet, old, new)
         self._opened = self._updates
         self._move(index)
 
-    def _sort_channels(self) -> None:
-        permuted = sort_channels(self.supernet.network, *shallower_members(self.supernet))
+    def _sort_channels(self, index: int) -> None:
+        narrower = narrower_members(self.supernet, self._spaces[index - 1]) if index else []
+        permuted = sort_channels(self.supernet.network, *shallower_members(self.supernet), narrower=narrower)
         for optimizer in self._optimizers:  # momentum belongs to a weight, wherever that goes
             for parameter, permutations in permuted.items():
                 state = optimizer.state.get(parameter, {})

@@ -1,14 +1,16 @@
 """The most important channels first, because narrower members use the first ones of every tensor.
 
-After progressive shrinking in Once-for-all (Cai et al., ICLR 2020, section 3.3, elastic width). Which axes of which tensors
+After progressive shrinking in Once-for-all (Cai et al., ICLR 2020, section 3.3, elastic width), which sorts anew whenever
+narrower members open, so that those open already keep their channels. Which axes of which tensors
 count the same channels is read off the network's graph, so that sorting only renames channels.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +18,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from monai_prox.errors import ProXError
-from monai_prox.slicing import covers
+from monai_prox.slicing import Region, covers
+from monai_prox.space import SearchSpace
 from monai_prox.supernet import SuperNet
 
 Permutations = list[tuple[int, Tensor]]
@@ -47,7 +50,9 @@ _FLATTENINGS = {torch.flatten, "flatten"}
 
 
 @torch.no_grad()
-def sort_channels(network: nn.Module, *shallower: nn.Module) -> dict[nn.Parameter, Permutations]:
+def sort_channels(
+    network: nn.Module, *shallower: nn.Module, narrower: Sequence[Mapping[str, Region]] = ()
+) -> dict[nn.Parameter, Permutations]:
     """Sorts hidden channels of ``network`` in place, the most important first; its function stays up to rounding.
 
     A channel's importance is the L1 norm of all weights that read it, those of convolutions and linear layers over all axes
@@ -55,12 +60,14 @@ def sort_channels(network: nn.Module, *shallower: nn.Module) -> dict[nn.Paramete
     importance keep their order. Inputs and outputs keep theirs, and what a sum or a product ties shares one. Gradients
     and buffers are sorted too.
 
-    Narrower members become other networks, so this is to come before they are trained. Members with fewer layers become
-    others too unless they are given: where they skip a layer, the next one reads channels in the order of the one before.
+    Members with fewer channels become other networks, unless they are given: then channels are sorted within what one of
+    them has and within what none has. Members with fewer layers become others too unless they are given: where they skip a
+    layer, the next one reads channels in the order of the one before.
 
     network: one in which all parameters take part; nnU-Net's U-Nets need ``decoder.deep_supervision`` for that.
     shallower: networks made of some of its parameters, the very same objects, whose functions are to stay as well, see
         ``shallower_members``.
+    narrower: what members that are to stay use of its parameters, by their names, see ``narrower_members``.
 
     Returns what was permuted, for an optimizer's state to follow with ``permute``. For each parameter pairs of an axis and
     a permutation (length of that axis,), which holds the old index of every new one.
@@ -76,7 +83,7 @@ def sort_channels(network: nn.Module, *shallower: nn.Module) -> dict[nn.Paramete
             raise ProXError(
                 f"channels cannot be sorted while {name} takes no part; let all heads run, as with deep supervision on"
             )
-    permutations = ties.permutations()
+    permutations = ties.permutations(ties.widths(dict(network.named_parameters()), narrower))
     for tensor, axes in permutations.items():
         for values in (tensor, tensor.grad):
             if values is not None:
@@ -110,6 +117,17 @@ def shallower_members(supernet: SuperNet) -> list[nn.Module]:
         supernet.family.synchronise(network, supernet.network)
         result.append(network)
     return result
+
+
+def narrower_members(supernet: SuperNet, space: SearchSpace) -> list[dict[str, Region]]:
+    """What members of ``space`` use of the largest network; for ``sort_channels``.
+
+    One for each combination of choices, made in all slots of a dimension at once. That is enough for all of ``space``, for a
+    layer's channels depend on one slot of a dimension at most.
+    """
+    counts = [[(dimension, n + 1) for n in range(space.choice_count(dimension))] for dimension in space.dimensions]
+    evenly = (space.restrict(dict(choices)) for choices in product(*counts))
+    return [supernet.regions(members.largest()) for members in evenly if members.size()]
 
 
 def permute(tensor: Tensor, permutations: Permutations) -> Tensor:
@@ -176,8 +194,21 @@ class _Ties:
                     f"channels cannot be sorted through {node.name}, {getattr(what, '__name__', what)}: {error}"
                 ) from error
 
-    def permutations(self) -> dict[Tensor, Permutations]:
-        """For each tensor with hidden channels its permuted axes."""
+    def widths(self, tensors: Mapping[str, Tensor], narrower: Sequence[Mapping[str, Region]]) -> dict[_Group, set[int]]:
+        """How many of its channels, the first ones, each group has in ``narrower`` members, see ``sort_channels``."""
+        widths: dict[_Group, set[int]] = {}
+        for name, region in ((name, region) for regions in narrower for name, region in regions.items() if name in tensors):
+            for axis, channels in self.axes[tensors[name]].items():
+                start = 0
+                for group in (group.head() for group in channels.groups):
+                    within = slice(start, start + group.size)
+                    width = sum(max(0, min(p.stop, within.stop) - max(p.start, within.start)) for p in region[axis])
+                    widths.setdefault(group, set()).add(width)
+                    start = within.stop
+        return widths
+
+    def permutations(self, widths: Mapping[_Group, set[int]]) -> dict[Tensor, Permutations]:
+        """For each tensor with hidden channels its permuted axes. Channels stay on their side of each of a group's widths."""
         importance: dict[_Group, Tensor] = {}
         for weight, axis in self._reading.items():
             channels = self.axes[weight][axis]
@@ -187,7 +218,13 @@ class _Ties:
             norms = absolute.transpose(0, axis).flatten(1).sum(1)
             for group, part in zip(channels.groups, torch.split(norms, channels.sizes()), strict=True):
                 importance[group.head()] = importance.get(group.head(), 0) + part
-        orders = {group: norms.argsort(descending=True, stable=True) for group, norms in importance.items() if not group.fixed}
+        orders = {}
+        for group, norms in importance.items():
+            if not group.fixed:
+                first_to_last = norms.argsort(descending=True, stable=True)
+                bounds = torch.tensor(sorted(widths.get(group, ())), dtype=torch.long)
+                between = torch.bucketize(first_to_last, bounds, right=True)
+                orders[group] = first_to_last[between.argsort(stable=True)]
 
         def order(channels: _Channels) -> Tensor:
             parts, start = [], 0

@@ -48,7 +48,8 @@ class Stage:
     birth: of the weights that open: "random", as initialised, or "preserving", so that the first step computes what the
         stage before did, up to the norm of a new block.
     warmup: updates over which the learning rate rises from nothing as the stage opens, a quarter of the stage's at most.
-    sort_channels: channels are put in the order of their importance as the stage opens, see ``monai_prox.importance``.
+    sort_channels: channels are put in the order of their importance as the stage opens, within the widths that are open
+        already, see ``monai_prox.importance``.
     freeze: "none", or "grown": of a tensor that grew only the new part is trained, and of a U-Net stage that got deeper only
         the new blocks.
     monitored: choices that turn out not to be worth their cost are closed, see ``monai_prox.monitor``. Where a monitor watches,
@@ -177,7 +178,7 @@ def progressive_shrinking(space: SearchSpace) -> tuple[Stage, ...]:
                     train=train,
                     teacher="first",
                     distance="kl",
-                    sort_channels=name in ("width", "expansion"),
+                    sort_channels="width" in group or "expansion" in group,
                 )
             )
     return tuple(stages)

@@ -586,6 +586,28 @@ def test_sorted_channels_leave_the_function_of_all_members_of_full_width(choices
         assert torch.equal(weights_of(engine)[name], weights[name])
 
 
+def test_channels_sorted_anew_leave_the_function_of_the_members_that_are_open() -> None:
+    choices = replace(FLAT, width=(0.25, 0.5, 1.0))
+    engine = engine_of(progressive_shrinking, choices=choices, kernel_transforms=True)
+    train(engine, sgd(engine), range(len(engine.schedule.stages) - 1))
+    opened, x = engine.space, batch(0)[0]
+    members = [opened.smallest(), *(opened.sample(random.Random(seed)) for seed in range(8))]
+    narrower = engine.supernet.family.space.smallest()
+
+    def computed(member: Subnet) -> Tensor:
+        with torch.no_grad():
+            return finest(engine.supernet(x, member))
+
+    disturb(engine, 0)
+    before, weights = [computed(member) for member in [*members, narrower]], weights_of(engine)
+    engine.begin_epoch(len(engine.schedule.stages) - 1)
+    assert engine.stage.sort_channels and engine.space != opened and narrower not in opened
+    assert any(not torch.equal(weight, weights[name]) for name, weight in weights_of(engine).items())
+    for member, outputs in zip(members, before, strict=False):
+        torch.testing.assert_close(computed(member), outputs, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(computed(narrower), before[-1], atol=1e-3)
+
+
 @pytest.mark.parametrize("optimizer_of", [sgd, adamw])
 def test_an_optimizers_state_follows_the_weights_that_are_sorted(optimizer_of: Callable[[Engine], Optimizer]) -> None:
     """Each weight keeps what belongs to it; which one goes where is another test's."""
@@ -613,8 +635,8 @@ def test_an_optimizers_state_follows_the_weights_that_are_sorted(optimizer_of: C
     assert [state.get("step") for state in optimizer.state.values()] == steps
 
 
-def test_channels_are_sorted_once() -> None:
-    """Not again in a later stage, a later epoch or a run that continues."""
+def test_channels_are_sorted_once_for_each_width() -> None:
+    """Not again in a later epoch or a run that continues."""
     choices = UNetChoices(depth="all", width=(0.5, 0.75, 1.0), kernel=(3, 5), levels=0, resolution=(1.0,))
     engine = engine_of(progressive_shrinking, 10, choices=choices)
     sorts = []
@@ -625,7 +647,7 @@ def test_channels_are_sorted_once() -> None:
             sorts.append(epoch)
         disturb(engine, epoch)
     assert [stage.name for stage in engine.schedule.stages[-2:]] == ["width", "width 3"]
-    assert sorts == [engine.schedule.starts[-2]]
+    assert sorts == list(engine.schedule.starts[-2:])
 
     again = engine_of(progressive_shrinking, 10, choices=choices)
     again.load_state_dict(engine.state_dict())

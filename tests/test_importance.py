@@ -17,7 +17,7 @@ from torch.optim import SGD, AdamW
 
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices
-from monai_prox.importance import Permutations, permute, shallower_members, sort_channels
+from monai_prox.importance import Permutations, narrower_members, permute, shallower_members, sort_channels
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
 
@@ -255,6 +255,45 @@ def test_members_with_fewer_layers_compute_what_they_did_if_they_are_given(kind:
     assert identities(sort_channels(supernet.network, *shallower))
     sort_channels(supernet.network)
     assert max(float((one - other).abs().max()) for one, other in zip(computed(), before, strict=True)) > 1
+
+
+def test_channels_stay_within_the_widths_that_are_given() -> None:
+    supernet = supernet_of("PlainConvUNet", features=(4, 8))
+    skip = supernet.network.encoder.stages[0][0].convs[1].conv.weight
+    reader = supernet.network.decoder.stages[0].convs[0].conv.weight
+    with torch.no_grad():
+        for channel, value in enumerate([-0.1, 0.4, 0.2, -0.3]):
+            skip[:, channel] = value
+        supernet.network.encoder.stages[1][0].convs[0].conv.weight.fill_(1)
+        for channel, value in enumerate([1.0, 3.0, 4.0, 2.0, 30.0, 50.0, 40.0, 60.0]):
+            reader[:, channel] = value
+    narrower = narrower_members(supernet, supernet.family.space)
+    sort_channels(supernet.network, narrower=narrower)
+    assert skip[0, :, 0, 0].tolist() == [0.4, -0.1, -0.3, 0.2]
+    assert reader[0, :, 0, 0].tolist() == [3, 1, 4, 2, 50, 30, 60, 40]
+
+
+@every_kind
+def test_members_of_widths_that_are_given_compute_what_they_did(kind: str) -> None:
+    choices = UNetChoices(depth="all", width=(0.25, 0.5, 0.75, 1.0), kernel=(3, 5), levels=1, resolution=(1.0,))
+    supernet = supernet_of(kind, choices=choices, features=(8, 16, 16))
+    space, generator = supernet.family.space, random.Random(0)
+    opened = dict.fromkeys(space.dimensions, 9) | {"width": 3}
+    trained = space.restrict(opened, start="largest")
+    members = [trained.smallest(), trained.largest(), *(trained.sample(generator) for _ in range(10))]
+    assert {width for member in members for width in member["width"]} >= {4, 6, 8, 12, 16}
+    x, _ = batch(0, size=1)
+
+    def computed(subnets: Sequence[Subnet]) -> list[Tensor]:
+        with torch.no_grad():
+            return [output for subnet in subnets for output in supernet(x.double(), subnet)]
+
+    before, untrained = computed(members), computed([space.smallest()])
+    shallower, narrower = shallower_members(supernet), narrower_members(supernet, trained)
+    assert not identities(sort_channels(supernet.network, *shallower, narrower=narrower))
+    assert_close(computed(members), before)
+    assert identities(sort_channels(supernet.network, *shallower, narrower=narrower))
+    assert not torch.allclose(computed([space.smallest()])[0], untrained[0])
 
 
 def test_where_all_members_have_the_same_layers_none_is_shallower() -> None:

@@ -15,7 +15,7 @@ from torchvision.models.mobilenetv3 import InvertedResidual
 from monai_prox import cost
 from monai_prox.families.mobilenet import CHOICES, STAGES, MobileNetChoices, MobileNetFamily, build_network
 from monai_prox.growth import give_birth
-from monai_prox.importance import shallower_members, sort_channels
+from monai_prox.importance import narrower_members, shallower_members, sort_channels
 from monai_prox.slicing import place
 from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet
@@ -179,6 +179,19 @@ def test_sorting_channels_keeps_the_function_of_the_largest_and_of_shallower_mem
         before = [supernet(x, member) for member in members]
         permuted = sort_channels(supernet.network, *shallower_members(supernet))
         assert len(permuted) > 50
+        for member, expected in zip(members, before, strict=True):
+            torch.testing.assert_close(supernet(x, member), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sorting_channels_keeps_the_function_of_narrower_members_that_are_given() -> None:
+    supernet = supernet_of()
+    space, x = supernet.family.space, images()
+    trained = space.restrict(dict.fromkeys(space.dimensions, 2), start="largest")
+    members = [trained.smallest(), *(trained.sample(random.Random(seed)) for seed in range(4))]
+    with torch.no_grad():
+        before = [supernet(x, member) for member in members]
+        narrower = narrower_members(supernet, trained)
+        assert len(sort_channels(supernet.network, *shallower_members(supernet), narrower=narrower)) > 50
         for member, expected in zip(members, before, strict=True):
             torch.testing.assert_close(supernet(x, member), expected, rtol=1e-4, atol=1e-5)
 
