@@ -122,8 +122,8 @@ def shallower_members(supernet: SuperNet) -> list[nn.Module]:
 def narrower_members(supernet: SuperNet, space: SearchSpace) -> list[dict[str, Region]]:
     """What members of ``space`` use of the largest network; for ``sort_channels``.
 
-    One for each combination of choices, made in all slots of a dimension at once. That is enough for all of ``space``, for a
-    layer's channels depend on one slot of a dimension at most.
+    One for each combination of choices, made in all slots of a dimension at once. That is enough for all of ``space``, for how
+    many channels a layer puts out depends on one slot of a dimension at most.
     """
     counts = [[(dimension, n + 1) for n in range(space.choice_count(dimension))] for dimension in space.dimensions]
     evenly = (space.restrict(dict(choices)) for choices in product(*counts))
