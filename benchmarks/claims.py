@@ -5,12 +5,13 @@
 
 All contenders train on the same batches of the same plan, for the same steps, with the same optimizer: AdamW, or nnU-Net's
 own with ``--sgd``. Seconds are those of the training steps alone, without loading and validation, each run in a process of
-its own on one thread (or on the GPU); CPU seconds are the same without what other processes took from it, and mean nothing on
-a GPU. Peak memory is what training takes on the GPU, and on a CPU what the whole process does, held-out cases included. Dice is the hard Dice of held-out cases, as whole volumes at native resolution without mirroring, mean over the
-foreground classes and the cases. A family is its smallest and largest member and twelve random ones, the same in all runs;
-its ``middle`` is measured, too, but not part of the mean. ``prox long`` is the recipe prox with two and a half times the
-steps, about as much work as the largest network alone: its batches begin as those of the others and go on. One JSON per
-contender and seed: an interrupted benchmark goes on where it stopped.
+its own on one thread (or on the GPU); CPU seconds are the same without what other processes took from it, and mean nothing
+on a GPU. Peak memory is what training takes on the GPU, and on a CPU what the whole process does, held-out cases included.
+Dice is the hard Dice of held-out cases, as whole volumes at native resolution without mirroring, mean over the foreground
+classes and the cases. A family is its smallest and largest member and twelve random ones, the same in all runs; its
+``middle`` is measured, too, but not part of the mean. ``prox long`` is the recipe prox with two and a half times the steps,
+about as much work as the largest network alone: its batches begin as those of the others and go on. One JSON per contender
+and seed: an interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
