@@ -158,6 +158,27 @@ class ModelOpt(Contender):
         network.train()
 
 
+def stock_trainer(family: UNetFamily, subnet: Subnet, configure_optimizers: Any, *, bare: bool = False) -> Any:
+    """A subclass of nnU-Net's own trainer that trains one member alone, at home at full resolution unless it is ``bare``."""
+
+    class Stock(nnUNetTrainer):  # type: ignore[misc]
+        @staticmethod
+        def build_network_architecture(*_: Any, enable_deep_supervision: bool = True, **__: Any) -> nn.Module:
+            network: Any = family.build(subnet)
+            network.decoder.deep_supervision = enable_deep_supervision
+            return network if bare else Member(family, subnet, network)
+
+        def _build_loss(self) -> Any:
+            return AnyLevelsLoss(super()._build_loss())
+
+        def set_deep_supervision_enabled(self, enabled: bool) -> None:
+            network = self.network if bare else self.network.network
+            network.decoder.deep_supervision = enabled
+
+    Stock.configure_optimizers = configure_optimizers
+    return Stock
+
+
 def make_contender(
     name: str, folder: Path, plan: str, *, space: str, seed: int, steps: int, epochs: int, learning_rate: float | None
 ) -> Contender:
@@ -192,18 +213,7 @@ def make_contender(
     subnets = family_members(family.space) | choose_probes(manager.supernet, configuration.patch_size)
     which = name.removeprefix("alone ") if name != "modelopt" else "largest"
 
-    class Stock(nnUNetTrainer):
-        configure_optimizers = optimized.configure_optimizers
-
-        @staticmethod
-        def build_network_architecture(*_: Any, enable_deep_supervision: bool = True, **__: Any) -> nn.Module:
-            network = family.build(subnets[which])
-            network.decoder.deep_supervision = enable_deep_supervision
-            return network if name == "modelopt" else Member(family, subnets[which], network)
-
-        def _build_loss(self) -> Any:
-            return AnyLevelsLoss(super()._build_loss())
-
+    Stock = stock_trainer(family, subnets[which], optimized.configure_optimizers, bare=name == "modelopt")
     Stock.learning_rate = learning_rate
     if name == "modelopt":
         return ModelOpt(build(Stock), choices, seed, steps, epochs)

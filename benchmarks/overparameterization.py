@@ -7,13 +7,15 @@
 Trains a family with the monitor and without, several seeds, with nnU-Net's own loop, validation included. Two tasks
 are made: ``threads`` needs the larger networks, lines one voxel thin, which half the resolution blurs away; ``balls`` does
 not. Three groups of cases: for training, for validation, which steers the monitor, and the last ones by name for the Dice
-that is reported, as whole volumes without mirroring.
+that is reported, as whole volumes without mirroring. ``--alone`` trains the largest member and those that the monitor
+compares it with by nnU-Net's own trainer, too, each for as many steps: what a choice is really worth.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,15 +26,18 @@ import numpy as np
 import torch
 from about import about
 from batchgenerators.utilities.file_and_folder_operations import load_json
+from contenders import stock_trainer
 from contest import HeldOut
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from rich.console import Console
 from rich.table import Table
 from task import prepare
 
 from monai_prox import cost
-from monai_prox.families.unet import UNetChoices
+from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import write_json
 from monai_prox.nnunet.variants import ProXTrainerAdam
+from monai_prox.space import Subnet
 
 CHOICES = UNetChoices(kernel=(3, 5), resolution=(0.5, 1.0), width=(0.5, 1.0), depth="full", levels=1)
 
@@ -81,21 +86,16 @@ def write_made(kind: str, folder: Path, *, cases: int, size: tuple[int, int, int
     return task
 
 
-class TimedTrainer(ProXTrainerAdam):
+class Timed(nnUNetTrainer):  # type: ignore[misc]
     """Measures the seconds of its training steps, and those of the processor, which mean nothing on a GPU."""
 
-    choices = CHOICES
     seconds = cpu_seconds = 0.0
     bfloat16 = False
-
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self.num_val_iterations_per_epoch = 20 if self._compared else 1  # the others steer nothing
 
     def train_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
         start, start_cpu = time.perf_counter(), time.process_time()
         with torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
-            result = super().train_step(batch)
+            result: dict = super().train_step(batch)  # type: ignore[type-arg]
         self.seconds += time.perf_counter() - start
         self.cpu_seconds += time.process_time() - start_cpu
         return result
@@ -104,16 +104,29 @@ class TimedTrainer(ProXTrainerAdam):
         """Left out: what counts here is the Dice of other cases."""
 
 
+class Family(Timed, ProXTrainerAdam):
+    choices = CHOICES
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.num_val_iterations_per_epoch = 20 if self._compared else 1  # the others steer nothing
+
+
+def build(trainer: type[nnUNetTrainer], folder: Path, plan: str) -> Any:
+    plans = load_json(str(folder / f"{plan}.json")) | {"continue_training": False}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    built = trainer(plans, "3d_fullres", 0, load_json(str(folder / "dataset.json")), device)
+    built.disable_checkpointing = True
+    return built
+
+
 def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, seed: int, monitored: bool) -> dict[str, Any]:
-    class Trainer(TimedTrainer):
+    class Trainer(Family):
         pass
 
     Trainer.seed, Trainer.epochs, Trainer.monitored, Trainer.bfloat16 = seed, options.epochs, monitored, options.bfloat16
     Trainer.iterations_per_epoch, Trainer.probe_every = options.steps // options.epochs, options.probe_every
-    plans = load_json(str(folder / f"{plan}.json")) | {"continue_training": False}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(plans, "3d_fullres", 0, load_json(str(folder / "dataset.json")), device)
-    trainer.disable_checkpointing = True
+    trainer = build(Trainer, folder, plan)
     trainer.run_training()
     held_out = HeldOut(trainer, test)
     trainer.set_deep_supervision_enabled(False)
@@ -135,6 +148,33 @@ def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, s
         "smallest": {"dice": float(np.mean(held_out.dice(supernet.member(smallest))))},
         "comparisons": [comparison.to_json() for comparison in trainer.monitor.history],
     }
+
+
+def compared_members(folder: Path, plan: str) -> tuple[UNetFamily, dict[str, Subnet]]:
+    """The family, its largest member and what the monitor compares that with at first."""
+    trainer = build(Family, folder, plan)
+    trainer.initialize()
+    family: Any = trainer.supernet.family
+    without = {f"without {dimension}": subnet for dimension, subnet in family.space.reductions().items()}
+    return family, {"largest": family.space.largest()} | without
+
+
+def run_alone(
+    folder: Path, plan: str, test: list[str], options: argparse.Namespace, seed: int, family: UNetFamily, subnet: Subnet
+) -> dict[str, Any]:
+    class Trainer(Timed, stock_trainer(family, subnet, ProXTrainerAdam.configure_optimizers)):  # type: ignore[misc]
+        learning_rate, bfloat16 = ProXTrainerAdam.learning_rate, options.bfloat16
+
+    trainer = build(Trainer, folder, plan)
+    trainer.num_epochs, trainer.num_iterations_per_epoch = options.epochs, options.steps // options.epochs
+    trainer.num_val_iterations_per_epoch = 1
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    trainer.run_training()
+    trainer.set_deep_supervision_enabled(False)
+    by_case = HeldOut(trainer, test).dice(trainer.network)
+    return {"seed": seed, "dice": float(np.mean(by_case)), "by_case": by_case}
 
 
 def show(results: list[dict[str, Any]]) -> None:
@@ -170,6 +210,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--bfloat16", action="store_true", help="autocast, faster where the processor has it")
     parser.add_argument("--validation", type=int, default=20, help="cases that steer the monitor")
+    parser.add_argument("--alone", action="store_true", help="train what is compared alone, too")
     parser.add_argument("--test", type=int, default=60, help="cases, the last by name")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -189,6 +230,13 @@ def main() -> None:
             if not path.is_file():
                 write_json(run(folder, plan, test, options, seed, monitored), path)
             results.append(json.loads(path.read_text()))
+        if options.alone:
+            family, members = compared_members(folder, plan)
+            for name, subnet in members.items():
+                path = parts / f"alone_{name.replace(' ', '_')}_{seed}.json"
+                if not path.is_file():
+                    write_json(run_alone(folder, plan, test, options, seed, family, subnet), path)
+                print(f"{name} alone, seed {seed}: Dice {json.loads(path.read_text())['dice']:.3f}")
     settings = {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()}
     settings["task"] = task.name
     write_json(about(settings, threads=1) | {"results": [{**r, "comparisons": None} for r in results]}, parts / "summary.json")

@@ -103,12 +103,15 @@ def test_the_smoke_run_on_scans_measures_members_with_and_without_statistics_of_
 def test_the_monitor_is_measured_with_and_without(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "overparameterization.py"), "--task", "balls", "--work", str(tmp_path / "work")]
     command += ["--results", str(tmp_path), "--cases", "8", "--validation", "3", "--test", "2", "--seeds", "0"]
-    command += ["--steps", "8", "--epochs", "8", "--probe-every", "1", "--features", "4", "8", "8"]
+    command += ["--steps", "8", "--epochs", "8", "--probe-every", "1", "--features", "4", "8", "8", "--alone"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     on, off = (json.loads((tmp_path / "Task992_Balls" / f"{name}_0.json").read_text()) for name in ("on", "off"))
     assert on["monitored"] and not off["monitored"] and off["comparisons"] == [] and off["closed"] == {}
     for result in (on, off):
         assert result["training_cpu_seconds"] > 0 and 0 <= result["largest"]["dice"] <= 1
+    for dimension in ("levels", "resolution", "width", "kernel"):
+        alone = json.loads((tmp_path / "Task992_Balls" / f"alone_without_{dimension}_0.json").read_text())
+        assert 0 <= alone["dice"] <= 1 and len(alone["by_case"]) == 2
     summary = json.loads((tmp_path / "Task992_Balls" / "summary.json").read_text())
     assert summary["machine"] and len(summary["results"]) == 2
