@@ -158,6 +158,13 @@ class ModelOpt(Contender):
         network.train()
 
 
+def build(trainer: type[nnUNetTrainer], folder: Path, plan: str) -> Any:
+    """A trainer of fold 0 of the preprocessed data in ``folder``."""
+    plans = load_json(str(folder / f"{plan}.json")) | {"continue_training": False}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return trainer(plans, "3d_fullres", 0, load_json(str(folder / "dataset.json")), device)
+
+
 def stock_trainer(family: UNetFamily, subnet: Subnet, configure_optimizers: Any, *, bare: bool = False) -> Any:
     """A subclass of nnU-Net's own trainer that trains one member alone, at home at full resolution unless it is ``bare``."""
 
@@ -190,12 +197,7 @@ def make_contender(
     if name == LONG:
         of_epoch, epochs = steps // epochs, round(LENGTHENED * epochs)
         name, steps = "prox", of_epoch * epochs
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     choices = UNetChoices.from_json(json.loads(space) if space.startswith("{") else space)
-
-    def build(trainer: type[nnUNetTrainer]) -> Any:
-        plans = load_json(str(folder / f"{plan}.json")) | {"continue_training": False}
-        return trainer(plans, "3d_fullres", 0, load_json(str(folder / "dataset.json")), device)
 
     optimized: Any = nnUNetTrainer if learning_rate is None else ProXTrainerAdam
 
@@ -205,8 +207,8 @@ def make_contender(
     Family.choices, Family.seed, Family.epochs, Family.learning_rate = choices, seed, epochs, learning_rate
     if name in RECIPES:
         Family.recipe, Family.iterations_per_epoch, Family.monitored = name, steps // epochs, False
-        return Recipe(build(Family), seed, steps, epochs)
-    manager = build(Family)
+        return Recipe(build(Family, folder, plan), seed, steps, epochs)
+    manager = build(Family, folder, plan)
     configuration = manager.configuration_manager
     manager.initialize()
     family: Any = manager.supernet.family
@@ -216,5 +218,5 @@ def make_contender(
     Stock = stock_trainer(family, subnets[which], optimized.configure_optimizers, bare=name == "modelopt")
     Stock.learning_rate = learning_rate
     if name == "modelopt":
-        return ModelOpt(build(Stock), choices, seed, steps, epochs)
-    return Alone(build(Stock), which, family, subnets[which], seed, steps, epochs)
+        return ModelOpt(build(Stock, folder, plan), choices, seed, steps, epochs)
+    return Alone(build(Stock, folder, plan), which, family, subnets[which], seed, steps, epochs)

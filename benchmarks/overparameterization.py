@@ -25,8 +25,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from about import about
-from batchgenerators.utilities.file_and_folder_operations import load_json
-from contenders import stock_trainer
+from contenders import build, stock_trainer
 from contest import HeldOut
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from rich.console import Console
@@ -34,10 +33,9 @@ from rich.table import Table
 from task import prepare
 
 from monai_prox import cost
-from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.families.unet import UNetChoices
 from monai_prox.files import write_json
 from monai_prox.nnunet.variants import ProXTrainerAdam
-from monai_prox.space import Subnet
 
 CHOICES = UNetChoices(kernel=(3, 5), resolution=(0.5, 1.0), width=(0.5, 1.0), depth="full", levels=1)
 
@@ -112,14 +110,6 @@ class Family(Timed, ProXTrainerAdam):
         self.num_val_iterations_per_epoch = 20 if self._compared else 1  # the others steer nothing
 
 
-def build(trainer: type[nnUNetTrainer], folder: Path, plan: str) -> Any:
-    plans = load_json(str(folder / f"{plan}.json")) | {"continue_training": False}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    built = trainer(plans, "3d_fullres", 0, load_json(str(folder / "dataset.json")), device)
-    built.disable_checkpointing = True
-    return built
-
-
 def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, seed: int, monitored: bool) -> dict[str, Any]:
     class Trainer(Family):
         pass
@@ -127,6 +117,7 @@ def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, s
     Trainer.seed, Trainer.epochs, Trainer.monitored, Trainer.bfloat16 = seed, options.epochs, monitored, options.bfloat16
     Trainer.iterations_per_epoch, Trainer.probe_every = options.steps // options.epochs, options.probe_every
     trainer = build(Trainer, folder, plan)
+    trainer.disable_checkpointing = True
     trainer.run_training()
     held_out = HeldOut(trainer, test)
     trainer.set_deep_supervision_enabled(False)
@@ -150,22 +141,22 @@ def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, s
     }
 
 
-def compared_members(folder: Path, plan: str) -> tuple[UNetFamily, dict[str, Subnet]]:
-    """The family, its largest member and what the monitor compares that with at first."""
+def alone_trainers(folder: Path, plan: str) -> dict[str, Any]:
+    """nnU-Net's own trainers of the largest member and of those that the monitor compares with it at first."""
     trainer = build(Family, folder, plan)
     trainer.initialize()
     family: Any = trainer.supernet.family
-    without = {f"without {dimension}": subnet for dimension, subnet in family.space.reductions().items()}
-    return family, {"largest": family.space.largest()} | without
+    members = {f"without {dimension}": subnet for dimension, subnet in family.space.reductions().items()}
+    members["largest"] = family.space.largest()
+    return {name: stock_trainer(family, subnet, ProXTrainerAdam.configure_optimizers) for name, subnet in members.items()}
 
 
-def run_alone(
-    folder: Path, plan: str, test: list[str], options: argparse.Namespace, seed: int, family: UNetFamily, subnet: Subnet
-) -> dict[str, Any]:
-    class Trainer(Timed, stock_trainer(family, subnet, ProXTrainerAdam.configure_optimizers)):  # type: ignore[misc]
+def run_alone(folder: Path, plan: str, test: list[str], options: argparse.Namespace, seed: int, stock: Any) -> dict[str, Any]:
+    class Trainer(Timed, stock):  # type: ignore[misc]
         learning_rate, bfloat16 = ProXTrainerAdam.learning_rate, options.bfloat16
 
     trainer = build(Trainer, folder, plan)
+    trainer.disable_checkpointing = True
     trainer.num_epochs, trainer.num_iterations_per_epoch = options.epochs, options.steps // options.epochs
     trainer.num_val_iterations_per_epoch = 1
     random.seed(seed)
@@ -223,6 +214,7 @@ def main() -> None:
     write_json([{"train": split["train"], "val": steering}], folder / "splits_final.json")
     parts = options.results / task.name
     parts.mkdir(parents=True, exist_ok=True)
+    alone = alone_trainers(folder, plan) if options.alone else {}
     results = []
     for seed in options.seeds:
         for monitored in (True, False):
@@ -230,13 +222,11 @@ def main() -> None:
             if not path.is_file():
                 write_json(run(folder, plan, test, options, seed, monitored), path)
             results.append(json.loads(path.read_text()))
-        if options.alone:
-            family, members = compared_members(folder, plan)
-            for name, subnet in members.items():
-                path = parts / f"alone_{name.replace(' ', '_')}_{seed}.json"
-                if not path.is_file():
-                    write_json(run_alone(folder, plan, test, options, seed, family, subnet), path)
-                print(f"{name} alone, seed {seed}: Dice {json.loads(path.read_text())['dice']:.3f}")
+        for name, stock in alone.items():
+            path = parts / f"alone_{name.replace(' ', '_')}_{seed}.json"
+            if not path.is_file():
+                write_json(run_alone(folder, plan, test, options, seed, stock), path)
+            print(f"{name} alone, seed {seed}: Dice {json.loads(path.read_text())['dice']:.3f}")
     settings = {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()}
     settings["task"] = task.name
     write_json(about(settings, threads=1) | {"results": [{**r, "comparisons": None} for r in results]}, parts / "summary.json")

@@ -110,8 +110,8 @@ def test_the_monitor_is_measured_with_and_without(tmp_path: Path) -> None:
     assert on["monitored"] and not off["monitored"] and off["comparisons"] == [] and off["closed"] == {}
     for result in (on, off):
         assert result["training_cpu_seconds"] > 0 and 0 <= result["largest"]["dice"] <= 1
-    for dimension in ("levels", "resolution", "width", "kernel"):
-        alone = json.loads((tmp_path / "Task992_Balls" / f"alone_without_{dimension}_0.json").read_text())
+    for member in ("largest", "without_levels", "without_resolution", "without_width", "without_kernel"):
+        alone = json.loads((tmp_path / "Task992_Balls" / f"alone_{member}_0.json").read_text())
         assert 0 <= alone["dice"] <= 1 and len(alone["by_case"]) == 2
     summary = json.loads((tmp_path / "Task992_Balls" / "summary.json").read_text())
     assert summary["machine"] and len(summary["results"]) == 2
