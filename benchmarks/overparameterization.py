@@ -146,7 +146,7 @@ def alone_trainers(folder: Path, plan: str) -> dict[str, Any]:
     trainer = build(Family, folder, plan)
     trainer.initialize()
     family: Any = trainer.supernet.family
-    members = {f"without {dimension}": subnet for dimension, subnet in family.space.reductions().items()}
+    members = {f"without {dimension}": part.largest() for dimension, part in family.space.reductions().items()}
     members["largest"] = family.space.largest()
     return {name: stock_trainer(family, subnet, ProXTrainerAdam.configure_optimizers) for name, subnet in members.items()}
 

@@ -23,9 +23,8 @@ from monai_prox.schedule import Role, Schedule, Stage
 from monai_prox.space import SearchSpace, Subnet
 from monai_prox.supernet import SuperNet, finest
 
-FORMAT = 3  # of state_dict
+FORMAT = 4  # of state_dict
 FROZEN = ("previous", "first")  # teachers
-COMPARED_EVERY = 4  # of the largest's steps on average: then a member that the monitor compares trains in its place
 POOL = 32  # random members of an epoch: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
 
 
@@ -69,7 +68,7 @@ class Engine:
         self.calibrate = calibrate
         self.supernet, self.schedule, self.task_loss = supernet, schedule, task_loss
         self.seed, self.exclusive = seed, exclusive
-        self.monitored = False  # a monitor watches
+        self.trial: Subnet | None = None  # in this stage: the largest without what a monitor has on trial
         self.keep_weights = False  # pretrained weights are there already; growing only opens them
         self.closed: dict[str, int] = {}  # choices that remain in a dimension whose last ones were closed
         self._spaces = self._open_spaces()
@@ -101,11 +100,6 @@ class Engine:
     def final_space(self) -> SearchSpace:
         """What will be open in the end, unless more is closed."""
         return self._spaces[-1]
-
-    @property
-    def compares(self) -> bool:
-        """A monitor compares members in this stage."""
-        return self.monitored and self.stage.monitored
 
     def _open_spaces(self) -> list[SearchSpace]:
         """What is open in each stage."""
@@ -191,6 +185,7 @@ class Engine:
         if stage.birth == "preserving" and old is not None and not self.keep_weights:
             give_birth(self.supernet, old, new)
         self._opened = self._updates
+        self.trial = None
         self._move(index)
 
     def _sort_channels(self, index: int) -> None:
@@ -224,16 +219,14 @@ class Engine:
         """The members that train in this step, each once, in the order of the stage's roles."""
         generator = random.Random(f"{self.seed} {epoch} {step}")
         space = self.space
-        # Random draws hardly ever hit a member that the largest is compared with, and compared untrained it would always lose.
-        # A teacher stays in its place.
-        trains_compared = self.compares and self.stage.teacher != "largest" and generator.randrange(COMPARED_EVERY) == 0
-        in_place = list(space.reductions().values()) if trains_compared else []
+        # The largest and what it is compared with train equally often, for less training loses. A teacher stays in its place.
+        trial = None if self.stage.teacher == "largest" else self.trial
 
         def member(role: Role) -> Subnet:
             if role == "random":
                 return space.sample(random.Random(f"{self.seed} {epoch} pool {generator.randrange(POOL)}"))
             if role == "largest":
-                return generator.choice(in_place) if in_place else space.largest()
+                return space.largest() if trial is None or generator.random() < 0.5 else trial
             return space.smallest()
 
         # An epoch begins one turn further on than the one before, so that all have their turns in epochs of a step or two

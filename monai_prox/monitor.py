@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
 
 from monai_prox import cost
 from monai_prox.errors import ProXError
@@ -21,6 +21,11 @@ CONFIDENCE = 1.645  # standard errors: one-sided 95 % of a normal distribution
 FEWEST_CASES = 5  # below that no standard error means anything
 
 
+def comparing_interval(interval: int) -> int:
+    """Epochs between comparisons where members are validated every ``interval``: a comparison is of two of them only."""
+    return max(1, interval // 3)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What the last open choice of a dimension gains.
@@ -28,8 +33,8 @@ class Comparison:
     epoch: counts from 0. choices: open in the dimension, the last among them.
     gain, error: mean over the cases of the score, Dice or accuracy, with the choice minus that without, and its standard error.
     parameters, macs: what the choice adds, weights and multiply-accumulates per patch.
-    doubts: validations in a row in which the gain was below the threshold with confidence, this one included.
-    closed: the choice was closed upon this.
+    judged: validations of the trial that a case's score is a mean of; 0 for the trial's first validation, which is not judged.
+    verdict: upon which the trial has ended.
     """
 
     epoch: int
@@ -40,14 +45,16 @@ class Comparison:
     cases: int
     parameters: int
     macs: int
-    doubts: int
-    closed: bool = False
+    judged: int
+    verdict: Literal["closed", "kept"] | None = None
 
     def __str__(self) -> str:
         weights = f", {self.gain / self.parameters * 1e6:+.4f} per million weights" if self.parameters else ""
         macs = f", {self.gain / self.macs * 1e9:+.4f} per GMAC" if self.macs else ""
+        verdict = f": {self.verdict}" if self.verdict else ""
         return (
-            f"{self.dimension}, choice {self.choices}: {self.gain:+.4f} ± {self.error:.4f} in {self.cases} cases{weights}{macs}"
+            f"{self.dimension}, choice {self.choices}: {self.gain:+.4f} ± {self.error:.4f} in {self.cases} cases"
+            f"{weights}{macs}{verdict}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -55,15 +62,15 @@ class Comparison:
 
 
 class Monitor:
-    """Compares the largest open member with what it would be without the last choice of one dimension.
+    """Puts the last choice of one dimension after the other on trial, those that cost the most work first.
 
-    Whenever members are validated in a stage that is monitored, give it the scores of both by case. A choice is closed if the
-    upper end of its gain's confidence interval has been below ``threshold`` in ``patience`` validations in a row. Of several
-    such the one with the least gain is closed, and the others are judged anew, for what they add is something else then.
-    Nothing is compared while the largest member scores 0 in all cases: it has not begun to learn.
+    During a trial the engine trains the largest open member and what it would be without the choice equally often, for a member
+    that is hardly trained loses every comparison. Whenever the two are validated in a stage that is monitored, give ``observe``
+    their scores by case. The first validation of a trial is not judged. Of the ``patience`` that follow each case's gains are
+    averaged, and if the upper end of the confidence interval of their mean over the cases is below ``threshold``, the choice is
+    closed, else it is kept. Both are final. Of a dimension that has lost its last choice the one before is tried next.
 
-    The engine trains the smaller of the two, too, but less often than the largest. So gains are over- rather than
-    underestimated, and less is closed.
+    Trials begin as soon as there are enough cases and the largest member has begun to learn: it does not score 0 in all.
 
     size: voxels per axis for which MACs are counted.
     """
@@ -73,61 +80,112 @@ class Monitor:
             raise ProXError(f"the monitor's patience counts validations and is at least 1, got {patience!r}")
         self.supernet, self.size, self.threshold, self.patience = supernet, tuple(size), threshold, patience
         self.history: list[Comparison] = []
-        self._doubts: dict[str, int] = {}
+        self._trial: str | None = None  # the dimension whose last choice is on trial
+        self._choices = 0  # of that dimension, the one on trial among them
+        self._judged = -1  # validations of the trial; -1 before its first
+        self._gains: dict[str, list[float]] = {}  # by case, of the validations that are judged
+        self._kept: dict[str, int] = {}  # choices by dimension
+
+    def on_trial(self, space: SearchSpace) -> Subnet | None:
+        """The largest member of ``space``, what is open, without the choice that is on trial."""
+        if self._trial is None or self._choices != space.choice_count(self._trial):
+            return None
+        return space.without_last(self._trial).largest()
+
+    def members(self, space: SearchSpace) -> list[Subnet]:
+        """Those of ``space`` whose scores the next observation needs; none once every choice has had its trial."""
+        on_trial = self.on_trial(space)
+        if on_trial is not None:
+            return [space.largest(), on_trial]
+        return [space.largest()] if self._untried(space) else []
 
     def observe(self, epoch: int, space: SearchSpace, scores: Mapping[Subnet, Mapping[str, float]]) -> str | None:
-        """The dimension whose last choice is to be closed, if there is one.
+        """The dimension whose last choice is to be closed, if there is one; another choice may be on trial then.
 
-        space: what is open. scores: by case, of the largest member and those of ``space.reductions()``; a comparison is over
-        the cases that both have.
+        space: what is open. scores: by case, of ``members(space)``; a comparison is over the cases that both have.
         """
-        compared = self._compare(epoch, space, scores)
-        self._doubts = {comparison.dimension: comparison.doubts for comparison in compared}
-        hopeless = [comparison for comparison in compared if comparison.doubts >= self.patience]
-        least = min(hopeless, key=lambda comparison: comparison.gain, default=None)
-        self.history += [replace(comparison, closed=comparison is least) for comparison in compared]
-        if least is None:
+        largest, on_trial = _finite(scores[space.largest()]), self.on_trial(space)
+        if len(largest) < FEWEST_CASES or not any(largest.values()):
             return None
-        self._doubts = {}
-        return least.dimension
+        if on_trial is None:
+            self._begin(space)
+            return None
+        without = _finite(scores[on_trial])
+        gains = {case: score - without[case] for case, score in sorted(largest.items()) if case in without}
+        if len(gains) < FEWEST_CASES:
+            return None
+        comparison = self._compare(epoch, space, on_trial, gains)
+        self.history.append(comparison)
+        if comparison.verdict is None:
+            return None
+        if comparison.verdict == "kept":
+            self._kept[comparison.dimension] = comparison.choices
+            self._begin(space)
+            return None
+        self._begin(space.without_last(comparison.dimension))
+        return comparison.dimension
 
-    def _compare(self, epoch: int, space: SearchSpace, scores: Mapping[Subnet, Mapping[str, float]]) -> list[Comparison]:
-        largest = space.largest()
-        parameters, macs = cost.parameters(self.supernet.family, largest), cost.macs(self.supernet.family, largest, self.size)
-        compared = []
-        for dimension, without in space.reductions().items():
-            both = sorted(scores[largest].keys() & scores[without].keys())
-            pairs = [(scores[largest][case], scores[without][case]) for case in both]
-            pairs = [pair for pair in pairs if math.isfinite(sum(pair))]
-            if len(pairs) < FEWEST_CASES or not any(larger for larger, _ in pairs):
-                continue
-            gains = [larger - smaller for larger, smaller in pairs]
-            gain, error = fmean(gains), stdev(gains) / math.sqrt(len(gains))
-            doubtful = gain + CONFIDENCE * error < self.threshold
-            comparison = Comparison(
-                epoch=epoch,
-                dimension=dimension,
-                choices=space.choice_count(dimension),
-                gain=gain,
-                error=error,
-                cases=len(gains),
-                parameters=parameters - cost.parameters(self.supernet.family, without),
-                macs=macs - cost.macs(self.supernet.family, without, self.size),
-                doubts=self._doubts.get(dimension, 0) + 1 if doubtful else 0,
-            )
-            compared.append(comparison)
-        return compared
+    def _compare(self, epoch: int, space: SearchSpace, without: Subnet, gains: Mapping[str, float]) -> Comparison:
+        assert self._trial is not None
+        self._judged += 1
+        if self._judged > 0:
+            for case, gain in gains.items():
+                self._gains.setdefault(case, []).append(gain)
+        by_case = [fmean(of) for of in self._gains.values()] or list(gains.values())
+        gain, error = fmean(by_case), stdev(by_case) / math.sqrt(len(by_case))
+        verdict: Literal["closed", "kept"] | None = None
+        if self._judged == self.patience:
+            verdict = "closed" if gain + CONFIDENCE * error < self.threshold else "kept"
+        family, largest = self.supernet.family, space.largest()
+        return Comparison(
+            epoch=epoch,
+            dimension=self._trial,
+            choices=self._choices,
+            gain=gain,
+            error=error,
+            cases=len(by_case),
+            parameters=cost.parameters(family, largest) - cost.parameters(family, without),
+            macs=cost.macs(family, largest, self.size) - cost.macs(family, without, self.size),
+            judged=self._judged,
+            verdict=verdict,
+        )
+
+    def _untried(self, space: SearchSpace) -> dict[str, Subnet]:
+        """By dimension, the largest member without its last choice."""
+        parts = space.reductions()
+        return {d: part.largest() for d, part in parts.items() if self._kept.get(d) != space.choice_count(d)}
+
+    def _begin(self, space: SearchSpace) -> None:
+        """The next trial, of what saves most if it is closed."""
+        untried = self._untried(space)
+        macs = {dimension: cost.macs(self.supernet.family, subnet, self.size) for dimension, subnet in untried.items()}
+        self._trial = min(macs, key=macs.__getitem__, default=None)
+        self._choices = 0 if self._trial is None else space.choice_count(self._trial)
+        self._judged, self._gains = -1, {}
 
     @property
     def closings(self) -> list[tuple[int, str]]:
         """Epochs after which the last choice of a dimension was closed, with the dimension's name."""
-        return [(comparison.epoch, comparison.dimension) for comparison in self.history if comparison.closed]
+        return [(comparison.epoch, comparison.dimension) for comparison in self.history if comparison.verdict == "closed"]
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {"history": [comparison.to_json() for comparison in self.history], "doubts": dict(self._doubts)}
+        return {
+            "history": [comparison.to_json() for comparison in self.history],
+            "trial": self._trial,
+            "choices": self._choices,
+            "judged": self._judged,
+            "gains": {case: list(gains) for case, gains in self._gains.items()},
+            "kept": dict(self._kept),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.history = [Comparison(**comparison) for comparison in state["history"]]
-        self._doubts = dict(state["doubts"])
+        self._trial, self._choices, self._judged = state["trial"], state["choices"], state["judged"]
+        self._gains = {case: list(gains) for case, gains in state["gains"].items()}
+        self._kept = dict(state["kept"])
+
+
+def _finite(scores: Mapping[str, float]) -> dict[str, float]:
+    return {case: score for case, score in scores.items() if math.isfinite(score)}

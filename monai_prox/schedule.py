@@ -52,8 +52,8 @@ class Stage:
         already, see ``monai_prox.importance``.
     freeze: "none", or "grown": of a tensor that grew only the new part is trained, and of a U-Net stage that got deeper only
         the new blocks.
-    monitored: choices that turn out not to be worth their cost are closed, see ``monai_prox.monitor``. Where a monitor watches,
-        a member that it compares trains in the largest's place, one time in four, unless the largest is the teacher.
+    monitored: choices that turn out not to be worth their cost are closed, see ``monai_prox.monitor``. While one is on trial,
+        the largest member without it trains in every other of the largest's turns, unless the largest is the teacher.
     """
 
     name: str

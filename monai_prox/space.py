@@ -277,11 +277,14 @@ class SearchSpace:
                 raise ProXError(f"of {dimension}, 1 to {counts[dimension]} choices can remain open, got {count!r}")
         return self.restrict({**counts, **open})
 
-    def reductions(self) -> dict[str, Subnet]:
-        """By dimension with more than one choice, the largest member without the last one."""
-        counts = {dimension: self.choice_count(dimension) for dimension in self.dimensions}
-        parts = {d: self.restrict(counts | {d: count - 1}) for d, count in counts.items() if count > 1}
-        return {dimension: part.largest() for dimension, part in parts.items() if part.size() > 0}
+    def without_last(self, dimension: str) -> SearchSpace:
+        """The part without the last choice of ``dimension``. Raises ProXError where there is only one."""
+        return self.narrow({dimension: self.choice_count(dimension) - 1})
+
+    def reductions(self) -> dict[str, SearchSpace]:
+        """By dimension with more than one choice, the part without the last one, where that has members."""
+        parts = {d: self.without_last(d) for d in self.dimensions if self.choice_count(d) > 1}
+        return {dimension: part for dimension, part in parts.items() if part.size() > 0}
 
     # ------------------------------------------------------------------ JSON
     def to_json(self) -> dict[str, list[dict[str, Any]]]:

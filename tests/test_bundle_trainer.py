@@ -769,13 +769,13 @@ def test_weights_that_are_broken_or_of_another_network_are_refused(tmp_path: Pat
 # ---------------------------------------------------------------------- the monitor
 FEWER = {"depth": "full", "width": [0.5, 1.0], "levels": 1, "resolution": [0.75, 1.0]}
 MONITORED = replace(SANDWICH, monitored=True)
-EAGER = {"threshold": 10, "patience": 1}  # no gain is worth it, so that every validation closes a choice
+EAGER = {"threshold": 10, "patience": 1}  # no gain is worth it, so that every other validation closes a choice
 
 
 def monitored(recipe: str | tuple[Stage, ...] = "prox", folder: Path | None = None, **settings: Any) -> Training:
-    """Seven epochs of ``prox`` are two of its last stage."""
+    """Eleven epochs of ``prox`` are five of its last stage: trials begin, and two choices are closed, two epochs each."""
     return training(
-        recipe, folder, **{"epochs": 7, "choices": FEWER, "interval": 1, "held_out": 6, "monitor": EAGER} | settings
+        recipe, folder, **{"epochs": 11, "choices": FEWER, "interval": 1, "held_out": 6, "monitor": EAGER} | settings
     )
 
 
@@ -801,9 +801,9 @@ def test_comparisons_and_what_is_closed_are_logged(narrowed: tuple[Training, Pat
     run, _, said = narrowed
     assert run.validation.monitor is not None
     history = run.validation.monitor.history
-    assert [comparison.epoch for comparison in history] == [5, 5, 5, 6, 6]
+    assert [comparison.epoch for comparison in history] == [7, 8, 9, 10]
     assert [line for line in said if line.startswith("ProX monitor")] == [f"ProX monitor: {one}" for one in history]
-    closed = [comparison.dimension for comparison in history if comparison.closed]
+    closed = [dimension for _, dimension in run.validation.monitor.closings]
     assert len(closed) == 2 and run.engine.closed == dict.fromkeys(closed, 1)
     lines = [line for line in said if line.startswith("ProX closes")]
     assert [line.split(":")[0] for line in lines] == [f"ProX closes the last choice of {dimension}" for dimension in closed]
@@ -817,41 +817,47 @@ def test_watched_members_are_chosen_anew_from_what_remains(narrowed: tuple[Train
     assert space.size() < 24
     assert run.validation.members == choose_probes(run.engine.supernet, PATCH, space)
     assert run.validation.members != probes(json.dumps(FEWER))
-    assert set(run.metrics[6]) == {f"{METRIC}_{name}" for name in run.validation.members}
+    assert set(run.metrics[10]) == {f"{METRIC}_{name}" for name in run.validation.members}
     assert set(run.validation.history[-1]["scores"]) == set(run.validation.members)
     again = evaluator(run.engine.supernet.view(run.validation.members["largest"]), 6)
     again.run()
-    assert again.state.metrics[METRIC] == run.metrics[6][f"{METRIC}_largest"]
+    assert again.state.metrics[METRIC] == run.metrics[10][f"{METRIC}_largest"]
 
 
 def test_each_member_is_validated_once_and_those_compared_are_no_metrics() -> None:
     """Unless a choice is closed."""
-    run = monitored((MONITORED,), epochs=1, choices=CHOICES, monitor={"threshold": -10})
+    run = monitored((MONITORED,), epochs=2, choices=CHOICES, monitor={"threshold": -10})
     order: list[Subnet] = []
     run.validation.validator.add_event_handler(Events.STARTED, lambda v: order.append(v.network.subnet))
     run.run()
+    assert run.validation.monitor is not None and run.engine.trial is not None
+    watched = [subnet for subnet in run.validation.members.values() if subnet != run.engine.space.largest()]
+    assert order == [*watched, run.engine.space.largest(), *watched, run.engine.trial, run.engine.space.largest()]
+    assert run.engine.trial not in watched
+    assert set(run.metrics[1]) == {f"{METRIC}_{name}" for name in run.validation.members}
+
+
+def test_the_monitor_compares_three_times_as_often_as_members_are_watched() -> None:
+    run = monitored((MONITORED,), epochs=12, interval=6, monitor={"threshold": -10}).run()
     assert run.validation.monitor is not None
-    compared = run.engine.space.reductions()
-    assert list(compared) == ["levels", "resolution", "depth", "decoder_depth", "width"]
-    assert set(order) == {*compared.values(), *run.validation.members.values()}
-    assert len(order) == len(set(order)) and order[-1] == run.engine.space.largest()
-    assert not set(compared.values()) <= set(run.validation.members.values())
-    assert set(run.metrics[0]) == {f"{METRIC}_{name}" for name in run.validation.members}
+    assert [comparison.epoch for comparison in run.validation.monitor.history] == [3, 5, 7, 9, 11]
+    assert [probe["epoch"] for probe in run.validation.history] == [5, 11]
+    assert [epoch for epoch, metrics in run.metrics.items() if metrics] == [5, 11]
 
 
 def test_the_largest_open_member_is_validated_last_after_a_closing_too() -> None:
-    run = monitored((MONITORED,), epochs=1)
+    run = monitored((MONITORED,), epochs=3)
     order: list[Subnet] = []
     run.validation.validator.add_event_handler(Events.STARTED, lambda v: order.append(v.network.subnet))
     run.run()
     assert len(run.engine.closed) == 1
     assert order[-1] == run.engine.space.largest() != run.engine.supernet.family.space.largest()
-    assert run.validation.validator.state.metrics[METRIC] == run.metrics[0][f"{METRIC}_largest"]
+    assert run.validation.validator.state.metrics[METRIC] == run.metrics[2][f"{METRIC}_largest"]
 
 
 def test_the_monitor_sees_dice_by_case_without_those_that_have_no_region() -> None:
     """Case 2 has no foreground at all, case 3 one region only."""
-    run = monitored((MONITORED,), epochs=1, monitor={"threshold": -10})
+    run = monitored((MONITORED,), epochs=2, monitor={"threshold": -10})
     data = run.validation.validator.data_loader.dataset.data
     data[2]["label"][:] = 0
     data[3]["label"][data[3]["label"] == 2] = 0
@@ -868,14 +874,14 @@ def test_the_monitor_sees_dice_by_case_without_those_that_have_no_region() -> No
     for subnet, name in ((subnet, name) for name, subnet in run.validation.members.items()):
         assert list(seen[subnet]) == ["0", "1", "3", "4", "5"]
         mean = sum(seen[subnet].values()) / 5
-        assert mean == pytest.approx(run.metrics[0][f"{METRIC}_{name}"], abs=1e-6)
+        assert mean == pytest.approx(run.metrics[1][f"{METRIC}_{name}"], abs=1e-6)
     assert {comparison.cases for comparison in run.validation.monitor.history} == {5}
 
 
 def test_fewer_than_five_cases_decide_nothing() -> None:
-    run = monitored((MONITORED,), epochs=1, held_out=4).run()
+    run = monitored((MONITORED,), epochs=3, held_out=4).run()
     assert run.validation.monitor is not None
-    assert run.validation.monitor.history == [] and run.engine.closed == {}
+    assert run.validation.monitor.history == [] and run.engine.trial is None and run.engine.closed == {}
 
 
 @pytest.mark.parametrize("off", [{"recipe": "prox_paper"}, {"monitor": None}], ids=str)
@@ -886,22 +892,29 @@ def test_nothing_is_closed_where_no_stage_is_monitored_or_there_is_no_monitor(tm
     assert run.validation.members == probes(json.dumps(FEWER))
 
 
-def test_a_monitor_that_closes_nothing_changes_nothing() -> None:
-    """Validations of more members leave the training as it is, bit for bit, but for the compared members that train."""
-    watching = monitored(monitor={"threshold": -10}).run()
-    without = monitored(monitor=None)
-    without.engine.monitored = True
+def test_a_monitor_that_closes_nothing_changes_nothing_but_that_what_is_on_trial_trains() -> None:
+    """Validations of more members leave the training as it is, bit for bit."""
+    watching, without = monitored(monitor={"threshold": -10}), monitored(monitor=None)
+    trials: dict[int, Subnet | None] = {}
+    watching.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda trainer: trials.update({trainer.state.epoch: watching.engine.trial})
+    )
+    watching.run()
+    assert len(set(trials.values())) == 3, "two and none"
+    without.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda trainer: setattr(without.engine, "trial", trials[trainer.state.epoch])
+    )
     without.run()
     assert watching.losses == without.losses
     assert_equal(watching.network.state_dict(), without.network.state_dict())
     assert_equal(watching.validation.history, without.validation.history)
 
 
-@pytest.mark.parametrize("finished", [5, 6, 7], ids=["before", "between", "after"])
+@pytest.mark.parametrize("finished", [7, 8, 9, 10, 11], ids=["trial", "run in", "closed", "run in again", "all"])
 def test_a_training_interrupted_around_a_closing_continues_bit_for_bit(
     narrowed: tuple[Training, Path, list[str]], tmp_path: Path, finished: int
 ) -> None:
-    """The decision was the whole training's after its epochs 6 and 7; the members are those of what remained."""
+    """Choices were closed after epochs 9 and 11; the members are those of what remained."""
     whole, bundle, _ = narrowed
     rest = monitored(weights=1, ckpt=checkpoint(bundle / "models", finished)).run()
     assert_equal(rest.state(), whole.state())
@@ -913,20 +926,18 @@ def test_a_training_continues_without_its_monitor_and_what_is_closed_stays_close
     narrowed: tuple[Training, Path, list[str]],
 ) -> None:
     whole, bundle, _ = narrowed
-    rest = monitored(weights=1, ckpt=checkpoint(bundle / "models", 6), monitor=None)
-    rest.engine.monitored = True  # the same members train
+    rest = monitored(weights=1, ckpt=checkpoint(bundle / "models", 10), monitor=None)
     rest.run()
     assert whole.validation.monitor is not None
-    (first, _) = [comparison.dimension for comparison in whole.validation.monitor.history if comparison.closed]
-    assert rest.engine.closed == {first: 1}
+    (_, first), _ = whole.validation.monitor.closings
+    assert rest.engine.closed == {first: 1} and rest.engine.trial is None
     assert all(subnet in rest.engine.space for subnet in rest.validation.members.values())
-    assert_equal(rest.network.state_dict(), whole.network.state_dict())
 
 
 def test_a_monitored_checkpoint_is_plain_data(narrowed: tuple[Training, Path, list[str]]) -> None:
-    state = torch.load(checkpoint(narrowed[1] / "models", 7), weights_only=True)
+    state = torch.load(checkpoint(narrowed[1] / "models", 11), weights_only=True)
     assert plain(state)
-    assert len(state["validation"]["monitor"]["history"]) == 5
+    assert len(state["validation"]["monitor"]["history"]) == 4
 
 
 def test_the_family_that_is_left_is_the_narrowed_one(narrowed: tuple[Training, Path, list[str]]) -> None:
@@ -938,7 +949,7 @@ def test_the_family_that_is_left_is_the_narrowed_one(narrowed: tuple[Training, P
     assert family["monitor"] == [comparison.to_json() for comparison in run.validation.monitor.history]
     assert {m["name"]: Subnet.from_json(m["subnet"]) for m in family["members"]} == run.validation.members
     assert {m["name"]: m["dice"] for m in family["members"]} == run.validation.history[-1]["scores"]
-    assert [probe["epoch"] for probe in family["probes"]] == list(range(7))
+    assert [probe["epoch"] for probe in family["probes"]] == list(range(11))
     assert bundle.network_family.space == run.engine.final_space
     assert bundle.subnet("largest") == run.engine.final_space.largest() == bundle.member("largest")[1]
     weights = torch.load(folder / "models" / "model.pt", weights_only=True)
@@ -946,7 +957,7 @@ def test_the_family_that_is_left_is_the_narrowed_one(narrowed: tuple[Training, P
     assert_equal(weights, own.state_dict())
     assert sum(w.numel() for w in weights.values()) < sum(p.numel() for p in prediction_graph(run.network).parameters())
     assert (folder / "models" / "eval" / "prox_progress.png").is_file()
-    closings = [(comparison.epoch, comparison.dimension) for comparison in run.validation.monitor.history if comparison.closed]
+    closings = run.validation.monitor.closings
     assert len(closings) == 2 and said[-1] == f"plotted closings: {closings}"
 
 
@@ -984,7 +995,7 @@ def test_any_dimension_can_be_closed(tmp_path: Path, dimension: str) -> None:
 
 def test_all_dimensions_can_be_closed(tmp_path: Path) -> None:
     """A family of one member is what is left."""
-    run = monitored((MONITORED,), tmp_path, epochs=3, family=True).run()
+    run = monitored((MONITORED,), tmp_path, epochs=7, family=True).run()
     assert run.engine.closed == {"levels": 1, "resolution": 1, "width": 1} and list(run.validation.members) == ["largest"]
     assert_left(run, tmp_path)
     bundle = TrainedBundle.open(tmp_path)

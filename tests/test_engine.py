@@ -138,32 +138,39 @@ def test_turns_are_equally_frequent_in_epochs_of_any_length(of_epoch: int) -> No
     assert trained.count([engine.space.largest()]) == trained.count([engine.space.smallest()]) == 6 * of_epoch
 
 
-def test_while_a_monitor_watches_each_member_that_it_compares_trains_now_and_then() -> None:
-    watched = Stage(name="all", open=SANDWICH.open, train=("largest", "random"), monitored=True)
-    engine, alone = engine_of((SANDWICH, watched)), engine_of((SANDWICH, watched))
-    engine.monitored = True
+def test_what_is_on_trial_trains_in_every_other_of_the_largests_turns() -> None:
+    stage = Stage(name="all", open=SANDWICH.open, train=("largest", "random"), monitored=True)
+    engine, without = engine_of((SANDWICH, stage)), engine_of((SANDWICH, stage))
     for epoch in range(2):
         engine.begin_epoch(epoch)
-        alone.begin_epoch(epoch)
+        without.begin_epoch(epoch)
+    largest, engine.trial = engine.space.largest(), engine.space.without_last("width").largest()
     steps = range(200)
     first = [engine.members(1, step)[0] for step in steps]
-    largest, compared = engine.space.largest(), engine.space.reductions()
-    assert 0.15 < sum(member != largest for member in first) / len(first) < 0.35
+    assert set(first) == {largest, engine.trial}
+    assert 0.4 < first.count(engine.trial) / len(first) < 0.6
     assert first == [engine.members(1, step)[0] for step in steps]
-    assert set(first) == {largest, *compared.values()}
-    assert all(alone.members(1, step)[0] == largest for step in steps)
+    assert all(without.members(1, step)[0] == largest for step in steps)
     engine.close("width")
-    assert {engine.members(1, step)[0] for step in steps} == {engine.space.largest(), *engine.space.reductions().values()}
+    engine.trial = None
+    assert {engine.members(1, step)[0] for step in steps} == {engine.space.largest()} != {largest}
 
 
-def test_the_largest_keeps_its_place_in_other_stages_as_a_teacher_and_where_nothing_can_be_reduced() -> None:
-    single = Stage(name="smallest", train=("largest",), monitored=True)
-    engine = engine_of((single, SANDWICH, replace(SANDWICH, monitored=True)))
+def test_the_largest_keeps_its_place_as_a_teacher() -> None:
+    engine = engine_of((SANDWICH,))
     assert SANDWICH.teacher == "largest"
-    engine.monitored = True
-    for epoch in range(3):
-        engine.begin_epoch(epoch)
-        assert all(engine.members(epoch, step)[0] == engine.space.largest() for step in range(8))
+    engine.begin_epoch(0)
+    engine.trial = engine.space.without_last("width").largest()
+    assert all(engine.members(0, step)[0] == engine.space.largest() for step in range(8))
+
+
+def test_a_trial_ends_with_its_stage() -> None:
+    stage = Stage(name="all", open=SANDWICH.open, train=("largest",), monitored=True)
+    engine = engine_of((stage, replace(stage, name="more")))
+    engine.begin_epoch(0)
+    engine.trial = engine.space.without_last("width").largest()
+    engine.begin_epoch(1)
+    assert engine.trial is None
 
 
 def test_a_member_drawn_twice_trains_once() -> None:

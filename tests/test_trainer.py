@@ -479,9 +479,9 @@ DIMENSIONS = ("levels", "depth", "decoder_depth", "width", "kernel")
 
 
 class Closing(ProXTrainerTiny):
-    """Closes a choice in every epoch of the last stage."""
+    """The last stage is of five epochs: trials begin, and two choices are closed, two epochs each."""
 
-    epochs = 8
+    epochs = 11
     validation_iterations_per_epoch = 8  # so that enough cases are drawn
     probe_every = 1
     monitor_threshold = 10.0
@@ -521,6 +521,13 @@ def images(cases: Sequence[str], seed: int = 0) -> dict[str, Any]:
 SIX = [images([f"case_{number}" for number in range(6)])]
 
 
+def until_judged(trainer: Any, batches: Sequence[dict[str, Any]] = SIX) -> None:
+    """Validates until the next trial has ended. A trial's first validation is not judged, and the first trial has to begin."""
+    known = len(trainer.monitor.history)
+    while not any(comparison.verdict for comparison in trainer.monitor.history[known:]):
+        validate(trainer, batches)
+
+
 def validate(trainer: Any, batches: Sequence[dict[str, Any]] = SIX, *, epoch: int | None = None) -> Any:
     """What nnU-Net's loop does with validation batches, after the last epoch's training if not told otherwise."""
     trainer.current_epoch = trainer.num_epochs - 1 if epoch is None else epoch
@@ -556,15 +563,17 @@ def test_the_gain_of_a_choice_is_compared_case_by_case(bare: Path) -> None:
     """Of random networks on random images; a case may be drawn more than once, within a batch and in several."""
     trainer = closing(monitor={"threshold": -10})
     batches = [images(["a", "b", "a"], seed=1), images(["c", "d"], seed=2), images(["b", "e", "f"], seed=3)]
-    validate(trainer, batches)
+    for _ in DIMENSIONS:
+        until_judged(trainer, batches)
     space = trainer.engine.space
+    assert trainer.engine.trial is None and trainer.monitor.members(space) == []
     dice = case_dice(trainer, space.largest(), batches)
     assert set(dice) == set("abcdef")
     assert {comparison.dimension for comparison in trainer.monitor.history} == set(DIMENSIONS)
     for comparison in trainer.monitor.history:
-        less = case_dice(trainer, space.reductions()[comparison.dimension], batches)
+        less = case_dice(trainer, space.without_last(comparison.dimension).largest(), batches)
         gains = [dice[case] - less[case] for case in dice]
-        assert comparison.cases == 6 and comparison.choices == 2 and comparison.epoch == 7
+        assert comparison.cases == 6 and comparison.choices == 2 and comparison.epoch == 10
         assert comparison.gain == pytest.approx(np.mean(gains))
         assert comparison.error == pytest.approx(np.std(gains, ddof=1) / 6**0.5)
         assert str(comparison) in log_of(trainer)
@@ -575,7 +584,10 @@ def test_what_is_not_worth_its_cost_is_closed(bare: Path) -> None:
     trainer._best_ema = 0.9
     before, old = trainer.engine.final_space, trainer.probes
     validate(trainer)
-    (closed,) = [comparison for comparison in trainer.monitor.history if comparison.closed]
+    assert trainer.engine.trial == trainer.monitor.on_trial(before) != None  # noqa: E711
+    until_judged(trainer)
+    assert trainer.engine.trial == trainer.monitor.on_trial(trainer.engine.space)
+    (closed,) = [comparison for comparison in trainer.monitor.history if comparison.verdict == "closed"]
     assert trainer.engine.closed == {closed.dimension: 1}
     space = trainer.engine.final_space
     assert space == before.restrict(dict.fromkeys(DIMENSIONS, 2) | {closed.dimension: 1})
@@ -591,9 +603,8 @@ def test_what_is_not_worth_its_cost_is_closed(bare: Path) -> None:
         member = trainer.supernet.member(space.largest())(x)
         assert all(map(torch.equal, trainer.network(x), member))
         assert not torch.equal(member[0], trainer.supernet.member(before.largest())(x)[0])
-    validate(trainer)  # what remains is compared
-    assert len(trainer.engine.closed) == 2
-    assert {c.dimension for c in trainer.monitor.history[len(DIMENSIONS) :]} == set(DIMENSIONS) - {closed.dimension}
+    until_judged(trainer)  # the next
+    assert len(trainer.engine.closed) == 2 and trainer.monitor.history[-1].dimension != closed.dimension
 
 
 @pytest.mark.parametrize(
@@ -604,7 +615,7 @@ def test_what_is_not_worth_its_cost_is_closed(bare: Path) -> None:
         (Closing, {"recipe": "prox_paper"}, None),
         (Closing, {"recipe": "sandwich"}, None),
         (Closing, {}, 2),
-        (Rarely, {}, 5),
+        (Rarely, {}, 7),
     ],
     ids=["plan", "trainer", "paper", "sandwich", "growth", "not due"],
 )
@@ -614,27 +625,29 @@ def test_where_nothing_is_monitored_nothing_is_compared(
     trainer = closing(cls, **asked)
     trainer._best_ema = 0.9
     validate(trainer, epoch=epoch)
-    assert trainer.monitor.history == [] and trainer.engine.closed == {} and trainer._best_ema == 0.9
+    validate(trainer, epoch=epoch)
+    assert trainer.monitor.history == [] and trainer.engine.trial is None and trainer.engine.closed == {}
+    assert trainer._best_ema == 0.9
     assert "ProX monitor" not in log_of(trainer) and "closes" not in log_of(trainer)
 
 
 def test_a_plan_may_ask_for_the_monitor_and_its_settings(bare: Path) -> None:
     trainer = closing(Unmonitored, monitor={})
     assert (trainer.monitor.threshold, trainer.monitor.patience) == (10.0, 1)
-    validate(trainer)
-    assert trainer.engine.closed
+    until_judged(trainer)
+    assert len(trainer.monitor.history) == 2 and trainer.engine.closed
     patient = closing(monitor={"patience": 2})
     assert (patient.monitor.threshold, patient.monitor.patience) == (10.0, 2)
-    for closed in (0, 1):
-        validate(patient)
-        assert len(patient.engine.closed) == closed
+    until_judged(patient)
+    assert len(patient.monitor.history) == 3 and patient.engine.closed
     assert make_trainer(bare_plans()).monitor_threshold == 0.005 and make_trainer(bare_plans()).monitor_patience == 3
 
 
 def test_a_few_cases_decide_nothing(bare: Path) -> None:
     trainer = closing()
-    validate(trainer, [images(["a", "b", "c", "d", "a", "b"])])
-    assert trainer.monitor.history == [] and trainer.engine.closed == {}
+    for _ in range(3):
+        validate(trainer, [images(["a", "b", "c", "d", "a", "b"])])
+    assert trainer.monitor.history == [] and trainer.engine.trial is None and trainer.engine.closed == {}
 
 
 def test_the_monitor_changes_nothing_but_what_it_closes(bare: Path) -> None:
@@ -642,7 +655,7 @@ def test_the_monitor_changes_nothing_but_what_it_closes(bare: Path) -> None:
     results = {}
     for name, monitor in {"on": {"threshold": -10}, "off": False}.items():
         trainer = closing(monitor=monitor)
-        results[name] = validate(trainer, SIX), everything(trainer)
+        results[name] = [validate(trainer) for _ in range(3)], everything(trainer)
     assert results["on"][1].pop("monitor") != results["off"][1].pop("monitor")
     assert equal(results["on"], results["off"])
 
@@ -661,7 +674,7 @@ def _rank(rank: int, file: str, out: str) -> None:
 
     trainer.loss = counted
     cases = [f"case_{number}" for number in range(6)]
-    validate(trainer, [images(cases[:4] if rank == 0 else cases[3:], seed=rank)])  # nnU-Net's ranks may have unlike batches
+    until_judged(trainer, [images(cases[:4] if rank == 0 else cases[3:], seed=rank)])  # the ranks may have unlike batches
     torch.save([trainer.monitor.state_dict(), trainer.engine.closed, calls], f"{out}.{rank}")
     torch.distributed.destroy_process_group()
 
@@ -714,15 +727,11 @@ def closed(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return plans, trainer, everything(trainer)
 
 
-def closings(trainer: Any) -> list[tuple[int, str]]:
-    return [(comparison.epoch, comparison.dimension) for comparison in trainer.monitor.history if comparison.closed]
-
-
 @pytest.mark.slow
 def test_a_training_reports_what_it_has_closed(closed: tuple[dict[str, Any], Any, dict[str, Any]]) -> None:
     _, trainer, _ = closed
-    assert [epoch for epoch, _ in closings(trainer)] == [5, 6, 7]
-    assert set(trainer.engine.closed) == {dimension for _, dimension in closings(trainer)}
+    assert [epoch for epoch, _ in trainer.monitor.closings] == [8, 10]
+    assert set(trainer.engine.closed) == {dimension for _, dimension in trainer.monitor.closings}
     folder = Path(trainer.output_folder)
     family = json.loads((folder / "family.json").read_text())
     space = trainer.engine.final_space
@@ -730,15 +739,17 @@ def test_a_training_reports_what_it_has_closed(closed: tuple[dict[str, Any], Any
     assert family["monitor"] == [comparison.to_json() for comparison in trainer.monitor.history]
     members = {member["name"]: Subnet.from_json(member["subnet"]) for member in family["members"]}
     assert members == choose_probes(trainer.supernet, PATCH, space) and members["largest"] == space.largest()
-    assert log_of(trainer).count("ProX closes the last choice of") == 3
+    assert log_of(trainer).count("ProX closes the last choice of") == 2
     assert (folder / "prox_progress.png").read_bytes().startswith(b"\x89PNG")
-    assert trainer.plotted["closings"] == closings(trainer)
+    assert trainer.plotted["closings"] == trainer.monitor.closings
 
 
 @pytest.mark.slow
 def test_what_is_closed_trains_no_more(closed: tuple[dict[str, Any], Any, dict[str, Any]]) -> None:
     _, trainer, _ = closed
-    trained = dict.fromkeys((dimension for epoch, dimension in closings(trainer) if epoch < 7), 1)  # not after the last epoch
+    trained = dict.fromkeys(
+        (dimension for epoch, dimension in trainer.monitor.closings if epoch < 10), 1
+    )  # not after the last epoch
     used = trainer.supernet.regions(trainer.supernet.family.space.narrow(trained).largest())
     for name, parameter in trainer.network.named_parameters():
         stale = torch.ones_like(parameter, dtype=torch.bool)
@@ -750,9 +761,9 @@ def test_what_is_closed_trains_no_more(closed: tuple[dict[str, Any], Any, dict[s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("epoch", [6, 7])
+@pytest.mark.parametrize(("epoch", "closings"), [(8, 0), (9, 1), (10, 1)], ids=["trial", "closed", "next trial"])
 def test_a_training_continues_across_a_closing(
-    epoch: int, closed: tuple[dict[str, Any], Any, dict[str, Any]], in_phantom: Prepared
+    epoch: int, closings: int, closed: tuple[dict[str, Any], Any, dict[str, Any]], in_phantom: Prepared
 ) -> None:
     plans, _, expected = closed
     first = make_trainer(plans, in_phantom.dataset(), cls=Closing, fold="all")
@@ -762,7 +773,7 @@ def test_a_training_continues_across_a_closing(
         first.run_training()
     second = make_trainer(plans, in_phantom.dataset(), cls=Closing, fold="all", continue_training=True)
     maybe_load_checkpoint(second, continue_training=True, validation_only=False)
-    assert second.current_epoch == epoch and len(second.engine.closed) == epoch - 5
+    assert second.current_epoch == epoch and len(second.engine.closed) == closings and second.engine.trial is not None
     assert second.probes == choose_probes(second.supernet, PATCH, second.engine.final_space)
     second.run_training()
     actual = everything(second)
@@ -794,7 +805,7 @@ def test_nnunet_predicts_with_the_largest_that_is_open(
 
 def test_pretrained_weights_of_a_training_that_closed_choices_open_all(bare: Path) -> None:
     first = closing()
-    validate(first)
+    until_judged(first)
     file = str(bare / "checkpoint.pth")
     first.save_checkpoint(file)
     second = closing()

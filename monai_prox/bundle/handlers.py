@@ -19,7 +19,7 @@ from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.distributed import rank, world_size
 from monai_prox.engine import Engine, check_format
 from monai_prox.errors import ProXError
-from monai_prox.monitor import Monitor
+from monai_prox.monitor import Monitor, comparing_interval
 from monai_prox.probes import choose_probes
 from monai_prox.space import Subnet
 
@@ -147,8 +147,9 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
 
     members: names and subnets, as monai_prox.probes chooses them. regions: by name, in the order of the key metric's channels,
     the values of their labels. network_of: a member as it is validated; None for its part of the supernet's own weights.
-    monitor: in stages that are monitored it is given the key metric by case, of the members that it compares, too. What it
-    finds not worth its cost is closed, and members are chosen anew from what remains. None: nothing is closed.
+    monitor: in stages that are monitored it is given the key metric by case of those that it compares, three times as often as
+    members are watched. What it finds not worth its cost is closed, and members are chosen anew from what remains. None:
+    nothing is closed.
     """
 
     def __init__(
@@ -165,7 +166,6 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         super().__init__(interval=interval, validator=validator, epoch_level=True)
         self.engine, self.members, self.regions, self.monitor = engine, dict(members), dict(regions), monitor
         self.network_of = network_of or engine.supernet.view
-        engine.monitored = monitor is not None
         self.history: list[dict[str, Any]] = []
         self._names: set[str] = set()
 
@@ -174,7 +174,15 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         trainer.add_event_handler(Events.EPOCH_COMPLETED(event_filter=self._is_due), self)
 
     def _is_due(self, _: Any, epoch: int) -> bool:
+        return self._watches(epoch) or bool(self._compared(epoch))
+
+    def _watches(self, epoch: int) -> bool:
         return epoch % self.interval == 0 or self.engine.schedule.is_last_of_stage(epoch - 1)
+
+    def _compared(self, epoch: int) -> list[Subnet]:
+        """What the monitor compares after ``epoch``, which counts from 1."""
+        due = self._watches(epoch) or epoch % comparing_interval(self.interval) == 0
+        return self.monitor.members(self.engine.space) if self.monitor and self.engine.stage.monitored and due else []
 
     def _forget(self, trainer: SupernetTrainer) -> None:
         for name in self._names:
@@ -182,13 +190,13 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
 
     def __call__(self, trainer: SupernetTrainer) -> None:
         measured: dict[Subnet, _Measured] = {}
-        if self.monitor is None or not self.engine.stage.monitored:
+        watches, compared = self._watches(trainer.state.epoch), self._compared(trainer.state.epoch)
+        self._validate([*(self.members.values() if watches else ()), *compared], trainer, measured)
+        closes = bool(compared) and self._try_choices(trainer, measured)
+        if not watches:
+            return
+        if closes:
             self._validate(self.members.values(), trainer, measured)
-        else:
-            compared = self.engine.space.reductions()
-            self._validate([*self.members.values(), *compared.values()], trainer, measured)
-            if self._closes(self.monitor, trainer, measured):
-                self._validate(self.members.values(), trainer, measured)
         watched = {name: measured[subnet] for name, subnet in self.members.items() if subnet in measured}
         metrics = {f"{metric}_{name}": value for name, of in watched.items() for metric, value in of.metrics.items()}
         self._names = set(metrics)
@@ -212,9 +220,11 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         mean = float(of.metrics[self.validator.state.key_metric_name])  # of each case's mean, as MONAI has it
         return {"mean": mean, **dict(zip(self.regions, of.by_case.nanmean(0).tolist(), strict=True))}
 
-    def _closes(self, monitor: Monitor, trainer: SupernetTrainer, measured: Mapping[Subnet, _Measured]) -> bool:
-        """Whether a choice was closed. MONAI gathers the cases from all ranks in one order, so all ranks decide alike."""
-        engine, known = self.engine, len(monitor.history)
+    def _try_choices(self, trainer: SupernetTrainer, measured: Mapping[Subnet, _Measured]) -> bool:
+        """Whether one was closed. MONAI gathers the cases from all ranks in one order, so all ranks decide alike."""
+        engine, monitor = self.engine, self.monitor
+        assert monitor is not None
+        known = len(monitor.history)
         by_case = {
             subnet: {str(case): score for case, score in enumerate(of.by_case.nanmean(1).tolist()) if not math.isnan(score)}
             for subnet, of in measured.items()
@@ -222,15 +232,15 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         dimension = monitor.observe(trainer.state.epoch - 1, engine.space, by_case)
         for comparison in monitor.history[known:]:
             trainer.logger.info(f"ProX monitor: {comparison}")
-        if dimension is None:
-            return False
-        engine.close(dimension)
-        self.members = choose_probes(engine.supernet, monitor.size, engine.final_space)
-        trainer.logger.info(
-            f"ProX closes the last choice of {dimension}: {engine.space.size():,} of "
-            f"{engine.supernet.family.space.size():,} members stay open. Open: {engine.space}"
-        )
-        return True
+        if dimension is not None:
+            engine.close(dimension)
+            self.members = choose_probes(engine.supernet, monitor.size, engine.final_space)
+            trainer.logger.info(
+                f"ProX closes the last choice of {dimension}: {engine.space.size():,} of "
+                f"{engine.supernet.family.space.size():,} members stay open. Open: {engine.space}"
+            )
+        engine.trial = monitor.on_trial(engine.space)
+        return dimension is not None
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
@@ -246,3 +256,4 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         self.members = {name: Subnet.from_json(subnet) for name, subnet in state["members"].items()}
         if self.monitor is not None and state["monitor"] is not None:
             self.monitor.load_state_dict(state["monitor"])
+            self.engine.trial = self.monitor.on_trial(self.engine.space)

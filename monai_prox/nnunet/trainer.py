@@ -32,7 +32,7 @@ from monai_prox.engine import Engine, check_format
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import remove_unfinished, write_json, write_tensors
-from monai_prox.monitor import Monitor
+from monai_prox.monitor import Monitor, comparing_interval
 from monai_prox.nnunet import case_dice
 from monai_prox.nnunet.checkpoint import load_checkpoint, plain
 from monai_prox.nnunet.loader_process import EndWithTraining
@@ -78,10 +78,9 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     A plan may say otherwise: a configuration's entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false}``,
     see ``monai_prox.nnunet.plans``, overrides the class attributes.
 
-    In stages that are monitored, choices that turn out not to be worth their cost are closed, see ``monai_prox.monitor``:
-    whenever the probes are validated, the largest open member is compared with those that it would be without the last choice
-    of one dimension. The Dice by case that this rests on is that of nnU-Net's validation batches, which are random patches, so
-    a case is what was drawn of it.
+    In stages that are monitored, choices that turn out not to be worth their cost are closed, see ``monai_prox.monitor``. The
+    Dice by case that this rests on is that of nnU-Net's validation batches, which are random patches, so a case is what was
+    drawn of it.
 
     With ``nnUNet_n_proc_DA=0`` on the CPU, an interrupted and continued training equals an uninterrupted one bit for bit;
     nnU-Net's loader processes run ahead of the training and cannot be wound back.
@@ -97,7 +96,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     iterations_per_epoch = 250
     validation_iterations_per_epoch = 50
     seed = 12345
-    probe_every = 25  # epochs; and at the end of every stage
+    probe_every = 25  # epochs; and at the end of every stage. The monitor compares three times as often
     monitored = True
     monitor_threshold = 0.005  # Dice
     monitor_patience = 3  # validations
@@ -179,7 +178,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         settings = monitor_of(
             configuration, monitored=self.monitored, threshold=self.monitor_threshold, patience=self.monitor_patience
         )
-        self.engine.monitored = settings is not None
+        self.monitored = settings is not None
         self.monitor = Monitor(self.supernet, patch, **(settings or {}))
         # -pretrained_weights are loaded after this; growing must then open weights and not make them anew
         network.register_load_state_dict_post_hook(lambda *_: setattr(self.engine, "keep_weights", True))
@@ -278,17 +277,19 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         space = self.engine.space
-        due = self.engine.schedule.is_last_of_stage(self.current_epoch) or self.current_epoch % self.probe_every == 0
+        last = self.engine.schedule.is_last_of_stage(self.current_epoch)
+        due = last or self.current_epoch % self.probe_every == 0
         watched = {name: subnet for name, subnet in self.probes.items() if due and subnet in space}
         self._watched = {name: self.supernet.member(subnet).eval() for name, subnet in watched.items()}
         self._watched_outputs: dict[str, list[dict[str, Any]]] = {name: [] for name in watched}
         largest = space.largest()
         among = [member for member in self._watched.values() if member.subnet == largest]
         self._largest_open = among[0] if among else self.supernet.member(largest).eval()
-        compared = space.reductions() if due and self.engine.compares else {}
-        self._compared = {subnet: self.supernet.member(subnet).eval() for subnet in compared.values()}
-        if self._compared:
-            self._compared[largest] = self._largest_open
+        compares = last or self.current_epoch % comparing_interval(self.probe_every) == 0
+        compared = self.monitor.members(space) if compares and self.monitored and self.engine.stage.monitored else []
+        self._compared = {
+            subnet: self._largest_open if subnet == largest else self.supernet.member(subnet).eval() for subnet in compared
+        }
         self._case_counts: dict[Subnet, case_dice.Counts] = {subnet: {} for subnet in self._compared}
 
     def validation_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
@@ -326,7 +327,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             self.probe_history.append({"epoch": self.current_epoch, "dice": dice})
             self.print_to_log_file("Probes, pseudo Dice: " + ", ".join(f"{k} {v:.4f}" for k, v in dice.items()))
         if self._compared:
-            self._close_what_is_not_worth_it()
+            self._try_choices()
 
     def _pseudo_dice(self, outputs: list[dict[str, Any]]) -> float:
         collated = collate_outputs(outputs)
@@ -343,15 +344,18 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             plot_progress(self.probe_history, schedule, path, measure="pseudo Dice", closings=closings)
 
     # ------------------------------------------------------------------ monitor
-    def _close_what_is_not_worth_it(self) -> None:
+    def _try_choices(self) -> None:
         parts = gather(self._case_counts)  # so that all ranks decide alike
         dice = {subnet: case_dice.dice_by_case(part[subnet] for part in parts) for subnet in self._case_counts}
         known = len(self.monitor.history)
         dimension = self.monitor.observe(self.current_epoch, self.engine.space, dice)
         for comparison in self.monitor.history[known:]:
             self.print_to_log_file(f"ProX monitor: {comparison}")
-        if dimension is None:
-            return
+        if dimension is not None:
+            self._close(dimension)
+        self.engine.trial = self.monitor.on_trial(self.engine.space)
+
+    def _close(self, dimension: str) -> None:
         before = self.engine.space.largest()
         self.engine.close(dimension)
         self._follow_closed()
@@ -478,5 +482,6 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.engine.keep_weights = ours["engine"]["keep_weights"]  # nnU-Net's loading looks like -pretrained_weights
         self.probe_history = list(ours["probes"])
         self.monitor.load_state_dict(ours["monitor"])
+        self.engine.trial = self.monitor.on_trial(self.engine.space) if self.monitored else None
         if self.engine.closed:
             self._follow_closed()
