@@ -164,9 +164,9 @@ class Monitor:
         self._judged, self._gains = -1, {}
 
     @property
-    def closings(self) -> list[tuple[int, str]]:
-        """Epochs after which the last choice of a dimension was closed, with the dimension's name."""
-        return [(comparison.epoch, comparison.dimension) for comparison in self.history if comparison.verdict == "closed"]
+    def verdicts(self) -> list[tuple[int, str, Literal["closed", "kept"]]]:
+        """Epochs after which trials ended, with the dimension whose last choice it was."""
+        return [(of.epoch, of.dimension, of.verdict) for of in self.history if of.verdict is not None]
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:

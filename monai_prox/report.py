@@ -70,12 +70,12 @@ def plot_progress(
     *,
     measure: str,
     key: str = "dice",
-    closings: Sequence[tuple[int, str]] = (),
+    verdicts: Sequence[tuple[int, str, str]] = (),
 ) -> None:
     """Writes probes' scores over epochs to ``path``, the stages as bands behind them.
 
     history: entries {"epoch": int, key: {probe: float}} in the order of the epochs; measure: what that is.
-    closings: epochs after which the last choice of a dimension was closed, with the dimension's name.
+    verdicts: epochs after which the last choice of a dimension was closed or kept, with the dimension's name.
     """
     with _axes(path, width=9, height=5) as axes:
         ends = [*schedule.starts[1:], schedule.epochs]
@@ -83,11 +83,11 @@ def plot_progress(
             axes.axvspan(start - 0.5, end - 0.5, color="#868e96", alpha=0.05 + 0.1 * (number % 2), linewidth=0)
             place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "rotation": 35, "ha": "left", "va": "bottom"}
             axes.text((start + end - 1) / 2, 1.01, stage.name, fontsize=9, color="#495057", **place)
-        for epoch, dimension in closings:
-            axes.axvline(epoch, color="#495057", linewidth=1, linestyle="--", zorder=1)
+        for epoch, dimension, verdict in verdicts:
+            axes.axvline(epoch, color="#495057", linewidth=1, linestyle="--" if verdict == "closed" else ":", zorder=1)
             style: dict[str, Any] = {"fontsize": 9, "color": "#495057", "rotation": 90, "ha": "right", "va": "bottom"}
             place = {"xycoords": axes.get_xaxis_transform(), "xytext": (-3, 0), "textcoords": "offset points"}
-            axes.annotate(f"{dimension} closed", (epoch, 0.02), **style, **place)
+            axes.annotate(f"{dimension} {verdict}", (epoch, 0.02), **style, **place)
         for name, colour in COLOURS.items():
             points = [(entry["epoch"], entry[key][name]) for entry in history if name in entry[key]]
             if points:

@@ -791,7 +791,7 @@ def narrowed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Path, 
     run.trainer.logger.setLevel(logging.INFO)
     with patch("monai_prox.bundle.trained.plot_progress", wraps=plot_progress) as plot:
         run.run()
-    said.append(f"plotted closings: {plot.call_args.kwargs['closings']}")
+    said.append(f"plotted verdicts: {plot.call_args.kwargs['verdicts']}")
     run.trainer.logger.removeHandler(handler)
     run.trainer.logger.setLevel(level)
     return run, bundle, said
@@ -803,7 +803,7 @@ def test_comparisons_and_what_is_closed_are_logged(narrowed: tuple[Training, Pat
     history = run.validation.monitor.history
     assert [comparison.epoch for comparison in history] == [7, 8, 9, 10]
     assert [line for line in said if line.startswith("ProX monitor")] == [f"ProX monitor: {one}" for one in history]
-    closed = [dimension for _, dimension in run.validation.monitor.closings]
+    closed = [dimension for _, dimension, _ in run.validation.monitor.verdicts]
     assert len(closed) == 2 and run.engine.closed == dict.fromkeys(closed, 1)
     lines = [line for line in said if line.startswith("ProX closes")]
     assert [line.split(":")[0] for line in lines] == [f"ProX closes the last choice of {dimension}" for dimension in closed]
@@ -929,7 +929,7 @@ def test_a_training_continues_without_its_monitor_and_what_is_closed_stays_close
     rest = monitored(weights=1, ckpt=checkpoint(bundle / "models", 10), monitor=None)
     rest.run()
     assert whole.validation.monitor is not None
-    (_, first), _ = whole.validation.monitor.closings
+    (_, first, _), _ = whole.validation.monitor.verdicts
     assert rest.engine.closed == {first: 1} and rest.engine.trial is None
     assert all(subnet in rest.engine.space for subnet in rest.validation.members.values())
 
@@ -957,8 +957,8 @@ def test_the_family_that_is_left_is_the_narrowed_one(narrowed: tuple[Training, P
     assert_equal(weights, own.state_dict())
     assert sum(w.numel() for w in weights.values()) < sum(p.numel() for p in prediction_graph(run.network).parameters())
     assert (folder / "models" / "eval" / "prox_progress.png").is_file()
-    closings = run.validation.monitor.closings
-    assert len(closings) == 2 and said[-1] == f"plotted closings: {closings}"
+    verdicts = run.validation.monitor.verdicts
+    assert [verdict for *_, verdict in verdicts] == ["closed"] * 2 and said[-1] == f"plotted verdicts: {verdicts}"
 
 
 def assert_left(run: Training, folder: Path) -> None:

@@ -24,13 +24,13 @@ def figure_of(path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> F
     return figure
 
 
-def test_closings_are_dashed_lines_with_the_dimension_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closings = [(600, "decoder_depth"), (625, "kernel"), (999, "width")]
-    (axes,) = figure_of(tmp_path / "plot.png", monkeypatch, closings=closings).axes
-    dashed = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
-    assert dashed == [600, 625, 999]
-    labels = [text for text in axes.texts if "closed" in text.get_text()]
-    assert [label.get_text() for label in labels] == ["decoder_depth closed", "kernel closed", "width closed"]
+def test_verdicts_are_lines_with_the_dimension_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts = [(600, "decoder_depth", "closed"), (625, "kernel", "kept"), (999, "width", "closed")]
+    (axes,) = figure_of(tmp_path / "plot.png", monkeypatch, verdicts=verdicts).axes
+    lines = {style: [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == style] for style in ("--", ":")}
+    assert lines == {"--": [600, 999], ":": [625]}
+    labels = axes.texts[len(STAGES) :]
+    assert [label.get_text() for label in labels] == ["decoder_depth closed", "kernel kept", "width closed"]
     boxes = [text.get_window_extent() for text in axes.texts]
     assert not any(one.overlaps(other) for index, one in enumerate(boxes) for other in boxes[:index])
     legend, inside = axes.get_legend().get_window_extent(), axes.get_window_extent()
@@ -39,7 +39,7 @@ def test_closings_are_dashed_lines_with_the_dimension_s_name(tmp_path: Path, mon
         assert inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1) and not box.overlaps(legend)
 
 
-def test_without_closings_there_is_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_verdicts_there_is_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (axes,) = figure_of(tmp_path / "plot.png", monkeypatch).axes
-    assert not [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert not [line for line in axes.lines if line.get_linestyle() in ("--", ":")]
     assert [text.get_text() for text in axes.texts] == ["smallest", "depth", "sandwich"]

@@ -717,7 +717,7 @@ def test_ranks_close_alike(bare: Path) -> None:
 
 @pytest.fixture(scope="module")
 def closed(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """Plans, a trainer that has closed three choices of a training by them, and all that it has made."""
+    """Plans, a trainer that has closed two choices of a training by them, and all that it has made."""
     plans = cut_plans(phantom.plans(), FULLRES, CUT, PATCH, prox={"space": ELASTIC})
     plotting = patch("monai_prox.nnunet.trainer.plot_progress", wraps=plot_progress)
     with training_on(phantom, tmp_path_factory.mktemp("closed")), plotting as plot:
@@ -730,8 +730,8 @@ def closed(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple
 @pytest.mark.slow
 def test_a_training_reports_what_it_has_closed(closed: tuple[dict[str, Any], Any, dict[str, Any]]) -> None:
     _, trainer, _ = closed
-    assert [epoch for epoch, _ in trainer.monitor.closings] == [8, 10]
-    assert set(trainer.engine.closed) == {dimension for _, dimension in trainer.monitor.closings}
+    assert [(epoch, verdict) for epoch, _, verdict in trainer.monitor.verdicts] == [(8, "closed"), (10, "closed")]
+    assert set(trainer.engine.closed) == {dimension for _, dimension, _ in trainer.monitor.verdicts}
     folder = Path(trainer.output_folder)
     family = json.loads((folder / "family.json").read_text())
     space = trainer.engine.final_space
@@ -741,14 +741,14 @@ def test_a_training_reports_what_it_has_closed(closed: tuple[dict[str, Any], Any
     assert members == choose_probes(trainer.supernet, PATCH, space) and members["largest"] == space.largest()
     assert log_of(trainer).count("ProX closes the last choice of") == 2
     assert (folder / "prox_progress.png").read_bytes().startswith(b"\x89PNG")
-    assert trainer.plotted["closings"] == trainer.monitor.closings
+    assert trainer.plotted["verdicts"] == trainer.monitor.verdicts
 
 
 @pytest.mark.slow
 def test_what_is_closed_trains_no_more(closed: tuple[dict[str, Any], Any, dict[str, Any]]) -> None:
     _, trainer, _ = closed
     trained = dict.fromkeys(
-        (dimension for epoch, dimension in trainer.monitor.closings if epoch < 10), 1
+        (dimension for epoch, dimension, _ in trainer.monitor.verdicts if epoch < 10), 1
     )  # not after the last epoch
     used = trainer.supernet.regions(trainer.supernet.family.space.narrow(trained).largest())
     for name, parameter in trainer.network.named_parameters():

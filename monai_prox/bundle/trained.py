@@ -124,9 +124,9 @@ class FamilyWriter:
             tensors[STATISTICS] = {str(subnet): statistics_of(extract(subnet)) for subnet in named}
         for name, state in tensors.items():
             write_tensors(state, self.ckpt_dir / name)
-        closings = monitor.closings if monitor else []
+        verdicts = monitor.verdicts if monitor else []
         path, measure = self.output_dir / "prox_progress.png", self.measure
-        plot_progress(probes, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", closings=closings)
+        plot_progress(probes, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", verdicts=verdicts)
 
 
 def _is_bundle(path: Path) -> bool:

@@ -340,8 +340,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().on_epoch_end()
         if self.local_rank == 0 and self.probe_history:
             path = Path(self.output_folder, "prox_progress.png")
-            schedule, closings = self.engine.schedule, self.monitor.closings
-            plot_progress(self.probe_history, schedule, path, measure="pseudo Dice", closings=closings)
+            schedule, verdicts = self.engine.schedule, self.monitor.verdicts
+            plot_progress(self.probe_history, schedule, path, measure="pseudo Dice", verdicts=verdicts)
 
     # ------------------------------------------------------------------ monitor
     def _try_choices(self) -> None:
