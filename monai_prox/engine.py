@@ -68,7 +68,7 @@ class Engine:
         self.calibrate = calibrate
         self.supernet, self.schedule, self.task_loss = supernet, schedule, task_loss
         self.seed, self.exclusive = seed, exclusive
-        self.trial: Subnet | None = None  # in this stage: the largest without what a monitor has on trial
+        self.trial: SearchSpace | None = None  # in this stage: what is open but for the choice that a monitor has on trial
         self.keep_weights = False  # pretrained weights are there already; growing only opens them
         self.closed: dict[str, int] = {}  # choices that remain in a dimension whose last ones were closed
         self._spaces = self._open_spaces()
@@ -218,15 +218,14 @@ class Engine:
     def members(self, epoch: int, step: int) -> list[Subnet]:
         """The members that train in this step, each once, in the order of the stage's roles."""
         generator = random.Random(f"{self.seed} {epoch} {step}")
-        space = self.space
-        # The largest and what it is compared with train equally often, for less training loses. A teacher stays in its place.
-        trial = None if self.stage.teacher == "largest" else self.trial
+        # As often with what is on trial as without, for members that train less lose every comparison
+        space = self.space if self.trial is None or generator.random() < 0.5 else self.trial
 
         def member(role: Role) -> Subnet:
             if role == "random":
                 return space.sample(random.Random(f"{self.seed} {epoch} pool {generator.randrange(POOL)}"))
             if role == "largest":
-                return space.largest() if trial is None or generator.random() < 0.5 else trial
+                return space.largest()
             return space.smallest()
 
         # An epoch begins one turn further on than the one before, so that all have their turns in epochs of a step or two

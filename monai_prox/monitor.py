@@ -64,11 +64,11 @@ class Comparison:
 class Monitor:
     """Puts the last choice of one dimension after the other on trial, those that cost the most work first.
 
-    During a trial the engine trains the largest open member and what it would be without the choice equally often, for a member
-    that is hardly trained loses every comparison. Whenever the two are validated in a stage that is monitored, give ``observe``
-    their scores by case. The first validation of a trial is not judged. Of the ``patience`` that follow each case's gains are
-    averaged, and if the upper end of the confidence interval of their mean over the cases is below ``threshold``, the choice is
-    closed, else it is kept. Both are final. Of a dimension that has lost its last choice the one before is tried next.
+    During a trial half of the steps train members of what would be open without the choice, for what is hardly trained loses
+    every comparison. Whenever the largest members with it and without are validated in a stage that is monitored, ``observe``
+    takes their scores by case. The first validation of a trial is not judged. Of the ``patience`` ones that follow each case's
+    gains are averaged, and if the upper end of the confidence interval of their mean over the cases is below ``threshold``, the
+    choice is closed, else it is kept. Both are final. Where the last choice was closed, the one before is on trial next.
 
     Trials begin as soon as there are enough cases and the largest member has begun to learn: it does not score 0 in all.
 
@@ -86,17 +86,17 @@ class Monitor:
         self._gains: dict[str, list[float]] = {}  # by case, of the validations that are judged
         self._kept: dict[str, int] = {}  # choices by dimension
 
-    def on_trial(self, space: SearchSpace) -> Subnet | None:
-        """The largest member of ``space``, what is open, without the choice that is on trial."""
+    def trial(self, space: SearchSpace) -> SearchSpace | None:
+        """The part of ``space``, what is open, without the choice that is on trial; None where none is."""
         if self._trial is None or self._choices != space.choice_count(self._trial):
             return None
-        return space.without_last(self._trial).largest()
+        return space.without_last(self._trial)
 
     def members(self, space: SearchSpace) -> list[Subnet]:
         """Those of ``space`` whose scores the next observation needs; none once every choice has had its trial."""
-        on_trial = self.on_trial(space)
-        if on_trial is not None:
-            return [space.largest(), on_trial]
+        trial = self.trial(space)
+        if trial is not None:
+            return [space.largest(), trial.largest()]
         return [space.largest()] if self._untried(space) else []
 
     def observe(self, epoch: int, space: SearchSpace, scores: Mapping[Subnet, Mapping[str, float]]) -> str | None:
@@ -104,17 +104,17 @@ class Monitor:
 
         space: what is open. scores: by case, of ``members(space)``; a comparison is over the cases that both have.
         """
-        largest, on_trial = _finite(scores[space.largest()]), self.on_trial(space)
+        largest, trial = _finite(scores[space.largest()]), self.trial(space)
         if len(largest) < FEWEST_CASES or not any(largest.values()):
             return None
-        if on_trial is None:
+        if trial is None:
             self._begin(space)
             return None
-        without = _finite(scores[on_trial])
+        without = _finite(scores[trial.largest()])
         gains = {case: score - without[case] for case, score in sorted(largest.items()) if case in without}
         if len(gains) < FEWEST_CASES:
             return None
-        comparison = self._compare(epoch, space, on_trial, gains)
+        comparison = self._compare(epoch, space, trial, gains)
         self.history.append(comparison)
         if comparison.verdict is None:
             return None
@@ -122,10 +122,10 @@ class Monitor:
             self._kept[comparison.dimension] = comparison.choices
             self._begin(space)
             return None
-        self._begin(space.without_last(comparison.dimension))
+        self._begin(trial)
         return comparison.dimension
 
-    def _compare(self, epoch: int, space: SearchSpace, without: Subnet, gains: Mapping[str, float]) -> Comparison:
+    def _compare(self, epoch: int, space: SearchSpace, trial: SearchSpace, gains: Mapping[str, float]) -> Comparison:
         assert self._trial is not None
         self._judged += 1
         if self._judged > 0:
@@ -136,7 +136,7 @@ class Monitor:
         verdict: Literal["closed", "kept"] | None = None
         if self._judged == self.patience:
             verdict = "closed" if gain + CONFIDENCE * error < self.threshold else "kept"
-        family, largest = self.supernet.family, space.largest()
+        family, largest, without = self.supernet.family, space.largest(), trial.largest()
         return Comparison(
             epoch=epoch,
             dimension=self._trial,

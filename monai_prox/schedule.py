@@ -53,7 +53,7 @@ class Stage:
     freeze: "none", or "grown": of a tensor that grew only the new part is trained, and of a U-Net stage that got deeper only
         the new blocks.
     monitored: choices that turn out not to be worth their cost are closed, see ``monai_prox.monitor``. While one is on trial,
-        the largest member without it trains in every other of the largest's turns, unless the largest is the teacher.
+        half of the steps train members of what is open without it.
     """
 
     name: str

@@ -214,7 +214,7 @@ def test_a_family_that_has_not_begun_to_learn_is_not_compared(score: float) -> N
     monitor = monitor_of()
     for epoch in range(3):
         assert observe_all(monitor, epoch, {f"case {case}": score for case in range(8)}) is None
-    assert bool(monitor.history) == (monitor.on_trial(SPACE) is not None) == (score == 0.1)
+    assert bool(monitor.history) == (monitor.trial(SPACE) is not None) == (score == 0.1)
     assert len(monitor.members(SPACE)) == (2 if score == 0.1 else 1)
 
 
@@ -223,7 +223,7 @@ def test_fewer_than_five_cases_are_no_comparison_and_begin_no_trial(cases: int, 
     monitor = monitor_of()
     for epoch in range(10):
         observe_all(monitor, epoch, {f"case {case}": 0.5 for case in range(cases)})
-    assert bool(monitor.history) == (monitor.on_trial(SPACE) is not None) == enough
+    assert bool(monitor.history) == (monitor.trial(SPACE) is not None) == enough
 
 
 def observe_all(monitor: Monitor, epoch: int, scores: Mapping[str, float]) -> str | None:
@@ -271,13 +271,13 @@ def test_one_choice_after_the_other_is_on_trial_the_most_costly_first() -> None:
 
 def test_members_are_the_largest_and_the_one_without_the_choice_on_trial() -> None:
     monitor, space = monitor_of(), only("kernel")
-    assert monitor.members(space) == [space.largest()] and monitor.on_trial(space) is None
+    assert monitor.members(space) == [space.largest()] and monitor.trial(space) is None
     for epoch in range(5):
         observe(monitor, epoch, space)
         if epoch < 4:
             assert monitor.members(space) == [space.largest(), space.smallest()]
-            assert monitor.on_trial(space) == space.smallest()
-    assert monitor.members(space) == [] and monitor.on_trial(space) is None
+            assert monitor.trial(space) == only("kernel", 1)
+    assert monitor.members(space) == [] and monitor.trial(space) is None
 
 
 def test_of_what_was_closed_the_choice_before_has_its_trial_next_and_what_was_kept_has_no_other() -> None:
@@ -295,7 +295,7 @@ def test_a_trial_begins_anew_where_another_stage_has_opened_more() -> None:
     for epoch in range(3):
         observe(monitor, epoch, only("width", 2), width=HOPELESS)
     wider = only("width", 3)
-    assert monitor.on_trial(wider) is None and monitor.members(wider) == [wider.largest()]
+    assert monitor.trial(wider) is None and monitor.members(wider) == [wider.largest()]
     assert watch(monitor, wider, width=HOPELESS) == only("width", 1)
     assert verdicts(monitor) == {("width", 3): "closed", ("width", 2): "closed"}
 

@@ -584,9 +584,9 @@ def test_what_is_not_worth_its_cost_is_closed(bare: Path) -> None:
     trainer._best_ema = 0.9
     before, old = trainer.engine.final_space, trainer.probes
     validate(trainer)
-    assert trainer.engine.trial == trainer.monitor.on_trial(before) != None  # noqa: E711
+    assert trainer.engine.trial == trainer.monitor.trial(before) != None  # noqa: E711
     until_judged(trainer)
-    assert trainer.engine.trial == trainer.monitor.on_trial(trainer.engine.space)
+    assert trainer.engine.trial == trainer.monitor.trial(trainer.engine.space)
     (closed,) = [comparison for comparison in trainer.monitor.history if comparison.verdict == "closed"]
     assert trainer.engine.closed == {closed.dimension: 1}
     space = trainer.engine.final_space

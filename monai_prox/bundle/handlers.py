@@ -239,7 +239,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
                 f"ProX closes the last choice of {dimension}: {engine.space.size():,} of "
                 f"{engine.supernet.family.space.size():,} members stay open. Open: {engine.space}"
             )
-        engine.trial = monitor.on_trial(engine.space)
+        engine.trial = monitor.trial(engine.space)
         return dimension is not None
 
     # ------------------------------------------------------------------ resume
@@ -256,4 +256,4 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         self.members = {name: Subnet.from_json(subnet) for name, subnet in state["members"].items()}
         if self.monitor is not None and state["monitor"] is not None:
             self.monitor.load_state_dict(state["monitor"])
-            self.engine.trial = self.monitor.on_trial(self.engine.space)
+            self.engine.trial = self.monitor.trial(self.engine.space)

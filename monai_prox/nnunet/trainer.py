@@ -353,7 +353,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             self.print_to_log_file(f"ProX monitor: {comparison}")
         if dimension is not None:
             self._close(dimension)
-        self.engine.trial = self.monitor.on_trial(self.engine.space)
+        self.engine.trial = self.monitor.trial(self.engine.space)
 
     def _close(self, dimension: str) -> None:
         before = self.engine.space.largest()
@@ -482,6 +482,6 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.engine.keep_weights = ours["engine"]["keep_weights"]  # nnU-Net's loading looks like -pretrained_weights
         self.probe_history = list(ours["probes"])
         self.monitor.load_state_dict(ours["monitor"])
-        self.engine.trial = self.monitor.on_trial(self.engine.space) if self.monitored else None
+        self.engine.trial = self.monitor.trial(self.engine.space) if self.monitored else None
         if self.engine.closed:
             self._follow_closed()
