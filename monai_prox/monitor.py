@@ -31,7 +31,8 @@ class Comparison:
     """What the last open choice of a dimension gains.
 
     epoch: counts from 0. choices: open in the dimension, the last among them.
-    gain, error: mean over the cases of the score, Dice or accuracy, with the choice minus that without, and its standard error.
+    gain, error: mean over the cases of the score, Dice or accuracy, with the choice minus that without, and its standard error
+        over cases and validations.
     parameters, macs: what the choice adds, weights and multiply-accumulates per patch.
     judged: validations of the trial that a case's score is a mean of; 0 for the trial's first validation, which is not judged.
     verdict: upon which the trial has ended.
@@ -66,9 +67,9 @@ class Monitor:
 
     During a trial half of the steps train members of what would be open without the choice, for what is hardly trained loses
     every comparison. Whenever the largest members with it and without are validated in a stage that is monitored, ``observe``
-    takes their scores by case. The first validation of a trial is not judged. Of the ``patience`` ones that follow each case's
-    gains are averaged, and if the upper end of the confidence interval of their mean over the cases is below ``threshold``, the
-    choice is closed, else it is kept. Both are final. Where the last choice was closed, the one before is on trial next.
+    takes their scores by case. The first validation of a trial is not judged. Of the ``patience`` ones that follow the gain is
+    averaged, and if the upper end of its confidence interval is below ``threshold``, the choice is closed, else it is kept.
+    Both are final. Where the last choice was closed, the one before may be on trial next.
 
     Trials begin as soon as there are enough cases and the largest member has begun to learn: it does not score 0 in all.
 
@@ -82,8 +83,8 @@ class Monitor:
         self.history: list[Comparison] = []
         self._trial: str | None = None  # the dimension whose last choice is on trial
         self._choices = 0  # of that dimension, the one on trial among them
-        self._judged = -1  # validations of the trial; -1 before its first
-        self._gains: dict[str, list[float]] = {}  # by case, of the validations that are judged
+        self._begun = False  # the trial has had its first validation
+        self._judged: list[dict[str, float]] = []  # gains by case, of each validation that is judged
         self._kept: dict[str, int] = {}  # choices by dimension
 
     def trial(self, space: SearchSpace) -> SearchSpace | None:
@@ -127,14 +128,12 @@ class Monitor:
 
     def _compare(self, epoch: int, space: SearchSpace, trial: SearchSpace, gains: Mapping[str, float]) -> Comparison:
         assert self._trial is not None
-        self._judged += 1
-        if self._judged > 0:
-            for case, gain in gains.items():
-                self._gains.setdefault(case, []).append(gain)
-        by_case = [fmean(of) for of in self._gains.values()] or list(gains.values())
-        gain, error = fmean(by_case), stdev(by_case) / math.sqrt(len(by_case))
+        if self._begun:
+            self._judged.append(dict(gains))
+        self._begun = True
+        gain, error, cases = _estimate(self._judged or [gains])
         verdict: Literal["closed", "kept"] | None = None
-        if self._judged == self.patience:
+        if len(self._judged) == self.patience:
             verdict = "closed" if gain + CONFIDENCE * error < self.threshold else "kept"
         family, largest, without = self.supernet.family, space.largest(), trial.largest()
         return Comparison(
@@ -143,10 +142,10 @@ class Monitor:
             choices=self._choices,
             gain=gain,
             error=error,
-            cases=len(by_case),
+            cases=cases,
             parameters=cost.parameters(family, largest) - cost.parameters(family, without),
             macs=cost.macs(family, largest, self.size) - cost.macs(family, without, self.size),
-            judged=self._judged,
+            judged=len(self._judged),
             verdict=verdict,
         )
 
@@ -161,7 +160,7 @@ class Monitor:
         macs = {dimension: cost.macs(self.supernet.family, subnet, self.size) for dimension, subnet in untried.items()}
         self._trial = min(macs, key=macs.__getitem__, default=None)
         self._choices = 0 if self._trial is None else space.choice_count(self._trial)
-        self._judged, self._gains = -1, {}
+        self._begun, self._judged = False, []
 
     @property
     def verdicts(self) -> list[tuple[int, str, Literal["closed", "kept"]]]:
@@ -175,16 +174,29 @@ class Monitor:
             "history": [comparison.to_json() for comparison in self.history],
             "trial": self._trial,
             "choices": self._choices,
-            "judged": self._judged,
-            "gains": {case: list(gains) for case, gains in self._gains.items()},
+            "begun": self._begun,
+            "judged": [dict(gains) for gains in self._judged],
             "kept": dict(self._kept),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.history = [Comparison(**comparison) for comparison in state["history"]]
-        self._trial, self._choices, self._judged = state["trial"], state["choices"], state["judged"]
-        self._gains = {case: list(gains) for case, gains in state["gains"].items()}
+        self._trial, self._choices, self._begun = state["trial"], state["choices"], state["begun"]
+        self._judged = [dict(gains) for gains in state["judged"]]
         self._kept = dict(state["kept"])
+
+
+def _estimate(validations: Sequence[Mapping[str, float]]) -> tuple[float, float, int]:
+    """Mean over cases of the mean gain of each, its standard error, and the number of cases.
+
+    Two things vary, cases and weights; the latter from validation to validation, in all cases alike. What is left, the noise
+    of single scores, counts with both, so the error is rather too large.
+    """
+    by_case = [fmean(of[case] for of in validations if case in of) for case in sorted(set().union(*validations))]
+    variance = stdev(by_case) ** 2 / len(by_case)
+    if len(validations) > 1:
+        variance += stdev(fmean(of.values()) for of in validations) ** 2 / len(validations)
+    return fmean(by_case), math.sqrt(variance), len(by_case)
 
 
 def _finite(scores: Mapping[str, float]) -> dict[str, float]:
