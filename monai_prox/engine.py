@@ -25,7 +25,7 @@ from monai_prox.supernet import SuperNet, finest
 
 FORMAT = 4  # of state_dict
 FROZEN = ("previous", "first")  # teachers
-POOL = 32  # random members of an epoch: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
+POOL = 32  # random members of an epoch and space: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
 
 
 class Step(NamedTuple):
@@ -48,8 +48,8 @@ class Engine:
     supernet: its largest network is what the optimizer holds.
     schedule: stages over epochs.
     task_loss: (outputs, target) -> scalar; outputs are a member's, a list under deep supervision.
-    seed: of the members drawn. What is drawn is a pure function of (seed, epoch, step), so a resumed run draws the same
-        and all ranks of a distributed run train the same member.
+    seed: of the members drawn. What is drawn is a pure function of (seed, epoch, step) and of what is open and on trial, so a
+        resumed run draws the same and all ranks of a distributed run train the same member.
     exclusive: classes exclude each other (softmax); False for regions.
     calibrate: gives the norms of a cut out member, a teacher to be, its own statistics, see ``monai_prox.calibrate``. Families
         whose norms keep statistics need it where the schedule has frozen teachers.
@@ -68,7 +68,7 @@ class Engine:
         self.calibrate = calibrate
         self.supernet, self.schedule, self.task_loss = supernet, schedule, task_loss
         self.seed, self.exclusive = seed, exclusive
-        self.trial: SearchSpace | None = None  # in this stage: what is open but for the choice that a monitor has on trial
+        self.trial: SearchSpace | None = None  # what is open but for what a monitor has on trial; state_dict leaves it to that
         self.keep_weights = False  # pretrained weights are there already; growing only opens them
         self.closed: dict[str, int] = {}  # choices that remain in a dimension whose last ones were closed
         self._spaces = self._open_spaces()

@@ -23,7 +23,7 @@ FEWEST_CASES = 5  # below that no standard error means anything
 
 def comparing_interval(interval: int) -> int:
     """Epochs between comparisons where members are validated every ``interval``: a comparison is of two of them only."""
-    return max(1, interval // 3)
+    return max(1, round(interval / 3))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Comparison:
     gain, error: mean over the cases of the score, Dice or accuracy, with the choice minus that without, and its standard error
         over cases and validations.
     parameters, macs: what the choice adds, weights and multiply-accumulates per patch.
-    judged: validations of the trial that a case's score is a mean of; 0 for the trial's first validation, which is not judged.
+    judged: validations of the trial that this is of; 0 for the trial's first validation alone, which is not judged.
     verdict: upon which the trial has ended.
     """
 
@@ -71,27 +71,30 @@ class Monitor:
     averaged, and if the upper end of its confidence interval is below ``threshold``, the choice is closed, else it is kept.
     Both are final. Where the last choice was closed, the one before may be on trial next.
 
-    Trials begin as soon as there are enough cases and the largest member has begun to learn: it does not score 0 in all.
+    A trial needs validations with enough cases and a largest member that has begun to learn: it does not score 0 in all. It
+    also needs the choices to be the same, so abandon it when a stage opens.
 
     size: voxels per axis for which MACs are counted.
     """
 
     def __init__(self, supernet: SuperNet, size: Sequence[int], *, threshold: float = 0.005, patience: int = 3) -> None:
-        if not isinstance(patience, int) or patience < 1:
-            raise ProXError(f"the monitor's patience counts validations and is at least 1, got {patience!r}")
+        if type(threshold) not in (int, float):
+            raise ProXError(f"the monitor's threshold is a difference of scores such as 0.005, got {threshold!r:.120}")
+        if type(patience) is not int or patience < 1:
+            raise ProXError(f"the monitor's patience counts validations and is at least 1, got {patience!r:.120}")
         self.supernet, self.size, self.threshold, self.patience = supernet, tuple(size), threshold, patience
         self.history: list[Comparison] = []
         self._trial: str | None = None  # the dimension whose last choice is on trial
-        self._choices = 0  # of that dimension, the one on trial among them
-        self._begun = False  # the trial has had its first validation
-        self._judged: list[dict[str, float]] = []  # gains by case, of each validation that is judged
+        self._gains: list[dict[str, float]] = []  # by case, of each validation in the trial
         self._kept: dict[str, int] = {}  # choices by dimension
 
     def trial(self, space: SearchSpace) -> SearchSpace | None:
         """The part of ``space``, what is open, without the choice that is on trial; None where none is."""
-        if self._trial is None or self._choices != space.choice_count(self._trial):
-            return None
-        return space.without_last(self._trial)
+        return None if self._trial is None else space.without_last(self._trial)
+
+    def abandon(self) -> None:
+        """Ends the trial without a verdict."""
+        self._trial, self._gains = None, []
 
     def members(self, space: SearchSpace) -> list[Subnet]:
         """Those of ``space`` whose scores the next observation needs; none once every choice has had its trial."""
@@ -105,17 +108,17 @@ class Monitor:
 
         space: what is open. scores: by case, of ``members(space)``; a comparison is over the cases that both have.
         """
-        largest, trial = _finite(scores[space.largest()]), self.trial(space)
-        if len(largest) < FEWEST_CASES or not any(largest.values()):
+        members, trial = self.members(space), self.trial(space)
+        of = [{case: score for case, score in scores[member].items() if math.isfinite(score)} for member in members]
+        cases = sorted(set.intersection(*map(set, of)))
+        if len(cases) < FEWEST_CASES or not any(of[0][case] for case in cases):
+            self.abandon()
             return None
         if trial is None:
             self._begin(space)
             return None
-        without = _finite(scores[trial.largest()])
-        gains = {case: score - without[case] for case, score in sorted(largest.items()) if case in without}
-        if len(gains) < FEWEST_CASES:
-            return None
-        comparison = self._compare(epoch, space, trial, gains)
+        self._gains.append({case: of[0][case] - of[1][case] for case in cases})
+        comparison = self._compare(epoch, space, trial)
         self.history.append(comparison)
         if comparison.verdict is None:
             return None
@@ -126,26 +129,24 @@ class Monitor:
         self._begin(trial)
         return comparison.dimension
 
-    def _compare(self, epoch: int, space: SearchSpace, trial: SearchSpace, gains: Mapping[str, float]) -> Comparison:
+    def _compare(self, epoch: int, space: SearchSpace, trial: SearchSpace) -> Comparison:
         assert self._trial is not None
-        if self._begun:
-            self._judged.append(dict(gains))
-        self._begun = True
-        gain, error, cases = _estimate(self._judged or [gains])
+        judged = self._gains[1:]
+        gain, error, cases = _estimate(judged or self._gains)
         verdict: Literal["closed", "kept"] | None = None
-        if len(self._judged) == self.patience:
+        if len(judged) == self.patience:
             verdict = "closed" if gain + CONFIDENCE * error < self.threshold else "kept"
         family, largest, without = self.supernet.family, space.largest(), trial.largest()
         return Comparison(
             epoch=epoch,
             dimension=self._trial,
-            choices=self._choices,
+            choices=space.choice_count(self._trial),
             gain=gain,
             error=error,
             cases=cases,
             parameters=cost.parameters(family, largest) - cost.parameters(family, without),
             macs=cost.macs(family, largest, self.size) - cost.macs(family, without, self.size),
-            judged=len(self._judged),
+            judged=len(judged),
             verdict=verdict,
         )
 
@@ -158,9 +159,7 @@ class Monitor:
         """The next trial, of what saves most if it is closed."""
         untried = self._untried(space)
         macs = {dimension: cost.macs(self.supernet.family, subnet, self.size) for dimension, subnet in untried.items()}
-        self._trial = min(macs, key=macs.__getitem__, default=None)
-        self._choices = 0 if self._trial is None else space.choice_count(self._trial)
-        self._begun, self._judged = False, []
+        self._trial, self._gains = min(macs, key=macs.__getitem__, default=None), []
 
     @property
     def verdicts(self) -> list[tuple[int, str, Literal["closed", "kept"]]]:
@@ -173,16 +172,13 @@ class Monitor:
         return {
             "history": [comparison.to_json() for comparison in self.history],
             "trial": self._trial,
-            "choices": self._choices,
-            "begun": self._begun,
-            "judged": [dict(gains) for gains in self._judged],
+            "gains": [dict(gains) for gains in self._gains],
             "kept": dict(self._kept),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.history = [Comparison(**comparison) for comparison in state["history"]]
-        self._trial, self._choices, self._begun = state["trial"], state["choices"], state["begun"]
-        self._judged = [dict(gains) for gains in state["judged"]]
+        self._trial, self._gains = state["trial"], [dict(gains) for gains in state["gains"]]
         self._kept = dict(state["kept"])
 
 
@@ -197,7 +193,3 @@ def _estimate(validations: Sequence[Mapping[str, float]]) -> tuple[float, float,
     if len(validations) > 1:
         variance += stdev(fmean(of.values()) for of in validations) ** 2 / len(validations)
     return fmean(by_case), math.sqrt(variance), len(by_case)
-
-
-def _finite(scores: Mapping[str, float]) -> dict[str, float]:
-    return {case: score for case, score in scores.items() if math.isfinite(score)}

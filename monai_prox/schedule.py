@@ -86,6 +86,8 @@ class Stage:
             raise ProXError(f"stage {self.name!r}: train is {self.train}; allowed: largest, smallest, random")
         if self.teacher == "largest" and self.train[0] != "largest":
             raise ProXError(f"stage {self.name!r}: the teacher is the largest, so train must begin with it")
+        if self.monitored and self.start == "largest":
+            raise ProXError(f"stage {self.name!r}: where it starts with the largest, the last choices cannot be closed")
         if not self.share > 0 or not 0 <= self.distillation <= 1 or self.warmup < 0:
             raise ProXError(
                 f"stage {self.name!r}: share must be positive, distillation within 0 and 1, and warmup not negative"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import random
 import shutil
 from collections.abc import Callable, Mapping
@@ -838,12 +839,27 @@ def test_each_member_is_validated_once_and_those_compared_are_no_metrics() -> No
     assert set(run.metrics[1]) == {f"{METRIC}_{name}" for name in run.validation.members}
 
 
-def test_the_monitor_compares_three_times_as_often_as_members_are_watched() -> None:
-    run = monitored((MONITORED,), epochs=12, interval=6, monitor={"threshold": -10}).run()
+def test_the_monitor_compares_about_three_times_as_often_as_members_are_watched() -> None:
+    run = monitored((MONITORED,), epochs=20, interval=10, monitor={"threshold": -10}).run()
     assert run.validation.monitor is not None
-    assert [comparison.epoch for comparison in run.validation.monitor.history] == [3, 5, 7, 9, 11]
-    assert [probe["epoch"] for probe in run.validation.history] == [5, 11]
-    assert [epoch for epoch, metrics in run.metrics.items() if metrics] == [5, 11]
+    assert [comparison.epoch for comparison in run.validation.monitor.history] == [5, 8, 11, 14, 17, 19]
+    assert [probe["epoch"] for probe in run.validation.history] == [9, 19]
+    assert [epoch for epoch, metrics in run.metrics.items() if metrics] == [9, 19]
+
+
+@pytest.mark.parametrize("second", [MONITORED, SANDWICH], ids=["monitored", "not monitored"])
+def test_a_trial_ends_with_its_stage_also_where_the_training_is_interrupted(tmp_path: Path, second: Stage) -> None:
+    """The first stage ends within a trial; the second has epochs without a comparison, and is interrupted in one."""
+    first = replace(MONITORED, open={"width": 9}, teacher="none")
+    stages = (first, replace(second, name="second", teacher="none"))
+    settings: dict[str, Any] = {"epochs": 10, "interval": 6, "monitor": {"threshold": -10}}
+    whole = monitored(stages, tmp_path, **settings).run()
+    assert whole.validation.monitor is not None
+    judged = [(comparison.epoch, comparison.judged) for comparison in whole.validation.monitor.history]
+    assert judged == ([(3, 0), (4, 1), (7, 0), (9, 1)] if second is MONITORED else [(3, 0), (4, 1)])
+    rest = monitored(stages, weights=1, ckpt=checkpoint(tmp_path, 6), **settings).run()
+    assert_equal(rest.state(), whole.state())
+    assert rest.losses == [(epoch, loss) for epoch, loss in whole.losses if epoch >= 6]
 
 
 def test_the_largest_open_member_is_validated_last_after_a_closing_too() -> None:
@@ -873,8 +889,9 @@ def test_the_monitor_sees_dice_by_case_without_those_that_have_no_region() -> No
     run.validation.monitor.observe = spy  # type: ignore[method-assign]
     run.run()
     for subnet, name in ((subnet, name) for name, subnet in run.validation.members.items()):
-        assert list(seen[subnet]) == ["0", "1", "3", "4", "5"]
-        mean = sum(seen[subnet].values()) / 5
+        scores = {case: score for case, score in seen[subnet].items() if not math.isnan(score)}
+        assert list(scores) == ["0", "1", "3", "4", "5"]
+        mean = sum(scores.values()) / 5
         assert mean == pytest.approx(run.metrics[1][f"{METRIC}_{name}"], abs=1e-6)
     assert {comparison.cases for comparison in run.validation.monitor.history} == {5}
 
@@ -1082,8 +1099,8 @@ def test_ranks_keep_equal_weights_train_the_same_members_and_augment_by_themselv
 
 
 def _rank_that_closes(_: int) -> dict[str, Any]:
-    run = monitored((MONITORED,), epochs=2, held_out=7, data=loader(shuffle=False)).run()
-    return {"closed": run.engine.closed, **run.state()}
+    run = monitored((MONITORED,), epochs=4, held_out=7, data=loader(shuffle=False)).run()
+    return {"closed": run.engine.closed, "trial": str(run.engine.trial), **run.state()}
 
 
 @pytest.mark.slow
@@ -1091,8 +1108,8 @@ def _rank_that_closes(_: int) -> dict[str, Any]:
 def test_ranks_decide_alike_and_from_all_cases() -> None:
     """Seven cases, four of the first rank and three of the second, too few to decide by itself."""
     first, second = together(2, _rank_that_closes)
-    assert len(first["closed"]) == 2
+    assert len(first["closed"]) == 1 and first["trial"] != "None"
     comparisons = first["validation"]["monitor"]["history"]
-    assert len(comparisons) == 3 + 2 and all(comparison["cases"] == 7 for comparison in comparisons)
-    for key in ("closed", "validation", "network", "optimizer", "engine"):
+    assert len(comparisons) == 3 and all(comparison["cases"] == 7 for comparison in comparisons)
+    for key in ("closed", "trial", "validation", "network", "optimizer", "engine"):
         assert_equal(first[key], second[key], key)

@@ -76,12 +76,12 @@ def observe(monitor: Monitor, epoch: int, space: SearchSpace = SPACE, /, **gains
 
 def watch(monitor: Monitor, space: SearchSpace = SPACE, /, **gains: tuple[float, float]) -> SearchSpace:
     """Observes until every choice has had its trial; what remains open."""
-    epoch = 0
-    while monitor.members(space):
+    for epoch in range(100):
+        if not monitor.members(space):
+            return space
         closed = observe(monitor, epoch, space, **gains)
         space = space if closed is None else space.without_last(closed)
-        epoch += 1
-    return space
+    raise AssertionError("trials do not end")
 
 
 def verdicts(monitor: Monitor) -> dict[tuple[str, int], str]:
@@ -242,10 +242,7 @@ def test_only_common_cases_count() -> None:
     for epoch in range(3):
         assert monitor.observe(epoch, space, dice) is None
     assert [(c.cases, c.gain) for c in monitor.history] == [(8, pytest.approx(-0.25))] * 2
-    few = {**dice, space.largest(): dict.fromkeys(list(dice[space.largest()])[-9:], 0.5)}
-    assert monitor.observe(3, space, few) is None, "four in common"
-    assert len(monitor.history) == 2
-    assert monitor.observe(4, space, dice) == "width"
+    assert monitor.observe(3, space, dice) == "width"
 
 
 def test_the_order_of_cases_does_not_matter() -> None:
@@ -293,14 +290,29 @@ def test_of_what_was_closed_the_choice_before_has_its_trial_next_and_what_was_ke
     assert len(monitor.history) == 4 * 7
 
 
-def test_a_trial_begins_anew_where_another_stage_has_opened_more() -> None:
+def test_a_validation_with_too_few_common_cases_abandons_the_trial() -> None:
+    monitor, space = monitor_of(), only("width", 2)
+    dice = dice_of(space, {"width": [-0.25] * 8})
+    few = {**dice, space.largest(): dict.fromkeys(list(dice[space.largest()])[4:], 0.5)}
+    for epoch in range(3):
+        monitor.observe(epoch, space, dice)
+    assert monitor.observe(3, space, few) is None, "four in common"
+    assert len(monitor.history) == 2 and monitor.trial(space) is None
+    assert [monitor.observe(epoch, space, dice) for epoch in range(4, 9)] == [None] * 4 + ["width"]
+    assert [comparison.judged for comparison in monitor.history] == [0, 1, 0, 1, 2, 3]
+
+
+def test_an_abandoned_trial_begins_anew() -> None:
+    """As where another stage opens."""
     monitor = monitor_of()
     for epoch in range(3):
         observe(monitor, epoch, only("width", 2), width=HOPELESS)
+    monitor.abandon()
     wider = only("width", 3)
     assert monitor.trial(wider) is None and monitor.members(wider) == [wider.largest()]
     assert watch(monitor, wider, width=HOPELESS) == only("width", 1)
     assert verdicts(monitor) == {("width", 3): "closed", ("width", 2): "closed"}
+    assert [comparison.judged for comparison in monitor.history] == [0, 1, 0, 1, 2, 3, 0, 1, 2, 3]
 
 
 def test_what_another_stage_opens_has_its_trial_too() -> None:
@@ -310,8 +322,8 @@ def test_what_another_stage_opens_has_its_trial_too() -> None:
     assert verdicts(monitor) == {("width", 2): "kept", ("width", 3): "closed"}
 
 
-@pytest.mark.parametrize(("interval", "comparing"), [(1, 1), (2, 1), (3, 1), (6, 2), (10, 3), (25, 8)])
-def test_comparisons_are_three_times_as_frequent_as_validations_of_all_members(interval: int, comparing: int) -> None:
+@pytest.mark.parametrize(("interval", "comparing"), [(1, 1), (2, 1), (3, 1), (5, 2), (6, 2), (10, 3), (25, 8)])
+def test_comparisons_are_about_three_times_as_frequent_as_validations_of_all_members(interval: int, comparing: int) -> None:
     assert comparing_interval(interval) == comparing
 
 
@@ -459,7 +471,14 @@ def test_a_saved_state_is_of_its_own() -> None:
     assert json.dumps(state) == kept
 
 
-@pytest.mark.parametrize("patience", [0, -1, 2.0, "3", None])
+@pytest.mark.parametrize("threshold", ["0.01", None, True])
+def test_a_threshold_that_is_no_number_is_refused(threshold: Any) -> None:
+    with pytest.raises(ProXError) as refusal:
+        monitor_of(threshold=threshold)
+    assert str(refusal.value) == f"the monitor's threshold is a difference of scores such as 0.005, got {threshold!r}"
+
+
+@pytest.mark.parametrize("patience", [0, -1, 2.0, "3", None, True])
 def test_a_patience_that_is_no_number_of_validations_is_refused(patience: Any) -> None:
     with pytest.raises(ProXError) as refusal:
         monitor_of(patience=patience)

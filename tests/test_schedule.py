@@ -323,6 +323,11 @@ def test_known_recipes() -> None:
     assert [name for name, recipe in RECIPES.items() if recipe.kernel_transforms] == ["progressive_shrinking"]
 
 
+def test_a_monitored_stage_starts_with_the_smallest() -> None:
+    with pytest.raises(ProXError, match="stage 'last': where it starts with the largest, the last choices cannot be closed"):
+        Stage(name="last", start="largest", monitored=True)
+
+
 @every_space
 @pytest.mark.parametrize("name", RECIPES)
 def test_only_prox_is_monitored_and_only_in_its_last_stage(name: str, space: SearchSpace) -> None:

@@ -430,8 +430,8 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
         ({"monitor": True}, "the plan's 'monitor' is false or may have 'threshold' and 'patience', got True"),
         ({"monitor": None}, "the plan's 'monitor' is false or may have .*got None"),
         ({"monitor": {"tolerance": 1}}, "'monitor' is false or may have 'threshold' and 'patience', got .*tolerance"),
-        ({"monitor": {"threshold": "low"}}, "threshold is a difference of Dice such as 0.005, got 'low'"),
-        ({"monitor": {"threshold": True}}, "threshold is a difference of Dice such as 0.005, got True"),
+        ({"monitor": {"threshold": "low"}}, "threshold is a difference of scores such as 0.005, got 'low'"),
+        ({"monitor": {"threshold": True}}, "threshold is a difference of scores such as 0.005, got True"),
         ({"monitor": {"patience": 0}}, "patience counts validations and is at least 1, got 0"),
         ({"monitor": {"patience": 1.5}}, "patience counts validations and is at least 1, got 1.5"),
         ({"recipe": ["prox"]}, r"the recipe \['prox'\] is not known; known: prox, prox_paper"),
@@ -523,9 +523,11 @@ SIX = [images([f"case_{number}" for number in range(6)])]
 
 def until_judged(trainer: Any, batches: Sequence[dict[str, Any]] = SIX) -> None:
     """Validates until the next trial has ended. A trial's first validation is not judged, and the first trial has to begin."""
-    known = len(trainer.monitor.history)
-    while not any(comparison.verdict for comparison in trainer.monitor.history[known:]):
-        validate(trainer, batches)
+    known = len(trainer.monitor.verdicts)
+    for _ in range(1 + 1 + trainer.monitor.patience):
+        if len(trainer.monitor.verdicts) == known:
+            validate(trainer, batches)
+    assert len(trainer.monitor.verdicts) == known + 1
 
 
 def validate(trainer: Any, batches: Sequence[dict[str, Any]] = SIX, *, epoch: int | None = None) -> Any:
@@ -643,6 +645,19 @@ def test_a_plan_may_ask_for_the_monitor_and_its_settings(bare: Path) -> None:
     assert make_trainer(bare_plans()).monitor_threshold == 0.005 and make_trainer(bare_plans()).monitor_patience == 3
 
 
+def test_a_training_that_goes_on_without_its_monitor_has_no_trial(bare: Path) -> None:
+    first = closing()
+    validate(first)
+    assert first.engine.trial is not None
+    file = str(bare / "checkpoint.pth")
+    first.save_checkpoint(file)
+    with_it, without = closing(), closing(monitor=False)
+    for trainer in (with_it, without):
+        trainer.load_checkpoint(file)
+    assert with_it.engine.trial == first.engine.trial
+    assert without.engine.trial is None
+
+
 def test_a_few_cases_decide_nothing(bare: Path) -> None:
     trainer = closing()
     for _ in range(3):
@@ -650,7 +665,7 @@ def test_a_few_cases_decide_nothing(bare: Path) -> None:
     assert trainer.monitor.history == [] and trainer.engine.trial is None and trainer.engine.closed == {}
 
 
-def test_the_monitor_changes_nothing_but_what_it_closes(bare: Path) -> None:
+def test_the_monitor_changes_nothing_in_validation(bare: Path) -> None:
     """nnU-Net's own validation has the same results with it as without it."""
     results = {}
     for name, monitor in {"on": {"threshold": -10}, "off": False}.items():
@@ -675,7 +690,7 @@ def _rank(rank: int, file: str, out: str) -> None:
     trainer.loss = counted
     cases = [f"case_{number}" for number in range(6)]
     until_judged(trainer, [images(cases[:4] if rank == 0 else cases[3:], seed=rank)])  # the ranks may have unlike batches
-    torch.save([trainer.monitor.state_dict(), trainer.engine.closed, calls], f"{out}.{rank}")
+    torch.save([trainer.monitor.state_dict(), trainer.engine.closed, str(trainer.engine.trial), calls], f"{out}.{rank}")
     torch.distributed.destroy_process_group()
 
 
@@ -709,8 +724,10 @@ def test_ranks_report_the_loss_of_the_same_updates(bare: Path) -> None:
 def test_ranks_close_alike(bare: Path) -> None:
     """And call the loss equally often: nnU-Net's waits for all ranks."""
     torch.multiprocessing.spawn(_rank, (str(bare / "rendezvous"), str(bare / "out")), nprocs=2)
-    (history, closed, calls), (others, also_closed, other_calls) = (torch.load(bare / f"out.{rank}") for rank in (0, 1))
-    assert history == others and closed == also_closed and len(closed) == 1
+    (*first, calls), (*second, other_calls) = (torch.load(bare / f"out.{rank}") for rank in (0, 1))
+    assert first == second
+    history, closed, trial = first
+    assert len(closed) == 1 and trial != "None"
     assert all(comparison["cases"] == 6 for comparison in history["history"])
     assert len(calls) == len(other_calls) and set(calls) == {4} and set(other_calls) == {3}
 

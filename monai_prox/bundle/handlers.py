@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -142,14 +141,14 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
 
     The trainer's metrics then have ``METRIC_MEMBER`` for each of the validator's metrics and watched members, for the trainer's
     own StatsHandler, TensorBoardStatsHandler and MLFlowHandler, which must come after this one; between validations they have
-    none of them. The largest member that is open is validated last and leaves the validator's state. ``history`` keeps the
-    validator's key metric and its mean per region. Save this handler, too.
+    none of them. The largest member that is open is validated last and leaves the validator's state, and so does the monitor's
+    comparing. ``history`` keeps the validator's key metric and its mean per region. Save this handler, too.
 
     members: names and subnets, as monai_prox.probes chooses them. regions: by name, in the order of the key metric's channels,
     the values of their labels. network_of: a member as it is validated; None for its part of the supernet's own weights.
-    monitor: in stages that are monitored it is given the key metric by case of those that it compares, three times as often as
-    members are watched. What it finds not worth its cost is closed, and members are chosen anew from what remains. None:
-    nothing is closed.
+    monitor: in stages that are monitored it is given the key metric by case of those that it compares, about three times as
+        often as members are watched. What it finds not worth its cost is closed, and members are chosen anew from what remains.
+        None: nothing is closed.
     """
 
     def __init__(
@@ -171,6 +170,8 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
 
     def attach(self, trainer: SupernetTrainer) -> None:
         trainer.add_event_handler(Events.EPOCH_STARTED, self._forget)
+        if self.monitor is not None:
+            trainer.add_event_handler(ProXEvents.STAGE_STARTED, self.monitor.abandon)
         trainer.add_event_handler(Events.EPOCH_COMPLETED(event_filter=self._is_due), self)
 
     def _is_due(self, _: Any, epoch: int) -> bool:
@@ -181,7 +182,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
 
     def _compared(self, epoch: int) -> list[Subnet]:
         """What the monitor compares after ``epoch``, which counts from 1."""
-        due = self._watches(epoch) or epoch % comparing_interval(self.interval) == 0
+        due = self.engine.schedule.is_last_of_stage(epoch - 1) or epoch % comparing_interval(self.interval) == 0
         return self.monitor.members(self.engine.space) if self.monitor and self.engine.stage.monitored and due else []
 
     def _forget(self, trainer: SupernetTrainer) -> None:
@@ -226,7 +227,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         assert monitor is not None
         known = len(monitor.history)
         by_case = {
-            subnet: {str(case): score for case, score in enumerate(of.by_case.nanmean(1).tolist()) if not math.isnan(score)}
+            subnet: {str(case): score for case, score in enumerate(of.by_case.nanmean(1).tolist())}
             for subnet, of in measured.items()
         }
         dimension = monitor.observe(trainer.state.epoch - 1, engine.space, by_case)

@@ -37,7 +37,7 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
     """Trains a supernet with all that MONAI's trainer has: handlers, AMP, accumulation of gradients, metrics.
 
     An iteration trains the members that the current stage asks for, with its teacher. ``loss`` and ``pred`` of the output are
-    the first member's, the prediction at full resolution and, if the stage trains the largest, the largest's. Each of
+    the first member's, the prediction at full resolution, of the stage's first role. Each of
     FORWARD_COMPLETED, LOSS_COMPLETED and BACKWARD_COMPLETED fires once in an iteration, after all members' backward passes.
 
     Needs a ``ProXExpansionHandler`` among its handlers, which opens the stages. Under torch.distributed the engine averages the

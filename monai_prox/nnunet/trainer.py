@@ -96,7 +96,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     iterations_per_epoch = 250
     validation_iterations_per_epoch = 50
     seed = 12345
-    probe_every = 25  # epochs; and at the end of every stage. The monitor compares three times as often
+    probe_every = 25  # epochs; and at the end of every stage. The monitor compares about three times as often
     monitored = True
     monitor_threshold = 0.005  # Dice
     monitor_patience = 3  # validations
@@ -232,6 +232,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._step = 0
         if self.engine.begin_epoch(self.current_epoch):
             stage, space = self.engine.stage, self.engine.space
+            self.monitor.abandon()
             self._best_ema = None  # checkpoint_best is the best of the current stage: a smaller family is no candidate
             self.print_to_log_file(
                 f"ProX stage {stage.name!r} opens: {space.size():,} of {self.supernet.family.space.size():,} members, "
@@ -482,6 +483,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.engine.keep_weights = ours["engine"]["keep_weights"]  # nnU-Net's loading looks like -pretrained_weights
         self.probe_history = list(ours["probes"])
         self.monitor.load_state_dict(ours["monitor"])
-        self.engine.trial = self.monitor.trial(self.engine.space) if self.monitored else None
+        if not self.monitored:
+            self.monitor.abandon()
+        self.engine.trial = self.monitor.trial(self.engine.space)
         if self.engine.closed:
             self._follow_closed()
