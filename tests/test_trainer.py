@@ -586,7 +586,7 @@ def test_what_is_not_worth_its_cost_is_closed(bare: Path) -> None:
     trainer._best_ema = 0.9
     before, old = trainer.engine.final_space, trainer.probes
     validate(trainer)
-    assert trainer.engine.trial == trainer.monitor.trial(before) != None  # noqa: E711
+    assert trainer.engine.trial is not None and trainer.engine.trial == trainer.monitor.trial(before)
     until_judged(trainer)
     assert trainer.engine.trial == trainer.monitor.trial(trainer.engine.space)
     (closed,) = [comparison for comparison in trainer.monitor.history if comparison.verdict == "closed"]
