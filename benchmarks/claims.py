@@ -1,6 +1,6 @@
 """The claims, measured: ProX against Progressive Shrinking, the sandwich rule, plain training and a peer.
 
-    python benchmarks/claims.py --task Task04_Hippocampus --work WORK --results benchmarks/results/claims/hippocampus
+    python benchmarks/claims.py --task Task04_Hippocampus --work WORK --results OUT
     python benchmarks/claims.py --task Task04_Hippocampus --work WORK --results OUT --smoke
 
 All contenders train on the same batches of the same plan, for the same steps, with the same optimizer: AdamW, or nnU-Net's
@@ -74,7 +74,7 @@ def arguments() -> argparse.Namespace:
     if parsed.smoke:
         vars(parsed).update(SMOKE)
     if "modelopt" in parsed.contenders and find_spec("modelopt") is None:
-        print("modelopt is left out: pip install nvidia-modelopt", file=sys.stderr)
+        print('modelopt is left out: pip install -e ".[benchmarks]"', file=sys.stderr)
         parsed.contenders = [name for name in parsed.contenders if name != "modelopt"]
     return parsed
 

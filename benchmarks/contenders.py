@@ -118,11 +118,12 @@ class Alone(Contender):
 class ModelOpt(Contender):
     """Channels made elastic by NVIDIA ModelOpt's AutoNAS, which trains one random subnet a step, without distillation.
 
-    Its family is its own: widths are chosen layer by layer; there is no other dimension in a PlainConvUNet but the kernel.
+    Its family is its own: widths are chosen layer by layer. There is no other dimension in a PlainConvUNet but the kernel: its
+    depth is that of residual blocks, and it knows neither resolution nor the levels of a U-Net.
     """
 
     def __init__(self, trainer: nnUNetTrainer, choices: UNetChoices, *settings: int) -> None:
-        import modelopt.torch.nas as nas  # optional: pip install nvidia-modelopt
+        import modelopt.torch.nas as nas  # the extra "benchmarks"
         from modelopt.torch.utils import random as modelopt_random
 
         super().__init__(trainer, *settings)

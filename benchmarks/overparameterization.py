@@ -37,7 +37,7 @@ from monai_prox.families.unet import UNetChoices
 from monai_prox.files import write_json
 from monai_prox.nnunet.variants import ProXTrainerAdam
 
-CHOICES = UNetChoices(kernel=(3, 5), resolution=(0.5, 1.0), width=(0.5, 1.0), depth="full", levels=1)
+SPACE = {"kernel": [3, 5], "resolution": [0.5, 1.0], "width": [0.5, 1.0], "depth": "full", "levels": 1}
 
 
 def threads(generator: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
@@ -103,8 +103,6 @@ class Timed(nnUNetTrainer):  # type: ignore[misc]
 
 
 class Family(Timed, ProXTrainerAdam):
-    choices = CHOICES
-
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         self.num_val_iterations_per_epoch = 20 if self._compared else 1  # the others steer nothing
@@ -116,6 +114,7 @@ def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, s
 
     Trainer.seed, Trainer.epochs, Trainer.monitored, Trainer.bfloat16 = seed, options.epochs, monitored, options.bfloat16
     Trainer.iterations_per_epoch, Trainer.probe_every = options.steps // options.epochs, options.probe_every
+    Trainer.monitor_threshold = options.threshold
     trainer = build(Trainer, folder, plan)
     trainer.disable_checkpointing = True
     trainer.run_training()
@@ -196,6 +195,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--epochs", type=int, default=75)
     parser.add_argument("--probe-every", type=int, default=3, help="epochs")
+    parser.add_argument("--space", type=json.loads, default=SPACE, help="as in a plan, in JSON")
+    parser.add_argument("--threshold", type=float, default=Family.monitor_threshold, help="the monitor's, in Dice")
     parser.add_argument("--features", nargs="+", type=int, default=[8, 16, 32])
     parser.add_argument("--patch-size", nargs=3, type=int, default=[40, 48, 40])
     parser.add_argument("--batch-size", type=int, default=2)
@@ -204,6 +205,7 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="train what is compared alone, too")
     parser.add_argument("--test", type=int, default=60, help="cases, the last by name")
     options = parser.parse_args()
+    Family.choices = UNetChoices.from_json(options.space)
     torch.set_num_threads(1)
     task = write_made(options.task, options.work, cases=options.cases) if options.task in MADE else Path(options.task)
     held_out = options.validation + options.test

@@ -37,7 +37,8 @@ def compete(script: Path, run: dict[str, Any], result: Path, progress: Progress)
                     progress.advance(task)
     if process.returncode:
         raise SystemExit(f"{run['contender']} failed, see {log.name}")
-    write_json(about(described, threads=1) | json.loads(answer.read_text()), result)
+    peer = ["nvidia-modelopt"] if run["contender"] == "modelopt" else []
+    write_json(about(described, threads=1, packages=peer) | json.loads(answer.read_text()), result)
     for rest in (asked, answer, Path(log.name)):
         rest.unlink()
 
