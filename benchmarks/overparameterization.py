@@ -1,14 +1,15 @@
 """The monitor, measured: what it closes, what that saves, and what it costs in Dice.
 
-    python benchmarks/overparameterization.py --task Task04_Hippocampus --work WORK --results benchmarks/results/monitor
-    python benchmarks/overparameterization.py --task threads --work WORK --results benchmarks/results/monitor
-    python benchmarks/overparameterization.py --task balls --work WORK --results benchmarks/results/monitor
+    python benchmarks/overparameterization.py --task Task04_Hippocampus --work WORK --results OUT
+    python benchmarks/overparameterization.py --task threads --work WORK --results OUT
+    python benchmarks/overparameterization.py --task balls --work WORK --results OUT
 
 Trains a family with the monitor and without, several seeds, with nnU-Net's own loop, validation included. Two tasks
 are made: ``threads`` needs the larger networks, lines one voxel thin, which half the resolution blurs away; ``balls`` does
 not. Three groups of cases: for training, for validation, which steers the monitor, and the last ones by name for the Dice
 that is reported, as whole volumes without mirroring. ``--alone`` trains the largest member and those that the monitor
-compares it with by nnU-Net's own trainer, too, each for as many steps: what a choice is really worth.
+compares it with by nnU-Net's own trainer, too, each for as many steps: what a choice is really worth. One JSON per run: an
+interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -167,6 +168,16 @@ def run_alone(folder: Path, plan: str, test: list[str], options: argparse.Namesp
     return {"seed": seed, "dice": float(np.mean(by_case)), "by_case": by_case}
 
 
+def claim(parts: Path, options: argparse.Namespace) -> None:
+    """Notes in the folder of results what they are made with. Exits where those that are there are of something else."""
+    asked = {key: value for key, value in vars(options).items() if key not in ("task", "work", "results", "seeds", "alone")}
+    noted = parts / "settings.json"
+    known = json.loads(noted.read_text()) if noted.is_file() else None
+    if known != asked and (known is not None or any(parts.glob("o*_*.json"))):
+        raise SystemExit(f"{parts} has results of other settings; give another --results or remove it")
+    write_json(asked, noted)
+
+
 def show(results: list[dict[str, Any]]) -> None:
     table = Table(
         "monitor", "seed", "training s", "CPU s", "closed (choices left)", "largest GMAC", "largest Dice", "smallest Dice"
@@ -216,6 +227,7 @@ def main() -> None:
     write_json([{"train": split["train"], "val": steering}], folder / "splits_final.json")
     parts = options.results / task.name
     parts.mkdir(parents=True, exist_ok=True)
+    claim(parts, options)
     alone = alone_trainers(folder, plan) if options.alone else {}
     results = []
     for seed in options.seeds:

@@ -115,3 +115,7 @@ def test_the_monitor_is_measured_with_and_without(tmp_path: Path) -> None:
         assert 0 <= alone["dice"] <= 1 and len(alone["by_case"]) == 2
     summary = json.loads((tmp_path / "Task992_Balls" / "summary.json").read_text())
     assert summary["machine"] and len(summary["results"]) == 2
+    other = subprocess.run([*command, "--threshold", "0.01"], env=environment(), capture_output=True, text=True, timeout=1200)
+    assert other.returncode == 1 and "results of other settings" in other.stderr
+    again = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1200)
+    assert again.returncode == 0, again.stdout + again.stderr
