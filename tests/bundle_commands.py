@@ -6,15 +6,16 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from commands import forked, fresh
 
 ROOT = Path(__file__).parents[1]
+QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 BRATS = ("background", "edema", "non-enhancing tumor", "enhancing tumour")
 # by bundle: channels, labels, shape and spacing of a task that is like its own but small
 TASKS: dict[str, tuple[Sequence[str], Sequence[str], tuple[int, ...], tuple[float, ...]]] = {
@@ -83,11 +84,17 @@ def arguments(overrides: dict[str, Any]) -> list[str]:
 
 
 def monai(
-    command: Sequence[str | Path], *, cwd: Path, launcher: Sequence[str] = ("-m",), check: bool = True
+    command: Sequence[str | Path], *, cwd: Path, without: Sequence[str] = (), check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m monai.bundle`` with ``command``; under torchrun with its own ``launcher``."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    line = [sys.executable, *launcher, "monai.bundle", *map(str, command)]
-    done = subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    """``python -m monai.bundle`` with ``command``. without: packages that it shall not find."""
+    done = forked(["monai.bundle", *command], os.environ | QUIET, cwd=cwd, module=True, without=without)
     assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done
+
+
+def torchrun(processes: int, command: Sequence[str | Path], *, cwd: Path) -> str:
+    """``monai`` in several processes; returns its standard output."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "monai.bundle"]
+    done = fresh(command, os.environ | QUIET, cwd=cwd, launcher=launcher)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout

@@ -1,18 +1,43 @@
-"""One thread and repeatable examples: the same suite gives the same result, and tiny networks run fastest so."""
+"""How the suite runs: in one thread, with repeatable examples, and what takes long to make is made once for all workers."""
 
 import os
-import subprocess
-import sys
+
+# Before anything reads them. Tiny networks run fastest in one thread, and nnU-Net's pools with one process
+os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "nnUNet_def_n_proc": "1"})
+
+import shutil
+import tempfile
 
 import pytest
 import torch
+from commands import forked
 from hypothesis import settings
+from made_once import SHARED
 
 torch.set_num_threads(1)
-settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
-settings.load_profile("repeatable")
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=10)
+settings.register_profile("campaign", settings.get_profile("repeatable"), max_examples=200)
 
 ALONE = "MONAI_PROX_TEST_ALONE"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("campaign" if is_campaign(config) else "repeatable")
+    if SHARED not in os.environ:
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="monai_prox_tests_")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(SHARED), ignore_errors=True))
+
+
+def is_campaign(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == "slow")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Property tests are part of a campaign, too, in which they have many examples."""
+    for item in items if is_campaign(config) else ():
+        if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
+            item.add_marker("slow")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -20,8 +45,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Runs tests that are marked ``alone`` in a process of their own: what a native library leaves behind ends with it."""
     if pyfuncitem.get_closest_marker("alone") is None or ALONE in os.environ:
         return None
-    command = [sys.executable, "-m", "pytest", "-q", "--show-capture=no", pyfuncitem.nodeid]
-    environment = {**os.environ, ALONE: "1"}
-    done = subprocess.run(command, cwd=pyfuncitem.config.rootpath, env=environment, capture_output=True, text=True, check=False)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["-q", "--show-capture=no", "-m", "", "-p", "no:cacheprovider", f"--basetemp={folder}"]
+        done = forked(["pytest", *options, pyfuncitem.nodeid], kept | {ALONE: "1"}, cwd=pyfuncitem.config.rootpath)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return True

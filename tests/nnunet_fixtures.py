@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from made_once import made_once
 from nnunet_task import FULLRES, Prepared, ProXTrainerTiny, folders, prepare, run, training_on, write_trainers
 
 from monai_prox.phantom import write_phantom_task
@@ -23,18 +24,20 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def phantom() -> Prepared:
     """Eight phantom cases for 3d_fullres and 2d, with the plans of both planners; nothing may be changed in it."""
-    root = tmp_path_factory.mktemp("phantom")
-    prepared = prepare(write_phantom_task(root, cases=8, test_cases=1), root, (FULLRES, "2d"))
-    run(["nnUNetv2_plan_experiment", "-d", prepared.identifier, "-pl", "nnUNetPlannerResEncM"], prepared.environment())
-    return prepared
+
+    def fill(root: Path) -> None:
+        prepared = prepare(write_phantom_task(root, cases=8, test_cases=1), root, (FULLRES, "2d"))
+        run(["nnUNetv2_plan_experiment", "-d", prepared.identifier, "-pl", "nnUNetPlannerResEncM"], prepared.environment())
+
+    return Prepared(made_once("phantom", fill), 990, "Dataset990_Phantom")
 
 
 @pytest.fixture(scope="session")
-def tiny_trainers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_trainers() -> Path:
     """A folder for nnUNet_extTrainer in which nnU-Net's commands find ProXTrainerTiny."""
-    return write_trainers(tmp_path_factory.mktemp("trainers") / "tiny", ProXTrainerTiny)
+    return made_once("tiny_trainers", lambda folder: write_trainers(folder, ProXTrainerTiny))
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import multiprocessing
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -19,13 +19,14 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from architectures import randomise_norms, unet_architecture
+from commands import FORKSERVER, call, forked, fresh
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
 from monai_prox.export.device_file import export_file
 from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
-from monai_prox.nnunet.task import convert_task
+from monai_prox.nnunet.task import convert_task, task_id
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.runtime.prediction import segment
 
@@ -52,7 +53,7 @@ class ProXTrainerTiny(ProXTrainer):
 # ---------------------------------------------------------------------- running
 def write_trainers(folder: Path, *classes: type) -> Path:
     """A folder for nnUNet_extTrainer with the source of ``classes``, all direct children of one trainer."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     parent = classes[0].__mro__[1]
     head = f"import torch\nfrom {parent.__module__} import {parent.__name__}\n\n\n"
     (folder / "trainers.py").write_text(head + "\n\n".join(inspect.getsource(one) for one in classes))
@@ -74,16 +75,13 @@ def folders(root: Path) -> dict[str, str | Path]:
 
 
 def attempt(
-    command: Sequence[object], env: Mapping[str, str], *, python: Path | str = sys.executable, cwd: Path | None = None
+    command: Sequence[object], env: Mapping[str, str], *, python: Path | str | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a console script that lies beside ``python``."""
-    arguments = [str(Path(python).parent / str(command[0])), *map(str, command[1:])]
-    return subprocess.run(arguments, env=dict(env), cwd=cwd, capture_output=True, text=True, check=False)
+    """Runs a console script: of this environment, or of another one's ``python``."""
+    return forked(command, env, cwd=cwd) if python is None else fresh(command, env, cwd=cwd, python=python)
 
 
-def run(
-    command: Sequence[object], env: Mapping[str, str], *, python: Path | str = sys.executable, cwd: Path | None = None
-) -> str:
+def run(command: Sequence[object], env: Mapping[str, str], *, python: Path | str | None = None, cwd: Path | None = None) -> str:
     """``attempt`` of what has to succeed; returns its standard output."""
     done = attempt(command, env, python=python, cwd=cwd)
     words = " ".join(map(str, command))
@@ -274,19 +272,20 @@ def prepare(task: Path, root: Path, configurations: Sequence[str] = (FULLRES,), 
 
     entries: put into the converted dataset.json, e.g. labels that are regions, which Decathlon tasks do not have.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, folder in folders(root).items():
-            patch.setenv(variable, str(folder))
-        identifier, name = convert_task(task)
-        converted = root / "nnUNet_raw" / name / "dataset.json"
-        converted.write_text(json.dumps(json.loads(converted.read_text()) | entries))
-        fingerprint = DatasetFingerprintExtractor(name, num_processes=1)
-        fingerprint.num_foreground_voxels_for_intensitystats = 1e6  # 100 times as many take minutes and gigabytes
-        fingerprint.run()
-    prepared = Prepared(root, identifier, name)
-    command = ["nnUNetv2_plan_and_preprocess", "-d", identifier, "-c", *configurations, "-np", "2", "-npfp", "2"]
+    prepared = Prepared(root, task_id(task), f"Dataset{task_id(task):03d}_{task.name.partition('_')[2]}")
+    call(_convert, task, prepared.name, entries, environment=prepared.environment())
+    command = ["nnUNetv2_plan_and_preprocess", "-d", prepared.identifier, "-c", *configurations, "-np", "2", "-npfp", "2"]
     run(command, prepared.environment())
     return prepared
+
+
+def _convert(task: Path, name: str, entries: Mapping[str, Any]) -> None:
+    assert convert_task(task) == (task_id(task), name)
+    converted = Path(os.environ["nnUNet_raw"], name, "dataset.json")
+    converted.write_text(json.dumps(json.loads(converted.read_text()) | entries))
+    fingerprint = DatasetFingerprintExtractor(name, num_processes=1)
+    fingerprint.num_foreground_voxels_for_intensitystats = 1e6  # 100 times as many take minutes and gigabytes
+    fingerprint.run()
 
 
 @contextmanager
@@ -295,5 +294,6 @@ def training_on(prepared: Prepared, results: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (folders(prepared.root) | {"nnUNet_results": results, "nnUNet_n_proc_DA": "0"}).items():
             patch.setenv(name, str(value))
+        patch.setattr(multiprocessing, "get_context", lambda method=None: FORKSERVER)  # where pools start in no time
         patch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)  # it takes longer than an epoch here
         yield

@@ -7,11 +7,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from commands import IMPORTED
 from torch import distributed as dist
 from torch import multiprocessing
 
-# They are forked from a process that has imported this, which takes longer than most of what they do.
-multiprocessing.set_forkserver_preload(["monai_prox.nnunet.trainer", "monai_prox.bundle.handlers", "nnunet_task"])
+multiprocessing.set_forkserver_preload(IMPORTED)
 
 
 def together(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:

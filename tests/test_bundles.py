@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from bundle_checks import REQUIRED, check_network, check_zoo_rules, config, schema, targets
-from bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai, write_task
+from bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai, torchrun, write_task
 from equality import equal
+from made_once import made_once
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 from typer.testing import CliRunner
 
@@ -69,15 +70,23 @@ class Trained:
     task: Path
 
 
-@pytest.fixture(scope="module", params=BUNDLES)
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained_once(name: str, bundle: str, cases: int = 3, **overrides: Any) -> Trained:
     """A copy of the bundle, trained by MONAI's command from the folder that has ``bundles`` in it."""
-    root = tmp_path_factory.mktemp(request.param)
-    bundle = copy_bundles(root) / request.param
-    task = write_task(root, request.param)
-    file = f"bundles/{request.param}/configs/train.json"
-    monai(["run", "--config_file", file, *arguments(TINY | {"dataset_dir": task})], cwd=root)
-    return Trained(root, bundle, task)
+
+    def fill(root: Path) -> None:
+        copy_bundles(root)
+        file, task = f"bundles/{bundle}/configs/train.json", write_task(root, bundle, cases=cases)
+        done = monai(["run", "--config_file", file, *arguments(TINY | {"dataset_dir": task} | overrides)], cwd=root)
+        (root / "said").write_text(done.stdout + done.stderr)
+
+    root = made_once(name, fill)
+    (task,) = root.glob("Task990_*")
+    return Trained(root, root / "bundles" / bundle, task)
+
+
+@pytest.fixture(scope="module", params=BUNDLES)
+def trained(request: pytest.FixtureRequest) -> Trained:
+    return trained_once(request.param, request.param)
 
 
 @pytest.mark.slow
@@ -306,10 +315,10 @@ def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- going on, side by side, and what is refused
-@pytest.fixture(scope="module")
-def hippocampus(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    root = tmp_path_factory.mktemp("hippocampus")
-    return Trained(root, copy_bundles(root) / "hippocampus_prox", write_task(root, "hippocampus_prox", cases=5))
+@pytest.fixture
+def hippocampus(tmp_path: Path) -> Trained:
+    """Nothing trained yet."""
+    return Trained(tmp_path, copy_bundles(tmp_path) / "hippocampus_prox", write_task(tmp_path, "hippocampus_prox", cases=5))
 
 
 def train(where: Trained, output: Path, check: bool = True, extra: tuple[str, ...] = (), **overrides: Any) -> str:
@@ -342,9 +351,8 @@ def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) 
     files.append(str(tmp_path / "leave.json"))
     places = {"dataset_dir": hippocampus.task, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
     few = {"validation_cases": 3, "batch_size": 1, "tracking": "mlflow"}
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
     command = ["run", "--config_file", str(files), *arguments(TINY | places | few)]
-    said = monai(command, cwd=hippocampus.root, launcher=launcher).stdout
+    said = torchrun(2, command, cwd=hippocampus.root)
     ranks = [torch.load(tmp_path / "models" / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(map(torch.equal, *ranks))
     assert len(list((tmp_path / "eval").glob("events.out.tfevents.*"))) == 1
@@ -404,20 +412,11 @@ def test_images_that_cannot_be_trained_on_are_named(tmp_path: Path, fault: str) 
 
 
 # ---------------------------------------------------------------------- the monitor
-@dataclass(frozen=True)
-class Narrowed(Trained):
-    said: str  # by the training
-
-
 @pytest.fixture(scope="module")
-def narrowed(tmp_path_factory: pytest.TempPathFactory) -> Narrowed:
+def narrowed() -> Trained:
     """A training whose monitor closes two choices in its last stage of five epochs, for no gain is worth it."""
-    root = tmp_path_factory.mktemp("narrowed")
-    task = write_task(root, "hippocampus_prox", cases=7)
-    where = Trained(root, copy_bundles(root) / "hippocampus_prox", task)
     eager = {"monitor#threshold": 10, "monitor#patience": 1, "validation_cases": 5, "val_interval": 1, "epochs": 11}
-    said = train(where, where.bundle, **eager)
-    return Narrowed(root, where.bundle, task, said)
+    return trained_once("narrowed", "hippocampus_prox", cases=7, **eager)
 
 
 def whole_supernet(where: Trained) -> SuperNet:
@@ -431,12 +430,13 @@ def whole_supernet(where: Trained) -> SuperNet:
 
 
 @pytest.mark.slow
-def test_a_training_closes_choices_and_says_so(narrowed: Narrowed) -> None:
+def test_a_training_closes_choices_and_says_so(narrowed: Trained) -> None:
     family = TrainedBundle.open(narrowed.bundle).family()
+    said = (narrowed.root / "said").read_text()
     closed = [comparison["dimension"] for comparison in family["monitor"] if comparison["verdict"] == "closed"]
     assert len(closed) == 2 and set(family["closed"]) == set(closed)
-    assert re.findall("ProX closes the last choice of ([a-z_]+): ", narrowed.said) == closed
-    assert narrowed.said.count("ProX monitor: ") == len(family["monitor"])
+    assert re.findall("ProX closes the last choice of ([a-z_]+): ", said) == closed
+    assert said.count("ProX monitor: ") == len(family["monitor"])
     weights = torch.load(narrowed.bundle / "models" / "model.pt", weights_only=True)
     whole = prediction_graph(whole_supernet(narrowed).network).state_dict()
     # The decoder's stages count from the lowest level, so their names shift where that was closed
@@ -449,7 +449,7 @@ def test_a_training_closes_choices_and_says_so(narrowed: Narrowed) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["smallest", "largest"])
-def test_members_of_a_narrowed_family_predict_as_within_the_whole_one(narrowed: Narrowed, tmp_path: Path, name: str) -> None:
+def test_members_of_a_narrowed_family_predict_as_within_the_whole_one(narrowed: Trained, tmp_path: Path, name: str) -> None:
     bundle, supernet = TrainedBundle.open(narrowed.bundle), whole_supernet(narrowed)
     _, subnet = bundle.member(name)
     whole = tmp_path / "models"
@@ -471,12 +471,12 @@ def test_members_of_a_narrowed_family_predict_as_within_the_whole_one(narrowed: 
 
 
 @pytest.mark.slow
-def test_a_narrowed_family_is_evaluated(narrowed: Narrowed) -> None:
+def test_a_narrowed_family_is_evaluated(narrowed: Trained) -> None:
     assert_evaluates(narrowed, "largest")
 
 
 @pytest.mark.slow
-def test_monais_checks_pass_for_a_narrowed_family(narrowed: Narrowed, tmp_path: Path) -> None:
+def test_monais_checks_pass_for_a_narrowed_family(narrowed: Trained, tmp_path: Path) -> None:
     plan = TrainedBundle.open(narrowed.bundle).plan
     check_network(narrowed.bundle, tmp_path, (1, *plan.patch_size), **as_trained(narrowed.bundle))
 
@@ -510,12 +510,9 @@ SHRINKING = {
 
 
 @pytest.fixture(scope="module")
-def shrunk(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def shrunk() -> Trained:
     """Trained by Progressive Shrinking, with all checkpoints."""
-    root = tmp_path_factory.mktemp("shrunk")
-    where = Trained(root, copy_bundles(root) / "hippocampus_prox", write_task(root, "hippocampus_prox"))
-    train(where, where.bundle, extra=("--train#handlers#4#n_saved", "9"), **SHRINKING)
-    return where
+    return trained_once("shrunk", "hippocampus_prox", **SHRINKING, **{"train#handlers#4#n_saved": 9})
 
 
 @pytest.mark.slow

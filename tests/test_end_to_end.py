@@ -1,16 +1,17 @@
-"""From a Decathlon task to stock models by nnU-Net's own commands, on real images, and into an installation without us.
+"""From a Decathlon task to stock models by nnU-Net's own commands, and into an installation without us.
 
-Needs the folder Task04_Hippocampus of the Medical Segmentation Decathlon below the folder that MONAI_PROX_DATA names, and a
-package index for the second environment.
+Twice: on synthetic images with a network that has hardly trained, and in a campaign on real images with an environment that has
+only nnU-Net. The latter needs the folder Task04_Hippocampus of the Medical Segmentation Decathlon below the folder that
+MONAI_PROX_DATA names, and a package index.
 """
 
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,23 +19,52 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from nnunet_task import CUT, FULLRES, Prepared, cut_plans, environment, folders, prepare, run, write_trainers
+from commands import forked, fresh
+from made_once import made_once
+from nnunet_task import (
+    CUT,
+    FULLRES,
+    Prepared,
+    cut_plans,
+    environment,
+    folders,
+    prepare,
+    run,
+    write_trainers,
+)
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from monai_prox.nnunet.model_folder import FINAL
+from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerAdam
-
-pytestmark = pytest.mark.slow
+from monai_prox.phantom import write_phantom_task
 
 TASK = "Task04_Hippocampus"
-CASES = 8
-TRAINER = ["-tr", "ProXTrainerShort"]
+CASES = 5
 QUICK = ["-device", "cpu", "-npp", 1, "-nps", 1, "--disable_tta"]
+# Four levels, of which a member may lack one: with two, nnU-Net has no output left to weigh under deep supervision.
+FEATURES = (4, 8, 16, 16)
+# At most two tiles per axis: those nnU-Net and MONAI lay alike, and a network this weak would show where they do not.
+PATCHES = {"synthetic": (32, 40, 32), "real": (24, 40, 24)}
 OFFLINE = (
     "NewConnectionError",
     "Temporary failure in name resolution",
     "No matching distribution found",
     "Network is unreachable",
 )
+
+
+class ProXTrainerQuick(ProXTrainer):
+    """One epoch per stage of the recipe ``prox``, in seconds, and validated without mirroring."""
+
+    epochs = 5
+    iterations_per_epoch = 2
+    validation_iterations_per_epoch = 1
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802
+        configured = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = None
+        return configured
 
 
 class ProXTrainerShort(ProXTrainerAdam):
@@ -58,9 +88,54 @@ class nnUNetTrainerOneStep(nnUNetTrainer):  # noqa: N801 (nnU-Net's own style)
         self.initial_lr = 0.0
 
 
+# ---------------------------------------------------------------------- without this package
+@dataclass(frozen=True)
+class Stock:
+    """nnU-Net and MONAI where this package is not installed. python: of another environment; None for this one without us."""
+
+    python: Path | None
+
+    def __call__(self, words: Sequence[object], environment: dict[str, str], *, cwd: Path | None = None) -> str:
+        """Standard output of a console script, or of MONAI's ``python -m``, which has to succeed."""
+        module = words[0] == "monai.bundle"
+        if self.python is None:
+            done = forked(words, environment, cwd=cwd, module=module, without=["monai_prox"])
+        else:
+            done = fresh(words, environment, cwd=cwd, python=self.python, launcher=["-m"] if module else [])
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+        return done.stdout
+
+
+def install(folder: Path) -> None:
+    """A new environment with nnU-Net and without us."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    names = ("nnunetv2", "torch", "monai", "pytorch-ignite", "fire")
+    packages = [f"{name}=={version(name).partition('+')[0]}" for name in names]
+    command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode and any(word in done.stderr for word in OFFLINE):
+        pytest.skip(f"the package index cannot be reached: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module", params=["synthetic", pytest.param("real", marks=pytest.mark.slow)])
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def decathlon() -> Path:
-    """The task's folder of real images; without it nothing here runs."""
+def stock(way: str, decathlon: Path) -> Stock:
+    return Stock(None if way == "synthetic" else made_once("stock", install) / "bin" / "python")
+
+
+# ---------------------------------------------------------------------- with this package
+@pytest.fixture(scope="module")
+def decathlon(way: str) -> Path:
+    """A task's folder; without real images nothing of the campaign runs."""
+    if way == "synthetic":
+        return (
+            made_once("end_to_end_task", lambda root: write_phantom_task(root, cases=CASES, test_cases=1)) / "Task990_Phantom"
+        )
     if not os.environ.get("MONAI_PROX_DATA"):
         pytest.skip(f"MONAI_PROX_DATA is not set; it names the folder that has {TASK}")
     task = Path(os.environ["MONAI_PROX_DATA"], TASK).resolve()
@@ -69,32 +144,92 @@ def decathlon() -> Path:
     return task
 
 
-@pytest.fixture(scope="module")
-def installation(
-    decathlon: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[subprocess.Popen[bytes], Path, Path]]:
-    """A new environment with nnU-Net and without us, in the making: its process, its folder, and what pip has to say."""
-    root = tmp_path_factory.mktemp("stock")
-    subprocess.run([sys.executable, "-m", "venv", root / "environment"], check=True)
-    packages = [
-        f"{name}=={version(name).partition('+')[0]}" for name in ("nnunetv2", "torch", "monai", "pytorch-ignite", "fire")
-    ]
-    command = [root / "environment" / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    with (root / "log").open("w") as log:
-        process = subprocess.Popen([*command, *packages], env=environment(), stdout=log, stderr=subprocess.STDOUT)
-    yield process, root / "environment", root / "log"
-    process.kill()
-    process.wait()
-    shutil.rmtree(root / "environment")  # several gigabytes
+@dataclass(frozen=True)
+class Trained:
+    """A dataset in nnU-Net's folders, and what ProXTrainer has made of it."""
+
+    prepared: Prepared
+    trainer: str
+
+    @property
+    def options(self) -> list[str]:
+        return ["-tr", self.trainer]
+
+    @property
+    def ours(self) -> dict[str, str]:
+        """The environment of commands that see our trainer, and load batches in its process: then the seed decides them."""
+        return self.prepared.environment(nnUNet_extTrainer=self.prepared.root / "trainers", nnUNet_n_proc_DA="0")
+
+    @property
+    def theirs(self) -> dict[str, str]:
+        """The environment of commands that have the results of the training, but not the trainers."""
+        return self.prepared.environment()
+
+    @property
+    def model(self) -> Path:
+        """After ``nnUNetv2_train`` of fold 0."""
+        return self.prepared.root / "nnUNet_results" / self.prepared.name / f"{self.trainer}__{CUT}__{FULLRES}"
+
+    @property
+    def images(self) -> Path:
+        """Two of the raw images, in a folder as nnU-Net predicts it."""
+        return self.prepared.root / "images"
+
+    @property
+    def largest_voxels(self) -> dict[str, np.ndarray]:
+        """What ``nnUNetv2_predict`` with our trainer makes of the images: the largest member's segmentations."""
+        return voxels(self.prepared.root / "predicted", self.images)
+
+    @property
+    def coarse(self) -> Path:
+        """The largest member, but for its resolution."""
+        return self.prepared.root / "coarse.json"
+
+    @property
+    def exported(self) -> dict[str, tuple[Path, list[str]]]:
+        """By member, what ``monai-prox export`` has printed: its model folder, and commands that predict with it."""
+        printed = json.loads((self.prepared.root / "exported.json").read_text())
+        return {
+            name: (Path(lines[0]), [line for line in lines if line.startswith("nnUNetv2_predict")])
+            for name, lines in printed.items()
+        }
 
 
-# ---------------------------------------------------------------------- with this package
 @pytest.fixture(scope="module")
-def hippocampus(decathlon: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """The first cases of the task, planned and preprocessed by nnU-Net's commands, with a cut plan beside nnU-Net's."""
-    root = tmp_path_factory.mktemp("hippocampus")
-    task = root / TASK
-    names = sorted(path.name for path in (decathlon / "labelsTr").glob("hippocampus_*.nii.gz"))[:CASES]
+def trained(way: str, decathlon: Path) -> Trained:
+    """Tests add to what is there, and change nothing."""
+    trainer = ProXTrainerQuick if way == "synthetic" else ProXTrainerShort
+    identifier, name = (990, "Dataset990_Phantom") if way == "synthetic" else (4, "Dataset004_Hippocampus")
+
+    def fill(root: Path) -> None:
+        prepare(first_cases(decathlon, root / decathlon.name), root)
+        write_trainers(root / "trainers", trainer)
+        made = Trained(Prepared(root, identifier, name), trainer.__name__)
+        made.prepared.write_plans(cut_plans(made.prepared.plans(), FULLRES, CUT, PATCHES[way], FEATURES))
+        run(["nnUNetv2_train", identifier, FULLRES, 0, *made.options, "-p", CUT, "-device", "cpu"], made.ours)
+        if way == "synthetic":
+            make_decisive(made.model / "fold_0" / FINAL)
+        made.images.mkdir()
+        for image in sorted((root / "nnUNet_raw" / name / "imagesTr").glob("*_0000.nii.gz"))[:2]:
+            (made.images / image.name).symlink_to(image)
+        where = ["-i", made.images, "-o", root / "predicted", "-d", identifier, "-c", FULLRES, "-p", CUT, "-f", 0]
+        run(["nnUNetv2_predict", *where, *made.options, *QUICK], made.ours)
+        members = json.loads((made.model / "fold_0" / "family.json").read_text())["members"]
+        largest = next(member["subnet"] for member in members if member["name"] == "largest")
+        made.coarse.write_text(json.dumps(largest | {"resolution": [0.75]}))
+        printed = {}
+        for member, subnet in {"smallest": "smallest", "middle": "middle", "largest": "largest", "coarse": made.coarse}.items():
+            printed[member] = run(
+                ["monai-prox", "export", made.model, "--subnet", subnet, "--fine-tune"], made.ours
+            ).splitlines()
+        (root / "exported.json").write_text(json.dumps(printed))
+
+    return Trained(Prepared(made_once(f"end_to_end_{way}", fill), identifier, name), trainer.__name__)
+
+
+def first_cases(decathlon: Path, task: Path) -> Path:
+    """A task of links to the first cases of another one."""
+    names = sorted(path.name for path in (decathlon / "labelsTr").glob("[!.]*.nii.gz"))[:CASES]
     for part in ("imagesTr", "labelsTr"):
         (task / part).mkdir(parents=True)
         for name in names:
@@ -102,57 +237,17 @@ def hippocampus(decathlon: Path, tmp_path_factory: pytest.TempPathFactory) -> Pr
     entries = [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names]
     changed = {"numTraining": len(names), "training": entries, "numTest": 0, "test": []}
     (task / "dataset.json").write_text(json.dumps(json.loads((decathlon / "dataset.json").read_text()) | changed))
-    prepared = prepare(task, root)
-    # Four levels, of which a member may lack one: with two, nnU-Net has no output left to weigh under deep supervision.
-    # At most two tiles per axis: those nnU-Net and MONAI lay alike, and a network this weak would show where they do not.
-    prepared.write_plans(cut_plans(prepared.plans(), FULLRES, CUT, (24, 40, 24), (4, 8, 16, 16)))
-    return prepared
+    return task
 
 
-@pytest.fixture(scope="module")
-def ours(hippocampus: Prepared, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of commands that see ProXTrainerShort, and load batches in its process: then the seed decides them."""
-    trainers = write_trainers(tmp_path_factory.mktemp("trainers") / "short", ProXTrainerShort)
-    return hippocampus.environment(nnUNet_extTrainer=trainers, nnUNet_n_proc_DA="0")
-
-
-@pytest.fixture(scope="module")
-def trained(installation: object, hippocampus: Prepared, ours: dict[str, str]) -> Path:
-    """The model folder after ``nnUNetv2_train`` of fold 0; meanwhile the other environment is installed."""
-    run(["nnUNetv2_train", 4, FULLRES, 0, *TRAINER, "-p", CUT, "-device", "cpu"], ours)
-    return hippocampus.root / "nnUNet_results" / "Dataset004_Hippocampus" / f"ProXTrainerShort__{CUT}__{FULLRES}"
-
-
-@pytest.fixture(scope="module")
-def images(hippocampus: Prepared) -> Path:
-    """Two of the raw images, in a folder as nnU-Net predicts it."""
-    folder = hippocampus.root / "images"
-    folder.mkdir()
-    for image in sorted((hippocampus.root / "nnUNet_raw" / hippocampus.name / "imagesTr").glob("*_0000.nii.gz"))[:2]:
-        (folder / image.name).symlink_to(image)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def largest_voxels(trained: Path, ours: dict[str, str], images: Path) -> dict[str, np.ndarray]:
-    """What ``nnUNetv2_predict`` with our trainer makes of the images: the largest member's segmentations."""
-    output = images.with_name("predicted_by_our_trainer")
-    where = ["-i", images, "-o", output, "-d", 4, "-c", FULLRES, "-p", CUT, "-f", 0]
-    run(["nnUNetv2_predict", *where, *TRAINER, *QUICK], ours)
-    return voxels(output, images)
-
-
-@pytest.fixture(scope="module")
-def exported(trained: Path, ours: dict[str, str]) -> dict[str, tuple[Path, list[str]]]:
-    """By member, what ``monai-prox export`` has printed: its model folder, and commands that predict with it."""
-    largest = next(m for m in json.loads((trained / "fold_0" / "family.json").read_text())["members"] if m["name"] == "largest")
-    coarse = trained.parent.parent / "coarse.json"
-    coarse.write_text(json.dumps(largest["subnet"] | {"resolution": [0.75]}))
-    printed = {}
-    for name, subnet in {"smallest": "smallest", "middle": "middle", "largest": "largest", "coarse": coarse}.items():
-        lines = run(["monai-prox", "export", trained, "--subnet", subnet, "--fine-tune"], ours).splitlines()
-        printed[name] = Path(lines[0]), [line for line in lines if line.startswith("nnUNetv2_predict")]
-    return printed
+def make_decisive(file: Path) -> None:
+    """Makes the last layers random: a hardly trained network's classes would tie in half precision."""
+    checkpoint = torch.load(file, weights_only=True)
+    generator = torch.Generator().manual_seed(0)
+    for key, weight in checkpoint["network_weights"].items():
+        if "seg_layers" in key:
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    torch.save(checkpoint, file)
 
 
 def voxels(folder: Path, images: Path) -> dict[str, np.ndarray]:
@@ -171,145 +266,109 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-def test_every_watched_member_is_validated(trained: Path) -> None:
-    family = json.loads((trained / "fold_0" / "family.json").read_text())
+def test_every_watched_member_is_validated(trained: Trained) -> None:
+    family = json.loads((trained.model / "fold_0" / "family.json").read_text())
     assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
     macs = [member["macs"] for member in family["members"]]
     assert macs == sorted(set(macs))
     for member in family["members"]:
         assert set(member["dice"]) == {"mean", "1", "2"}
-    others = {folder.parent.parent.name for folder in (trained / "fold_0" / "members").glob("*/validation/summary.json")}
+    others = {folder.parent.parent.name for folder in (trained.model / "fold_0" / "members").glob("*/validation/summary.json")}
     assert others == {"smallest", "small", "middle", "large"}
 
 
-def test_nnunet_compares_our_trainer_with_others(trained: Path, ours: dict[str, str]) -> None:
+def test_nnunet_compares_our_trainer_with_others(trained: Trained) -> None:
     """Members' own validations do not disturb it."""
     where = ["-c", FULLRES, "-p", CUT, "-f", 0, "-np", 1, "--disable_ensembling"]
-    run(["nnUNetv2_find_best_configuration", 4, *TRAINER, *where], ours)
-    found = json.loads((trained.parent / "inference_information.json").read_text())
+    run(["nnUNetv2_find_best_configuration", trained.prepared.identifier, *trained.options, *where], trained.ours)
+    found = json.loads((trained.model.parent / "inference_information.json").read_text())
     assert found["best_model_or_ensemble"]["selected_model_or_models"] == [
-        {"configuration": FULLRES, "trainer": "ProXTrainerShort", "plans_identifier": CUT}
+        {"configuration": FULLRES, "trainer": trained.trainer, "plans_identifier": CUT}
     ]
-    largest = json.loads((trained / "fold_0" / "validation" / "summary.json").read_text())
-    assert found["all_results"][trained.name] == pytest.approx(largest["foreground_mean"]["Dice"])
+    largest = json.loads((trained.model / "fold_0" / "validation" / "summary.json").read_text())
+    assert found["all_results"][trained.model.name] == pytest.approx(largest["foreground_mean"]["Dice"])
 
 
-def with_folders(command: str, images: Path, output: Path) -> str:
-    return command.replace(" INPUT ", f" {images} ").replace(" OUTPUT", f" {output}")
+def with_folders(command: str, images: Path, output: Path) -> list[str]:
+    return shlex.split(command.replace(" INPUT ", f" {images} ").replace(" OUTPUT", f" {output}"))
 
 
-# ---------------------------------------------------------------------- without this package
-@pytest.fixture(scope="module")
-def stock(installation: tuple[subprocess.Popen[bytes], Path, Path]) -> Path:
-    """The interpreter of the new environment."""
-    process, folder, log = installation
-    said = "" if process.wait() == 0 else log.read_text()
-    if any(word in said for word in OFFLINE):
-        pytest.skip(f"the package index cannot be reached: {said.splitlines()[-1]}")
-    assert process.returncode == 0, said
-    return folder / "bin" / "python"
-
-
-@pytest.fixture(scope="module")
-def theirs(hippocampus: Prepared) -> dict[str, str]:
-    """The environment of commands that have the results of the training, but not the trainers."""
-    return hippocampus.environment()
-
-
-def test_the_other_environment_is_without_us(stock: Path, theirs: dict[str, str], tmp_path: Path) -> None:
-    missing = "import importlib.util, nnunetv2; print(importlib.util.find_spec('monai_prox'), nnunetv2.__path__[0])"
-    found, nnunet = run(["python", "-c", missing], theirs, python=stock, cwd=tmp_path).split()
-    assert found == "None"
-    assert Path(nnunet).is_relative_to(stock.parent.parent)
-    assert not list(Path(nnunet, "training").rglob("*prox*"))
+# ---------------------------------------------------------------------- where this package is not installed
+def test_the_other_installation_is_without_us(stock: Stock, trained: Trained) -> None:
+    with pytest.raises((AssertionError, FileNotFoundError)):
+        stock(["monai-prox", "--help"], trained.theirs)
+    if stock.python is not None:
+        (nnunet,) = stock.python.parents[1].glob("lib/python*/site-packages/nnunetv2")
+        assert not list((nnunet / "training").rglob("*prox*"))
 
 
 @pytest.mark.parametrize(("name", "command"), [("largest", 1), ("middle", 1), ("coarse", 0)])
 def test_stock_nnunet_predicts_with_an_exported_member(
-    name: str,
-    command: int,
-    exported: dict[str, tuple[Path, list[str]]],
-    largest_voxels: dict[str, np.ndarray],
-    stock: Path,
-    theirs: dict[str, str],
-    images: Path,
-    tmp_path: Path,
+    name: str, command: int, trained: Trained, stock: Stock, tmp_path: Path
 ) -> None:
     """By the very commands that the export has printed; the largest predicts what our trainer's checkpoint does."""
-    commands = [shlex.split(with_folders(command, images, tmp_path / "output")) for command in exported[name][1]]
+    commands = [with_folders(line, trained.images, tmp_path / "output") for line in trained.exported[name][1]]
     assert [words[0] for words in commands] == ["nnUNetv2_predict_from_modelfolder", "nnUNetv2_predict"]
-    run([*commands[command], *QUICK], theirs, python=stock, cwd=tmp_path)
-    assert same(voxels(tmp_path / "output", images), largest_voxels) == (name == "largest")
-    assert any(len(np.unique(segmentation)) > 1 for segmentation in largest_voxels.values())  # there is something to differ
+    stock([*commands[command], *QUICK], trained.theirs, cwd=tmp_path)
+    assert same(voxels(tmp_path / "output", trained.images), trained.largest_voxels) == (name == "largest")
+    assert any(
+        len(np.unique(segmentation)) > 1 for segmentation in trained.largest_voxels.values()
+    )  # there is something to differ
 
 
 @pytest.mark.parametrize("name", ["largest", "coarse"])
 @pytest.mark.parametrize("format", ["bundle", "onnx"])
 def test_an_exported_bundle_or_file_predicts_as_nnunet_does(
-    format: str,
-    name: str,
-    trained: Path,
-    exported: dict[str, tuple[Path, list[str]]],
-    ours: dict[str, str],
-    stock: Path,
-    theirs: dict[str, str],
-    images: Path,
-    tmp_path: Path,
+    format: str, name: str, trained: Trained, stock: Stock, tmp_path: Path
 ) -> None:
     """MONAI's own command where this package is not installed, or ours, against stock nnU-Net's with the same member."""
-    subnet = trained.parent.parent / "coarse.json" if name == "coarse" else name
+    subnet = trained.coarse if name == "coarse" else name
     model, output = tmp_path / f"model.{format}", tmp_path / format
-    run(["monai-prox", "export", trained, "--subnet", subnet, "--format", format, "--output", model], ours)
+    run(["monai-prox", "export", trained.model, "--subnet", subnet, "--format", format, "--output", model], trained.ours)
     if format == "bundle":
         bundle = ["--config_file", model / "configs" / "inference.json", "--bundle_root", model]
-        where = ["--dataset_dir", images, "--output_dir", output]
-        run(["python", "-m", "monai.bundle", "run", *bundle, *where], theirs, python=stock, cwd=tmp_path)
+        where = ["--dataset_dir", trained.images, "--output_dir", output]
+        stock(["monai.bundle", "run", *bundle, *where], trained.theirs, cwd=tmp_path)
     else:
-        run(["monai-prox", "predict", model, "-i", images, "-o", output], ours)
-    command = with_folders(exported[name][1][0], images, tmp_path / "nnunet")
-    run([*shlex.split(command), *QUICK], theirs, python=stock, cwd=tmp_path)
-    found, nnunet = voxels(output, images), voxels(tmp_path / "nnunet", images)
+        run(["monai-prox", "predict", model, "-i", trained.images, "-o", output], trained.ours)
+    command = with_folders(trained.exported[name][1][0], trained.images, tmp_path / "nnunet")
+    stock([*command, *QUICK], trained.theirs, cwd=tmp_path)
+    found, nnunet = voxels(output, trained.images), voxels(tmp_path / "nnunet", trained.images)
     assert min(np.mean(found[case] == nnunet[case]) for case in nnunet) >= 0.999
     assert any(len(np.unique(segmentation)) > 1 for segmentation in nnunet.values())
 
 
-def test_an_exported_member_travels_in_a_zip(
-    exported: dict[str, tuple[Path, list[str]]],
-    largest_voxels: dict[str, np.ndarray],
-    stock: Path,
-    theirs: dict[str, str],
-    images: Path,
-    tmp_path: Path,
-) -> None:
+def test_an_exported_member_travels_in_a_zip(trained: Trained, stock: Stock, tmp_path: Path) -> None:
     """To another machine, which has nothing of the dataset."""
-    plans = exported["largest"][0].name.split("__")[1]
+    plans = trained.exported["largest"][0].name.split("__")[1]
     archive = tmp_path / "model.zip"
-    run(["nnUNetv2_export_model_to_zip", "-d", 4, "-o", archive, "-c", FULLRES, "-f", 0, "-p", plans], theirs, python=stock)
+    where = ["-d", trained.prepared.identifier, "-o", archive, "-c", FULLRES, "-f", 0, "-p", plans]
+    stock(["nnUNetv2_export_model_to_zip", *where], trained.theirs)
     elsewhere = environment(**folders(tmp_path / "elsewhere"))
-    run(["nnUNetv2_install_pretrained_model_from_zip", archive], elsewhere, python=stock)
-    command = with_folders(exported["largest"][1][1], images, tmp_path / "output")
-    run([*shlex.split(command), *QUICK], elsewhere, python=stock)
-    assert same(voxels(tmp_path / "output", images), largest_voxels)
+    stock(["nnUNetv2_install_pretrained_model_from_zip", archive], elsewhere)
+    command = with_folders(trained.exported["largest"][1][1], trained.images, tmp_path / "output")
+    stock([*command, *QUICK], elsewhere)
+    assert same(voxels(tmp_path / "output", trained.images), trained.largest_voxels)
 
 
-def test_stock_nnunet_fine_tunes_an_exported_member(
-    exported: dict[str, tuple[Path, list[str]]], hippocampus: Prepared, stock: Path, tmp_path: Path
-) -> None:
+def test_stock_nnunet_fine_tunes_an_exported_member(trained: Trained, stock: Stock, tmp_path: Path) -> None:
     """It preprocesses at the member's resolution, and starts from the member's weights."""
-    plans = exported["smallest"][0].name.split("__")[1]
+    prepared, folder = trained.prepared, trained.exported["smallest"][0]
+    plans = folder.name.split("__")[1]
     trainers = write_trainers(tmp_path / "trainers", nnUNetTrainerOneStep)
-    env = hippocampus.environment(nnUNet_extTrainer=trainers)
-    run(["nnUNetv2_preprocess", "-d", 4, "-plans_name", plans, "-c", FULLRES, "-np", 1], env, python=stock)
-    weights = exported["smallest"][0] / "fold_0" / "checkpoint_final.pth"
-    command = ["nnUNetv2_train", 4, FULLRES, 0, "-tr", "nnUNetTrainerOneStep", "-p", plans, "-pretrained_weights", weights]
-    run([*command, "-device", "cpu"], env, python=stock)
+    env = prepared.environment(nnUNet_extTrainer=trainers)
+    stock(["nnUNetv2_preprocess", "-d", prepared.identifier, "-plans_name", plans, "-c", FULLRES, "-np", 1], env)
+    weights = folder / "fold_0" / FINAL
+    command = ["nnUNetv2_train", prepared.identifier, FULLRES, 0, "-tr", "nnUNetTrainerOneStep", "-p", plans]
+    # nnU-Net's search imports all trainers of its package, and with them those that our installation has put there
+    (stock if stock.python else run)([*command, "-pretrained_weights", weights, "-device", "cpu"], env)
 
-    fold = hippocampus.root / "nnUNet_results" / hippocampus.name / f"nnUNetTrainerOneStep__{plans}__{FULLRES}" / "fold_0"
+    fold = prepared.root / "nnUNet_results" / prepared.name / f"nnUNetTrainerOneStep__{plans}__{FULLRES}" / "fold_0"
     assert (fold / "validation" / "summary.json").is_file()
     (log,) = fold.glob("training_log_*.txt")
     assert "train_loss nan" not in log.read_text()
     before = torch.load(weights, weights_only=True)["network_weights"]
-    after = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    after = torch.load(fold / FINAL, weights_only=False)["network_weights"]
     assert before.keys() == after.keys()
     taken = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in before if ".seg_layers." not in name} <= taken  # those nnU-Net never takes over

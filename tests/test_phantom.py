@@ -2,13 +2,15 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from commands import call
+from nnunet_task import environment, folders
+from nnunetv2.dataset_conversion.convert_MSD_dataset import convert_msd_dataset
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from scipy import ndimage
 
 from monai_prox import phantom
@@ -242,24 +244,13 @@ def test_wrong_arguments(tmp_path: Path, arguments: dict, message: str) -> None:
     assert not (tmp_path / "never").exists()
 
 
-CONVERT = """
-import os, sys
-from nnunetv2.dataset_conversion.convert_MSD_dataset import convert_msd_dataset
-from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-convert_msd_dataset(sys.argv[1], num_processes=1)
-verify_dataset_integrity(os.path.join(os.environ["nnUNet_raw"], "Dataset990_Phantom"), num_processes=1)
-"""
+def convert(task: Path) -> None:
+    convert_msd_dataset(str(task), num_processes=1)
+    verify_dataset_integrity(str(Path(os.environ["nnUNet_raw"], "Dataset990_Phantom")), num_processes=1)
 
 
 def test_nnunet_converts_and_accepts_the_task(task: Path, tmp_path: Path) -> None:
-    pytest.importorskip("nnunetv2")
-    # In another process, because nnU-Net reads its folders from the environment once, when it is imported.
-    folders = {name: str(tmp_path / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    for folder in folders.values():
-        Path(folder).mkdir()
-    command = [sys.executable, "-c", CONVERT, str(task)]
-    done = subprocess.run(command, env={**os.environ, **folders}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    call(convert, task, environment=environment(**folders(tmp_path)))
     converted = tmp_path / "nnUNet_raw" / "Dataset990_Phantom"
     assert sorted(file.name for file in (converted / "imagesTr").iterdir()) == [
         f"phantom_{i:03d}_0000.nii.gz" for i in range(1, CASES + 1)

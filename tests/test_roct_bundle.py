@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 from bundle_checks import REQUIRED, check_network, check_zoo_rules, config, schema, targets
-from bundle_commands import BUNDLES, ROOT, arguments, copy_bundles, monai
+from bundle_commands import BUNDLES, ROOT, arguments, copy_bundles, monai, torchrun
 from equality import equal
+from made_once import made_once
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from typer.testing import CliRunner
 
@@ -81,13 +83,17 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained() -> Trained:
     """A copy of the bundle, trained by MONAI's command from the folder that has ``bundles`` in it."""
-    root = tmp_path_factory.mktemp("roct")
-    bundle = copy_bundles(root) / "roct_prox"
-    scans = write_phantom_scans(root, patients={"train": 4, "val": 2, "test": 2}, size=(64, 64))
-    monai(["run", "--config_file", TRAIN, *arguments(TINY | {"dataset_dir": scans})], cwd=root)
-    return Trained(root, bundle, scans)
+
+    def fill(root: Path) -> None:
+        copy_bundles(root)
+        scans = write_phantom_scans(root, patients={"train": 4, "val": 2, "test": 2}, size=(64, 64))
+        monai(["run", "--config_file", TRAIN, *arguments(TINY | {"dataset_dir": scans})], cwd=root)
+
+    root = made_once("roct", fill)
+    (scans,) = (path for path in root.iterdir() if path.name != "bundles")
+    return Trained(root, root / "bundles" / "roct_prox", scans)
 
 
 @pytest.mark.slow
@@ -123,28 +129,20 @@ def test_evaluation_on_the_trainings_validation_repeats_it(trained: Trained) -> 
 
 @pytest.mark.slow
 def test_another_member_gets_its_statistics_when_it_is_evaluated(trained: Trained, tmp_path: Path) -> None:
-    bundle = TrainedBundle.open(trained.bundle)
+    own = replace(trained, bundle=Path(shutil.copytree(trained.bundle, tmp_path / "bundle")))  # its statistics are added to
+    bundle = TrainedBundle.open(own.bundle)
     space = bundle.network_family.space
     subnet = space.narrow({"depth": 1, "kernel": 1}).largest()
     (tmp_path / "own.json").write_text(json.dumps({"subnet": subnet.to_json()}))
     with pytest.raises(ProXError, match="give --dataset, the folder of scans"):
         classification_of(bundle, str(tmp_path / "own.json"))
-    evaluate(trained, tmp_path / "own.json")
+    evaluate(own, tmp_path / "own.json")
     assert classification_of(bundle, str(tmp_path / "own.json")).name == "own"
 
 
 def table(path: Path) -> list[list[str]]:
     with path.open(newline="") as file:
         return list(csv.reader(file))
-
-
-# Runs a module where this package is not to be found
-WITHOUT_US = """
-import runpy, sys
-sys.modules["monai_prox"] = None
-del sys.argv[0]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
 
 
 @pytest.mark.slow
@@ -157,8 +155,8 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
     alone = write_bundle(classification_of(TrainedBundle.open(trained.bundle), name), tmp_path / name)
     options = {"dataset_dir": images, "output_dir": tmp_path / "alone"}
     command = ["run", "--config_file", "configs/inference.json", *arguments(options)]
-    monai(command, cwd=alone, launcher=("-c", WITHOUT_US))
-    refused = monai(command, cwd=trained.bundle, launcher=("-c", WITHOUT_US), check=False)  # the family's needs us
+    monai(command, cwd=alone, without=["monai_prox"])
+    refused = monai(command, cwd=trained.bundle, without=["monai_prox"], check=False)  # the family's needs us
     assert refused.returncode != 0 and "monai_prox" in refused.stderr
     header, *within = table(tmp_path / "within" / "predictions.csv")
     assert header == ["image", "class", *CLASSES] and [row[0] for row in within] == sorted(map(str, images.iterdir()))
@@ -319,9 +317,8 @@ def test_two_processes_train_one_supernet(trained: Trained, tmp_path: Path) -> N
     (tmp_path / "leave.json").write_text(json.dumps({"run": ["$@train#trainer.run()", weights]}))
     files = [f"bundles/roct_prox/configs/{name}.json" for name in ("train", "multi_gpu_train")]
     places = {"dataset_dir": trained.scans, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
     command = ["run", "--config_file", str([*files, str(tmp_path / "leave.json")]), *arguments(TINY | places)]
-    said = monai(command, cwd=trained.root, launcher=launcher).stdout
+    said = torchrun(2, command, cwd=trained.root)
     ranks = [torch.load(tmp_path / "models" / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(map(torch.equal, *ranks))
     assert said.count("Epoch[5] Metrics") == 1 and "val_accuracy_largest" in said

@@ -5,7 +5,7 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from datetime import timedelta
@@ -19,6 +19,7 @@ import pytest
 import torch
 from architectures import randomise_norms
 from equality import equal
+from made_once import made_once
 from nnunet_task import (
     BARE_DATASET,
     CUT,
@@ -107,18 +108,20 @@ def stop_in(trainer: Any, epoch: int) -> None:
 
 
 @pytest.fixture(scope="module", params=["prox", "prox_paper"])
-def uninterrupted(
-    request: pytest.FixtureRequest, phantom: Prepared, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def uninterrupted(request: pytest.FixtureRequest, phantom: Prepared) -> tuple[dict[str, Any], dict[str, Any]]:
     """Plans that ask for a recipe, and all that a training by them makes."""
     asked = {"prox": PAPER} if request.param == "prox_paper" else {}
     plans = cut_plans(phantom.plans(), FULLRES, CUT, PATCH, **asked)
-    with training_on(phantom, tmp_path_factory.mktemp("uninterrupted")):
-        trainer = make_trainer(plans, phantom.dataset(), cls=SixEpochs)
-        torch.manual_seed(1)  # what was drawn before the training is nothing to it
-        trainer.run_training()
-    assert trainer.recipe_name == request.param
-    return plans, everything(trainer)
+
+    def fill(folder: Path) -> None:
+        with training_on(phantom, folder):
+            trainer = make_trainer(plans, phantom.dataset(), cls=SixEpochs)
+            torch.manual_seed(1)  # what was drawn before the training is nothing to it
+            trainer.run_training()
+        assert trainer.recipe_name == request.param
+        torch.save(everything(trainer), folder / "everything.pt")
+
+    return plans, torch.load(made_once(f"uninterrupted_{request.param}", fill) / "everything.pt", weights_only=False)
 
 
 @pytest.mark.slow
@@ -875,13 +878,16 @@ def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepare
 
 # ---------------------------------------------------------------------- a whole training by nnU-Net's command
 @pytest.fixture(scope="module")
-def trained(phantom: Prepared, tiny_trainers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained(phantom: Prepared, tiny_trainers: Path) -> Path:
     """The model folder after ``nnUNetv2_train``, whose family has two members."""
-    results = tmp_path_factory.mktemp("results")
-    phantom.write_plans(cut_plans(phantom.plans(), FULLRES, "nnUNetPlansTwo", PATCH, prox={"space": TWO_MEMBERS}))
-    env = phantom.environment(nnUNet_results=results, nnUNet_extTrainer=tiny_trainers)
-    run(["nnUNetv2_train", 990, FULLRES, 0, "-tr", "ProXTrainerTiny", "-p", "nnUNetPlansTwo", "-device", "cpu"], env)
-    yield results / phantom.name / f"ProXTrainerTiny__nnUNetPlansTwo__{FULLRES}"
+    plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlansTwo", PATCH, prox={"space": TWO_MEMBERS})
+
+    def fill(results: Path) -> None:
+        phantom.write_plans(plans)
+        env = phantom.environment(nnUNet_results=results, nnUNet_extTrainer=tiny_trainers)
+        run(["nnUNetv2_train", 990, FULLRES, 0, "-tr", "ProXTrainerTiny", "-p", "nnUNetPlansTwo", "-device", "cpu"], env)
+
+    return made_once("trained_by_nnunet", fill) / phantom.name / f"ProXTrainerTiny__nnUNetPlansTwo__{FULLRES}"
 
 
 @pytest.mark.slow

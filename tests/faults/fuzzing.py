@@ -1,4 +1,4 @@
-"""How tests draw random cases: the same ones in every run, others where MONAI_PROX_FUZZ_SEED gives a number."""
+"""How tests draw random cases: the same ones in every run, others if MONAI_PROX_FUZZ_SEED gives a number."""
 
 import os
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 
+CAMPAIGN = settings.get_profile("campaign").max_examples
 SEED = os.environ.get("MONAI_PROX_FUZZ_SEED")
 
 texts = st.one_of(st.text(max_size=6), st.sampled_from(["", "1", "../../x", "/etc", "largest", "prox", "a\0b", "\n"]))
@@ -24,9 +25,9 @@ plain_data = st.recursive(
 
 
 def cases(count: int) -> Callable[[Any], Any]:
-    """Decorates a test to run with ``count`` cases."""
+    """Decorates a test to run with ``count`` cases in a campaign, and with a twentieth of them otherwise."""
     given = settings(
-        max_examples=count,
+        max_examples=max(3, count * settings.default.max_examples // CAMPAIGN),
         derandomize=SEED is None,
         database=None,
         suppress_health_check=list(HealthCheck),

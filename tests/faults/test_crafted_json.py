@@ -276,7 +276,6 @@ def use_trained(path: Path) -> None:
     source.describe(*source.member("smallest"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plans.json", "dataset.json", "fold_0/family.json", "fold_0/validation/summary.json"])
 @given(st.data())
 @cases(150)

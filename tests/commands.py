@@ -1,0 +1,135 @@
+"""Commands as a shell runs them, without their start-up.
+
+A command is a process of its own, with its own environment, folder, standard streams and exit code. But it is forked from a
+process that has imported what the commands import, which takes longer than most of what they do. ``fresh`` starts a new Python
+instead, for tests of the start itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import runpy
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SECONDS = 600  # that a command may take
+IMPORTED = [
+    "fire",
+    "ignite.metrics",
+    "matplotlib.pyplot",
+    "monai.bundle.scripts",
+    "monai.handlers",
+    "monai_prox.bundle",
+    "monai_prox.cli",
+    "monai_prox.export.bundle",
+    "monai_prox.export.onnx_file",
+    "monai_prox.nnunet.trainer",
+    "nibabel",
+    "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints",
+    "nnunetv2.inference.predict_from_raw_data",
+    "nnunetv2.run.run_training",
+    "scipy.ndimage",
+    "skimage.transform",
+    "torch.utils.tensorboard",
+]
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORK = multiprocessing.get_context("fork")
+multiprocessing.set_forkserver_preload(IMPORTED)
+
+
+def fresh(
+    words: Sequence[object],
+    environment: Mapping[str, str],
+    *,
+    cwd: Path | None = None,
+    python: Path | str = sys.executable,
+    launcher: Sequence[str] = (),
+) -> subprocess.CompletedProcess[str]:
+    """A command in a new Python: a console script that lies beside ``python``, or what ``launcher`` starts, e.g. ("-m",)."""
+    started = [python, *launcher, *words] if launcher else [Path(python).parent / str(words[0]), *words[1:]]
+    line = list(map(str, started))
+    return subprocess.run(line, cwd=cwd, env=dict(environment), capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+def forked(
+    words: Sequence[object],
+    environment: Mapping[str, str],
+    *,
+    cwd: Path | None = None,
+    module: bool = False,
+    without: Collection[str] = (),
+) -> subprocess.CompletedProcess[str]:
+    """A console script, or with ``module`` what ``python -m`` runs.
+
+    without: packages that the command does not find, as if they were not installed.
+    """
+    line = [str(word) for word in words]
+    return _apart(line, partial(_main, line, module, tuple(without)), environment, cwd)
+
+
+def call(function: Callable[..., object], *arguments: Any, environment: Mapping[str, str]) -> None:
+    """Calls a function of a module in a process of its own, which has to succeed."""
+    done = _apart([function.__name__], partial(function, *arguments), environment, None)
+    assert done.returncode == 0, f"{function.__name__} failed:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+
+
+def _apart(
+    line: list[str], main: Callable[[], object], environment: Mapping[str, str], cwd: Path | None
+) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        process = FORKSERVER.Process(target=_run, args=(main, dict(environment), cwd or Path.cwd(), Path(folder)))
+        process.start()
+        process.join(SECONDS)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(line, SECONDS)
+        out, err = (Path(folder, name).read_text() for name in ("stdout", "stderr"))
+        assert process.exitcode is not None
+        return subprocess.CompletedProcess(line, process.exitcode, out, err)
+
+
+def _run(main: Callable[[], object], environment: dict[str, str], cwd: Path, folder: Path) -> None:
+    for stream, name in ((1, "stdout"), (2, "stderr")):
+        with Path(folder, name).open("wb") as file:
+            os.dup2(file.fileno(), stream)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    if "PYTHONWARNINGS" in environment:
+        warnings.simplefilter(environment["PYTHONWARNINGS"])  # type: ignore[arg-type]
+    torch.set_num_threads(1)
+    torch.set_num_threads = lambda _: None  # nnU-Net's commands take all cores, and on tiny layers threads wait for each other
+    random.seed()  # a new Python draws others than the last one
+    np.random.seed()
+    multiprocessing.get_context = lambda method=None: FORK  # type: ignore[assignment, misc, return-value]  # nnU-Net's pools
+    try:
+        main()
+    except SystemExit:
+        raise
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # multiprocessing would leave out one that was replaced
+        sys.exit(1)
+
+
+def _main(line: list[str], module: bool, without: Collection[str]) -> None:
+    for name in [*sys.modules, *without]:
+        if name.partition(".")[0] in without:
+            sys.modules[name] = None  # type: ignore[assignment]
+    sys.argv = line
+    if module:
+        runpy.run_module(line[0], run_name="__main__", alter_sys=True)
+    else:
+        (script,) = entry_points(group="console_scripts", name=line[0])
+        sys.exit(script.load()())
