@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import FLAT, batch, randomise_norms, segmentation_loss, unet_family
-from ranks import together
+from ranks import in_threads, together
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
@@ -847,6 +847,25 @@ def test_an_interrupted_run_continues_bit_for_bit(
             assert not torch.equal(matrix, torch.eye(len(matrix)))
 
 
+def test_a_warm_up_goes_on_where_it_was() -> None:
+    """It counts the updates since its stage has opened, so both numbers have to come back."""
+    engine, again = engine_of(WARM, 6), engine_of(WARM, 6)
+    updates, more = sgd(engine), sgd(again)
+    engine.guard(updates)
+    again.guard(more)
+    engine.begin_epoch(0)
+    for _ in range(16):
+        updates.step()
+    engine.begin_epoch(2)
+    for number in range(1, 4):
+        updates.step()
+        assert engine.warmth == number / 4
+        again.load_state_dict(engine.state_dict())
+        assert again.warmth == number / 4
+    more.step()
+    assert again.warmth == 1
+
+
 def test_keeping_weights_is_resumed() -> None:
     engine, again = engine_of(prox), engine_of(prox)
     engine.keep_weights = True
@@ -876,6 +895,34 @@ def test_a_stage_that_opens_no_member_is_refused() -> None:
 
 
 # ---------------------------------------------------------------------- several ranks
+def test_parts_of_a_batch_in_several_ranks_have_the_gradients_of_the_whole() -> None:
+    """All of them, in every rank, and no rank is left with those of its own part."""
+    engines = [engine_of((SANDWICH,)) for _ in range(3)]
+    *ranks, alone = engines
+    for engine in engines:
+        engine.supernet.double()
+        engine.begin_epoch(0)
+    x, target = batch(0, size=4)
+
+    def step(engine: Engine, part: slice) -> Tensor:
+        return engine.step(x[part].double(), target[part], epoch=0, step=3).loss
+
+    losses = in_threads(2, lambda rank: step(ranks[rank], slice(2 * rank, 2 * rank + 2)))
+    whole = step(alone, slice(4))
+    torch.testing.assert_close(sum(losses) / 2, whole)
+    for name, gradient in gradients(ranks[0]).items():
+        assert torch.equal(gradient, gradients(ranks[1])[name]), name
+    assert_equal_gradients(gradients(ranks[0]), gradients(alone))
+
+
+def test_all_ranks_begin_with_the_first_ones_weights() -> None:
+    engines = [engine_of((SANDWICH,), weights=weights) for weights in (0, 1, 0)]
+    *ranks, first = engines
+    in_threads(2, lambda rank: ranks[rank].broadcast())
+    for engine in ranks:
+        assert_equal_weights(engine, first)
+
+
 def _rank(rank: int) -> dict[str, Tensor]:
     engine = engine_of((SANDWICH,))
     engine.begin_epoch(0)
