@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from monai_prox import cost
 from monai_prox.families.mobilenet import MobileNetFamily
 from monai_prox.families.unet import UNetChoices
 from monai_prox.probes import choose_probes
+from monai_prox.runtime.sliding_window import starts
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
 
@@ -200,6 +202,28 @@ def test_every_member_costs_between_the_smallest_and_the_largest(kind: str) -> N
     low, high = costs(space.smallest()), costs(space.largest())
     for _ in range(20):
         assert all(a <= b <= c for a, b, c in zip(low, costs(space.sample(generator)), high, strict=True))
+
+
+# ---------------------------------------------------------------------- tiles
+@pytest.mark.parametrize(
+    ("image", "patch", "count"),
+    [
+        ((8, 8, 8), (8, 8, 8), 1),
+        ((3, 5, 8), (8, 8, 8), 1),  # smaller than the patch
+        ((8, 8, 9), (8, 8, 8), 2),  # a voxel more
+        ((8, 12, 13), (8, 8, 8), 1 * 2 * 3),  # half a patch more, and half a patch and a voxel
+        ((16, 24, 40), (8, 8, 8), 3 * 5 * 9),
+        ((5, 8, 12), (8, 8), 5 * 1 * 2),  # on every slice
+        ((5, 8, 12), (1, 8, 8), 5 * 1 * 2),
+        ((9,), (7,), 2),
+    ],
+)
+def test_tiles_lie_half_a_patch_apart_at_most(image: tuple[int, ...], patch: tuple[int, ...], count: int) -> None:
+    assert cost.tiles(image, patch) == count
+    assert cost.tiles(image, patch, mirrored=2) == 4 * count
+    sides = (1, *patch) if len(patch) < len(image) else patch
+    laid = prod(len(starts(max(length, side), side)) for length, side in zip(image, sides, strict=True))
+    assert laid == count, "as many as prediction on a device lays"
 
 
 # ---------------------------------------------------------------------- probes

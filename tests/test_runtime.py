@@ -15,6 +15,7 @@ import onnx
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunet_task import BARE_DATASET, TWO_MEMBERS, bare_model, bare_plans, device_file
@@ -186,6 +187,16 @@ def test_tiles_are_laid_and_weighed_as_nnunets(patch: tuple[int, ...], shape: tu
     # In the outermost corners nnU-Net's weights underflow; elsewhere both sum halves, in another order.
     assert np.mean(np.abs(found.astype(np.float32) - expected) < 0.02) > 0.995
     np.testing.assert_allclose(found[0].astype(np.float32), image[0], atol=0.01)  # the weights of all tiles add up to 1
+
+
+def test_of_an_odd_border_one_voxel_more_lies_behind() -> None:
+    """As nnU-Net pads, on every axis: 3 voxels are missing on the first, 2 on the second and 1 on the third."""
+    image, seen = np.arange(1, 9, dtype=np.float32).reshape(1, 2, 2, 2), list[np.ndarray]()
+    found = sliding_window(image, (5, 4, 3), 1, lambda x: seen.append(x) or x)
+    (tile,) = seen
+    np.testing.assert_array_equal(tile, np.pad(image[None], [(0, 0), (0, 0), (1, 2), (1, 1), (0, 1)]))
+    np.testing.assert_array_equal(tile[0], pad_nd_image(image, (5, 4, 3)))
+    np.testing.assert_array_equal(found, image)
 
 
 # ---------------------------------------------------------------------- the file
