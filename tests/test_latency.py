@@ -62,6 +62,19 @@ def test_noise_shows_in_the_held_out_error_and_measured_members_keep_their_time(
     assert device.name.endswith("2 threads, made up")
 
 
+def test_a_held_out_error_is_of_members_that_the_prediction_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of members with the same features and times t, one weight w is left, w = sum(1 / t) / sum(1 / t ** 2).
+
+    Of 1, 1 and 2 ms the others predict 1.5 / 1.25 = 1.2 ms for the first two, and 1 ms for the last: the errors are 0.2, 0.2
+    and 0.5.
+    """
+    monkeypatch.setattr("monai_prox.latency.device.features", lambda *_: np.ones(1))
+    members = [UNET.space.sample(random.Random(seed)) for seed in range(4)]
+    device = Device(UNET, SIZE, "made up", dict(zip(members, (1.0, 1.0, 2.0), strict=False)))
+    assert device.held_out_error == pytest.approx(0.2)
+    assert device.latency_ms(members[3]) == pytest.approx(2.5 / 2.25), "predicted from all three"
+
+
 def test_the_members_to_measure_span_the_family() -> None:
     members = choose_members(UNET, SIZE)
     macs = [cost.macs(UNET, subnet, SIZE) for subnet in members]
