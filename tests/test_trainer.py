@@ -3,6 +3,7 @@
 import errno
 import json
 import pickle
+import random
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import randomise_norms
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from equality import equal
 from made_once import made_once
 from nnunet_task import (
@@ -38,6 +40,7 @@ from nnunet_task import (
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.run.run_training import maybe_load_checkpoint
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -45,8 +48,10 @@ from monai_prox import cost
 from monai_prox.errors import ProXError
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.nnunet.checkpoint import load_checkpoint
+from monai_prox.nnunet.loader_process import EndWithTraining
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.open_part import ENTRY
+from monai_prox.nnunet.trainer import AnyLevelsLoss
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainerPaper
 from monai_prox.probes import choose_probes
 from monai_prox.report import count, plot_progress
@@ -253,6 +258,98 @@ def test_the_second_step_of_a_cascade_is_refused(bare: Path) -> None:
     plans["continue_training"] = False
     with pytest.raises(ProXError, match=r"3d_cascade_fullres is the second step of a cascade.*train 3d_fullres"):
         ProXTrainerTiny(plans, "3d_cascade_fullres", 0, BARE_DATASET, torch.device("cpu"))
+
+
+def test_the_lowest_output_has_no_weight_or_with_several_processes_next_to_none() -> None:
+    """For members of any number of outputs: DistributedDataParallel waits for a gradient of each."""
+
+    def weights(outputs: int, last: float) -> list[float]:
+        nnunets = np.array([1, 0.5, last])  # for three targets
+        loss = AnyLevelsLoss(DeepSupervisionWrapper(lambda output, _: output, nnunets / nnunets.sum()))
+        return [float(loss(list(row), [0.0] * 3)) for row in np.eye(outputs)]
+
+    assert weights(3, 0) == pytest.approx([2 / 3, 1 / 3, 0])
+    assert weights(2, 0) == [1, 0]
+    assert weights(3, 1e-6) == pytest.approx([2 / 3, 1 / 3, 1e-6 / 1.5], rel=1e-5)
+    first, last = weights(2, 1e-6)
+    assert 0 < last <= 1e-6 and first + last == pytest.approx(1, abs=1e-12)
+    for epsilon in (0, 1e-6, np.nan):
+        assert weights(1, epsilon) == [1]
+
+
+def test_an_epoch_draws_by_its_number_seed_fold_and_rank(bare: Path) -> None:
+    def drawn(*, epoch: int = 1, seed: int = 0, fold: int = 0, rank: int = 0) -> tuple[float, float, float]:
+        trainer = make_trainer(bare_plans(prox=FEW), fold=fold)
+        trainer.initialize()
+        trainer.seed, trainer.local_rank, trainer.current_epoch = seed, rank, epoch
+        trainer.on_train_epoch_start()
+        return random.random(), np.random.random(), torch.rand(()).item()
+
+    seen = [drawn(), *(drawn(**{name: 2}) for name in ("epoch", "seed", "fold", "rank"))]
+    assert drawn() == seen[0]
+    for numbers in zip(*seen, strict=True):
+        assert len(set(numbers)) == len(seen)
+
+
+def test_checkpoint_best_is_the_best_of_the_stage(bare: Path) -> None:
+    """Each stage begins without one: the smaller family before is no candidate."""
+    trainer = make_trainer(bare_plans(prox=FEW))
+    trainer.initialize()
+    best = []
+    for epoch in range(trainer.num_epochs):
+        trainer.current_epoch, trainer._best_ema = epoch, 0.9
+        trainer.on_train_epoch_start()
+        best.append(trainer._best_ema)
+    assert trainer.engine.schedule.starts == (0, 2, 3)
+    assert best == [None, 0.9, None, None, 0.9]
+
+
+def parts(transform: Any) -> Iterator[Any]:
+    """A transform and all those within it."""
+    yield transform
+    for inner in [*getattr(transform, "transforms", []), getattr(transform, "transform", None)]:
+        if inner is not None:
+            yield from parts(inner)
+
+
+def test_transforms_are_nnunets_but_pick_nothing_by_timing(bare: Path) -> None:
+    """No seed repeats it. The first of them ends a loader's process with its parent."""
+    trainer = make_trainer(bare_plans(prox=FEW))
+    rotation, dummy, _, mirrored = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    made = {}
+    for cls in (nnUNetTrainer, type(trainer)):
+        training = cls.get_training_transforms((16, 24, 16), rotation, [[1, 1, 1]], mirrored, dummy)
+        made[cls] = [training, cls.get_validation_transforms([[1, 1, 1]])]
+    for theirs, ours in zip(made[nnUNetTrainer], made[type(trainer)], strict=True):
+        assert [type(one) for one in ours.transforms] == [EndWithTraining, *map(type, theirs.transforms)]
+    (blur,) = [one for one in parts(made[type(trainer)][0]) if hasattr(one, "benchmark")]
+    assert isinstance(blur, GaussianBlurTransform) and not blur.benchmark
+
+
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_all_members_are_measured_on_the_same_voxels(deep_supervision: bool, bare: Path) -> None:
+    """nnU-Net's own step makes ignored voxels background, in the target that it is given."""
+    dataset = BARE_DATASET | {"labels": {"background": 0, "anterior": 1, "posterior": 2, "ignore": 3}}
+    trainer = make_trainer(bare_plans(patch=PATCH, prox=FEW), dataset)
+    trainer.enable_deep_supervision = deep_supervision
+    trainer.initialize()
+    batch = images(["a", "b"])
+    for target in batch["target"]:
+        target[..., : target.shape[-1] // 2] = 3
+    if not deep_supervision:
+        batch["target"] = batch["target"][0]
+    before = deepcopy(batch)
+    validate(trainer, [batch])
+    assert equal(batch, before)
+    labelled = (before["target"][0] if deep_supervision else before["target"])[..., PATCH[-1] // 2 :]
+    assert set(trainer._watched_outputs) == {"smallest", "largest"}
+    for name, (result,) in trainer._watched_outputs.items():
+        with torch.no_grad():
+            logits = trainer.supernet.view(trainer.probes[name]).eval()(batch["data"])
+        predicted = logits.argmax(1, keepdim=True)[..., PATCH[-1] // 2 :]
+        for label in (1, 2):
+            tp, fp, fn = (result[key][label - 1] for key in ("tp_hard", "fp_hard", "fn_hard"))
+            assert tp + fp == (predicted == label).sum() and tp + fn == (labelled == label).sum(), name
 
 
 # ---------------------------------------------------------------------- pretrained weights
