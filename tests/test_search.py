@@ -9,9 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from architectures import unet_architecture
@@ -19,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nnunet_task import attempt, bare_model, bare_plans, environment, run, write_held_out
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+from optuna.storages import BaseStorage, InMemoryStorage
 from playwright.sync_api import Page, sync_playwright
 from refusals import refused
 from torch import nn
@@ -26,7 +29,7 @@ from torch import nn
 from monai_prox import cost
 from monai_prox.evaluation import SegmentedCases
 from monai_prox.export.nnunet_source import NNUNetSource
-from monai_prox.families.unet import UNetFamily
+from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import write_json
 from monai_prox.latency.device import Device, fingerprint
 from monai_prox.latency.measure import profile
@@ -34,7 +37,9 @@ from monai_prox.latency.pack import choose_members
 from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
 from monai_prox.search.report import write_report
+from monai_prox.search.storage import open_storage
 from monai_prox.search.study import Search, SearchProgress, runnable
+from monai_prox.supernet import SuperNet
 
 pytest_plugins = ["nnunet_fixtures"]
 
@@ -283,6 +288,65 @@ def test_what_cannot_be_searched_is_said(source: NNUNetSource, tmp_path: Path) -
     url = f"sqlite:///{tmp_path}/missing/study.db"
     refused("cannot be opened: ", Search(source=source, storage=url).run)
     assert not path.exists()
+
+
+TOY = UNetFamily(
+    unet_architecture("PlainConvUNet"),
+    input_channels=1,
+    num_classes=3,
+    patch_size=(16, 16),
+    choices=UNetChoices(depth="all", width=(0.25, 0.5, 0.75, 1.0), kernel=(3, 5), levels=1, resolution=(0.75, 1.0)),
+)
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsga2"])
+def test_what_is_proposed_is_by_the_seed_and_another_in_every_process(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process draws by the number of its first trial, too; that trial itself is what no seed decides."""
+    cases = SimpleNamespace(names=["case"], fingerprint=lambda: "")
+    toy: Any = SimpleNamespace(supernet=SuperNet(TOY), size=TOY.patch_size, held_out=lambda: cases)
+    monkeypatch.setattr(Search, "_scores", lambda self, subnet, which: [0.5] * len(which))
+    monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
+
+    def proposals(storage: BaseStorage, seed: int, trials: int) -> list[dict[str, int]]:
+        """All of a search, in the order of its trials, after a process has searched on."""
+        monkeypatch.setattr("monai_prox.search.study.open_storage", lambda _: storage)  # writing a file takes seconds
+        search = search_of(toy, Path("nowhere"), sampler=sampler, seed=seed, trials=trials)
+        search.run()
+        return [trial.params for trial in search._study().get_trials()]
+
+    one, same, other = (InMemoryStorage() for _ in range(3))
+    begun = proposals(one, 3, 10)
+    assert begun == proposals(same, 3, 10) != proposals(other, 4, 10)
+    after = proposals(one, 3, 16)
+    assert after[: len(begun)] == begun
+    drawn, joined = begun[-4:], after[len(begun) + 1 :]  # the probes and the cheapest come before them
+    assert len(joined) >= 4 and not any(params in drawn for params in joined)
+
+
+# ---------------------------------------------------------------------- the storage
+@pytest.mark.parametrize("torn", [b'{"op_code": 3, "wor', b"{", b'{"op_code": 3}'], ids=["half", "one character", "no end"])
+def test_half_a_line_at_the_end_of_a_journal_is_left_out(torn: bytes, tmp_path: Path) -> None:
+    """A process that was killed has left it: what was written before and after it is read by everyone."""
+    path = tmp_path / "study.journal"
+    study = optuna.create_study(storage=open_storage(str(path)), study_name="a search")
+    study.set_user_attr("before", 1)
+    whole = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(torn)
+    for attribute in ("after", "later"):
+        optuna.load_study(storage=open_storage(str(path)), study_name="a search").set_user_attr(attribute, 2)
+    written = path.read_bytes()
+    assert written.startswith(whole) and written.endswith(b"\n") and written.count(b"\n") == whole.count(b"\n") + 2
+    assert all(json.loads(line) for line in written.splitlines())
+    again = optuna.load_study(storage=open_storage(str(path)), study_name="a search")
+    assert again.user_attrs == {"before": 1, "after": 2, "later": 2}
+
+
+def test_a_journal_of_nothing_but_half_a_line_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    path.write_bytes(b'{"op_co')
+    optuna.create_study(storage=open_storage(str(path)), study_name="a search")
+    assert [study.study_name for study in open_storage(str(path)).get_all_studies()] == ["a search"]
 
 
 # ---------------------------------------------------------------------- the command
