@@ -1,19 +1,25 @@
 """Members in integers: calibrated on some cases, measured on others, and not written where they lose too much."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, hold_out, write_held_out
+from onnx import TensorProto, helper, numpy_helper
 from refusals import refused
 
-from monai_prox.evaluation import SegmentedCases, dice_of, find_labelled
+from monai_prox.evaluation import Labelled, SegmentedCases, dice_of, find_labelled
 from monai_prox.export.device_file import export_file
+from monai_prox.export.int8 import Loss, compare, halves, quantise
 from monai_prox.export.nnunet_source import NNUNetSource
+from monai_prox.export.onnx_file import OPSET
 from monai_prox.nnunet.model_folder import ModelFolder
-from monai_prox.runtime.description import Description
+from monai_prox.runtime.cases import Case
+from monai_prox.runtime.description import KEY, Description, ScanDescription, write_description
 from monai_prox.runtime.model import Model
 
 NAMES = [f"case_{index}" for index in range(4)]
@@ -71,6 +77,52 @@ def test_what_loses_too_much_is_not_written(model: ModelFolder, dataset: Path, t
     )
     assert "Dice 1.0000 in float32" in words and "2 cases; calibrated on 2 others" in words
     assert list(output.parent.iterdir()) == []
+
+
+class Bright:
+    """Scans of which one case is ten times as bright as the one before, from 1 on; their scores are their numbers."""
+
+    names = NAMES
+
+    def inputs(self, which: Sequence[int], description: ScanDescription, most: int) -> Iterator[np.ndarray]:
+        for index in which:
+            yield np.full((1, *description.input_shape), 10.0**index, np.float32)
+
+    def scores(self, which: Sequence[int], description: ScanDescription, network: Model) -> list[float]:
+        return [float(index) for index in which]
+
+
+def test_what_calibrates_does_not_measure(tmp_path: Path) -> None:
+    """Of four cases the first and the third calibrate: an image of 100 becomes 255. The second and the fourth measure."""
+    scan = ScanDescription(
+        member="m", subnet={}, task="", source="", classes=("a", "b"), image_size=(4, 4), working_size=(4, 4)
+    )
+    weights = numpy_helper.from_array(np.ones((2, 1, 3, 3), np.float32), "weights")
+    image, logits = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("image", ["batch", 1, 4, 4]), ("logits", ["batch", 2, 2, 2]))
+    )
+    convolution = helper.make_node("Conv", ["image", "weights"], ["logits"])
+    model = helper.make_model(
+        helper.make_graph([convolution], "graph", [image], [logits], [weights]), opset_imports=[helper.make_opsetid("", OPSET)]
+    )
+    helper.set_model_props(model, {KEY: write_description(scan)})
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    onnx.save(model, before)
+    cases: Any = Bright()
+    quantise(before, after, cases)
+    tensors = {one.name: numpy_helper.to_array(one) for one in onnx.load(after).graph.initializer}
+    assert tensors["image_scale"] == pytest.approx(100 / 255)
+    assert tensors["logits_scale"] == pytest.approx(9 * 100 / 255)
+    assert Model(after).description == scan
+    assert compare(before, after, cases, "accuracy", most_loss=0) == Loss("accuracy", 2, 2, calibrated=2, measured=2)
+
+
+def test_every_case_calibrates_or_measures() -> None:
+    for count in range(2, 8):
+        calibrating, measuring = halves(SegmentedCases([Labelled(Case(str(name), ()), Path()) for name in range(count)]))
+        assert sorted([*calibrating, *measuring]) == list(range(count))
+        assert 0 <= len(calibrating) - len(measuring) <= 1
 
 
 def test_a_model_is_measured_on_what_its_training_held_out(model: ModelFolder, dataset: Path) -> None:
