@@ -39,7 +39,7 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import LrScheduleHandler
 from monai.metrics import DiceMetric
-from ranks import together
+from ranks import in_threads, together
 from refusals import refused
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -1065,6 +1065,30 @@ def test_events_of_others_can_be_registered_too() -> None:
 
 
 # ---------------------------------------------------------------------- several ranks
+def test_every_rank_augments_by_itself() -> None:
+    """The same cases in the same order, with other random numbers, which its next start repeats."""
+
+    def seen(rank: int) -> Tensor:
+        run, images = training((Stage(name="a"),), epochs=1, data=loader(shuffle=False)), list[Tensor]()
+        run.trainer.add_event_handler(
+            IterationEvents.FORWARD_COMPLETED, lambda t: images.append(t.state.output["image"].as_tensor().clone())
+        )
+        with patch("monai_prox.bundle.handlers.rank", return_value=rank):
+            run.run()
+        return torch.stack(images)
+
+    first, again, second = map(seen, (0, 0, 1))
+    assert torch.equal(first, again) and len(first) == 3
+    assert not any(map(torch.equal, first, second))
+
+
+def test_ranks_start_with_the_first_ones_weights() -> None:
+    runs = [training((SANDWICH,), epochs=1, weights=weights) for weights in (0, 1, 0)]
+    in_threads(2, lambda rank: runs[rank].expansion.start(runs[rank].trainer))
+    for run in runs[:2]:
+        assert_equal(run.network.state_dict(), runs[2].network.state_dict())
+
+
 def _rank(rank: int) -> dict[str, Any]:
     run = training((Stage(name="a"), SANDWICH), epochs=2, weights=rank, data=loader(shuffle=False))
     members: list[Any] = []

@@ -758,6 +758,36 @@ def test_a_training_that_goes_on_without_its_monitor_has_no_trial(bare: Path) ->
     assert without.engine.trial is None
 
 
+def test_a_trial_ends_where_a_stage_opens(bare: Path) -> None:
+    """And not in its other epochs: the choices that are compared have to be the same."""
+    judged, trainer = closing(), closing()
+    validate(judged)
+    for epoch in range(3):
+        trainer.monitor.load_state_dict(judged.monitor.state_dict())
+        assert trainer.monitor.state_dict()["trial"] is not None
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        opens = epoch in trainer.engine.schedule.starts
+        assert (trainer.monitor.state_dict()["trial"] is None) == opens
+
+
+def test_a_training_that_goes_on_has_all_that_was_there(bare: Path) -> None:
+    """Once a choice has been closed and the next one is on trial."""
+    few = {"depth": "full", "width": [0.5, 1.0], "levels": 0, "resolution": [0.75, 1.0]}
+    first, second = closing(space=few), closing(space=few)
+    until_judged(first)
+    first._best_ema = 0.9
+    file = str(bare / "checkpoint.pth")
+    first.save_checkpoint(file)
+    second.load_checkpoint(file)
+    first.current_epoch += 1  # of which a checkpoint is the start
+    assert len(first.engine.closed) == 1 and first.engine.trial is not None and first.probe_history
+    assert equal(everything(second), everything(first))
+    assert second.engine.trial == first.engine.trial and second.engine.space == first.engine.space
+    assert second.network.open_part.closed == first.network.open_part.closed == first.engine.closed
+    assert second._best_ema == 0.9
+
+
 def test_a_few_cases_decide_nothing(bare: Path) -> None:
     trainer = closing()
     for _ in range(3):
