@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from equality import equal
-from ranks import together
+from ranks import in_threads
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
@@ -153,26 +153,25 @@ def test_what_no_scale_can_explain_counts() -> None:
         run.step(1.0, 2.0)
 
 
-def _rank(rank: int) -> dict[str, Any]:
-    run = Training(limit=2)
-    before, errors = run.state(), []
-    for step in range(2):
-        run.optimizer.zero_grad()
-        run.add(torch.full((1, 3), NAN if rank == 1 else 1.0), [f"case_{step if rank == 0 else 'b'}"])
-        for parameter in run.network.parameters():
-            average(parameter.grad)
-        try:
-            run.updates(run.optimizer)
-        except ProXError as error:
-            errors.append(str(error))
-    return {"log": run.log, "errors": errors, "unchanged": equal(run.state(), before)}
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_ranks_skip_and_end_alike() -> None:
     """The second rank's case is wrong, and the first one names it."""
-    first, second = together(2, _rank)
+    runs = [Training(limit=2) for _ in range(2)]
+
+    def train(rank: int) -> dict[str, Any]:
+        run, errors = runs[rank], []
+        before = run.state()
+        for step in range(2):
+            run.optimizer.zero_grad()
+            run.add(torch.full((1, 3), NAN if rank == 1 else 1.0), [f"case_{step if rank == 0 else 'b'}"])
+            for parameter in run.network.parameters():
+                average(parameter.grad)
+            try:
+                run.updates(run.optimizer)
+            except ProXError as error:
+                errors.append(str(error))
+        return {"log": run.log, "errors": errors, "unchanged": equal(run.state(), before)}
+
+    first, second = in_threads(2, train)
     assert first == second and first["unchanged"]
     assert len(first["log"]) == 2 and all("with case_b" in line for line in first["log"])
     assert len(first["errors"]) == 1 and "2 updates with the case case_b" in first["errors"][0]
