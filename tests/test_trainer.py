@@ -43,6 +43,7 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from ranks import in_threads
 
 from monai_prox import cost
 from monai_prox.errors import ProXError
@@ -803,6 +804,31 @@ def test_the_monitor_changes_nothing_in_validation(bare: Path) -> None:
         results[name] = [validate(trainer) for _ in range(3)], everything(trainer)
     assert results["on"][1].pop("monitor") != results["off"][1].pop("monitor")
     assert equal(results["on"], results["off"])
+
+
+def test_the_pseudo_dice_of_ranks_is_of_all_their_patches(bare: Path) -> None:
+    """A third class neither occurs nor is predicted."""
+    trainer = make_trainer(bare_plans(prox=FEW))
+    tp, fp, fn = ([[1, 0, 0], [3, 2, 0]], [[2, 0, 0], [0, 0, 0]], [[1, 4, 0], [0, 0, 0]])  # by rank
+    parts = [
+        [{"tp_hard": np.array(tp[rank]), "fp_hard": np.array(fp[rank]), "fn_hard": np.array(fn[rank])}] for rank in range(2)
+    ]
+    both = in_threads(2, lambda rank: trainer._pseudo_dice(parts[rank]))
+    assert both == [pytest.approx((8 / 11 + 4 / 8) / 2)] * 2
+    assert trainer._pseudo_dice(parts[0] + parts[1]) == both[0]
+
+
+def test_ranks_close_by_the_cases_of_all(bare: Path) -> None:
+    """Four cases of the first and three of the second, one of them the same; too few to decide by itself."""
+    trainers, cases = [closing(**FEW) for _ in range(2)], [f"case_{number}" for number in range(6)]
+    for trainer in trainers:
+        trainer.probes = {}  # what is watched beside is not of interest
+    batches = [[images(cases[:4], seed=0)], [images(cases[3:], seed=1)]]
+    in_threads(2, lambda rank: until_judged(trainers[rank], batches[rank]))
+    first, second = trainers
+    assert first.monitor.state_dict() == second.monitor.state_dict()
+    assert all(comparison.cases == 6 for comparison in first.monitor.history)
+    assert first.engine.closed == second.engine.closed == {"resolution": 1}
 
 
 def _rank(rank: int, file: str, out: str) -> None:
