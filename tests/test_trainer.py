@@ -774,7 +774,7 @@ def test_a_trial_ends_where_a_stage_opens(bare: Path) -> None:
 
 def test_a_training_that_goes_on_has_all_that_was_there(bare: Path) -> None:
     """Once a choice has been closed and the next one is on trial."""
-    few = {"depth": "full", "width": [0.5, 1.0], "levels": 0, "resolution": [0.75, 1.0]}
+    few = {"depth": "full", "width": [1.0], "levels": 1, "resolution": [0.75, 1.0]}
     first, second = closing(space=few), closing(space=few)
     until_judged(first)
     first._best_ema = 0.9
