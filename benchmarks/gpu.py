@@ -1,0 +1,184 @@
+"""What a training takes on a GPU: the stock network, the family and the smallest network, and nnU-Net's loader beside them.
+
+    python benchmarks/gpu.py --results gpu.json                                    at most 7 minutes and its start
+    python benchmarks/gpu.py --results cpu.json --device cpu --size tiny           half a minute, no figures of a GPU
+    python benchmarks/gpu.py --table gpu.json --page docs/gpu.md
+
+No dataset and no network are needed. The plans are nnU-Net's for MSD Task04 (Hippocampus) and Task01 (BrainTumour), cases are
+synthetic, and training is nnU-Net's own and ProXTrainer's, with mixed precision as on any GPU. Hours are those of nnU-Net's
+1000 epochs of 250 steps, without validation.
+
+Each part gets a share of the seconds that are left. Results are written after each part, so a run that is cut short keeps what
+it has, and the same command goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from about import about
+from gpu_hours import EPOCHS, STEPS, hours, put_into, table
+from gpu_parts import PARTS, measure
+from gpu_task import SIZES, SyntheticTask
+
+from monai_prox import cost
+from monai_prox.errors import ProXError
+from monai_prox.files import make_folder, read_json, replacing, write_json
+
+SAME = ("settings", "machine", "versions", "commit")  # in all calls that add to one result
+GRACE = 10  # seconds until a part that is stuck in native code ends with the process
+
+
+class OutOfTime(BaseException):
+    """No Exception, which torch's compiler would take for an error of its own and go on."""
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[float]:
+    """Yields when the time is up, on time.monotonic's clock; then it raises OutOfTime."""
+
+    def end(*_: Any) -> None:
+        raise OutOfTime
+
+    former = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(seconds + GRACE, exit=True)
+    try:
+        yield time.monotonic() + seconds
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+        faulthandler.cancel_dump_traceback_later()
+
+
+def begin(path: Path, described: dict[str, Any]) -> dict[str, Any]:
+    """The result so far, or a new one. Raises ProXError if the file is something else or of other settings."""
+    new = described | {"plans": {}, "measured": {}, "hours": {}, "failures": {}}
+    if not path.exists():
+        return new
+    found = read_json(path)
+    if not isinstance(found, dict) or set(found) != set(new):
+        raise ProXError(f"{path} is no result of this benchmark; give another --results")
+    for key in SAME:
+        if found[key] != described[key]:
+            raise ProXError(
+                f"{path} was made with other {key}: {found[key]}, and now they are {described[key]}; give another --results "
+                "or remove it"
+            )
+    return found | {"failures": {}}
+
+
+def describe(task: SyntheticTask) -> dict[str, Any]:
+    """The plan's network."""
+    of_largest = cost.of(task.family, task.family.space.largest(), task.workload.patch)
+    return task.workload._asdict() | {"parameters": of_largest.parameters, "macs": of_largest.macs}
+
+
+def run(options: argparse.Namespace) -> int:
+    """How many of the parts that were asked for are missing in the end."""
+    torch.set_num_threads(1)  # as nnU-Net's command does for a GPU
+    torch.backends.cudnn.benchmark = options.device == "cuda"
+    settings = {"device": options.device, "size": options.size, "epochs": EPOCHS, "steps_per_epoch": STEPS, "seed": 0}
+    make_folder(options.results.parent)
+    result = begin(options.results, about(settings, threads=1))
+    write_json(result, options.results)  # fails now rather than after the first part
+    workloads = SIZES[options.size]
+    missing = [(part, name) for part in options.parts for name in workloads if part not in result["measured"].get(name, {})]
+    with tempfile.TemporaryDirectory(prefix="monai_prox_gpu_") as folder, deadline(options.seconds) as end:
+        try:
+            tasks = {
+                name: SyntheticTask(name, workload, Path(folder), options.device, options.processes)
+                for name, workload in workloads.items()
+            }
+            for name in dict.fromkeys(name for _, name in missing):
+                tasks[name].write_cases()
+                result["plans"][name] = describe(tasks[name])
+            for number, (part, name) in enumerate(missing):
+                left = end - time.monotonic()
+                share = left * PARTS[part].share / sum(PARTS[other].share for other, _ in missing[number:])
+                print(f"{name}, {part}: {share:.1f} of {left:.0f} seconds", file=sys.stderr, flush=True)
+                add(result, part, tasks[name], share)
+                write_json(result, options.results)
+        except OutOfTime:
+            print("the time is up", file=sys.stderr)
+    return sum(part not in result["measured"].get(name, {}) for part, name in missing)
+
+
+def add(result: dict[str, Any], part: str, task: SyntheticTask, seconds: float) -> None:
+    """Measures a part; if it fails, notes why, so that the others are measured all the same."""
+    try:
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # nnU-Net's trainers print a lot
+            measured = measure(part, task, seconds)
+    except Exception as error:
+        result["failures"][f"{task.name}, {part}"] = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
+    else:
+        result["measured"].setdefault(task.name, {})[part] = measured
+        result["hours"][task.name] = hours(result["measured"][task.name])
+
+
+def write_table(source: Path, page: Path | None) -> None:
+    text = table(read_json(source))
+    print(text)
+    if page is not None:
+        changed = put_into(page.read_text(), text)
+        with replacing(page) as temporary:
+            temporary.write_text(changed)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--results", type=Path, help="file to write, or to go on with")
+    what.add_argument("--table", type=Path, help="file with results to print as a table")
+    parser.add_argument("--page", type=Path, help="document that gets the table between its markers")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--size", choices=SIZES, default="stock")
+    parser.add_argument("--seconds", type=float, default=420, help="at most, without the imports; 420 by default")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="all by default")
+    parser.add_argument("--processes", type=int, help="of the process group; by default one a GPU, on a CPU one")
+    options = parser.parse_args(arguments)
+    if options.results is None:
+        return options
+    cuda = options.device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        parser.error("there is no GPU here; --device cpu --size tiny rehearses the run")
+    if not options.seconds > 0:
+        parser.error(f"--seconds must be positive, got {options.seconds:g}")
+    options.processes = options.processes or (torch.cuda.device_count() if cuda else 1)
+    possible = [name for name, part in PARTS.items() if cuda or not part.cuda_only]
+    options.parts = [name for name in possible if name in (options.parts or possible)]
+    if not options.parts:
+        parser.error(f"these parts need a GPU; on a CPU there are {', '.join(possible)}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    try:
+        if options.table is not None:
+            write_table(options.table, options.page)
+            return
+        missing = run(options)
+    except (ProXError, ValueError) as error:
+        raise SystemExit(f"{error}") from None
+    except OSError as error:
+        raise SystemExit(f"cannot write {error.filename}: {error.strerror}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command goes on") from None
+    if missing:
+        raise SystemExit(f"{missing} parts are missing, see the failures in {options.results}; the same command goes on")
+
+
+if __name__ == "__main__":
+    main()
