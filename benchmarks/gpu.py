@@ -38,6 +38,7 @@ from monai_prox.files import make_folder, read_json, replacing, write_json
 
 SAME = ("settings", "machine", "versions", "commit")  # in all calls that add to one result
 GRACE = 10  # seconds until a part that is stuck in native code ends with the process
+REPEAT = 5  # seconds until the next OutOfTime, if a library has caught the first one
 
 
 class OutOfTime(BaseException):
@@ -52,7 +53,7 @@ def deadline(seconds: float) -> Iterator[float]:
         raise OutOfTime
 
     former = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT)
     faulthandler.dump_traceback_later(seconds + GRACE, exit=True)
     try:
         yield time.monotonic() + seconds

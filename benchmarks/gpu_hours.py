@@ -79,7 +79,7 @@ def _rows(task: str, network: str, part: Part, of_network: Mapping[str, float]) 
 
 def _step(part: Part) -> str:
     times, memory = part["step_seconds"], part["peak_memory_bytes"]
-    low, high = (f"{1000 * quartile:.3g}" for quartile in times["quartiles"][::2])
+    low, high = (f"{1000 * quartile:.3g}" for quartile in times["quartiles"])
     return f"{1000 * times['median']:.3g} ({low} to {high}) | {'-' if memory is None else f'{memory / 2**30:.2f}'}"
 
 

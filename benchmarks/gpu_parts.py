@@ -22,6 +22,7 @@ from monai_prox.supernet import SuperNet
 
 SKELETONS = 32  # random members of an epoch
 WORKERS = (1, 2, 4, 8, 12, 16)  # 12 are nnU-Net's default
+LOADING = 8.0  # seconds for a number of workers, at most
 
 
 # ---------------------------------------------------------------------- alone
@@ -96,32 +97,33 @@ def skeletons(task: SyntheticTask, seconds: float) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------- loader
 def batches_per_second(trainer: Any, seconds: float) -> float:
-    """The rate of the trainer's loader processes while nothing else runs."""
+    """The rate of the trainer's loader processes while nothing else runs. seconds: their start is in them."""
+    end = time.perf_counter() + seconds
     training, validation = trainer.get_dataloaders()
     try:
-        validation._finish()
-        start = time.perf_counter()
-        while time.perf_counter() < start + seconds / 3:  # batches that wait already were made before
+        validation._finish(timeout=2)
+        begin = time.perf_counter()
+        while time.perf_counter() < begin + (end - begin) / 3:  # batches that wait already were made before
             next(training)
         counted, begin = 0, time.perf_counter()
-        while not counted or time.perf_counter() < start + seconds:
+        while not counted or time.perf_counter() < end:
             next(training)
             counted += 1
         return counted / (time.perf_counter() - begin)
     finally:
         for loader in (training, validation):
-            loader._finish(timeout=2, force=True)
+            loader._finish(timeout=2)
 
 
 def loader(task: SyntheticTask, seconds: float) -> dict[str, Any]:
     """nnU-Net's loader and augmentation, by number of processes."""
     trainer = task.trainer()
     numbers = [number for number in WORKERS if number <= (os.cpu_count() or 1)]
-    rates = {}
+    rates, of_number = {}, min(LOADING, seconds / len(numbers))
     for number in numbers:
         os.environ["nnUNet_n_proc_DA"] = str(number)
         try:
-            rates[str(number)] = float(f"{batches_per_second(trainer, seconds / len(numbers)):.4g}")
+            rates[str(number)] = float(f"{batches_per_second(trainer, of_number):.4g}")
         finally:
             os.environ["nnUNet_n_proc_DA"] = "0"
     return {"batches_per_second": rates}

@@ -7,16 +7,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
-from rich.table import Table
 
 from monai_prox.files import replacing
 from monai_prox.schedule import Schedule
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLOURS = {"smallest": "#0b7285", "small": "#1c7ed6", "middle": "#7048e8", "large": "#c2255c", "largest": "#e8590c"}
 
@@ -48,6 +50,8 @@ def count(number: float) -> str:
 
 def family_table(rows: Sequence[Row], measure: str = "dice") -> Table:
     """measure: of the scores, by class on whole held-out cases."""
+    from rich.table import Table  # which a machine that only trains may lack
+
     labels = list(dict.fromkeys(label for row in rows for label in row.scores))
     caption = f"MACs per patch or image; {measure.capitalize()} by class on held-out cases"
     table = Table(title="Members of the family", caption=caption)

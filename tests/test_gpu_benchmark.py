@@ -1,0 +1,264 @@
+"""The benchmark for GPUs, end to end on the CPU with tiny networks, and what can be said of the stock plans without a GPU."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nnunet_task import VARIABLES
+
+from monai_prox.schedule import make_schedule
+
+ROOT = Path(__file__).parents[1]
+STEPS = 250_000  # of a training
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[Any]:
+    """The script as a module, with one task and few steps; its nnU-Net variables end with the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        import gpu
+        import gpu_parts
+        import gpu_steps
+
+        for name in (*VARIABLES, "nnUNet_n_proc_DA", "nnUNet_compile"):
+            patch.setenv(name, "")
+        patch.setitem(gpu.SIZES, "tiny", {"hippocampus": gpu.SIZES["tiny"]["hippocampus"]})
+        for name in ("WARM_UP", "TIMED"):
+            patch.setattr(gpu_steps, name, 2)
+        for name, value in (("WORKERS", (1,)), ("LOADING", 0.3), ("SKELETONS", 3)):
+            patch.setattr(gpu_parts, name, value)
+        yield gpu
+
+
+def arguments(results: Path, *more: str) -> list[str]:
+    return ["--results", str(results), "--device", "cpu", "--size", "tiny", *more]
+
+
+@pytest.fixture(scope="module")
+def results(gpu: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("gpu") / "results.json"
+    gpu.main(arguments(path, "--seconds", "60"))
+    return path
+
+
+@pytest.fixture
+def measured(results: Path) -> dict[str, Any]:
+    return json.loads(results.read_text())["measured"]["hippocampus"]
+
+
+def parts_of(gpu: Any, patch: pytest.MonkeyPatch, **measures: Any) -> None:
+    """Puts ``measures`` in the place of all parts."""
+    patch.setattr(gpu, "PARTS", {name: gpu.PARTS["largest"]._replace(share=1) for name in measures})
+    patch.setattr(gpu, "measure", lambda name, task, seconds: measures[name]())
+
+
+# ---------------------------------------------------------------------- plans
+@pytest.mark.parametrize(
+    ("name", "millions", "gigamacs", "features"),
+    [("hippocampus", 5.6, 19, [32, 64, 128, 256]), ("brain_tumour", 31.2, 483, [32, 64, 128, 256, 320, 320])],
+)
+def test_the_plans_are_those_of_nnunet(
+    gpu: Any, tmp_path: Path, name: str, millions: float, gigamacs: int, features: list[int]
+) -> None:
+    task = gpu.SyntheticTask(name, gpu.SIZES["stock"][name], tmp_path, "cpu")
+    described = gpu.describe(task)
+    assert round(described["parameters"] / 1e6, 1) == millions
+    assert round(described["macs"] / 1e9) == gigamacs
+    assert task.configuration["architecture"]["arch_kwargs"]["features_per_stage"] == features
+
+
+# ---------------------------------------------------------------------- measuring
+def test_every_part_is_measured_without_a_failure(gpu: Any, results: Path, measured: dict[str, Any]) -> None:
+    assert json.loads(results.read_text())["failures"] == {}
+    assert list(measured) == [name for name, part in gpu.PARTS.items() if not part.cuda_only]
+    assert measured["loader"]["batches_per_second"].keys() == {"1"} and measured["loader"]["batches_per_second"]["1"] > 0
+    assert measured["skeletons"]["build_seconds"]["number"] == 3
+    assert [path.name for path in results.parent.iterdir()] == [results.name]
+
+
+@pytest.mark.parametrize("recipe", ["prox", "progressive_shrinking"])
+def test_every_stage_of_a_recipe_is_measured_in_whole_turns_of_its_roles(
+    gpu: Any, tmp_path: Path, measured: dict[str, Any], recipe: str
+) -> None:
+    task = gpu.SyntheticTask("hippocampus", gpu.SIZES["tiny"]["hippocampus"], tmp_path, "cpu")
+    schedule = make_schedule(recipe, task.family.space, 1000)
+    stages = measured[recipe]["stages"]
+    assert [stage["name"] for stage in stages] == [stage.name for stage in schedule.stages]
+    assert sum(stage["epochs"] for stage in stages) == 1000
+    for stage in stages:
+        assert stage["step_seconds"]["number"] % (stage["trained"].count(" or ") + 1) == 0
+        assert 1 <= stage["members_per_epoch"] <= 34  # a pool of 32, the largest and the smallest
+        assert stage["peak_memory_bytes"] is None
+    assert stages[0]["members_per_epoch"] == 1
+
+
+def test_a_process_group_trains_and_its_weights_stay_finite(measured: dict[str, Any]) -> None:
+    group = measured["group"]
+    assert group["backend"] == "gloo" and group["processes"] == 1
+    assert group["finite"] and group["alike_in_all_processes"]
+    assert group["average_seconds"] > 0 and group["step_seconds"]["median"] > 0
+
+
+def test_a_second_call_measures_nothing_again_and_a_part_that_is_missing(
+    gpu: Any, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "results.json"
+    whole = json.loads(results.read_text())
+    removed = whole["measured"]["hippocampus"].pop("largest")
+    copy.write_text(json.dumps(whole))
+    called = []
+    monkeypatch.setattr(gpu, "measure", lambda name, *_: called.append(name) or removed)
+    gpu.main(arguments(copy))
+    assert called == ["largest"]
+    again, before = json.loads(copy.read_text()), json.loads(results.read_text())
+    assert again == before
+
+
+def test_a_part_that_fails_does_not_keep_the_others_from_their_turn(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("out of\nmemory")
+
+    parts_of(gpu, monkeypatch, prox=fail, skeletons=lambda: {"build_seconds": {"mean": 1.0}})
+    with pytest.raises(SystemExit, match="1 parts are missing"):
+        gpu.main(arguments(tmp_path / "results.json"))
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert result["failures"] == {"hippocampus, prox": "RuntimeError: out of memory"}
+    assert list(result["measured"]["hippocampus"]) == ["skeletons"]
+
+
+def test_a_part_that_takes_too_long_ends_and_what_was_measured_before_stays(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stubborn() -> None:
+        try:
+            time.sleep(60)
+        except Exception:  # as a compiler that takes an error for its own
+            time.sleep(60)
+
+    parts_of(gpu, monkeypatch, skeletons=lambda: {"build_seconds": {"mean": 1.0}}, prox=stubborn, loader=stubborn)
+    start = time.monotonic()
+    with pytest.raises(SystemExit, match="2 parts are missing"):
+        gpu.main(arguments(tmp_path / "results.json", "--seconds", "1"))
+    assert time.monotonic() - start < 5
+    assert list(json.loads((tmp_path / "results.json").read_text())["measured"]["hippocampus"]) == ["skeletons"]
+
+
+def test_an_interrupted_run_says_how_it_goes_on(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    parts_of(gpu, monkeypatch, prox=interrupt)
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        gpu.main(arguments(tmp_path / "results.json"))
+    assert json.loads((tmp_path / "results.json").read_text())["measured"] == {}
+
+
+# ---------------------------------------------------------------------- refusing
+@pytest.mark.parametrize(("key", "value"), [("machine", "another"), ("commit", None), ("settings", {"size": "stock"})])
+def test_results_of_other_settings_are_refused(gpu: Any, results: Path, tmp_path: Path, key: str, value: Any) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(json.loads(results.read_text()) | {key: value}))
+    before = other.read_bytes()
+    with pytest.raises(SystemExit, match=f"was made with other {key}"):
+        gpu.main(arguments(other))
+    assert other.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{}", "is no result of this benchmark"), ("[1", "is not valid JSON")], ids=["object", "text"]
+)
+def test_files_of_something_else_are_refused(gpu: Any, tmp_path: Path, content: str, message: str) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(content)
+    with pytest.raises(SystemExit, match=message):
+        gpu.main(arguments(other))
+    assert other.read_text() == content
+
+
+def test_where_nothing_can_be_written_it_ends_before_it_measures(gpu: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="cannot write to"):
+        gpu.main(arguments(tmp_path / "file" / "results.json"))
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(SystemExit, match=r"folder\.json"):
+        gpu.main(arguments(tmp_path / "folder.json"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--parts", "unknown"], "invalid choice: 'unknown'"),
+        (["--parts", "compiled"], "these parts need a GPU"),
+        (["--seconds", "0"], "--seconds must be positive"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(
+    gpu: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        gpu.main(arguments(tmp_path / "results.json", *more))
+    assert error.value.code == 2 and message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------- hours
+def step(seconds: float) -> dict[str, Any]:
+    return {"step_seconds": {"mean": seconds}}
+
+
+def test_hours_follow_from_steps_stages_skeletons_and_loaders(gpu: Any) -> None:
+    stages = [step(0.01) | {"epochs": 400, "members_per_epoch": 1}, step(0.3) | {"epochs": 600, "members_per_epoch": 25}]
+    measured = {
+        "largest": step(0.1),
+        "smallest": step(0.01),
+        "prox": {"stages": stages},
+        "skeletons": {"build_seconds": {"mean": 0.02}},
+        "loader": {"batches_per_second": {"1": 4.0, "8": 20.0, "12": 8.0}},
+    }
+    hours = gpu.hours(measured)
+    assert hours["largest"] == pytest.approx(
+        {"steps_alone": STEPS * 0.1 / 3600, "best_loader": STEPS * 0.1 / 3600, "default_loader": STEPS * 0.125 / 3600}, rel=1e-3
+    )
+    assert hours["smallest"]["best_loader"] == pytest.approx(STEPS * 0.05 / 3600, rel=1e-3)
+    # 400 epochs of 250 steps of 0.01 s and one skeleton, 600 of 250 steps of 0.3 s and 25 skeletons
+    alone = 400 * (2.5 + 0.02) + 600 * (75 + 0.5)
+    assert hours["prox"]["steps_alone"] == pytest.approx(alone / 3600, rel=1e-3)
+    assert hours["prox"]["best_loader"] == pytest.approx((400 * 250 * 0.05 + 600 * 75.5) / 3600, rel=1e-3)
+    del measured["skeletons"], measured["loader"]
+    assert gpu.hours(measured).keys() == {"largest", "smallest"}
+    assert gpu.hours(measured)["largest"].keys() == {"steps_alone"}
+
+
+def test_the_hours_of_a_result_are_those_of_its_steps(results: Path, measured: dict[str, Any]) -> None:
+    hours = json.loads(results.read_text())["hours"]["hippocampus"]
+    assert hours.keys() == {"largest", "smallest", "prox", "progressive_shrinking"}
+    for network in ("largest", "smallest"):
+        seconds = measured[network]["step_seconds"]["mean"]
+        assert hours[network]["steps_alone"] == pytest.approx(STEPS * seconds / 3600, rel=1e-3)
+        slower = max(seconds, 1 / measured["loader"]["batches_per_second"]["1"])
+        assert hours[network]["best_loader"] == pytest.approx(STEPS * slower / 3600, rel=1e-3)
+
+
+# ---------------------------------------------------------------------- table
+def test_the_table_takes_its_place_in_the_document(gpu: Any, results: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
+    page = tmp_path / "gpu.md"
+    page.write_text((ROOT / "docs" / "gpu.md").read_text())
+    for _ in range(2):  # the second time it replaces its own table
+        gpu.main(["--table", str(results), "--page", str(page)])
+    text = page.read_text()
+    assert text.count("<!-- gpu table -->") == text.count("<!-- end of the gpu table -->") == 1
+    rows = [line for line in text.splitlines() if line.startswith("| hippocampus |")]
+    stages = sum(len(measured[recipe]["stages"]) for recipe in ("prox", "progressive_shrinking"))
+    assert len(rows) == 4 + stages and {row.count("|") for row in rows} == {8}
+    page.write_text("no markers")
+    with pytest.raises(SystemExit, match="the page has no"):
+        gpu.main(["--table", str(results), "--page", str(page)])
+    assert page.read_text() == "no markers"
