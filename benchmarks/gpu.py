@@ -37,6 +37,7 @@ from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, read_json, replacing, write_json
 
 SAME = ("settings", "machine", "versions", "commit")  # in all calls that add to one result
+RESERVE = 0.05  # of the seconds: a part may take a little longer than its share
 GRACE = 10  # seconds until a part that is stuck in native code ends with the process
 REPEAT = 5  # seconds until the next OutOfTime, if a library has caught the first one
 
@@ -106,7 +107,9 @@ def run(options: argparse.Namespace) -> int:
                 tasks[name].write_cases()
                 result["plans"][name] = describe(tasks[name])
             for number, (part, name) in enumerate(missing):
-                left = end - time.monotonic()
+                left = end - time.monotonic() - RESERVE * options.seconds
+                if left <= 0:
+                    raise OutOfTime
                 share = left * PARTS[part].share / sum(PARTS[other].share for other, _ in missing[number:])
                 print(f"{name}, {part}: {share:.1f} of {left:.0f} seconds", file=sys.stderr, flush=True)
                 add(result, part, tasks[name], share)

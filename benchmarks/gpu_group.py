@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,21 @@ def group(task: SyntheticTask, seconds: float) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(dir=task.root) as folder:
         fresh = SyntheticTask(task.name, task.workload, task.root, task.device.type, task.processes)  # without batches
+        arguments = (fresh, time.monotonic() + seconds, Path(folder))  # all processes of a machine have this clock
         if task.processes == 1:
-            _train(0, fresh, seconds, Path(folder))
+            _train(0, *arguments)
         else:
-            torch.multiprocessing.spawn(_train, (fresh, seconds, Path(folder)), nprocs=task.processes, daemon=True)
+            torch.multiprocessing.spawn(_train_silently, arguments, nprocs=task.processes, daemon=True)
         measured: dict[str, Any] = read_json(Path(folder, "measured.json"))
     return measured
 
 
-def _train(rank: int, task: SyntheticTask, seconds: float, folder: Path) -> None:
+def _train_silently(*arguments: Any) -> None:
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        _train(*arguments)
+
+
+def _train(rank: int, task: SyntheticTask, end: float, folder: Path) -> None:
     cuda = task.device.type == "cuda"
     if cuda:
         torch.cuda.set_device(rank)
@@ -75,7 +82,7 @@ def _train(rank: int, task: SyntheticTask, seconds: float, folder: Path) -> None
             trainer = task.trainer(GroupTrainer, prox={"recipe": "prox", "monitor": False})
         schedule = trainer.engine.schedule
         last = {"epoch": schedule.starts[-1], "turns": turns_of(schedule.stages[-1])}
-        measured = time_epoch(trainer, task.draw(trainer), seconds, **last)
+        measured = time_epoch(trainer, task.draw(trainer), end - time.monotonic(), **last)
         parameters = list(trainer.supernet.parameters())
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for _ in range(2):  # the first time connects the processes

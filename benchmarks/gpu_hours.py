@@ -87,7 +87,8 @@ def _loaders(tasks: Mapping[str, Mapping[str, Part]]) -> Iterator[str]:
     for task, measured in tasks.items():
         if "loader" in measured:
             rates = measured["loader"]["batches_per_second"].items()
-            yield f"Batches a second, {task}: " + ", ".join(f"{rate:.3g} of {number} workers" for number, rate in rates) + "."
+            listed = ", ".join(f"{number}: {rate:.3g}" for number, rate in rates)
+            yield f"Batches a second by number of workers, {task}: {listed}."
 
 
 def put_into(page: str, text: str) -> str:

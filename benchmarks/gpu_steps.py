@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from monai_prox.distributed import gather
 from monai_prox.schedule import Stage
 
 WARM_UP = 32  # steps at most
@@ -29,12 +30,17 @@ def turns_of(stage: Stage) -> int:
     return lcm(*(1 if isinstance(roles, str) else len(roles) for roles in stage.train))
 
 
+def over(end: float) -> bool:
+    """Whether time.perf_counter() has reached ``end``, in any process of a group: all have to stop after the same step."""
+    return any(gather(time.perf_counter() >= end))
+
+
 def run_steps(trainer: Any, batches: Sequence[dict[str, Any]], epoch: int, turns: int, most: int, until: float) -> list[float]:
     """Seconds of the first steps of an epoch: ``most`` of them, or as many as begin before ``until``, in whole ``turns``."""
     trainer.current_epoch = epoch
     trainer.on_train_epoch_start()
     seconds: list[float] = []
-    while not seconds or len(seconds) % turns or (len(seconds) < most and time.perf_counter() < until):
+    while not seconds or len(seconds) % turns or (len(seconds) < most and not over(until)):
         start = time.perf_counter()
         trainer.train_step(batches[len(seconds) % len(batches)])  # it copies the loss to the host, so the GPU has finished
         seconds.append(time.perf_counter() - start)
@@ -54,7 +60,7 @@ def time_epoch(
     start = time.perf_counter()
     first = run_steps(trainer, batches, epoch, turns, WARM_UP, start + seconds / 2)
     timed: list[float] = []
-    while len(timed) < 2 or (len(timed) < TIMED and time.perf_counter() < start + seconds):
+    while len(timed) < 2 or (len(timed) < TIMED and not over(start + seconds)):
         timed += run_steps(trainer, batches, epoch, turns, len(first), start + seconds)
     return {
         "step_seconds": summary(timed),
