@@ -33,7 +33,7 @@ from gpu_parts import PARTS, measure
 from gpu_task import SIZES, SyntheticTask
 
 from monai_prox import cost
-from monai_prox.errors import ProXError
+from monai_prox.errors import ProXError, refusing
 from monai_prox.files import make_folder, read_json, replacing, write_json
 
 SAME = ("settings", "machine", "versions", "commit")  # in all calls that add to one result
@@ -132,7 +132,9 @@ def add(result: dict[str, Any], part: str, task: SyntheticTask, seconds: float) 
 
 
 def write_table(source: Path, page: Path | None) -> None:
-    text = table(read_json(source))
+    result = read_json(source)
+    with refusing(f"{source} is no result of this benchmark"):
+        text = table(result)
     print(text)
     if page is not None:
         changed = put_into(page.read_text(), text)
@@ -159,7 +161,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("there is no GPU here; --device cpu --size tiny rehearses the run")
     if not options.seconds > 0:
         parser.error(f"--seconds must be positive, got {options.seconds:g}")
-    options.processes = options.processes or (torch.cuda.device_count() if cuda else 1)
+    if options.processes is None:
+        options.processes = torch.cuda.device_count() if cuda else 1
+    if options.processes < 1:
+        parser.error(f"--processes must be positive, got {options.processes}")
     possible = [name for name, part in PARTS.items() if cuda or not part.cuda_only]
     options.parts = [name for name in possible if name in (options.parts or possible)]
     if not options.parts:
@@ -181,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit("interrupted; the same command goes on") from None
     if missing:
-        raise SystemExit(f"{missing} parts are missing, see the failures in {options.results}; the same command goes on")
+        raise SystemExit(f"{missing} parts are missing; failures are noted in {options.results}; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ PARTS: Mapping[str, Part] = {  # those last that may take longest
     "prox": Part(prox, 8),
     "progressive_shrinking": Part(progressive_shrinking, 8),
     "skeletons": Part(skeletons, 0.5),
-    "loader": Part(loader, 5),
+    "loader": Part(loader, 6),
     "group": Part(group, 1.5),
     "compiled": Part(compiled, 5, cuda_only=True),
 }

@@ -59,9 +59,10 @@ def time_epoch(
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     first = run_steps(trainer, batches, epoch, turns, WARM_UP, start + seconds / 2)
+    end = max(start + seconds, time.perf_counter() + seconds / 4)  # the first pass may have taken all, e.g. to compile
     timed: list[float] = []
-    while len(timed) < 2 or (len(timed) < TIMED and not over(start + seconds)):
-        timed += run_steps(trainer, batches, epoch, turns, len(first), start + seconds)
+    while len(timed) < 2 or (len(timed) < TIMED and not over(end)):
+        timed += run_steps(trainer, batches, epoch, turns, len(first), end)
     return {
         "step_seconds": summary(timed),
         "first_pass": {"steps": len(first), "seconds": float(f"{sum(first):.4g}")},

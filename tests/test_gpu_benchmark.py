@@ -197,7 +197,8 @@ def test_where_nothing_can_be_written_it_ends_before_it_measures(gpu: Any, tmp_p
     [
         (["--parts", "unknown"], "invalid choice: 'unknown'"),
         (["--parts", "compiled"], "these parts need a GPU"),
-        (["--seconds", "0"], "--seconds must be positive"),
+        (["--seconds", "nan"], "--seconds must be positive"),
+        (["--processes", "-1"], "--processes must be positive"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(
@@ -262,3 +263,6 @@ def test_the_table_takes_its_place_in_the_document(gpu: Any, results: Path, tmp_
     with pytest.raises(SystemExit, match="the page has no"):
         gpu.main(["--table", str(results), "--page", str(page)])
     assert page.read_text() == "no markers"
+    page.write_text("{}")
+    with pytest.raises(SystemExit, match="is no result of this benchmark"):
+        gpu.main(["--table", str(page)])
