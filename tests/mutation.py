@@ -42,6 +42,7 @@ TESTS = {  # in this folder
 HEAVY = ("torch", "torchvision", "hypothesis", "nnunetv2.utilities.get_network_from_plans")  # imported once, then forked
 MEMORY = 16 << 30  # bytes of address space that a mutant may take
 NOTICED = ("failed", "timeout")
+BROKEN = 70  # what a process exits with if the check itself fails
 Result = dict[str, Any]  # of a mutant, plain data
 
 # ---------------------------------------------------------------------- mutants
@@ -194,7 +195,7 @@ def forked(work: Callable[[], int], limit: float = 0) -> int:
     """The id of a process that exits with the result of ``work``, silent, and is killed after ``limit`` seconds."""
     if process := os.fork():
         return process
-    code = 1
+    code = BROKEN
     try:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
@@ -238,7 +239,8 @@ def check(module: str, sample: int, seed: int, jobs: int, known: Mapping[str, Re
     tree, lines = ast.parse(source), source.decode().splitlines()
     every = [*mutants(tree)]
     drawn = sorted(random.Random(f"{seed} {module}").sample(range(len(every)), min(sample, len(every))))
-    ids = {number: f"{module} {sha256(source).hexdigest()[:12]} {number}" for number in drawn}
+    version = sha256(source + Path(__file__).read_bytes()).hexdigest()[:12]
+    ids = {number: f"{module} {version} {number}" for number in drawn}
     yield from (known[each] for each in ids.values() if each in known)
     pending = [number for number in drawn if ids[number] not in known]
     if not pending:
@@ -269,6 +271,8 @@ def check(module: str, sample: int, seed: int, jobs: int, known: Mapping[str, Re
         if running:
             process, status = os.wait()
             number, start = running.pop(process)
+            if status == BROKEN << 8:
+                raise SystemExit(f"{module} with the error {every[number]} cannot be run")
             yield result(number, "survived" if status == 0 else "timeout" if os.WIFSIGNALED(status) else "failed", start)
 
 

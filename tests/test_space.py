@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from itertools import product
 
 import pytest
@@ -135,6 +136,8 @@ def test_members_are_in_normal_form() -> None:
         (Subnet.of(levels=(3,), width=(4, 8, 16)), "width[2] = 16 is not legal: it must equal width[1] = 8"),
         (Subnet.of(levels=(2,), width=(4, 8, 8)), "width[2] = 8 is not legal"),
         (Subnet.of(levels=(3,), width=(4, 8, 0)), "width[2] = 0 is not legal"),
+        (Subnet.of(levels=(3,), width=(4, 6, 8)), "width[1] = 6 is not legal: allowed here: [8, 16]"),
+        (Subnet.of(levels=(3,), width=(4, 8, 6)), "width[2] = 6 is not legal: allowed here: [8]"),
     ],
 )
 def test_a_refusal_names_its_reason(subnet: Subnet, reason: str) -> None:
@@ -156,6 +159,33 @@ def test_a_space_without_members_says_so() -> None:
 def test_choices_are_positive_distinct_and_ascending(choices: tuple[int, ...]) -> None:
     with pytest.raises(ProXError, match="positive, distinct and ascending"):
         Slot(choices=choices)
+
+
+# ---------------------------------------------------------------------- ranks
+def test_ranks_count_from_the_smallest_and_what_is_not_there_has_none() -> None:
+    assert SMALL.ranks(Subnet.of(levels=(2,), width=(8, 16, ABSENT))) == {"levels": [0], "width": [1, 1, 0]}
+    assert SMALL.ranks(Subnet.of(levels=(3,), width=(4, 8, 8))) == {"levels": [1], "width": [0, 0, 0]}
+
+
+@given(spaces(dead_ends=False), st.integers())
+def test_the_nearest_member_of_a_member_s_ranks_is_it(space: SearchSpace, seed: int) -> None:
+    subnet = space.sample(random.Random(seed))
+    assert space.nearest(space.ranks(subnet)) == subnet
+
+
+@pytest.mark.parametrize(
+    ("ranks", "width"),
+    [
+        ((0, 2), (4, 12)),
+        ((3, 0), (16, 4)),
+        ((3, 3), (16, 12)),  # which must differ, and 12 is the nearest of what is left
+        ((1, 1), (8, 4)),  # of two that are as near the smaller
+        ((9, 9), (16, 12)),  # there is nothing beyond the largest
+    ],
+)
+def test_the_nearest_member_takes_of_each_slot_the_nearest_legal_choice(ranks: Sequence[int], width: tuple[int, ...]) -> None:
+    space = SearchSpace({"width": (Slot(choices=(4, 8, 12, 16)), Slot(choices=(4, 8, 12, 16), differs=0))})
+    assert space.nearest({"width": ranks}) == Subnet.of(width=width)
 
 
 # ---------------------------------------------------------------------- narrowing
@@ -237,6 +267,36 @@ def test_restrict_keeps_needs_and_ties() -> None:
     }
 
 
+MANY = SearchSpace({"depth": (Slot(choices=(1, 2, 3)), Slot(choices=(1, 2))), "width": (Slot(choices=(4, 8)),)})
+
+
+def test_narrow_closes_the_last_choices_of_what_it_names() -> None:
+    assert MANY.narrow({"depth": 1}) == MANY.restrict({"depth": 1, "width": 2})
+    assert MANY.narrow({"depth": 2}) == MANY.restrict({"depth": 2, "width": 2}) == MANY.without_last("depth")
+    assert MANY.narrow({"depth": 3, "width": 2}) == MANY.narrow({}) == MANY
+
+
+@pytest.mark.parametrize(
+    ("open", "message"),
+    [
+        ({"depth": 0}, "of depth, 1 to 3 choices can remain open, got 0"),
+        ({"depth": 4}, "of depth, 1 to 3 choices can remain open, got 4"),
+        ({"width": 1.0}, "of width, 1 to 2 choices can remain open, got 1.0"),
+        ({"breadth": 1}, "no dimension 'breadth' whose choices could be closed; known: depth, width"),
+    ],
+)
+def test_a_narrowing_that_a_space_has_not_is_refused(open: dict[str, int], message: str) -> None:
+    with pytest.raises(ProXError, match=message):
+        MANY.narrow(open)
+
+
+def test_reductions_are_the_parts_without_a_last_choice_that_have_members() -> None:
+    assert MANY.reductions() == {"depth": MANY.restrict({"depth": 2, "width": 2}), "width": MANY.restrict({"depth": 3})}
+    assert MANY.restrict({"depth": 2}).reductions() == {"depth": MANY.restrict({})}
+    tied = SearchSpace({"depth": (Slot(choices=(1, 2)),), "width": (Slot(choices=(4, 8)), Slot(choices=(4, 8), differs=0))})
+    assert list(tied.reductions()) == ["depth"], "widths that have to differ need two"
+
+
 # ---------------------------------------------------------------------- JSON
 @given(spaces())
 def test_a_space_survives_json(space: SearchSpace) -> None:
@@ -299,3 +359,8 @@ def test_a_subnet_is_a_mapping_that_prints_itself() -> None:
     assert str(subnet) == "depth=1/2 resolution=0.75"
     with pytest.raises(KeyError):
         subnet["width"]
+
+
+def test_a_space_prints_the_choices_of_each_slot() -> None:
+    space = SearchSpace({"resolution": (Slot(choices=(0.75, 1.0)),), "width": (Slot(choices=(4,)), Slot(choices=(4, 8)))})
+    assert str(space) == "resolution {0.75, 1}; width {4} {4, 8}"
