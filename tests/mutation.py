@@ -92,7 +92,8 @@ def alternatives(node: ast.AST) -> Iterator[ast.AST]:
             for index, keyword in enumerate(keywords):
                 if keyword.arg not in (None, "strict"):  # the default instead
                     yield ast.Call(function, arguments, [*keywords[:index], *keywords[index + 1 :]])
-            if len(arguments) == 2 and not any(isinstance(argument, ast.Starred) for argument in arguments):
+            swappable = not (isinstance(function, ast.Name) and function.id in ("min", "max"))
+            if swappable and len(arguments) == 2 and not any(isinstance(argument, ast.Starred) for argument in arguments):
                 yield ast.Call(function, arguments[::-1], keywords)
         case ast.Name(name, ast.Load()) if name in NAMES:
             yield ast.Name(NAMES[name], node.ctx)

@@ -148,6 +148,20 @@ def test_birth_leaves_the_old_weights_and_the_new_channels_own_weights_alone(kin
     assert widened >= 7
 
 
+@pytest.mark.parametrize("opens", [{"kernel": 9}, {"depth": 9}, {"width": 9}])
+@every_kind
+def test_birth_leaves_alone_what_does_not_grow_and_what_is_not_born_yet(kind: str, opens: dict[str, int]) -> None:
+    """Tensors of which the new member has no more than the old one, or nothing."""
+    supernet, old, new = grown(kind, {}, opens)
+    before = {name: p.detach().clone() for name, p in supernet.network.named_parameters()}
+    give_birth(supernet, old, new)
+    of_old, of_new = supernet.regions(old), supernet.regions(new)
+    same = {name for name in before if of_old.get(name) == of_new.get(name)}
+    assert any(name in of_new for name in same) and any(name not in of_new for name in same) and len(same) < len(before)
+    for name, parameter in supernet.network.named_parameters():
+        assert name not in same or torch.equal(parameter, before[name]), name
+
+
 # ---------------------------------------------------------------------- freezing
 def engine_of(*stages: dict[str, Any], kind: str = "PlainConvUNet") -> Engine:
     """One epoch per stage; every step trains the largest member that is open, all of whose weights have gradients."""

@@ -221,6 +221,13 @@ def test_a_family_that_has_not_begun_to_learn_is_not_compared(score: float) -> N
     assert len(monitor.members(SPACE)) == (2 if score == 0.1 else 1)
 
 
+def test_a_case_in_which_nothing_is_found_does_not_end_a_trial() -> None:
+    monitor = monitor_of()
+    for epoch in range(3):
+        observe_all(monitor, epoch, dict.fromkeys("abcde", 0.0) | {"f": 0.5})
+    assert len(monitor.history) == 2 and monitor.trial(SPACE) is not None
+
+
 @pytest.mark.parametrize(("cases", "enough"), [(0, False), (1, False), (4, False), (5, True)])
 def test_fewer_than_five_cases_are_no_comparison_and_begin_no_trial(cases: int, enough: bool) -> None:
     monitor = monitor_of()
@@ -362,6 +369,16 @@ def test_what_noise_may_hide_is_kept() -> None:
 def test_a_gain_just_above_the_threshold_is_kept_and_one_just_below_closes() -> None:
     for gain, verdict in ((0.0051, "kept"), (0.0049, "closed")):
         assert verdict_on(*[gains_of(gain, 1e-6)] * 4)[0] == verdict
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [(0.25, "kept"), (0.25 + 1e-9, "closed")])
+def test_a_gain_of_exactly_the_threshold_is_kept(threshold: float, verdict: str) -> None:
+    """Three quarters and a half have no rounding error, and neither has their difference."""
+    monitor, space = monitor_of(patience=1, threshold=threshold), only("width", 2)
+    scores = {space.largest(): dict.fromkeys("abcde", 0.75), space.smallest(): dict.fromkeys("abcde", 0.5)}
+    for epoch in range(3):
+        monitor.observe(epoch, space, scores)
+    assert monitor.verdicts == [(2, "width", verdict)]
 
 
 @given(st.floats(-0.05, 0.05), st.floats(0, 0.05), st.floats(0, 0.02), st.integers(3, 15).map(lambda n: 2 * n))

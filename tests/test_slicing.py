@@ -109,6 +109,12 @@ def test_a_prefix_of_each_half_is_not_a_prefix_of_the_whole() -> None:
     assert one_cut(full, (prefix(4),)).tolist() == [10, 11, 12, 20]
 
 
+@pytest.mark.parametrize("full", [2, 3, 8])
+def test_whole_halves_are_the_whole(full: int) -> None:
+    """They are used as they are and not cut, as is an odd number that there are no two halves of."""
+    assert halves(full, full) == prefix(full) and covers((halves(full, full),), (full,))
+
+
 @given(st.integers(0, 4), st.integers(0, 4))
 def test_the_centre_leaves_as_many_taps_on_either_side(half: int, rim: int) -> None:
     length, full = 2 * half + 1, 2 * (half + rim) + 1
