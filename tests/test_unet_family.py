@@ -4,6 +4,7 @@ import gc
 import random
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -227,6 +228,29 @@ def test_extraction_copies_and_keeps_mode_and_switches() -> None:
     assert all(map(torch.equal, before, supernet.parameters()))
 
 
+@pytest.mark.parametrize("resolution", [0.75, 1.0])
+def test_a_view_is_a_member_s_finest_output_in_the_supernet_s_own_weights(resolution: float) -> None:
+    supernet = supernet_of("PlainConvUNet", features=(4, 8, 8), patch=(24, 24), deep_supervision=True)
+    subnet = Subnet.of(**dict(supernet.family.space.largest()) | {"width": (2, 4, 4), "resolution": (resolution,)})
+    view, x = supernet.view(subnet), image(supernet.family)
+    with torch.no_grad():
+        first = view(x)
+        assert first.shape[2:] == x.shape[2:] and torch.equal(first, supernet.member(subnet)(x)[0])
+        supernet.network.decoder.seg_layers[-1].bias += 1
+        torch.testing.assert_close(view(x), first + 1, rtol=0, atol=1e-5)
+        supernet.network.decoder.deep_supervision = False
+        assert torch.equal(view(x), supernet(x, subnet))
+
+
+def test_a_member_drops_out_while_the_supernet_trains_alone() -> None:
+    supernet = supernet_of("PlainConvUNet", features=(4, 8, 8), patch=(24, 24), dropout=0.5)
+    subnet, x = supernet.family.space.smallest(), image(supernet.family)
+    for training in (True, False, True):
+        supernet.train(training)
+        with torch.no_grad():
+            assert torch.equal(supernet(x, subnet), supernet(x, subnet)) != training
+
+
 def test_the_given_network_is_used_not_copied() -> None:
     family = unet_family()
     network = family.build(family.space.largest())
@@ -236,7 +260,8 @@ def test_the_given_network_is_used_not_copied() -> None:
 def test_no_subnet_beyond_the_space_is_run() -> None:
     supernet = supernet_of("PlainConvUNet")
     stranger = Subnet.of(**dict(supernet.family.space.largest()) | {"width": (4, 8, 8, 13)})
-    for use in (supernet.extract, supernet.shapes, supernet.regions, lambda s: supernet(image(supernet.family), s)):
+    run = partial(supernet, image(supernet.family))
+    for use in (supernet.extract, supernet.member, supernet.view, supernet.shapes, supernet.regions, run):
         with pytest.raises(ProXError, match=r"width\[3\] = 13 is not legal"):
             use(stranger)
 
