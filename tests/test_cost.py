@@ -76,6 +76,8 @@ def test_a_plain_network_by_hand(subnet: Subnet, parameters: int, macs: int) -> 
     for _ in range(2):  # asking twice changes nothing
         assert cost.parameters(supernet.family, subnet) == parameters
         assert cost.macs(supernet.family, subnet, (16, 16)) == macs
+        of = cost.of(supernet.family, subnet, (16, 16))
+        assert (of.parameters, of.macs) == (parameters, macs)
 
 
 def test_a_residual_network_by_hand() -> None:
@@ -110,6 +112,21 @@ def test_three_axes_by_hand() -> None:
 def test_macs_grow_with_the_voxels_and_parameters_do_not() -> None:
     supernet = toy()
     assert cost.macs(supernet.family, member(), (32, 48)) == 6 * cost.macs(supernet.family, member(), (16, 16))
+
+
+def test_a_weight_and_an_element_are_four_bytes() -> None:
+    of = cost.Cost(parameters=250_000, macs=7, activations=1_000_000)
+    assert (of.file_mb, of.memory_mb) == pytest.approx((1.0, 5.0))
+
+
+def test_layers_are_counted_in_every_pass_and_every_image_of_a_batch() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 1, 3), nn.ConvTranspose2d(1, 2, 2, stride=2), nn.Flatten(), nn.Linear(32, 5))
+    once = 3 * 9 * 4 + 2 * 4 * 4 + 32 * 5  # 2 x 2 voxels of 4 x 4, which become 4 x 4 again
+    with cost.counting(network) as counted:
+        network(torch.zeros(1, 3, 4, 4))
+        assert counted.macs == once
+        network(torch.zeros(2, 3, 4, 4))
+    assert counted.macs == 3 * once
 
 
 def test_counting_leaves_no_trace() -> None:
