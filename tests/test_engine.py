@@ -227,6 +227,33 @@ def test_a_warm_up_counts_updates_and_not_the_batches_of_each() -> None:
     assert rates == pytest.approx([1] * 16 + [1 / 4, 2 / 4, 3 / 4] + [1] * 13)
 
 
+def test_a_first_stage_may_warm_up_for_as_long_as_it_says() -> None:
+    """There are no epochs before it by which to tell how many updates a quarter of it has."""
+    engine = engine_of((replace(WARM[0], warmup=5), WARM[2]))
+    optimizer = sgd(engine)
+    engine.guard(optimizer)
+    rates = watched_rates(optimizer)
+    train(engine, optimizer, range(2), steps=8)
+    assert rates == pytest.approx([1 / 5, 2 / 5, 3 / 5, 4 / 5] + [1] * 12)
+
+
+def test_of_several_optimizers_the_first_one_s_updates_count() -> None:
+    """And all of them take the rates of the warm-up."""
+    engine = engine_of((WARM[0], replace(WARM[1], warmup=2), WARM[2]), 6)
+    network = engine.supernet.network
+    optimizers = [SGD(part.parameters(), rate) for part, rate in ((network.encoder, 0.01), (network.decoder.seg_layers, 0.02))]
+    for optimizer in optimizers:
+        engine.guard(optimizer)
+    rates = [watched_rates(optimizer) for optimizer in optimizers]
+    for epoch in range(4):
+        engine.begin_epoch(epoch)
+        for step in range(4):
+            engine.step(*batch(step), epoch=epoch, step=step)
+            for optimizer in optimizers:
+                optimizer.step()
+    assert rates == [pytest.approx([1] * 8 + [1 / 2] + [1] * 7)] * 2
+
+
 def test_an_optimizer_that_is_guarded_twice_or_fails_keeps_its_learning_rate() -> None:
     engine = engine_of(WARM, 6)
     optimizer = sgd(engine)
@@ -864,6 +891,16 @@ def test_a_warm_up_goes_on_where_it_was() -> None:
         assert again.warmth == number / 4
     more.step()
     assert again.warmth == 1
+
+
+def test_the_origin_is_the_search_space_and_the_stages() -> None:
+    engine = engine_of(prox)
+    origin, stages = engine.origin, make_schedule("prox", engine.supernet.family.space, 9).stages
+    assert SearchSpace.from_json(origin["space"]) == engine.supernet.family.space
+    assert [stage["name"] for stage in origin["stages"]] == [stage.name for stage in stages]
+    train(engine, sgd(engine), range(2))
+    engine.close("width")
+    assert engine.origin == origin, "whatever was trained and closed since"
 
 
 def test_keeping_weights_is_resumed() -> None:
