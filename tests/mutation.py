@@ -35,7 +35,7 @@ TESTS = {  # in this folder
     "slicing": ("test_slicing.py",),
     "supernet": ("test_unet_family.py", "test_kernel_transform.py"),
     "growth": ("test_growth.py",),
-    "engine": ("test_engine.py", "test_growth.py"),
+    "engine": ("test_engine.py", "test_growth.py", "test_mobilenet_training.py::test_a_frozen_teacher_without_them_is_refused"),
     "monitor": ("test_monitor.py",),
     "cost": ("test_cost.py", "test_search.py::test_patches_are_counted_as_nnunet_lays_them"),
 }

@@ -11,7 +11,7 @@ import pytest
 import torch
 from architectures import FLAT, batch, randomise_norms, segmentation_loss, unet_family
 from ranks import in_threads, together
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -190,6 +190,20 @@ def test_stages_open_with_their_epoch() -> None:
     assert late.begin_epoch(5) and late.stage.name == "c"
 
 
+def test_the_final_space_is_that_of_the_last_stage() -> None:
+    stages = (
+        Stage(name="a"),
+        Stage(name="b", open={"width": 2}),
+        Stage(name="c", open={"depth": 2}),
+        Stage(name="d", open=ALL),
+    )
+    engine = engine_of(stages)
+    whole = engine.supernet.family.space
+    for epoch in range(4):
+        engine.begin_epoch(epoch)
+        assert engine.space == stages[epoch].space(whole) and engine.final_space == whole
+
+
 def watched_rates(optimizer: Optimizer) -> list[float]:
     """The learning rates that its updates take, relative to that which a scheduler has set."""
     rate, rates = optimizer.param_groups[0]["lr"], list[float]()
@@ -284,6 +298,13 @@ def test_only_a_preserving_birth_writes_weights_and_not_over_pretrained_ones() -
         engine.begin_epoch(1)
         after = dict(engine.supernet.network.named_parameters())
         assert all(torch.equal(before[name], after[name]) for name in before) == kept
+
+
+def test_a_first_stage_has_nothing_to_preserve() -> None:
+    engine = engine_of((Stage(name="a", open=ALL, birth="preserving"),))
+    before = weights_of(engine)
+    engine.begin_epoch(0)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(engine).items())
 
 
 def test_preserving_birth_computes_what_the_stage_before_did() -> None:
@@ -523,6 +544,28 @@ def test_the_teacher_is_who_the_stage_says() -> None:
         engine.begin_epoch(epoch)
         teachers.append(engine.teacher)
     assert teachers == [None, smallest, wide, wide, wide, None]
+
+
+def test_each_frozen_teacher_is_calibrated_once_as_its_stage_opens() -> None:
+    given: list[tuple[Subnet, Tensor]] = []
+
+    def calibrate(network: nn.Module, subnet: Subnet) -> None:
+        given.append((subnet, next(network.parameters()).clone()))
+        next(network.parameters()).detach().zero_()  # what it writes stays in the teacher and reaches no supernet
+
+    stages = tuple(
+        Stage(name=teacher, open={"width": index + 1}, teacher=teacher, train=("largest",))
+        for index, teacher in enumerate(("largest", "previous", "none"))
+    )
+    engine = engine_of(stages, 6, calibrate=calibrate)
+    smallest = engine.supernet.family.space.smallest()
+    first = next(engine.supernet.extract(smallest).parameters()).clone()
+    for epoch in range(6):
+        engine.begin_epoch(epoch)
+        if epoch == 2:
+            assert not next(iter(engine.state_dict()["teacher"]["weights"].values())).any()
+    assert [subnet for subnet, _ in given] == [smallest] and torch.equal(given[0][1], first)
+    assert torch.equal(next(engine.supernet.extract(smallest).parameters()), first)
 
 
 @pytest.mark.parametrize("choices", [FLAT, LOW_RESOLUTION], ids=["flat", "levels and resolution"])
@@ -967,7 +1010,6 @@ def _rank(rank: int) -> dict[str, Tensor]:
     return gradients(engine)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_ranks_train_the_same_members_and_average_their_gradients() -> None:
     ranks = together(2, _rank)
