@@ -40,8 +40,11 @@ IMPORTED = [
     "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints",
     "nnunetv2.inference.predict_from_raw_data",
     "nnunetv2.run.run_training",
+    "onnxruntime",
+    "onnxscript",
     "scipy.ndimage",
     "skimage.transform",
+    "torch.onnx._internal.exporter._core",
     "torch.utils.tensorboard",
 ]
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -113,7 +116,8 @@ def _run(main: Callable[[], object], environment: dict[str, str], cwd: Path, fol
     torch.set_num_threads = lambda _: None  # nnU-Net's commands take all cores, and on tiny layers threads wait for each other
     random.seed()  # a new Python draws others than the last one
     np.random.seed()
-    multiprocessing.get_context = lambda method=None: FORK  # type: ignore[assignment, misc, return-value]  # nnU-Net's pools
+    multiprocessing.set_start_method("fork", force=True)  # nnU-Net's pools, which ask for either, start in no time so
+    multiprocessing.get_context = lambda method=None: FORK  # type: ignore[assignment, misc, return-value]
     try:
         main()
     except SystemExit:

@@ -189,7 +189,6 @@ def test_a_training_of_other_settings_continues_bit_for_bit(tmp_path: Path, sett
         assert_equal(rest.state(), whole.state(), f"after {finished}")
 
 
-@pytest.mark.slow
 def test_a_training_with_loader_processes_continues_bit_for_bit(tmp_path: Path) -> None:
     whole = training("prox", tmp_path, data=loader(num_workers=1)).run()
     for finished in cuts(whole.engine.schedule):
@@ -1107,7 +1106,6 @@ def _rank(rank: int) -> dict[str, Any]:
     return {"members": members, "images": images, "before": before, "losses": run.losses, **run.state()}
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_ranks_keep_equal_weights_train_the_same_members_and_augment_by_themselves() -> None:
     """They begin with weights of their own, of which the first rank's are everyone's, and are shown the same cases."""
@@ -1127,7 +1125,6 @@ def _rank_that_closes(_: int) -> dict[str, Any]:
     return {"closed": run.engine.closed, "trial": str(run.engine.trial), **run.state()}
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_ranks_decide_alike_and_from_all_cases() -> None:
     """Seven cases, four of the first rank and three of the second, too few to decide by itself."""

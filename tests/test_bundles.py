@@ -89,7 +89,6 @@ def trained(request: pytest.FixtureRequest) -> Trained:
     return trained_once(request.param, request.param)
 
 
-@pytest.mark.slow
 def test_training_leaves_a_family(trained: Trained) -> None:
     names = {path.name for path in (trained.bundle / "models").iterdir()}
     assert names == {"model.pt", "family.json", "checkpoint_epoch=5.pt"}
@@ -118,7 +117,6 @@ def assert_evaluates(trained: Trained, name: str) -> None:
     assert dice == pytest.approx(member["dice"]["mean"], abs=1e-5)
 
 
-@pytest.mark.slow
 def test_evaluation_repeats_the_trainings_validation(trained: Trained) -> None:
     assert_evaluates(trained, "middle")
 
@@ -138,7 +136,6 @@ def predict(bundle: Path, images: Path, output: Path, **options: Any) -> dict[st
     return {path.name: np.asarray(nib.load(path).dataobj) for path in sorted(output.glob("*.nii.gz"))}
 
 
-@pytest.mark.slow
 def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path: Path) -> None:
     """A member within the family, at full resolution, and as a bundle of its own."""
     images = trained.task / "imagesTr"
@@ -166,7 +163,6 @@ def decisive(bundle: Path, copy: Path) -> Path:
     return copy
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smallest", "largest"])
 def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, name: str, tmp_path: Path) -> None:
     """With several channels, thick slices, CT; at the training's resolution and below it."""
@@ -187,7 +183,6 @@ def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, n
     assert len(list((tmp_path / "found").glob("*.nii.gz"))) == len(wanted) == 3
 
 
-@pytest.mark.slow
 def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
     """On whole cases, by regions where there are some; the training's own validation stays at its resolution."""
     source = open_source(trained.bundle, dataset=trained.task)
@@ -203,7 +198,6 @@ def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
     assert score == pytest.approx(member["dice"]["mean"], abs=0.02)
 
 
-@pytest.mark.slow
 def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained: Trained, tmp_path: Path) -> None:
     """As a bundle of its own it resamples whole images, and places the voxels where the family's resizing does."""
     family = TrainedBundle.open(trained.bundle)
@@ -224,7 +218,6 @@ def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained
     torch.testing.assert_close(seen["image"].as_tensor(), normalise({"image": small})["image"], atol=1e-3, rtol=0)
 
 
-@pytest.mark.slow
 def test_our_commands_take_a_bundle(trained: Trained, tmp_path: Path) -> None:
     runner = CliRunner()
     listed = runner.invoke(app, ["family", str(trained.bundle), "--json"])
@@ -246,13 +239,11 @@ def as_trained(bundle: Path) -> dict[str, Any]:
     return channels | {f"{form}inputs#image#spatial_shape": list(plan.patch_size)}
 
 
-@pytest.mark.slow
 def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
     plan = TrainedBundle.open(trained.bundle).plan
     check_network(trained.bundle, tmp_path, (len(plan.channels), *plan.patch_size), **as_trained(trained.bundle))
 
 
-@pytest.mark.slow
 def test_monais_checks_pass_for_an_exported_member(trained: Trained, tmp_path: Path) -> None:
     prediction = prediction_of(TrainedBundle.open(trained.bundle), "smallest")
     bundle = write_bundle(prediction, tmp_path / "smallest")
@@ -260,7 +251,6 @@ def test_monais_checks_pass_for_an_exported_member(trained: Trained, tmp_path: P
     check_network(bundle, tmp_path, (len(prediction.channels), *prediction.patch_size))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "names"), [("train", ["train"]), ("infer", ["train", "evaluate"]), ("infer", ["inference"])], ids=str
 )
@@ -277,7 +267,6 @@ def test_the_bundles_have_the_properties_that_workflows_ask_for(trained: Trained
     assert workflow.check_properties() == []
 
 
-@pytest.mark.slow
 def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: Trained, tmp_path: Path) -> None:
     bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
     metadata = config(bundle, "metadata")
@@ -303,7 +292,6 @@ def test_a_network_can_be_checked_before_any_training(name: str) -> None:
     verify_net_in_out(net_id="network_def", device="cpu", bundle_root=str(bundle), **files, **small)
 
 
-@pytest.mark.slow
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
     member = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
     for bundle in (trained.bundle, member):
@@ -329,7 +317,6 @@ def train(where: Trained, output: Path, check: bool = True, extra: tuple[str, ..
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(hippocampus: Trained, tmp_path: Path) -> None:
     """From the last epoch of a stage and from within one; with the optimizer and the learning rate."""
     train(hippocampus, tmp_path / "whole", extra=("--train#handlers#4#n_saved", "9"), epochs=8)
@@ -361,7 +348,6 @@ def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) 
     assert (tmp_path / "eval" / "mlruns.db").is_file()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -387,7 +373,6 @@ def test_what_cannot_work_is_said_before_training(
     assert "Epoch" not in said and not (tmp_path / "models").exists()
 
 
-@pytest.mark.slow
 def test_a_checkpoint_of_another_space_is_refused(hippocampus: Trained, tmp_path: Path) -> None:
     train(hippocampus, tmp_path / "first")
     checkpoint = tmp_path / "first" / "models" / "checkpoint_epoch=5.pt"
@@ -396,7 +381,6 @@ def test_a_checkpoint_of_another_space_is_refused(hippocampus: Trained, tmp_path
     assert not (tmp_path / "second" / "models" / "model.pt").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["NaN", "label"])
 def test_images_that_cannot_be_trained_on_are_named(tmp_path: Path, fault: str) -> None:
     where = Trained(tmp_path, copy_bundles(tmp_path) / "hippocampus_prox", write_task(tmp_path, "hippocampus_prox"))
@@ -429,7 +413,6 @@ def whole_supernet(where: Trained) -> SuperNet:
     return supernet.eval()
 
 
-@pytest.mark.slow
 def test_a_training_closes_choices_and_says_so(narrowed: Trained) -> None:
     family = TrainedBundle.open(narrowed.bundle).family()
     said = (narrowed.root / "said").read_text()
@@ -447,7 +430,6 @@ def test_a_training_closes_choices_and_says_so(narrowed: Trained) -> None:
     assert json.loads(listed.output) == family["members"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smallest", "largest"])
 def test_members_of_a_narrowed_family_predict_as_within_the_whole_one(narrowed: Trained, tmp_path: Path, name: str) -> None:
     bundle, supernet = TrainedBundle.open(narrowed.bundle), whole_supernet(narrowed)
@@ -470,18 +452,15 @@ def test_members_of_a_narrowed_family_predict_as_within_the_whole_one(narrowed: 
     assert equal(weights, dict(prediction_graph(supernet.extract(subnet)).state_dict()))
 
 
-@pytest.mark.slow
 def test_a_narrowed_family_is_evaluated(narrowed: Trained) -> None:
     assert_evaluates(narrowed, "largest")
 
 
-@pytest.mark.slow
 def test_monais_checks_pass_for_a_narrowed_family(narrowed: Trained, tmp_path: Path) -> None:
     plan = TrainedBundle.open(narrowed.bundle).plan
     check_network(narrowed.bundle, tmp_path, (1, *plan.patch_size), **as_trained(narrowed.bundle))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["option", "file"])
 def test_the_monitor_can_be_switched_off(hippocampus: Trained, tmp_path: Path, how: str) -> None:
     files = [str(hippocampus.bundle / "configs" / "train.json")]
@@ -515,7 +494,6 @@ def shrunk() -> Trained:
     return trained_once("shrunk", "hippocampus_prox", **SHRINKING, **{"train#handlers#4#n_saved": 9})
 
 
-@pytest.mark.slow
 def test_progressive_shrinking_continues_bit_for_bit(shrunk: Trained, tmp_path: Path) -> None:
     """From the end of the stage in which kernels opened."""
     models = shrunk.bundle / "models"
@@ -527,12 +505,10 @@ def test_progressive_shrinking_continues_bit_for_bit(shrunk: Trained, tmp_path: 
         assert equal(whole, resumed), file
 
 
-@pytest.mark.slow
 def test_progressive_shrinking_is_evaluated_with_its_transformed_kernels(shrunk: Trained) -> None:
     assert_evaluates(shrunk, "smallest")
 
 
-@pytest.mark.slow
 def test_an_exported_member_has_transformed_kernels(shrunk: Trained, tmp_path: Path) -> None:
     bundle = TrainedBundle.open(shrunk.bundle)
     supernet = bundle.supernet()
@@ -555,7 +531,6 @@ def test_an_exported_member_has_transformed_kernels(shrunk: Trained, tmp_path: P
     assert all(np.array_equal(label, within[file.replace(".nii.gz", "_seg.nii.gz")]) for file, label in alone.items())
 
 
-@pytest.mark.slow
 def test_the_sandwich_rule_trains(hippocampus: Trained, tmp_path: Path) -> None:
     said = train(hippocampus, tmp_path, recipe="sandwich", epochs=2)
     assert "ProX stage 'sandwich' opens: 1,872 of 1,872 members" in said

@@ -127,7 +127,6 @@ def test_brackets_in_a_path_are_printed_as_they_are(model: ModelFolder, tmp_path
 
 
 # ---------------------------------------------------------------------- doctor and trainers
-@pytest.mark.slow
 def test_doctor_finds_nothing_missing(tmp_path: Path) -> None:
     done = prox("doctor", cwd=tmp_path, **folders(tmp_path), nnUNet_extTrainer=trainers_folder())
     assert done.returncode == 0, done.stdout + done.stderr
@@ -136,7 +135,6 @@ def test_doctor_finds_nothing_missing(tmp_path: Path) -> None:
         assert name in done.stdout
 
 
-@pytest.mark.slow
 def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     known = folders(tmp_path)
     set_wrongly = {"nnUNet_raw": tmp_path / "nowhere", "nnUNet_results": known["nnUNet_results"]}
@@ -148,7 +146,6 @@ def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     assert missing[1][2] == "not set; export nnUNet_preprocessed=/a/folder"
 
 
-@pytest.mark.slow
 def test_trainers_is_a_folder_in_which_nnunet_finds_ours(tmp_path: Path) -> None:
     folder = Path(run(["monai-prox", "trainers"], environment(), cwd=tmp_path).strip())
     assert folder.is_absolute() and (folder / "prox_trainers.py").is_file()
@@ -158,7 +155,6 @@ def test_trainers_is_a_folder_in_which_nnunet_finds_ours(tmp_path: Path) -> None
 
 
 # ---------------------------------------------------------------------- demo
-@pytest.mark.slow
 def test_demo_of_an_unknown_task_names_those_known(tmp_path: Path) -> None:
     error = the_error_of_demo("NoSuchTask", tmp_path)
     assert error.startswith("NoSuchTask is neither a folder nor a Decathlon task to download; known tasks: Task01_BrainTumour")

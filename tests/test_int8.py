@@ -44,7 +44,6 @@ def dataset(model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "ending", "weights"),
     [("onnx", ".onnx", ".onnx"), pytest.param("openvino", ".xml", ".bin", marks=pytest.mark.alone)],

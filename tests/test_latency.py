@@ -131,7 +131,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.slow
 def test_a_pack_runs_without_this_package_and_serves_the_search(source: NNUNetSource, tmp_path: Path) -> None:
     done: list[tuple[int, int]] = []
     path = write_pack(source, tmp_path / "new" / "pack.zip", count=8, done=lambda *of: done.append(of))
@@ -152,7 +151,6 @@ def test_a_pack_runs_without_this_package_and_serves_the_search(source: NNUNetSo
     refused("exists; give another", write_pack, source, path, count=8, done=print)
 
 
-@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_this_machine_is_measured_with_every_runtime(source: NNUNetSource, runtime: str) -> None:

@@ -96,7 +96,6 @@ def trained() -> Trained:
     return Trained(root, root / "bundles" / "roct_prox", scans)
 
 
-@pytest.mark.slow
 def test_training_leaves_a_family(trained: Trained) -> None:
     names = {path.name for path in (trained.bundle / "models").iterdir()}
     assert names == {"model.pt", "statistics.pt", "family.json", "checkpoint_epoch=5.pt"}
@@ -116,7 +115,6 @@ def evaluate(trained: Trained, subnet: str | Path, **more: Any) -> str:
     return monai(["run", "--config_file", files, *arguments(options)], cwd=trained.bundle).stdout
 
 
-@pytest.mark.slow
 def test_evaluation_on_the_trainings_validation_repeats_it(trained: Trained) -> None:
     evaluate(trained, "middle", **{"validate#scans": "$@scans.val"})
     written = json.loads((trained.bundle / "eval" / "middle" / "evaluation.json").read_text())
@@ -127,7 +125,6 @@ def test_evaluation_on_the_trainings_validation_repeats_it(trained: Trained) -> 
     assert all(0 <= area <= 1 for area in written["auc"].values())
 
 
-@pytest.mark.slow
 def test_another_member_gets_its_statistics_when_it_is_evaluated(trained: Trained, tmp_path: Path) -> None:
     own = replace(trained, bundle=Path(shutil.copytree(trained.bundle, tmp_path / "bundle")))  # its statistics are added to
     bundle = TrainedBundle.open(own.bundle)
@@ -145,7 +142,6 @@ def table(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smallest", "largest"])
 def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path: Path, name: str) -> None:
     """A member within the family, and as a bundle of its own without us; of lower and of full resolution."""
@@ -166,7 +162,6 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
         assert list(map(float, exported[1:])) == pytest.approx(list(map(float, own[2:])), abs=2e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "file"), [("smallest", "a.onnx"), ("largest", "a.onnx"), ("smallest", "a.ts")])
 def test_files_for_devices_classify_as_the_bundle_does(trained: Trained, tmp_path: Path, name: str, file: str) -> None:
     images = trained.scans / "test" / "NORMAL"
@@ -183,7 +178,6 @@ def test_files_for_devices_classify_as_the_bundle_does(trained: Trained, tmp_pat
         np.testing.assert_allclose([float(v) for v in own[2:]], [float(v) for v in theirs[2:]], atol=1e-3)
 
 
-@pytest.mark.slow
 def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Path) -> None:
     """Members that the training has not validated get statistics of their norms from its images."""
     output = tmp_path / "search"
@@ -203,7 +197,6 @@ def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Pat
     assert (tmp_path / "bundle" / "models" / "model.pt").is_file()
 
 
-@pytest.mark.slow
 def test_a_classifier_in_integers_is_compared_by_accuracy(trained: Trained, tmp_path: Path) -> None:
     source = ClassifierSource(TrainedBundle.open(trained.bundle), trained.scans)
     loss = export_file(source, "smallest", tmp_path / "int8.onnx", "onnx", int8=True, most_loss=1)
@@ -211,7 +204,6 @@ def test_a_classifier_in_integers_is_compared_by_accuracy(trained: Trained, tmp_
     assert Model(tmp_path / "int8.onnx").description == source.describe("smallest", source.member("smallest")[1])
 
 
-@pytest.mark.slow
 def test_a_search_knows_what_the_training_held_out(trained: Trained, tmp_path: Path) -> None:
     """By the names that it noted; another split, or scans that are not there, are seen."""
     bundle = TrainedBundle.open(trained.bundle)
@@ -233,7 +225,6 @@ def command(*arguments: Any) -> None:
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.slow
 def test_our_commands_take_the_bundle(trained: Trained, tmp_path: Path) -> None:
     runner = CliRunner()
     listed = runner.invoke(app, ["family", str(trained.bundle)])
@@ -246,7 +237,6 @@ def test_our_commands_take_the_bundle(trained: Trained, tmp_path: Path) -> None:
         runner.invoke(app, ["family", str(BUNDLE)], catch_exceptions=False)
 
 
-@pytest.mark.slow
 def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
     size = {"_meta_#network_data_format#inputs#image#spatial_shape": [64, 64]}
     check_network(trained.bundle, tmp_path, (1, 64, 64), **size)
@@ -257,7 +247,6 @@ def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
     check_network(member, tmp_path, (1, 48, 48))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "names"), [("train", ["train"]), ("infer", ["train", "evaluate"]), ("infer", ["inference"])], ids=str
 )
@@ -274,7 +263,6 @@ def test_the_bundle_has_the_properties_that_workflows_ask_for(trained: Trained, 
     assert workflow.check_properties() == []
 
 
-@pytest.mark.slow
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
     member = write_bundle(classification_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
     for bundle in (trained.bundle, member):
@@ -290,7 +278,6 @@ def train(trained: Trained, output: Path, check: bool = True, extra: tuple[str, 
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(trained: Trained, tmp_path: Path) -> None:
     train(trained, tmp_path / "whole", extra=("--train#handlers#4#n_saved", "9"), epochs=8)
     train(trained, tmp_path / "resumed", ckpt=tmp_path / "whole" / "models" / "checkpoint_epoch=6.pt", epochs=8)
@@ -299,7 +286,6 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(trained: Trained,
         assert equal(whole, resumed), file
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["prox_paper", "progressive_shrinking"])
 def test_other_recipes_train(trained: Trained, tmp_path: Path, recipe: str) -> None:
     stages = 7 if recipe == "prox_paper" else 6
@@ -324,7 +310,6 @@ def test_two_processes_train_one_supernet(trained: Trained, tmp_path: Path) -> N
     assert said.count("Epoch[5] Metrics") == 1 and "val_accuracy_largest" in said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -343,7 +328,6 @@ def test_what_cannot_work_is_said_before_training(
     assert "Epoch" not in said and not (tmp_path / "models").exists()
 
 
-@pytest.mark.slow
 def test_a_scan_whose_pixels_are_broken_is_named(tmp_path: Path, trained: Trained) -> None:
     scans = write_phantom_scans(tmp_path, patients={"train": 1, "val": 1, "test": 1}, size=(64, 64))
     broken = next((scans / "train" / "CNV").iterdir())

@@ -210,7 +210,6 @@ def model(bare: Path) -> ModelFolder:
     return bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "plans",
     [bare_plans, lambda: bare_plans("ResidualEncoderUNet"), lambda: bare_plans(patch=(24, 32))],
@@ -236,7 +235,6 @@ def test_the_file_computes_what_the_member_does(
                 np.testing.assert_allclose(opened(x.numpy()), network(x).numpy(), atol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "ending"), [pytest.param("openvino", ".xml", marks=pytest.mark.alone), ("torchscript", ".ts")]
 )

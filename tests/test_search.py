@@ -415,7 +415,6 @@ def page() -> Any:
         browser.close()
 
 
-@pytest.mark.slow
 def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tmp_path: Path, page: Page) -> None:
     device = Device.from_json(made_up_device(source), source.supernet.family, source.size, "a test")
     search = search_of(source, tmp_path / "study.journal", device=device, minimise=("latency_ms",), finalists=4)

@@ -6,7 +6,7 @@ import pickle
 import random
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from datetime import timedelta
@@ -130,7 +130,6 @@ def uninterrupted(request: pytest.FixtureRequest, phantom: Prepared) -> tuple[di
     return plans, torch.load(made_once(f"uninterrupted_{request.param}", fill) / "everything.pt", weights_only=False)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [2, 4, 5])
 def test_a_continued_training_equals_an_uninterrupted_one(
     epoch: int, uninterrupted: tuple[dict[str, Any], dict[str, Any]], in_phantom: Prepared
@@ -153,14 +152,12 @@ def test_a_continued_training_equals_an_uninterrupted_one(
         assert equal(value, actual[part]), part
 
 
-@pytest.mark.slow
 def test_the_paper_s_last_stage_has_a_teacher(uninterrupted: tuple[dict[str, Any], dict[str, Any]]) -> None:
     plans, made = uninterrupted
     asks_for_paper = "prox" in plans["configurations"][FULLRES]
     assert (made["engine"]["teacher"] is not None) == asks_for_paper
 
 
-@pytest.mark.slow
 def test_the_seed_alone_makes_a_training(uninterrupted: tuple[dict[str, Any], dict[str, Any]], in_phantom: Prepared) -> None:
     plans, expected = uninterrupted
     trainings = {}
@@ -190,14 +187,12 @@ def train(trainer: Any) -> None:
     assert set(trainer.probe_history[-1]["dice"]) == set(trainer.probes) >= {"smallest", "largest"}
 
 
-@pytest.mark.slow
 def test_trains_a_residual_encoder_plan(in_phantom: Prepared) -> None:
     trainer = make_trainer(cut_plans(in_phantom.plans("nnUNetResEncUNetMPlans"), FULLRES, CUT, PATCH), in_phantom.dataset())
     train(trainer)
     assert type(trainer.network).__name__ == "ResidualEncoderUNet"
 
 
-@pytest.mark.slow
 def test_trains_the_2d_configuration(in_phantom: Prepared) -> None:
     trainer = make_trainer(cut_plans(in_phantom.plans(), "2d", CUT, (40, 32)), in_phantom.dataset())
     train(trainer)
@@ -236,7 +231,6 @@ def regions(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Prep
     return copy
 
 
-@pytest.mark.slow
 def test_trains_and_validates_regions_with_an_ignore_label(
     regions: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -866,7 +860,6 @@ def _rank_with_a_bad_case(rank: int, file: str, out: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_ranks_report_the_loss_of_the_same_updates(bare: Path) -> None:
     """One rank's loss of the first is not finite, so all have skipped it."""
@@ -875,7 +868,6 @@ def test_ranks_report_the_loss_of_the_same_updates(bare: Path) -> None:
     assert losses == others == [pytest.approx((mine + other) / 2)]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_ranks_close_alike(bare: Path) -> None:
     """And call the loss equally often: nnU-Net's waits for all ranks."""
@@ -900,7 +892,6 @@ def closed(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return plans, trainer, everything(trainer)
 
 
-@pytest.mark.slow
 def test_a_training_reports_what_it_has_closed(closed: tuple[dict[str, Any], Any, dict[str, Any]]) -> None:
     _, trainer, _ = closed
     assert [(epoch, verdict) for epoch, _, verdict in trainer.monitor.verdicts] == [(8, "closed"), (10, "closed")]
@@ -917,7 +908,6 @@ def test_a_training_reports_what_it_has_closed(closed: tuple[dict[str, Any], Any
     assert trainer.plotted["verdicts"] == trainer.monitor.verdicts
 
 
-@pytest.mark.slow
 def test_what_is_closed_trains_no_more(closed: tuple[dict[str, Any], Any, dict[str, Any]]) -> None:
     _, trainer, _ = closed
     trained = dict.fromkeys(
@@ -933,7 +923,6 @@ def test_what_is_closed_trains_no_more(closed: tuple[dict[str, Any], Any, dict[s
         assert not (stale.all() and parameter.requires_grad), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("epoch", "closings"), [(8, 0), (9, 1), (10, 1)], ids=["trial", "closed", "next trial"])
 def test_a_training_continues_across_a_closing(
     epoch: int, closings: int, closed: tuple[dict[str, Any], Any, dict[str, Any]], in_phantom: Prepared
@@ -954,7 +943,6 @@ def test_a_training_continues_across_a_closing(
         assert equal(value, actual[part]), part
 
 
-@pytest.mark.slow
 def test_nnunet_predicts_with_the_largest_that_is_open(
     closed: tuple[dict[str, Any], Any, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -997,7 +985,6 @@ class Shrinking(ProXTrainerTiny, ProgressiveShrinkingTrainer):
     epochs = 5
 
 
-@pytest.mark.slow
 def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepared) -> None:
     space = {"depth": "all", "width": [0.5, 1.0], "kernel": [3, 5], "levels": 0, "resolution": [1.0]}
     plans = cut_plans(in_phantom.plans(), FULLRES, CUT, PATCH, prox={"space": space})
@@ -1043,7 +1030,6 @@ def trained(phantom: Prepared, tiny_trainers: Path) -> Path:
     return made_once("trained_by_nnunet", fill) / phantom.name / f"ProXTrainerTiny__nnUNetPlansTwo__{FULLRES}"
 
 
-@pytest.mark.slow
 def test_the_log_says_what_opens(trained: Path) -> None:
     (log,) = (trained / "fold_0").glob("training_log_*.txt")
     text = log.read_text()
@@ -1052,7 +1038,6 @@ def test_the_log_says_what_opens(trained: Path) -> None:
     assert re.search(r"Recipe prox: smallest from epoch 0, resolution from epoch 2, everyone from epoch 3", text)
 
 
-@pytest.mark.slow
 def test_a_training_leaves_plots_validations_and_the_family(trained: Path) -> None:
     fold = trained / "fold_0"
     for picture in ("prox_progress.png", "progress.png"):
@@ -1081,7 +1066,6 @@ def weights_of(trained: Path) -> dict[str, torch.Tensor]:
     return {name: weight for name, weight in weights.items() if ".all_modules." not in name}
 
 
-@pytest.mark.slow
 def test_a_checkpoint_is_plain_data(trained: Path) -> None:
     checkpoint = torch.load(trained / "fold_0" / FINAL, weights_only=True)
     assert checkpoint["trainer_name"] == "ProXTrainerTiny" and checkpoint["init_args"]["configuration"] == FULLRES
@@ -1089,7 +1073,6 @@ def test_a_checkpoint_is_plain_data(trained: Path) -> None:
     assert equal(checkpoint, load_checkpoint(trained / "fold_0" / FINAL))
 
 
-@pytest.mark.slow
 def test_nnunet_predicts_with_the_largest(trained: Path, tiny_trainers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_extTrainer", str(tiny_trainers))
     predictor = nnUNetPredictor(device=torch.device("cpu"))

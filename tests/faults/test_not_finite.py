@@ -16,7 +16,6 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from monai_prox.errors import ProXError
 
 pytest_plugins = ["nnunet_fixtures"]
-pytestmark = pytest.mark.slow
 
 
 class EightSteps(ProXTrainerTiny):

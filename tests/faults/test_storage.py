@@ -114,7 +114,6 @@ def test_nnunets_training_stops_and_keeps_the_checkpoint_before(bare: Path) -> N
     assert load_checkpoint(path)["current_epoch"] == 1
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 def test_a_bundles_training_stops_and_keeps_the_checkpoint_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -155,7 +154,6 @@ FORMATS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("format", "output"), FORMATS)
 def test_an_export_leaves_what_was_there(
     format: str,
@@ -177,7 +175,6 @@ def test_an_export_leaves_what_was_there(
         assert tree(folder) == before
 
 
-@pytest.mark.slow
 @pytest.mark.alone
 def test_openvinos_own_error_says_what_it_may_be(model: ModelFolder, tmp_path: Path) -> None:
     """Where the ONNX file, which lies on another disk, could be written."""
@@ -188,7 +185,6 @@ def test_openvinos_own_error_says_what_it_may_be(model: ModelFolder, tmp_path: P
         write_openvino(onnx, "{}", tmp_path / "model.xml")
 
 
-@pytest.mark.slow
 def test_a_pack_leaves_nothing(
     model: ModelFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
