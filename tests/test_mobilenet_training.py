@@ -102,3 +102,4 @@ def test_a_frozen_teacher_has_statistics_of_its_own(recipe: str, teachers: Calla
 def test_a_frozen_teacher_without_them_is_refused() -> None:
     refused("of which every teacher needs its own: give calibrate", engine_of, "prox_paper", calibrate=None)
     engine_of("prox", calibrate=None)  # has none
+    engine_of("prox_paper")  # whose teachers are calibrated
