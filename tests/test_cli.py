@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from nnunet_task import CUT, FULLRES, TWO_MEMBERS, VARIABLES, attempt, bare_model, bare_plans, environment, folders, run
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from monai_prox.doctor import trainers_folder
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
@@ -149,9 +150,8 @@ def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
 def test_trainers_is_a_folder_in_which_nnunet_finds_ours(tmp_path: Path) -> None:
     folder = Path(run(["monai-prox", "trainers"], environment(), cwd=tmp_path).strip())
     assert folder.is_absolute() and (folder / "prox_trainers.py").is_file()
-    find = "from nnunetv2.utilities.find_class_by_name import recursive_find_python_class as find; import sys; "
-    find += "print(find(sys.argv[1], 'ProXTrainer_100epochs', None, base_folder=sys.argv[1]).epochs)"
-    assert run(["python", "-c", find, folder], environment(), cwd=tmp_path).splitlines()[-1] == "100"
+    trainer = recursive_find_python_class(str(folder), "ProXTrainer_100epochs", None, base_folder=str(folder))
+    assert trainer is not None and trainer.epochs == 100
 
 
 # ---------------------------------------------------------------------- demo

@@ -233,6 +233,7 @@ def test_every_member_costs_between_the_smallest_and_the_largest(kind: str) -> N
         ((5, 8, 12), (8, 8), 5 * 1 * 2),  # on every slice
         ((5, 8, 12), (1, 8, 8), 5 * 1 * 2),
         ((9,), (7,), 2),
+        ((5, 2, 3), (2, 2, 2), 4 * 1 * 2),  # the smallest side that is tiled
     ],
 )
 def test_tiles_lie_half_a_patch_apart_at_most(image: tuple[int, ...], patch: tuple[int, ...], count: int) -> None:

@@ -278,6 +278,7 @@ def train(trained: Trained, output: Path, check: bool = True, extra: tuple[str, 
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(trained: Trained, tmp_path: Path) -> None:
     train(trained, tmp_path / "whole", extra=("--train#handlers#4#n_saved", "9"), epochs=8)
     train(trained, tmp_path / "resumed", ckpt=tmp_path / "whole" / "models" / "checkpoint_epoch=6.pt", epochs=8)
@@ -286,6 +287,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(trained: Trained,
         assert equal(whole, resumed), file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["prox_paper", "progressive_shrinking"])
 def test_other_recipes_train(trained: Trained, tmp_path: Path, recipe: str) -> None:
     stages = 7 if recipe == "prox_paper" else 6

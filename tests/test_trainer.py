@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pickle
 import random
 import re
@@ -825,7 +826,13 @@ def test_ranks_close_by_the_cases_of_all(bare: Path) -> None:
     assert first.engine.closed == second.engine.closed == {"resolution": 1}
 
 
-def _rank(rank: int, file: str, out: str) -> None:
+def start_two(rank: Callable[..., None], folder: Path) -> None:
+    arguments = str(folder / "rendezvous"), str(folder / "out"), dict(os.environ)
+    torch.multiprocessing.start_processes(rank, arguments, nprocs=2, start_method="forkserver")
+
+
+def _rank(rank: int, file: str, out: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     trainer = closing()  # nnU-Net distributes over GPUs only
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
@@ -844,7 +851,8 @@ def _rank(rank: int, file: str, out: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _rank_with_a_bad_case(rank: int, file: str, out: str) -> None:
+def _rank_with_a_bad_case(rank: int, file: str, out: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     trainer = closing()
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
@@ -863,7 +871,7 @@ def _rank_with_a_bad_case(rank: int, file: str, out: str) -> None:
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_ranks_report_the_loss_of_the_same_updates(bare: Path) -> None:
     """One rank's loss of the first is not finite, so all have skipped it."""
-    torch.multiprocessing.spawn(_rank_with_a_bad_case, (str(bare / "rendezvous"), str(bare / "out")), nprocs=2)
+    start_two(_rank_with_a_bad_case, bare)
     (losses, mine), (others, other) = (torch.load(bare / f"out.{rank}", weights_only=False) for rank in (0, 1))
     assert losses == others == [pytest.approx((mine + other) / 2)]
 
@@ -871,7 +879,7 @@ def test_ranks_report_the_loss_of_the_same_updates(bare: Path) -> None:
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_ranks_close_alike(bare: Path) -> None:
     """And call the loss equally often: nnU-Net's waits for all ranks."""
-    torch.multiprocessing.spawn(_rank, (str(bare / "rendezvous"), str(bare / "out")), nprocs=2)
+    start_two(_rank, bare)
     (*first, calls), (*second, other_calls) = (torch.load(bare / f"out.{rank}") for rank in (0, 1))
     assert first == second
     history, closed, trial = first

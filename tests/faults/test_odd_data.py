@@ -13,7 +13,6 @@ import pytest
 from bundle_commands import TINY, arguments, copy_bundles, monai, write_ellipsoids
 from nnunet_task import CUT, FULLRES, TWO_MEMBERS, cut_plans, make_trainer, prepare, training_on
 
-
 SMALL = (14, 18, 12)  # every edge less than those of PATCH
 PATCH = (16, 24, 20)
 THICK = (28, 30, 6)
