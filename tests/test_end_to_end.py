@@ -316,14 +316,18 @@ def test_stock_nnunet_predicts_with_an_exported_member(
     )  # there is something to differ
 
 
-@pytest.mark.parametrize("name", ["largest", "coarse"])
-@pytest.mark.parametrize("format", ["bundle", "onnx"])
+FORMATS = {"bundle": "member", "onnx": "member.onnx", "openvino": "member.xml", "torchscript": "member.ts"}
+
+
+@pytest.mark.parametrize(
+    ("format", "name"), [*((format, "largest") for format in FORMATS), ("bundle", "coarse"), ("onnx", "coarse")]
+)
 def test_an_exported_bundle_or_file_predicts_as_nnunet_does(
     format: str, name: str, trained: Trained, stock: Stock, tmp_path: Path
 ) -> None:
     """MONAI's own command where this package is not installed, or ours, against stock nnU-Net's with the same member."""
     subnet = trained.coarse if name == "coarse" else name
-    model, output = tmp_path / f"model.{format}", tmp_path / format
+    model, output = tmp_path / FORMATS[format], tmp_path / "ours"
     run(["monai-prox", "export", trained.model, "--subnet", subnet, "--format", format, "--output", model], trained.ours)
     if format == "bundle":
         bundle = ["--config_file", model / "configs" / "inference.json", "--bundle_root", model]
