@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 SECONDS = 600  # that a command may take
@@ -47,6 +48,12 @@ IMPORTED = [
     "torch.onnx._internal.exporter._core",
     "torch.utils.tensorboard",
 ]
+OFFLINE = (
+    "NewConnectionError",
+    "Temporary failure in name resolution",
+    "No matching distribution found",
+    "Network is unreachable",
+)
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORK = multiprocessing.get_context("fork")
 multiprocessing.set_forkserver_preload(IMPORTED)
@@ -64,6 +71,14 @@ def fresh(
     started = [python, *launcher, *words] if launcher else [Path(python).parent / str(words[0]), *words[1:]]
     line = list(map(str, started))
     return subprocess.run(line, cwd=cwd, env=dict(environment), capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+def pip(python: Path | str, *words: object) -> None:
+    """pip of an environment, which has to succeed; without a package index the test is skipped."""
+    done = fresh(["pip", *words, "--quiet", "--disable-pip-version-check"], os.environ, python=python, launcher=["-m"])
+    if done.returncode and any(word in done.stderr for word in OFFLINE):
+        pytest.skip(f"the package index cannot be reached: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
 
 
 def forked(

@@ -1,11 +1,11 @@
 """Where an installation puts the trainers, so that nnU-Net finds them without a variable."""
 
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from commands import pip
 
 ROOT = Path(__file__).parent.parent
 IN_NNUNET = "nnunetv2/training/nnUNetTrainer/variants/monai_prox/"
@@ -13,8 +13,7 @@ IN_NNUNET = "nnunetv2/training/nnUNetTrainer/variants/monai_prox/"
 
 @pytest.mark.slow
 def test_a_wheel_places_the_trainers_in_nnunet_and_in_the_package(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
-    subprocess.run(command, check=True, timeout=300)
+    pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT)
     (wheel,) = tmp_path.glob("monai_prox-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -24,7 +23,6 @@ def test_a_wheel_places_the_trainers_in_nnunet_and_in_the_package(tmp_path: Path
     assert thin == (ROOT / "nnunet_trainers" / "prox_trainers.py").read_text()
 
 
-@pytest.mark.slow
 def test_nnunet_finds_every_trainer_of_this_installation_without_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Holds for `pip install .` and `pip install -e .`, whichever this environment has."""
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
