@@ -36,6 +36,7 @@ from monai_prox import cost
 from monai_prox.errors import ProXError, refusing
 from monai_prox.files import make_folder, read_json, replacing, write_json
 
+LONGEST = 86_400  # seconds that may be asked for: a day
 SAME = ("settings", "machine", "versions", "commit")  # in all calls that add to one result
 RESERVE = 0.05  # of the seconds: a part may take a little longer than its share
 GRACE = 10  # seconds until a part that is stuck in native code ends with the process
@@ -66,11 +67,13 @@ def deadline(seconds: float) -> Iterator[float]:
 
 def begin(path: Path, described: dict[str, Any]) -> dict[str, Any]:
     """The result so far, or a new one. Raises ProXError if the file is something else or of other settings."""
-    new = described | {"plans": {}, "measured": {}, "hours": {}, "failures": {}}
+    parts = ("plans", "measured", "hours", "failures")
+    new = described | {part: {} for part in parts}
     if not path.exists():
         return new
     found = read_json(path)
-    if not isinstance(found, dict) or set(found) != set(new):
+    whole = isinstance(found, dict) and set(found) == set(new) and all(isinstance(found[part], dict) for part in parts)
+    if not whole or not all(isinstance(task, dict) for task in found["measured"].values()):
         raise ProXError(f"{path} is no result of this benchmark; give another --results")
     for key in SAME:
         if found[key] != described[key]:
@@ -159,8 +162,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     cuda = options.device == "cuda"
     if cuda and not torch.cuda.is_available():
         parser.error("there is no GPU here; --device cpu --size tiny rehearses the run")
-    if not options.seconds > 0:
-        parser.error(f"--seconds must be positive, got {options.seconds:g}")
+    if not 0 < options.seconds <= LONGEST:
+        parser.error(f"--seconds must be positive and at most {LONGEST}, got {options.seconds:g}")
+    if options.page is not None:
+        parser.error("--page gets a table: give --table, the file with the results, and not --results")
     if options.processes is None:
         options.processes = torch.cuda.device_count() if cuda else 1
     if options.processes < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -107,12 +108,10 @@ def check_network(bundle: Path, output: Path, shape: tuple[int, ...], **metadata
     np.testing.assert_allclose(onnx, logits.numpy(), atol=TOLERANCE, rtol=0)
 
 
-def schema(bundle: Path) -> Path:
-    """Where verify_metadata finds the schema; without it, it would be downloaded."""
+def schema(folder: Path) -> Path:
+    """Where verify_metadata finds the schema, in ``folder``; without it, it would be downloaded."""
     data = os.environ.get("MONAI_PROX_DATA")
     path = Path(data or "", "..", "schema", SCHEMA.rpartition("/")[2])
     if not data or not path.is_file():
         pytest.skip(f"there is no {SCHEMA.rpartition('/')[2]} in a folder schema beside the one that MONAI_PROX_DATA names")
-    (bundle / "eval").mkdir(exist_ok=True)
-    (bundle / "eval" / "schema.json").write_bytes(path.read_bytes())
-    return bundle / "eval" / "schema.json"
+    return Path(shutil.copyfile(path, folder / "schema.json"))

@@ -84,10 +84,13 @@ def arguments(overrides: dict[str, Any]) -> list[str]:
 
 
 def monai(
-    command: Sequence[str | Path], *, cwd: Path, without: Sequence[str] = (), check: bool = True
+    command: Sequence[str | Path], *, cwd: Path, without: Sequence[str] = (), check: bool = True, new: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m monai.bundle`` with ``command``. without: packages that it shall not find."""
-    done = forked(["monai.bundle", *command], os.environ | QUIET, cwd=cwd, module=True, without=without)
+    """``python -m monai.bundle`` with ``command``. without: packages that it shall not find. new: in a new Python."""
+    if new:
+        done = fresh(["monai.bundle", *command], os.environ | QUIET, cwd=cwd, launcher=["-m"])
+    else:
+        done = forked(["monai.bundle", *command], os.environ | QUIET, cwd=cwd, module=True, without=without)
     assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done
 

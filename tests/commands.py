@@ -2,7 +2,7 @@
 
 A command is a process of its own, with its own environment, folder, standard streams and exit code. But it is forked from a
 process that has imported what the commands import, which takes longer than most of what they do. ``fresh`` starts a new Python
-instead, for tests of the start itself.
+instead, so that a few tests show that the start works, too.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import multiprocessing
 import os
 import random
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -51,7 +53,6 @@ IMPORTED = [
 OFFLINE = (
     "NewConnectionError",
     "Temporary failure in name resolution",
-    "No matching distribution found",
     "Network is unreachable",
 )
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -109,21 +110,29 @@ def _apart(
     with tempfile.TemporaryDirectory() as folder:
         process = FORKSERVER.Process(target=_run, args=(main, dict(environment), cwd or Path.cwd(), Path(folder)))
         process.start()
-        process.join(SECONDS)
-        if process.is_alive():
-            process.kill()
-            raise subprocess.TimeoutExpired(line, SECONDS)
-        out, err = (Path(folder, name).read_text() for name in ("stdout", "stderr"))
+        try:
+            process.join(SECONDS)
+        finally:
+            if late := process.is_alive():  # or this one is interrupted
+                with suppress(ProcessLookupError):  # it has no group of its own yet
+                    os.killpg(process.ident or 0, signal.SIGKILL)
+                process.kill()
+                process.join()
+        out, err = (Path(folder, name).read_text(errors="replace") for name in ("stdout", "stderr"))
+        if late:
+            raise subprocess.TimeoutExpired(line, SECONDS, out, err)
         assert process.exitcode is not None
         return subprocess.CompletedProcess(line, process.exitcode, out, err)
 
 
 def _run(main: Callable[[], object], environment: dict[str, str], cwd: Path, folder: Path) -> None:
+    os.setsid()  # what it starts ends with it
     for stream, name in ((1, "stdout"), (2, "stderr")):
         with Path(folder, name).open("wb") as file:
             os.dup2(file.fileno(), stream)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # of that environment
     os.chdir(cwd)
     if "PYTHONWARNINGS" in environment:
         warnings.simplefilter(environment["PYTHONWARNINGS"])  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def is_campaign(config: pytest.Config) -> bool:
-    return bool(config.option.markexpr == "slow")
+    return bool(config.option.markexpr.strip() == "slow")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,7 +47,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     with tempfile.TemporaryDirectory() as folder:
-        options = ["-q", "--show-capture=no", "-m", "", "-p", "no:cacheprovider", f"--basetemp={folder}"]
+        options = ["-q", "-rs", "--show-capture=no", "-m", pyfuncitem.config.option.markexpr]
+        options += ["-p", "no:cacheprovider", f"--basetemp={folder}"]
         done = forked(["pytest", *options, pyfuncitem.nodeid], kept | {ALONE: "1"}, cwd=pyfuncitem.config.rootpath)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for line in done.stdout.splitlines():
+        if line.startswith("SKIPPED "):
+            pytest.skip(line.partition(": ")[2])
     return True

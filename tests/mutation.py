@@ -17,6 +17,7 @@ import random
 import resource
 import signal
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import pytest
+from made_once import SHARED
 
 ROOT = Path(__file__).parents[1]
 TESTS = {  # in this folder
@@ -43,6 +45,7 @@ HEAVY = ("torch", "torchvision", "hypothesis", "nnunetv2.utilities.get_network_f
 MEMORY = 16 << 30  # bytes of address space that a mutant may take
 NOTICED = ("failed", "timeout")
 BROKEN = 70  # what a process exits with if the check itself fails
+NO_RESULT = (BROKEN, 3, 4, 5, -signal.SIGKILL)  # pytest's own errors, no tests, and what ends a process that takes all memory
 Result = dict[str, Any]  # of a mutant, plain data
 
 # ---------------------------------------------------------------------- mutants
@@ -260,21 +263,27 @@ def check(module: str, sample: int, seed: int, jobs: int, known: Mapping[str, Re
         seconds = round(time.perf_counter() - start, 2)
         return {"id": ids[number], "module": module, "of": len(every), **error, "outcome": outcome, "seconds": seconds}
 
-    while pending or running:
-        while pending and len(running) < jobs:
-            number, start = pending.pop(0), time.perf_counter()
-            tests = [test for test in seconds if test in calls.get(every[number].function, ())]
-            if tests:
-                limit = 30 + 5 * sum(seconds[test] for test in tests)
-                running[forked(partial(work, every[number], tests), limit)] = number, start
-            else:
-                yield result(number, "not reached", start)
-        if running:
-            process, status = os.wait()
-            number, start = running.pop(process)
-            if status == BROKEN << 8:
-                raise SystemExit(f"{module} with the error {every[number]} cannot be run")
-            yield result(number, "survived" if status == 0 else "timeout" if os.WIFSIGNALED(status) else "failed", start)
+    try:
+        while pending or running:
+            while pending and len(running) < jobs:
+                number, start = pending.pop(0), time.perf_counter()
+                tests = [test for test in seconds if test in calls.get(every[number].function, ())]
+                if tests:
+                    limit = 30 + 5 * sum(seconds[test] for test in tests)
+                    running[forked(partial(work, every[number], tests), limit)] = number, start
+                else:
+                    yield result(number, "not reached", start)
+            if running:
+                process, status = os.wait()
+                number, start = running.pop(process)
+                code = os.waitstatus_to_exitcode(status)
+                if code in NO_RESULT:
+                    raise SystemExit(f"{module} with the error {every[number]} cannot be run: its process ended with {code}")
+                yield result(number, {0: "survived", -signal.SIGALRM: "timeout"}.get(code, "failed"), start)
+    finally:
+        for process in running:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
 
 
 def report(results: list[Result]) -> str:
@@ -293,12 +302,18 @@ def report(results: list[Result]) -> str:
     return "\n".join(rows)
 
 
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="module", help=f"of monai_prox; all if none: {', '.join(TESTS)}")
-    parser.add_argument("--sample", type=int, default=60, help="mutants of each module (default: 60)")
+    parser.add_argument("--sample", type=positive, default=60, help="mutants of each module (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, help="processes at a time (default: 1)")
     parser.add_argument(
         "--results", type=Path, help="file of lines of JSON to which results go; what was noticed there is not tried again"
     )
@@ -311,15 +326,21 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in HEAVY:
         importlib.import_module(name)
-    lines = options.results.read_text().splitlines() if options.results and options.results.exists() else []
+    lines = []
+    if options.results:
+        options.results.touch()  # better now than after the first result, if it cannot be written
+        *lines, rest = options.results.read_text().split("\n")
+        os.truncate(options.results, options.results.stat().st_size - len(rest.encode()))  # of a line that was being written
     known = {result["id"]: result for result in map(json.loads, lines) if result["outcome"] in NOTICED}
     results = []
-    for module in modules:
-        for result in check(module, options.sample, options.seed, options.jobs, known):
-            results.append(result)
-            if options.results and result["id"] not in known:
-                with options.results.open("a") as file:
-                    print(json.dumps(result), file=file)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[SHARED] = folder  # a mutant that is killed leaves none of its own
+        for module in modules:
+            for result in check(module, options.sample, options.seed, options.jobs, known):
+                results.append(result)
+                if options.results and result["id"] not in known:
+                    with options.results.open("a") as file:
+                        print(json.dumps(result), file=file)
     print(report(results))
 
 

@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from architectures import randomise_norms, unet_architecture
-from commands import FORKSERVER, call, forked, fresh
+from commands import FORKSERVER, call, forked
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
@@ -34,6 +34,7 @@ VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 FULLRES = "3d_fullres"
 CUT = "nnUNetPlansCut"
 CPU = torch.device("cpu")
+Start = Callable[..., "subprocess.CompletedProcess[str]"]
 # Two members that differ in resolution alone, so that a training validates no more than the smallest and the largest
 TWO_MEMBERS = {"depth": "full", "width": [1.0], "levels": 0, "resolution": [0.75, 1.0]}
 
@@ -75,15 +76,15 @@ def folders(root: Path) -> dict[str, str | Path]:
 
 
 def attempt(
-    command: Sequence[object], env: Mapping[str, str], *, python: Path | str | None = None, cwd: Path | None = None
+    command: Sequence[object], env: Mapping[str, str], *, cwd: Path | None = None, start: Start = forked
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a console script: of this environment, or of another one's ``python``."""
-    return forked(command, env, cwd=cwd) if python is None else fresh(command, env, cwd=cwd, python=python)
+    """Runs a console script. start: ``fresh`` for a new Python."""
+    return start(command, env, cwd=cwd)
 
 
-def run(command: Sequence[object], env: Mapping[str, str], *, python: Path | str | None = None, cwd: Path | None = None) -> str:
+def run(command: Sequence[object], env: Mapping[str, str], *, cwd: Path | None = None, start: Start = forked) -> str:
     """``attempt`` of what has to succeed; returns its standard output."""
-    done = attempt(command, env, python=python, cwd=cwd)
+    done = attempt(command, env, cwd=cwd, start=start)
     words = " ".join(map(str, command))
     assert done.returncode == 0, f"{words} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
     return done.stdout

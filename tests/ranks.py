@@ -9,12 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+import commands  # noqa: F401 (what processes are forked from has imported what it says)
 import torch
-from commands import IMPORTED
 from torch import Tensor, multiprocessing
 from torch import distributed as dist
-
-multiprocessing.set_forkserver_preload(IMPORTED)
 
 
 def together(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -88,4 +86,8 @@ def in_threads(count: int, function: Callable[[int], Any]) -> list[Any]:
         "all_gather_object": threads.all_gather_object,
     }
     with patch.multiple(dist, create=True, **stand_in), ThreadPoolExecutor(count) as pool:
-        return [done.result() for done in [pool.submit(threads.run, rank, function) for rank in range(count)]]
+        ranks = [pool.submit(threads.run, rank, function) for rank in range(count)]
+    errors = [error for rank in ranks if (error := rank.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):  # of those that waited
+        raise error
+    return [rank.result() for rank in ranks]

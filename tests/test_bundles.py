@@ -70,13 +70,13 @@ class Trained:
     task: Path
 
 
-def trained_once(name: str, bundle: str, cases: int = 3, **overrides: Any) -> Trained:
-    """A copy of the bundle, trained by MONAI's command from the folder that has ``bundles`` in it."""
+def trained_once(name: str, bundle: str, cases: int = 3, new: bool = False, **overrides: Any) -> Trained:
+    """A copy of the bundle, trained by MONAI's command from the folder that has ``bundles`` in it. new: in a new Python."""
 
     def fill(root: Path) -> None:
         copy_bundles(root)
         file, task = f"bundles/{bundle}/configs/train.json", write_task(root, bundle, cases=cases)
-        done = monai(["run", "--config_file", file, *arguments(TINY | {"dataset_dir": task} | overrides)], cwd=root)
+        done = monai(["run", "--config_file", file, *arguments(TINY | {"dataset_dir": task} | overrides)], cwd=root, new=new)
         (root / "said").write_text(done.stdout + done.stderr)
 
     root = made_once(name, fill)
@@ -86,7 +86,7 @@ def trained_once(name: str, bundle: str, cases: int = 3, **overrides: Any) -> Tr
 
 @pytest.fixture(scope="module", params=BUNDLES)
 def trained(request: pytest.FixtureRequest) -> Trained:
-    return trained_once(request.param, request.param)
+    return trained_once(request.param, request.param, new=request.param == "hippocampus_prox")
 
 
 def test_training_leaves_a_family(trained: Trained) -> None:
@@ -106,19 +106,19 @@ def test_training_leaves_a_family(trained: Trained) -> None:
         assert family["plan"]["architecture"]["arch_kwargs"]["kernel_sizes"][0] == [3, 3, 1]
 
 
-def assert_evaluates(trained: Trained, name: str) -> None:
+def assert_evaluates(trained: Trained, name: str, output: Path) -> None:
     """MONAI's command from inside the bundle repeats the training's validation of a member."""
     files = str(["configs/train.json", "configs/evaluate.json"])
-    options = {"dataset_dir": trained.task, "subnet": name, "num_workers": 0}
+    options = {"dataset_dir": trained.task, "subnet": name, "num_workers": 0, "output_dir": output}
     monai(["run", "--config_file", files, *arguments(options)], cwd=trained.bundle)
-    written = (trained.bundle / "eval" / name / "metrics.csv").read_text().splitlines()
+    written = (output / name / "metrics.csv").read_text().splitlines()
     dice = float(dict(line.split(",") for line in written)["val_mean_dice"])
     member = next(m for m in TrainedBundle.open(trained.bundle).family()["members"] if m["name"] == name)
     assert dice == pytest.approx(member["dice"]["mean"], abs=1e-5)
 
 
-def test_evaluation_repeats_the_trainings_validation(trained: Trained) -> None:
-    assert_evaluates(trained, "middle")
+def test_evaluation_repeats_the_trainings_validation(trained: Trained, tmp_path: Path) -> None:
+    assert_evaluates(trained, "middle", tmp_path)
 
 
 def predict(bundle: Path, images: Path, output: Path, **options: Any) -> dict[str, np.ndarray]:
@@ -154,7 +154,7 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
 
 def decisive(bundle: Path, copy: Path) -> Path:
     """A copy whose last layers are random: a hardly trained network's classes would tie in the runtime's half precision."""
-    shutil.copytree(bundle, copy)
+    shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("eval"))
     weights = torch.load(copy / "models" / "model.pt", weights_only=True)
     generator = torch.Generator().manual_seed(0)
     for key in filter(lambda key: "seg_layers" in key, weights):
@@ -254,12 +254,15 @@ def test_monais_checks_pass_for_an_exported_member(trained: Trained, tmp_path: P
 @pytest.mark.parametrize(
     ("kind", "names"), [("train", ["train"]), ("infer", ["train", "evaluate"]), ("infer", ["inference"])], ids=str
 )
-def test_the_bundles_have_the_properties_that_workflows_ask_for(trained: Trained, kind: str, names: list[str]) -> None:
+def test_the_bundles_have_the_properties_that_workflows_ask_for(
+    trained: Trained, kind: str, names: list[str], tmp_path: Path
+) -> None:
     workflow = ConfigWorkflow(
         config_file=[str(trained.bundle / "configs" / f"{name}.json") for name in names],
         workflow_type=kind,
         logging_file=False,
         bundle_root=str(trained.bundle),
+        output_dir=str(tmp_path),
         dataset_dir=str(trained.task),
         num_workers=0,
     )
@@ -295,11 +298,11 @@ def test_a_network_can_be_checked_before_any_training(name: str) -> None:
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
     member = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
     for bundle in (trained.bundle, member):
-        verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema(bundle)))
+        verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema(tmp_path)))
         wrong = config(bundle, "metadata") | {"version": 1}
         (tmp_path / "wrong.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match="is not of type 'string'"):
-            verify_metadata(meta_file=str(tmp_path / "wrong.json"), filepath=str(schema(bundle)))
+            verify_metadata(meta_file=str(tmp_path / "wrong.json"), filepath=str(schema(tmp_path)))
 
 
 # ---------------------------------------------------------------------- going on, side by side, and what is refused
@@ -309,10 +312,12 @@ def hippocampus(tmp_path: Path) -> Trained:
     return Trained(tmp_path, copy_bundles(tmp_path) / "hippocampus_prox", write_task(tmp_path, "hippocampus_prox", cases=5))
 
 
-def train(where: Trained, output: Path, check: bool = True, extra: tuple[str, ...] = (), **overrides: Any) -> str:
+def train(
+    where: Trained, output: Path, check: bool = True, extra: tuple[str, ...] = (), new: bool = False, **overrides: Any
+) -> str:
     places = {"dataset_dir": where.task, "ckpt_dir": output / "models", "output_dir": output / "eval"}
     command = ["run", "--config_file", "bundles/hippocampus_prox/configs/train.json"]
-    done = monai([*command, *arguments(TINY | places | overrides), *extra], cwd=where.root, check=check)
+    done = monai([*command, *arguments(TINY | places | overrides), *extra], cwd=where.root, check=check, new=new)
     assert check or done.returncode != 0
     return done.stdout + done.stderr
 
@@ -322,7 +327,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(hippocampus: Trai
     train(hippocampus, tmp_path / "whole", extra=("--train#handlers#4#n_saved", "9"), epochs=8)
     for epoch in (1, 6):
         checkpoint = tmp_path / "whole" / "models" / f"checkpoint_epoch={epoch}.pt"
-        train(hippocampus, tmp_path / f"from {epoch}", ckpt=checkpoint, epochs=8)
+        train(hippocampus, tmp_path / f"from {epoch}", ckpt=checkpoint, epochs=8, new=epoch == 1)  # texts hash to other numbers
         for file in ("model.pt", "checkpoint_epoch=8.pt"):
             whole = torch.load(tmp_path / "whole" / "models" / file, weights_only=True)
             resumed = torch.load(tmp_path / f"from {epoch}" / "models" / file, weights_only=True)
@@ -452,8 +457,8 @@ def test_members_of_a_narrowed_family_predict_as_within_the_whole_one(narrowed: 
     assert equal(weights, dict(prediction_graph(supernet.extract(subnet)).state_dict()))
 
 
-def test_a_narrowed_family_is_evaluated(narrowed: Trained) -> None:
-    assert_evaluates(narrowed, "largest")
+def test_a_narrowed_family_is_evaluated(narrowed: Trained, tmp_path: Path) -> None:
+    assert_evaluates(narrowed, "largest", tmp_path)
 
 
 def test_monais_checks_pass_for_a_narrowed_family(narrowed: Trained, tmp_path: Path) -> None:
@@ -505,8 +510,8 @@ def test_progressive_shrinking_continues_bit_for_bit(shrunk: Trained, tmp_path: 
         assert equal(whole, resumed), file
 
 
-def test_progressive_shrinking_is_evaluated_with_its_transformed_kernels(shrunk: Trained) -> None:
-    assert_evaluates(shrunk, "smallest")
+def test_progressive_shrinking_is_evaluated_with_its_transformed_kernels(shrunk: Trained, tmp_path: Path) -> None:
+    assert_evaluates(shrunk, "smallest", tmp_path)
 
 
 def test_an_exported_member_has_transformed_kernels(shrunk: Trained, tmp_path: Path) -> None:

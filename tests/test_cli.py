@@ -1,10 +1,12 @@
 """The command ``monai-prox`` as a user runs it: what it prints, and one line where something is wrong."""
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
+from commands import fresh
 from nnunet_task import CUT, FULLRES, TWO_MEMBERS, VARIABLES, attempt, bare_model, bare_plans, environment, folders, run
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
@@ -56,13 +58,13 @@ def test_family_for_people_is_a_table(model: ModelFolder, tmp_path: Path) -> Non
 
 # ---------------------------------------------------------------------- export
 def test_export_prints_the_folder_and_how_to_predict(model: ModelFolder, tmp_path: Path) -> None:
-    done = prox("export", model.path, "--subnet", "smallest", cwd=tmp_path, **folders(tmp_path))
-    assert done.returncode == 0, done.stderr
+    command = ["monai-prox", "export", model.path, "--subnet", "smallest"]
+    said = run(command, environment(**folders(tmp_path)), cwd=tmp_path, start=fresh)
     folder = model.path.parent / f"nnUNetTrainer__{CUT}-prox-smallest__{FULLRES}"
-    lines = done.stdout.splitlines()
+    lines = said.splitlines()
     assert lines[0] == str(folder) and (folder / "fold_0" / FINAL).is_file()
-    assert f"nnUNetv2_predict_from_modelfolder -m {folder} -f 0 -i INPUT -o OUTPUT" in done.stdout
-    assert f"nnUNetv2_predict -d Dataset990_Phantom -c {FULLRES} -p {CUT}-prox-smallest -f 0 -i INPUT -o OUTPUT" in done.stdout
+    assert f"nnUNetv2_predict_from_modelfolder -m {shlex.quote(str(folder))} -f 0 -i INPUT -o OUTPUT" in said
+    assert f"nnUNetv2_predict -d Dataset990_Phantom -c {FULLRES} -p {CUT}-prox-smallest -f 0 -i INPUT -o OUTPUT" in said
 
 
 @pytest.mark.parametrize(

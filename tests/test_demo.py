@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import fresh
 from nnunet_task import environment, run
 
 pytest_plugins = ["nnunet_fixtures"]
@@ -13,7 +14,7 @@ pytest_plugins = ["nnunet_fixtures"]
 def test_the_demo_ends_with_stock_models_a_table_and_a_plot(tiny_trainers: Path, tmp_path: Path) -> None:
     work = tmp_path / "demo"
     command = ["monai-prox", "demo", "--work", str(work), "--trainer", "ProXTrainerTiny", "--device", "cpu", "--cases", "2"]
-    output = run(command, environment(nnUNet_extTrainer=tiny_trainers))
+    output = run(command, environment(nnUNet_extTrainer=tiny_trainers), start=fresh)
     rows = json.loads((work / "table.json").read_text())
     assert [row["name"] for row in rows] == ["smallest", "middle", "largest"]
     assert rows[0]["parameters"] < rows[-1]["parameters"] and rows[0]["macs"] < rows[1]["macs"] < rows[2]["macs"]

@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import monai_prox
 
 ADAPTED = ("nnunetv2", "batchgenerators", "batchgeneratorsv2", "monai", "nibabel", "SimpleITK", "typer", "matplotlib")
 FAMILIES = {"unet": "dynamic_network_architectures", "mobilenet": "torchvision"}
@@ -20,6 +23,28 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 def test_the_core_needs_no_adapted_library_and_a_family_only_its_networks(family: str, library: str) -> None:
     done = run(f"import {CORE}\ndel sys.modules[{library!r}]\nimport monai_prox.families.{family}")
     assert done.returncode == 0, done.stderr
+
+
+# Each in a process of its own, forked before any of them is imported
+FIRST = """
+import importlib, os, sys
+import ignite.engine, matplotlib, monai.engines, monai.handlers, nnunetv2.training.nnUNetTrainer.nnUNetTrainer
+import onnxscript, optuna, scipy, torch.onnx, torchvision, typer
+for name in sys.argv[1:]:
+    if os.fork() == 0:
+        importlib.import_module(name)
+        os._exit(0)
+    assert os.wait()[1] == 0, name
+"""
+
+
+@pytest.mark.slow
+def test_every_module_can_be_the_first_that_is_imported() -> None:
+    package = Path(monai_prox.__file__).parent
+    names = [".".join(path.relative_to(package.parent).with_suffix("").parts) for path in sorted(package.rglob("*.py"))]
+    names = [name.removesuffix(".__init__") for name in names]
+    done = subprocess.run([sys.executable, "-c", FIRST, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and len(names) > 50, done.stderr
 
 
 def test_a_blocked_library_is_blocked() -> None:

@@ -11,7 +11,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 from architectures import unet_architecture
-from nnunet_task import bare_model, bare_plans, environment, run
+from nnunet_task import bare_model, bare_plans
 from refusals import refused
 from typer.testing import CliRunner
 
@@ -142,10 +142,20 @@ def in_a_hurry(script: Path) -> Path:
     return script
 
 
-def test_a_pack_runs_without_this_package_and_serves_the_search(source: NNUNetSource, tmp_path: Path) -> None:
+def test_a_pack_runs_without_this_package_and_serves_the_search(
+    source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "new" / "pack.zip"
-    said = run(["monai-prox", "profile", "pack", source.path, "-o", path, "--members", 8], environment())
-    assert "unzip pack.zip && python pack/measure.py" in said
+
+    def noted(*arguments: Any, done: Any, write: Any = write_pack, **options: Any) -> Path:
+        return write(*arguments, done=lambda *of: (numbers.append(of), done(*of)), **options)
+
+    numbers: list[tuple[int, int]] = []
+    monkeypatch.setattr("monai_prox.latency.pack.write_pack", noted)
+    command = ["profile", "pack", str(source.path), "-o", str(path), "--members", "8"]
+    said = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert said.exit_code == 0 and "unzip pack.zip && python pack/measure.py" in said.output
+    assert numbers == [(number, 8) for number in range(1, 9)]
     with ZipFile(path) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path)

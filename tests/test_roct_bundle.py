@@ -115,9 +115,9 @@ def evaluate(trained: Trained, subnet: str | Path, **more: Any) -> str:
     return monai(["run", "--config_file", files, *arguments(options)], cwd=trained.bundle).stdout
 
 
-def test_evaluation_on_the_trainings_validation_repeats_it(trained: Trained) -> None:
-    evaluate(trained, "middle", **{"validate#scans": "$@scans.val"})
-    written = json.loads((trained.bundle / "eval" / "middle" / "evaluation.json").read_text())
+def test_evaluation_on_the_trainings_validation_repeats_it(trained: Trained, tmp_path: Path) -> None:
+    evaluate(trained, "middle", **{"validate#scans": "$@scans.val", "output_dir": tmp_path})
+    written = json.loads((tmp_path / "middle" / "evaluation.json").read_text())
     member = next(m for m in TrainedBundle.open(trained.bundle).family()["members"] if m["name"] == "middle")
     assert {"mean": written["accuracy"], **written["recall"]} == pytest.approx(member["accuracy"])
     matrix = torch.tensor(written["confusion"]["matrix"])
@@ -126,7 +126,8 @@ def test_evaluation_on_the_trainings_validation_repeats_it(trained: Trained) -> 
 
 
 def test_another_member_gets_its_statistics_when_it_is_evaluated(trained: Trained, tmp_path: Path) -> None:
-    own = replace(trained, bundle=Path(shutil.copytree(trained.bundle, tmp_path / "bundle")))  # its statistics are added to
+    copy = shutil.copytree(trained.bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns("eval"))
+    own = replace(trained, bundle=Path(copy))  # its statistics are added to
     bundle = TrainedBundle.open(own.bundle)
     space = bundle.network_family.space
     subnet = space.narrow({"depth": 1, "kernel": 1}).largest()
@@ -250,12 +251,15 @@ def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "names"), [("train", ["train"]), ("infer", ["train", "evaluate"]), ("infer", ["inference"])], ids=str
 )
-def test_the_bundle_has_the_properties_that_workflows_ask_for(trained: Trained, kind: str, names: list[str]) -> None:
+def test_the_bundle_has_the_properties_that_workflows_ask_for(
+    trained: Trained, kind: str, names: list[str], tmp_path: Path
+) -> None:
     workflow = ConfigWorkflow(
         config_file=[str(trained.bundle / "configs" / f"{name}.json") for name in names],
         workflow_type=kind,
         logging_file=False,
         bundle_root=str(trained.bundle),
+        output_dir=str(tmp_path),
         dataset_dir=str(trained.scans / "test" / "CNV" if names == ["inference"] else trained.scans),
         **({"num_workers": 0, "space": SPACE} if names == ["train"] else {"num_workers": 0}),
     )
@@ -266,7 +270,7 @@ def test_the_bundle_has_the_properties_that_workflows_ask_for(trained: Trained, 
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
     member = write_bundle(classification_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
     for bundle in (trained.bundle, member):
-        verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema(bundle)))
+        verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema(tmp_path)))
 
 
 # ---------------------------------------------------------------------- going on, side by side, and what is refused

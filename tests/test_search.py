@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -387,7 +388,7 @@ def test_the_command_writes_a_front_from_a_devices_file(source: NNUNetSource, tm
     costs = [one["price"]["latency_ms"] for one in found["finalists"]]
     assert costs == sorted(costs) and found["minimised"] == ["latency_ms"]
     best = found["finalists"][-1]
-    run([*best["command"].split(), "--format", "onnx", "--output", tmp_path / "best.onnx"], env)
+    run([*shlex.split(best["command"]), "--format", "onnx", "--output", tmp_path / "best.onnx"], env)
     assert (tmp_path / "best.onnx").stat().st_size > 4 * best["price"]["parameters"]
     write_json(made_up_device(source) | {"family": "another"}, tmp_path / "device.json")
     done = attempt(arguments(source, output, *most), env)

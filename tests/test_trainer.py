@@ -21,6 +21,7 @@ import pytest
 import torch
 from architectures import randomise_norms
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from commands import fresh
 from equality import equal
 from made_once import made_once
 from nnunet_task import (
@@ -1033,7 +1034,11 @@ def trained(phantom: Prepared, tiny_trainers: Path) -> Path:
     def fill(results: Path) -> None:
         phantom.write_plans(plans)
         env = phantom.environment(nnUNet_results=results, nnUNet_extTrainer=tiny_trainers)
-        run(["nnUNetv2_train", 990, FULLRES, 0, "-tr", "ProXTrainerTiny", "-p", "nnUNetPlansTwo", "-device", "cpu"], env)
+        run(
+            ["nnUNetv2_train", 990, FULLRES, 0, "-tr", "ProXTrainerTiny", "-p", "nnUNetPlansTwo", "-device", "cpu"],
+            env,
+            start=fresh,
+        )
 
     return made_once("trained_by_nnunet", fill) / phantom.name / f"ProXTrainerTiny__nnUNetPlansTwo__{FULLRES}"
 
