@@ -18,6 +18,7 @@ import resource
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +37,7 @@ TESTS = {  # in this folder
     "space": ("test_space.py", "test_monitor.py"),
     "slicing": ("test_slicing.py",),
     "supernet": ("test_unet_family.py", "test_kernel_transform.py"),
-    "growth": ("test_growth.py",),
+    "growth": ("test_growth.py", "test_engine.py"),
     "engine": ("test_engine.py", "test_growth.py", "test_mobilenet_training.py::test_a_frozen_teacher_without_them_is_refused"),
     "monitor": ("test_monitor.py",),
     "cost": ("test_cost.py", "test_search.py::test_patches_are_counted_as_nnunet_lays_them"),
@@ -218,6 +219,7 @@ def watched(module: str, path: Path) -> tuple[dict[int, set[str]], dict[str, flo
     def work() -> int:
         watch = Watch(path)
         sys.settrace(watch)
+        threading.settrace(watch)  # in which tests run ranks
         code = run_tests(module, watch)
         sys.settrace(None)
         with os.fdopen(writer, "w") as out:
