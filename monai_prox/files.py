@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from glob import escape
-from io import BytesIO
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,43 @@ from typing import Any
 from monai_prox.errors import ProXError
 
 UNFINISHED = ".unfinished"  # ends the names of temporary folders, which only a killed process leaves
+OWNER = re.compile(rf"\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d{{1,9}})\.[^.]+{re.escape(UNFINISHED)}$")
+MOST_BYTES = 2**26  # of a JSON file, which takes ten times as many once it is read
 MOST_DIGITS = 18  # of a whole number: 64 bits hold it
 DEEPEST = 32  # objects and lists in each other
 
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """Yields a folder beside ``path``, on the same disk."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED) as folder:
+    """Yields a folder beside ``path``, on the same disk. Its name says whose it is."""
+    owner = f"{_host()}.{os.getpid()}."
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.{owner}", suffix=UNFINISHED) as folder:
         yield Path(folder)
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Removes what killed processes have left in ``folder`` of the file or folder ``name``, or of any."""
+    """Removes what killed processes of this machine have left in ``folder`` of the file or folder ``name``, or of any."""
     for left in folder.glob(f".{name if name == '*' else escape(name)}.*{UNFINISHED}"):
-        shutil.rmtree(left, ignore_errors=True)
+        owner = OWNER.search(left.name)
+        if owner is not None and owner["host"] == _host() and not _runs(int(owner["process"])):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+
+
+def _runs(process: int) -> bool:
+    """Whether there is such a process on this machine; on Windows nobody can ask without ending it, so there is one."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        pass
+    return True
 
 
 @contextmanager
@@ -79,16 +102,6 @@ def write_json(data: Any, path: Path | str) -> None:
         temporary.write_text(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
 
 
-def write_tensors(data: Any, path: Path | str) -> None:
-    """As torch.load(weights_only=True) reads them, if they are tensors and plain data."""
-    import torch  # which a device may lack
-
-    buffer = BytesIO()  # of a full disk torch's own writer says neither that nor where
-    torch.save(data, buffer)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-
-
 def _finite(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _finite(value) for key, value in data.items()}
@@ -98,11 +111,15 @@ def _finite(data: Any) -> Any:
 
 
 def read_json(path: Path | str) -> Any:
-    """Raises ProXError where the file is missing, and as ``parse_json`` does."""
+    """Raises ProXError where the file is missing or too large, and as ``parse_json`` does."""
     try:
-        return parse_json(Path(path).read_bytes(), path)
+        with Path(path).open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise ProXError(f"there is no file {path}") from None
+    if len(text) > MOST_BYTES:
+        raise ProXError(f"{path} has more than {MOST_BYTES:,} bytes, too many for a JSON file of this kind")
+    return parse_json(text, path)
 
 
 def parse_json(text: str | bytes, source: Path | str) -> Any:

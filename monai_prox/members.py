@@ -5,13 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json
 from monai_prox.space import Subnet
+from monai_prox.typed import check_types
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of paths
+
+
+MEMBER = {"name": str, "subnet": Mapping[str, tuple[float, ...]], "parameters": int, "macs": int}
+SCORES = {measure: Mapping[str, float | None] | None for measure in ("dice", "accuracy")}
+FURTHER = {  # what is in a family.json beside its members, of which either host writes some
+    "recipe": str,
+    "epochs": int,
+    "validated_epoch": int | None,
+    "validation_cases": tuple[str, ...],
+    "measure": Literal["dice", "accuracy"],
+    "regions": Mapping[str, tuple[int, ...]] | None,
+    "closed": Mapping[str, int] | None,
+}
 
 
 def check_family(data: Any, source: Path | str) -> dict[str, Any]:
@@ -19,10 +33,13 @@ def check_family(data: Any, source: Path | str) -> dict[str, Any]:
     members = data.get("members") if isinstance(data, dict) else None
     if not isinstance(members, list):
         raise ProXError(f"{source} is not a family: it has no list of members")
+    check_types(data, FURTHER, source, missing=True)
     for member in members:
         name = member.get("name") if isinstance(member, dict) else None
-        if not isinstance(name, str) or not NAME.fullmatch(name) or not isinstance(member.get("subnet"), dict):
-            raise ProXError(f"{source}: a member has a subnet and a name of letters, digits, - and _, got {member!r:.120}")
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ProXError(f"{source}: a member has a name of letters, digits, - and _, got {member!r:.120}")
+        check_types(member, MEMBER, f"{source}, the member {name:.40}")
+        check_types(member, SCORES, f"{source}, the member {name:.40}", missing=True)
     return data  # type: ignore[no-any-return]
 
 

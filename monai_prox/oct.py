@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 PATIENT = re.compile(r"^[A-Za-z]+-(\d+)-\d+$")
 SMALLEST = 32  # pixels per axis: the stride of MobileNetV3
 NAMED = 3  # in a message about many
+MOST_TIMES = 100  # as many bytes as a compressed file has; images of noise hardly shrink
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,10 @@ def _validation(scans: list[Scan], fraction: float) -> list[Scan]:
 
 def _read_npz(path: Path, classes: tuple[str, ...]) -> OctScans:
     try:
+        with ZipFile(path) as archive:
+            inflated, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+        if inflated > MOST_TIMES * size:
+            raise ValueError(f"its {size:,} bytes would become {inflated:,}; at most {MOST_TIMES} times as many are allowed")
         with np.load(path, allow_pickle=False) as arrays:
             data = {key: arrays[key] for key in (f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))}
     except Exception as error:  # numpy, zipfile and zlib have each their own

@@ -158,6 +158,12 @@ class SuperNet(nn.Module):
         return View(self, subnet)
 
 
+def without_weights(family: Family, *, kernel_transforms: bool = False) -> SuperNet:
+    """The shapes of a supernet, on the meta device, which takes no memory."""
+    with torch.device("meta"):
+        return SuperNet(family, family.build(family.space.largest(), initialise=False), kernel_transforms=kernel_transforms)
+
+
 class Member(nn.Module):
     """An extracted subnet whose inputs and outputs are at full resolution, whatever its own. For evaluation."""
 

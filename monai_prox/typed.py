@@ -1,10 +1,11 @@
-"""Dataclasses of plain data, read from files of others: every value has to be of the type that its field is annotated with."""
+"""Plain data, read from files of others: every value has to be of the type that is asked for, and of no other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from math import isfinite
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -33,23 +34,58 @@ def typed(cls: type[T], data: Any, what: str) -> T:
         raise ProXError(f"{what}: {error}") from None
 
 
+def check_types(data: Any, kinds: Mapping[str, Any], source: Path | str, *, missing: bool = False) -> None:
+    """Raises ProXError, naming ``source``, unless ``data`` is an object whose entries ``kinds`` are of these types.
+
+    kinds: by name a type as ``typed`` knows them, or kinds again for the entries of an object. Other entries may be anything.
+    missing: whether entries may be missing.
+    """
+    if not isinstance(data, Mapping):
+        raise ProXError(f"{source} must be an object, got {data!r:.80}")
+    for name, kind in kinds.items():
+        if name not in data:
+            if missing:
+                continue
+            raise ProXError(f"{source} has no {name!r}")
+        if isinstance(kind, Mapping):
+            check_types(data[name], kind, f"{source}, {name!r}", missing=missing)
+            continue
+        try:
+            _convert(data[name], kind, f"{source}, {name!r}")
+        except TypeError:
+            told = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "").replace("collections.abc.", "")
+            raise ProXError(f"{source}: {name!r} must be of type {told}, got {data[name]!r:.80}") from None
+
+
 def _convert(value: Any, kind: Any, what: str) -> Any:
     """``value`` as one of ``kind``. Raises TypeError where it is none."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any or (origin is Literal and value in arguments):
         return value
     if origin in (Union, UnionType):
-        return None if value is None else _convert(value, arguments[0], what)
+        return _convert_to_any(value, arguments, what)
     if origin is tuple and isinstance(value, (list, tuple)):
         of = arguments[:1] * len(value) if arguments[-1] is ... else arguments
         if len(of) == len(value):
             return tuple(_convert(one, kind, what) for one, kind in zip(value, of, strict=True))
-    if origin is Mapping and isinstance(value, Mapping):
+    if kind is Mapping and isinstance(value, Mapping):
         return value
+    if origin is Mapping and isinstance(value, Mapping):
+        of_keys, of_values = arguments
+        return {_convert(key, of_keys, what): _convert(one, of_values, what) for key, one in value.items()}
     if is_dataclass(kind):
         return typed(kind, value, what)  # type: ignore[arg-type]
     if kind is float and type(value) in (int, float) and isfinite(value):
         return value
-    if kind in (bool, int, str) and type(value) is kind:
+    if kind in (bool, int, str, type(None)) and type(value) is kind:
         return value
+    raise TypeError
+
+
+def _convert_to_any(value: Any, kinds: tuple[Any, ...], what: str) -> Any:
+    for kind in kinds:
+        try:
+            return _convert(value, kind, what)
+        except TypeError:
+            continue
     raise TypeError

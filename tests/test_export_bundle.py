@@ -26,7 +26,7 @@ from monai_prox.errors import ProXError
 from monai_prox.export import bundle as bundle_module
 from monai_prox.export.bundle import Prediction, write_bundle
 from monai_prox.export.from_nnunet import TILE_WEIGHTS, prediction_of
-from monai_prox.families.unet import build_network
+from monai_prox.families.architecture import build_network
 from monai_prox.files import write_json
 from monai_prox.nnunet.model_folder import ModelFolder
 

@@ -1,6 +1,7 @@
 """Files are whole or not there."""
 
 import json
+import multiprocessing
 import os
 import stat
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from monai_prox.errors import ProXError
-from monai_prox.files import read_json, remove_unfinished, replacing, temporary_folder, write_json
+from monai_prox.files import UNFINISHED, read_json, remove_unfinished, replacing, temporary_folder, write_json
 
 
 def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -45,20 +46,40 @@ def test_what_gets_the_name_is_on_the_disk_and_then_the_name_is(tmp_path: Path, 
     assert done == [path.stat().st_ino, "replace", tmp_path.stat().st_ino][: 3 if os.name == "posix" else 2]
 
 
+def left_by(folder: Path, name: str, host: str, process: object) -> Path:
+    """What a process that was killed while it wrote ``name`` has left."""
+    left = folder / f".{name}.{host}.{process}.x1_y2{UNFINISHED}"
+    left.mkdir()
+    (left / name).touch()
+    return left
+
+
 def test_what_killed_processes_have_left_is_removed(tmp_path: Path) -> None:
-    others = [tmp_path / name for name in ("a[1].pth", ".a[1].pth.swp", "b.pth")]
+    ended = multiprocessing.get_context("spawn").Process()
+    ended.start()
+    ended.join()
+    with temporary_folder(tmp_path / "a[1].pth") as folder:
+        host, process, *_ = folder.name.removeprefix(".a[1].pth.").split(".")
+    assert process == str(os.getpid())
+    others = [tmp_path / name for name in ("a[1].pth", ".a[1].pth.swp", "b.pth", f".a[1].pth.x1_y2{UNFINISHED}")]
     for other in others:
         other.touch()
-    left = {}
-    for name in ("a[1].pth", "b.pth"):
-        with temporary_folder(tmp_path / name) as folder:
-            left[name] = folder
-        left[name].mkdir()  # as if it had not been removed
-        (left[name] / name).touch()
+    others.append(left_by(tmp_path, "a[1].pth", "elsewhere", ended.pid))
+    others.append(left_by(tmp_path, "a[1].pth", host, os.getppid()))
+    others.append(left_by(tmp_path, "a[1].pth", host, 10**12))
+    left = {name: left_by(tmp_path, name, host, ended.pid) for name in ("a[1].pth", "b.pth")}
     remove_unfinished(tmp_path, "a[1].pth")
     assert set(tmp_path.iterdir()) == {*others, left["b.pth"]}
     remove_unfinished(tmp_path)
     assert set(tmp_path.iterdir()) == set(others)
+
+
+def test_writers_side_by_side_leave_each_other_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with temporary_folder(path) as one:
+        remove_unfinished(tmp_path, "model")
+        with temporary_folder(path) as other:
+            assert one != other and one.is_dir()
 
 
 def test_data_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:

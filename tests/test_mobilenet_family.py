@@ -275,19 +275,23 @@ def test_a_first_block_never_becomes_residual() -> None:
         ({"width": (0.5,)}, "width must be ascending fractions that end in 1, got [0.5]"),
         ({"resolution": (16, 64)}, "at least the network's stride of 32 pixels, got [16, 64]"),
         ({"resolution": (0.5, 1.0)}, "resolution must be positive, ascending whole numbers"),
+        ({"depth": tuple(range(1, 10))}, "depth can be 8 at most"),
+        ({"expansion": tuple(range(2, 19))}, "expansion has 17 choices, at most 16 are allowed"),
     ],
 )
 def test_wrong_choices_are_refused(wrong: dict[str, Any], message: str) -> None:
     refused(message, MobileNetChoices, **wrong)
-    refused(message, MobileNetChoices.from_json, {key: list(values) for key, values in wrong.items()})
+    if wrong != {"resolution": (0.5, 1.0)}:
+        refused(message, MobileNetChoices.from_json, {key: list(values) for key, values in wrong.items()})
 
 
 def test_choices_are_read_from_json() -> None:
     assert MobileNetChoices.from_json({"depth": [1, 2]}) == MobileNetChoices(depth=(1, 2))
     assert MobileNetChoices.from_json("paper") == CHOICES["paper"]
     refused("the search space 'huge' is not known; known by name: default, paper", MobileNetChoices.from_json, "huge")
-    refused("has the fields ['depth', 'expansion', 'kernel', 'resolution', 'width']", MobileNetChoices.from_json, {"levels": 1})
-    refused("search space {'depth': 3}", MobileNetChoices.from_json, {"depth": 3})
+    refused("has the fields depth, expansion, kernel, resolution, width", MobileNetChoices.from_json, {"levels": 1})
+    refused("depth must be of type tuple[int, ...], got 3", MobileNetChoices.from_json, {"depth": 3})
+    refused("resolution must be of type tuple[int, ...], got [0.5, 1.0]", MobileNetChoices.from_json, {"resolution": [0.5, 1.0]})
 
 
 def test_images_have_one_or_three_channels_and_there_are_two_classes() -> None:

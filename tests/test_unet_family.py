@@ -391,7 +391,24 @@ def test_refused_choices_say_why(wrong: dict[str, Any], message: str) -> None:
     assert message in str(refusal.value)
     with pytest.raises(ProXError) as refusal:
         UNetChoices.from_json({key: list(value) if isinstance(value, tuple) else value for key, value in wrong.items()})
-    assert message in str(refusal.value)
+    (name,) = wrong
+    assert message in str(refusal.value) or f"a search space: {name} must be of type" in str(refusal.value)
+
+
+@pytest.mark.parametrize("wrong", [{"levels": True}, {"depth": ["all"]}, {"width": 0.5}, {"kernel": 3}, {"kernel": [True, 3]}])
+def test_choices_of_another_type_are_refused(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ProXError, match=f"a search space: {name} must be of type"):
+        UNetChoices.from_json(wrong)
+
+
+def test_more_choices_than_anybody_means_are_refused() -> None:
+    """Else counting the members of a space, which a file asks for, takes minutes."""
+    many = tuple(index / 10_000 for index in range(1, 10_001))
+    with pytest.raises(ProXError, match="width has 10,000 choices, at most 16 are allowed"):
+        UNetChoices(width=many)
+    with pytest.raises(ProXError, match="kernel sizes can be 15 at most"):
+        UNetChoices(kernel=tuple(range(3, 20_001, 2)))
 
 
 @pytest.mark.parametrize("data", [None, [], "papers", {"widths": [1.0]}, {"width": 1}, {"kernel": 3}, {"width": ["1"]}])
@@ -491,7 +508,7 @@ def test_other_networks_are_refused(name: str) -> None:
 def test_a_plan_imports_nothing_but_torch_nn(key: str, value: str) -> None:
     entry = unet_architecture()
     entry["arch_kwargs"][key] = value
-    with pytest.raises(ProXError, match=f"the plan's {key} is '{value}'; only classes of torch.nn are allowed"):
+    with pytest.raises(ProXError, match=f"the plan's {key} is '{value}'; allowed: torch.nn."):
         UNetFamily(entry, input_channels=1, num_classes=2, patch_size=(16, 16))
 
 

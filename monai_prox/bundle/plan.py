@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from monai_prox.decathlon import Case, DecathlonTask, Geometry
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import DEPTH_KEY, UNetChoices, UNetFamily
+from monai_prox.families.architecture import DEPTH_KEY, PLACE
+from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.typed import typed
 
 FORMAT = 1
@@ -230,7 +231,7 @@ def plan_architecture(network: str, features: int, strides: Sizes, kernels: Size
     levels = len(strides)
     blocks = list(RESIDUAL_BLOCKS[:levels]) if network == "ResidualEncoderUNet" else [2] * levels
     return {
-        "network_class_name": f"dynamic_network_architectures.architectures.unet.{network}",
+        "network_class_name": f"{PLACE}.unet.{network}",
         "arch_kwargs": {
             "n_stages": levels,
             "features_per_stage": [min(features * 2**level, 10 * features) for level in range(levels)],

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from monai_prox import cost
 from monai_prox.bundle.calibrated import CalibratedMembers, Statistics, statistics_of
 from monai_prox.bundle.handlers import MemberValidationHandler
-from monai_prox.bundle.network import largest, prediction_graph
+from monai_prox.bundle.network import prediction_graph
 from monai_prox.bundle.oct_plan import KIND, OctPlan
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
@@ -23,12 +21,14 @@ from monai_prox.calibrate import keeps_statistics
 from monai_prox.decathlon import Case, DecathlonTask
 from monai_prox.distributed import rank
 from monai_prox.errors import ProXError, refusing
-from monai_prox.files import make_folder, read_json, write_json, write_tensors
-from monai_prox.members import check_family, find_member
+from monai_prox.files import make_folder, read_json, write_json
+from monai_prox.members import FURTHER, check_family, find_member
 from monai_prox.report import plot_progress
 from monai_prox.schedule import find_recipe
 from monai_prox.space import Subnet
-from monai_prox.supernet import Member, SuperNet
+from monai_prox.supernet import Member, SuperNet, without_weights
+from monai_prox.tensor_file import check_weights, read_tensors, write_tensors
+from monai_prox.typed import check_types
 
 FORMAT = 1
 FAMILY = "family.json"
@@ -154,6 +154,7 @@ class TrainedBundle:
                 data = read_json(place)
                 if not isinstance(data, dict) or data.get("format") != FORMAT or not {"plan", "choices"} <= set(data):
                     raise ProXError(f"{place} is not a family of format {FORMAT}")
+                check_types(data, FURTHER, place, missing=True)
                 return cls(models, data)
         raise ProXError(f"{path} is no bundle of a supernet, nor its models: there is no {FAMILY}, which training writes")
 
@@ -178,7 +179,8 @@ class TrainedBundle:
     @property
     def measure(self) -> str:
         """What the members' scores measure, and their name in family.json."""
-        return str(self.data.get("measure", "dice"))
+        measure: str = self.data.get("measure", "dice")
+        return measure
 
     @property
     @refusing(UNUSABLE)
@@ -230,15 +232,37 @@ class TrainedBundle:
 
     def supernet(self) -> SuperNet:
         """With the trained weights. Raises ProXError as ``load_weights`` does."""
-        supernet = SuperNet(self.network_family, largest(self.network_family), kernel_transforms=self.kernel_transforms)
-        self.load_weights(supernet)
+        family, weights = self.network_family, self._weights()
+        network = family.build(family.space.largest(), initialise=False)
+        supernet = SuperNet(family, network, kernel_transforms=self.kernel_transforms)
+        self._load(weights, supernet)
         return supernet.eval()
 
     def load_weights(self, supernet: SuperNet) -> None:
         """Loads the trained weights. Raises ProXError where they are missing, broken or another network's."""
-        self._load(WEIGHTS, prediction_graph(supernet.network))
-        if supernet.kernel_transforms is not None:
-            self._load(KERNEL_TRANSFORMS, supernet.kernel_transforms)
+        self._load(self._weights(), supernet)
+
+    def _weights(self) -> list[Any]:
+        """Of the network and, if there are any, of its kernels' transforms, checked before anything is allocated for them."""
+        shapes = without_weights(self.network_family, kernel_transforms=self.kernel_transforms)
+        weights = []
+        for name, module in self._parts(shapes).items():
+            path = self.path / name
+            if not path.is_file():
+                raise ProXError(f"there is no {path}; training writes it, or give its folder as ckpt_dir")
+            weights.append(read_tensors(path))
+            check_weights(weights[-1], module, path)
+        return weights
+
+    def _load(self, weights: list[Any], supernet: SuperNet) -> None:
+        for state, module in zip(weights, self._parts(supernet).values(), strict=True):
+            module.load_state_dict(state)
+
+    @staticmethod
+    def _parts(supernet: SuperNet) -> dict[str, nn.Module]:
+        """By the file that their weights are in."""
+        parts: dict[str, nn.Module] = {WEIGHTS: prediction_graph(supernet.network)}
+        return parts if supernet.kernel_transforms is None else parts | {KERNEL_TRANSFORMS: supernet.kernel_transforms}
 
     def network(self, which: str, supernet: SuperNet, calibrated: CalibratedMembers | None = None) -> Member:
         """The trained member of a name or a JSON file, cut out; the trained weights are loaded into ``supernet``.
@@ -275,24 +299,9 @@ class TrainedBundle:
         path = self.path / STATISTICS
         if not path.is_file():
             return {}
-        try:
-            kept: dict[str, Statistics] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds
-            raise ProXError(f"{path} does not hold the statistics of norms: {_reason(error)}") from None
+        kept: dict[str, Statistics] = read_tensors(path)
+        check_types(kept, {}, path)
+        for member, statistics in kept.items():
+            if not isinstance(statistics, dict) or not all(isinstance(tensor, Tensor) for tensor in statistics.values()):
+                raise ProXError(f"{path} does not hold the statistics of norms, but of {member!s:.80} a {statistics!r:.80}")
         return kept
-
-    def _load(self, name: str, module: nn.Module) -> None:
-        path = self.path / name
-        try:
-            module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except FileNotFoundError:
-            raise ProXError(f"there is no {path}; training writes it, or give its folder as ckpt_dir") from None
-        except Exception as error:  # torch raises many kinds
-            raise ProXError(f"{path} does not hold the weights of this network: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    """In a line. torch's own message about other things than tensors tells users to load the file unsafely."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is broken, or holds more than tensors"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

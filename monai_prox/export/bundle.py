@@ -22,8 +22,9 @@ from torch import fx, nn
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle_docs import data_license, readme
 from monai_prox.export.folder import new_folder
-from monai_prox.families.unet import kind_of
-from monai_prox.files import read_json, write_json, write_tensors
+from monai_prox.families.architecture import kind_of
+from monai_prox.files import read_json, write_json
+from monai_prox.tensor_file import write_tensors
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 VERSION = "0.1.0"  # of an exported bundle; its authors count on from here

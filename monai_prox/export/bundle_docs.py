@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from monai_prox.families.unet import kind_of
+from monai_prox.families.architecture import kind_of
 
 if TYPE_CHECKING:
     from monai_prox.export.bundle import Prediction

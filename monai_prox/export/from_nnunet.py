@@ -17,7 +17,7 @@ from torch import nn
 from monai_prox.errors import ProXError, refusing
 from monai_prox.export.bundle import Prediction, resampling
 from monai_prox.export.nnunet import member_plans
-from monai_prox.families.unet import build_network
+from monai_prox.families.architecture import build_network
 from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder
 
 PER_AXIS = ("kernel_sizes", "strides")

@@ -10,11 +10,13 @@ from typing import Any
 
 from monai_prox.errors import ProXError
 from monai_prox.export.folder import new_folder
-from monai_prox.files import read_json, write_json, write_tensors
+from monai_prox.files import read_json, write_json
+from monai_prox.nnunet.model_files import check_inside, read_plans
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.plans import member_configuration
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
+from monai_prox.tensor_file import write_tensors
 
 STOCK_TRAINER = "nnUNetTrainer"
 EXPORTED = "-prox-"  # in the names of exported plans
@@ -56,7 +58,7 @@ def export_nnunet(
     plan_file = _preprocessed(model) / f"{plans_name}.json" if fine_tune else None
     beside_data = plans
     if plan_file is not None and plan_file.exists():
-        existing, own = read_json(plan_file)["configurations"], plans["configurations"]
+        existing, own = read_plans(plan_file)["configurations"], plans["configurations"]
         if not overwrite and existing.get(configuration, own[configuration]) != own[configuration]:
             raise ProXError(f"{plan_file} is the plan of another member; give the subnet another name, or --overwrite")
         beside_data = plans | {"configurations": existing | own}
@@ -72,7 +74,7 @@ def _write_model(model: ModelFolder, folder: Path, subnet: Subnet, plans: dict[s
     write_json(model.dataset, folder / "dataset.json")
     fingerprint = model.path / "dataset_fingerprint.json"
     if fingerprint.is_file():
-        shutil.copyfile(fingerprint, folder / fingerprint.name)
+        shutil.copyfile(check_inside(fingerprint, model.path), folder / fingerprint.name)
     for fold in model.folds:
         checkpoint = model.checkpoint(fold)
         network = model.supernet_with(subnet, checkpoint).extract(subnet)
@@ -96,12 +98,12 @@ def _write_model(model: ModelFolder, folder: Path, subnet: Subnet, plans: dict[s
         )
         # nnUNetv2_export_model_to_zip expects these two of every fold
         for picture in ("prox_progress.png", "progress.png"):
-            if (model.path / fold / picture).is_file():
-                shutil.copyfile(model.path / fold / picture, target / "progress.png")
+            if (found := model.path / fold / picture).is_file():
+                shutil.copyfile(check_inside(found, model.path), target / "progress.png")
                 break
         summary = model.validation_summary(fold, subnet, checkpoint["current_epoch"])
         if summary is not None:
-            shutil.copyfile(summary, target / "validation" / "summary.json")
+            shutil.copyfile(check_inside(summary, model.path), target / "validation" / "summary.json")
         else:
             write_json(NOT_VALIDATED, target / "validation" / "summary.json")
 

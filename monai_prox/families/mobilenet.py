@@ -20,12 +20,14 @@ from torch.nn import functional as F
 from torchvision.models._utils import _make_divisible
 from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig, MobileNetV3
 
-from monai_prox.errors import ProXError, refusing
+from monai_prox.errors import ProXError
 from monai_prox.layers import Layer, convolution, strided, weightless
 from monai_prox.slicing import Region, centre, prefix
 from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
+from monai_prox.typed import typed
 
-MOST = {"depth": 32, "expansion": 64, "kernel": 63, "resolution": 8192}  # of choices; others are not meant
+MOST = {"depth": 8, "expansion": 64, "kernel": 63, "resolution": 2048}  # of choices; others are not meant
+MOST_CHOICES = 16  # of a dimension
 DIVISOR = 8  # of all widths, torchvision's
 STRIDE = 32  # of the whole network
 FEATURE = re.compile(r"^features\.(\d+)(.*)$")
@@ -80,6 +82,8 @@ class MobileNetChoices:
                 raise ProXError(f"{name} must be positive, ascending {kind}, got {list(values)!s:.80}")
             if name in MOST and values[-1] > MOST[name]:
                 raise ProXError(f"{name} can be {MOST[name]} at most, got {list(values)!s:.80}")
+            if len(values) > MOST_CHOICES:
+                raise ProXError(f"{name} has {len(values)} choices, at most {MOST_CHOICES} are allowed")
         if self.width[-1] != 1:
             raise ProXError(f"width must be ascending fractions that end in 1, got {list(self.width)}")
         if self.expansion[0] < 2:
@@ -96,11 +100,7 @@ class MobileNetChoices:
             if data not in CHOICES:
                 raise ProXError(f"the search space {data!r} is not known; known by name: {', '.join(CHOICES)}")
             return CHOICES[data]
-        known = cls.__dataclass_fields__
-        if not isinstance(data, dict) or not set(data) <= set(known):
-            raise ProXError(f"a search space has the fields {sorted(known)}, got {data!r:.120}")
-        with refusing(f"search space {data!r:.120}"):
-            return cls(**{name: tuple(values) for name, values in data.items()})
+        return typed(cls, data, "a search space")
 
 
 PAPER_CHOICES = MobileNetChoices(width=(0.5, 1.0))

@@ -11,28 +11,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from pydoc import locate as import_by_name
 from typing import Any
 
-import numpy as np
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_prox.errors import ProXError, refusing
+from monai_prox.families.architecture import DEPTH_KEY, WHOLE, build_network, checked, kind_of
 from monai_prox.layers import Layer, convolution, strided, weightless
 from monai_prox.slicing import Region, centre, halves, prefix
 from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
+from monai_prox.typed import typed
 
-NETWORKS = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
-DEPTH_KEY = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
-MOST = {"n_stages": 16, "features_per_stage": 65_536}  # of the numbers in a plan; nobody means more
-MOST_ELSE = 128
-WHOLE = (int, np.integer)
 STAGE = re.compile(r"^(decoder\.(?:stages|transpconvs|seg_layers)\.)(\d+)(.*)$")
 FIRST_DECODER_CONV = re.compile(r"^decoder\.stages\.\d+\.convs\.0\.conv\.weight$")
 LATER_CONV = re.compile(r"\.convs\.[1-9]\d*\.conv\.weight$")
+MOST_VOXELS = 2**26  # of a patch, 406 an axis; nobody trains on more
+MOST_CHOICES = 16  # of a dimension
+LARGEST_KERNEL = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +60,12 @@ class UNetChoices:
             in_order = list(values) == sorted(set(values)) and all(0 < value <= 1 for value in values)
             if not values or not in_order or values[-1] != 1:
                 raise ProXError(f"{name} must be ascending fractions that end in 1, got {list(values)!s:.80}")
+            if len(values) > MOST_CHOICES:
+                raise ProXError(f"{name} has {len(values):,} choices, at most {MOST_CHOICES} are allowed")
         if self.kernel is not None and (not self.kernel or any(k % 2 != 1 or k < 1 for k in self.kernel)):
             raise ProXError(f"kernel sizes must be odd, got {list(self.kernel)!s:.80}")
+        if self.kernel is not None and max(self.kernel) > LARGEST_KERNEL:
+            raise ProXError(f"kernel sizes can be {LARGEST_KERNEL} at most, got {list(self.kernel)!s:.80}")
         if not isinstance(self.levels, int) or self.levels < 0:
             raise ProXError(f"levels counts the levels that may be missing, got {self.levels!s:.80}")
 
@@ -75,12 +76,7 @@ class UNetChoices:
             if data not in CHOICES:
                 raise ProXError(f"the search space {data!r} is not known; known by name: {', '.join(CHOICES)}")
             return CHOICES[data]
-        known = cls.__dataclass_fields__
-        if not isinstance(data, dict) or not set(data) <= set(known):
-            raise ProXError(f"a search space has the fields {sorted(known)}, got {data!r:.120}")
-        with refusing(f"search space {data!r:.120}"):
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-            return cls(**fields)
+        return typed(cls, data, "a search space")
 
 
 PAPER_CHOICES = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5), levels=0, resolution=(1.0,))
@@ -113,59 +109,31 @@ class UNetFamily:
         self.choices = choices
         with refusing("the plan's architecture is malformed"):
             self._read(architecture, patch_size)
-        self._check_supported()
         self.space = self._space()
         self._check_feature_maps()
         self.space = self.space.narrow(open or {})
         with torch.device("meta"):  # refuses now what torch's layers do not take
             largest = self.build(self.space.largest(), initialise=False)
         self._largest_shapes = {name: tuple(parameter.shape) for name, parameter in largest.named_parameters()}
-        if not self._kwargs["conv_op"].endswith(f".Conv{len(self.patch_size)}d"):
-            raise ProXError(f"the plan's conv_op is {self._kwargs['conv_op']}, its patch_size {list(self.patch_size)}")
 
     # ------------------------------------------------------------------ reading the plan
     def _read(self, architecture: Mapping[str, Any], patch_size: Sequence[int]) -> None:
-        self.kind = kind_of(architecture)
         self.patch_size = tuple(patch_size)
-        if len(self.patch_size) not in (2, 3) or not all(isinstance(size, WHOLE) and size > 0 for size in self.patch_size):
-            raise ProXError(f"patch_size is {list(patch_size)!s:.80}; it must be two or three positive whole numbers")
-        self._class_name = architecture["network_class_name"]
-        self._imports = tuple(architecture["_kw_requires_import"])
-        self._kwargs = dict(architecture["arch_kwargs"])
-        self._levels = self._whole("n_stages", self._kwargs["n_stages"])
-        self._features = self._per_level("features_per_stage", self._levels)
-        self._strides = self._per_level("strides", self._levels, axes=len(self.patch_size))
-        self._kernels = self._per_level("kernel_sizes", self._levels, axes=len(self.patch_size))
-        self._depths = self._per_level(DEPTH_KEY[self.kind], self._levels)
-        self._decoder_depths = self._per_level("n_conv_per_stage_decoder", self._levels - 1)[::-1]  # top level first
-
-    def _whole(self, key: str, value: Any) -> Any:
-        most = MOST.get(key, MOST_ELSE)
-        if not isinstance(value, WHOLE) or not 1 <= value <= most:
-            raise ProXError(f"the plan's {key} has {value!r:.80}; allowed are whole numbers from 1 to {most}")
-        return value
-
-    def _per_level(self, key: str, count: int, axes: int | None = None) -> list[Any]:
-        """Numbers, one a level, or as many tuples of one an axis; a plan may give one number for all."""
-
-        def spread(value: Any, count: int) -> list[Any]:
-            values = [value] * count if isinstance(value, WHOLE) else list(value)
-            if len(values) != count:
-                raise ProXError(f"the plan's {key} has {len(values)} entries, {value!r:.80}; there must be {count}")
-            return values
-
-        values = spread(self._kwargs[key], count)
-        if axes is None:
-            return [self._whole(key, value) for value in values]
-        return [tuple(self._whole(key, size) for size in spread(value, axes)) for value in values]
-
-    def _check_supported(self) -> None:
-        others = [key for key in ("bottleneck_channels", "stem_channels", "squeeze_excitation") if self._kwargs.get(key)]
-        if others:
-            raise ProXError(f"plans with {' and '.join(others)} are not supported")
-        norm = str(self._kwargs.get("norm_op"))
-        if not norm.rsplit(".", 1)[-1].startswith("InstanceNorm"):
-            raise ProXError(f"the plan's norm_op is {norm:.80}; supported is InstanceNorm, nnU-Net's own")
+        whole = all(isinstance(size, WHOLE) and not isinstance(size, bool) and size > 0 for size in self.patch_size)
+        if len(self.patch_size) not in (2, 3) or not whole or prod(self.patch_size) > MOST_VOXELS:
+            raise ProXError(
+                f"patch_size is {list(patch_size)!s:.80}; it must be two or three positive whole numbers, at most "
+                f"{MOST_VOXELS:,} voxels together"
+            )
+        self._architecture = checked(architecture, len(self.patch_size))
+        self.kind = kind_of(self._architecture)
+        self._kwargs = kwargs = self._architecture["arch_kwargs"]
+        self._levels = kwargs["n_stages"]
+        self._features = kwargs["features_per_stage"]
+        self._strides = [tuple(stride) for stride in kwargs["strides"]]
+        self._kernels = [tuple(kernel) for kernel in kwargs["kernel_sizes"]]
+        self._depths = kwargs[DEPTH_KEY[self.kind]]
+        self._decoder_depths = kwargs["n_conv_per_stage_decoder"][::-1]  # top level first
         for level, kernel in enumerate(self._kernels):
             if len(set(kernel) - {1}) > 1:
                 raise ProXError(f"the plan's kernel at level {level} is {list(kernel)}; axes other than 1 must agree")
@@ -263,11 +231,7 @@ class UNetFamily:
             DEPTH_KEY[self.kind]: [int(v) for v in subnet["depth"][:n]],
             "n_conv_per_stage_decoder": [int(v) for v in subnet["decoder_depth"][: n - 1]][::-1],
         }
-        return {
-            "network_class_name": self._class_name,
-            "arch_kwargs": kwargs,
-            "_kw_requires_import": list(self._imports),
-        }
+        return self._architecture | {"arch_kwargs": kwargs}
 
     @refusing("the plan's network cannot be built")
     def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
@@ -397,32 +361,6 @@ class UNetFamily:
             size = tuple(length // stride for length, stride in zip(size, self._strides[level], strict=True))
             outputs[level] = _resize(output, size)
         return outputs
-
-
-def build_network(architecture: Mapping[str, Any], *, input_channels: int, num_classes: int) -> nn.Module:
-    """The stock network of a plan's ``architecture`` entry. Raises ProXError for other networks and imports."""
-    kind = kind_of(architecture)
-    kwargs = dict(architecture["arch_kwargs"])
-    for key in architecture["_kw_requires_import"]:
-        if kwargs.get(key) is None:
-            continue
-        found = import_by_name(kwargs[key]) if str(kwargs[key]).startswith("torch.nn.") else None
-        if not isinstance(found, type):  # plans come from outside: nothing else is imported
-            raise ProXError(f"the plan's {key} is {kwargs[key]!r:.80}; only classes of torch.nn are allowed")
-        kwargs[key] = found
-    network: nn.Module = NETWORKS[kind](
-        input_channels=input_channels, num_classes=num_classes, **({"deep_supervision": False} | kwargs)
-    )
-    return network
-
-
-def kind_of(architecture: Mapping[str, Any]) -> str:
-    """The class of an ``architecture`` entry's network. Raises ProXError for others than nnU-Net's two U-Nets."""
-    kind = str(architecture["network_class_name"]).rsplit(".", 1)[-1]
-    if kind not in NETWORKS:
-        asked = architecture["network_class_name"]
-        raise ProXError(f"plans ask for the network {asked!s:.120}; supported are nnU-Net's {', '.join(NETWORKS)}")
-    return kind
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:

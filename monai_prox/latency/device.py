@@ -9,7 +9,7 @@ from functools import cached_property
 from hashlib import sha256
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,16 @@ from monai_prox.families import Family
 from monai_prox.files import read_json
 from monai_prox.latency.measure import FORMAT
 from monai_prox.space import Subnet
+from monai_prox.typed import check_types
 
+ENTRIES = {
+    "format": Literal[FORMAT],
+    "family": str,
+    "runtime": str,
+    "device": {"processor": str, "threads": int},
+    "members": tuple[Mapping[str, Any], ...],
+}
+MEMBER = {"subnet": Mapping[str, tuple[float, ...]], "milliseconds": float}
 FEWEST = 8  # members: as many as there are features, and some to say how far they carry
 
 
@@ -65,14 +74,14 @@ class Device:
     def from_json(cls, data: Any, family: Family, size: Sequence[int], source: str) -> Device:
         """source: for the errors."""
         try:
-            if data["format"] != FORMAT:
-                raise KeyError(f"format {FORMAT}")
-            device = data["device"]
-            name = f"{device['processor']}, {device['threads']} threads, {data['runtime']}"
-            made_for = data["family"]
-            measured = {Subnet.from_json(one["subnet"]): float(one["milliseconds"]) for one in data["members"]}
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
-            raise ProXError(f"{source} is no device's file of monai-prox profile: {error!r}") from None
+            check_types(data, ENTRIES, source)
+            for one in data["members"]:
+                check_types(one, MEMBER, f"{source}, a member")
+        except ProXError as error:
+            raise ProXError(f"{source} is no device's file of monai-prox profile: {error}") from None
+        name = f"{data['device']['processor']}, {data['device']['threads']} threads, {data['runtime']}"
+        made_for = data["family"]
+        measured = {Subnet.from_json(one["subnet"]): float(one["milliseconds"]) for one in data["members"]}
         if made_for != (own := fingerprint(family, size)):
             raise ProXError(
                 f"{source} was measured with another family, {made_for}; this one is {own}: measure its own members, see "

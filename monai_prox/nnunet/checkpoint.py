@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +10,26 @@ import numpy as np
 import torch
 
 from monai_prox.errors import ProXError
+from monai_prox.tensor_file import read_tensors
+from monai_prox.typed import check_types
+
+ENTRIES = {  # what others read of them, and write into exports
+    "trainer_name": str,
+    "current_epoch": int,
+    "init_args": {"fold": int | str},
+    "inference_allowed_mirroring_axes": tuple[int, ...] | None,
+    "network_weights": Mapping,
+    "prox": {"engine": Mapping, "choices": Mapping},
+}
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """A checkpoint that ProXTrainer wrote. Raises ProXError where it is missing, broken or another trainer's."""
-    try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise ProXError(f"there is no checkpoint {path}") from None
-    except pickle.UnpicklingError:  # its message tells users to load it unsafely
-        raise ProXError(
-            f"{path} was not written by ProXTrainer: it is no checkpoint, or holds more than plain data, as other trainers' do"
-        ) from None
-    except Exception as error:  # torch raises many kinds for broken files; all mean the same to the user
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ProXError(f"{path} is not a whole checkpoint of ProXTrainer: {reason:.160}") from None
+    checkpoint = read_tensors(path, device)
     if not isinstance(checkpoint, dict) or "prox" not in checkpoint:
         trainer = checkpoint.get("trainer_name", "unknown") if isinstance(checkpoint, dict) else "unknown"
-        raise ProXError(f"{path} was written by the trainer {trainer}, not by ProXTrainer; it holds no family")
+        raise ProXError(f"{path} was written by the trainer {trainer!s:.80}, not by ProXTrainer; it holds no family")
+    check_types(checkpoint, ENTRIES, path)
     return checkpoint
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,33 +17,15 @@ from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import read_json
 from monai_prox.members import check_family, find_member
 from monai_prox.nnunet.checkpoint import load_checkpoint
+from monai_prox.nnunet.model_files import read_dataset, read_plans
 from monai_prox.nnunet.open_part import ENTRY
 from monai_prox.nnunet.plans import family_of
 from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.supernet import SuperNet, without_weights
+from monai_prox.tensor_file import check_weights
 
 FINAL = "checkpoint_final.pth"
-PLANS = {"configurations": dict, "dataset_name": str, "plans_name": str}  # what is read before nnU-Net reads the rest
-DATASET = {"labels": dict, "file_ending": str}
-NAME = re.compile(r"(?!\.+$)[\w. +-]+")
 UNUSABLE = "the model folder's files cannot be used"
-
-
-def _read(path: Path, wanted: Mapping[str, type]) -> dict[str, Any]:
-    """A JSON object. Raises ProXError where it is none, or an entry is missing or of another type."""
-    data = read_json(path)
-    for key, kind in wanted.items():
-        if not isinstance(data, dict) or not isinstance(data.get(key), kind):
-            found = type(data).__name__ if not isinstance(data, dict) else repr(data.get(key))
-            raise ProXError(f"{path} must have {key!r}, of type {kind.__name__}; got {found:.80}")
-    return data  # type: ignore[no-any-return]
-
-
-def _check_names(path: Path, data: Mapping[str, Any], keys: Sequence[str]) -> None:
-    """Raises ProXError where an entry, which becomes part of paths, leads elsewhere."""
-    for key in keys:
-        if not NAME.fullmatch(data[key]):
-            raise ProXError(f"{path}: {key!r} is part of paths, so letters, digits, dots, - and _; got {data[key]!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -67,9 +47,7 @@ class ModelFolder:
                 f"{path} is not a trained model folder: it has no plans.json; expected e.g. "
                 "nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
             )
-        plans, dataset = _read(path / "plans.json", PLANS), _read(path / "dataset.json", DATASET)
-        _check_names(path / "plans.json", plans, ("dataset_name", "plans_name"))
-        _check_names(path / "dataset.json", dataset, ("file_ending",))
+        plans, dataset = read_plans(path / "plans.json"), read_dataset(path / "dataset.json")
         name = path.name.split("__")[-1]
         if name not in plans["configurations"]:
             raise ProXError(
@@ -97,10 +75,16 @@ class ModelFolder:
     @refusing(UNUSABLE)
     def supernet(self, checkpoint: dict[str, Any]) -> SuperNet:
         """The supernet with the weights of ``checkpoint``, without what its training has closed."""
-        engine = checkpoint["prox"]["engine"]
+        engine, source = checkpoint["prox"]["engine"], f"{self.path}, the checkpoint of fold {checkpoint['init_args']['fold']}"
         transforms, closed = engine.get("kernel_transforms"), engine.get("closed")
-        supernet = SuperNet(self._unet_family(checkpoint), kernel_transforms=transforms is not None)
-        weights = {name: weight for name, weight in checkpoint["network_weights"].items() if name != ENTRY}
+        family, weights = self._unet_family(checkpoint), dict(checkpoint["network_weights"])
+        weights.pop(ENTRY, None)
+        shapes = without_weights(family, kernel_transforms=transforms is not None)
+        check_weights(weights, shapes.network, source)
+        if shapes.kernel_transforms is not None:
+            check_weights(transforms, shapes.kernel_transforms, source)
+        network = family.build(family.space.largest(), initialise=False)
+        supernet = SuperNet(family, network, kernel_transforms=transforms is not None)
         supernet.network.load_state_dict(weights)
         if supernet.kernel_transforms is not None:
             supernet.kernel_transforms.load_state_dict(transforms)

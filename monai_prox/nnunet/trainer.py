@@ -31,7 +31,7 @@ from monai_prox.distributed import gather, world_size
 from monai_prox.engine import Engine, check_format
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices, UNetFamily
-from monai_prox.files import remove_unfinished, write_json, write_tensors
+from monai_prox.files import remove_unfinished, write_json
 from monai_prox.monitor import Monitor, comparing_interval
 from monai_prox.nnunet import case_dice
 from monai_prox.nnunet.checkpoint import load_checkpoint, plain
@@ -43,6 +43,7 @@ from monai_prox.report import count, plot_progress
 from monai_prox.schedule import find_recipe, make_schedule
 from monai_prox.space import Subnet
 from monai_prox.supernet import Member, SuperNet
+from monai_prox.tensor_file import write_tensors
 from monai_prox.update import Updates
 
 GRADIENT_NORM = 12  # nnU-Net's own limit

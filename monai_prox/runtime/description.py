@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from typing import Any, Literal
 
 from monai_prox.errors import ProXError
@@ -23,6 +24,9 @@ SCHEMES = (
     "NormalizeIntensity",  # MONAI's, of the voxels that are not 0
 )
 ENDING = re.compile(r"(\.\w+)+")  # it becomes part of paths
+MOST_VALUES = 2**29  # of a patch before and after the network, 2 GiB of them
+MOST_PIXELS = 4096  # of a scan, per axis
+SMALLEST, LARGEST = 1e-9, 1e9  # mm; nnU-Net gives pictures a third axis of 999
 READERS = ("SimpleITKIO", "NibabelIO", "LoadImage")
 
 
@@ -58,6 +62,10 @@ class Resampling:
     order_z: int = 0
     separate_z: bool | None = None
     keeps: Literal["faces", "centre"] = "faces"
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.order <= 5 and 0 <= self.order_z <= 5):
+            raise ProXError(f"splines are of order 0 to 5, got {self.order} and {self.order_z}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +104,20 @@ class Description:
     def __post_init__(self) -> None:
         if not ENDING.fullmatch(self.file_ending):
             raise ProXError(f"images are files that end in .nii.gz, .nrrd or the like, not in {self.file_ending!r:.80}")
+        axes, values = len(self.patch), prod(self.patch) * (len(self.channels) + self.outputs)
+        if axes not in (2, 3) or min(self.patch) < 1 or self.outputs < 1 or not self.channels or values > MOST_VALUES:
+            raise ProXError(
+                f"the patch is {self.patch!s:.80}, of {len(self.channels)} channels and {self.outputs} outputs; allowed are 2 or 3 "
+                f"axes and {MOST_VALUES:,} values together"
+            )
+        if len(self.spacing) != axes or not all(SMALLEST <= mm <= LARGEST for mm in self.spacing):
+            raise ProXError(f"the spacing is {self.spacing!s:.80}; allowed are {axes} positive numbers, in mm")
+        if sorted(self.transpose) != [0, 1, 2]:
+            raise ProXError(f"the axes are in the order {self.transpose!s:.80}; allowed is any order of 0, 1 and 2")
+        if len(self.normalisation) != len(self.channels):
+            raise ProXError(f"there are {len(self.normalisation)} normalisations, for {len(self.channels)} channels")
+        if self.regions is not None and (len(self.regions) != self.outputs or not all(0 <= v <= 65535 for v in self.regions)):
+            raise ProXError(f"the regions are {self.regions!s:.80}; allowed are {self.outputs} values up to 65535")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -118,6 +140,11 @@ class ScanDescription:
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     working_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for size in (self.image_size, self.working_size):
+            if not all(1 <= side <= MOST_PIXELS for side in size):
+                raise ProXError(f"images of {size!s:.80} pixels; allowed are up to {MOST_PIXELS} an axis")
 
     @property
     def patch(self) -> tuple[int, ...]:

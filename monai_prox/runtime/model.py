@@ -11,9 +11,11 @@ import numpy as np
 
 from monai_prox.errors import ProXError
 from monai_prox.runtime.description import KEY, read_description
+from monai_prox.runtime.onnx_check import check_graph, read_model
 from monai_prox.runtime.resampling import Array
 
 Network = Callable[[Array], Array]
+NOT_OURS = "it says nothing of what surrounds it; it was not written by monai-prox export"
 Opened = tuple[Network, "str | None"]  # with what the file says of itself under KEY
 
 
@@ -32,13 +34,13 @@ class Model:
             raise ProXError(f"there is no file {path}")
         try:
             self._network, described = OPENERS[path.suffix](path, threads or 0)
+            if described is None:
+                raise ProXError(NOT_OURS)
         except ImportError:
             raise  # the command says which library is missing
         except Exception as error:  # the runtimes' own have no common class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ProXError(f"{path} cannot be read as a model: {reason}") from None
-        if described is None:
-            raise ProXError(f"{path} says nothing of what surrounds it; it was not written by monai-prox export")
         self.path, self.described = path, described
         self.description = read_description(described, str(path))
 
@@ -50,12 +52,18 @@ class Model:
 def _open_onnx(path: Path, threads: int) -> Opened:
     import onnxruntime
 
+    model, properties = read_model(path.read_bytes())
+    described = properties.get(KEY)
+    if described is None:
+        raise ProXError(NOT_OURS)
+    check_graph(model, (1, *read_description(described, str(path)).input_shape))
+    del model
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x})[0], session.get_modelmeta().custom_metadata_map.get(KEY)
+    return lambda x: session.run(None, {name: x})[0], described
 
 
 def _open_openvino(path: Path, threads: int) -> Opened:

@@ -8,6 +8,7 @@ for a few slices at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from monai_prox.runtime.resampling import Array, along, matrices, resample, resa
 
 SLAB = 16  # slices of labels made at a time
 SMALLEST_STD = 1e-8
+MOST_VOXELS = 2**31  # on the network's grid, of all channels
+LONGEST = 2**15  # voxels of an axis there
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ def preprocess(image: Array, spacing: tuple[float, ...], description: Descriptio
     shape = resampled_shape(description.images, image.shape[1:], at, target)
     if min(shape) < 1:
         raise ProXError(f"the image, {image.shape[1:]} voxels of {at} mm, vanishes at the network's spacing of {target} mm")
+    if prod(shape) * len(image) > MOST_VOXELS or max(shape) > LONGEST:
+        raise ProXError(
+            f"the image, {image.shape[1:]} voxels of {at} mm, would have {shape} at the network's spacing of {target} mm; allowed "
+            f"are {MOST_VOXELS:,}, {LONGEST:,} an axis"
+        )
     mask = None
     if any(normalisation.masked for normalisation in description.normalisation):
         mask = ndimage.binary_fill_holes(inside)[box]

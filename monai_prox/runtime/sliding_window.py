@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from monai_prox.errors import ProXError
 from monai_prox.runtime.resampling import Array
 
 STEP = 0.5  # of the patch, at most
+MOST_TILES = 2**17  # of an image; that many would take days
 SIGMA = 1 / 8  # of the patch: how a tile's weight falls off
 
 
@@ -70,6 +71,9 @@ def sliding_window(
         for start in starts(size, side):
             sum_[start : start + side] += fall
     logits = np.zeros((outputs, *padded), np.float16)
+    count = prod(len(starts(size, side)) for size, side in zip(padded, sides, strict=True))
+    if count > MOST_TILES:
+        raise ProXError(f"patches of {tuple(patch)} would be laid {count:,} times on {shape} voxels; at most {MOST_TILES:,} are")
     corners = list(tiles(padded, sides))
     for corner in corners:
         at = tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))

@@ -1,0 +1,109 @@
+"""The JSON files of a model folder: plans.json and dataset.json, whose entries are checked before anything reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from monai_prox.errors import ProXError
+from monai_prox.families.architecture import MOST
+from monai_prox.files import read_json
+from monai_prox.typed import check_types
+
+NAME = re.compile(r"(?!\.+$)[\w. +-]+")
+SMALLEST, LARGEST = 1e-9, 1e9  # mm; nnU-Net gives pictures a third axis of 999
+Numbers = Mapping[str, float | None]
+PLANS = {"configurations": Mapping[str, Mapping[str, Any]], "dataset_name": str, "plans_name": str}
+FURTHER_PLANS = {
+    "image_reader_writer": str,
+    "label_manager": Literal["LabelManager"],  # nnU-Net would take anything that its module has
+    "transpose_forward": tuple[int, ...],
+    "transpose_backward": tuple[int, ...],
+    "foreground_intensity_properties_per_channel": Mapping[str, Numbers],
+    "foreground_intensity_properties_by_modality": Mapping[str, Numbers],
+}
+Wholes = tuple[int, ...]
+PerAxis = tuple[Wholes | int, ...]
+CONFIGURATION = {
+    "patch_size": Wholes,
+    "spacing": tuple[float, ...],
+    "median_image_size_in_voxels": tuple[float, ...],
+    "normalization_schemes": tuple[str, ...],
+    "use_mask_for_norm": tuple[bool, ...],
+    "resampling_fn_data": str,
+    "resampling_fn_seg": str,
+    "resampling_fn_probabilities": str,
+    "resampling_fn_data_kwargs": Mapping[str, bool | int | None],
+    "resampling_fn_seg_kwargs": Mapping[str, bool | int | None],
+    "resampling_fn_probabilities_kwargs": Mapping[str, bool | int | None],
+    "preprocessor_name": str,
+    "data_identifier": str,
+    "inherits_from": str,
+    "previous_stage": str | None,
+    "next_stage": str | tuple[str, ...] | None,
+    "batch_size": int,
+    "batch_dice": bool,
+    "architecture": {"network_class_name": str, "arch_kwargs": Mapping[str, Any], "_kw_requires_import": tuple[str, ...]},
+    # of plans from before there was an architecture, which nnU-Net makes one of
+    "UNet_class_name": str,
+    "UNet_base_num_features": int,
+    "unet_max_num_features": int,
+    "n_conv_per_stage_encoder": Wholes,
+    "n_conv_per_stage_decoder": Wholes,
+    "num_pool_per_axis": Wholes,
+    "pool_op_kernel_sizes": PerAxis,
+    "conv_kernel_sizes": PerAxis,
+}
+DATASET = {"labels": Mapping[str, int | str | tuple[int | str, ...]], "file_ending": str}
+FURTHER_DATASET = {
+    "channel_names": Mapping[str, str],
+    "modality": Mapping[str, str],
+    "regions_class_order": tuple[int, ...],
+    "licence": str,
+    "license": str,
+    "numTraining": int,
+}
+
+
+def read_plans(path: Path) -> dict[str, Any]:
+    """plans.json. Raises ProXError, naming the file and the entry, if it is none that nnU-Net writes."""
+    plans: dict[str, Any] = read_json(path)
+    check_types(plans, PLANS, path)
+    check_types(plans, FURTHER_PLANS, path, missing=True)
+    _check_names(path, plans, ("dataset_name", "plans_name"))
+    for name, configuration in plans["configurations"].items():
+        source = f"{path}, {name!r:.40}"
+        check_types(configuration, CONFIGURATION, source, missing=True)
+        if any(not SMALLEST <= mm <= LARGEST for mm in configuration.get("spacing", ())):
+            raise ProXError(f"{source}: 'spacing' is {configuration['spacing']!s:.80}; allowed are positive numbers, in mm")
+        if len(configuration.get("n_conv_per_stage_encoder", ())) > MOST["n_stages"]:
+            raise ProXError(f"{source}: 'n_conv_per_stage_encoder' has more than {MOST['n_stages']} entries")
+    return plans
+
+
+def read_dataset(path: Path) -> dict[str, Any]:
+    """dataset.json. Raises ProXError, naming the file and the entry, if it is none that nnU-Net takes."""
+    dataset: dict[str, Any] = read_json(path)
+    check_types(dataset, DATASET, path)
+    check_types(dataset, FURTHER_DATASET, path, missing=True)
+    _check_names(path, dataset, ("file_ending",))
+    for key in ("channel_names", "modality"):
+        if not all(name.isdecimal() for name in dataset.get(key, {})):
+            raise ProXError(f"{path}: {key!r} must be numbered '0', '1' and so on, got {dataset[key]!r:.80}")
+    return dataset
+
+
+def _check_names(path: Path, data: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Raises ProXError where an entry, which becomes part of paths, leads elsewhere."""
+    for key in keys:
+        if not NAME.fullmatch(data[key]):
+            raise ProXError(f"{path}: {key!r} is part of paths, so letters, digits, dots, - and _; got {data[key]!r:.80}")
+
+
+def check_inside(path: Path, folder: Path) -> Path:
+    """``path``, a file in ``folder``. Raises ProXError if it is a link that leads out of the folder."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ProXError(f"{path} is a link out of {folder}, to {path.resolve()}; put the file itself there")
+    return path

@@ -1,0 +1,134 @@
+"""Files of tensors and plain data, as torch.save writes them: read without executing, inflating or believing anything.
+
+torch.load(weights_only=True) executes nothing. But it inflates archives, makes byte arrays of any length that a file asks for,
+and returns lists that hold each other thousands of times. What torch.save writes does nothing of that.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+import torch
+from torch import Tensor, nn
+
+from monai_prox.errors import ProXError
+from monai_prox.files import DEEPEST, replacing
+
+MOST_BYTES = 2**23  # of the pickle, which has the names and all that is no tensor
+MOST_ENTRIES = 100_000  # of the archive
+MOST_VALUES = 2**20  # numbers, texts, tensors and containers, counted as often as they are reached
+KINDS = "Double Float Half BFloat16 Long Int Short Char Byte Bool"
+NAMED = {
+    "collections OrderedDict",
+    "torch Size",
+    "torch device",  # among nnU-Net's init_args
+    "torch.nn.parameter Parameter",
+    "torch.storage UntypedStorage",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    *(f"torch {kind}Storage" for kind in KINDS.split()),
+}
+PLAIN = (type(None), bool, int, float, str, torch.device)
+
+
+def write_tensors(data: Any, path: Path | str) -> None:
+    """As ``read_tensors`` reads them, if they are tensors and plain data."""
+    buffer = BytesIO()  # of a full disk torch's own writer says neither that nor where
+    torch.save(data, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def read_tensors(path: Path | str, device: torch.device | str = "cpu") -> Any:
+    """Tensors and plain data. Raises ProXError, naming ``path``, if it is missing, broken, or holds or asks for more."""
+    path = Path(path)
+    try:
+        _check_archive(path)
+        data = torch.load(path, map_location=device, weights_only=True)
+        _count(data, {}, 0)
+    except FileNotFoundError:
+        raise ProXError(f"there is no file {path}") from None
+    except ProXError as error:
+        raise ProXError(f"{path} is no file of tensors that this package reads: {error}") from None
+    except pickle.UnpicklingError:  # its message tells users to load it unsafely
+        raise ProXError(f"{path} is broken, or holds more than tensors and plain data") from None
+    except Exception as error:  # torch raises many kinds for broken files; all mean the same to the user
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ProXError(f"{path} is not a whole file of tensors: {reason:.160}") from None
+    return data
+
+
+def _check_archive(path: Path) -> None:
+    size = path.stat().st_size
+    try:
+        with ZipFile(path) as archive:
+            entries = archive.infolist()
+            if len(entries) > MOST_ENTRIES or len({entry.filename for entry in entries}) < len(entries):
+                raise ProXError(f"it has {len(entries):,} entries, which may be {MOST_ENTRIES:,} with names of their own")
+            whole = sum(entry.file_size for entry in entries)
+            if any(entry.compress_type != ZIP_STORED for entry in entries) or whole > size:
+                raise ProXError(f"it is compressed, {size:,} bytes hold {whole:,}; save it again by torch.save")
+            pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+            if len(pickles) != 1 or pickles[0].file_size > MOST_BYTES:
+                raise ProXError(f"it has no data.pkl of at most {MOST_BYTES:,} bytes")
+            _check_pickle(archive.read(pickles[0]))
+    except (BadZipFile, NotImplementedError, ValueError) as error:
+        if isinstance(error, ProXError):
+            raise
+        raise ProXError(f"it is no archive of torch.save, {str(error)[:80]}") from None
+
+
+def _check_pickle(data: bytes) -> None:
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name == "GLOBAL" and argument in NAMED:
+            continue
+        if opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
+            raise ProXError(f"it holds more than tensors and plain data: {str(argument or opcode.name).replace(' ', '.'):.80}")
+
+
+def _count(data: Any, known: dict[int, int], depth: int) -> int:
+    """The number of values in ``data``, as often as they are reached: who goes through it needs as long."""
+    if depth > DEEPEST:
+        raise ProXError(f"it is nested more than {DEEPEST} deep")
+    if isinstance(data, Tensor):
+        if data.layout is not torch.strided or data.numel() * data.element_size() > data.untyped_storage().nbytes():
+            raise ProXError(f"a tensor of the shape {tuple(data.shape)} is not stored whole")
+        return 1
+    if isinstance(data, PLAIN):
+        return 1
+    if not isinstance(data, (dict, list, tuple)):
+        raise ProXError(f"it holds a {type(data).__name__}")
+    if id(data) not in known:
+        children = [*data, *data.values()] if isinstance(data, dict) else data
+        known[id(data)] = MOST_VALUES  # of one that holds itself
+        known[id(data)] = 1 + sum(_count(child, known, depth + 1) for child in children)
+    if known[id(data)] > MOST_VALUES:
+        raise ProXError(f"it holds more than {MOST_VALUES:,} values")
+    return known[id(data)]
+
+
+def check_weights(weights: Any, network: nn.Module, source: Path | str) -> None:
+    """Raises ProXError, naming ``source``, unless ``weights``, which ``read_tensors`` gave, are those of ``network``.
+
+    network: on the meta device, so that nothing is allocated for what a file only claims. Beside names and shapes, what was
+    read has to have a byte for each weight.
+    """
+    wrong = f"{source} does not hold the weights of this network"
+    if not isinstance(weights, Mapping):
+        raise ProXError(f"{wrong}: it holds a {type(weights).__name__}")
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(of.shape) if isinstance(of, Tensor) else f"a {type(of).__name__}" for name, of in weights.items()}
+    for name in (*wanted, *found):
+        if wanted.get(name) != found.get(name):
+            here, there = found.get(name, "missing"), wanted.get(name, "missing")
+            raise ProXError(f"{wrong}: {name!s:.80} is {here}, the network's is {there}")
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in weights.values()}
+    needed, held = sum(parameter.numel() for parameter in network.parameters()), sum(storages.values())
+    if needed > held:
+        raise ProXError(f"{wrong}: it has {held:,} bytes for {needed:,} weights")
