@@ -45,22 +45,23 @@ def write_tensors(data: Any, path: Path | str) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def read_tensors(path: Path | str, device: torch.device | str = "cpu") -> Any:
-    """Tensors and plain data. Raises ProXError, naming ``path``, if it is missing, broken, or holds or asks for more."""
+def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, what: str = "file of tensors") -> Any:
+    """Tensors and plain data. what: the file is, for the errors.
+
+    Raises ProXError, naming ``path``, if it is missing, broken, or holds or asks for more.
+    """
     path = Path(path)
     try:
         _check_archive(path)
         data = torch.load(path, map_location=device, weights_only=True)
         _count(data, {}, 0)
     except FileNotFoundError:
-        raise ProXError(f"there is no file {path}") from None
-    except ProXError as error:
-        raise ProXError(f"{path} is no file of tensors that this package reads: {error}") from None
+        raise ProXError(f"there is no {what} {path}") from None
     except pickle.UnpicklingError:  # its message tells users to load it unsafely
-        raise ProXError(f"{path} is broken, or holds more than tensors and plain data") from None
+        raise ProXError(f"{path} is not a whole {what}: it holds more than tensors and plain data") from None
     except Exception as error:  # torch raises many kinds for broken files; all mean the same to the user
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ProXError(f"{path} is not a whole file of tensors: {reason:.160}") from None
+        raise ProXError(f"{path} is not a whole {what}: {reason:.200}") from None
     return data
 
 

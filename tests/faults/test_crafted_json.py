@@ -147,7 +147,10 @@ READERS: dict[str, tuple[Any, Callable[[Any], object]]] = {
         {"prox": {"space": CHOICES, "recipe": "prox", "monitor": {"threshold": 0.01, "patience": 3}}},
         use_entry,
     ),
-    "a family": ({"members": [{"name": "smallest", "subnet": FAMILY.space.smallest().to_json()}]}, use_family),
+    "a family": (
+        {"members": [{"name": "smallest", "subnet": FAMILY.space.smallest().to_json(), "parameters": 1, "macs": 1}]},
+        use_family,
+    ),
 }
 
 

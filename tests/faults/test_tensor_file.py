@@ -106,8 +106,8 @@ def test_a_tensor_is_as_large_as_it_says(tmp_path: Path) -> None:
 def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file.pt"
     path.write_bytes(data)
-    refused(path, "is no file of tensors that this package reads")
-    refused(tmp_path / "missing.pt", "there is no file")
+    refused(path, "is not a whole file of tensors: ")
+    refused(tmp_path / "missing.pt", "there is no file of tensors")
 
 
 def test_the_format_before_archives_is_refused(tmp_path: Path) -> None:
