@@ -6,10 +6,12 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,34 +41,44 @@ TESTS = Path(__file__).parents[1]
 PLANS = "nnUNetPlansRanks"
 FORK = multiprocessing.get_context("fork")
 MARK = "MONAI_PROX_TEST_MARK"
+SECONDS = 300  # that a command may take
 
 
 # ---------------------------------------------------------------------- commands
 def ended(command: Sequence[object], cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command of this Python until it and all that it has started have ended."""
+    """Runs a command of this Python until it and all that it has started have ended; what hangs says where."""
     path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-    few = {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "PYTHONPATH": path, MARK: str(cwd)}
-    line = [sys.executable, "-W", "ignore", *map(str, command)]
-    done = subprocess.run(
-        line, cwd=cwd, env=os.environ | few | variables, capture_output=True, text=True, timeout=300, check=False
-    )
+    few = {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "PYTHONPATH": path}
+    of_ours = {MARK: str(cwd), "PYTHONFAULTHANDLER": "1"}
+    line, mark = [sys.executable, "-W", "ignore", *map(str, command)], f"{MARK}={cwd}"
+    with (cwd / "out.txt").open("w+") as out, (cwd / "err.txt").open("w+") as err:
+        process = subprocess.Popen(line, cwd=cwd, env=os.environ | few | of_ours | variables, stdout=out, stderr=err)
+        try:
+            code = process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            for number in reversed(running(mark)):  # what was started last first: who starts it would end it
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGABRT)
+                    time.sleep(1)
+            process.wait()
+            raise AssertionError(f"no end after {SECONDS} s:\n{(cwd / 'err.txt').read_text()[-20_000:]}") from None
     for _ in range(60):
-        if not running(f"{MARK}={cwd}"):
-            return done
+        if not running(mark):
+            return subprocess.CompletedProcess(line, code, (cwd / "out.txt").read_text(), (cwd / "err.txt").read_text())
         time.sleep(1)
-    raise AssertionError(f"{running(f'{MARK}={cwd}')} still run")
+    raise AssertionError(f"{[Path(f'/proc/{number}/cmdline').read_text() for number in running(mark)]} still run")
 
 
-def running(variable: str) -> list[str]:
-    """The processes that have ``variable`` in their environment."""
+def running(variable: str) -> list[int]:
+    """The processes that have ``variable`` in their environment, in the order of their numbers."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if f"{variable}\0".encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_text().replace("\0", " "))
+                found.append(int(process.name))
         except OSError:  # of somebody else, or gone
             continue
-    return found
+    return sorted(found)
 
 
 # ---------------------------------------------------------------------- nnU-Net
@@ -208,7 +220,8 @@ def test_a_killed_process_ends_a_bundles_training_which_goes_on_with_more_proces
     start = torch.load(bundle / "models" / "checkpoint_epoch=2.pt", weights_only=True)
     assert start["expansion"]["engine"]["stage"] == 1
 
-    done = torchrun(bundle, 4, ["$@train#trainer.run()", LEAVE], ckpt="models/checkpoint_epoch=2.pt")
+    # With a loader process each, they would be eight on two cores
+    done = torchrun(bundle, 4, ["$@train#trainer.run()", LEAVE], ckpt="models/checkpoint_epoch=2.pt", num_workers=0)
     assert done.returncode == 0, done.stderr[-3000:]
     said = done.stdout + done.stderr
     assert "Epoch[2]" not in said and said.count("Epoch[3] Complete") == 1 and said.count("ProX stage 'width' opens") == 1

@@ -20,6 +20,7 @@ from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import FAMILY, FORMAT, KERNEL_TRANSFORMS, STATISTICS, WEIGHTS, TrainedBundle
 from monai_prox.errors import ProXError
 from monai_prox.export.from_nnunet import prediction_of
+from monai_prox.export.nnunet import export_nnunet
 from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.families.unet import UNetFamily
 from monai_prox.files import read_json
@@ -196,3 +197,24 @@ def test_a_model_folder_is_not_followed_out_of_itself(model: ModelFolder, tmp_pa
     shutil.rmtree(tmp_path / "outside", ignore_errors=True)
     with pytest.raises(ProXError):
         NNUNetSource.open(model.path).member("../../outside")
+
+
+@pytest.mark.parametrize("file", ["fold_0/progress.png", "dataset_fingerprint.json", "fold_0/validation/summary.json"])
+def test_links_that_lead_out_of_a_model_folder_are_not_followed_into_an_export(
+    file: str, model: ModelFolder, tmp_path: Path
+) -> None:
+    secret, link = tmp_path / "secret", model.path / file
+    secret.write_text('{"secret": 1}')
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(secret)
+    if "validation" in file:
+        family = json.loads((model.path / "fold_0" / "family.json").read_text())
+        family["validated_epoch"] = model.checkpoint("fold_0")["current_epoch"]
+        (model.path / "fold_0" / "family.json").write_text(json.dumps(family))
+    with pytest.raises(ProXError, match=f"{file} is a link out of .*, to {secret}; put the file itself there"):
+        export_nnunet(model, "largest", tmp_path / "exported__a__3d_fullres")
+    assert not (tmp_path / "exported__a__3d_fullres").exists()
+    (model.path / "elsewhere").write_text('{"metric_per_case": []}')
+    link.unlink()
+    link.symlink_to(model.path / "elsewhere")  # inside it, links are as good as files
+    export_nnunet(model, "largest", tmp_path / "exported__a__3d_fullres")
