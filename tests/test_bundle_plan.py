@@ -29,7 +29,7 @@ class Headers(DecathlonTask):
 
     headers: Sequence[Geometry]
 
-    def geometry(self, case: Case) -> Geometry:
+    def geometry(self, case: Case, orientation: str | None = None) -> Geometry:
         return self.headers[self.cases.index(case)]
 
 

@@ -18,6 +18,7 @@ from bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai,
 from equality import equal
 from made_once import made_once
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
+from orientations import assert_same, write_stored
 from typer.testing import CliRunner
 
 from monai_prox.bundle.network import largest, prediction_graph
@@ -181,6 +182,27 @@ def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, n
         assert np.mean(np.asarray(found.dataobj) == label.reshape(found.shape)) >= 0.999, path.name
         assert len(np.unique(label)) > 1
     assert len(list((tmp_path / "found").glob("*.nii.gz"))) == len(wanted) == 3
+
+
+@pytest.mark.parametrize("name", ["largest", "smallest"])
+def test_masks_do_not_depend_on_how_an_image_is_stored(trained: Trained, name: str, tmp_path: Path) -> None:
+    """Of the training bundle, which predicts at full resolution, an exported one, and a file for a device."""
+    source = decisive(trained.bundle, tmp_path / "decisive")
+    image = nib.load(trained.task / "imagesTr" / "case_0.nii.gz")
+    images = write_stored(image, tmp_path / "images")
+    bundle = write_bundle(prediction_of(TrainedBundle.open(source), name), tmp_path / "bundle")
+    predict(bundle, images, tmp_path / "alone")
+    assert_same(tmp_path / "alone", images)
+    if name == "largest":
+        predict(source, images, tmp_path / "within", subnet=name)
+        assert_same(tmp_path / "within", images, "_seg.nii.gz")
+    for command in (
+        ["export", str(source), "--subnet", name, "--format", "onnx", "--output", str(tmp_path / "file.onnx")],
+        ["predict", str(tmp_path / "file.onnx"), "-i", str(images), "-o", str(tmp_path / "device"), "--threads", "1"],
+    ):
+        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert_same(tmp_path / "device", images)
 
 
 def test_a_search_measures_what_the_training_did(trained: Trained) -> None:

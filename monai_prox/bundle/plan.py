@@ -1,7 +1,7 @@
 """From a Decathlon task to what a network for it needs: spacing, patch, normalisation, architecture.
 
 The rules are nnU-Net's (Isensee et al., Nature Methods 2021, supplement), its function for the U-Net's topology included.
-The order of axes is MONAI's, (x, y, z) as in the NIfTI file; nnU-Net's plans have theirs reversed.
+The order of axes is MONAI's, (x, y, z) as in a NIfTI file that is stored as RAS; nnU-Net's plans have theirs reversed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from monai_prox.families.unet import DEPTH_KEY, UNetChoices, UNetFamily
 from monai_prox.typed import typed
 
 FORMAT = 1
+ORIENTATION = "RAS"
 CT = ("lower", "upper", "mean", "std")  # of an intensity of this kind
 SMALLEST_FEATURE_MAP = 4  # voxels per axis, nnU-Net's own limit
 ANISOTROPIC = 3  # ratio from which on nnU-Net takes slices for thick
@@ -41,6 +42,8 @@ class Plan:
         "upper", "mean", "std"}: Hounsfield units are clipped to lower and upper, then mean and std are taken out.
     architecture: as in nnU-Net's plans, its axes (x, y, z).
     licence: of the data, as dataset.json says, or "".
+    orientation: axis codes that images are turned to, so that x, y and z mean the same in all of them; None: they are taken as
+        stored, as before there was a choice.
     """
 
     task: str
@@ -51,6 +54,7 @@ class Plan:
     intensity: Mapping[str, Any]
     architecture: Mapping[str, Any]
     licence: str = ""
+    orientation: str | None = None
 
     @property
     def is_ct(self) -> bool:
@@ -78,9 +82,11 @@ class Plan:
         """Raises ProXError where ``data`` is no plan of this format."""
         fields = set(cls.__dataclass_fields__)
         what = f"not a plan of format {FORMAT} with {', '.join(sorted(fields))}"
-        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) != fields | {"format"}:
+        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) | {"orientation"} != fields | {"format"}:
             raise ProXError(f"{what}: {data!r:.160}")
-        plan = typed(cls, {name: data[name] for name in fields}, what)
+        plan = typed(cls, {name: value for name, value in data.items() if name != "format"}, what)
+        if plan.orientation not in (None, ORIENTATION):
+            raise ProXError(f"{what}: orientation is {ORIENTATION}, or null for images as stored, got {plan.orientation!r:.80}")
         axes = {len(plan.spacing), len(plan.patch_size)}
         if axes not in ({2}, {3}) or not min(*plan.spacing, *plan.patch_size) > 0:
             raise ProXError(
@@ -143,12 +149,14 @@ def make_plan(
     patch_voxels: int = 128**3,
     spacing: Sequence[float] | None = None,
     patch_size: Sequence[int] | None = None,
+    orientation: str | None = ORIENTATION,
 ) -> Plan:
     """Plans for ``task`` from the headers of ``cases``, the training cases; for CT their images are read too.
 
     network: "PlainConvUNet" or "ResidualEncoderUNet". features: channels of its first level, doubled from level to level up to
         ten times as many. patch_voxels: of a patch at most; it stands for memory. spacing, patch_size: (x, y, z), where the
-        planned ones do not suit; the patch is rounded up to what the network can halve.
+        planned ones do not suit; the patch is rounded up to what the network can halve. orientation: None to take images as
+        stored, as trainings of version 0.1.0 did, which thus can be continued.
 
     Raises ProXError where headers contradict dataset.json or arguments are out of range.
     """
@@ -161,7 +169,9 @@ def make_plan(
             raise ProXError(f"{name} is {list(given)}; it must be three positive numbers, for the axes x, y, z")
     if patch_size is not None and any(size != int(size) for size in patch_size):
         raise ProXError(f"patch_size is {list(patch_size)}; it must be three positive whole numbers, for the axes x, y, z")
-    geometries = [task.geometry(case) for case in cases]
+    if orientation not in (None, ORIENTATION):
+        raise ProXError(f"orientation is {orientation!r}; allowed: {ORIENTATION}, or None for images as stored")
+    geometries = [task.geometry(case, orientation) for case in cases]
     target = _target_spacing(geometries) if spacing is None else np.array(spacing, float)
     shapes = [np.array(g.shape) * np.array(g.spacing) / target for g in geometries]
     median_shape = np.maximum(np.median(shapes, axis=0).round().astype(int), 1)
@@ -175,6 +185,7 @@ def make_plan(
         intensity=_intensity(task, cases),
         architecture=plan_architecture(network, features, strides, kernels),
         licence=task.licence,
+        orientation=orientation,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.export.bundle import Prediction, resampling
+from monai_prox.export.bundle import Prediction, orienting, resampling
 
 
 def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
@@ -50,7 +50,8 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
             {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
         ),
         images="*.nii.gz",
-        datalist="$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii.gz')))",
+        orientation=plan.orientation,
+        datalist="$sorted(glob.glob(os.path.join(glob.escape(@dataset_dir), '*.nii.gz')))",
     )
 
 
@@ -69,6 +70,7 @@ def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[Mapping[str, 
     return [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        *orienting(plan.orientation),
         *([] if plan.is_ct else [crop | {"allow_smaller": True}]),
         *resample,
         normalise,
