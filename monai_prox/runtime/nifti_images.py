@@ -51,8 +51,8 @@ def read_whole(file: Path, orientation: str | None) -> Image:
 
 def read_labels(path: Path, orientation: str | None, *, mended: bool = False) -> NDArray[Any]:
     """(z, y, x); a fourth axis of one channel is left out. mended: as MONAI reads them."""
-    labels = _voxels(path, _load(path, orientation, mended=mended)).T
-    return np.asarray(labels[0] if labels.ndim == 4 and len(labels) == 1 else labels)
+    labels: NDArray[Any] = _voxels(path, _load(path, orientation, mended=mended)).T
+    return labels.reshape(labels.shape[1:]) if labels.ndim == 4 and len(labels) == 1 else labels
 
 
 def _opened(file: Path) -> Any:
