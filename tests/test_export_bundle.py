@@ -235,7 +235,9 @@ def test_orientation_is_found_in_the_raw_dataset_where_the_training_did_not_note
     """As version 0.1.0 did not; without it, or of mixed images, the bundle takes images as stored, and says so."""
     model = bare_model(plans_for())
     assert model.family_of("fold_0")["orientations"] == {}
-    with pytest.warns(UserWarning, match="are not in nnUNet_raw, so their orientation is not known: the bundle takes images as"):
+    with pytest.warns(
+        UserWarning, match="are not in nnUNet_raw, so their orientation is not known: the bundle takes images as"
+    ):
         prediction = prediction_of(model, "largest")
     assert prediction.orientation is None and "as they are stored" in bundle_module.readme(prediction)
     write_raw(bare, "LPS")

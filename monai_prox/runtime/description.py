@@ -26,6 +26,7 @@ SCHEMES = (
 )
 ENDING = re.compile(r"(\.\w+)+")  # it becomes part of paths
 READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "LoadImage")
+PICTURES = (".png", ".tif")
 ORIENTATIONS = frozenset(map("".join, chain.from_iterable(permutations(axes) for axes in product("LR", "PA", "IS"))))
 
 
@@ -101,6 +102,8 @@ class Description:
     def __post_init__(self) -> None:
         if self.reader not in READERS:
             raise ProXError(f"the reader {self.reader!r:.80} is not known; known: {', '.join(READERS)}")
+        if self.reader == "NaturalImage2DIO" and self.file_ending not in PICTURES:
+            raise ProXError(f"pictures are files that end in {', '.join(PICTURES)}, not in {self.file_ending!r:.80}")
         if self.orientation is not None and self.orientation not in ORIENTATIONS:
             raise ProXError(f"orientation is three axis codes such as RAS, or null, got {self.orientation!r:.80}")
         if not ENDING.fullmatch(self.file_ending):

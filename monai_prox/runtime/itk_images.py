@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from errno import EIO
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
@@ -17,6 +18,7 @@ from monai_prox.runtime.images import Grid, Image, check_one_grid, stacked
 
 BETWEEN_SLICES = 999  # times the pixels' size: nnU-Net's spacing of the axis that images of two axes lack
 PICTURE = (1, 3, 4)  # channels: grey, RGB, RGBA
+TIFF_SHORT, TIFF_BITS, TIFF_COLOURS, TIFF_PALETTE = 3, 258, 262, 3  # a type, two tags, and a value of the second
 UNCOMPRESSED = (".tif", ".tiff")  # what others read without further libraries
 
 
@@ -56,8 +58,8 @@ def read_pictures(files: Sequence[Path]) -> Image:
             raise ProXError(
                 f"{file} has {image.GetDimension()} axes and {values} values per pixel; expected 2, and one of {PICTURE}"
             )
-        pixels = sitk.GetArrayViewFromImage(image)
-        channels += [pixels[None, ..., index] for index in range(values)] if values > 1 else [pixels[None].copy()]
+        pixels = _pixels(file, image)
+        channels += [pixels[None, ..., index] for index in range(values)] if values > 1 else [pixels[None]]
     sizes = {channel.shape[1:] for channel in channels}
     if len(sizes) > 1:
         raise ProXError(f"the channels have different sizes, rows and columns {', '.join(map(str, sorted(sizes)))}")
@@ -66,7 +68,37 @@ def read_pictures(files: Sequence[Path]) -> Image:
 
 def read_labels(path: Path) -> NDArray[Any]:
     """(z, y, x), of images of two axes one slice."""
-    return _array(read_image(path))
+    image = read_image(path)
+    return _pixels(path, image)[None] if image.GetDimension() == 2 else _array(image)
+
+
+def _pixels(file: Path, image: sitk.Image) -> NDArray[Any]:
+    """(rows, columns) or (rows, columns, channels), as the libraries behind nnU-Net's reader give them.
+
+    Where ITK gives others it is undone, for PNG of one bit, or refused by a ProXError, for TIFF of one bit and of a palette.
+    """
+    array: NDArray[Any] = sitk.GetArrayFromImage(image)
+    with file.open("rb") as opened:
+        head = opened.read(26)
+        if head[1:4] == b"PNG" and tuple(head[24:26]) == (1, 0):  # bits, and the code for grey
+            array //= 255
+        order = {b"II*\0": "<", b"MM\0*": ">"}.get(head[:4])
+        if order and _of_few_values(opened, order):
+            raise ProXError(f"{file} has pixels of one bit, or colours of a palette; store its values as 8 bits or more")
+    return array
+
+
+def _of_few_values(tiff: BinaryIO, order: str) -> bool:
+    """Whether the first picture of an open TIFF file, of this byte order, is of one bit or of a palette."""
+    try:
+        tiff.seek(4)
+        tiff.seek(struct.unpack(f"{order}I", tiff.read(4))[0])
+        (count,) = struct.unpack(f"{order}H", tiff.read(2))
+        entries = [struct.unpack(f"{order}HHIH", tiff.read(12)[:10]) for _ in range(count)]
+    except struct.error:  # it ends too early
+        return False
+    tags = {tag: value for tag, kind, _, value in entries if kind == TIFF_SHORT}
+    return bool(tags.get(TIFF_BITS, 1) == 1 or tags.get(TIFF_COLOURS) == TIFF_PALETTE)
 
 
 def _array(image: sitk.Image) -> NDArray[Any]:

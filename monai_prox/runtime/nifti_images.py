@@ -51,8 +51,9 @@ def read_whole(file: Path, orientation: str | None) -> Image:
 
 def read_labels(path: Path, orientation: str | None, *, mended: bool = False) -> NDArray[Any]:
     """(z, y, x); a fourth axis of one channel is left out. mended: as MONAI reads them."""
-    labels: NDArray[Any] = _voxels(path, _load(path, orientation, mended=mended)).T
-    return labels.reshape(labels.shape[1:]) if labels.ndim == 4 and len(labels) == 1 else labels
+    labels = _voxels(path, _load(path, orientation, mended=mended)).T
+    whole: NDArray[Any] = labels[0] if labels.ndim == 4 and len(labels) == 1 else labels
+    return whole
 
 
 def _opened(file: Path) -> Any:
@@ -76,7 +77,7 @@ def _load(file: Path, orientation: str | None, *, mended: bool = False) -> Any:
 def _voxels(file: Path, image: Any) -> NDArray[Any]:
     """(x, y, z, ...)."""
     try:
-        voxels = np.asanyarray(image.dataobj)
+        voxels: NDArray[Any] = np.asanyarray(image.dataobj)
     except Exception as error:
         raise ProXError(f"{file} cannot be read: {' '.join(str(error).split()):.160}") from None
     if voxels.dtype.kind not in "buif":

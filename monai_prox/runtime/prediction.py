@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,8 @@ def predict(
             continue
         try:
             image = read_case(case, description)
+            if not image.voxels.any():
+                warnings.warn(f"{case.files[0]} is 0 everywhere; nothing can be seen in it", stacklevel=2)
             segmented = segment(image, description, network, done=partial(done, case.name) if done else None)
             with replacing(path) as temporary:
                 image.save(segmented, temporary)
