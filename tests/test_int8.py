@@ -122,6 +122,11 @@ def test_what_calibrates_does_not_measure(tmp_path: Path) -> None:
     assert compare(before, after, cases, "accuracy", most_loss=0) == Loss("accuracy", 2, 2, calibrated=2, measured=2)
 
 
+def test_cases_that_are_left_out_are_named() -> None:
+    assert str(Loss("dice", 1, 1, 1, 1)).endswith("1 cases; calibrated on 1 others")
+    assert str(Loss("dice", 1, 1, 1, 1, {"case_3": "it is broken"})).endswith("others; left out: case_3: it is broken")
+
+
 def test_every_case_calibrates_or_measures() -> None:
     for count in range(2, 8):
         calibrating, measuring = halves(SegmentedCases([Labelled(Case(str(name), ()), Path()) for name in range(count)]))

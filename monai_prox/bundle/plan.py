@@ -43,7 +43,7 @@ class Plan:
     architecture: as in nnU-Net's plans, its axes (x, y, z).
     licence: of the data, as dataset.json says, or "".
     orientation: axis codes that images are turned to, so that x, y and z mean the same in all of them; None: they are taken as
-        stored, as before there was a choice.
+        stored.
     """
 
     task: str
@@ -149,14 +149,14 @@ def make_plan(
     patch_voxels: int = 128**3,
     spacing: Sequence[float] | None = None,
     patch_size: Sequence[int] | None = None,
-    orientation: str | None = ORIENTATION,
+    orientation: str | None = None,
 ) -> Plan:
     """Plans for ``task`` from the headers of ``cases``, the training cases; for CT their images are read too.
 
     network: "PlainConvUNet" or "ResidualEncoderUNet". features: channels of its first level, doubled from level to level up to
         ten times as many. patch_voxels: of a patch at most; it stands for memory. spacing, patch_size: (x, y, z), where the
-        planned ones do not suit; the patch is rounded up to what the network can halve. orientation: None to take images as
-        stored, as trainings of version 0.1.0 did, which thus can be continued.
+        planned ones do not suit; the patch is rounded up to what the network can halve. orientation: "RAS" where the
+        training's transforms turn images to it; None where they take them as stored, as those of version 0.1.0 do.
 
     Raises ProXError where headers contradict dataset.json or arguments are out of range.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,11 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
     patch = family.input_size(plan.patch_size, family.space.check(subnet)["resolution"][0])
     spacing = tuple(mm * (full / small) for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))
     measured = bundle.measured(subnet)
+    if plan.orientation is None:
+        warnings.warn(
+            "the family was trained on images as stored: the bundle takes them so, and is right for those stored alike",
+            stacklevel=2,
+        )
     return Prediction(
         name=name,
         task=plan.task,
