@@ -332,7 +332,7 @@ TOY = UNetFamily(
 def test_what_is_proposed_is_by_the_seed_and_another_in_every_process(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process draws by the number of its first trial, too; that trial itself is what no seed decides."""
     cases = SimpleNamespace(names=["case"], fingerprint=lambda: "", usable=lambda which, _: list(which))
-    described = dict(held_out=lambda: cases, describe=lambda *_: None)
+    described: dict[str, Any] = {"held_out": lambda: cases, "describe": lambda *_: None}
     toy: Any = SimpleNamespace(supernet=SuperNet(TOY), size=TOY.patch_size, **described)
     monkeypatch.setattr(Search, "_scores", lambda self, subnet, which: [0.5] * len(which))
     monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
