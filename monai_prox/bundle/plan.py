@@ -12,12 +12,12 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from numpy.typing import NDArray
 
-from monai_prox.decathlon import Case, DecathlonTask, Geometry
+from monai_prox.decathlon import Case, DecathlonTask, Geometry, open_header
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import DEPTH_KEY, UNetChoices, UNetFamily
 from monai_prox.typed import typed
@@ -182,7 +182,7 @@ def make_plan(
         labels=task.labels,
         spacing=tuple(round(float(size), 6) for size in target),
         patch_size=patch,
-        intensity=_intensity(task, cases),
+        intensity=_intensity(task, cases, orientation),
         architecture=plan_architecture(network, features, strides, kernels),
         licence=task.licence,
         orientation=orientation,
@@ -262,7 +262,7 @@ def plan_architecture(network: str, features: int, strides: Sizes, kernels: Size
     }
 
 
-def _intensity(task: DecathlonTask, cases: Sequence[Case]) -> dict[str, Any]:
+def _intensity(task: DecathlonTask, cases: Sequence[Case], orientation: str | None) -> dict[str, Any]:
     ct = [name.strip().casefold() == "ct" for name in task.channels]
     if not any(ct):
         return {"kind": "z-score"}
@@ -270,7 +270,7 @@ def _intensity(task: DecathlonTask, cases: Sequence[Case]) -> dict[str, Any]:
         raise ProXError(f"{task.name} has CT beside other modalities ({', '.join(task.channels)}), which is not supported")
     samples = []
     for number, case in enumerate(cases):
-        image, label = _voxels(case.image), _voxels(case.label)
+        image, label = _voxels(case.image, orientation), _voxels(case.label, orientation)
         voxels = image[label.reshape(label.shape[:3]) > 0].ravel()
         if voxels.size:
             chosen = np.random.default_rng(number).integers(voxels.size, size=min(FOREGROUND_SAMPLES, voxels.size))
@@ -285,8 +285,12 @@ def _intensity(task: DecathlonTask, cases: Sequence[Case]) -> dict[str, Any]:
     return {"kind": "ct", **{name: round(float(value), 4) for name, value in statistics.items()}}
 
 
-def _voxels(path: Path) -> NDArray[Any]:
+def _voxels(path: Path, orientation: str | None) -> NDArray[Any]:
+    """In an order that does not depend on how the image is stored, if ``orientation`` is given."""
+    image = open_header(path)
     try:
-        return np.asanyarray(nib.load(path).dataobj)
+        if orientation is not None:
+            image = image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation)))
+        return np.asanyarray(image.dataobj)
     except Exception as error:  # nibabel, gzip and zlib have each their own
         raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None
