@@ -265,6 +265,16 @@ def test_names_and_folders_are_taken_as_they_are(bare: Path, tmp_path: Path) -> 
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [f"{name}.nii.gz" for name in names]
 
 
+@pytest.mark.parametrize(("images", "names"), [("*_0000.nii", ["1.2", "a_0001"]), ("*.nii.gz", ["1.2_0000", "a_0001_0000"])])
+def test_only_nnunets_names_have_the_number_of_a_channel(images: str, names: list[str]) -> None:
+    """To MONAI's families case_0000 and case are two cases."""
+    config = ConfigParser({"imports": ["$import os"], "name": bundle_module.output_name(images)})
+    config.get_parsed_content("imports")
+    named = config.get_parsed_content("name")
+    for image, name in zip(["1.2_0000", "a_0001_0000"], names, strict=True):
+        assert named({"filename_or_obj": f"/a folder/{image}.nii.gz"}, None) == {"subject": f"{name}.nii.gz", "idx": None}
+
+
 # ---------------------------------------------------------------------- what is written
 @pytest.mark.parametrize("size", [(24, 40, 24), (28, 25, 16)])
 def test_tiles_are_weighed_as_in_nnunet(size: tuple[int, ...]) -> None:

@@ -29,10 +29,6 @@ SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/downlo
 VERSION = "0.1.0"  # of an exported bundle; its authors count on from here
 PACKAGES = ("nibabel", "pytorch-ignite", "dynamic-network-architectures", "scipy")
 MARK = "prox_member"  # in metadata.json: this folder is an exported member
-OUTPUT_NAME = (  # case.nii.gz for case.nii.gz, and for nnU-Net's case_0000.nii.gz; MONAI takes off what follows the last dot
-    "$lambda meta, _: {'subject': os.path.basename(meta['filename_or_obj'])"
-    ".removesuffix('.gz').removesuffix('.nii').removesuffix('_0000') + '.nii.gz', 'idx': None}"
-)
 LOGGING = """[loggers]
 keys=root
 
@@ -290,6 +286,16 @@ def resampling(spacing: Sequence[float], *, mode: int | str, padding_mode: str) 
     return [f"$lambda d: {{**d, 'grid': {grid}}}", match]
 
 
+def output_name(images: str) -> str:
+    """Expression for the name of a mask: that of its image, of nnU-Net's ``images`` without the first channel's number.
+
+    It ends in .nii.gz, because MONAI takes off whatever follows the last dot of a name.
+    """
+    channel = ".removesuffix('_0000')" if images.startswith("*_0000") else ""
+    stem = f"os.path.basename(meta['filename_or_obj']).removesuffix('.gz').removesuffix('.nii'){channel}"
+    return f"$lambda meta, _: {{'subject': {stem} + '.nii.gz', 'idx': None}}"
+
+
 def inference(prediction: Prediction) -> dict[str, Any]:
     """inference.json, in the manner of the model zoo."""
     save = {
@@ -309,7 +315,7 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         "ckpt_path": "$@bundle_root + '/models/model.pt'",
         "output_dir": "$@bundle_root + '/eval'",
         "output_postfix": "",
-        "output_name": OUTPUT_NAME,
+        "output_name": output_name(prediction.images),
         "dataset_dir": "images",
         "datalist": prediction.datalist,
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
