@@ -294,6 +294,8 @@ def search(
     console.print(front_table(list(named(result).items()), axes, source.measure))
     if known is not None:
         _say(f"{known.name}: latency predicted within {known.held_out_error:.1%} (median, of members left out)")
+    for name, problem in one.held_out.left_out.items():
+        _say(f"left out: {name}: {problem}")
     _say(f"{len(result.members)} members in {result.seconds:.0f} s; {output / PAGE}")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import nibabel as nib
 from nibabel.affines import voxel_sizes
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json
@@ -28,7 +29,7 @@ IMAGES = "*.nii.gz"
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a header says. shape: voxels per axis; spacing: mm per axis."""
+    """What a header says, as MONAI loads it. shape: voxels per axis; spacing: mm per axis."""
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
@@ -81,9 +82,13 @@ class DecathlonTask:
             raise ProXError(f"validation_cases is {count!r}; {self.name} has {len(cases)} cases: allowed are {allowed}")
         return cases[:-count], cases[-count:]
 
-    def geometry(self, case: Case) -> Geometry:
-        """Shape and spacing, from the headers. Raises ProXError where they contradict dataset.json or each other."""
-        image, label = _open(case.image), _open(case.label)
+    def geometry(self, case: Case, orientation: str | None = None) -> Geometry:
+        """Shape and spacing of a case's image, from the headers.
+
+        orientation: axis codes such as "RAS" of the axes that are meant, None for those of the file. Raises ProXError where
+        headers contradict dataset.json or each other.
+        """
+        image, label = open_header(case.image), open_header(case.label)
         shape = image.shape
         channels = shape[3] if len(shape) == 4 else 1
         if len(shape) not in (3, 4) or channels != len(self.channels):
@@ -99,7 +104,11 @@ class DecathlonTask:
             raise ProXError(f"{case.image} has the voxel size {spacing} mm; it must be positive")
         if any(abs(own - other) > 0.01 * own for own, other in zip(spacing, labels, strict=True)):
             raise ProXError(f"{case.label} has the voxel size {labels} mm, its image {case.image.name} {spacing}")
-        return Geometry(tuple(shape[:3]), spacing)
+        axes = range(3)
+        if orientation is not None:
+            turned = ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation))
+            axes = turned[:, 0].argsort().tolist()
+        return Geometry(tuple(shape[axis] for axis in axes), tuple(spacing[axis] for axis in axes))
 
 
 def check_tree(folder: Path) -> None:
@@ -190,9 +199,14 @@ def _within(folder: Path, name: Any) -> Path:
     return folder / name
 
 
-def _open(path: Path) -> Any:
-    """The image, of which only the header is read."""
+def open_header(path: Path) -> Any:
+    """A NIfTI image, of which only the header is read, with the affine that MONAI gives it where sform and pixdim disagree.
+
+    Raises ProXError for other files.
+    """
+    from monai.data.utils import correct_nifti_header_if_necessary
+
     try:
-        return nib.load(path)
+        return correct_nifti_header_if_necessary(nib.load(path))
     except Exception as error:  # nibabel, gzip and zlib have each their own
         raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ def _held_out_images(work: Path, dataset: str, preprocessed: Path, cases: int) -
     for old in folder.iterdir():
         old.unlink()
     for case in json.loads((preprocessed / "splits_final.json").read_text())[0]["val"][:cases]:
-        for image in (work / "nnUNet_raw" / dataset / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9].nii.gz"):
+        for image in (work / "nnUNet_raw" / dataset / "imagesTr").glob(f"{escape(case)}_[0-9][0-9][0-9][0-9].nii.gz"):
             (folder / image.name).symlink_to(image)
     return folder
 

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.cases import Case, find_cases, read_case, read_image
+from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels
 from monai_prox.runtime.classification import prepare_scan, read_scan
 from monai_prox.runtime.description import Description, ScanDescription
 from monai_prox.runtime.model import Network
-from monai_prox.runtime.prediction import label, prepare
+from monai_prox.runtime.prediction import label, prepare, problem
 from monai_prox.runtime.preprocessing import Grid
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window, tiles
@@ -49,6 +48,13 @@ class HeldOut(Protocol):
     @property
     def names(self) -> Sequence[str]: ...
 
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Of the cases that ``usable`` has found wanting, what is wrong by name."""
+
+    def usable(self, which: Sequence[int], description: Any) -> list[int]:
+        """Those of the cases ``which`` that can be read and fit the network and their labels. Raises ProXError if none does."""
+
     def scores(self, which: Sequence[int], description: Any, network: Network) -> list[float]:
         """Of each of the cases ``which``. Raises ProXError for files that cannot be read or do not fit each other."""
 
@@ -78,13 +84,43 @@ class _Kept:
         return made
 
 
-class SegmentedCases:
+class _LeavesOut:
+    """Cases that are looked at once, and left out if anything is wrong with them."""
+
+    names: Sequence[str]
+
+    def __init__(self) -> None:
+        self.left_out: dict[str, str] = {}
+        self._sound: set[int] = set()
+
+    def _check(self, index: int, description: Any) -> object:
+        """Raises where a case cannot be used."""
+        raise NotImplementedError
+
+    def usable(self, which: Sequence[int], description: Any) -> list[int]:
+        for index in which:
+            if index not in self._sound and self.names[index] not in self.left_out:
+                try:
+                    self._check(index, description)
+                except (ProXError, MemoryError, OSError) as error:
+                    self.left_out[self.names[index]] = problem(error)
+                else:
+                    self._sound.add(index)
+        found = [index for index in which if index in self._sound]
+        if not found:
+            name, reason = next(iter(self.left_out.items()), ("", "there is none"))
+            raise ProXError(f"none of {len(which)} held-out cases can be used, e.g. {name}: {reason}")
+        return found
+
+
+class SegmentedCases(_LeavesOut):
     """Scores are Dice, see ``dice_of``, at the images' own resolution.
 
     regions: names and values of what is measured; the network's labels if None.
     """
 
     def __init__(self, labelled: Sequence[Labelled], regions: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
         self.labelled, self.names = labelled, [one.case.name for one in labelled]
         self.regions = regions
         self._images, self._truths = _Kept(KEPT), _Kept(KEPT)
@@ -115,11 +151,20 @@ class SegmentedCases:
 
     def _score(self, index: int, description: Description, network: Network) -> float:
         prepared, grid = self._prepared(index, description)
-        predicted, path = label(prepared, grid, description, network), self.labelled[index].labels
-        (truth,) = self._truths.get(index, lambda: (sitk.GetArrayFromImage(read_image(path)),))
-        if truth.shape != predicted.shape:
-            raise ProXError(f"{path} has {truth.shape[::-1]} voxels, its image {predicted.shape[::-1]}")
-        return dice_of(predicted, truth, self.regions or description.labels)
+        truth = self._truth(index, description, grid)
+        return dice_of(label(prepared, grid, description, network), truth, self.regions or description.labels)
+
+    def _check(self, index: int, description: Description) -> None:
+        self._truth(index, description, self._prepared(index, description)[1])
+
+    def _truth(self, index: int, description: Description, grid: Grid) -> NDArray[Any]:
+        """(z, y, x)."""
+        path = self.labelled[index].labels
+        (truth,) = self._truths.get(index, lambda: (read_labels(path, description),))
+        whole = tuple(grid.whole[axis] for axis in np.argsort(description.transpose))
+        if truth.shape != whole:
+            raise ProXError(f"{path} has {truth.shape[::-1]} voxels, its image {whole[::-1]}")
+        return truth  # type: ignore[no-any-return]
 
     def _prepared(self, index: int, description: Description) -> tuple[Array, Grid]:
         case = self.labelled[index].case
@@ -129,10 +174,11 @@ class SegmentedCases:
         return made
 
 
-class LabelledScans:
+class LabelledScans(_LeavesOut):
     """Scores are 1 for the right class and 0 for others: their mean is the accuracy."""
 
     def __init__(self, scans: Sequence[LabelledScan]) -> None:
+        super().__init__()
         self.scans, self.names = scans, [one.name for one in scans]
         self._images = _Kept(KEPT)
 
@@ -157,6 +203,9 @@ class LabelledScans:
 
     def shapes(self, which: Sequence[int], description: ScanDescription) -> list[tuple[int, ...]]:
         return [description.working_size for _ in which]
+
+    def _check(self, index: int, description: ScanDescription) -> None:
+        self._prepared(index, description)
 
     def _prepared(self, index: int, description: ScanDescription) -> Array:
         def made() -> tuple[Array]:

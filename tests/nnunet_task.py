@@ -28,6 +28,7 @@ from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.task import convert_task, task_id
 from monai_prox.nnunet.trainer import ProXTrainer
+from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.prediction import segment
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -214,12 +215,15 @@ def hold_out(model: ModelFolder, names: Sequence[str]) -> None:
     """As if the training of fold 0 had validated on the cases ``names``."""
     folder = model.path / "fold_0" / "validation"
     folder.mkdir(exist_ok=True)
-    cases = [{"reference_file": f"/elsewhere/{name}.nii.gz"} for name in names]
+    cases = [{"reference_file": f"/elsewhere/{name}{model.dataset['file_ending']}"} for name in names]
     (folder / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
 
 
-def write_held_out(model: ModelFolder, names: Sequence[str]) -> Path:
-    """A raw dataset of smooth images, with labels that the largest member gives them: its own Dice is 1."""
+def write_held_out(model: ModelFolder, names: Sequence[str], *, flat: bool = False) -> Path:
+    """A raw dataset of smooth images, with labels that the largest member gives them: its own Dice is 1.
+
+    flat: of two axes.
+    """
     hold_out(model, names)
     source = NNUNetSource.open(model.path)
     name, largest = source.member("largest")
@@ -233,10 +237,12 @@ def write_held_out(model: ModelFolder, names: Sequence[str]) -> Path:
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
     for index, case in enumerate(names):
-        noise = np.random.default_rng(index).normal(size=(20, 34, 27)).astype(np.float32)
+        noise = np.random.default_rng(index).normal(size=(34, 27) if flat else (20, 34, 27)).astype(np.float32)
         image = sitk.DiscreteGaussian(sitk.GetImageFromArray(noise), 4.0)
-        sitk.WriteImage(image, folder / "imagesTr" / f"{case}_0000.nii.gz")
-        sitk.WriteImage(segment([image], description, run), folder / "labelsTr" / f"{case}.nii.gz")
+        file = folder / "imagesTr" / f"{case}_0000{description.file_ending}"
+        sitk.WriteImage(image, file)
+        read = read_case(Case(case, (file,)), description)
+        read.save(segment(read, description, run), folder / "labelsTr" / f"{case}{description.file_ending}")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Headers(DecathlonTask):
 
     headers: Sequence[Geometry]
 
-    def geometry(self, case: Case) -> Geometry:
+    def geometry(self, case: Case, orientation: str | None = None) -> Geometry:
         return self.headers[self.cases.index(case)]
 
 
@@ -452,6 +453,16 @@ def test_a_ct_plan_comes_back_from_its_file(tmp_path: Path) -> None:
     plan = make_plan(task, task.cases)
     again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
     assert again == plan and again.window == plan.window
+
+
+def test_a_plan_that_says_nothing_of_orientation_takes_images_as_stored() -> None:
+    """Those of version 0.1.0, and those of its configurations."""
+    plan = plan_of(cube(32), orientation="RAS")
+    assert Plan.from_json(plan.to_json()) == plan
+    older = {key: value for key, value in plan.to_json().items() if key != "orientation"}
+    assert Plan.from_json(older) == replace(plan, orientation=None) == plan_of(cube(32))
+    refused("orientation is 'LPS'; allowed: RAS, or None for images as stored", plan_of, cube(32), orientation="LPS")
+    refused("orientation is RAS, or null for images as stored, got 'LPS'", Plan.from_json, changed(orientation="LPS"))
 
 
 def changed(**entries: Any) -> dict[str, Any]:

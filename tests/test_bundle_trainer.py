@@ -482,6 +482,20 @@ def test_losses_are_scaled_and_the_scale_is_resumed(
     assert_equal(rest.state(), amp.state())
 
 
+def test_a_training_on_images_as_stored_goes_on_as_it_began() -> None:
+    """As version 0.1.0 trained, whose plans say nothing of orientation."""
+    run = training((SANDWICH,), epochs=1).run()
+    state = run.expansion.state_dict()
+    state["plan"] = {key: value for key, value in PLAN.to_json().items() if key != "orientation"}
+    run.expansion.plan = PLAN.to_json() | {"orientation": "RAS"}
+    words = "the checkpoint was trained on images as stored, this configuration turns them to RAS; continue with --plan#orient"
+    refused(words, run.expansion.load_state_dict, state)
+    run.expansion.plan = PLAN.to_json()
+    run.expansion.load_state_dict(state)
+    run.expansion.plan = PLAN.to_json() | {"orientation": "RAS", "licence": "other"}
+    refused("was trained with another plan than this", run.expansion.load_state_dict, state)
+
+
 # ---------------------------------------------------------------------- validation of members
 def test_open_members_are_metrics_of_the_epochs_that_validate(tmp_path: Path) -> None:
     run = training("prox", interval=3).run()

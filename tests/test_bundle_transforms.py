@@ -33,6 +33,15 @@ def refused(message: str, data: dict[str, Any], check: CheckCased | None = None)
 
 
 # ---------------------------------------------------------------------- CheckCased
+def test_an_image_and_its_label_are_stored_alike() -> None:
+    """Else each would be turned by its own header, and they would come apart."""
+    data = case()
+    data["label"].affine = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0]))
+    refused("labelsTr/a.nii.gz is stored as LPS, its image as RAS; mend the header that is wrong", data)
+    data["image"].affine = torch.diag(torch.tensor([-2.0, -1.0, 1.5, 1.0]))
+    assert CheckCased(channels=2, labels=3)(data) is data
+
+
 def test_a_whole_case_passes_as_it_is() -> None:
     data = case()
     assert CheckCased(channels=2, labels=3)(data) is data

@@ -18,6 +18,8 @@ from bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai,
 from equality import equal
 from made_once import made_once
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
+from monai.transforms import Compose
+from orientations import assert_same, stored, write_stored
 from typer.testing import CliRunner
 
 from monai_prox.bundle.network import largest, prediction_graph
@@ -28,6 +30,7 @@ from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_bundle import prediction_of
 from monai_prox.export.source import open_source
+from monai_prox.search.study import runnable
 from monai_prox.slicing import cut
 from monai_prox.supernet import SuperNet
 
@@ -181,6 +184,55 @@ def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, n
         assert np.mean(np.asarray(found.dataobj) == label.reshape(found.shape)) >= 0.999, path.name
         assert len(np.unique(label)) > 1
     assert len(list((tmp_path / "found").glob("*.nii.gz"))) == len(wanted) == 3
+
+
+@pytest.mark.parametrize("name", ["largest", "smallest"])
+def test_masks_do_not_depend_on_how_an_image_is_stored(trained: Trained, name: str, tmp_path: Path) -> None:
+    """Of the training bundle, which predicts at full resolution, an exported one, and a file for a device."""
+    source = decisive(trained.bundle, tmp_path / "decisive")
+    image = nib.load(trained.task / "imagesTr" / "case_0.nii.gz")
+    images = write_stored(image, tmp_path / "images")
+    bundle = write_bundle(prediction_of(TrainedBundle.open(source), name), tmp_path / "bundle")
+    predict(bundle, images, tmp_path / "alone")
+    assert_same(tmp_path / "alone", images)
+    if name == "largest":
+        predict(source, images, tmp_path / "within", subnet=name)
+        assert_same(tmp_path / "within", images, "_seg.nii.gz")
+    for command in (
+        ["export", str(source), "--subnet", name, "--format", "onnx", "--output", str(tmp_path / "file.onnx")],
+        ["predict", str(tmp_path / "file.onnx"), "-i", str(images), "-o", str(tmp_path / "device"), "--threads", "1"],
+    ):
+        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert_same(tmp_path / "device", images)
+
+
+def test_training_evaluation_and_search_do_not_depend_on_how_a_task_is_stored(tmp_path: Path) -> None:
+    """The same plan, images before the network and Dice. Slices are thick, so that no axis passes for another."""
+    trained = trained_once("msd_prox", "msd_prox")
+    again = Trained(tmp_path, trained.bundle, tmp_path / trained.task.name)
+    shutil.copytree(trained.task, again.task)
+    for path in again.task.glob("*/*.nii.gz"):
+        nib.save(stored(nib.load(path), "SLA" if path.name == "case_0.nii.gz" else "PIR"), path)
+    seen = []
+    for where in (trained, again):
+        parser = ConfigParser()
+        parser.read_config(str(where.bundle / "configs" / "train.json"))
+        parser.update({**TINY, "dataset_dir": str(where.task), "bundle_root": str(where.bundle)})
+        transforms = Compose(parser.get_parsed_content("train#deterministic_transforms"))
+        case = parser.get_parsed_content("split")[0][0]
+        data = transforms({"image": str(case.image), "label": str(case.label)})
+        seen.append((parser.get_parsed_content("plan"), data["image"].as_tensor(), data["label"].as_tensor()))
+    assert seen[0][0].orientation == "RAS" and seen[0][0] == seen[1][0]
+    for one, other in zip(*(parts[1:] for parts in seen), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+    assert_evaluates(again, "large", tmp_path / "evaluated")
+    scores = []
+    for where in (trained, again):
+        source = open_source(where.bundle, dataset=where.task)
+        name, subnet = source.member("largest")
+        scores.append(source.held_out().scores([0], source.describe(name, subnet), runnable(source.network(subnet))))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
 def test_a_search_measures_what_the_training_did(trained: Trained) -> None:

@@ -14,6 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.apps import DecathlonDataset
+from monai.transforms import LoadImage
+from orientations import stored
 from refusals import refused
 
 from monai_prox.decathlon import Case, DecathlonTask, Geometry, check_tree, download, find_task, images
@@ -195,6 +197,28 @@ def test_shape_and_spacing_are_those_of_the_header(tmp_path: Path) -> None:
     assert task.geometry(task.cases[0]) == Geometry((6, 5, 4), (1.0, 1.5, 2.5))
 
 
+def test_the_spacing_is_the_one_that_monai_loads(tmp_path: Path) -> None:
+    """Of public cardiac images: an sform that carries no spacing counts, by its code, and pixdim has the true one."""
+    task = DecathlonTask.read(toy(tmp_path))
+    for path in (task.cases[0].image, task.cases[0].label):
+        image = nib.Nifti1Image(np.zeros(SHAPE, np.int16), None)
+        image.header.set_zooms((1.316, 1.316, 4.0))
+        image.set_sform(np.diag([-1.0, -1.0, 1.0, 1.0]), code=1, update_affine=False)
+        image.header["qform_code"] = 1
+        nib.save(image, path)
+    spacing = tuple(LoadImage()(task.cases[0].image).pixdim.tolist())
+    assert spacing == pytest.approx((1.316, 1.316, 4.0))
+    assert task.geometry(task.cases[0]).spacing == pytest.approx(spacing)
+
+
+def test_shape_and_spacing_are_of_the_axes_that_are_meant(tmp_path: Path) -> None:
+    task = DecathlonTask.read(toy(tmp_path))
+    for path in (task.cases[0].image, task.cases[0].label):
+        nib.save(stored(nib.load(path), "SLP"), path)
+    assert task.geometry(task.cases[0]) == Geometry((4, 6, 5), (2.5, 1.0, 1.5))
+    assert task.geometry(task.cases[0], "RAS") == Geometry(SHAPE, (1.0, 1.5, 2.5))
+
+
 def test_channels_are_not_part_of_the_shape(tmp_path: Path) -> None:
     modality = {"0": "T1", "1": "T2"}
     task = DecathlonTask.read(toy(tmp_path, image=(*SHAPE, 2), modality=modality))
@@ -252,11 +276,14 @@ def test_a_text_instead_of_an_image_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [float("nan"), float("inf")])
 def test_a_voxel_size_that_is_no_number_is_refused(tmp_path: Path, size: float) -> None:
-    """Nibabel itself repairs those of zero and below."""
+    """Nibabel itself repairs those of zero and below, and MONAI those of the sform alone."""
     task = DecathlonTask.read(toy(tmp_path))
-    raw = bytearray(gzip.decompress(task.cases[0].image.read_bytes()))
-    raw[280:284] = struct.pack("<f", size)  # the first entry of the sform, whatever pixdim says
-    task.cases[0].image.write_bytes(gzip.compress(bytes(raw)))
+    for place in (280, 80):  # the first entry of the sform, and of pixdim
+        if place == 80:
+            assert task.geometry(task.cases[0]) == Geometry(SHAPE, (1.0, 1.5, 2.5))
+        raw = bytearray(gzip.decompress(task.cases[0].image.read_bytes()))
+        raw[place : place + 4] = struct.pack("<f", size)
+        task.cases[0].image.write_bytes(gzip.compress(bytes(raw)))
     refused(f"{task.cases[0].image} has the voxel size ({size}, ", task.geometry, task.cases[0])
 
 

@@ -260,6 +260,7 @@ def test_every_watched_member_is_validated(trained: Trained) -> None:
     assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
     macs = [member["macs"] for member in family["members"]]
     assert macs == sorted(set(macs))
+    assert family["orientations"] == {"RAS": CASES}
     for member in family["members"]:
         assert set(member["dice"]) == {"mean", "1", "2"}
     others = {folder.parent.parent.name for folder in (trained.model / "fold_0" / "members").glob("*/validation/summary.json")}

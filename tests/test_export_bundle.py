@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 from architectures import KINDS
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import MetaTensor
 from nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, bare_model, bare_plans
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from orientations import assert_same, stored, write_stored
 from typer.testing import CliRunner
 
 from monai_prox.cli import app
@@ -26,6 +29,7 @@ from monai_prox.errors import ProXError
 from monai_prox.export import bundle as bundle_module
 from monai_prox.export.bundle import Prediction, write_bundle
 from monai_prox.export.from_nnunet import TILE_WEIGHTS, prediction_of
+from monai_prox.export.nnunet import export_nnunet
 from monai_prox.families.architecture import build_network
 from monai_prox.files import write_json
 from monai_prox.nnunet.model_folder import ModelFolder
@@ -186,6 +190,89 @@ def test_logits_become_labels_as_in_nnunet(bare: Path, tmp_path: Path, regions: 
     agreement = (ours[0].numpy() == np.asarray(theirs).transpose(2, 1, 0)).mean()
     assert agreement >= 0.999
     assert len(np.unique(theirs)) == 4 - (not regions)
+
+
+# ---------------------------------------------------------------------- how images are stored
+def write_raw(bare: Path, *how: str) -> None:
+    """The dataset's images in nnUNet_raw, one stored in each of the ways ``how``."""
+    folder = bare / "nnUNet_raw" / "Dataset990_Phantom"
+    (folder / "imagesTr").mkdir(parents=True)
+    write_json(BARE_DATASET, folder / "dataset.json")
+    image = nib.load(write_case(bare / "case")[0])
+    for number, one in enumerate(how):
+        nib.save(stored(image, one), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
+
+
+def predict(bundle: Path, images: Path, output: Path) -> None:
+    where = {"bundle_root": str(bundle), "dataset_dir": str(images), "output_dir": str(output)}
+    config = str(bundle / "configs" / "inference.json")
+    workflow = ConfigWorkflow(config_file=config, workflow_type="infer", logging_file=False, **where)
+    workflow.initialize()
+    workflow.run()
+
+
+@pytest.mark.parametrize("trained_on", ["RAS", "LPS", "SRA", "reoriented"])
+def test_masks_do_not_depend_on_how_an_image_is_stored(bare: Path, tmp_path: Path, trained_on: str) -> None:
+    """They are those that nnU-Net predicts of the copy that is stored as the images that it trained on."""
+    how, reader = ("RAS", "NibabelIOWithReorient") if trained_on == "reoriented" else (trained_on, "SimpleITKIO")
+    write_raw(bare, how, how)
+    model = bare_model(plans_for(reader=reader))
+    assert model.family_of("fold_0")["orientations"] == {how: 2}
+    prediction = prediction_of(model, "largest")
+    assert prediction.orientation == how and f"turned to {how}" in bundle_module.readme(prediction)
+    image = nib.load(write_case(tmp_path / "case", spacing=(1.1, 0.9, 1.2))[0])
+    images = write_stored(image, tmp_path / "images", "_0000.nii.gz")
+    predict(write_bundle(prediction, tmp_path / "bundle"), images, tmp_path / "masks")
+    assert_same(tmp_path / "masks", images, of_image="_0000.nii.gz")
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, "largest")), None)
+    (theirs,) = predictor.predict_from_files_sequential([[str(images / f"{how}_0000.nii.gz")]], None)
+    ours = np.asarray(nib.load(tmp_path / "masks" / f"{how}.nii.gz").dataobj)
+    assert np.mean(ours == np.asarray(theirs).T) >= 0.99  # of noise: weights are random
+
+
+def test_orientation_is_found_in_the_raw_dataset_where_the_training_did_not_note_it(bare: Path) -> None:
+    """As version 0.1.0 did not; without it, or of mixed images, the bundle takes images as stored, and says so."""
+    model = bare_model(plans_for())
+    assert model.family_of("fold_0")["orientations"] == {}
+    with pytest.warns(
+        UserWarning, match="are not in nnUNet_raw, so their orientation is not known: the bundle takes images as"
+    ):
+        prediction = prediction_of(model, "largest")
+    assert prediction.orientation is None and "as they are stored" in bundle_module.readme(prediction)
+    write_raw(bare, "LPS")
+    assert prediction_of(model, "largest").orientation == "LPS"
+    family = model.path / "fold_0" / "family.json"
+    write_json(json.loads(family.read_text()) | {"orientations": {"LPS": 3, "RAS": 1}}, family)
+    with pytest.warns(UserWarning, match="are stored in different orientations, LPS, RAS: the bundle takes images as stored"):
+        assert prediction_of(model, "largest").orientation is None
+    for wrong in ({"$exit()": 1}, ["RAS"], {"RAR": 2}):
+        write_json(json.loads(family.read_text()) | {"orientations": wrong}, family)
+        with pytest.raises(ProXError, match=r"fold_0/family\.json: orientations are axis codes such as RAS with numbers"):
+            prediction_of(model, "largest")
+
+
+# ---------------------------------------------------------------------- names
+def test_names_and_folders_are_taken_as_they_are(bare: Path, tmp_path: Path) -> None:
+    """Dots, of which MONAI takes what follows for an ending, and what glob takes for patterns."""
+    (written,) = write_case(tmp_path)
+    images = tmp_path / "patients [1-2]*"
+    images.mkdir()
+    names = ["1.2.840.1001", "1.2.840.1002", "a[1]", "b*", "c.nii", "plain"]
+    for name in names:
+        shutil.copyfile(written, images / f"{name}_0000.nii.gz")
+    predict(write_bundle(prediction_of(bare_model(plans_for()), "largest"), tmp_path / "bundle"), images, tmp_path / "masks")
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [f"{name}.nii.gz" for name in names]
+
+
+@pytest.mark.parametrize(("images", "names"), [("*_0000.nii", ["1.2", "a_0001"]), ("*.nii.gz", ["1.2_0000", "a_0001_0000"])])
+def test_only_nnunets_names_have_the_number_of_a_channel(images: str, names: list[str]) -> None:
+    """To MONAI's families case_0000 and case are two cases."""
+    config = ConfigParser({"imports": ["$import os"], "name": bundle_module.output_name(images)})
+    config.get_parsed_content("imports")
+    named = config.get_parsed_content("name")
+    for image, name in zip(["1.2_0000", "a_0001_0000"], names, strict=True):
+        assert named({"filename_or_obj": f"/a folder/{image}.nii.gz"}, None) == {"subject": f"{name}.nii.gz", "idx": None}
 
 
 # ---------------------------------------------------------------------- what is written

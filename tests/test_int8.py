@@ -83,6 +83,11 @@ class Bright:
 
     names = NAMES
 
+    left_out: dict[str, str] = {}
+
+    def usable(self, which: Sequence[int], description: ScanDescription) -> list[int]:
+        return list(which)
+
     def inputs(self, which: Sequence[int], description: ScanDescription, most: int) -> Iterator[np.ndarray]:
         for index in which:
             yield np.full((1, *description.input_shape), 10.0**index, np.float32)
@@ -115,6 +120,11 @@ def test_what_calibrates_does_not_measure(tmp_path: Path) -> None:
     assert tensors["logits_scale"] == pytest.approx(9 * 100 / 255)
     assert Model(after).description == scan
     assert compare(before, after, cases, "accuracy", most_loss=0) == Loss("accuracy", 2, 2, calibrated=2, measured=2)
+
+
+def test_cases_that_are_left_out_are_named() -> None:
+    assert str(Loss("dice", 1, 1, 1, 1)).endswith("1 cases; calibrated on 1 others")
+    assert str(Loss("dice", 1, 1, 1, 1, {"case_3": "it is broken"})).endswith("others; left out: case_3: it is broken")
 
 
 def test_every_case_calibrates_or_measures() -> None:
@@ -155,9 +165,11 @@ def test_datasets_that_cannot_calibrate_are_named(model: ModelFolder, dataset: P
     description = description_of(opened)
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), dataset / "labelsTr" / "case_0.nii.gz")
     cases = SegmentedCases(find_labelled(dataset, description, NAMES))
-    refused("has (4, 3, 2) voxels, its image (27, 34, 20)", cases.scores, [0], description, opened)
     (dataset / "labelsTr" / "case_1.nii.gz").write_bytes(b"no image")
-    refused("cannot be read", cases.scores, [1], description, opened)
+    assert cases.usable(range(4), description) == [2, 3]
+    assert "has (4, 3, 2) voxels, its image (27, 34, 20)" in cases.left_out["case_0"]
+    assert "cannot be read" in cases.left_out["case_1"]
+    refused("none of 2 held-out cases can be used, e.g. case_0: ", cases.usable, [0, 1], description)
     hold_out(model, NAMES[:1])
     words = "1 cases were held out in training, with labels; at least 2 are needed to calibrate"
     refused(words, export_file, source, "largest", tmp_path / "int8.onnx", "onnx", int8=True)

@@ -24,6 +24,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from orientations import stored
 from refusals import refused
 from torch import nn
 
@@ -32,6 +33,7 @@ from monai_prox.export.nnunet_source import describe
 from monai_prox.nnunet.model_folder import ModelFolder
 from monai_prox.runtime.cases import Case, find_cases
 from monai_prox.runtime.description import KEY, Description, Resampling, read_description, write_description
+from monai_prox.runtime.images import Image
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.prediction import predict, prepare, segment
 from monai_prox.runtime.preprocessing import labels, preprocess
@@ -332,22 +334,20 @@ def test_what_cannot_be_predicted_stops_nothing_else(
 ) -> None:
     opened = Model(device_file(model, "smallest", tmp_path / "model.onnx"), threads=1)
     (images / "broken_0000.nii.gz").write_bytes(b"no image")
-    write_image(images / "empty_0000.nii.gz", 0, array=np.zeros(SHAPE, np.float32))
     write_image(images / "tiny_0000.nii.gz", 0, spacing=(0.001, 1, 1))
     write_image(images / "two_0000.nii.gz", 0)
     write_image(images / "two_0001.nii.gz", 1)
     write_image(images / "huge_0000.nii.gz", 0, array=np.ones((4, 4, 4), np.float32))
 
-    def limited(images: list[sitk.Image], *arguments: Any, **keywords: Any) -> sitk.Image:
-        if images[0].GetSize() == (4, 4, 4):
+    def limited(image: Image, *arguments: Any, **keywords: Any) -> np.ndarray:
+        if image.voxels.shape == (1, 4, 4, 4):
             raise MemoryError
-        return segment(images, *arguments, **keywords)
+        return segment(image, *arguments, **keywords)
 
     monkeypatch.setattr("monai_prox.runtime.prediction.segment", limited)
     problems = predicted(opened, find_cases(images, description_in(opened)), tmp_path / "output")
     assert [name for name, problem in problems.items() if problem is None] == ["case_0", "case_1"]
     assert "broken_0000.nii.gz cannot be read" in problems["broken"]
-    assert problems["empty"] == "the image is 0 everywhere"
     assert problems["huge"] == "MemoryError"
     assert "vanishes at the network's spacing" in problems["tiny"]
     assert problems["two"] == "the network needs two_0000.nii.gz (MRI); there is two_0000.nii.gz, two_0001.nii.gz"
@@ -412,19 +412,73 @@ def test_channels_lie_on_one_grid(bare: Path, tmp_path: Path) -> None:
     )
     assert set(problems) == {"coarser", "turned", "moved"}
     assert all(problem.startswith("the channels lie on different grids: ") for problem in problems.values())
-    refused("the network needs 2 images (T1, T2), got 1", prepare, [other], opened.description)
+    one = Image(image_of(), SPACING, lambda *_: None)
+    refused("the network needs 2 channels (T1, T2), got 1", prepare, one, opened.description)
 
 
-def test_lengths_in_another_unit_are_refused_where_the_reader_of_the_training_ignores_units(bare: Path, tmp_path: Path) -> None:
-    plans = plans_of(image_reader_writer="NibabelIO", prox={"space": TWO_MEMBERS})
-    opened = Model(device_file(bare_model(plans), "smallest", tmp_path / "model.onnx"), threads=1)
-    for unit in ("mm", "micron"):
-        image = nib.Nifti1Image(image_of()[0], np.diag([0.8, 0.9, 1.3, 1.0]))
-        image.header.set_xyzt_units(unit)
-        nib.save(image, tmp_path / f"{unit}_0000.nii.gz")
-    problems = predicted(opened, find_cases(tmp_path, description_in(opened)), tmp_path / "output")
-    assert problems["mm"] is None
-    assert "its lengths are not in mm, but of NIfTI's unit 3" in problems["micron"]
+@pytest.mark.parametrize("reader", ["NibabelIO", "NibabelIOWithReorient"])
+def test_files_by_nibabel_become_what_nnunet_makes_of_them(reader: str, bare: Path, tmp_path: Path) -> None:
+    """Odd ones, too, and the others if one cannot be done: SimpleITK would refuse a sheared one, and take NaN for 0."""
+    plans = plans_of(image_reader_writer=reader, prox={"space": TWO_MEMBERS})
+    model, images = bare_model(plans), tmp_path / "images"
+    affine = np.diag([-0.8, 0.9, 1.3, 1.0])
+    sheared = nib.Nifti1Image(image_of()[0].T, affine + np.diag([0.2, 0, 0], 1))
+    sheared.set_qform(None, code=0)
+    micron = nib.Nifti1Image(image_of(seed=1)[0].T, affine)
+    micron.header.set_xyzt_units("micron")
+    images.mkdir()
+    for name, image in {"sheared": sheared, "micron": micron, "turned": stored(micron, "SRA")}.items():
+        nib.save(image, images / f"{name}_0000.nii.gz")
+    array = image_of()[0]
+    array[7, 7, 7] = np.nan
+    nib.save(nib.Nifti1Image(array, affine), images / "unknown_0000.nii.gz")
+    opened = Model(device_file(model, "largest", tmp_path / "model.onnx"), threads=1)
+    cases = find_cases(images, description_in(opened))
+    problems = predicted(opened, cases, tmp_path / "ours")
+    assert problems.pop("unknown") == "the channel MRI has voxels that are no numbers, or infinite"
+    assert problems == {"micron": None, "sheared": None, "turned": None}
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, "largest")), None)
+    for case in cases[:3]:
+        predictor.predict_from_files_sequential([list(map(str, case.files))], [str(tmp_path / case.name)])
+        found, wanted = (nib.load(folder / f"{case.name}.nii.gz") for folder in (tmp_path / "ours", tmp_path))
+        assert np.mean(np.asarray(found.dataobj) == np.asarray(wanted.dataobj)) >= 0.997
+        np.testing.assert_allclose(found.affine, wanted.affine, atol=1e-6)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".png"])
+def test_images_of_two_axes_become_what_nnunet_makes_of_them(ending: str, bare: Path, tmp_path: Path) -> None:
+    picture = ending == ".png"
+    plans = plans_of(patch=(24, 32), image_reader_writer="NaturalImage2DIO" if picture else "SimpleITKIO")
+    model = bare_model(plans, dataset=BARE_DATASET | {"file_ending": ending})
+    image = sitk.GetImageFromArray(image_of(shape=(20, 50, 40))[0, 10].clip(0).astype(np.uint8 if picture else np.float32))
+    image.SetSpacing((1.0, 1.0) if picture else (0.8, 1.1))
+    (tmp_path / "images").mkdir()
+    sitk.WriteImage(image, tmp_path / "images" / f"a.b_0000{ending}")
+    opened = Model(device_file(model, "largest", tmp_path / "model.onnx"), threads=1)
+    cases = find_cases(tmp_path / "images", description_in(opened))
+    assert predicted(opened, cases, tmp_path / "ours") == {"a.b": None}
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, "largest")), None)
+    predictor.predict_from_files_sequential([list(map(str, cases[0].files))], [str(tmp_path / "a.b")])
+    found, wanted = (sitk.ReadImage(folder / f"a.b{ending}") for folder in (tmp_path / "ours", tmp_path))
+    arrays = sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(wanted)
+    assert arrays[0].shape == (50, 40) and len(np.unique(arrays[0])) > 1
+    assert np.mean(arrays[0] == arrays[1]) >= 0.997
+    assert found.GetSpacing() == wanted.GetSpacing()
+
+
+def test_an_image_of_zeros_is_predicted_as_by_nnunet_with_a_warning(model: ModelFolder, tmp_path: Path) -> None:
+    path = tmp_path / "empty_0000.nii.gz"
+    write_image(path, 0, array=np.zeros(SHAPE, np.float32))
+    opened = Model(device_file(model, "largest", tmp_path / "model.onnx"), threads=1)
+    with pytest.warns(UserWarning, match=r"empty_0000\.nii\.gz is 0 everywhere"):
+        assert predicted(opened, find_cases(path, description_in(opened)), tmp_path / "ours") == {"empty": None}
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, "largest")), None)
+    (wanted,) = predictor.predict_from_files_sequential([[str(path)]], None)
+    found = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "ours" / "empty.nii.gz"))
+    assert np.mean(found == wanted) >= 0.99
 
 
 def test_a_folder_that_cannot_be_written_is_named(model: ModelFolder, images: Path, tmp_path: Path) -> None:
@@ -445,7 +499,7 @@ def test_other_files_are_refused(model: ModelFolder, tmp_path: Path) -> None:
     written = onnx.load(device_file(model, "smallest", path, overwrite=True))
     described = json.loads(written.metadata_props[0].value)
     for change, words in [
-        ({"format": 99}, "has format and kind (99, 'segmentation'); this version reads 1, segmentation and classification"),
+        ({"format": 99}, "has format and kind (99, 'segmentation'); this version reads the formats 1, 2, segmentation and"),
         ({"patch": None}, "is malformed"),
         ({"normalisation": [{"scheme": "Mystery"}]}, "the normalisation 'Mystery' is not known"),
     ]:
@@ -486,7 +540,7 @@ def test_nothing_is_overwritten_or_half_written(model: ModelFolder, tmp_path: Pa
         ({"resampling_fn_probabilities_kwargs": RESAMPLED | {"order": 3}}, "order 0 to 1"),
         ({"label_manager": "MyLabels"}, "label_manager is MyLabels"),
         ({"preprocessor_name": "MyPreprocessor"}, "preprocessor_name is MyPreprocessor"),
-        ({"image_reader_writer": "NibabelIOWithReorient"}, "image_reader_writer is NibabelIOWithReorient"),
+        ({"image_reader_writer": "Tiff3DIO"}, "image_reader_writer is Tiff3DIO"),
     ],
 )
 def test_plans_that_the_runtime_cannot_repeat_are_refused(change: dict[str, Any], words: str) -> None:
@@ -505,6 +559,12 @@ def test_the_command_predicts_where_there_is_no_torch(model: ModelFolder, images
     assert f"{tmp_path / 'output'}: 2 of 3 cases" in done.stdout
     assert "broken: " in done.stderr and "cannot be read" in done.stderr
     assert {entry.name for entry in (tmp_path / "output").iterdir()} == {"case_0.nii.gz", "case_1.nii.gz"}
+    written = onnx.load(path)  # as if the plan named nibabel's reader
+    described = json.loads(written.metadata_props[0].value) | {"reader": "NibabelIO"}
+    onnx.helper.set_model_props(written, {KEY: json.dumps(described)})
+    onnx.save(written, path)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.strip() == "error: this command needs nibabel, which is not installed"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import torch
 from architectures import unet_architecture
 from hypothesis import given
 from hypothesis import strategies as st
-from nnunet_task import attempt, bare_model, bare_plans, environment, run, write_held_out
+from nnunet_task import BARE_DATASET, TWO_MEMBERS, attempt, bare_model, bare_plans, environment, run, write_held_out
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from optuna.storages import BaseStorage, InMemoryStorage
 from playwright.sync_api import Page, sync_playwright
@@ -29,6 +29,7 @@ from torch import nn
 
 from monai_prox import cost
 from monai_prox.evaluation import SegmentedCases
+from monai_prox.export.device_file import export_file
 from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import write_json
@@ -171,6 +172,33 @@ def test_a_search_scores_members_on_some_cases_and_the_best_on_all(
     assert result.seconds > 0
 
 
+def test_a_case_that_cannot_be_read_is_named_and_left_out(source: NNUNetSource, tmp_path: Path) -> None:
+    """Among those that all members are scored on, and among the others."""
+    raw = source.path.parents[2] / "raw" / "Dataset990_Phantom"
+    (raw / "imagesTr" / "case_0_0000.nii.gz").write_bytes(b"no image")
+    (raw / "labelsTr" / "case_1.nii.gz").write_bytes(b"no labels")
+    search = search_of(source, tmp_path / "study.journal", trials=3, cases=3, finalists=2)
+    result = search.run()
+    assert [list(one.scores) for one in result.members] == [["case_2"]] * 3
+    assert [list(one.scores) for one in result.finalists] == [["case_2"]] * 2
+    assert list(search.held_out.left_out) == ["case_0", "case_1"]
+    assert "case_0_0000.nii.gz cannot be read" in search.held_out.left_out["case_0"]
+    write_report(result, tmp_path)
+    (raw / "imagesTr" / "case_2_0000.nii.gz").write_bytes(b"no image")
+    refused("none of 3 held-out cases can be used, e.g. case_0: ", search_of(source, tmp_path / "other.journal", cases=3).run)
+
+
+def test_images_of_two_axes_are_searched_and_quantised(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = BARE_DATASET | {"file_ending": ".mha"}
+    model = bare_model(bare_plans(patch=(24, 32), prox={"space": TWO_MEMBERS}), dataset=dataset)
+    monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES, flat=True).parent))
+    source = NNUNetSource.open(model.path)
+    result = search_of(source, tmp_path / "study.journal", trials=2, cases=2, finalists=1).run()
+    assert max(one.score for one in result.members) == pytest.approx(1, abs=1e-4)
+    loss = export_file(source, "largest", tmp_path / "int8.onnx", "onnx", int8=True, most_loss=1)
+    assert loss is not None and loss.before == pytest.approx(1, abs=1e-4) and loss.calibrated == 2
+
+
 def test_members_are_scored_by_what_torch_computes(source: NNUNetSource) -> None:
     name, subnet = source.member("largest")
     description, network = source.describe(name, subnet), source.network(subnet)
@@ -303,8 +331,9 @@ TOY = UNetFamily(
 @pytest.mark.parametrize("sampler", ["random", "nsga2"])
 def test_what_is_proposed_is_by_the_seed_and_another_in_every_process(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process draws by the number of its first trial, too; that trial itself is what no seed decides."""
-    cases = SimpleNamespace(names=["case"], fingerprint=lambda: "")
-    toy: Any = SimpleNamespace(supernet=SuperNet(TOY), size=TOY.patch_size, held_out=lambda: cases)
+    cases = SimpleNamespace(names=["case"], fingerprint=lambda: "", usable=lambda which, _: list(which))
+    described: dict[str, Any] = {"held_out": lambda: cases, "describe": lambda *_: None}
+    toy: Any = SimpleNamespace(supernet=SuperNet(TOY), size=TOY.patch_size, **described)
     monkeypatch.setattr(Search, "_scores", lambda self, subnet, which: [0.5] * len(which))
     monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
 

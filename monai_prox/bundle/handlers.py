@@ -108,8 +108,17 @@ class ProXExpansionHandler:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         check_format(state["engine"])
+        own, theirs = self._origin(), dict(state)
+        turned = (self.plan or {}).get("orientation")
+        if self.plan and "orientation" in self.plan and isinstance(theirs.get("plan"), Mapping):
+            theirs["plan"] = {"orientation": None, **theirs["plan"]}  # version 0.1.0 took images as stored
+            if turned and theirs["plan"] == {**self.plan, "orientation": None}:
+                raise ProXError(
+                    f"the checkpoint was trained on images as stored, this configuration turns them to {turned}; continue with "
+                    "--plan#orientation '$None', or start anew"
+                )
         for key, what in (("space", "search space"), ("stages", "recipe"), ("epochs", "number of epochs"), ("plan", "plan")):
-            if state.get(key) != self._origin()[key]:
+            if theirs.get(key) != own[key]:
                 raise ProXError(
                     f"the checkpoint was trained with another {what} than this configuration asks for; continue with the "
                     "configuration of that training, or start anew"

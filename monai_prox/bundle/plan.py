@@ -1,7 +1,7 @@
 """From a Decathlon task to what a network for it needs: spacing, patch, normalisation, architecture.
 
 The rules are nnU-Net's (Isensee et al., Nature Methods 2021, supplement), its function for the U-Net's topology included.
-The order of axes is MONAI's, (x, y, z) as in the NIfTI file; nnU-Net's plans have theirs reversed.
+The order of axes is MONAI's, (x, y, z) as in a NIfTI file that is stored as RAS; nnU-Net's plans have theirs reversed.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from numpy.typing import NDArray
 
-from monai_prox.decathlon import Case, DecathlonTask, Geometry
+from monai_prox.decathlon import Case, DecathlonTask, Geometry, open_header
 from monai_prox.errors import ProXError
 from monai_prox.families.architecture import DEPTH_KEY, PLACE
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.typed import typed
 
 FORMAT = 1
+ORIENTATION = "RAS"
 CT = ("lower", "upper", "mean", "std")  # of an intensity of this kind
 SMALLEST_FEATURE_MAP = 4  # voxels per axis, nnU-Net's own limit
 ANISOTROPIC = 3  # ratio from which on nnU-Net takes slices for thick
@@ -42,6 +43,8 @@ class Plan:
         "upper", "mean", "std"}: Hounsfield units are clipped to lower and upper, then mean and std are taken out.
     architecture: as in nnU-Net's plans, its axes (x, y, z).
     licence: of the data, as dataset.json says, or "".
+    orientation: axis codes that images are turned to, so that x, y and z mean the same in all of them; None: they are taken as
+        stored.
     """
 
     task: str
@@ -52,6 +55,7 @@ class Plan:
     intensity: Mapping[str, Any]
     architecture: Mapping[str, Any]
     licence: str = ""
+    orientation: str | None = None
 
     @property
     def is_ct(self) -> bool:
@@ -79,9 +83,11 @@ class Plan:
         """Raises ProXError where ``data`` is no plan of this format."""
         fields = set(cls.__dataclass_fields__)
         what = f"not a plan of format {FORMAT} with {', '.join(sorted(fields))}"
-        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) != fields | {"format"}:
+        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) | {"orientation"} != fields | {"format"}:
             raise ProXError(f"{what}: {data!r:.160}")
-        plan = typed(cls, {name: data[name] for name in fields}, what)
+        plan = typed(cls, {name: value for name, value in data.items() if name != "format"}, what)
+        if plan.orientation not in (None, ORIENTATION):
+            raise ProXError(f"{what}: orientation is {ORIENTATION}, or null for images as stored, got {plan.orientation!r:.80}")
         axes = {len(plan.spacing), len(plan.patch_size)}
         if axes not in ({2}, {3}) or not min(*plan.spacing, *plan.patch_size) > 0:
             raise ProXError(
@@ -144,12 +150,14 @@ def make_plan(
     patch_voxels: int = 128**3,
     spacing: Sequence[float] | None = None,
     patch_size: Sequence[int] | None = None,
+    orientation: str | None = None,
 ) -> Plan:
     """Plans for ``task`` from the headers of ``cases``, the training cases; for CT their images are read too.
 
     network: "PlainConvUNet" or "ResidualEncoderUNet". features: channels of its first level, doubled from level to level up to
         ten times as many. patch_voxels: of a patch at most; it stands for memory. spacing, patch_size: (x, y, z), where the
-        planned ones do not suit; the patch is rounded up to what the network can halve.
+        planned ones do not suit; the patch is rounded up to what the network can halve. orientation: "RAS" where the
+        training's transforms turn images to it; None where they take them as stored, as those of version 0.1.0 do.
 
     Raises ProXError where headers contradict dataset.json or arguments are out of range.
     """
@@ -162,7 +170,9 @@ def make_plan(
             raise ProXError(f"{name} is {list(given)}; it must be three positive numbers, for the axes x, y, z")
     if patch_size is not None and any(size != int(size) for size in patch_size):
         raise ProXError(f"patch_size is {list(patch_size)}; it must be three positive whole numbers, for the axes x, y, z")
-    geometries = [task.geometry(case) for case in cases]
+    if orientation not in (None, ORIENTATION):
+        raise ProXError(f"orientation is {orientation!r}; allowed: {ORIENTATION}, or None for images as stored")
+    geometries = [task.geometry(case, orientation) for case in cases]
     target = _target_spacing(geometries) if spacing is None else np.array(spacing, float)
     shapes = [np.array(g.shape) * np.array(g.spacing) / target for g in geometries]
     median_shape = np.maximum(np.median(shapes, axis=0).round().astype(int), 1)
@@ -173,9 +183,10 @@ def make_plan(
         labels=task.labels,
         spacing=tuple(round(float(size), 6) for size in target),
         patch_size=patch,
-        intensity=_intensity(task, cases),
+        intensity=_intensity(task, cases, orientation),
         architecture=plan_architecture(network, features, strides, kernels),
         licence=task.licence,
+        orientation=orientation,
     )
 
 
@@ -252,7 +263,7 @@ def plan_architecture(network: str, features: int, strides: Sizes, kernels: Size
     }
 
 
-def _intensity(task: DecathlonTask, cases: Sequence[Case]) -> dict[str, Any]:
+def _intensity(task: DecathlonTask, cases: Sequence[Case], orientation: str | None) -> dict[str, Any]:
     ct = [name.strip().casefold() == "ct" for name in task.channels]
     if not any(ct):
         return {"kind": "z-score"}
@@ -260,7 +271,7 @@ def _intensity(task: DecathlonTask, cases: Sequence[Case]) -> dict[str, Any]:
         raise ProXError(f"{task.name} has CT beside other modalities ({', '.join(task.channels)}), which is not supported")
     samples = []
     for number, case in enumerate(cases):
-        image, label = _voxels(case.image), _voxels(case.label)
+        image, label = _voxels(case.image, orientation), _voxels(case.label, orientation)
         voxels = image[label.reshape(label.shape[:3]) > 0].ravel()
         if voxels.size:
             chosen = np.random.default_rng(number).integers(voxels.size, size=min(FOREGROUND_SAMPLES, voxels.size))
@@ -275,8 +286,12 @@ def _intensity(task: DecathlonTask, cases: Sequence[Case]) -> dict[str, Any]:
     return {"kind": "ct", **{name: round(float(value), 4) for name, value in statistics.items()}}
 
 
-def _voxels(path: Path) -> NDArray[Any]:
+def _voxels(path: Path, orientation: str | None) -> NDArray[Any]:
+    """In an order that does not depend on how the image is stored, if ``orientation`` is given."""
+    image = open_header(path)
     try:
-        return np.asanyarray(nib.load(path).dataobj)
+        if orientation is not None:
+            image = image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation)))
+        return np.asanyarray(image.dataobj)
     except Exception as error:  # nibabel, gzip and zlib have each their own
         raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None

@@ -10,6 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from nibabel.orientations import aff2axcodes
 from torch import Tensor
 
 from monai_prox.errors import ProXError
@@ -44,6 +45,10 @@ class CheckCased(MapTransform):  # type: ignore[misc]
             raise ProXError(f"{_name(label)} has {label.shape[0]} channels; a label has one")
         if label.shape[1:] != image.shape[1:]:
             raise ProXError(f"{_name(label)} has the shape {tuple(label.shape[1:])}, its image {tuple(image.shape[1:])}")
+        own, wanted = (aff2axcodes(one.affine.numpy()) if isinstance(one, MetaTensor) else None for one in (label, image))
+        if own != wanted and None not in (own, wanted):  # turned each by its own header they would come apart
+            codes = ["".join(str(code) for code in axes) for axes in (own or (), wanted or ())]
+            raise ProXError(f"{_name(label)} is stored as {codes[0]}, its image as {codes[1]}; mend the header that is wrong")
         values = torch.unique(torch.as_tensor(label)).tolist()
         wrong = [value for value in values if value not in range(self.labels)]
         if wrong:

@@ -30,10 +30,6 @@ SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/downlo
 VERSION = "0.1.0"  # of an exported bundle; its authors count on from here
 PACKAGES = ("nibabel", "pytorch-ignite", "dynamic-network-architectures", "scipy")
 MARK = "prox_member"  # in metadata.json: this folder is an exported member
-OUTPUT_NAME = (  # case.nii.gz for case.nii.gz, and for nnU-Net's case_0000.nii.gz
-    "$lambda meta, _: "
-    "{'subject': os.path.basename(meta['filename_or_obj']).split('.nii')[0].removesuffix('_0000'), 'idx': None}"
-)
 LOGGING = """[loggers]
 keys=root
 
@@ -85,6 +81,7 @@ class Prediction:
     channels: names; modality: "CT" or "MR" and so on; outputs: names of the network's output channels.
     patch_size: voxels; spacing: mm. subnet: as JSON.
     metrics: as measured, {} where nothing was; measured_on: on what, in words.
+    orientation: axis codes that images are turned to for the network, None where it sees them as stored.
     licence: of the data, as its dataset.json says, or "".
     preprocessing, postprocessing: configurations of MONAI's transforms, from files to the network and back to a label image
     ``pred`` (1, x, y, z), which is then saved. datalist: expression for the images in ``@dataset_dir``, named like ``images``.
@@ -108,6 +105,7 @@ class Prediction:
     preprocessing: tuple[Mapping[str, Any] | str, ...]
     postprocessing: tuple[Mapping[str, Any] | str, ...]
     images: str
+    orientation: str | None
     datalist: str
     initialize: tuple[str, ...] = ()
 
@@ -267,6 +265,13 @@ def network_definition(prediction: Prediction) -> dict[str, Any]:
     return {"_target_": "torch.fx.symbolic_trace", "root": root}
 
 
+def orienting(orientation: str | None) -> list[Mapping[str, Any] | str]:
+    """Transforms that turn ``image`` to these axis codes, which Invertd undoes; none where it stays as stored."""
+    if orientation is None:
+        return []
+    return [{"_target_": "Orientationd", "keys": "image", "axcodes": orientation, "labels": None}]
+
+
 def resampling(spacing: Sequence[float], *, mode: int | str, padding_mode: str) -> list[Mapping[str, Any] | str]:
     """Transforms that bring ``image`` to ``spacing`` with its outer faces kept in place, as nnU-Net and the families resize.
 
@@ -275,9 +280,21 @@ def resampling(spacing: Sequence[float], *, mode: int | str, padding_mode: str) 
     size = f"[max(1, round(n * mm / to)) for n, mm, to in zip(image.shape[1:], image.pixdim.tolist(), {list(spacing)})]"
     # the matrix product has a name here because MONAI's configurations read @ as a reference
     affine = "image.affine.matmul(torch.as_tensor(monai.transforms.utils.scale_affine(image.shape[1:], size)))"
-    grid = f"(lambda image: (lambda size: monai.data.MetaTensor(torch.empty([1, *size]), affine={affine}))({size}))(d['image'])"
+    meta = "{k: v for k, v in image.meta.items() if k != 'affine'}"  # which the image takes over, and SaveImage needs
+    grid = f"(lambda size: monai.data.MetaTensor(torch.empty([1, *size]), affine={affine}, meta={meta}))({size})"
+    grid = f"(lambda image: {grid})(d['image'])"
     match = {"_target_": "ResampleToMatchd", "keys": "image", "key_dst": "grid", "mode": mode, "padding_mode": padding_mode}
     return [f"$lambda d: {{**d, 'grid': {grid}}}", match]
+
+
+def output_name(images: str) -> str:
+    """Expression for the name of a mask: that of its image, of nnU-Net's ``images`` without the first channel's number.
+
+    It ends in .nii.gz, because MONAI takes off whatever follows the last dot of a name.
+    """
+    channel = ".removesuffix('_0000')" if images.startswith("*_0000") else ""
+    stem = f"os.path.basename(meta['filename_or_obj']).removesuffix('.gz').removesuffix('.nii'){channel}"
+    return f"$lambda meta, _: {{'subject': {stem} + '.nii.gz', 'idx': None}}"
 
 
 def inference(prediction: Prediction) -> dict[str, Any]:
@@ -290,7 +307,8 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         "output_dtype": "$np.uint8",
         "output_name_formatter": "@output_name",
         "separate_folder": False,
-        "resample": False,
+        "resample": True,  # to the grid that it is on: without, MONAI takes some affines for those of two axes, and stops
+        "mode": "nearest",
     }
     return {
         "imports": ["$import glob", "$import os", "$import numpy as np"],
@@ -298,7 +316,7 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         "ckpt_path": "$@bundle_root + '/models/model.pt'",
         "output_dir": "$@bundle_root + '/eval'",
         "output_postfix": "",
-        "output_name": OUTPUT_NAME,
+        "output_name": output_name(prediction.images),
         "dataset_dir": "images",
         "datalist": prediction.datalist,
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",

@@ -16,6 +16,10 @@ LICENCE_NOTE = (
     "Configurations and documents: Apache License 2.0, see LICENSE. The weights are their trainers' to license; the licence of "
     "the\ndata they were trained on is in docs/data_license.txt."
 )
+AS_STORED = (
+    "The network sees images as they are stored. They must be stored in the orientation of the training's images, which is\n"
+    "not known: segmentations of others are wrong."
+)
 UNKNOWN_LICENCE = "not stated in its dataset.json; ask whoever provides it"
 
 
@@ -37,6 +41,9 @@ def readme(prediction: Prediction) -> str:
     labels = "\n".join(f"- {number}: {name}" for number, name in enumerate(p.outputs))
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in p.metrics.items())
     table = f"{fill(f'Measured on {p.measured_on}:', WIDTH)}\n\n| metric | value |\n|---|---|\n{scores}"
+    oriented = f"Images may be stored in any orientation; the network sees them turned to {p.orientation}."
+    if p.orientation is None:
+        oriented = AS_STORED
     return f"""# Model Overview
 
 {overview}
@@ -54,6 +61,8 @@ Cut out of {p.source}. This bundle predicts only.
 ## Input
 
 NIfTI images in a folder, see `datalist` in configs/inference.json. Channels: {", ".join(p.channels)}.
+
+{oriented}
 
 ## Output
 

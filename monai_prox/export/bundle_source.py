@@ -110,6 +110,7 @@ class BundleSource(_Source):
             normalised_first=False,
             reader=ALL_CHANNELS,
             file_ending=ENDING,
+            orientation=plan.orientation,
         )
 
     def held_out(self) -> SegmentedCases:

@@ -126,7 +126,8 @@ class Classification:
             "ckpt_path": "$@bundle_root + '/models/model.pt'",
             "output_dir": "$@bundle_root + '/eval'",
             "dataset_dir": "images",
-            "datalist": f"$sorted(i for i in glob.glob(os.path.join(@dataset_dir, '*')) if i.lower().endswith({SUFFIXES}))",
+            "datalist": "$sorted(i for i in glob.glob(os.path.join(glob.escape(@dataset_dir), '*')) "
+            f"if i.lower().endswith({SUFFIXES}))",
             "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
             "stem": {
                 "_target_": "torch.nn.Conv2d",

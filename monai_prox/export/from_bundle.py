@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.export.bundle import Prediction, resampling
+from monai_prox.export.bundle import Prediction, orienting, resampling
 
 
 def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
@@ -21,6 +22,11 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
     patch = family.input_size(plan.patch_size, family.space.check(subnet)["resolution"][0])
     spacing = tuple(mm * (full / small) for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))
     measured = bundle.measured(subnet)
+    if plan.orientation is None:
+        warnings.warn(
+            "the family was trained on images as stored: the bundle takes them so, and is right for those stored alike",
+            stacklevel=2,
+        )
     return Prediction(
         name=name,
         task=plan.task,
@@ -50,7 +56,8 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
             {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
         ),
         images="*.nii.gz",
-        datalist="$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii.gz')))",
+        orientation=plan.orientation,
+        datalist="$sorted(glob.glob(os.path.join(glob.escape(@dataset_dir), '*.nii.gz')))",
     )
 
 
@@ -69,6 +76,7 @@ def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[Mapping[str, 
     return [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        *orienting(plan.orientation),
         *([] if plan.is_ct else [crop | {"allow_smaller": True}]),
         *resample,
         normalise,

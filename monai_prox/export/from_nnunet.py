@@ -8,6 +8,7 @@ within a mask, holes of 0 within it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from monai_prox.errors import ProXError, refusing
-from monai_prox.export.bundle import Prediction, resampling
+from monai_prox.export.bundle import Prediction, orienting, resampling
 from monai_prox.export.nnunet import member_plans
 from monai_prox.families.architecture import build_network
 from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder
+from monai_prox.nnunet.orientation import stored_orientations
+from monai_prox.runtime.description import ORIENTATIONS
 
 PER_AXIS = ("kernel_sizes", "strides")
 AS_STORED, TO_RAS = ("SimpleITKIO", "NibabelIO"), "NibabelIOWithReorient"  # nnU-Net's readers, by what they do with axes
@@ -51,7 +54,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
     if len(configuration["patch_size"]) != 3:
         raise ProXError(f"{model.configuration_name} is two-dimensional; only 3D models become bundles, use --format nnunet")
     _check_repeatable(plans, configuration, model.dataset["file_ending"])
-    order = _order(plans["transpose_forward"])
+    order, orientation = _order(plans["transpose_forward"]), _orientation(model, fold)
     labels = PlansManager(plans).get_label_manager(model.dataset)
     values = {name: value for name, value in model.dataset["labels"].items() if name != "ignore"}
     outputs = tuple(name for name in values if values[name] not in (0, [0], (0,)))
@@ -81,11 +84,12 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
         metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
         measured_on=f"the validation cases of {fold}, whole, by nnU-Net with its mirroring" if measured else "",
         licence=str(model.dataset.get("licence") or model.dataset.get("license") or ""),
-        preprocessing=tuple(_preprocessing(plans, configuration, spacing)),
+        preprocessing=tuple(_preprocessing(plans, configuration, spacing, orientation)),
         postprocessing=tuple(_postprocessing(model.dataset, labels.has_regions)),
         images=f"*_0000{ending}",
-        datalist=f"$[sorted(glob.glob(first[: -len('0000{ending}')] + '[0-9]' * 4 + '{ending}')) "
-        f"for first in sorted(glob.glob(os.path.join(@dataset_dir, '*_0000{ending}')))]",
+        orientation=orientation,
+        datalist=f"$[sorted(glob.glob(glob.escape(first[: -len('0000{ending}')]) + '[0-9]' * 4 + '{ending}')) "
+        f"for first in sorted(glob.glob(os.path.join(glob.escape(@dataset_dir), '*_0000{ending}')))]",
         initialize=(TILE_WEIGHTS,),
     )
 
@@ -99,6 +103,29 @@ def _check_repeatable(plans: Mapping[str, Any], configuration: Mapping[str, Any]
             raise ProXError(f"the plan's {key} is {value}; bundles repeat {', '.join(allowed[key])}: use --format nnunet")
     if ending not in (".nii.gz", ".nii"):
         raise ProXError(f"the dataset's images are {ending} files; bundles read .nii.gz and .nii: use --format nnunet")
+
+
+def _orientation(model: ModelFolder, fold: str) -> str | None:
+    """Axis codes of the images as the network knows them; None, with a warning, where the training's are mixed or unknown.
+
+    They are in the fold's family.json, or found in the raw dataset.
+    """
+    if model.plans["image_reader_writer"] == TO_RAS:
+        return "RAS"
+    known = model.family_of(fold).get("orientations") if (model.path / fold / "family.json").is_file() else None
+    found = known or stored_orientations(model.plans["dataset_name"])
+    if not isinstance(found, Mapping) or not set(found) <= ORIENTATIONS:
+        raise ProXError(f"{fold}/family.json: orientations are axis codes such as RAS with numbers, got {found!r:.120}")
+    if len(found) == 1:
+        return str(next(iter(found)))
+    images = f"are stored in different orientations, {', '.join(found)}"
+    if not found:
+        images = "are not in nnUNet_raw, so their orientation is not known"
+    warnings.warn(
+        f"the training's images {images}: the bundle takes images as stored, and is right for those that are stored alike",
+        stacklevel=2,
+    )
+    return None
 
 
 def _order(transpose_forward: Sequence[int]) -> list[int]:
@@ -123,16 +150,15 @@ def turned_weights(network: nn.Module, order: Sequence[int]) -> dict[str, Any]:
 
 
 def _preprocessing(
-    plans: Mapping[str, Any], configuration: Mapping[str, Any], spacing: Sequence[float]
+    plans: Mapping[str, Any], configuration: Mapping[str, Any], spacing: Sequence[float], orientation: str | None
 ) -> list[Mapping[str, Any] | str]:
     """nnU-Net's: crop to what is not 0, normalise, resample by cubic splines with the image's outer faces kept in place."""
-    reoriented = plans["image_reader_writer"] == TO_RAS
     crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x != 0"}
     return [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         {"_target_": "CopyItemsd", "keys": "image", "names": "original"},
-        *([{"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"}] if reoriented else []),
+        *orienting(orientation),
         crop | {"allow_smaller": True},
         {"_target_": "CopyItemsd", "keys": "image", "names": "cropped"},
         *_normalisation(plans, configuration),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,22 @@ FEWEST = 2  # cases: one to calibrate on and another to measure
 
 @dataclass(frozen=True)
 class Loss:
-    """Mean score of the same cases before and after; calibrated: cases that the ranges come from, others."""
+    """Mean score of the same cases before and after; calibrated: cases that the ranges come from, others.
+
+    left_out: what is wrong with cases that could not be used, by name.
+    """
 
     measure: str
     before: float
     after: float
     calibrated: int
     measured: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         change = f"{self.measure.capitalize()} {self.before:.4f} in float32, {self.after:.4f} in int8"
-        return f"{change}, {self.measured} cases; calibrated on {self.calibrated} others"
+        without = "".join(f"; left out: {name}: {problem}" for name, problem in self.left_out.items())
+        return f"{change}, {self.measured} cases; calibrated on {self.calibrated} others{without}"
 
 
 def halves(cases: HeldOut) -> tuple[range, range]:
@@ -48,8 +53,8 @@ def halves(cases: HeldOut) -> tuple[range, range]:
 
 def quantise(source: Path, output: Path, cases: HeldOut) -> None:
     """Writes ``source``, an ONNX file of ours, in integers as ``output``, calibrated on half of ``cases``."""
-    calibrating, _ = halves(cases)
     model = Model(source)
+    calibrating = cases.usable(halves(cases)[0], model.description)
     logger = logging.getLogger()
     level = logger.level
     with tempfile.TemporaryDirectory() as folder:
@@ -77,10 +82,10 @@ def compare(before: Path, after: Path, cases: HeldOut, measure: str, *, most_los
 
     Raises ProXError where ``after`` loses more than ``most_loss``.
     """
-    calibrating, measuring = halves(cases)
     models = Model(before), Model(after)
+    calibrating, measuring = (cases.usable(half, models[0].description) for half in halves(cases))
     first, second = (float(np.mean(cases.scores(measuring, model.description, model))) for model in models)
-    loss = Loss(measure, first, second, len(calibrating), len(measuring))
+    loss = Loss(measure, first, second, len(calibrating), len(measuring), dict(cases.left_out))
     if loss.before - loss.after > most_loss:
         raise ProXError(f"{loss}: that is more than the {most_loss} that may be lost; no file was written")
     return loss

@@ -22,7 +22,7 @@ from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
 
 REPEATED = {  # what of a plan the runtime does, too
-    "image_reader_writer": READERS[:2],
+    "image_reader_writer": READERS[:-1],
     "label_manager": ("LabelManager",),
     "preprocessor_name": ("DefaultPreprocessor",),
     "resampling_fn_data": ("resample_data_or_seg_to_shape",),

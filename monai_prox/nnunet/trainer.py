@@ -37,6 +37,7 @@ from monai_prox.nnunet import case_dice
 from monai_prox.nnunet.checkpoint import load_checkpoint, plain
 from monai_prox.nnunet.loader_process import EndWithTraining
 from monai_prox.nnunet.open_part import OpenPart
+from monai_prox.nnunet.orientation import stored_orientations
 from monai_prox.nnunet.plans import choices_of, family_of, monitor_of, recipe_of
 from monai_prox.probes import choose_probes
 from monai_prox.report import count, plot_progress
@@ -435,6 +436,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             "epochs": self.num_epochs,
             "validated_epoch": self.current_epoch if summaries else None,  # as in the checkpoint that was validated
             "patch_size": list(patch),
+            "orientations": stored_orientations(self.plans_manager.dataset_name),
             "space": self.engine.final_space.to_json(),
             "closed": self.engine.closed,
             "stages": [

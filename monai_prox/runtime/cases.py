@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
+from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
+from monai_prox.runtime import itk_images
 from monai_prox.runtime.description import Description
+from monai_prox.runtime.images import Image
 
-SAME_SPACING, SAME_DIRECTION, SAME_ORIGIN = 1e-3, 1e-2, 0.5  # between channels: mm, cosines, voxels
 ALL_CHANNELS = "LoadImage"  # MONAI's reader, for which all channels of a case are one file
-MILLIMETRES = (0, 2)  # NIfTI's codes: unknown, which everybody takes for mm, and mm
+PICTURES = "NaturalImage2DIO"
+TURNED = {"NibabelIOWithReorient": "RAS"}  # of nnU-Net's readers, those that turn images
 
 
 @dataclass(frozen=True)
@@ -48,70 +49,35 @@ def find_cases(images: Path, description: Description) -> list[Case]:
     return [Case(name, tuple(path for _, path in of)) for name, of in groupby(found, key=lambda pair: pair[0])]
 
 
-def read_case(case: Case, description: Description) -> list[sitk.Image]:
-    """One image per channel. Raises ProXError where a channel is missing, too many, or cannot be read."""
-    ending, channels = description.file_ending, description.channels
+def read_case(case: Case, description: Description) -> Image:
+    """Raises ProXError where a channel is missing, too many, or cannot be read. Of NIfTI files by nibabel, if that is meant."""
     if description.reader == ALL_CHANNELS:
-        whole = read_image(case.files[0])
-        _check_millimetres(case.files[0], whole)
-        return _channels_of(case.files[0], whole)
-    wanted = [f"{case.name}_{index:04d}{ending}" for index in range(len(channels))]
+        from monai_prox.runtime import nifti_images  # nibabel, which a device needs for readers of its own alone
+
+        return nifti_images.read_whole(case.files[0], description.orientation)
+    ending, channels = description.file_ending, description.channels
     found = [file.name for file in case.files]
+    count = len(found) if description.reader == PICTURES else len(channels)  # a picture has several channels
+    wanted = [f"{case.name}_{index:04d}{ending}" for index in range(count)]
     if found != wanted and not (len(found) == len(wanted) == 1):
-        needed = ", ".join(f"{name} ({channel})" for name, channel in zip(wanted, channels, strict=True))
+        names = wanted if description.reader == PICTURES else zip(wanted, channels, strict=True)
+        needed = ", ".join(name if isinstance(name, str) else f"{name[0]} ({name[1]})" for name in names)
         raise ProXError(f"the network needs {needed}; there is {', '.join(found)}")
-    images = [read_image(file) for file in case.files]
-    if description.reader == "NibabelIO":
-        for file, image in zip(case.files, images, strict=True):
-            _check_millimetres(file, image)
-    return images
+    if description.reader == PICTURES:
+        return itk_images.read_pictures(case.files)
+    if description.reader == "SimpleITKIO":
+        return itk_images.read(case.files)
+    from monai_prox.runtime import nifti_images
+
+    return nifti_images.read(case.files, TURNED.get(description.reader))
 
 
-def _check_millimetres(file: Path, image: sitk.Image) -> None:
-    """For readers by nibabel, which takes lengths as they are, where SimpleITK turns them into mm."""
-    unit = image.GetMetaData("xyzt_units") if image.HasMetaDataKey("xyzt_units") else "0"
-    if int(unit) % 8 not in MILLIMETRES:
-        raise ProXError(f"{file}: its lengths are not in mm, but of NIfTI's unit {int(unit) % 8}")
+def read_labels(path: Path, description: Description) -> NDArray[Any]:
+    """Labels (z, y, x) of a case, its axes as ``read_case`` has them. Raises ProXError where they cannot be read."""
+    if description.reader in (PICTURES, "SimpleITKIO"):
+        return itk_images.read_labels(path)
+    from monai_prox.runtime import nifti_images
 
-
-def _channels_of(file: Path, image: sitk.Image) -> list[sitk.Image]:
-    """The images that are stacked along a fourth axis; an image of three axes is one."""
-    if image.GetDimension() == 3:
-        return [image]
-    if image.GetDimension() != 4:
-        raise ProXError(f"{file} has {image.GetDimension()} axes; expected 3, or 4 of which the last is for channels")
-    size = (*image.GetSize()[:3], 0)
-    return [sitk.Extract(image, size, (0, 0, 0, channel)) for channel in range(image.GetSize()[3])]
-
-
-def read_image(path: Path) -> sitk.Image:
-    """Raises ProXError where it cannot be read."""
-    try:
-        return sitk.ReadImage(path)
-    except RuntimeError as error:
-        raise ProXError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}") from None
-
-
-def check_channels(images: Sequence[sitk.Image], description: Description) -> None:
-    """Raises ProXError unless there is one image per channel, and all lie on one grid."""
-    if len(images) != len(description.channels):
-        names = ", ".join(description.channels)
-        raise ProXError(f"the network needs {len(description.channels)} images ({names}), got {len(images)}")
-    first = images[0]
-    for image in images:
-        axes, values = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
-        if axes != 3 or values != 1:
-            raise ProXError(f"an image has {axes} axes and {values} values per voxel; expected 3 and 1, and a file per channel")
-        apart = np.abs(np.subtract(image.GetOrigin(), first.GetOrigin())) / first.GetSpacing()
-        if (
-            image.GetSize() != first.GetSize()
-            or not np.allclose(image.GetSpacing(), first.GetSpacing(), atol=SAME_SPACING)
-            or not np.allclose(image.GetDirection(), first.GetDirection(), atol=SAME_DIRECTION)
-            or apart.max() > SAME_ORIGIN
-        ):
-            raise ProXError(f"the channels lie on different grids: {_grid(first)}; and {_grid(image)}")
-
-
-def _grid(image: sitk.Image) -> str:
-    direction = [round(cosine, 2) for cosine in image.GetDirection()]
-    return f"{image.GetSize()} voxels of {image.GetSpacing()} mm from {image.GetOrigin()}, turned by {direction}"
+    if description.reader == ALL_CHANNELS:
+        return nifti_images.read_labels(path, description.orientation, mended=True)
+    return nifti_images.read_labels(path, TURNED.get(description.reader))

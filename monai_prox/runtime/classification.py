@@ -13,8 +13,8 @@ import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 
 from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, replacing
-from monai_prox.runtime.cases import read_image
 from monai_prox.runtime.description import ScanDescription
+from monai_prox.runtime.itk_images import read_image
 from monai_prox.runtime.model import Network
 from monai_prox.runtime.prediction import problem
 from monai_prox.runtime.resampling import Array, linear

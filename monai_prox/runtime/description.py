@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
+from itertools import chain, permutations, product
 from math import prod
 from typing import Any, Literal
 
@@ -14,7 +15,8 @@ from monai_prox.files import parse_json
 from monai_prox.typed import typed
 
 KEY = "monai_prox"  # of the model file's metadata
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)  # the first had no orientation, and fewer readers
 SCHEMES = (
     "ZScoreNormalization",
     "CTNormalization",
@@ -27,7 +29,9 @@ ENDING = re.compile(r"(\.\w+)+")  # it becomes part of paths
 MOST_VALUES = 2**29  # of a patch before and after the network, 2 GiB of them
 MOST_PIXELS = 4096  # of a scan, per axis
 SMALLEST, LARGEST = 1e-9, 1e9  # mm; nnU-Net gives pictures a third axis of 999
-READERS = ("SimpleITKIO", "NibabelIO", "LoadImage")
+READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "LoadImage")
+PICTURES = (".png", ".tif")
+ORIENTATIONS = frozenset(map("".join, chain.from_iterable(permutations(axes) for axes in product("LR", "PA", "IS"))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,8 @@ class Description:
     transpose: of an image as SimpleITK gives it, (z, y, x), the axes in the network's order.
     cropped: whether to what is not 0. normalised_first: before resampling, as nnU-Net does, or after it.
     reader: of the images in training, nnU-Net's, which have a file per channel, or MONAI's, with channels as a fourth axis;
-    file_ending: of theirs.
+    file_ending: of theirs. orientation: axis codes that MONAI's turns images to, None for images as stored; nnU-Net's have
+    their own way.
     """
 
     member: str
@@ -100,8 +105,15 @@ class Description:
     normalised_first: bool = True
     reader: str
     file_ending: str
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
+        if self.reader not in READERS:
+            raise ProXError(f"the reader {self.reader!r:.80} is not known; known: {', '.join(READERS)}")
+        if self.reader == "NaturalImage2DIO" and self.file_ending not in PICTURES:
+            raise ProXError(f"pictures are files that end in {', '.join(PICTURES)}, not in {self.file_ending!r:.80}")
+        if self.orientation is not None and self.orientation not in ORIENTATIONS:
+            raise ProXError(f"orientation is three axis codes such as RAS, or null, got {self.orientation!r:.80}")
         if not ENDING.fullmatch(self.file_ending):
             raise ProXError(f"images are files that end in .nii.gz, .nrrd or the like, not in {self.file_ending!r:.80}")
         axes, values = len(self.patch), prod(self.patch) * (len(self.channels) + self.outputs)
@@ -172,13 +184,15 @@ def write_description(description: Description | ScanDescription) -> str:
 def read_description(text: str, source: str) -> Description | ScanDescription:
     """source: for the error, a ProXError where ``text`` is not what ``write_description`` writes."""
     data = parse_json(text, f"{source}: its description")
-    if not isinstance(data, Mapping) or data.get("format") != FORMAT or data.get("kind") not in tuple(KINDS):
+    if not isinstance(data, Mapping) or data.get("format") not in READABLE or data.get("kind") not in tuple(KINDS):
         found = (data.get("format"), data.get("kind")) if isinstance(data, Mapping) else type(data).__name__
         raise ProXError(
-            f"{source}: its description has format and kind {found!r:.80}; this version reads {FORMAT}, {' and '.join(KINDS)}"
+            f"{source}: its description has format and kind {found!r:.80}; this version reads the formats "
+            f"{', '.join(map(str, READABLE))}, {' and '.join(KINDS)}"
         )
     cls = KINDS[data["kind"]]
-    names = [field.name for field in fields(cls)]
-    if missing := [name for name in names if name not in data]:
+    of = fields(cls)
+    if missing := [field.name for field in of if field.name not in data and field.default is MISSING]:
         raise ProXError(f"{source}: its description lacks {', '.join(missing)}")
-    return typed(cls, {name: data[name] for name in names}, f"{source}: its description is malformed")
+    given = {field.name: data[field.name] for field in of if field.name in data}
+    return typed(cls, given, f"{source}: its description is malformed")

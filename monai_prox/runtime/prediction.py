@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from errno import EIO
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, replacing
-from monai_prox.runtime.cases import Case, check_channels, read_case
+from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.description import Description
+from monai_prox.runtime.images import Image
 from monai_prox.runtime.model import Network
 from monai_prox.runtime.preprocessing import Grid, labels, preprocess
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window
 
 
-def prepare(images: Sequence[sitk.Image], description: Description) -> tuple[Array, Grid]:
-    """One image per channel -> (C, *grid), and the grid. Raises ProXError for images that the network is not for."""
-    check_channels(images, description)
-    arrays = np.stack([sitk.GetArrayFromImage(image).astype(np.float32) for image in images])
-    return preprocess(arrays, images[0].GetSpacing()[::-1], description)
+def prepare(image: Image, description: Description) -> tuple[Array, Grid]:
+    """-> (C, *grid), and the grid; the image's voxels are changed. Raises ProXError for images that the network is not for."""
+    if len(image.voxels) != len(description.channels):
+        names = ", ".join(description.channels)
+        raise ProXError(f"the network needs {len(description.channels)} channels ({names}), got {len(image.voxels)}")
+    return preprocess(image.voxels, image.spacing, description)
 
 
 def label(
@@ -41,16 +42,14 @@ def label(
 
 
 def segment(
-    images: Sequence[sitk.Image],
+    image: Image,
     description: Description,
     network: Network,
     *,
     done: Callable[[int], object] | None = None,
-) -> sitk.Image:
-    """One image per channel -> an image of labels. Arguments and errors as of ``prepare`` and ``label``."""
-    result = sitk.GetImageFromArray(label(*prepare(images, description), description, network, done=done))
-    result.CopyInformation(images[0])
-    return result
+) -> NDArray[np.integer]:
+    """Labels, (z, y, x). Arguments and errors as of ``prepare`` and ``label``."""
+    return label(*prepare(image, description), description, network, done=done)
 
 
 def predict(
@@ -76,25 +75,18 @@ def predict(
             yield case, None
             continue
         try:
-            images = read_case(case, description)
-            segmented = segment(images, description, network, done=partial(done, case.name) if done else None)
+            image = read_case(case, description)
+            if not image.voxels.any():
+                warnings.warn(f"{case.files[0]} is 0 everywhere; nothing can be seen in it", stacklevel=2)
+            segmented = segment(image, description, network, done=partial(done, case.name) if done else None)
             with replacing(path) as temporary:
-                _write(segmented, temporary)
+                image.save(segmented, temporary)
+        except ModuleNotFoundError:  # the command says which library is missing
+            raise
         except Exception as error:  # the runtimes' own have no common class, and a device may run out of memory
             yield case, problem(error)
         else:
             yield case, None
-
-
-def _write(image: sitk.Image, path: Path) -> None:
-    """Compressed. Raises OSError where that did not succeed: for some formats ITK does not say so where a disk is full."""
-    sitk.WriteImage(image, path, useCompression=True)
-    try:
-        whole = np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(path)), sitk.GetArrayViewFromImage(image))
-    except RuntimeError:
-        whole = False
-    if not whole:
-        raise OSError(EIO, "what has been written cannot be read again, is the disk full?")
 
 
 def problem(error: Exception) -> str:

@@ -47,7 +47,8 @@ class Grid:
 def preprocess(image: Array, spacing: tuple[float, ...], description: Description) -> tuple[Array, Grid]:
     """image: (C, z, y, x), which is changed; spacing: (z, y, x) in mm -> (C, *grid), and the grid.
 
-    Raises ProXError for an image that is 0 everywhere, has voxels that are no numbers, or is no RGB image where one is needed.
+    An image that is 0 everywhere is not cropped, as nnU-Net has it. Raises ProXError for one that has voxels that are no
+    numbers, or is no RGB image where one is needed.
     """
     image = image.transpose(0, *(1 + axis for axis in description.transpose))
     at = tuple(float(spacing[axis]) for axis in description.transpose)
@@ -56,9 +57,7 @@ def preprocess(image: Array, spacing: tuple[float, ...], description: Descriptio
     for channel in image:
         inside |= channel != 0
     boxes = ndimage.find_objects(inside.astype(np.uint8))
-    if not boxes:
-        raise ProXError("the image is 0 everywhere")
-    box = boxes[0] if description.cropped else tuple(slice(0, size) for size in whole)
+    box = boxes[0] if boxes and description.cropped else tuple(slice(0, size) for size in whole)
     inner = slice(None), *box
     image = image[inner]
     target = description.spacing if len(description.spacing) == 3 else (at[0], *description.spacing)
@@ -91,7 +90,8 @@ def normalise(channel: Array, rule: Normalisation, mask: NDArray[np.bool_] | Non
     if rule.scheme == "ZScoreNormalization":
         within: Any = mask if rule.masked else ...
         values = channel[within]
-        channel[within] = (values - values.mean()) / max(values.std(), SMALLEST_STD)
+        if values.size:
+            channel[within] = (values - values.mean()) / max(values.std(), SMALLEST_STD)
     elif rule.scheme == "NormalizeIntensity":
         seen = channel != 0 if rule.masked else np.ones(channel.shape, bool)
         values = channel[seen]

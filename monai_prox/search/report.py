@@ -74,7 +74,7 @@ def _contents(result: Result, finalists: dict[str, Scored], output: Path) -> dic
         "axes": {name: UNITS[name] for name in priced if name != "latency_ms" or device is not None},
         "budget": search.budget.limits(),
         "device": None if device is None else {"name": device.name, "held_out_error": device.held_out_error},
-        "cases": {"some": len(search.subset), "all": len(search.held_out.names)},
+        "cases": {"some": len(search.scored_on), "all": max(len(one.scores) for one in result.finalists)},
         "seconds": result.seconds,
         "space": search.prices.family.space.size(),
         "finalists": [
@@ -102,7 +102,7 @@ def _whole(result: Result, one: Scored) -> dict[str, Any]:
     """What the median case costs: patches at nnU-Net's step, without mirroring and with it along all axes."""
     search = result.search
     description = search.source.describe("member", one.subnet)
-    shapes = search.held_out.shapes(search.subset, description)
+    shapes = search.held_out.shapes(search.scored_on, description)
     plain, mirrored = (
         median(cost.tiles(shape, description.patch, mirrored=axes) for shape in shapes) for axes in (0, len(description.patch))
     )

@@ -103,6 +103,14 @@ class Search:
         return [index * count // few for index in range(few)]
 
     @cached_property
+    def scored_on(self) -> list[int]:
+        """Those of ``subset`` that can be used. Raises ProXError if none can."""
+        return self._usable(self.subset)
+
+    def _usable(self, which: Sequence[int]) -> list[int]:
+        return self.held_out.usable(which, self.source.describe("largest", self.source.supernet.family.space.largest()))
+
+    @cached_property
     def _trained(self) -> str:
         """Of the family, its weights and its cases: what scores depend on."""
         digest = sha256(fingerprint(self.source.supernet.family, self.source.size).encode())
@@ -120,7 +128,7 @@ class Search:
 
     # ------------------------------------------------------------------ searching
     def run(self, watch: Callable[[SearchProgress], object] = lambda _: None) -> Result:
-        """Goes on with what is in the storage. Raises ProXError where no member is within the budget, or a case is broken."""
+        """Goes on with what is in the storage. Raises ProXError where no member is within the budget or no case is usable."""
         self.budget.cheapest(self.prices)
         study = self._study()
         known = self._known(study)
@@ -150,7 +158,7 @@ class Search:
         return known
 
     def _search(self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]) -> None:
-        names, stale, first = [self.held_out.names[index] for index in self.subset], 0, True
+        names, stale, first = [self.held_out.names[index] for index in self.scored_on], 0, True
         while len(known) < self.trials and stale < STALE:
             trial = study.ask(self._distributions)
             if first:  # no two processes have the same trial, so none draws what another does
@@ -164,7 +172,7 @@ class Search:
             if subnet in known:
                 scores = known[subnet].scores
             else:
-                scores = self._elsewhere(subnet, names) or dict(zip(names, self._scores(subnet, self.subset), strict=True))
+                scores = self._elsewhere(subnet, names) or dict(zip(names, self._scores(subnet, self.scored_on), strict=True))
             scored = Scored(subnet, self.prices.of(subnet), scores)
             trial.set_user_attr("subnet", subnet.to_json())
             trial.set_user_attr("scores", scores)
@@ -180,16 +188,17 @@ class Search:
         points = np.array([[-one.score, *(one.price.of(name) for name in self.minimise)] for one in members])
         chosen = [members[index] for index in fronts(points, self.finalists)]
         random.shuffle(chosen)  # two processes begin with different ones
-        names, finalists, seconds = list(self.held_out.names), list[Scored](), 0.0
+        finalists, seconds = list[Scored](), 0.0
         for one in chosen:
             key = f"{FINALIST} {one.subnet}"
             whole = study.user_attrs.get(key)  # other processes', too
             if whole is None:
                 start = time.perf_counter()
                 found = self._others.get(one.subnet, {}) | one.scores
-                rest = [index for index, name in enumerate(names) if name not in found]
-                found |= dict(zip([names[index] for index in rest], self._scores(one.subnet, rest), strict=True))
-                scores = {name: found[name] for name in names}
+                usable = {self.held_out.names[index]: index for index in self._usable(range(len(self.held_out.names)))}
+                rest = {name: index for name, index in usable.items() if name not in found}
+                found |= dict(zip(rest, self._scores(one.subnet, list(rest.values())), strict=True)) if rest else {}
+                scores = {name: found[name] for name in usable}
                 whole = {"subnet": one.subnet.to_json(), "scores": scores, "seconds": time.perf_counter() - start}
                 study.set_user_attr(key, whole)
             finalists.append(Scored(one.subnet, one.price, whole["scores"]))

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from architectures import batch, segmentation_loss, unet_family
 from nnunet_task import bare_model, bare_plans, device_file
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from monai_prox import cost
 from monai_prox.engine import Engine
 from monai_prox.families.unet import UNetChoices
+from monai_prox.runtime.images import Image
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.prediction import segment
 from monai_prox.schedule import Schedule, Stage
@@ -140,8 +140,8 @@ def test_predicting_on_the_device_levels_off(bare: Path, tmp_path: Path) -> None
     generator = np.random.default_rng(0)
 
     def once(number: int) -> None:
-        image = sitk.GetImageFromArray(generator.normal(size=generator.integers(12, 40, size=3)).astype(np.float32))
-        image.SetSpacing([float(mm) for mm in generator.uniform(0.8, 1.2, size=3)])
-        assert segment([image], model.description, model).GetSize() == image.GetSize()
+        voxels = generator.normal(size=(1, *generator.integers(12, 40, size=3))).astype(np.float32)
+        image = Image(voxels, tuple(generator.uniform(0.8, 1.2, size=3)), lambda *_: None)
+        assert segment(image, model.description, model).shape == voxels.shape[1:]
 
     levels_off(once, lambda: None, rounds=ROUNDS // 20)

@@ -1,0 +1,63 @@
+"""What readers give of a case, whatever files it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_prox.errors import ProXError
+from monai_prox.runtime.resampling import Array
+
+SAME_SPACING, SAME_DIRECTION, SAME_ORIGIN = 1e-3, 1e-2, 0.5  # between channels: mm, cosines, voxels
+
+
+@dataclass(frozen=True)
+class Image:
+    """A case, its axes as its reader has them.
+
+    voxels: (C, z, y, x), of images of two axes one slice; spacing: (z, y, x) in mm. save: writes labels, (z, y, x), as a file
+    on the grid of the case's files.
+    """
+
+    voxels: Array
+    spacing: tuple[float, ...]
+    save: Callable[[NDArray[np.integer], Path], None]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a file are. size: voxels per axis, x first; direction: of cosines, row by row."""
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    def __str__(self) -> str:
+        direction = [round(cosine, 2) for cosine in self.direction]
+        return f"{self.size} voxels of {self.spacing} mm from {self.origin}, turned by {direction}"
+
+
+def check_one_grid(grids: Sequence[Grid]) -> None:
+    """Raises ProXError unless all channels lie on one grid."""
+    first = grids[0]
+    for grid in grids[1:]:
+        if (
+            grid.size != first.size
+            or not np.allclose(grid.spacing, first.spacing, atol=SAME_SPACING)
+            or not np.allclose(grid.direction, first.direction, atol=SAME_DIRECTION)
+            or np.max(np.abs(np.subtract(grid.origin, first.origin)) / np.abs(first.spacing)) > SAME_ORIGIN
+        ):
+            raise ProXError(f"the channels lie on different grids: {first}; and {grid}")
+
+
+def stacked(channels: Sequence[NDArray[np.generic]]) -> Array:
+    """Arrays (z, y, x) -> (C, z, y, x) of float32, which nothing else refers to."""
+    voxels = np.empty((len(channels), *channels[0].shape), np.float32)
+    for place, channel in zip(voxels, channels, strict=True):
+        place[...] = channel
+    return voxels

@@ -1,0 +1,118 @@
+"""NIfTI files by nibabel, as nnU-Net's NibabelIO and NibabelIOWithReorient and MONAI's LoadImage read and write them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from numpy.typing import NDArray
+
+from monai_prox.errors import ProXError
+from monai_prox.runtime.images import Grid, Image, check_one_grid, stacked
+
+
+def read(files: Sequence[Path], orientation: str | None) -> Image:
+    """A file per channel, of three axes. orientation: axis codes that they are turned to, None for the files' own axes."""
+    images, arrays, grids = [], [], []
+    for file in files:
+        image = _load(file, orientation)
+        if image.ndim != 3:
+            raise ProXError(f"{file} is an image of {image.ndim} axes; expected 3, and a file per channel")
+        images.append(image)
+        arrays.append(_voxels(file, image).T)  # (z, y, x)
+        sizes = voxel_sizes(image.affine)
+        direction = image.affine[:3, :3] / np.where(sizes == 0, 1, sizes)
+        zooms = tuple(float(mm) for mm in image.header.get_zooms())
+        grids.append(Grid(image.shape, zooms, tuple(image.affine[:3, 3].tolist()), tuple(direction.ravel().tolist())))
+    check_one_grid(grids)
+    original = images[0] if orientation is None else _opened(files[0])
+    save = partial(_save, images[0].affine, original.affine, orientation)
+    return Image(stacked(arrays), grids[0].spacing[::-1], save)
+
+
+def read_whole(file: Path, orientation: str | None) -> Image:
+    """One file, whose channels are its fourth axis if it has one. Spacing is that of the affine, which MONAI may mend."""
+    image = _load(file, orientation, mended=True)
+    if image.ndim not in (3, 4):
+        raise ProXError(f"{file} has {image.ndim} axes; expected 3, or 4 of which the last is for channels")
+    voxels = _voxels(file, image)
+    channels = [voxels.T] if image.ndim == 3 else list(voxels.T)
+    sizes = voxel_sizes(image.affine)
+    spacing = tuple(float(mm) for mm in np.where(sizes == 0, 1, sizes)[::-1])
+    save = partial(_save, image.affine, _mended(_opened(file)).affine, orientation)
+    return Image(stacked(channels), spacing, save)
+
+
+def read_labels(path: Path, orientation: str | None, *, mended: bool = False) -> NDArray[Any]:
+    """(z, y, x); a fourth axis of one channel is left out. mended: as MONAI reads them."""
+    labels = _voxels(path, _load(path, orientation, mended=mended)).T
+    whole: NDArray[Any] = labels[0] if labels.ndim == 4 and len(labels) == 1 else labels
+    return whole
+
+
+def _opened(file: Path) -> Any:
+    """The image, of which only the header is read."""
+    try:
+        return nib.load(file)
+    except Exception as error:  # nibabel, gzip and zlib have each their own
+        raise ProXError(f"{file} cannot be read: {' '.join(str(error).split()):.160}") from None
+
+
+def _load(file: Path, orientation: str | None, *, mended: bool = False) -> Any:
+    image = _mended(_opened(file)) if mended else _opened(file)
+    if orientation is None:
+        return image
+    try:
+        return image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation)))
+    except Exception as error:  # an axis that points nowhere, or voxels that cannot be read
+        raise ProXError(f"{file} cannot be turned to {orientation}: {' '.join(str(error).split()):.160}") from None
+
+
+def _voxels(file: Path, image: Any) -> NDArray[Any]:
+    """(x, y, z, ...)."""
+    try:
+        voxels: NDArray[Any] = np.asanyarray(image.dataobj)
+    except Exception as error:
+        raise ProXError(f"{file} cannot be read: {' '.join(str(error).split()):.160}") from None
+    if voxels.dtype.kind not in "buif":
+        raise ProXError(f"{file} has voxels of the type {voxels.dtype}, which are no plain numbers")
+    return voxels
+
+
+def _mended(image: Any) -> Any:
+    """``image`` with the affine that MONAI's reader gives it: the qform, if it has the spacing of pixdim and the sform has not.
+
+    Of four axes MONAI compares also the fourth column of the affine, so that hardly any qform has it.
+    """
+    axes = image.ndim
+
+    def agrees(affine: NDArray[np.float64]) -> bool:
+        sizes = np.sqrt((affine[:axes, :axes] ** 2).sum(0))
+        return bool(np.allclose(image.header.get_zooms(), np.where(sizes == 0, 1, sizes)))
+
+    if not hasattr(image, "get_sform") or axes > 4 or agrees(image.affine):
+        return image
+    sform, qform = image.get_sform(), image.get_qform()
+    if image.header["sform_code"] != 0 and not agrees(sform) and agrees(qform):
+        image.set_sform(qform)
+    return image
+
+
+def _save(
+    turned: NDArray[np.float64],
+    original: NDArray[np.float64],
+    orientation: str | None,
+    labels: NDArray[np.integer],
+    path: Path,
+) -> None:
+    """turned, original: the affines of ``labels``, (z, y, x), and of the file."""
+    image = nib.Nifti1Image(labels.T, turned)
+    if orientation is not None:
+        image = image.as_reoriented(ornt_transform(axcodes2ornt(orientation), io_orientation(original)))
+    nib.save(image, path)
