@@ -167,7 +167,9 @@ def test_dice_is_over_what_occurs_or_is_predicted() -> None:
     classes = {"background": 0, "a": 1, "b": 2}
     one, nothing = np.array([0, 1, 1, 0]), np.zeros(4, int)
     assert dice_of(one, one, classes) == 1, "b is nowhere"
-    assert dice_of(nothing, nothing, classes) == 1
+    assert np.isnan(dice_of(nothing, nothing, classes)), "nothing was there to be found, and nothing says how well it was"
+    for labels in ({"background": 0}, {"background": 0, "ignore": 1}, {"a": 0, "b": [0, 0]}):
+        refused("there is nothing to score: the labels", dice_of, one, one, labels)
     assert dice_of(np.array([0, 1, 2, 0]), one, classes) == pytest.approx((2 / 3 + 0) / 2)
     assert dice_of(np.array([0, 1, 2, 0]), one, {"background": 0, "whole": [1, 2], "b": 2}) == pytest.approx((1 + 0) / 2)
     sparse = np.array([3, 1, 1, 3])

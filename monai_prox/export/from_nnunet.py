@@ -18,6 +18,7 @@ from monai_prox.errors import ProXError, refusing
 from monai_prox.export.bundle import Prediction, resampling
 from monai_prox.export.nnunet import member_plans
 from monai_prox.families.unet import build_network
+from monai_prox.nnunet.dataset import channels_of, outputs_of
 from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder
 
 PER_AXIS = ("kernel_sizes", "strides")
@@ -53,11 +54,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
     _check_repeatable(plans, configuration, model.dataset["file_ending"])
     order = _order(plans["transpose_forward"])
     labels = PlansManager(plans).get_label_manager(model.dataset)
-    values = {name: value for name, value in model.dataset["labels"].items() if name != "ignore"}
-    outputs = tuple(name for name in values if values[name] not in (0, [0], (0,)))
-    if not labels.has_regions:
-        outputs = tuple(sorted(values, key=values.__getitem__))
-    channels = tuple(model.dataset["channel_names"][key] for key in sorted(model.dataset["channel_names"], key=int))
+    channels = channels_of(model.dataset)
     architecture = turned_architecture(configuration["architecture"], order)
     network = build_network(architecture, input_channels=len(channels), num_classes=labels.num_segmentation_heads)
     network.load_state_dict(turned_weights(supernet.extract(subnet), order))
@@ -75,7 +72,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
         architecture=architecture,
         channels=channels,
         modality="CT" if any(channel.casefold() == "ct" for channel in channels) else "MR",
-        outputs=outputs,
+        outputs=outputs_of(model.dataset),
         patch_size=tuple(int(configuration["patch_size"][axis]) for axis in order),
         spacing=tuple(spacing),
         metrics={f"dice {label}": value for label, value in measured.items() if value is not None},

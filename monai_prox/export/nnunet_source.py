@@ -16,6 +16,7 @@ from monai_prox.errors import ProXError, refusing
 from monai_prox.evaluation import SegmentedCases, find_labelled
 from monai_prox.export.nnunet import member_plans
 from monai_prox.export.source import FILES, FOLDERS
+from monai_prox.nnunet.dataset import channels_of
 from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder
 from monai_prox.runtime.description import READERS, SCHEMES, Description, Normalisation, Resampling
 from monai_prox.space import Subnet
@@ -120,13 +121,12 @@ def describe(
         if value not in allowed:
             raise ProXError(f"the plan's {key} is {value}; the runtime repeats {', '.join(allowed)}")
     labels = PlansManager(dict(plans)).get_label_manager(dict(dataset))
-    channels = dataset.get("channel_names") or dataset["modality"]  # as older datasets call them
     return Description(
         member=member,
         subnet=subnet,
         task=plans["dataset_name"],
         source=source,
-        channels=tuple(channels[key] for key in sorted(channels, key=int)),
+        channels=channels_of(dataset),
         labels=dataset["labels"],
         regions=tuple(dataset["regions_class_order"]) if labels.has_regions else None,
         outputs=labels.num_segmentation_heads,

@@ -19,6 +19,7 @@ from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import read_json
 from monai_prox.members import check_family, find_member
 from monai_prox.nnunet.checkpoint import load_checkpoint
+from monai_prox.nnunet.dataset import normalised
 from monai_prox.nnunet.open_part import ENTRY
 from monai_prox.nnunet.plans import family_of
 from monai_prox.space import Subnet
@@ -67,7 +68,8 @@ class ModelFolder:
                 f"{path} is not a trained model folder: it has no plans.json; expected e.g. "
                 "nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
             )
-        plans, dataset = _read(path / "plans.json", PLANS), _read(path / "dataset.json", DATASET)
+        plans = _read(path / "plans.json", PLANS)
+        dataset = normalised(_read(path / "dataset.json", DATASET), path / "dataset.json")
         _check_names(path / "plans.json", plans, ("dataset_name", "plans_name"))
         _check_names(path / "dataset.json", dataset, ("file_ending",))
         name = path.name.split("__")[-1]

@@ -93,7 +93,7 @@ def _of(one: Scored) -> dict[str, Any]:
         "subnet": one.subnet.to_json(),
         "score": one.score,
         "standard_error": one.standard_error,
-        "cases": len(one.scores),
+        "cases": one.cases,
         "price": asdict(one.price),
     }
 
@@ -125,5 +125,5 @@ def front_table(scored: Sequence[tuple[str, Scored]], axes: Sequence[str], measu
     for title, one in scored:
         error = "" if one.standard_error is None else f" ± {one.standard_error:.3f}"
         costs = [count(one.price.of(name)) for name in axes]
-        table.add_row(title, *costs, f"{one.score:.4f}{error} ({len(one.scores)})")
+        table.add_row(title, *costs, f"{one.score:.4f}{error} ({one.cases})")
     return table

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from hashlib import sha256
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -36,21 +37,29 @@ FINALIST = "finalist"  # begins the names of a study's attributes that hold scor
 
 @dataclass(frozen=True)
 class Scored:
-    """A member with what it costs, and its scores by case."""
+    """A member with what it costs, and its scores by case, NaN where there was nothing to score; one is a number at least."""
 
     subnet: Subnet
     price: Price
     scores: dict[str, float]
 
     @property
+    def _known(self) -> list[float]:
+        return [score for score in self.scores.values() if not isnan(score)]
+
+    @property
+    def cases(self) -> int:
+        """How many the score is of."""
+        return len(self._known)
+
+    @property
     def score(self) -> float:
-        return float(np.mean(list(self.scores.values())))
+        return float(np.mean(self._known))
 
     @property
     def standard_error(self) -> float | None:
         """Of the mean over the cases; None of a single case."""
-        count = len(self.scores)
-        return float(np.std(list(self.scores.values()), ddof=1) / count**0.5) if count > 1 else None
+        return float(np.std(self._known, ddof=1) / self.cases**0.5) if self.cases > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +175,8 @@ class Search:
             else:
                 scores = self._elsewhere(subnet, names) or dict(zip(names, self._scores(subnet, self.subset), strict=True))
             scored = Scored(subnet, self.prices.of(subnet), scores)
+            if not scored.cases:
+                raise ProXError(f"no class occurs in, or is predicted for, the cases {', '.join(names)}; score on more --cases")
             trial.set_user_attr("subnet", subnet.to_json())
             trial.set_user_attr("scores", scores)
             study.tell(trial, [scored.score, *(scored.price.of(name) for name in self.minimise)])
