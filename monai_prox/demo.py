@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from monai_prox.decathlon import download
 from monai_prox.errors import ProXError
+from monai_prox.export.folder import check_replaceable
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import read_json, write_json
 from monai_prox.nnunet.model_folder import ModelFolder
@@ -65,6 +66,9 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
         step = _Steps(bars, log)
         with step("Task into nnU-Net's raw format", 1):
             identifier, dataset = convert_task(_find_task(demo.task, work))
+        trained = work / "nnUNet_results" / dataset
+        for name in EXPORTED:  # said now, and not after the training
+            check_replaceable(trained / f"nnUNetTrainer__{PLANS}-prox-{name}__{CONFIGURATION}")
         preprocessed = work / "nnUNet_preprocessed" / dataset
         with step("Plan and preprocess", 100) as bar:
             if not is_preprocessed(dataset, f"nnUNetPlans_{CONFIGURATION}"):
@@ -74,7 +78,7 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
         with step(f"Train the supernet, {demo.trainer}", 100) as bar:
             command = ["nnUNetv2_train", str(identifier), CONFIGURATION, "0", "-tr", demo.trainer, "-p", PLANS]
             step.run([*command, "-device", demo.device], _training_percent(demo.trainer, bar))
-        model = ModelFolder.open(work / "nnUNet_results" / dataset / f"{demo.trainer}__{PLANS}__{CONFIGURATION}")
+        model = ModelFolder.open(trained / f"{demo.trainer}__{PLANS}__{CONFIGURATION}")
         members = {member["name"]: member for member in model.family()["members"]}
         exported = [name for name in EXPORTED if name in members]
         with step("Export members", len(exported)) as bar:
@@ -216,7 +220,8 @@ def _held_out_images(work: Path, dataset: str, preprocessed: Path, cases: int) -
     folder = work / "held_out"
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
-        old.unlink()
+        if old.is_symlink():
+            old.unlink()
     for case in json.loads((preprocessed / "splits_final.json").read_text())[0]["val"][:cases]:
         for image in (work / "nnUNet_raw" / dataset / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9].nii.gz"):
             (folder / image.name).symlink_to(image)

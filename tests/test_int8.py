@@ -116,6 +116,25 @@ def test_what_calibrates_does_not_measure(tmp_path: Path) -> None:
     assert Model(after).description == scan
     assert compare(before, after, cases, "accuracy", most_loss=0) == Loss("accuracy", 2, 2, calibrated=2, measured=2)
 
+    empty: Any = Empty()
+    assert compare(before, after, empty, "dice", most_loss=0) == Loss("dice", 1, 1, calibrated=2, measured=1)
+    nothing: Any = Nothing()
+    refused("no class occurs in, or is predicted for, the 2 cases", compare, before, after, nothing, "dice", most_loss=1)
+
+
+class Empty(Bright):
+    """Of the second and the fourth case the fourth has no class, and none is predicted."""
+
+    def scores(self, which: Sequence[int], description: ScanDescription, network: Model) -> list[float]:
+        return [1.0 if index < 3 else float("nan") for index in which]
+
+
+class Nothing(Bright):
+    """No case has a class."""
+
+    def scores(self, which: Sequence[int], description: ScanDescription, network: Model) -> list[float]:
+        return [float("nan") for _ in which]
+
 
 def test_every_case_calibrates_or_measures() -> None:
     for count in range(2, 8):

@@ -37,6 +37,11 @@ def member_plans(model: ModelFolder, supernet: SuperNet, name: str, subnet: Subn
     return plans
 
 
+def stock_folder(model: ModelFolder, plans_name: str) -> Path:
+    """Where ``nnUNetv2_predict -tr nnUNetTrainer -p plans_name`` looks, if ``model`` is in nnUNet_results."""
+    return model.path.parent / f"{STOCK_TRAINER}__{plans_name}__{model.configuration_name}"
+
+
 def export_nnunet(
     model: ModelFolder, which: str, output: Path | None = None, *, overwrite: bool = False, fine_tune: bool = False
 ) -> Path:
@@ -45,14 +50,14 @@ def export_nnunet(
     output: the folder; None for the place where ``nnUNetv2_predict -tr nnUNetTrainer -p PLANS`` looks, beside ``model``.
     fine_tune: puts the plans beside the preprocessed data too, for ``nnUNetv2_train ... -pretrained_weights``.
 
-    Raises ProXError for an unknown or illegal member, one that a fold has closed, an existing folder without ``overwrite`` and
-    where nothing can be written; then no part of the folder is left.
+    Raises ProXError for an unknown or illegal member, one that a fold has closed, an existing folder without ``overwrite`` or
+    with what was not exported, such as a training's results, and where nothing can be written; then no part of it is left.
     """
     name, subnet = model.member(which)
     supernet = model.supernet_with(subnet, model.checkpoint(model.folds[0]))
     plans = member_plans(model, supernet, name, subnet)
     plans_name, configuration = plans["plans_name"], model.configuration_name
-    output = output or model.path.parent / f"{STOCK_TRAINER}__{plans_name}__{configuration}"
+    output = output or stock_folder(model, plans_name)
     plan_file = _preprocessed(model) / f"{plans_name}.json" if fine_tune else None
     beside_data = plans
     if plan_file is not None and plan_file.exists():
@@ -60,7 +65,7 @@ def export_nnunet(
         if not overwrite and existing.get(configuration, own[configuration]) != own[configuration]:
             raise ProXError(f"{plan_file} is the plan of another member; give the subnet another name, or --overwrite")
         beside_data = plans | {"configurations": existing | own}
-    with new_folder(output, overwrite=overwrite, is_exported=_is_exported) as folder:
+    with new_folder(output, overwrite=overwrite) as folder:
         _write_model(model, folder, subnet, plans)
         if plan_file is not None:
             write_json(beside_data, plan_file)
@@ -104,11 +109,6 @@ def _write_model(model: ModelFolder, folder: Path, subnet: Subnet, plans: dict[s
             shutil.copyfile(summary, target / "validation" / "summary.json")
         else:
             write_json(NOT_VALIDATED, target / "validation" / "summary.json")
-
-
-def _is_exported(folder: Path) -> bool:
-    plans = folder / "plans.json"
-    return plans.is_file() and EXPORTED in str(read_json(plans).get("plans_name"))
 
 
 def _preprocessed(model: ModelFolder) -> Path:
