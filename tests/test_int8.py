@@ -154,10 +154,10 @@ def test_where_nothing_was_held_out_nothing_is_measured(
 ) -> None:
     """Its Dice would be that of cases that it knows."""
 
-    def held_out(fold: int | None = None, dataset: Path | None = None) -> SegmentedCases:
+    def held_out(fold: str | None = None, dataset: Path | None = None) -> SegmentedCases:
         return NNUNetSource.open(model.path, fold=fold, dataset=dataset).held_out()
 
-    refused("no finished fold_3", held_out, fold=3)
+    refused("no finished fold_3", held_out, fold="fold_3")
     hold_out(model, ["case_1", "case_9"])
     refused("lacks 1 of the 2 cases, with labels, that were held out in training, the first is case_9", held_out)
     refused("has no imagesTr", held_out, dataset=tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -42,19 +43,34 @@ def stock_folder(model: ModelFolder, plans_name: str) -> Path:
     return model.path.parent / f"{STOCK_TRAINER}__{plans_name}__{model.configuration_name}"
 
 
+def is_found_by_name(model: ModelFolder, folder: Path, plans_name: str) -> bool:
+    """Whether ``nnUNetv2_predict -p plans_name`` finds ``folder``, which it looks for in nnUNet_results only."""
+    results, found = os.environ.get("nnUNet_results"), model.path.parent
+    there = results is not None and Path(results, model.plans["dataset_name"]).resolve() == found
+    return there and folder.resolve() == stock_folder(model, plans_name)
+
+
 def export_nnunet(
-    model: ModelFolder, which: str, output: Path | None = None, *, overwrite: bool = False, fine_tune: bool = False
+    model: ModelFolder,
+    which: str,
+    output: Path | None = None,
+    *,
+    folds: Sequence[str] = (),
+    overwrite: bool = False,
+    fine_tune: bool = False,
 ) -> Path:
-    """Writes the member ``which`` of all finished folds as a model folder of nnU-Net's own trainer, and returns it.
+    """Writes the member ``which`` as a model folder of nnU-Net's own trainer, and returns it.
 
     output: the folder; None for the place where ``nnUNetv2_predict -tr nnUNetTrainer -p PLANS`` looks, beside ``model``.
+    folds: such as "fold_0"; all that are finished if none is named.
     fine_tune: puts the plans beside the preprocessed data too, for ``nnUNetv2_train ... -pretrained_weights``.
 
-    Raises ProXError for an unknown or illegal member, one that a fold has closed, an existing folder without ``overwrite`` or
+    Raises ProXError for an unknown or illegal member, a fold that is not there, a member that a fold has closed, an existing folder without ``overwrite`` or
     with what was not exported, such as a training's results, and where nothing can be written; then no part of it is left.
     """
     name, subnet = model.member(which)
-    supernet = model.supernet_with(subnet, model.checkpoint(model.folds[0]))
+    folds = [model.finished(fold) for fold in folds] or model.folds
+    supernet = model.supernet_with(subnet, model.checkpoint(folds[0]))
     plans = member_plans(model, supernet, name, subnet)
     plans_name, configuration = plans["plans_name"], model.configuration_name
     output = output or stock_folder(model, plans_name)
@@ -66,19 +82,19 @@ def export_nnunet(
             raise ProXError(f"{plan_file} is the plan of another member; give the subnet another name, or --overwrite")
         beside_data = plans | {"configurations": existing | own}
     with new_folder(output, overwrite=overwrite) as folder:
-        _write_model(model, folder, subnet, plans)
+        _write_model(model, folder, folds, subnet, plans)
         if plan_file is not None:
             write_json(beside_data, plan_file)
     return output
 
 
-def _write_model(model: ModelFolder, folder: Path, subnet: Subnet, plans: dict[str, Any]) -> None:
+def _write_model(model: ModelFolder, folder: Path, folds: Sequence[str], subnet: Subnet, plans: dict[str, Any]) -> None:
     write_json(plans, folder / "plans.json")
     write_json(model.dataset, folder / "dataset.json")
     fingerprint = model.path / "dataset_fingerprint.json"
     if fingerprint.is_file():
         shutil.copyfile(fingerprint, folder / fingerprint.name)
-    for fold in model.folds:
+    for fold in folds:
         checkpoint = model.checkpoint(fold)
         network = model.supernet_with(subnet, checkpoint).extract(subnet)
         target = folder / fold

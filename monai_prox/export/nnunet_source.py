@@ -40,12 +40,13 @@ class NNUNetSource:
     fold: str
     dataset: Path | None
     measure: str = "dice"
+    classifies: bool = False
 
     @classmethod
-    def open(cls, path: Path, *, fold: int | None = None, dataset: Path | None = None) -> NNUNetSource:
+    def open(cls, path: Path, *, fold: str | None = None, dataset: Path | None = None) -> NNUNetSource:
         """Raises ProXError where ``path`` is no finished model folder, or has no such fold."""
         model = ModelFolder.open(path)
-        return cls(model, model.finished(None if fold is None else f"fold_{fold}"), dataset)
+        return cls(model, model.finished(fold), dataset)
 
     @property
     def path(self) -> Path:

@@ -28,6 +28,7 @@ from monai_prox.supernet import SuperNet
 FINAL = "checkpoint_final.pth"
 PLANS = {"configurations": dict, "dataset_name": str, "plans_name": str}  # what is read before nnU-Net reads the rest
 DATASET = {"labels": dict, "file_ending": str}
+FOLD = re.compile(r"fold_([0-9]|[1-9][0-9]+|all)")  # as nnU-Net names them
 NAME = re.compile(r"(?!\.+$)[\w. +-]+")
 UNUSABLE = "the model folder's files cannot be used"
 
@@ -77,7 +78,8 @@ class ModelFolder:
             raise ProXError(
                 f"the folder's name must end in __CONFIGURATION, one of {', '.join(plans['configurations'])}; got {path.name}"
             )
-        folds = tuple(sorted(fold.name for fold in path.glob("fold_*") if (fold / FINAL).is_file()))
+        finished = [fold.name for fold in path.glob("fold_*") if FOLD.fullmatch(fold.name) and (fold / FINAL).is_file()]
+        folds = tuple(sorted(finished, key=lambda fold: (len(fold), fold)))  # fold_10 comes after fold_2, fold_all last
         if not folds:
             raise ProXError(f"no fold of {path} has a {FINAL}; finish the training first: nnUNetv2_train ... --c")
         return cls(path, plans, dataset, name, folds)
