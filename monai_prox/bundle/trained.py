@@ -225,7 +225,7 @@ class TrainedBundle:
     @refusing(UNUSABLE)
     def measured(self, subnet: Subnet) -> dict[str, float]:
         """Scores by class of ``subnet`` as its training measured them with the weights that are there; {} where it did not."""
-        same = [member for member in self.family()["members"] if Subnet.from_json(member["subnet"]) == subnet]
+        same = [member for member in self.family()["members"] if dict(Subnet.from_json(member["subnet"])) == dict(subnet)]
         return dict(same[0][self.measure] or {}) if same else {}
 
     def supernet(self) -> SuperNet:

@@ -70,7 +70,7 @@ def export_nnunet(
     """
     name, subnet = model.member(which)
     folds = [model.finished(fold) for fold in folds] or model.folds
-    supernet = model.supernet_with(subnet, model.checkpoint(folds[0]))
+    supernet, subnet = model.supernet_with(subnet, model.checkpoint(folds[0]))
     plans = member_plans(model, supernet, name, subnet)
     plans_name, configuration = plans["plans_name"], model.configuration_name
     output = output or stock_folder(model, plans_name)
@@ -96,7 +96,7 @@ def _write_model(model: ModelFolder, folder: Path, folds: Sequence[str], subnet:
         shutil.copyfile(fingerprint, folder / fingerprint.name)
     for fold in folds:
         checkpoint = model.checkpoint(fold)
-        network = model.supernet_with(subnet, checkpoint).extract(subnet)
+        network = model.supernet_with(subnet, checkpoint)[0].extract(subnet)
         target = folder / fold
         (target / "validation").mkdir(parents=True)
         init_args = checkpoint["init_args"]

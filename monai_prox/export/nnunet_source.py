@@ -78,8 +78,7 @@ class NNUNetSource:
 
     def member(self, which: str) -> tuple[str, Subnet]:
         name, subnet = self.model.member(which)
-        self.model.check(subnet, self.supernet, self._checkpoint)
-        return name, subnet
+        return name, self.model.check(subnet, self.supernet, self._checkpoint)
 
     def network(self, subnet: Subnet) -> nn.Module:
         return self.supernet.extract(subnet)

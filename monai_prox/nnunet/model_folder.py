@@ -123,17 +123,19 @@ class ModelFolder:
             open=closed,
         )
 
-    def supernet_with(self, subnet: Subnet, checkpoint: dict[str, Any]) -> SuperNet:
-        """``supernet``, of which ``subnet`` has to be a member. Raises ProXError with the fold and the reason if it is none."""
+    def supernet_with(self, subnet: Subnet, checkpoint: dict[str, Any]) -> tuple[SuperNet, Subnet]:
+        """``supernet``, and its member ``subnet`` in normal form. Raises ProXError as ``check`` does."""
         supernet = self.supernet(checkpoint)
-        self.check(subnet, supernet, checkpoint)
-        return supernet
+        return supernet, self.check(subnet, supernet, checkpoint)
 
     @staticmethod
-    def check(subnet: Subnet, supernet: SuperNet, checkpoint: dict[str, Any]) -> None:
-        """Raises ProXError, with the fold and the reason, if ``subnet`` is no member of the checkpoint's ``supernet``."""
+    def check(subnet: Subnet, supernet: SuperNet, checkpoint: dict[str, Any]) -> Subnet:
+        """``subnet`` in normal form.
+
+        Raises ProXError, with the fold and the reason, if it is no member of the checkpoint's ``supernet``.
+        """
         try:
-            supernet.family.space.check(subnet)
+            return supernet.family.space.check(subnet)
         except ProXError as error:
             closed = ", ".join(checkpoint["prox"]["engine"].get("closed", {}))
             why = f", whose training has closed choices of {closed}," if closed else ""
@@ -186,7 +188,7 @@ class ModelFolder:
         family = self.family_of(fold)
         if family.get("validated_epoch") != epoch:
             return None
-        same = [member for member in family["members"] if Subnet.from_json(member["subnet"]) == subnet]
+        same = [member for member in family["members"] if dict(Subnet.from_json(member["subnet"])) == dict(subnet)]
         return same[0] if same else None
 
     @refusing(UNUSABLE)
