@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from nnunet_task import attempt, bare_model, bare_plans, environment, run, write_held_out
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages.journal import JournalFileSymlinkLock
 from playwright.sync_api import Page, sync_playwright
 from refusals import refused
 from torch import nn
@@ -39,7 +40,7 @@ from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
 from monai_prox.search.report import write_report
 from monai_prox.search.storage import open_storage
-from monai_prox.search.study import Search, SearchProgress, runnable
+from monai_prox.search.study import POPULATION, Scored, Search, SearchProgress, runnable
 from monai_prox.supernet import SuperNet
 
 pytest_plugins = ["nnunet_fixtures"]
@@ -300,13 +301,20 @@ TOY = UNetFamily(
 )
 
 
-@pytest.mark.parametrize("sampler", ["random", "nsga2"])
-def test_what_is_proposed_is_by_the_seed_and_another_in_every_process(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each process draws by the number of its first trial, too; that trial itself is what no seed decides."""
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A family without training, whose every member scores 0.5."""
     cases = SimpleNamespace(names=["case"], fingerprint=lambda: "")
-    toy: Any = SimpleNamespace(supernet=SuperNet(TOY), size=TOY.patch_size, held_out=lambda: cases)
     monkeypatch.setattr(Search, "_scores", lambda self, subnet, which: [0.5] * len(which))
     monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
+    return SimpleNamespace(supernet=SuperNet(TOY), size=TOY.patch_size, held_out=lambda: cases)
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsga2"])
+def test_what_is_proposed_is_by_the_seed_and_another_in_every_process(
+    sampler: str, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process draws by the number of its first trial, too."""
 
     def proposals(storage: BaseStorage, seed: int, trials: int) -> list[dict[str, int]]:
         """All of a search, in the order of its trials, after a process has searched on."""
@@ -318,10 +326,32 @@ def test_what_is_proposed_is_by_the_seed_and_another_in_every_process(sampler: s
     one, same, other = (InMemoryStorage() for _ in range(3))
     begun = proposals(one, 3, 10)
     assert begun == proposals(same, 3, 10) != proposals(other, 4, 10)
-    after = proposals(one, 3, 16)
-    assert after[: len(begun)] == begun
-    drawn, joined = begun[-4:], after[len(begun) + 1 :]  # the probes and the cheapest come before them
+    after, twin = proposals(one, 3, 16), proposals(same, 3, 16)
+    assert after[: len(begun)] == begun and after == twin, "the first trial of a search that goes on, too"
+    drawn, joined = begun[-4:], after[len(begun) :]  # the probes and the cheapest come before them
     assert len(joined) >= 4 and not any(params in drawn for params in joined)
+
+
+def test_whoever_goes_on_proposes_children_of_what_is_known(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first proposal on: NSGA-II's have parents among the members that were scored, others' are drawn blindly."""
+    storage = InMemoryStorage()
+    monkeypatch.setattr("monai_prox.search.study.open_storage", lambda _: storage)
+    known = POPULATION + 5  # the probes are no part of a generation
+    search_of(toy, Path("nowhere"), trials=known).run()
+    going_on = search_of(toy, Path("nowhere"), trials=known + 1)
+    study = going_on._study()
+    number = study.ask(going_on._distributions).number
+    attributes = study.get_trials()[number].system_attrs
+    assert attributes["NSGAIISampler:generation"] == 1, "the members that are known are generation 0"
+
+
+def test_cases_without_any_class_count_nothing(toy: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A member that finds nothing where nothing is gets no score for that, as in nnU-Net's own evaluation."""
+    price = Prices(TOY, TOY.patch_size).of(TOY.space.smallest())
+    one = Scored(TOY.space.smallest(), price, {"a": 0.5, "empty": float("nan"), "b": 0.7})
+    assert one.score == pytest.approx(0.6) and one.cases == 2 and one.standard_error == pytest.approx(0.1)
+    monkeypatch.setattr(Search, "_scores", lambda self, subnet, which: [float("nan")] * len(which))
+    refused("no class occurs in, or is predicted for, the cases case; score on more", search_of(toy, tmp_path / "s.journal").run)
 
 
 # ---------------------------------------------------------------------- the storage
@@ -341,6 +371,22 @@ def test_half_a_line_at_the_end_of_a_journal_is_left_out(torn: bytes, tmp_path: 
     assert all(json.loads(line) for line in written.splitlines())
     again = optuna.load_study(storage=open_storage(str(path)), study_name="a search")
     assert again.user_attrs == {"before": 1, "after": 2, "later": 2}
+
+
+def test_half_a_line_that_another_leaves_at_the_last_moment_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for the lock must look at the journal's end once it has it, and not before."""
+    path = tmp_path / "study.journal"
+    study = optuna.create_study(storage=open_storage(str(path)), study_name="a search")
+    acquire = JournalFileSymlinkLock.acquire
+
+    def waiting(self: JournalFileSymlinkLock) -> bool:
+        with path.open("ab") as file:
+            file.write(b'{"op_code": 3, "wor')
+        return acquire(self)
+
+    monkeypatch.setattr(JournalFileSymlinkLock, "acquire", waiting)
+    study.set_user_attr("after", 1)
+    assert optuna.load_study(storage=open_storage(str(path)), study_name="a search").user_attrs == {"after": 1}
 
 
 def test_a_journal_of_nothing_but_half_a_line_begins_anew(tmp_path: Path) -> None:

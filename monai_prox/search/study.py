@@ -27,6 +27,7 @@ from monai_prox.probes import choose_probes
 from monai_prox.runtime.resampling import Array
 from monai_prox.search.budget import UNITS, Budget, Price, Prices, check_costs
 from monai_prox.search.front import front, fronts
+from monai_prox.search.sampler import ByFirstTrial
 from monai_prox.search.storage import open_storage
 from monai_prox.space import Subnet
 
@@ -142,7 +143,13 @@ class Search:
     def _study(self) -> optuna.Study:
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.minimise)]
         storage = open_storage(self.storage)
-        study = optuna.create_study(storage=storage, study_name=self.name, directions=directions, load_if_exists=True)
+        study = optuna.create_study(
+            storage=storage,
+            sampler=ByFirstTrial(SAMPLERS[self.sampler], self.seed),
+            study_name=self.name,
+            directions=directions,
+            load_if_exists=True,
+        )
         study.set_user_attr("family", self._trained)
         if not study.get_trials(deepcopy=False):
             probes = choose_probes(self.source.supernet, self.source.size).values() if self.sampler != "random" else ()
@@ -159,11 +166,9 @@ class Search:
         return known
 
     def _search(self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]) -> None:
-        names, stale, first = [self.held_out.names[index] for index in self.subset], 0, True
+        names, stale = [self.held_out.names[index] for index in self.subset], 0
         while len(known) < self.trials and stale < STALE:
             trial = study.ask(self._distributions)
-            if first:  # no two processes have the same trial, so none draws what another does
-                study.sampler, first = SAMPLERS[self.sampler](self.seed + trial.number), False
             subnet = self.budget.nearest(self._ranks(trial.params), self.prices)
             known |= self._known(study)
             stale = stale + 1 if subnet in known or not self.budget.allows(self.prices.of(subnet)) else 0
