@@ -289,7 +289,7 @@ def search(
 
     from monai_prox.latency.device import Device
     from monai_prox.search.budget import Budget, check_costs
-    from monai_prox.search.report import PAGE, front_table, named, write_report
+    from monai_prox.search.report import PAGE, front_table, named, report_folder, write_report
     from monai_prox.search.study import Search, SearchProgress, best_so_far
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -331,7 +331,7 @@ def search(
     console.print(front_table(list(named(result).items()), axes, source.measure))
     if known is not None:
         _say(f"{known.name}: latency predicted within {known.held_out_error:.1%} (median, of members left out)")
-    _say(f"{len(result.members)} members in {result.seconds:.0f} s; {output / PAGE}")
+    _say(f"{len(result.members)} members in {result.seconds:.0f} s; {report_folder(one, output) / PAGE}")
 
 
 profile = typer.Typer(no_args_is_help=True, help="How long members take on a device.")

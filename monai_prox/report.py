@@ -20,6 +20,7 @@ from monai_prox.schedule import Schedule
 if TYPE_CHECKING:
     from rich.table import Table
 
+UNITS = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 COLOURS = {"smallest": "#0b7285", "small": "#1c7ed6", "middle": "#7048e8", "large": "#c2255c", "largest": "#e8590c"}
 
 
@@ -41,10 +42,11 @@ class Row:
 
 
 def count(number: float) -> str:
-    """1_234_567 -> "1.23 M"."""
-    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= factor:
-            return f"{number / factor:.3g} {unit}"
+    """1_234_567 -> "1.23 M", and 999_999 -> "1 M"."""
+    rounded = float(f"{number:.3g}")
+    for unit, factor in UNITS.items():
+        if rounded >= factor:
+            return f"{rounded / factor:.3g} {unit}"
     return f"{number:.3g}"
 
 
@@ -145,7 +147,8 @@ def plot_choices(
 ) -> None:
     """Writes scores over each of the costs ``axes``, {name: label}, to ``path``, side by side.
 
-    members: costs by name, and score; finalists: the same with the score's standard error, in colour, and the front as steps.
+    members: costs by name, and score; finalists: the same with the score's standard error, in colour. The steps are the front of
+    all of them, on each axis its own.
     """
     with matplotlib.style.context("default"):
         figure = Figure(figsize=(4.2 * len(axes), 4), layout="constrained")
@@ -154,9 +157,10 @@ def plot_choices(
         ):
             place.spines[["top", "right"]].set_visible(False)
             place.scatter([c[name] for c, _ in members], [score for _, score in members], s=14, color="#ced4da", linewidth=0)
+            every = sorted((costs[name], score) for costs, score, *_ in [*members, *finalists])
+            best = list(accumulate((score for _, score in every), max))
+            place.step([cost for cost, _ in every], best, where="post", color="#a5d8ff", zorder=1)
             ordered = sorted(finalists, key=lambda one: one[0][name])
-            best = list(accumulate((score for _, score, _ in ordered), max))
-            place.step([c[name] for c, *_ in ordered], best, where="post", color="#a5d8ff", zorder=1)
             errors = [error or 0 for *_, error in ordered]
             style: dict[str, Any] = {"fmt": "o", "color": COLOURS["small"], "markersize": 5, "elinewidth": 1, "zorder": 2}
             place.errorbar([c[name] for c, *_ in ordered], [score for _, score, _ in ordered], yerr=errors, **style)
