@@ -433,22 +433,24 @@ def _say(first: str, *rest: str) -> None:
 @app.command()
 def family(model: ModelArgument, as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False) -> None:
     """List the members of a trained family that have names."""
-    from monai_prox.report import Row, family_table
+    from monai_prox.report import Row, choices_text, family_table, what_it_is
 
     if _has_family(model):
         from monai_prox.bundle.trained import TrainedBundle
 
         opened = TrainedBundle.open(model)
-        members, measure = opened.family()["members"], opened.measure
+        members, measure, scored = opened.family()["members"], opened.measure, opened.scored
     else:
         from monai_prox.nnunet.model_folder import ModelFolder
 
-        members, measure = ModelFolder.open(model).family()["members"], "dice"
+        folder = ModelFolder.open(model)
+        members, measure, scored = folder.family()["members"], "dice", folder.scored
     if as_json:
         print(json.dumps(members, indent=2))
     else:
-        rows = [Row(m["name"], m["parameters"], m["macs"], m[measure] or {}) for m in members]
-        console.print(family_table(rows, measure))
+        rows = [Row(m["name"], m["parameters"], m["macs"], m[measure] or {}, choices=what_it_is(m["subnet"])) for m in members]
+        console.print(family_table(rows, measure, scored))
+        _say(*choices_text(rows))
 
 
 @app.command()

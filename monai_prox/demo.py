@@ -21,6 +21,7 @@ from monai_prox.errors import ProXError
 from monai_prox.export.folder import check_replaceable
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import read_json, write_json
+from monai_prox.nnunet.dataset import named_scores
 from monai_prox.nnunet.model_folder import ModelFolder
 from monai_prox.nnunet.task import check_task, convert_task, is_preprocessed
 from monai_prox.phantom import write_phantom_task
@@ -113,7 +114,8 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
                 rows.append(_row(step, members[name], output, preprocessed, folder))
     write_json([row.to_json() for row in rows], work / "table.json")
     plot_family(list(members.values()), work / "family.png", title=f"{dataset}: one training, {demo.trainer}")
-    console.print(family_table(rows))
+    cases = len(list(images.glob("*_0000.nii.gz")))
+    console.print(family_table(rows, "dice", f"{cases} held-out cases, by nnUNetv2_predict, which mirrors"))
     console.print(f"Plot: {work / 'family.png'}\nStock model folders:", soft_wrap=True, highlight=False, markup=False)
     for folder in folders.values():
         console.print(f"  {folder}", soft_wrap=True, highlight=False, markup=False)
@@ -241,8 +243,7 @@ def _row(step: _Steps, member: dict[str, Any], output: Path, preprocessed: Path,
     files = ["-djfile", str(folder / "dataset.json"), "-pfile", str(folder / "plans.json")]
     step.run(["nnUNetv2_evaluate_folder", str(truth), str(output), *files, "-np", "2", "--chill"], lambda _: None)
     summary = read_json(output / "summary.json")
-    labels = {str(value): label for label, value in read_json(folder / "dataset.json")["labels"].items()}
-    dice = {labels.get(key, key): values["Dice"] for key, values in summary["mean"].items()}
+    dice = named_scores({key: of["Dice"] for key, of in summary["mean"].items()}, read_json(folder / "dataset.json"))
     return Row(member["name"], member["parameters"], member["macs"], dice, seconds)
 
 

@@ -28,7 +28,8 @@ COLOURS = {"smallest": "#0b7285", "small": "#1c7ed6", "middle": "#7048e8", "larg
 class Row:
     """A member in a table.
 
-    scores: by class, None where no case has the class; seconds: per case, None where not measured.
+    scores: by class, None where no case has the class; seconds: per case, None where not measured. choices: what of the space
+    it takes, see ``what_it_is``.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Row:
     macs: int
     scores: dict[str, float | None]
     seconds: float | None = None
+    choices: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,23 +52,62 @@ def count(number: float) -> str:
     return f"{number:.3g}"
 
 
-def family_table(rows: Sequence[Row], measure: str = "dice") -> Table:
-    """measure: of the scores, by class on whole held-out cases."""
-    from rich.table import Table  # which a machine that only trains may lack
+def what_it_is(subnet: Mapping[str, Sequence[float]]) -> str:
+    """What a member is: by dimension its value, or the smallest and the largest where its stages differ; 0 is no stage."""
+    present = {name: sorted({value for value in values if value}) for name, values in subnet.items()}
+    spans = {name: [values[0], values[-1]][: len(values)] for name, values in present.items() if values}
+    return ", ".join(f"{name.replace('_', ' ')} {'-'.join(f'{value:g}' for value in span)}" for name, span in spans.items())
 
+
+def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and of every row the cells, the name being the first; what no row has is left out."""
     labels = list(dict.fromkeys(label for row in rows for label in row.scores))
-    caption = f"MACs per patch or image; {measure.capitalize()} by class on held-out cases"
-    table = Table(title="Members of the family", caption=caption)
     timed = any(row.seconds is not None for row in rows)
-    columns = ["member", "parameters", "MACs", *labels]
-    for column in [*columns, "seconds a case"] if timed else columns:
-        table.add_column(column, justify="left" if column == "member" else "right", no_wrap=column == "member")
+    head = ["member", "parameters", "MACs", *labels, *["seconds a case"] * timed]
+    body = []
     for row in rows:
         scores = [row.scores.get(label) for label in labels]
-        cells = ["-" if score is None else f"{score:.3f}" for score in scores]
+        cells = [row.name, count(row.parameters), count(row.macs), *("-" if s is None else f"{s:.3f}" for s in scores)]
         seconds = f"{row.seconds:.2f}" if row.seconds is not None else "-"
-        table.add_row(row.name, count(row.parameters), count(row.macs), *cells, *([seconds] if timed else []))
+        body.append([*cells, *[seconds] * timed])
+    return head, body
+
+
+def caption_of(measure: str, scored: str) -> str:
+    """scored: in words, what the scores are of."""
+    return (
+        "A member is a network of the family, which shares its weights with the others until it is exported. Names go by MACs, "
+        "those of a patch or image; one of fewer MACs may have more parameters. "
+        f"{measure.capitalize()} of {scored}."
+    )
+
+
+def family_table(rows: Sequence[Row], measure: str, scored: str) -> Table:
+    """measure: of the scores; scored: in words, what they are of."""
+    from rich.table import Table  # which a machine that only trains may lack
+
+    head, body = _cells(rows)
+    table = Table(title="Members of the family", caption=caption_of(measure, scored))
+    for column in head:
+        table.add_column(column, justify="left" if column == "member" else "right", no_wrap=column == "member")
+    for cells in body:
+        table.add_row(*cells)
     return table
+
+
+def choices_text(rows: Sequence[Row]) -> list[str]:
+    """A line per member, what it is."""
+    return [f"{row.name}: {row.choices}" for row in rows]
+
+
+def family_text(rows: Sequence[Row], measure: str, scored: str) -> str:
+    """The same in plain lines, for a log."""
+    head, body = _cells(rows)
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    first, *lines = (
+        "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in (head, *body)
+    )
+    return "\n".join(["Members of the family", first, *lines, caption_of(measure, scored), *choices_text(rows)])
 
 
 def plot_progress(

@@ -29,7 +29,9 @@ REGIONS = BARE_DATASET | {
     "labels": {"background": 0, "whole": [1, 2], "core": [2], "rim": 1, "nothing": [0, 0], "ignore": 3},
     "regions_class_order": ["1", 2, 1],
 }
-MANY = BARE_DATASET | {"labels": {"background": "0"} | {f"v{value}": str(value) for value in (10, 2, 1, 11, 3, 4, 5, 6, 7, 8, 9)}}
+MANY = BARE_DATASET | {
+    "labels": {"background": "0"} | {f"v{value}": str(value) for value in (10, 2, 1, 11, 3, 4, 5, 6, 7, 8, 9)}
+}
 
 
 def labels_of(dataset: dict[str, Any]) -> LabelManager:
@@ -37,7 +39,9 @@ def labels_of(dataset: dict[str, Any]) -> LabelManager:
     return manager
 
 
-@pytest.mark.parametrize("dataset", [BARE_DATASET, TEXT, LISTED, REGIONS, MANY], ids=["plain", "text", "listed", "regions", "many"])
+@pytest.mark.parametrize(
+    "dataset", [BARE_DATASET, TEXT, LISTED, REGIONS, MANY], ids=["plain", "text", "listed", "regions", "many"]
+)
 def test_nnunet_makes_the_same_of_normalised_labels(dataset: dict[str, Any]) -> None:
     normal = normalised(dataset, "dataset.json")
     before, after = labels_of(dataset), labels_of(normal)
@@ -102,7 +106,9 @@ def scored(dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Mo
 
 
 @pytest.mark.parametrize("dataset", [TEXT, LISTED], ids=["text", "listed"])
-def test_dice_is_that_of_the_same_labels_as_numbers(dataset: dict[str, Any], bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dice_is_that_of_the_same_labels_as_numbers(
+    dataset: dict[str, Any], bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, scores = scored(dataset, monkeypatch)
     assert json.loads((model.path / "dataset.json").read_text())["labels"] == dataset["labels"], "the file stays as it is"
     numbers = SegmentedCases(NNUNetSource.open(model.path).held_out().labelled, BARE_DATASET["labels"])  # type: ignore[attr-defined]

@@ -125,7 +125,8 @@ def test_folds_are_those_that_nnunet_names(model: ModelFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "folds"), [((), ["2", "10", "all"]), (("--fold", "10"), ["10"]), (("--fold", "all", "--output", "a b"), ["all"])]
+    ("options", "folds"),
+    [((), ["2", "10", "all"]), (("--fold", "10"), ["10"]), (("--fold", "all", "--output", "a b"), ["all"])],
 )
 def test_the_printed_commands_work_as_printed(
     options: tuple[str, ...], folds: list[str], model: ModelFolder, bare: Path, tmp_path: Path

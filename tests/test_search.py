@@ -352,7 +352,9 @@ def test_cases_without_any_class_count_nothing(toy: Any, monkeypatch: pytest.Mon
     one = Scored(TOY.space.smallest(), price, {"a": 0.5, "empty": float("nan"), "b": 0.7})
     assert one.score == pytest.approx(0.6) and one.cases == 2 and one.standard_error == pytest.approx(0.1)
     monkeypatch.setattr(Search, "_scores", lambda self, subnet, which: [float("nan")] * len(which))
-    refused("no class occurs in, or is predicted for, the cases case; score on more", search_of(toy, tmp_path / "s.journal").run)
+    refused(
+        "no class occurs in, or is predicted for, the cases case; score on more", search_of(toy, tmp_path / "s.journal").run
+    )
 
 
 # ---------------------------------------------------------------------- the storage
@@ -374,7 +376,9 @@ def test_half_a_line_at_the_end_of_a_journal_is_left_out(torn: bytes, tmp_path: 
     assert again.user_attrs == {"before": 1, "after": 2, "later": 2}
 
 
-def test_half_a_line_that_another_leaves_at_the_last_moment_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_line_that_another_leaves_at_the_last_moment_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever waits for the lock must look at the journal's end once it has it, and not before."""
     path = tmp_path / "study.journal"
     study = optuna.create_study(storage=open_storage(str(path)), study_name="a search")
@@ -564,4 +568,6 @@ def test_searches_lie_side_by_side_and_a_name_is_always_the_same_member(source: 
     again = write_report(search_of(source, storage, budget=budgets[1], finalists=2).run(), output)
     assert [one["name"] for one in again["finalists"]] == [one["name"] for one in found[1]["finalists"]]
     assert (folders[0] / "front.json").read_bytes() == before
-    assert name_of(Subnet.of(levels=(3,), resolution=(0.75,), width=(4, 8, 16))) == "choice-5605506b", "names that were given must mean the same in later versions"
+    assert name_of(Subnet.of(levels=(3,), resolution=(0.75,), width=(4, 8, 16))) == "choice-5605506b", (
+        "names that were given must mean the same in later versions"
+    )

@@ -181,6 +181,11 @@ class TrainedBundle:
         return str(self.data.get("measure", "dice"))
 
     @property
+    def scored(self) -> str:
+        """In words, what they are of."""
+        return "scans that training held out" if self.classifies else "whole cases that training held out, without mirroring"
+
+    @property
     @refusing(UNUSABLE)
     def kernel_transforms(self) -> bool:
         """Whether the recipe had the supernet transform its kernels."""

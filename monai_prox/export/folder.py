@@ -29,7 +29,9 @@ def check_replaceable(output: Path) -> None:
         return
     listing = output / LISTING
     if not listing.is_file():
-        raise ProXError(f"{output} is not an exported member, so it is not replaced: it has no {LISTING}; give another --output")
+        raise ProXError(
+            f"{output} is not an exported member, so it is not replaced: it has no {LISTING}; give another --output"
+        )
     data = read_json(listing)
     exported = data.get("files") if isinstance(data, dict) else None
     if not isinstance(exported, dict):

@@ -19,7 +19,7 @@ from monai_prox.export.bundle import Prediction, resampling
 from monai_prox.export.nnunet import member_plans
 from monai_prox.families.unet import build_network
 from monai_prox.nnunet.dataset import channels_of, outputs_of
-from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder
+from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder, scored_in
 
 PER_AXIS = ("kernel_sizes", "strides")
 AS_STORED, TO_RAS = ("SimpleITKIO", "NibabelIO"), "NibabelIOWithReorient"  # nnU-Net's readers, by what they do with axes
@@ -76,7 +76,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
         patch_size=tuple(int(configuration["patch_size"][axis]) for axis in order),
         spacing=tuple(spacing),
         metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
-        measured_on=f"the validation cases of {fold}, whole, by nnU-Net with its mirroring" if measured else "",
+        measured_on=scored_in(fold) if measured else "",
         licence=str(model.dataset.get("licence") or model.dataset.get("license") or ""),
         preprocessing=tuple(_preprocessing(plans, configuration, spacing)),
         postprocessing=tuple(_postprocessing(model.dataset, labels.has_regions)),

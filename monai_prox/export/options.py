@@ -58,7 +58,9 @@ def check_options(
     if int8 and any_patch:
         raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
     if any_patch and classifies:
-        raise ProXError("--any-patch is for members that segment; leave it out, for scans of any size are resized in prediction")
+        raise ProXError(
+            "--any-patch is for members that segment; leave it out, for scans of any size are resized in prediction"
+        )
     if fine_tune and format != "nnunet":
         raise ProXError(f"--fine-tune is for --format nnunet, got {format}")
     if folds and not of_nnunet:

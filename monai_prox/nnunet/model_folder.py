@@ -19,7 +19,7 @@ from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import read_json
 from monai_prox.members import check_family, find_member
 from monai_prox.nnunet.checkpoint import load_checkpoint
-from monai_prox.nnunet.dataset import normalised
+from monai_prox.nnunet.dataset import named_scores, normalised
 from monai_prox.nnunet.open_part import ENTRY
 from monai_prox.nnunet.plans import family_of
 from monai_prox.space import Subnet
@@ -30,7 +30,14 @@ PLANS = {"configurations": dict, "dataset_name": str, "plans_name": str}  # what
 DATASET = {"labels": dict, "file_ending": str}
 FOLD = re.compile(r"fold_([0-9]|[1-9][0-9]+|all)")  # as nnU-Net names them
 NAME = re.compile(r"(?!\.+$)[\w. +-]+")
+ALL = "fold_all"  # trains on all cases
 UNUSABLE = "the model folder's files cannot be used"
+
+
+def scored_in(fold: str) -> str:
+    """In words, what the Dice are of that nnU-Net's validation of ``fold`` leaves, in summary.json and family.json."""
+    cases = "cases that it was trained on, for fold_all holds none out" if fold == ALL else f"cases that {fold} held out"
+    return f"whole {cases}, by nnU-Net's validation, which mirrors"
 
 
 def _read(path: Path, wanted: Mapping[str, type]) -> dict[str, Any]:
@@ -143,17 +150,19 @@ class ModelFolder:
 
     @refusing(UNUSABLE)
     def family(self) -> dict[str, Any]:
-        """family.json, each member's Dice being the mean over the folds that have validated it.
+        """family.json, each member's Dice being the mean over the folds that have validated it on what they held out.
 
-        Where folds have closed different choices, it is that of the fold whose largest member costs least. Raises ProXError
+        fold_all holds nothing out, so its Dice are those of the family only where there is no other fold. Where folds have closed different choices, it is that of the fold whose largest member costs least. Raises ProXError
         where no fold has one, or one is none.
         """
-        families = [self.family_of(fold) for fold in self.folds if (self.path / fold / "family.json").is_file()]
+        of_folds = {fold: self.family_of(fold) for fold in self.folds if (self.path / fold / "family.json").is_file()}
+        families = list(of_folds.values())
         if not families:
             raise ProXError(f"{self.path} has no family.json; it was not trained by ProXTrainer to the end")
         merged = deepcopy(min(families, key=lambda family: max((m["macs"] for m in family["members"]), default=0)))
         for member in merged["members"]:
-            same = [m for f in families for m in f["members"] if m["subnet"] == member["subnet"]]
+            scored = [family for fold, family in of_folds.items() if fold != ALL or len(of_folds) == 1]
+            same = [m for f in scored for m in f["members"] if m["subnet"] == member["subnet"]]
             scores = [m["dice"] for m in same if m["dice"]]
             labels = list(dict.fromkeys(label for score in scores for label in score))
             means = {label: [s[label] for s in scores if s.get(label) is not None] for label in labels}
@@ -168,10 +177,20 @@ class ModelFolder:
             raise ProXError(f"{self.path} has no finished {fold}; finished are {', '.join(self.folds)}")
         return fold
 
+    @property
+    def scored(self) -> str:
+        """In words, what ``family`` has the Dice of."""
+        return scored_in("fold_all" if self.folds == (ALL,) else "the folds")
+
+    @refusing(UNUSABLE)
     def family_of(self, fold: str) -> dict[str, Any]:
-        """The family.json of one fold. Raises ProXError where it is none."""
+        """The family.json of one fold, its Dice by the labels' names. Raises ProXError where it is none."""
         path = self.path / fold / "family.json"
-        return check_family(read_json(path), path)
+        family = check_family(read_json(path), path)
+        for member in family["members"]:
+            if member["dice"]:
+                member["dice"] = named_scores(member["dice"], self.dataset)
+        return family
 
     def member(self, which: str) -> tuple[str, Subnet]:
         """Name and subnet of ``which``: a member's name in family.json, or a JSON file with a subnet.
@@ -198,8 +217,8 @@ class ModelFolder:
         Raises ProXError where it held none out, or was not validated.
         """
         summary = self.path / fold / "validation" / "summary.json"
-        if fold == "fold_all" or not summary.is_file():
-            why = "trained on all cases" if fold == "fold_all" else f"has no {summary.relative_to(self.path / fold)}"
+        if fold == ALL or not summary.is_file():
+            why = "trained on all cases" if fold == ALL else f"has no {summary.relative_to(self.path / fold)}"
             raise ProXError(f"{self.path / fold} {why}, so no case is known that it was not trained on")
         ending = self.dataset["file_ending"]
         return [Path(case["reference_file"]).name.removesuffix(ending) for case in read_json(summary)["metric_per_case"]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -35,11 +36,13 @@ from monai_prox.files import remove_unfinished, write_json, write_tensors
 from monai_prox.monitor import Monitor, comparing_interval
 from monai_prox.nnunet import case_dice
 from monai_prox.nnunet.checkpoint import load_checkpoint, plain
+from monai_prox.nnunet.dataset import named_scores, normalised
 from monai_prox.nnunet.loader_process import EndWithTraining
+from monai_prox.nnunet.model_folder import scored_in
 from monai_prox.nnunet.open_part import OpenPart
 from monai_prox.nnunet.plans import choices_of, family_of, monitor_of, recipe_of
 from monai_prox.probes import choose_probes
-from monai_prox.report import count, plot_progress
+from monai_prox.report import Row, count, family_text, plot_progress, what_it_is
 from monai_prox.schedule import find_recipe, make_schedule
 from monai_prox.space import Subnet
 from monai_prox.supernet import Member, SuperNet
@@ -407,6 +410,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             validated = {name: Path(folder, "members", name, "validation") for name in self.probes}
             validated["largest"] = Path(folder, "validation")
             self._write_family({n: load_json(str(p / "summary.json")) for n, p in validated.items()})
+            self._print_family()
 
     def _write_family(self, summaries: dict[str, Any]) -> None:
         """family.json: the probes with what they cost and, once validated, their Dice on whole cases."""
@@ -445,6 +449,21 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             "monitor": [comparison.to_json() for comparison in self.monitor.history],
         }
         write_json(plain(family), Path(self.output_folder, "family.json"))
+
+    def _print_family(self) -> None:
+        """So that the log's last Dice is not that of the member that was validated last."""
+        members = load_json(str(Path(self.output_folder, "family.json")))["members"]
+        dataset = normalised(self.dataset_json, "dataset.json")
+        rows = [
+            Row(m["name"], m["parameters"], m["macs"], named_scores(m["dice"], dataset), choices=what_it_is(m["subnet"]))
+            for m in members
+        ]
+        model = shlex.quote(str(self.output_folder_base))
+        self.print_to_log_file(family_text(rows, "dice", scored_in(f"fold_{self.fold}")))
+        self.print_to_log_file(
+            "The checkpoint predicts as the member largest. Next, one as a model of its own: "
+            f"monai-prox export {model} --subnet smallest, or the best for a budget: monai-prox search {model}"
+        )
 
     # ------------------------------------------------------------------ checkpoints
     def save_checkpoint(self, filename: str) -> None:

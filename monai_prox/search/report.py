@@ -23,7 +23,8 @@ from monai_prox.search.budget import UNITS
 from monai_prox.search.study import Result, Scored, Search
 from monai_prox.space import Subnet
 
-FORMAT = 1
+FORMAT = 2
+CAPTION = "Dice without mirroring, as monai-prox predict and files for devices compute labels; monai-prox family lists nnU-Net's, with it"
 PLOTTED = ("latency_ms", "macs", "parameters", "memory_mb")
 TABLE, PLOT, PAGE, MEMBERS = "front.json", "front.png", "report.html", "members"
 
@@ -141,7 +142,7 @@ def _command(source: Source, output: Path, name: str) -> dict[str, Any]:
 
 def front_table(scored: Sequence[tuple[str, Scored]], axes: Sequence[str], measure: str) -> Table:
     """A row per member: its costs on ``axes``, names of UNITS, and its score, with the standard error over the cases."""
-    table = Table(title="Members by cost")
+    table = Table(title="Members by cost", caption=CAPTION if measure == "dice" else None)
     table.add_column("member", no_wrap=True)
     for name in axes:
         table.add_column(UNITS[name], justify="right")
