@@ -40,8 +40,8 @@ def find_member(family: Mapping[str, Any], which: str) -> tuple[str, Subnet]:
         subnet = data.get("subnet", data) if isinstance(data, dict) else data
         if not FILE.fullmatch(name):
             raise ProXError(
-                f"{which}: a file's name becomes the member's, so it has letters, digits, single _, - and dots, the first and the "
-                f"last being a letter or digit; got {name!r:.80}"
+                f"{which}: a file's name becomes the member's, so it has letters, digits, single _, - and dots, "
+                f"the first and the last being a letter or digit; got {name!r:.80}"
             )
         if name in members:
             raise ProXError(f"{which}: {name!r} is the name of another member; give the file a name of its own")

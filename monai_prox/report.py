@@ -188,8 +188,8 @@ def plot_choices(
 ) -> None:
     """Writes scores over each of the costs ``axes``, {name: label}, to ``path``, side by side.
 
-    members: costs by name, and score; finalists: the same with the score's standard error, in colour. The steps are the front of
-    all of them, on each axis its own.
+    members: costs by name, and score; finalists: the same with the score's standard error, in colour. The steps are the
+    front of all of them, on each axis its own.
     """
     with matplotlib.style.context("default"):
         figure = Figure(figsize=(4.2 * len(axes), 4), layout="constrained")
@@ -198,7 +198,8 @@ def plot_choices(
         ):
             place.spines[["top", "right"]].set_visible(False)
             place.scatter([c[name] for c, _ in members], [score for _, score in members], s=14, color="#ced4da", linewidth=0)
-            every = sorted((costs[name], score) for costs, score, *_ in [*members, *finalists])
+            scored = [*members, *((costs, score) for costs, score, _ in finalists)]
+            every = sorted((costs[name], score) for costs, score in scored)
             best = list(accumulate((score for _, score in every), max))
             place.step([cost for cost, _ in every], best, where="post", color="#a5d8ff", zorder=1)
             ordered = sorted(finalists, key=lambda one: one[0][name])

@@ -27,7 +27,7 @@ SPACE = SearchSpace({"resolution": (Slot(choices=(0.5, 1.0)),), "width": (Slot(c
 
 
 def test_a_member_is_checked_into_its_normal_form() -> None:
-    """Its dimensions in the space's order, and the space's own values: it equals, hashes, prints and is written as any other."""
+    """Its dimensions in the space's order, and the space's own values: it equals, prints and is written as any other."""
     (normal,) = {SPACE.largest(), SPACE.check(Subnet.from_json({"width": [8, 16.0], "resolution": [1]}))}
     checked = SPACE.check(Subnet.from_json({"width": [8.0, 16], "resolution": [1]}))
     assert checked == normal and str(checked) == str(SPACE.largest())

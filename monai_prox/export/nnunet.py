@@ -65,8 +65,9 @@ def export_nnunet(
     folds: such as "fold_0"; all that are finished if none is named.
     fine_tune: puts the plans beside the preprocessed data too, for ``nnUNetv2_train ... -pretrained_weights``.
 
-    Raises ProXError for an unknown or illegal member, a fold that is not there, a member that a fold has closed, an existing folder without ``overwrite`` or
-    with what was not exported, such as a training's results, and where nothing can be written; then no part of it is left.
+    Raises ProXError for an unknown or illegal member, a fold that is not there, a member that a fold has closed, an existing
+    folder without ``overwrite`` or with what was not exported, such as a training's results, and where nothing can be written;
+    then no part of it is left.
     """
     name, subnet = model.member(which)
     folds = [model.finished(fold) for fold in folds] or model.folds

@@ -68,8 +68,8 @@ class Source(Protocol):
 def open_source(path: Path, *, fold: str | None = None, dataset: Path | None = None) -> Source:
     """The family that ProXTrainer left in a model folder, or that a bundle's training left in the bundle.
 
-    fold: of an nnU-Net model, such as "fold_0", the first finished one if None. dataset: images and labels, in nnUNet_raw where it is None, for
-    bundles a Decathlon task, for classifiers the scans. Raises ProXError where there is no trained family.
+    fold: of an nnU-Net model, such as "fold_0", the first finished one if None. dataset: images and labels, in nnUNet_raw where
+    it is None, for bundles a Decathlon task, for classifiers the scans. Raises ProXError where there is no trained family.
     """
     if not path.is_dir():
         raise ProXError(f"there is no folder {path}")

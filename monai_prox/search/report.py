@@ -24,7 +24,7 @@ from monai_prox.search.study import Result, Scored, Search
 from monai_prox.space import Subnet
 
 FORMAT = 2
-CAPTION = "Dice without mirroring, as monai-prox predict and files for devices compute labels; monai-prox family lists nnU-Net's, with it"
+CAPTION = "Dice without mirroring, as monai-prox predict computes labels; monai-prox family lists nnU-Net's, with it"
 PLOTTED = ("latency_ms", "macs", "parameters", "memory_mb")
 TABLE, PLOT, PAGE, MEMBERS = "front.json", "front.png", "report.html", "members"
 
