@@ -152,9 +152,9 @@ class ModelFolder:
     def family(self) -> dict[str, Any]:
         """family.json, each member's Dice being the mean over the folds that have validated it on what they held out.
 
-        fold_all holds nothing out, so its Dice are those of the family only where there is no other fold. Where folds have closed
-        different choices, it is that of the fold whose largest member costs least. Raises ProXError where no fold has one, or
-        one is none.
+        fold_all holds nothing out, so its Dice are those of the family only where there is no other fold. Where folds have
+        closed different choices, it is that of the fold whose largest member costs least. Raises ProXError where no fold has
+        one, or one is none.
         """
         of_folds = {fold: self.family_of(fold) for fold in self.folds if (self.path / fold / "family.json").is_file()}
         families = list(of_folds.values())
