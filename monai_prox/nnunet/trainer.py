@@ -117,7 +117,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
                 f"{configuration} is the second step of a cascade, which {type(self).__name__} does not train; "
                 f"train 3d_fullres, or 3d_lowres by itself"
             )
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        super().__init__(plans, configuration, fold, normalised(dataset_json, "dataset.json"), device)
         self.num_epochs = self.epochs
         self.num_iterations_per_epoch = self.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch
@@ -453,16 +453,22 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     def _print_family(self) -> None:
         """So that the log's last Dice is not that of the member that was validated last."""
         members = load_json(str(Path(self.output_folder, "family.json")))["members"]
-        dataset = normalised(self.dataset_json, "dataset.json")
         rows = [
-            Row(m["name"], m["parameters"], m["macs"], named_scores(m["dice"], dataset), choices=what_it_is(m["subnet"]))
+            Row(
+                m["name"],
+                m["parameters"],
+                m["macs"],
+                named_scores(m["dice"], self.dataset_json),
+                choices=what_it_is(m["subnet"]),
+            )
             for m in members
         ]
         model = shlex.quote(str(self.output_folder_base))
         self.print_to_log_file(family_text(rows, "dice", scored_in(f"fold_{self.fold}")))
+        search = "" if self.fold == "all" else f", or the best for a budget: monai-prox search {model}"  # on held-out cases
         self.print_to_log_file(
             "The checkpoint predicts as the member largest. Next, one as a model of its own: "
-            f"monai-prox export {model} --subnet smallest, or the best for a budget: monai-prox search {model}"
+            f"monai-prox export {model} --subnet smallest{search}"
         )
 
     # ------------------------------------------------------------------ checkpoints
