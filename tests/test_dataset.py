@@ -91,6 +91,9 @@ def scored(dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Mo
     """A model of ``dataset``, the same but for that, and the smallest member's Dice of two held-out cases."""
     torch.manual_seed(0)
     model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), dataset=dataset)
+    assert json.loads((model.path / "dataset.json").read_text())["labels"] == BARE_DATASET["labels"], "the trainer's"
+    (model.path / "dataset.json").write_text(json.dumps(dataset))  # as nnU-Net's own trainers and earlier versions leave it
+    model = ModelFolder.open(model.path)
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, ["one", "two"]).parent))
     source = NNUNetSource.open(model.path)
     name, subnet = source.member("smallest")
