@@ -78,7 +78,7 @@ def caption_of(measure: str, scored: str) -> str:
     return (
         "A member is a network of the family, which shares its weights with the others until it is exported. Names go by MACs, "
         "those of a patch or image; one of fewer MACs may have more parameters. "
-        f"{measure.capitalize()} of {scored}."
+        f"{measure.capitalize()} by class, of {scored}."
     )
 
 

@@ -76,12 +76,12 @@ def test_a_table_shows_weights_and_work_and_says_what_members_and_scores_are() -
     assert head.split() == ["member", "parameters", "MACs", "mean", "anterior"]
     assert rows[0].split() == ["smallest", "585", "896", "k", "0.800", "0.810"]
     assert rows[1].split() == ["largest", "450", "3.2", "T", "0.850", "-"]
-    assert rows[2].endswith("Dice of whole cases that fold_0 held out.")
+    assert rows[2].endswith("Dice by class, of whole cases that fold_0 held out.")
     assert "Names go by MACs" in rows[2] and "may have more parameters" in rows[2]
     assert rows[3:] == ["smallest: width 4", "largest: width 4-16"]
     table = family_table(ROWS, "accuracy", "scans that training held out")
     assert [column.header for column in table.columns] == head.split()
-    assert str(table.caption).endswith("Accuracy of scans that training held out.")
+    assert str(table.caption).endswith("Accuracy by class, of scans that training held out.")
 
 
 def test_what_a_member_is_names_its_choices() -> None:

@@ -230,7 +230,8 @@ def command(*arguments: Any) -> None:
 def test_our_commands_take_the_bundle(trained: Trained, tmp_path: Path) -> None:
     runner = CliRunner()
     listed = runner.invoke(app, ["family", str(trained.bundle)])
-    assert listed.exit_code == 0 and "Accuracy by class" in listed.output and "DRUSEN" in listed.output
+    assert listed.exit_code == 0 and "DRUSEN" in listed.output
+    assert "Accuracy by class, of scans that training held out" in " ".join(listed.output.split())
     output = str(tmp_path / "smallest")
     exported = runner.invoke(app, ["export", str(trained.bundle), "--subnet", "smallest", "--output", output])
     assert exported.exit_code == 0 and exported.output.splitlines()[0] == output

@@ -1062,7 +1062,7 @@ def test_the_log_ends_with_a_table_of_the_members_and_the_next_command(trained: 
     for row, member in zip((smallest, largest), members, strict=True):
         assert row.split()[0] == member["name"]
         assert row.split()[-3:] == [f"{member['dice'][key]:.3f}" for key in ("mean", "1", "2")]
-    assert "Dice of whole cases that fold_0 held out, by nnU-Net's validation, which mirrors" in caption
+    assert "Dice by class, of whole cases that fold_0 held out, by nnU-Net's validation, which mirrors" in caption
     assert [line.split(":")[0] for line in what] == ["smallest", "largest"]
     assert "predicts as the member largest" in last and f"monai-prox export {shlex.quote(str(trained))} --subnet" in last
 
