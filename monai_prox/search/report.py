@@ -47,8 +47,9 @@ def report_folder(search: Search, output: Path) -> Path:
 
 
 def write_report(result: Result, output: Path) -> dict[str, Any]:
-    """Writes a file for every scored member, which all searches share, into ``output`` / MEMBERS, and what was found into
-    ``report_folder``. Returns what is in its front.json.
+    """Writes what was found into ``report_folder`` and returns what is in its front.json.
+
+    Files by which scored members are exported go into ``output`` / MEMBERS, which all searches share.
     """
     folder = report_folder(result.search, output)
     for needed in (output / MEMBERS, folder):
