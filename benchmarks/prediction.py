@@ -114,7 +114,7 @@ def main() -> None:
                 "file_bytes": sum(
                     part.stat().st_size for part in file.parent.glob(f"{file.stem}.*") if part.suffix in PARTS[file.suffix]
                 ),
-                "dice": float(np.mean([dice_of(*pair, model.dataset["labels"]) for pair in pairs])),
+                "dice": float(np.nanmean([dice_of(*pair, model.dataset["labels"]) for pair in pairs])),
             }
         )
         print(name, f"{seconds:.2f} s", flush=True)

@@ -18,12 +18,21 @@ from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from monai_prox.export.source import Source
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 ModelArgument = Annotated[
     Path, typer.Argument(help="Trained folder: .../ProXTrainer__nnUNetPlans__3d_fullres, or a MONAI bundle")
+]
+FoldOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Of an nnU-Net model: a number, several such as 0,1,2 for nnunet, or all, its fold_all; "
+        "by default the first that has finished, for nnunet each"
+    ),
 ]
 
 
@@ -77,7 +86,7 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
     fine_tune: Annotated[bool, typer.Option(help="nnunet: also put the plan beside the preprocessed data")] = False,
-    fold: Annotated[int | None, typer.Option(help="Not nnunet: of an nnU-Net model, the first finished one by default")] = None,
+    fold: FoldOption = None,
     any_patch: Annotated[bool, typer.Option(help="onnx, openvino: inputs of any size, for other programs; slower")] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="onnx, openvino: in 8-bit integers, if that costs at most 0.01 Dice")
@@ -92,57 +101,86 @@ def export(
     ] = None,
 ) -> None:
     """Cut a member out as a model that runs without this package, or as a file for a device."""
-    from monai_prox.export.source import FILES, FOLDERS, open_source
+    from monai_prox.export.options import check_options, folds_of, one_fold
 
-    from_nnunet = (model / "plans.json").is_file()
-    format = format or ("nnunet" if from_nnunet or not _has_family(model) else "bundle")
-    if format not in (*FOLDERS, *FILES):
-        raise ProXError(f"the format {format!r} is not known; allowed: {', '.join((*FOLDERS, *FILES))}")
-    if format in FOLDERS and (int8 or any_patch):
-        raise ProXError(f"--int8 and --any-patch are for files for devices, --format {', '.join(FILES)}")
+    from_nnunet, folds = (model / "plans.json").is_file() or not _has_family(model), folds_of(fold or ())
+    format = format or ("nnunet" if from_nnunet else "bundle")
+    check_options(
+        format,
+        of_nnunet=from_nnunet,
+        classifies=not from_nnunet and _classifies(model),
+        fine_tune=fine_tune,
+        folds=folds,
+        any_patch=any_patch,
+        int8=int8,
+        dataset=dataset is not None,
+    )
     if format == "nnunet":
-        _export_nnunet(model, subnet, output, overwrite, fine_tune)
+        _export_nnunet(model, subnet, output, folds, overwrite, fine_tune)
         return
     if output is None:
         raise ProXError("give --output, the folder of the bundle, or the file to write, e.g. smallest.onnx")
+    chosen = one_fold(folds, f"the format {format}")
     if format == "bundle":
-        _export_bundle(model, subnet, output, overwrite, from_nnunet, fold, dataset)
+        _export_bundle(model, subnet, output, overwrite, from_nnunet, chosen, dataset)
         return
-    if int8 and any_patch:
-        raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
     from monai_prox.export.device_file import export_file
+    from monai_prox.export.source import open_source
 
-    source = open_source(model, fold=fold, dataset=dataset)
+    source = open_source(model, fold=chosen, dataset=dataset)
     loss = export_file(source, subnet, output, format, overwrite=overwrite, any_patch=any_patch, int8=int8)
     command = f"monai-prox predict {shlex.quote(str(output))} -i INPUT -o OUTPUT"
     _say(str(output), command, *([] if loss is None else [str(loss)]))
+
+
+def _open(model: Path, fold: list[str] | None, dataset: Path | None, what: str) -> Source:
+    """The family of one fold. what: for a refusal of several."""
+    from monai_prox.export.options import folds_of, one_fold
+    from monai_prox.export.source import open_source
+
+    return open_source(model, fold=one_fold(folds_of(fold or ()), what), dataset=dataset)
+
+
+def _open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None) -> Source:
+    source = _open(model, fold, dataset, "a profile")
+    if dataset is not None and not source.classifies:
+        raise ProXError("--dataset is for classifiers, whose members' norms need scans; leave it out")
+    return source
+
+
+def _classifies(model: Path) -> bool:
+    from monai_prox.bundle.trained import TrainedBundle
+
+    return TrainedBundle.open(model).classifies
 
 
 def _has_family(model: Path) -> bool:
     return any((model / place / "family.json").is_file() for place in ("models", ".", "configs"))
 
 
-def _export_nnunet(model: Path, subnet: str, output: Path | None, overwrite: bool, fine_tune: bool) -> None:
-    from monai_prox.export.nnunet import export_nnunet
+def _export_nnunet(
+    model: Path, subnet: str, output: Path | None, folds: Sequence[str], overwrite: bool, fine_tune: bool
+) -> None:
+    from monai_prox.export.nnunet import export_nnunet, is_found_by_name
     from monai_prox.nnunet.model_folder import ModelFolder
 
     opened = ModelFolder.open(model)
-    folder = export_nnunet(opened, subnet, output, overwrite=overwrite, fine_tune=fine_tune)
+    folder = export_nnunet(opened, subnet, output, folds=folds, overwrite=overwrite, fine_tune=fine_tune)
     written = json.loads((folder / "plans.json").read_text())
     plans, dataset, configuration = written["plans_name"], opened.plans["dataset_name"], opened.configuration_name
-    folds = " ".join(fold.removeprefix("fold_") for fold in opened.folds)  # nnU-Net asks for all five otherwise
-    _say(
-        str(folder),
-        f"nnUNetv2_predict_from_modelfolder -m {shlex.quote(str(folder))} -f {folds} -i INPUT -o OUTPUT",
-        f"nnUNetv2_predict -d {dataset} -c {configuration} -p {plans} -f {folds} -i INPUT -o OUTPUT",
-    )
+    # nnU-Net asks for the folds 0 to 4 otherwise
+    named = ["-f", *(fold.removeprefix("fold_") for fold in folds or opened.folds), "-i", "INPUT", "-o", "OUTPUT"]
+    commands = [["nnUNetv2_predict_from_modelfolder", "-m", str(folder), *named]]
+    if is_found_by_name(opened, folder, plans):
+        commands.append(["nnUNetv2_predict", "-d", dataset, "-c", configuration, "-p", plans, *named])
+    _say(str(folder), *map(shlex.join, commands))
     data = written["configurations"][configuration]["data_identifier"]
     if fine_tune and data != opened.configuration["data_identifier"]:
         _say(f"Before fine-tuning at this resolution: nnUNetv2_preprocess -d {dataset} -plans_name {plans} -c {configuration}")
 
 
 def _export_bundle(
-    model: Path, subnet: str, output: Path, overwrite: bool, from_nnunet: bool, fold: int | None, dataset: Path | None
+    model: Path, subnet: str, output: Path, overwrite: bool, from_nnunet: bool, fold: str | None, dataset: Path | None
 ) -> None:
     from monai_prox.export.bundle import Exportable, write_bundle
 
@@ -151,7 +189,7 @@ def _export_bundle(
         from monai_prox.export.from_nnunet import prediction_of
         from monai_prox.nnunet.model_folder import ModelFolder
 
-        prediction = prediction_of(ModelFolder.open(model), subnet, None if fold is None else f"fold_{fold}")
+        prediction = prediction_of(ModelFolder.open(model), subnet, fold)
     else:
         from monai_prox.bundle.trained import TrainedBundle
         from monai_prox.export.classifier import classification_of
@@ -241,7 +279,7 @@ def search(
     storage: Annotated[
         str | None, typer.Option(help="Of Optuna: a database's URL, or a file; by default in the output folder")
     ] = None,
-    fold: Annotated[int | None, typer.Option(help="Of an nnU-Net model, the first finished one by default")] = None,
+    fold: FoldOption = None,
     seed: Annotated[int, typer.Option(help="Of the proposals")] = 0,
 ) -> None:
     """Find the best members for what they cost. Goes on where it was interrupted; several processes can share a storage."""
@@ -249,14 +287,13 @@ def search(
     from rich.console import Group
     from rich.live import Live
 
-    from monai_prox.export.source import open_source
     from monai_prox.latency.device import Device
     from monai_prox.search.budget import Budget, check_costs
-    from monai_prox.search.report import PAGE, front_table, named, write_report
+    from monai_prox.search.report import PAGE, front_table, named, report_folder, write_report
     from monai_prox.search.study import Search, SearchProgress, best_so_far
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    source, output = open_source(model, fold=fold, dataset=dataset), output or model / "search"
+    source, output = _open(model, fold, dataset, "a search"), output or model / "search"
     budget = Budget(
         latency_ms=max_latency_ms, macs=max_macs, parameters=max_params, memory_mb=max_memory_mb, file_mb=max_file_mb
     )
@@ -296,7 +333,7 @@ def search(
         _say(f"{known.name}: latency predicted within {known.held_out_error:.1%} (median, of members left out)")
     for name, problem in one.held_out.left_out.items():
         _say(f"left out: {name}: {problem}")
-    _say(f"{len(result.members)} members in {result.seconds:.0f} s; {output / PAGE}")
+    _say(f"{len(result.members)} members in {result.seconds:.0f} s; {report_folder(one, output) / PAGE}")
 
 
 profile = typer.Typer(no_args_is_help=True, help="How long members take on a device.")
@@ -308,15 +345,14 @@ def pack(
     model: ModelArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The .zip to write")] = Path("prox_profile.zip"),
     members: Annotated[int, typer.Option(help="To measure")] = 24,
-    fold: Annotated[int | None, typer.Option(help="Of an nnU-Net model, the first finished one by default")] = None,
+    fold: FoldOption = None,
     dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
 ) -> None:
     """Pack members and a script that measures them where Python, numpy and onnxruntime are."""
-    from monai_prox.export.source import open_source
     from monai_prox.latency.pack import write_pack
 
-    source = open_source(model, fold=fold, dataset=dataset)
+    source = _open_to_measure(model, fold, dataset)
     with _bars() as progress:
         bar = progress.add_task("members", total=members)
         write_pack(
@@ -339,13 +375,11 @@ def measure(
     ] = ("onnxruntime"),
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; all by default")] = None,
     members: Annotated[int, typer.Option(help="To measure")] = 24,
-    fold: Annotated[int | None, typer.Option(help="Of an nnU-Net model, the first finished one by default")] = None,
+    fold: FoldOption = None,
     dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
 ) -> None:
     """Measure members on this machine."""
-    from monai_prox.export.source import open_source
-
-    _measure(open_source(model, fold=fold, dataset=dataset), runtime, threads, output, members)
+    _measure(_open_to_measure(model, fold, dataset), runtime, threads, output, members)
 
 
 def _of_this_machine(source: Source, path: Path) -> Path:
@@ -401,22 +435,24 @@ def _say(first: str, *rest: str) -> None:
 @app.command()
 def family(model: ModelArgument, as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False) -> None:
     """List the members of a trained family that have names."""
-    from monai_prox.report import Row, family_table
+    from monai_prox.report import Row, choices_text, family_table, what_it_is
 
     if _has_family(model):
         from monai_prox.bundle.trained import TrainedBundle
 
         opened = TrainedBundle.open(model)
-        members, measure = opened.family()["members"], opened.measure
+        members, measure, scored = opened.family()["members"], opened.measure, opened.scored
     else:
         from monai_prox.nnunet.model_folder import ModelFolder
 
-        members, measure = ModelFolder.open(model).family()["members"], "dice"
+        folder = ModelFolder.open(model)
+        members, measure, scored = folder.family()["members"], "dice", folder.scored
     if as_json:
         print(json.dumps(members, indent=2))
     else:
-        rows = [Row(m["name"], m["parameters"], m["macs"], m[measure] or {}) for m in members]
-        console.print(family_table(rows, measure))
+        rows = [Row(m["name"], m["parameters"], m["macs"], m[measure] or {}, choices=what_it_is(m["subnet"])) for m in members]
+        console.print(family_table(rows, measure, scored))
+        _say(*choices_text(rows))
 
 
 @app.command()

@@ -19,8 +19,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from monai_prox.decathlon import download
 from monai_prox.errors import ProXError
+from monai_prox.export.folder import check_replaceable
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import read_json, write_json
+from monai_prox.nnunet.dataset import named_scores
 from monai_prox.nnunet.model_folder import ModelFolder
 from monai_prox.nnunet.task import check_task, convert_task, is_preprocessed
 from monai_prox.phantom import write_phantom_task
@@ -66,6 +68,9 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
         step = _Steps(bars, log)
         with step("Task into nnU-Net's raw format", 1):
             identifier, dataset = convert_task(_find_task(demo.task, work))
+        trained = work / "nnUNet_results" / dataset
+        for name in EXPORTED:  # said now, and not after the training
+            check_replaceable(trained / f"nnUNetTrainer__{PLANS}-prox-{name}__{CONFIGURATION}")
         preprocessed = work / "nnUNet_preprocessed" / dataset
         with step("Plan and preprocess", 100) as bar:
             if not is_preprocessed(dataset, f"nnUNetPlans_{CONFIGURATION}"):
@@ -75,7 +80,7 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
         with step(f"Train the supernet, {demo.trainer}", 100) as bar:
             command = ["nnUNetv2_train", str(identifier), CONFIGURATION, "0", "-tr", demo.trainer, "-p", PLANS]
             step.run([*command, "-device", demo.device], _training_percent(demo.trainer, bar))
-        model = ModelFolder.open(work / "nnUNet_results" / dataset / f"{demo.trainer}__{PLANS}__{CONFIGURATION}")
+        model = ModelFolder.open(trained / f"{demo.trainer}__{PLANS}__{CONFIGURATION}")
         members = {member["name"]: member for member in model.family()["members"]}
         exported = [name for name in EXPORTED if name in members]
         with step("Export members", len(exported)) as bar:
@@ -110,7 +115,8 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
                 rows.append(_row(step, members[name], output, preprocessed, folder))
     write_json([row.to_json() for row in rows], work / "table.json")
     plot_family(list(members.values()), work / "family.png", title=f"{dataset}: one training, {demo.trainer}")
-    console.print(family_table(rows))
+    cases = len(list(images.glob("*_0000.nii.gz")))
+    console.print(family_table(rows, "dice", f"{cases} held-out cases, by nnUNetv2_predict, which mirrors"))
     console.print(f"Plot: {work / 'family.png'}\nStock model folders:", soft_wrap=True, highlight=False, markup=False)
     for folder in folders.values():
         console.print(f"  {folder}", soft_wrap=True, highlight=False, markup=False)
@@ -217,7 +223,8 @@ def _held_out_images(work: Path, dataset: str, preprocessed: Path, cases: int) -
     folder = work / "held_out"
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
-        old.unlink()
+        if old.is_symlink():
+            old.unlink()
     for case in json.loads((preprocessed / "splits_final.json").read_text())[0]["val"][:cases]:
         for image in (work / "nnUNet_raw" / dataset / "imagesTr").glob(f"{escape(case)}_[0-9][0-9][0-9][0-9].nii.gz"):
             (folder / image.name).symlink_to(image)
@@ -237,8 +244,7 @@ def _row(step: _Steps, member: dict[str, Any], output: Path, preprocessed: Path,
     files = ["-djfile", str(folder / "dataset.json"), "-pfile", str(folder / "plans.json")]
     step.run(["nnUNetv2_evaluate_folder", str(truth), str(output), *files, "-np", "2", "--chill"], lambda _: None)
     summary = read_json(output / "summary.json")
-    labels = {str(value): label for label, value in read_json(folder / "dataset.json")["labels"].items()}
-    dice = {labels.get(key, key): values["Dice"] for key, values in summary["mean"].items()}
+    dice = named_scores({key: of["Dice"] for key, of in summary["mean"].items()}, read_json(folder / "dataset.json"))
     return Row(member["name"], member["parameters"], member["macs"], dice, seconds)
 
 

@@ -113,7 +113,13 @@ class Engine:
         ]
 
     def close(self, dimension: str) -> None:
-        """Closes the last open choice of ``dimension`` for good: its weights stay as they are and train no more."""
+        """Closes the last open choice of ``dimension`` for good: its weights stay as they are and train no more.
+
+        Raises ProXError before ``begin_epoch``, and where only one choice is open.
+        """
+        if self._stage < 0:
+            raise ProXError("close was called before begin_epoch, which opens the choices")
+        self.space.without_last(dimension)  # raises
         self.closed[dimension] = self.space.choice_count(dimension) - 1
         self._spaces = self._open_spaces()
         self._move(self._stage)
@@ -249,7 +255,14 @@ class Engine:
         ``precision()``, e.g. an autocast; ``forward`` stands for the supernet's own where a host wraps it. Under
         torch.distributed the gradients are averaged over the ranks, and batch norms use all ranks' batches, so equal parts of
         a batch give what the whole does in one process.
+
+        Raises ProXError before ``guard``, without which weights that should stay would train, and before ``begin_epoch`` of
+        the stage of ``epoch``.
         """
+        if not self._optimizers:
+            raise ProXError("the engine guards no optimizer: call guard(optimizer) before the first step")
+        if self.schedule.index(epoch) > self._stage:
+            raise ProXError(f"a step of epoch {epoch} needs begin_epoch({epoch}) first, which opens its stage")
         forward = forward or self.supernet
         with precision():
             teacher = self._teacher_logits(x)

@@ -23,6 +23,7 @@ from monai_prox.runtime.sliding_window import sliding_window, tiles
 
 KEPT = 1 << 30  # bytes of prepared images, and of labels, at most
 TOGETHER = 32  # scans
+SCORING = 2  # counts what changes a case's score; other scores are not comparable
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ class HeldOut(Protocol):
         """Those of the cases ``which`` that can be read and fit the network and their labels. Raises ProXError if none does."""
 
     def scores(self, which: Sequence[int], description: Any, network: Network) -> list[float]:
-        """Of each of the cases ``which``. Raises ProXError for files that cannot be read or do not fit each other."""
+        """Of each of the cases ``which``, NaN where there is nothing to score.
+
+        Raises ProXError for files that cannot be read or do not fit each other.
+        """
 
     def inputs(self, which: Sequence[int], description: Any, most: int) -> Iterator[Array]:
         """What the network sees of the cases ``which``, (1, C, *patch), ``most`` of each, spread over it."""
@@ -140,7 +144,7 @@ class SegmentedCases(_LeavesOut):
             yield from watcher.seen
 
     def fingerprint(self) -> str:
-        digest = sha256(repr(self.regions).encode())
+        digest = sha256(repr((SCORING, self.regions)).encode())
         for one in self.labelled:
             sizes = [file.stat().st_size for file in one.case.files]
             digest.update(f"{one.case.name} {sizes}".encode() + one.labels.read_bytes())
@@ -236,16 +240,19 @@ def find_labelled(folder: Path, description: Description, names: Sequence[str]) 
 
 
 def dice_of(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any]) -> float:
-    """Mean over the classes or regions that occur or are predicted, 1 where none is; labelled as to be ignored counts not.
+    """Mean over the classes or regions that occur or are predicted, NaN where none is; labelled as to be ignored counts not.
 
-    labels: names and values, or lists of values, as in nnU-Net's dataset.json.
+    labels: names and values, or lists of values, as in nnU-Net's dataset.json. Raises ProXError where none is a class.
     """
     seen = truth != labels.get("ignore", -1)
     predicted, truth = predicted[seen], truth[seen]
-    foreground = [np.atleast_1d(value) for name, value in labels.items() if name not in ("background", "ignore")]
+    values = [np.atleast_1d(value) for name, value in labels.items() if name != "ignore"]
+    foreground = [value for value in values if value.any()]
+    if not foreground:
+        raise ProXError(f"there is nothing to score: the labels {dict(labels)} have no class but background")
     pairs = [(np.isin(predicted, values), np.isin(truth, values)) for values in foreground]
     scores = [2 * np.sum(p & t) / (np.sum(p) + np.sum(t)) for p, t in pairs if p.any() or t.any()]
-    return float(np.mean(scores)) if scores else 1.0
+    return float(np.mean(scores)) if scores else float("nan")
 
 
 class _Watcher:

@@ -13,6 +13,8 @@ from monai_prox.space import Subnet
 from monai_prox.typed import check_types
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of paths
+# Of a file, without its ending: part of the names of plans, in which two underscores would divide a model folder's name
+FILE = re.compile(r"(?!.*__)[^\W_]([\w.-]*[^\W_])?")
 
 
 MEMBER = {"name": str, "subnet": Mapping[str, tuple[float, ...]], "parameters": int, "macs": int}
@@ -46,13 +48,18 @@ def check_family(data: Any, source: Path | str) -> dict[str, Any]:
 def find_member(family: Mapping[str, Any], which: str) -> tuple[str, Subnet]:
     """Name and subnet of ``which``: a member's name in a family.json, or the path of a JSON file with a subnet.
 
-    Raises ProXError for an unknown name, with the known ones, and for a file that holds no subnet.
+    A file's name is the member's. Raises ProXError for an unknown name, with the known ones, for a file whose name does not do
+    for that, and for one that holds no subnet.
     """
     members = {member["name"]: member for member in family["members"]}
     if which.endswith(".json"):
-        data = read_json(which)
+        data, name = read_json(which), Path(which).stem
         subnet = data.get("subnet", data) if isinstance(data, dict) else data
-        name = "".join(c for c in Path(which).stem if c.isalnum() or c == "-") or "member"
+        if not FILE.fullmatch(name):
+            raise ProXError(
+                f"{which}: a file's name becomes the member's, so it has letters, digits, single _, - and dots, "
+                f"the first and the last being a letter or digit; got {name!r:.80}"
+            )
         if name in members:
             raise ProXError(f"{which}: {name!r} is the name of another member; give the file a name of its own")
         return name, Subnet.from_json(subnet)

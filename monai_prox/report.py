@@ -20,6 +20,7 @@ from monai_prox.schedule import Schedule
 if TYPE_CHECKING:
     from rich.table import Table
 
+UNITS = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 COLOURS = {"smallest": "#0b7285", "small": "#1c7ed6", "middle": "#7048e8", "large": "#c2255c", "largest": "#e8590c"}
 
 
@@ -27,7 +28,8 @@ COLOURS = {"smallest": "#0b7285", "small": "#1c7ed6", "middle": "#7048e8", "larg
 class Row:
     """A member in a table.
 
-    scores: by class, None where no case has the class; seconds: per case, None where not measured.
+    scores: by class, None where no case has the class; seconds: per case, None where not measured. choices: what of the space
+    it takes, see ``what_it_is``.
     """
 
     name: str
@@ -35,36 +37,77 @@ class Row:
     macs: int
     scores: dict[str, float | None]
     seconds: float | None = None
+    choices: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def count(number: float) -> str:
-    """1_234_567 -> "1.23 M"."""
-    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= factor:
-            return f"{number / factor:.3g} {unit}"
+    """1_234_567 -> "1.23 M", and 999_999 -> "1 M"."""
+    rounded = float(f"{number:.3g}")
+    for unit, factor in UNITS.items():
+        if rounded >= factor:
+            return f"{rounded / factor:.3g} {unit}"
     return f"{number:.3g}"
 
 
-def family_table(rows: Sequence[Row], measure: str = "dice") -> Table:
-    """measure: of the scores, by class on whole held-out cases."""
-    from rich.table import Table  # which a machine that only trains may lack
+def what_it_is(subnet: Mapping[str, Sequence[float]]) -> str:
+    """What a member is: by dimension its value, or the smallest and the largest where its stages differ; 0 is no stage."""
+    present = {name: sorted({value for value in values if value}) for name, values in subnet.items()}
+    spans = {name: [values[0], values[-1]][: len(values)] for name, values in present.items() if values}
+    return ", ".join(f"{name.replace('_', ' ')} {'-'.join(f'{value:g}' for value in span)}" for name, span in spans.items())
 
+
+def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and of every row the cells, the name being the first; what no row has is left out."""
     labels = list(dict.fromkeys(label for row in rows for label in row.scores))
-    caption = f"MACs per patch or image; {measure.capitalize()} by class on held-out cases"
-    table = Table(title="Members of the family", caption=caption)
     timed = any(row.seconds is not None for row in rows)
-    columns = ["member", "parameters", "MACs", *labels]
-    for column in [*columns, "seconds a case"] if timed else columns:
-        table.add_column(column, justify="left" if column == "member" else "right", no_wrap=column == "member")
+    head = ["member", "parameters", "MACs", *labels, *["seconds a case"] * timed]
+    body = []
     for row in rows:
         scores = [row.scores.get(label) for label in labels]
-        cells = ["-" if score is None else f"{score:.3f}" for score in scores]
+        cells = [row.name, count(row.parameters), count(row.macs), *("-" if s is None else f"{s:.3f}" for s in scores)]
         seconds = f"{row.seconds:.2f}" if row.seconds is not None else "-"
-        table.add_row(row.name, count(row.parameters), count(row.macs), *cells, *([seconds] if timed else []))
+        body.append([*cells, *[seconds] * timed])
+    return head, body
+
+
+def caption_of(measure: str, scored: str) -> str:
+    """scored: in words, what the scores are of."""
+    return (
+        "A member is a network of the family, which shares its weights with the others until it is exported. Names go by MACs, "
+        "those of a patch or image; one of fewer MACs may have more parameters. "
+        f"{measure.capitalize()} by class, of {scored}."
+    )
+
+
+def family_table(rows: Sequence[Row], measure: str, scored: str) -> Table:
+    """measure: of the scores; scored: in words, what they are of."""
+    from rich.table import Table  # which a machine that only trains may lack
+
+    head, body = _cells(rows)
+    table = Table(title="Members of the family", caption=caption_of(measure, scored))
+    for column in head:
+        table.add_column(column, justify="left" if column == "member" else "right", no_wrap=column == "member")
+    for cells in body:
+        table.add_row(*cells)
     return table
+
+
+def choices_text(rows: Sequence[Row]) -> list[str]:
+    """A line per member, what it is."""
+    return [f"{row.name}: {row.choices}" for row in rows]
+
+
+def family_text(rows: Sequence[Row], measure: str, scored: str) -> str:
+    """The same in plain lines, for a log."""
+    head, body = _cells(rows)
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    first, *lines = (
+        "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in (head, *body)
+    )
+    return "\n".join(["Members of the family", first, *lines, caption_of(measure, scored), *choices_text(rows)])
 
 
 def plot_progress(
@@ -145,7 +188,8 @@ def plot_choices(
 ) -> None:
     """Writes scores over each of the costs ``axes``, {name: label}, to ``path``, side by side.
 
-    members: costs by name, and score; finalists: the same with the score's standard error, in colour, and the front as steps.
+    members: costs by name, and score; finalists: the same with the score's standard error, in colour. The steps are the
+    front of all of them, on each axis its own.
     """
     with matplotlib.style.context("default"):
         figure = Figure(figsize=(4.2 * len(axes), 4), layout="constrained")
@@ -154,9 +198,11 @@ def plot_choices(
         ):
             place.spines[["top", "right"]].set_visible(False)
             place.scatter([c[name] for c, _ in members], [score for _, score in members], s=14, color="#ced4da", linewidth=0)
+            scored = [*members, *((costs, score) for costs, score, _ in finalists)]
+            every = sorted((costs[name], score) for costs, score in scored)
+            best = list(accumulate((score for _, score in every), max))
+            place.step([cost for cost, _ in every], best, where="post", color="#a5d8ff", zorder=1)
             ordered = sorted(finalists, key=lambda one: one[0][name])
-            best = list(accumulate((score for _, score, _ in ordered), max))
-            place.step([c[name] for c, *_ in ordered], best, where="post", color="#a5d8ff", zorder=1)
             errors = [error or 0 for *_, error in ordered]
             style: dict[str, Any] = {"fmt": "o", "color": COLOURS["small"], "markersize": 5, "elinewidth": 1, "zorder": 2}
             place.errorbar([c[name] for c, *_ in ordered], [score for _, score, _ in ordered], yerr=errors, **style)

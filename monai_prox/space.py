@@ -188,7 +188,10 @@ class SearchSpace:
 
     # ------------------------------------------------------------------ asking
     def check(self, subnet: Subnet) -> Subnet:
-        """Returns ``subnet`` if it is a member, raises ProXError with the reason if not."""
+        """Returns ``subnet`` in normal form if it is a member, raises ProXError with the reason if not.
+
+        That is with the dimensions in the space's order, and the space's own values, 1.0 where a file says 1.
+        """
         if set(subnet) != set(self.dimensions):
             raise ProXError(f"subnet has the dimensions {list(subnet)}, this family has {list(self.dimensions)}")
         chosen: dict[str, list[Value]] = {}
@@ -206,8 +209,8 @@ class SearchSpace:
                     elif slot.differs is not None and value in slot.choices:
                         why = f"it must differ from {dimension}[{slot.differs}], where the network has a projection"
                     raise ProXError(f"{dimension}[{index}] = {value} is not legal: {why}")
-                chosen[dimension].append(value)
-        return subnet
+                chosen[dimension].append(choices[choices.index(value)])
+        return Subnet(tuple((name, tuple(values)) for name, values in chosen.items()))
 
     def __contains__(self, subnet: Subnet) -> bool:
         try:

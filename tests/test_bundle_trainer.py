@@ -713,9 +713,9 @@ def test_members_are_found_by_name_and_by_file(tmp_path: Path, finished: tuple[T
         assert bundle.member(name) == (name, subnet)
         assert bundle.subnet(name) == subnet
     own = bundle.network_family.space.sample(random.Random(4))
-    (tmp_path / "my own.json").write_text(json.dumps({"subnet": own.to_json()}))
-    assert bundle.member(str(tmp_path / "my own.json")) == ("myown", own)
-    assert bundle.subnet(str(tmp_path / "my own.json")) == own
+    (tmp_path / "my_own.json").write_text(json.dumps({"subnet": own.to_json()}))
+    assert bundle.member(str(tmp_path / "my_own.json")) == ("my_own", own)
+    assert bundle.subnet(str(tmp_path / "my_own.json")) == own
     refused("there is no member 'tiny'; known: smallest, small, middle, large, largest", bundle.member, "tiny")
     refused("there is no file", bundle.member, str(tmp_path / "none.json"))
     (tmp_path / "wrong.json").write_text(json.dumps(own.to_json() | {"levels": [9]}))

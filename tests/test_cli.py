@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from nnunet_task import CUT, FULLRES, TWO_MEMBERS, VARIABLES, attempt, bare_mode
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from monai_prox.doctor import trainers_folder
+from monai_prox.files import write_json
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 
 pytest_plugins = ["nnunet_fixtures"]
@@ -52,8 +54,34 @@ def test_family_for_programs_is_json_and_nothing_else(model: ModelFolder, tmp_pa
 def test_family_for_people_is_a_table(model: ModelFolder, tmp_path: Path) -> None:
     done = prox("family", model.path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for word in ("member", "parameters", "MACs", "smallest", "largest"):
-        assert word in done.stdout
+    for word in ("member", "parameters", "MACs", "smallest", "largest", "whole cases that the folds held out"):
+        assert word in " ".join(done.stdout.split())
+    assert "smallest: levels 3, resolution 0.75, depth 2, decoder depth 2, width 4-16, kernel 3" in done.stdout
+
+
+def test_the_family_has_the_labels_names_and_says_what_its_dice_are_of(model: ModelFolder, tmp_path: Path) -> None:
+    """fold_all is validated on what it was trained on: it counts only where there is nothing else."""
+    data = json.loads((model.path / "fold_0" / "family.json").read_text())
+
+    def fold(name: str, dice: float) -> None:
+        scored = [member | {"dice": {"mean": dice, "1": dice, "2": dice}} for member in data["members"]]
+        (model.path / name).mkdir(exist_ok=True)
+        (model.path / name / FINAL).touch()
+        write_json(data | {"members": scored}, model.path / name / "family.json")
+
+    fold("fold_0", 0.5)
+    fold("fold_1", 0.7)
+    fold("fold_all", 1.0)
+    members = ModelFolder.open(model.path).family()["members"]
+    assert members[0]["dice"] == {key: pytest.approx(0.6) for key in ("mean", "anterior", "posterior")}
+    said = " ".join(prox("family", model.path, cwd=tmp_path).stdout.split())
+    assert "anterior" in said and "posterior" in said and "0.600" in said and "cases that the folds held out" in said
+    for name in ("fold_0", "fold_1"):
+        shutil.rmtree(model.path / name)
+    said = " ".join(prox("family", model.path, cwd=tmp_path).stdout.split())
+    assert (
+        "1.000" in said and "cases that it was trained on, for fold_all holds none out" in said and "cases that the" not in said
+    )
 
 
 # ---------------------------------------------------------------------- export

@@ -11,6 +11,7 @@ import pytest
 import torch
 from architectures import FLAT, batch, randomise_norms, segmentation_loss, unet_family
 from ranks import in_threads, together
+from refusals import refused
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
@@ -70,6 +71,7 @@ def adamw(engine: Engine) -> Optimizer:
 
 def train(engine: Engine, optimizer: Optimizer, epochs: range, *, steps: int = 2, set_to_none: bool = True) -> list[float]:
     losses = []
+    engine.guard(optimizer)
     for epoch in epochs:
         engine.begin_epoch(epoch)
         for step in range(steps):
@@ -77,6 +79,12 @@ def train(engine: Engine, optimizer: Optimizer, epochs: range, *, steps: int = 2
             losses.append(engine.step(*batch(100 * epoch + step), epoch=epoch, step=step).loss.item())
             optimizer.step()
     return losses
+
+
+def begin(engine: Engine, epoch: int = 0) -> None:
+    """What an engine needs before a step whose gradients are looked at."""
+    engine.guard(sgd(engine))
+    engine.begin_epoch(epoch)
 
 
 def gradients(engine: Engine) -> dict[str, Tensor]:
@@ -173,7 +181,7 @@ def test_a_member_drawn_twice_trains_once() -> None:
     roles = ("largest", "smallest", "random")
     three, one = (engine_of((Stage(name="smallest", train=r),)) for r in (roles, ("random",)))
     for engine in (three, one):
-        engine.begin_epoch(0)
+        begin(engine)
         assert engine.members(0, 0) == [engine.supernet.family.space.smallest()]
         engine.step(*batch(0), epoch=0, step=0)
     expected = gradients(one)
@@ -363,7 +371,7 @@ def test_a_sandwich_step_is_the_sum_of_its_members_losses(
 ) -> None:
     """The largest learns the task; the others three quarters of the task and a quarter of its detached logits."""
     engine = engine_of((SANDWICH,), choices=choices, deep_supervision=deep_supervision, exclusive=exclusive)
-    engine.begin_epoch(0)
+    begin(engine)
     x, target = batch(0)
     members = engine.members(0, 3)
     assert len(members) == 3
@@ -393,7 +401,7 @@ def test_a_sandwich_step_is_the_sum_of_its_members_losses(
 def test_by_the_sandwich_rule_only_the_largest_sees_the_labels(choices: UNetChoices, deep_supervision: bool) -> None:
     """The others learn its detached logits, at full resolution, and nothing else."""
     engine = engine_of(sandwich, choices=choices, deep_supervision=deep_supervision)
-    engine.begin_epoch(0)
+    begin(engine)
     x, target = batch(0)
     step, members = four_members(engine)
     assert members[:2] == [engine.space.largest(), engine.space.smallest()]
@@ -418,7 +426,7 @@ def test_by_the_sandwich_rule_only_the_largest_sees_the_labels(choices: UNetChoi
 def test_students_leave_the_weights_of_larger_members_alone() -> None:
     """No gradient goes through the largest's logits that they learn from: each one's is zero beyond its own weights."""
     engine = engine_of(sandwich, choices=LOW_RESOLUTION)
-    engine.begin_epoch(0)
+    begin(engine)
     step, members = four_members(engine)
     after = [gradients(engine)]
 
@@ -473,7 +481,7 @@ def test_every_loss_goes_through_the_given_backward_and_precision() -> None:
         (2 * loss).backward()
 
     for engine in (plain, scaled):
-        engine.begin_epoch(0)
+        begin(engine)
     plain.step(*batch(0), epoch=0, step=3)
     scaled.step(*batch(0), epoch=0, step=3, backward=backward, precision=precision)
     assert entered.count("in") >= len(scaled.members(0, 3)) == 3
@@ -516,6 +524,7 @@ def test_the_teacher_drops_nothing_out() -> None:
     again = engine_of(stages, dropout=0.5)
     again.load_state_dict(engine.state_dict())
     for taught in (engine, again):
+        taught.guard(sgd(taught))
         assert taught.supernet.training
         taught.supernet.eval()
         taught.step(*batch(0), epoch=1, step=0)
@@ -941,7 +950,7 @@ def test_the_origin_is_the_search_space_and_the_stages() -> None:
     origin, stages = engine.origin, make_schedule("prox", engine.supernet.family.space, 9).stages
     assert SearchSpace.from_json(origin["space"]) == engine.supernet.family.space
     assert [stage["name"] for stage in origin["stages"]] == [stage.name for stage in stages]
-    train(engine, sgd(engine), range(2))
+    train(engine, sgd(engine), range(len(engine.schedule.stages)))
     engine.close("width")
     assert engine.origin == origin, "whatever was trained and closed since"
 
@@ -981,7 +990,7 @@ def test_parts_of_a_batch_in_several_ranks_have_the_gradients_of_the_whole() -> 
     *ranks, alone = engines
     for engine in engines:
         engine.supernet.double()
-        engine.begin_epoch(0)
+        begin(engine)
     x, target = batch(0, size=4)
 
     def step(engine: Engine, part: slice) -> Tensor:
@@ -1005,7 +1014,7 @@ def test_all_ranks_begin_with_the_first_ones_weights() -> None:
 
 def _rank(rank: int) -> dict[str, Tensor]:
     engine = engine_of((SANDWICH,))
-    engine.begin_epoch(0)
+    begin(engine)
     engine.step(*batch(rank), epoch=0, step=3)
     return gradients(engine)
 
@@ -1016,9 +1025,48 @@ def test_ranks_train_the_same_members_and_average_their_gradients() -> None:
     alone = []
     for seed in (0, 1):
         engine = engine_of((SANDWICH,))
-        engine.begin_epoch(0)
+        begin(engine)
         engine.step(*batch(seed), epoch=0, step=3)
         alone.append(gradients(engine))
     for name, gradient in ranks[0].items():
         assert torch.equal(gradient, ranks[1][name]), name
         torch.testing.assert_close(gradient, (alone[0][name] + alone[1][name]) / 2)
+
+
+# ---------------------------------------------------------------------- what would train something else without a word
+def test_a_step_without_a_guarded_optimizer_is_refused() -> None:
+    """It would train weights that should stay."""
+    engine = engine_of(prox)
+    engine.begin_epoch(0)
+    refused("guards no optimizer: call guard(optimizer)", engine.step, *batch(0), epoch=0, step=0)
+    assert all(parameter.grad is None for parameter in engine.supernet.parameters())
+    engine.guard(sgd(engine))
+    engine.step(*batch(0), epoch=0, step=0)
+
+
+def test_a_step_of_a_stage_that_has_not_begun_is_refused() -> None:
+    """It would train the smallest member for ever."""
+    engine = engine_of(prox)
+    engine.guard(sgd(engine))
+    refused("a step of epoch 0 needs begin_epoch(0) first", engine.step, *batch(0), epoch=0, step=0)
+    engine.begin_epoch(0)
+    engine.step(*batch(0), epoch=0, step=0)
+    refused("a step of epoch 1 needs begin_epoch(1) first", engine.step, *batch(0), epoch=1, step=0)
+    engine.begin_epoch(1)
+    again = engine_of(prox)
+    again.guard(sgd(again))
+    again.load_state_dict(engine.state_dict())
+    again.step(*batch(0), epoch=1, step=0)
+    last = len(again.schedule.stages) - 1
+    refused(f"a step of epoch {last} needs begin_epoch({last}) first", again.step, *batch(0), epoch=last, step=0)
+
+
+def test_what_is_not_open_cannot_be_closed() -> None:
+    engine = engine_of((Stage(name="a"), Stage(name="b", open=ALL)))
+    refused("close was called before begin_epoch", engine.close, "width")
+    engine.begin_epoch(0)
+    refused("of width, 1 to 1 choices can remain open, got 0", engine.close, "width")
+    engine.begin_epoch(1)
+    assert engine.closed == {} and engine.space == engine.final_space
+    engine.close("width")
+    assert engine.closed == {"width": 1}

@@ -323,9 +323,12 @@ def test_a_folder_is_replaced_only_if_asked_and_only_a_bundle_of_ours(prediction
     output = write_bundle(prediction, tmp_path / "deep" / "bundle")
     with pytest.raises(ProXError, match="exists; give another --output or --overwrite"):
         write_bundle(prediction, output)
-    (output / "note").touch()
     write_bundle(prediction, output, overwrite=True)
-    assert not (output / "note").exists()
+    (output / "eval").mkdir()
+    (output / "eval" / "case.nii.gz").touch()
+    with pytest.raises(ProXError, match=r"is not replaced, for eval/case\.nii\.gz there were not exported"):
+        write_bundle(prediction, output, overwrite=True)
+    assert (output / "eval" / "case.nii.gz").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(ProXError, match="is not an exported member, so it is not replaced"):

@@ -10,10 +10,13 @@ import pytest
 import torch
 from nnunet_task import CUT, FULLRES, TWO_MEMBERS, bare_model, bare_plans, make_trainer
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from refusals import refused
 from torch import nn
 
 from monai_prox.errors import ProXError
 from monai_prox.export import nnunet as export_module
+from monai_prox.export.folder import LISTING, new_folder
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import write_json
@@ -301,13 +304,11 @@ def test_an_existing_folder_stays_unless_it_may_be_overwritten(bare: Path) -> No
     model = bare_model(bare_plans(prox=FEW))
     output = bare / "exported"
     export_nnunet(model, "smallest", output)
-    (output / "notes.txt").write_text("mine")
     before = tree(output)
     with pytest.raises(ProXError, match=f"{output} exists; give another --output or --overwrite"):
         export_nnunet(model, "largest", output)
     assert tree(output) == before
     assert export_nnunet(model, "largest", output, overwrite=True) == output
-    assert not (output / "notes.txt").exists()
     assert configuration_of(output)["patch_size"] == [16, 24, 16]
     assert stock(output).network is not None
     assert not list(bare.glob(".*"))
@@ -324,6 +325,59 @@ def test_nothing_but_an_exported_member_is_ever_replaced(bare: Path) -> None:
         with pytest.raises(ProXError, match=f"{output} is not an exported member, so it is not replaced"):
             export_nnunet(model, "smallest", output, overwrite=True)
     assert tree(bare) == before
+
+
+def test_what_nnunet_trained_into_an_exported_folder_is_kept(bare: Path) -> None:
+    """Fine-tuning writes checkpoint_final.pth where the exported one was."""
+    model = bare_model(bare_plans(prox=FEW))
+    output = export_nnunet(model, "largest", fine_tune=True)
+    trainer = make_trainer(json.loads((output / "plans.json").read_text()), cls=nnUNetTrainer)
+    trainer.initialize()
+    assert Path(trainer.output_folder) == output / "fold_0"
+    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    trainer.save_checkpoint(str(output / "fold_0" / FINAL))
+    before = tree(bare)
+    (log,) = (output / "fold_0").glob("training_log_*.txt")
+    words = f"{output} is not replaced, for fold_0/{FINAL}, fold_0/{log.name} there were not exported; move them"
+    refused(words, export_nnunet, model, "largest", overwrite=True)
+    assert tree(bare) == before
+    kept = output.with_name("fine_tuned")
+    output.rename(kept)
+    assert export_nnunet(model, "largest", overwrite=True) == output and tree(kept)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: (folder / "a b").mkdir(), None),
+        (lambda folder: (folder / "notes.txt").touch(), "for notes.txt there"),
+        (lambda folder: (folder / "link").symlink_to(folder / "plans.json"), "for link there"),
+        (lambda folder: (folder / "plans.json").write_text("{}"), "for plans.json there"),
+        (lambda folder: [(folder / f"{n}").touch() for n in range(7)], "for 0, 1, 2, 3, 4 and 2 more there"),
+        (lambda folder: (folder / LISTING).unlink(), f"it has no {LISTING}"),
+        (lambda folder: (folder / LISTING).write_text("[]"), "does not list what was exported"),
+        (lambda folder: (folder / "fold_0" / "progress.png").unlink(missing_ok=True), None),
+    ],
+    ids=["empty folder", "new", "link", "changed", "many", "no listing", "broken listing", "less"],
+)
+def test_only_what_was_exported_is_replaced(spoil: Callable[[Path], object], words: str | None, tmp_path: Path) -> None:
+    output = tmp_path / "exported"
+
+    def export(content: str) -> None:
+        with new_folder(output, overwrite=True) as folder:
+            (folder / "fold_0").mkdir()
+            for name in ("plans.json", "fold_0/checkpoint_final.pth", "fold_0/progress.png"):
+                (folder / name).write_text(content)
+
+    export("first")
+    spoil(output)
+    before = tree(tmp_path)
+    if words is None:
+        export("second")
+        assert (output / "plans.json").read_text() == "second"
+    else:
+        refused(words, export, "second")
+        assert tree(tmp_path) == before
 
 
 def test_a_validation_goes_only_with_the_member_and_the_weights_it_was_made_of(bare: Path) -> None:

@@ -283,6 +283,7 @@ def test_a_deeper_stage_trains_its_new_blocks_alone(
 def test_frozen_parts_do_not_count_in_the_gradient_norm() -> None:
     """Gradients are clipped by their norm after a step's backward passes; what does not move must not weigh."""
     engine = engine_of({"open": {"width": 9}}, {"open": {"width": 9, "kernel": 9}, "freeze": "grown"})
+    engine.guard(SGD(engine.supernet.parameters(), 0.1))
     engine.begin_epoch(1)
     engine.step(*batch(0), epoch=1, step=0)
     gradient = engine.supernet.network.encoder.stages[0][0].convs[0].conv.weight.grad

@@ -121,6 +121,25 @@ def test_what_calibrates_does_not_measure(tmp_path: Path) -> None:
     assert Model(after).description == scan
     assert compare(before, after, cases, "accuracy", most_loss=0) == Loss("accuracy", 2, 2, calibrated=2, measured=2)
 
+    empty: Any = Empty()
+    assert compare(before, after, empty, "dice", most_loss=0) == Loss("dice", 1, 1, calibrated=2, measured=1)
+    nothing: Any = Nothing()
+    refused("no class occurs in, or is predicted for, the 2 cases", compare, before, after, nothing, "dice", most_loss=1)
+
+
+class Empty(Bright):
+    """Of the second and the fourth case the fourth has no class, and none is predicted."""
+
+    def scores(self, which: Sequence[int], description: ScanDescription, network: Model) -> list[float]:
+        return [1.0 if index < 3 else float("nan") for index in which]
+
+
+class Nothing(Bright):
+    """No case has a class."""
+
+    def scores(self, which: Sequence[int], description: ScanDescription, network: Model) -> list[float]:
+        return [float("nan") for _ in which]
+
 
 def test_cases_that_are_left_out_are_named() -> None:
     assert str(Loss("dice", 1, 1, 1, 1)).endswith("1 cases; calibrated on 1 others")
@@ -145,10 +164,10 @@ def test_where_nothing_was_held_out_nothing_is_measured(
 ) -> None:
     """Its Dice would be that of cases that it knows."""
 
-    def held_out(fold: int | None = None, dataset: Path | None = None) -> SegmentedCases:
+    def held_out(fold: str | None = None, dataset: Path | None = None) -> SegmentedCases:
         return NNUNetSource.open(model.path, fold=fold, dataset=dataset).held_out()
 
-    refused("no finished fold_3", held_out, fold=3)
+    refused("no finished fold_3", held_out, fold="fold_3")
     hold_out(model, ["case_1", "case_9"])
     refused("lacks 1 of the 2 cases, with labels, that were held out in training, the first is case_9", held_out)
     refused("has no imagesTr", held_out, dataset=tmp_path)
@@ -179,7 +198,9 @@ def test_dice_is_over_what_occurs_or_is_predicted() -> None:
     classes = {"background": 0, "a": 1, "b": 2}
     one, nothing = np.array([0, 1, 1, 0]), np.zeros(4, int)
     assert dice_of(one, one, classes) == 1, "b is nowhere"
-    assert dice_of(nothing, nothing, classes) == 1
+    assert np.isnan(dice_of(nothing, nothing, classes)), "nothing was there to be found, and nothing says how well it was"
+    for labels in ({"background": 0}, {"background": 0, "ignore": 1}, {"a": 0, "b": [0, 0]}):
+        refused("there is nothing to score: the labels", dice_of, one, one, labels)
     assert dice_of(np.array([0, 1, 2, 0]), one, classes) == pytest.approx((2 / 3 + 0) / 2)
     assert dice_of(np.array([0, 1, 2, 0]), one, {"background": 0, "whole": [1, 2], "b": 2}) == pytest.approx((1 + 0) / 2)
     sparse = np.array([3, 1, 1, 3])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from monai_prox.report import plot_progress
+from monai_prox.report import Row, count, family_table, family_text, plot_progress, what_it_is
 from monai_prox.schedule import Schedule, Stage
 
 STAGES = tuple(Stage(name=name, share=share) for name, share in (("smallest", 1), ("depth", 1), ("sandwich", 6)))
@@ -43,3 +43,47 @@ def test_without_verdicts_there_is_no_line(tmp_path: Path, monkeypatch: pytest.M
     (axes,) = figure_of(tmp_path / "plot.png", monkeypatch).axes
     assert not [line for line in axes.lines if line.get_linestyle() in ("--", ":")]
     assert [text.get_text() for text in axes.texts] == ["smallest", "depth", "sandwich"]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (0.012345, "0.0123"),
+        (999.4, "999"),
+        (999.6, "1 k"),
+        (1_234_567, "1.23 M"),
+        (999_499, "999 k"),
+        (999_999, "1 M"),
+        (3.2e12, "3.2 T"),
+        (999.9e9, "1 T"),
+        (4.56e16, "45.6 P"),
+    ],
+)
+def test_numbers_have_three_digits_and_a_unit(number: float, text: str) -> None:
+    assert count(number) == text
+
+
+ROWS = [
+    Row("smallest", 585, 896_000, {"mean": 0.8, "anterior": 0.81}, choices="width 4"),
+    Row("largest", 450, 3_200_000_000_000, {"mean": 0.85, "anterior": None}, choices="width 4-16"),
+]
+
+
+def test_a_table_shows_weights_and_work_and_says_what_members_and_scores_are() -> None:
+    text = family_text(ROWS, "dice", "whole cases that fold_0 held out")
+    _, head, *rows = text.splitlines()
+    assert head.split() == ["member", "parameters", "MACs", "mean", "anterior"]
+    assert rows[0].split() == ["smallest", "585", "896", "k", "0.800", "0.810"]
+    assert rows[1].split() == ["largest", "450", "3.2", "T", "0.850", "-"]
+    assert rows[2].endswith("Dice by class, of whole cases that fold_0 held out.")
+    assert "Names go by MACs" in rows[2] and "may have more parameters" in rows[2]
+    assert rows[3:] == ["smallest: width 4", "largest: width 4-16"]
+    table = family_table(ROWS, "accuracy", "scans that training held out")
+    assert [column.header for column in table.columns] == head.split()
+    assert str(table.caption).endswith("Accuracy by class, of scans that training held out.")
+
+
+def test_what_a_member_is_names_its_choices() -> None:
+    subnet = {"levels": [3], "resolution": [0.75], "decoder_depth": [1, 2, 0], "width": [4, 8, 16], "none": [0, 0]}
+    assert what_it_is(subnet) == "levels 3, resolution 0.75, decoder depth 1-2, width 4-16"

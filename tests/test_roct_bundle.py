@@ -185,7 +185,8 @@ def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Pat
     command(
         "search", trained.bundle, "--dataset", trained.scans, "--trials", 12, "--cases", 8, "--max-params", 2e6, "-o", output
     )
-    front = json.loads((output / "front.json").read_text())
+    (found,) = output.glob("*/front.json")
+    front = json.loads(found.read_text())
     assert front["measure"] == "accuracy" and front["cases"] == {"some": 8, "all": 16}
     assert len(front["members"]) == 12 and all(one["price"]["parameters"] <= 2e6 for one in front["members"])
     named = [member["subnet"] for member in TrainedBundle.open(trained.bundle).family()["members"]]
@@ -229,7 +230,8 @@ def command(*arguments: Any) -> None:
 def test_our_commands_take_the_bundle(trained: Trained, tmp_path: Path) -> None:
     runner = CliRunner()
     listed = runner.invoke(app, ["family", str(trained.bundle)])
-    assert listed.exit_code == 0 and "Accuracy by class" in listed.output and "DRUSEN" in listed.output
+    assert listed.exit_code == 0 and "DRUSEN" in listed.output
+    assert "Accuracy by class, of scans that training held out" in " ".join(listed.output.split())
     output = str(tmp_path / "smallest")
     exported = runner.invoke(app, ["export", str(trained.bundle), "--subnet", "smallest", "--output", output])
     assert exported.exit_code == 0 and exported.output.splitlines()[0] == output

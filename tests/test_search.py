@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from nnunet_task import BARE_DATASET, TWO_MEMBERS, attempt, bare_model, bare_plans, environment, run, write_held_out
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages.journal import JournalFileSymlinkLock
 from playwright.sync_api import Page, sync_playwright
 from refusals import refused
 from torch import nn
@@ -38,9 +39,10 @@ from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import choose_members
 from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
-from monai_prox.search.report import write_report
+from monai_prox.search.report import name_of, report_folder, write_report
 from monai_prox.search.storage import open_storage
-from monai_prox.search.study import Search, SearchProgress, runnable
+from monai_prox.search.study import POPULATION, Scored, Search, SearchProgress, runnable
+from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
 
 pytest_plugins = ["nnunet_fixtures"]
@@ -328,14 +330,21 @@ TOY = UNetFamily(
 )
 
 
-@pytest.mark.parametrize("sampler", ["random", "nsga2"])
-def test_what_is_proposed_is_by_the_seed_and_another_in_every_process(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each process draws by the number of its first trial, too; that trial itself is what no seed decides."""
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A family without training, whose every member scores 0.5."""
     cases = SimpleNamespace(names=["case"], fingerprint=lambda: "", usable=lambda which, _: list(which))
-    described: dict[str, Any] = {"held_out": lambda: cases, "describe": lambda *_: None}
-    toy: Any = SimpleNamespace(supernet=SuperNet(TOY), size=TOY.patch_size, **described)
     monkeypatch.setattr(Search, "_scores", lambda self, subnet, which: [0.5] * len(which))
     monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
+    described: dict[str, Any] = {"held_out": lambda: cases, "describe": lambda *_: None}
+    return SimpleNamespace(supernet=SuperNet(TOY), size=TOY.patch_size, **described)
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsga2"])
+def test_what_is_proposed_is_by_the_seed_and_another_in_every_process(
+    sampler: str, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process draws by the number of its first trial, too."""
 
     def proposals(storage: BaseStorage, seed: int, trials: int) -> list[dict[str, int]]:
         """All of a search, in the order of its trials, after a process has searched on."""
@@ -347,10 +356,34 @@ def test_what_is_proposed_is_by_the_seed_and_another_in_every_process(sampler: s
     one, same, other = (InMemoryStorage() for _ in range(3))
     begun = proposals(one, 3, 10)
     assert begun == proposals(same, 3, 10) != proposals(other, 4, 10)
-    after = proposals(one, 3, 16)
-    assert after[: len(begun)] == begun
-    drawn, joined = begun[-4:], after[len(begun) + 1 :]  # the probes and the cheapest come before them
+    after, twin = proposals(one, 3, 16), proposals(same, 3, 16)
+    assert after[: len(begun)] == begun and after == twin, "the first trial of a search that goes on, too"
+    drawn, joined = begun[-4:], after[len(begun) :]  # the probes and the cheapest come before them
     assert len(joined) >= 4 and not any(params in drawn for params in joined)
+
+
+def test_whoever_goes_on_proposes_children_of_what_is_known(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first proposal on: NSGA-II's have parents among the members that were scored, others' are drawn blindly."""
+    storage = InMemoryStorage()
+    monkeypatch.setattr("monai_prox.search.study.open_storage", lambda _: storage)
+    known = POPULATION + 5  # the probes are no part of a generation
+    search_of(toy, Path("nowhere"), trials=known).run()
+    going_on = search_of(toy, Path("nowhere"), trials=known + 1)
+    study = going_on._study()
+    number = study.ask(going_on._distributions).number
+    attributes = study.get_trials()[number].system_attrs
+    assert attributes["NSGAIISampler:generation"] == 1, "the members that are known are generation 0"
+
+
+def test_cases_without_any_class_count_nothing(toy: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A member that finds nothing where nothing is gets no score for that, as in nnU-Net's own evaluation."""
+    price = Prices(TOY, TOY.patch_size).of(TOY.space.smallest())
+    one = Scored(TOY.space.smallest(), price, {"a": 0.5, "empty": float("nan"), "b": 0.7})
+    assert one.score == pytest.approx(0.6) and one.cases == 2 and one.standard_error == pytest.approx(0.1)
+    monkeypatch.setattr(Search, "_scores", lambda self, subnet, which: [float("nan")] * len(which))
+    refused(
+        "no class occurs in, or is predicted for, the cases case; score on more", search_of(toy, tmp_path / "s.journal").run
+    )
 
 
 # ---------------------------------------------------------------------- the storage
@@ -370,6 +403,24 @@ def test_half_a_line_at_the_end_of_a_journal_is_left_out(torn: bytes, tmp_path: 
     assert all(json.loads(line) for line in written.splitlines())
     again = optuna.load_study(storage=open_storage(str(path)), study_name="a search")
     assert again.user_attrs == {"before": 1, "after": 2, "later": 2}
+
+
+def test_half_a_line_that_another_leaves_at_the_last_moment_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the lock must look at the journal's end once it has it, and not before."""
+    path = tmp_path / "study.journal"
+    study = optuna.create_study(storage=open_storage(str(path)), study_name="a search")
+    acquire = JournalFileSymlinkLock.acquire
+
+    def waiting(self: JournalFileSymlinkLock) -> bool:
+        with path.open("ab") as file:
+            file.write(b'{"op_code": 3, "wor')
+        return acquire(self)
+
+    monkeypatch.setattr(JournalFileSymlinkLock, "acquire", waiting)
+    study.set_user_attr("after", 1)
+    assert optuna.load_study(storage=open_storage(str(path)), study_name="a search").user_attrs == {"after": 1}
 
 
 def test_a_journal_of_nothing_but_half_a_line_begins_anew(tmp_path: Path) -> None:
@@ -398,7 +449,8 @@ def test_two_processes_are_one_search_and_a_killed_one_costs_its_trial(source: N
     both[0].communicate()
     _, errors = both[1].communicate()
     assert both[1].returncode == 0, errors.decode()
-    found = json.loads((tmp_path / "out" / "front.json").read_text())
+    (front,) = (tmp_path / "out").glob("*/front.json")
+    found = json.loads(front.read_text())
     assert 12 <= len(found["members"]) <= 13 and len(found["finalists"]) == 3
     assert {len(one["subnet"]) for one in found["members"]} == {6}
 
@@ -409,10 +461,13 @@ def test_the_command_writes_a_front_from_a_devices_file(source: NNUNetSource, tm
     most = ["--device", tmp_path / "device.json", "--max-latency-ms", 30, "--max-params", 1e7, "--max-memory-mb", 900]
     env = environment(nnUNet_raw=source.path.parents[2] / "raw")
     said = run(arguments(source, output, *most), env)
-    for word in ("Members by cost", "choice-01", "latency predicted within 0.0%"):
+    for word in ("Members by cost", "latency predicted within 0.0%"):
         assert word in said
-    assert {path.name for path in output.iterdir()} == {"front.json", "front.png", "report.html", "members", "study.journal"}
-    found = json.loads((output / "front.json").read_text())
+    (folder,) = (path for path in output.iterdir() if path.name not in ("members", "study.journal"))
+    assert folder.name.startswith("latency_ms-latency_ms_30-parameters_1e07-memory_mb_900-") and str(folder) in said
+    assert {path.name for path in folder.iterdir()} == {"front.json", "front.png", "report.html"}
+    found = json.loads((folder / "front.json").read_text())
+    assert all(one["name"] in said for one in found["finalists"])
     assert all(one["price"]["latency_ms"] <= 30 for one in found["members"])
     costs = [one["price"]["latency_ms"] for one in found["finalists"]]
     assert costs == sorted(costs) and found["minimised"] == ["latency_ms"]
@@ -447,7 +502,7 @@ def page() -> Any:
 
 def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tmp_path: Path, page: Page) -> None:
     device = Device.from_json(made_up_device(source), source.supernet.family, source.size, "a test")
-    search = search_of(source, tmp_path / "study.journal", device=device, minimise=("latency_ms",), finalists=4)
+    search = search_of(source, tmp_path / "study.journal", device=device, minimise=("latency_ms",), finalists=4, trials=16)
     output = tmp_path / "</script><b>out"  # what is in the data must stay data
     contents = write_report(search.run(), output)
     wrong: list[str] = []
@@ -455,33 +510,54 @@ def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tm
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.on("request", lambda request: asked.append(request.url))
-    page.goto((output / "report.html").as_uri())
+    page.goto((report_folder(search, output) / "report.html").as_uri())
     finalists = contents["finalists"]
-    best = max(finalists, key=lambda one: one["score"])
-    assert page.locator("#chosen").inner_text() == best["name"], "without a limit the best of all"
-    assert page.locator("#finalists tbody tr").count() == len(finalists) == page.locator("circle.finalist").count()
-    assert page.locator("circle.member").count() == len(contents["members"])
+    whole = {one["name"]: one["score"] for one in finalists}
+    few = {one["name"]: one["expected"] for one in contents["members"] if one["name"] not in whole}
+    scores, prices = few | whole, {one["name"]: one["price"] for one in contents["members"]}
+    assert len(scores) == len(contents["members"]) == 16 and few
+    best = max(scores, key=lambda name: scores[name])
+    assert scores[page.locator("#chosen").inner_text()] == scores[best], "without a limit the best of all"
+    assert page.locator("circle.finalist").count() == len(finalists) and page.locator("circle.member").count() == len(few)
 
     def slide(value: int) -> None:
         page.locator("#budget").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", value)
 
-    slide(0)
-    assert "No member is this cheap" in page.locator("#card").inner_text()
-    for value in range(50, 1000, 150):
-        slide(value)
-        limit = page.evaluate("limit()")
-        within = [one for one in finalists if one["price"]["latency_ms"] <= limit]
-        if within:
-            name = max(within, key=lambda one: one["score"])["name"]
-            assert page.locator("#chosen").inner_text() == name
-            assert page.locator("circle.finalist.dear").count() == len(finalists) - len(within)
+    for axis in contents["axes"]:
+        page.locator("#axis").select_option(axis)
+        slide(0)
+        assert "No member is this cheap" in page.locator("#card").inner_text()
+        for value in range(50, 1001, 190):
+            slide(value)
+            limit = page.evaluate("limit()")
+            within = [name for name, price in prices.items() if price[axis] <= limit]
+            assert page.locator("circle.choice.dear").count() == len(prices) - len(within)
+            if within:
+                chosen = page.locator("#chosen").inner_text()
+                assert scores[chosen] == max(scores[name] for name in within), f"the best of those within {axis}"
+                equal = [name for name in within if scores[name] == scores[chosen]]
+                assert prices[chosen][axis] == min(prices[name][axis] for name in equal), "and of these the cheapest"
+        ahead = [
+            name
+            for name, price in prices.items()
+            if not any(prices[o][axis] <= price[axis] and scores[o] > scores[name] for o in prices)
+            and not any(prices[o][axis] < price[axis] and scores[o] >= scores[name] for o in prices)
+        ]
+        listed = {row.split("\t")[0] for row in page.locator("#choices tbody tr").all_inner_texts()}
+        assert listed <= set(ahead) | set(whole) and set(whole) <= listed
+        assert {scores[name] for name in ahead} == {scores[name] for name in listed if name in ahead}
     slide(1000)
-    page.locator("#axis").select_option("parameters")
-    assert page.locator("#chosen").inner_text() == best["name"]
+    one = next(iter(few))
+    page.locator(f"circle[data-name={one}]").focus()
+    page.locator(f"circle[data-name={one}]").dispatch_event("click")
+    assert page.locator("#chosen").inner_text() == one
+    assert "held-out: only 1 of 3 cases, shifted by" in page.locator("#cases").inner_text()
+    assert (output / "members" / f"{one}.json").is_file() and f"{one}.json" in page.locator("#command").inner_text()
     page.locator(f"circle[data-name={finalists[0]['name']}]").hover()
     assert "decoder depth" in page.locator("#tip").inner_text()
     page.locator(f"circle[data-name={finalists[0]['name']}]").click()
     assert page.locator("#chosen").inner_text() == finalists[0]["name"]
+    assert "held-out: 3 of 3 cases" in page.locator("#cases").inner_text()
     page.locator("#format").select_option("openvino")
     command = page.locator("#command").inner_text()
     assert command == f"{finalists[0]['command']} --format openvino --output {finalists[0]['name']}.xml"
@@ -497,4 +573,30 @@ def test_the_shown_scores_of_members_are_shifted_to_those_of_all_cases(source: N
     before = {json.dumps(one["subnet"]): one for one in contents["members"]}
     same = [(one, before[json.dumps(one["subnet"])]) for one in contents["finalists"]]
     assert np.mean([one["score"] - other["expected"] for one, other in same]) == pytest.approx(0, abs=1e-9)
-    assert {path.stem for path in (tmp_path / "out" / "members").iterdir()} == {one["name"] for one in contents["finalists"]}
+    assert {path.stem for path in (tmp_path / "out" / "members").iterdir()} == {one["name"] for one in contents["members"]}
+
+
+def test_searches_lie_side_by_side_and_a_name_is_always_the_same_member(source: NNUNetSource, tmp_path: Path) -> None:
+    storage, output = tmp_path / "study.journal", tmp_path / "out"
+    prices = Prices(source.supernet.family, source.size)
+    largest = prices.of(prices.family.space.largest())
+    budgets = [Budget(), Budget(parameters=0.6 * largest.parameters), Budget(parameters=0.5 * largest.parameters)]
+    searches = [search_of(source, storage, budget=budget, finalists=2) for budget in budgets]
+    found = [write_report(search.run(), output) for search in searches]
+    folders = [report_folder(search, output) for search in searches]
+    assert len(set(folders)) == 3 and all((folder / "report.html").is_file() for folder in folders)
+    for contents, folder in zip(found, folders, strict=True):
+        assert json.loads((folder / "front.json").read_text())["budget"] == contents["budget"]
+    named: dict[str, Any] = {}
+    for one in (one for contents in found for one in [*contents["members"], *contents["finalists"]]):
+        assert named.setdefault(one["name"], one["subnet"]) == one["subnet"]
+        name, subnet = source.member(str(output / "members" / f"{one['name']}.json"))
+        assert (name, subnet.to_json()) == (one["name"], one["subnet"]) and one["command"].count(f"{name}.json") == 1
+    assert len({json.dumps(subnet) for subnet in named.values()}) == len(named)
+    before = (folders[0] / "front.json").read_bytes()
+    again = write_report(search_of(source, storage, budget=budgets[1], finalists=2).run(), output)
+    assert [one["name"] for one in again["finalists"]] == [one["name"] for one in found[1]["finalists"]]
+    assert (folders[0] / "front.json").read_bytes() == before
+    assert name_of(Subnet.of(levels=(3,), resolution=(0.75,), width=(4, 8, 16))) == "choice-5605506b", (
+        "names that were given must mean the same in later versions"
+    )

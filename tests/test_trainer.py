@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -1049,6 +1050,21 @@ def test_the_log_says_what_opens(trained: Path) -> None:
     opened = re.findall(r"Epoch (\d+) \n(?:.*\n)?.*ProX stage '(.+)' opens: (\d+) of (\d+) members", text)
     assert opened == [("0", "smallest", "1", "2"), ("2", "resolution", "2", "2"), ("3", "everyone", "2", "2")]
     assert re.search(r"Recipe prox: smallest from epoch 0, resolution from epoch 2, everyone from epoch 3", text)
+
+
+def test_the_log_ends_with_a_table_of_the_members_and_the_next_command(trained: Path) -> None:
+    """And not with the Dice of the member that was validated last."""
+    (log,) = (trained / "fold_0").glob("training_log_*.txt")
+    _, _, end = log.read_text().rpartition("Members of the family\n")
+    head, smallest, largest, caption, *what, last = end.strip().splitlines()
+    assert head.split() == ["member", "parameters", "MACs", "mean", "anterior", "posterior"]
+    members = json.loads((trained / "fold_0" / "family.json").read_text())["members"]
+    for row, member in zip((smallest, largest), members, strict=True):
+        assert row.split()[0] == member["name"]
+        assert row.split()[-3:] == [f"{member['dice'][key]:.3f}" for key in ("mean", "1", "2")]
+    assert "Dice by class, of whole cases that fold_0 held out, by nnU-Net's validation, which mirrors" in caption
+    assert [line.split(":")[0] for line in what] == ["smallest", "largest"]
+    assert "predicts as the member largest" in last and f"monai-prox export {shlex.quote(str(trained))} --subnet" in last
 
 
 def test_a_training_leaves_plots_validations_and_the_family(trained: Path) -> None:

@@ -183,6 +183,11 @@ class TrainedBundle:
         return measure
 
     @property
+    def scored(self) -> str:
+        """In words, what they are of."""
+        return "scans that training held out" if self.classifies else "whole cases that training held out, without mirroring"
+
+    @property
     @refusing(UNUSABLE)
     def kernel_transforms(self) -> bool:
         """Whether the recipe had the supernet transform its kernels."""
@@ -227,7 +232,7 @@ class TrainedBundle:
     @refusing(UNUSABLE)
     def measured(self, subnet: Subnet) -> dict[str, float]:
         """Scores by class of ``subnet`` as its training measured them with the weights that are there; {} where it did not."""
-        same = [member for member in self.family()["members"] if Subnet.from_json(member["subnet"]) == subnet]
+        same = [member for member in self.family()["members"] if dict(Subnet.from_json(member["subnet"])) == dict(subnet)]
         return dict(same[0][self.measure] or {}) if same else {}
 
     def supernet(self) -> SuperNet:

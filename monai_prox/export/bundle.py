@@ -23,7 +23,7 @@ from monai_prox.errors import ProXError
 from monai_prox.export.bundle_docs import data_license, readme
 from monai_prox.export.folder import new_folder
 from monai_prox.families.architecture import kind_of
-from monai_prox.files import read_json, write_json
+from monai_prox.files import write_json
 from monai_prox.tensor_file import write_tensors
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -146,7 +146,7 @@ def write_bundle(prediction: Exportable, output: Path, *, overwrite: bool = Fals
 
     Raises ProXError where the folder exists without ``overwrite``, or nothing can be written; then nothing is left behind.
     """
-    with new_folder(output, overwrite=overwrite, is_exported=_is_exported) as folder:
+    with new_folder(output, overwrite=overwrite) as folder:
         for part in ("configs", "models", "docs"):
             (folder / part).mkdir()
         write_json(prediction.metadata(), folder / "configs" / "metadata.json")
@@ -158,11 +158,6 @@ def write_bundle(prediction: Exportable, output: Path, *, overwrite: bool = Fals
         write_tensors(fx.symbolic_trace(prediction.network.eval()).state_dict(), folder / "models" / "model.pt")
         _write_torchscript(folder)
     return output
-
-
-def _is_exported(folder: Path) -> bool:
-    path = folder / "configs" / "metadata.json"
-    return path.is_file() and MARK in read_json(path)
 
 
 def _license() -> str:

@@ -42,6 +42,10 @@ class _Source:
         return self.bundle.measure
 
     @property
+    def classifies(self) -> bool:
+        return self.bundle.classifies
+
+    @property
     def size(self) -> Sequence[int]:
         patch: Sequence[int] = self.bundle.plan.patch_size
         return patch
@@ -56,7 +60,7 @@ class _Source:
 
     @property
     def arguments(self) -> list[str]:
-        return [] if self.dataset is None else ["--dataset", str(self.dataset.resolve())]
+        return ["--dataset", str(self.dataset.resolve())] if self.classifies and self.dataset is not None else []
 
     def family(self) -> dict[str, Any]:
         return self.bundle.family()

@@ -289,7 +289,7 @@ def classification_of(bundle: TrainedBundle, which: str, dataset: Path | None = 
     """
     plan, family = bundle.plan, bundle.network_family
     name, subnet = bundle.member(which)
-    family.space.check(subnet)
+    subnet = family.space.check(subnet)
     return Classification(
         name=name,
         task=plan.task,

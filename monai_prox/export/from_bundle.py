@@ -19,7 +19,8 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
     """
     plan, family = bundle.plan, bundle.network_family
     name, subnet = bundle.member(which)
-    patch = family.input_size(plan.patch_size, family.space.check(subnet)["resolution"][0])
+    subnet = family.space.check(subnet)
+    patch = family.input_size(plan.patch_size, subnet["resolution"][0])
     spacing = tuple(mm * (full / small) for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))
     measured = bundle.measured(subnet)
     if plan.orientation is None:

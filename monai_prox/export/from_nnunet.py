@@ -19,7 +19,8 @@ from monai_prox.errors import ProXError, refusing
 from monai_prox.export.bundle import Prediction, orienting, resampling
 from monai_prox.export.nnunet import member_plans
 from monai_prox.families.architecture import build_network
-from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder
+from monai_prox.nnunet.dataset import channels_of, outputs_of
+from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder, scored_in
 from monai_prox.nnunet.orientation import stored_orientations
 from monai_prox.runtime.description import ORIENTATIONS
 
@@ -48,7 +49,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
     fold = model.finished(fold)
     name, subnet = model.member(which)
     checkpoint = model.checkpoint(fold)
-    supernet = model.supernet_with(subnet, checkpoint)
+    supernet, subnet = model.supernet_with(subnet, checkpoint)
     plans = member_plans(model, supernet, name, subnet)
     configuration = plans["configurations"][model.configuration_name]
     if len(configuration["patch_size"]) != 3:
@@ -56,11 +57,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
     _check_repeatable(plans, configuration, model.dataset["file_ending"])
     order, orientation = _order(plans["transpose_forward"]), _orientation(model, fold)
     labels = PlansManager(plans).get_label_manager(model.dataset)
-    values = {name: value for name, value in model.dataset["labels"].items() if name != "ignore"}
-    outputs = tuple(name for name in values if values[name] not in (0, [0], (0,)))
-    if not labels.has_regions:
-        outputs = tuple(sorted(values, key=values.__getitem__))
-    channels = tuple(model.dataset["channel_names"][key] for key in sorted(model.dataset["channel_names"], key=int))
+    channels = channels_of(model.dataset)
     architecture = turned_architecture(configuration["architecture"], order)
     network = build_network(architecture, input_channels=len(channels), num_classes=labels.num_segmentation_heads)
     network.load_state_dict(turned_weights(supernet.extract(subnet), order))
@@ -78,11 +75,11 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
         architecture=architecture,
         channels=channels,
         modality="CT" if any(channel.casefold() == "ct" for channel in channels) else "MR",
-        outputs=outputs,
+        outputs=outputs_of(model.dataset),
         patch_size=tuple(int(configuration["patch_size"][axis]) for axis in order),
         spacing=tuple(spacing),
         metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
-        measured_on=f"the validation cases of {fold}, whole, by nnU-Net with its mirroring" if measured else "",
+        measured_on=scored_in(fold) if measured else "",
         licence=str(model.dataset.get("licence") or model.dataset.get("license") or ""),
         preprocessing=tuple(_preprocessing(plans, configuration, spacing, orientation)),
         postprocessing=tuple(_postprocessing(model.dataset, labels.has_regions)),

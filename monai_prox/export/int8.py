@@ -84,8 +84,12 @@ def compare(before: Path, after: Path, cases: HeldOut, measure: str, *, most_los
     """
     models = Model(before), Model(after)
     calibrating, measuring = (cases.usable(half, models[0].description) for half in halves(cases))
-    first, second = (float(np.mean(cases.scores(measuring, model.description, model))) for model in models)
-    loss = Loss(measure, first, second, len(calibrating), len(measuring), dict(cases.left_out))
+    scores = np.array([cases.scores(measuring, model.description, model) for model in models])
+    known = ~np.isnan(scores)  # of a case without any class, whoever predicts none
+    if not known.any(1).all():
+        raise ProXError(f"no class occurs in, or is predicted for, the {len(measuring)} cases to measure on")
+    first, second = (float(np.mean(of[there])) for of, there in zip(scores, known, strict=True))
+    loss = Loss(measure, first, second, len(calibrating), int(known.any(0).sum()), dict(cases.left_out))
     if loss.before - loss.after > most_loss:
         raise ProXError(f"{loss}: that is more than the {most_loss} that may be lost; no file was written")
     return loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -39,22 +40,43 @@ def member_plans(model: ModelFolder, supernet: SuperNet, name: str, subnet: Subn
     return plans
 
 
+def stock_folder(model: ModelFolder, plans_name: str) -> Path:
+    """Where ``nnUNetv2_predict -tr nnUNetTrainer -p plans_name`` looks, if ``model`` is in nnUNet_results."""
+    return model.path.parent / f"{STOCK_TRAINER}__{plans_name}__{model.configuration_name}"
+
+
+def is_found_by_name(model: ModelFolder, folder: Path, plans_name: str) -> bool:
+    """Whether ``nnUNetv2_predict -p plans_name`` finds ``folder``, which it looks for in nnUNet_results only."""
+    results, found = os.environ.get("nnUNet_results"), model.path.parent
+    there = results is not None and Path(results, model.plans["dataset_name"]).resolve() == found
+    return there and folder.resolve() == stock_folder(model, plans_name)
+
+
 def export_nnunet(
-    model: ModelFolder, which: str, output: Path | None = None, *, overwrite: bool = False, fine_tune: bool = False
+    model: ModelFolder,
+    which: str,
+    output: Path | None = None,
+    *,
+    folds: Sequence[str] = (),
+    overwrite: bool = False,
+    fine_tune: bool = False,
 ) -> Path:
-    """Writes the member ``which`` of all finished folds as a model folder of nnU-Net's own trainer, and returns it.
+    """Writes the member ``which`` as a model folder of nnU-Net's own trainer, and returns it.
 
     output: the folder; None for the place where ``nnUNetv2_predict -tr nnUNetTrainer -p PLANS`` looks, beside ``model``.
+    folds: such as "fold_0"; all that are finished if none is named.
     fine_tune: puts the plans beside the preprocessed data too, for ``nnUNetv2_train ... -pretrained_weights``.
 
-    Raises ProXError for an unknown or illegal member, one that a fold has closed, an existing folder without ``overwrite`` and
-    where nothing can be written; then no part of the folder is left.
+    Raises ProXError for an unknown or illegal member, a fold that is not there, a member that a fold has closed, an existing
+    folder without ``overwrite`` or with what was not exported, such as a training's results, and where nothing can be written;
+    then no part of it is left.
     """
     name, subnet = model.member(which)
-    supernet = model.supernet_with(subnet, model.checkpoint(model.folds[0]))
+    folds = [model.finished(fold) for fold in folds] or model.folds
+    supernet, subnet = model.supernet_with(subnet, model.checkpoint(folds[0]))
     plans = member_plans(model, supernet, name, subnet)
     plans_name, configuration = plans["plans_name"], model.configuration_name
-    output = output or model.path.parent / f"{STOCK_TRAINER}__{plans_name}__{configuration}"
+    output = output or stock_folder(model, plans_name)
     plan_file = _preprocessed(model) / f"{plans_name}.json" if fine_tune else None
     beside_data = plans
     if plan_file is not None and plan_file.exists():
@@ -62,22 +84,22 @@ def export_nnunet(
         if not overwrite and existing.get(configuration, own[configuration]) != own[configuration]:
             raise ProXError(f"{plan_file} is the plan of another member; give the subnet another name, or --overwrite")
         beside_data = plans | {"configurations": existing | own}
-    with new_folder(output, overwrite=overwrite, is_exported=_is_exported) as folder:
-        _write_model(model, folder, subnet, plans)
+    with new_folder(output, overwrite=overwrite) as folder:
+        _write_model(model, folder, folds, subnet, plans)
         if plan_file is not None:
             write_json(beside_data, plan_file)
     return output
 
 
-def _write_model(model: ModelFolder, folder: Path, subnet: Subnet, plans: dict[str, Any]) -> None:
+def _write_model(model: ModelFolder, folder: Path, folds: Sequence[str], subnet: Subnet, plans: dict[str, Any]) -> None:
     write_json(plans, folder / "plans.json")
     write_json(model.dataset, folder / "dataset.json")
     fingerprint = model.path / "dataset_fingerprint.json"
     if fingerprint.is_file():
         shutil.copyfile(check_inside(fingerprint, model.path), folder / fingerprint.name)
-    for fold in model.folds:
+    for fold in folds:
         checkpoint = model.checkpoint(fold)
-        network = model.supernet_with(subnet, checkpoint).extract(subnet)
+        network = model.supernet_with(subnet, checkpoint)[0].extract(subnet)
         target = folder / fold
         (target / "validation").mkdir(parents=True)
         init_args = checkpoint["init_args"]
@@ -106,11 +128,6 @@ def _write_model(model: ModelFolder, folder: Path, subnet: Subnet, plans: dict[s
             shutil.copyfile(check_inside(summary, model.path), target / "validation" / "summary.json")
         else:
             write_json(NOT_VALIDATED, target / "validation" / "summary.json")
-
-
-def _is_exported(folder: Path) -> bool:
-    plans = folder / "plans.json"
-    return plans.is_file() and EXPORTED in str(read_json(plans).get("plans_name"))
 
 
 def _preprocessed(model: ModelFolder) -> Path:

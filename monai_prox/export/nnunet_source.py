@@ -16,6 +16,7 @@ from monai_prox.errors import ProXError, refusing
 from monai_prox.evaluation import SegmentedCases, find_labelled
 from monai_prox.export.nnunet import member_plans
 from monai_prox.export.source import FILES, FOLDERS
+from monai_prox.nnunet.dataset import channels_of
 from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder
 from monai_prox.runtime.description import READERS, SCHEMES, Description, Normalisation, Resampling
 from monai_prox.space import Subnet
@@ -39,12 +40,13 @@ class NNUNetSource:
     fold: str
     dataset: Path | None
     measure: str = "dice"
+    classifies: bool = False
 
     @classmethod
-    def open(cls, path: Path, *, fold: int | None = None, dataset: Path | None = None) -> NNUNetSource:
+    def open(cls, path: Path, *, fold: str | None = None, dataset: Path | None = None) -> NNUNetSource:
         """Raises ProXError where ``path`` is no finished model folder, or has no such fold."""
         model = ModelFolder.open(path)
-        return cls(model, model.finished(None if fold is None else f"fold_{fold}"), dataset)
+        return cls(model, model.finished(fold), dataset)
 
     @property
     def path(self) -> Path:
@@ -76,8 +78,7 @@ class NNUNetSource:
 
     def member(self, which: str) -> tuple[str, Subnet]:
         name, subnet = self.model.member(which)
-        self.model.check(subnet, self.supernet, self._checkpoint)
-        return name, subnet
+        return name, self.model.check(subnet, self.supernet, self._checkpoint)
 
     def network(self, subnet: Subnet) -> nn.Module:
         return self.supernet.extract(subnet)
@@ -120,13 +121,12 @@ def describe(
         if value not in allowed:
             raise ProXError(f"the plan's {key} is {value}; the runtime repeats {', '.join(allowed)}")
     labels = PlansManager(dict(plans)).get_label_manager(dict(dataset))
-    channels = dataset.get("channel_names") or dataset["modality"]  # as older datasets call them
     return Description(
         member=member,
         subnet=subnet,
         task=plans["dataset_name"],
         source=source,
-        channels=tuple(channels[key] for key in sorted(channels, key=int)),
+        channels=channels_of(dataset),
         labels=dataset["labels"],
         regions=tuple(dataset["regions_class_order"]) if labels.has_regions else None,
         outputs=labels.num_segmentation_heads,

@@ -45,6 +45,10 @@ class Source(Protocol):
     @property
     def size(self) -> Sequence[int]: ...
 
+    @property
+    def classifies(self) -> bool:
+        """Whether members classify images, instead of segmenting them."""
+
     def family(self) -> dict[str, Any]:
         """family.json."""
 
@@ -61,11 +65,11 @@ class Source(Protocol):
         """The cases that training validated on. Raises ProXError where they are not known or not there."""
 
 
-def open_source(path: Path, *, fold: int | None = None, dataset: Path | None = None) -> Source:
+def open_source(path: Path, *, fold: str | None = None, dataset: Path | None = None) -> Source:
     """The family that ProXTrainer left in a model folder, or that a bundle's training left in the bundle.
 
-    fold: of an nnU-Net model, the first finished one if None. dataset: images and labels, in nnUNet_raw where it is None, for
-    bundles a Decathlon task, for classifiers the scans. Raises ProXError where there is no trained family.
+    fold: of an nnU-Net model, such as "fold_0", the first finished one if None. dataset: images and labels, in nnUNet_raw where
+    it is None, for bundles a Decathlon task, for classifiers the scans. Raises ProXError where there is no trained family.
     """
     if not path.is_dir():
         raise ProXError(f"there is no folder {path}")

@@ -87,7 +87,7 @@ class Device:
                 f"{source} was measured with another family, {made_for}; this one is {own}: measure its own members, see "
                 "monai-prox profile pack"
             )
-        usable = {subnet: time for subnet, time in measured.items() if subnet in family.space and time > 0}
+        usable = {family.space.check(one): time for one, time in measured.items() if one in family.space and time > 0}
         if len(usable) < min(FEWEST, family.space.size()):
             raise ProXError(f"{source} has {len(usable)} members of this family, at least {FEWEST} are needed")
         return cls(family, tuple(size), name, usable)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from monai_prox.errors import ProXError
 from monai_prox.families.architecture import MOST
 from monai_prox.files import read_json
+from monai_prox.nnunet.dataset import normalised
 from monai_prox.typed import check_types
 
 NAME = re.compile(r"(?!\.+$)[\w. +-]+")
@@ -56,11 +57,10 @@ CONFIGURATION = {
     "pool_op_kernel_sizes": PerAxis,
     "conv_kernel_sizes": PerAxis,
 }
-DATASET = {"labels": Mapping[str, int | str | tuple[int | str, ...]], "file_ending": str}
+DATASET = {"labels": Mapping[str, Any], "file_ending": str}
 FURTHER_DATASET = {
     "channel_names": Mapping[str, str],
     "modality": Mapping[str, str],
-    "regions_class_order": tuple[int, ...],
     "licence": str,
     "license": str,
     "numTraining": int,
@@ -84,7 +84,7 @@ def read_plans(path: Path) -> dict[str, Any]:
 
 
 def read_dataset(path: Path) -> dict[str, Any]:
-    """dataset.json. Raises ProXError, naming the file and the entry, if it is none that nnU-Net takes."""
+    """dataset.json, with whole numbers as label values. Raises ProXError, naming the file and the entry, if it is none that nnU-Net takes."""
     dataset: dict[str, Any] = read_json(path)
     check_types(dataset, DATASET, path)
     check_types(dataset, FURTHER_DATASET, path, missing=True)
@@ -92,7 +92,7 @@ def read_dataset(path: Path) -> dict[str, Any]:
     for key in ("channel_names", "modality"):
         if not all(name.isdecimal() for name in dataset.get(key, {})):
             raise ProXError(f"{path}: {key!r} must be numbered '0', '1' and so on, got {dataset[key]!r:.80}")
-    return dataset
+    return normalised(dataset, path)
 
 
 def _check_names(path: Path, data: Mapping[str, Any], keys: Sequence[str]) -> None:

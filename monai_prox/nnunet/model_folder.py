@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import read_json
 from monai_prox.members import check_family, find_member
 from monai_prox.nnunet.checkpoint import load_checkpoint
+from monai_prox.nnunet.dataset import named_scores
 from monai_prox.nnunet.model_files import read_dataset, read_plans
 from monai_prox.nnunet.open_part import ENTRY
 from monai_prox.nnunet.plans import family_of
@@ -25,7 +27,15 @@ from monai_prox.supernet import SuperNet, without_weights
 from monai_prox.tensor_file import check_weights
 
 FINAL = "checkpoint_final.pth"
+FOLD = re.compile(r"fold_([0-9]|[1-9][0-9]+|all)")  # as nnU-Net names them
+ALL = "fold_all"  # trains on all cases
 UNUSABLE = "the model folder's files cannot be used"
+
+
+def scored_in(fold: str) -> str:
+    """In words, what the Dice are of that nnU-Net's validation of ``fold`` leaves, in summary.json and family.json."""
+    cases = "cases that it was trained on, for fold_all holds none out" if fold == ALL else f"cases that {fold} held out"
+    return f"whole {cases}, by nnU-Net's validation, which mirrors"
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,8 @@ class ModelFolder:
             raise ProXError(
                 f"the folder's name must end in __CONFIGURATION, one of {', '.join(plans['configurations'])}; got {path.name}"
             )
-        folds = tuple(sorted(fold.name for fold in path.glob("fold_*") if (fold / FINAL).is_file()))
+        finished = [fold.name for fold in path.glob("fold_*") if FOLD.fullmatch(fold.name) and (fold / FINAL).is_file()]
+        folds = tuple(sorted(finished, key=lambda fold: (len(fold), fold)))  # fold_10 comes after fold_2, fold_all last
         if not folds:
             raise ProXError(f"no fold of {path} has a {FINAL}; finish the training first: nnUNetv2_train ... --c")
         return cls(path, plans, dataset, name, folds)
@@ -103,17 +114,19 @@ class ModelFolder:
             open=closed,
         )
 
-    def supernet_with(self, subnet: Subnet, checkpoint: dict[str, Any]) -> SuperNet:
-        """``supernet``, of which ``subnet`` has to be a member. Raises ProXError with the fold and the reason if it is none."""
+    def supernet_with(self, subnet: Subnet, checkpoint: dict[str, Any]) -> tuple[SuperNet, Subnet]:
+        """``supernet``, and its member ``subnet`` in normal form. Raises ProXError as ``check`` does."""
         supernet = self.supernet(checkpoint)
-        self.check(subnet, supernet, checkpoint)
-        return supernet
+        return supernet, self.check(subnet, supernet, checkpoint)
 
     @staticmethod
-    def check(subnet: Subnet, supernet: SuperNet, checkpoint: dict[str, Any]) -> None:
-        """Raises ProXError, with the fold and the reason, if ``subnet`` is no member of the checkpoint's ``supernet``."""
+    def check(subnet: Subnet, supernet: SuperNet, checkpoint: dict[str, Any]) -> Subnet:
+        """``subnet`` in normal form.
+
+        Raises ProXError, with the fold and the reason, if it is no member of the checkpoint's ``supernet``.
+        """
         try:
-            supernet.family.space.check(subnet)
+            return supernet.family.space.check(subnet)
         except ProXError as error:
             closed = ", ".join(checkpoint["prox"]["engine"].get("closed", {}))
             why = f", whose training has closed choices of {closed}," if closed else ""
@@ -121,17 +134,20 @@ class ModelFolder:
 
     @refusing(UNUSABLE)
     def family(self) -> dict[str, Any]:
-        """family.json, each member's Dice being the mean over the folds that have validated it.
+        """family.json, each member's Dice being the mean over the folds that have validated it on what they held out.
 
-        Where folds have closed different choices, it is that of the fold whose largest member costs least. Raises ProXError
-        where no fold has one, or one is none.
+        fold_all holds nothing out, so its Dice are those of the family only where there is no other fold. Where folds have
+        closed different choices, it is that of the fold whose largest member costs least. Raises ProXError where no fold has
+        one, or one is none.
         """
-        families = [self.family_of(fold) for fold in self.folds if (self.path / fold / "family.json").is_file()]
+        of_folds = {fold: self.family_of(fold) for fold in self.folds if (self.path / fold / "family.json").is_file()}
+        families = list(of_folds.values())
         if not families:
             raise ProXError(f"{self.path} has no family.json; it was not trained by ProXTrainer to the end")
         merged = deepcopy(min(families, key=lambda family: max((m["macs"] for m in family["members"]), default=0)))
         for member in merged["members"]:
-            same = [m for f in families for m in f["members"] if m["subnet"] == member["subnet"]]
+            scored = [family for fold, family in of_folds.items() if fold != ALL or len(of_folds) == 1]
+            same = [m for f in scored for m in f["members"] if m["subnet"] == member["subnet"]]
             scores = [m["dice"] for m in same if m["dice"]]
             labels = list(dict.fromkeys(label for score in scores for label in score))
             means = {label: [s[label] for s in scores if s.get(label) is not None] for label in labels}
@@ -146,10 +162,20 @@ class ModelFolder:
             raise ProXError(f"{self.path} has no finished {fold}; finished are {', '.join(self.folds)}")
         return fold
 
+    @property
+    def scored(self) -> str:
+        """In words, what ``family`` has the Dice of."""
+        return scored_in("fold_all" if self.folds == (ALL,) else "the folds")
+
+    @refusing(UNUSABLE)
     def family_of(self, fold: str) -> dict[str, Any]:
-        """The family.json of one fold. Raises ProXError where it is none."""
+        """The family.json of one fold, its Dice by the labels' names. Raises ProXError where it is none."""
         path = self.path / fold / "family.json"
-        return check_family(read_json(path), path)
+        family = check_family(read_json(path), path)
+        for member in family["members"]:
+            if member["dice"]:
+                member["dice"] = named_scores(member["dice"], self.dataset)
+        return family
 
     def member(self, which: str) -> tuple[str, Subnet]:
         """Name and subnet of ``which``: a member's name in family.json, or a JSON file with a subnet.
@@ -166,7 +192,7 @@ class ModelFolder:
         family = self.family_of(fold)
         if family.get("validated_epoch") != epoch:
             return None
-        same = [member for member in family["members"] if Subnet.from_json(member["subnet"]) == subnet]
+        same = [member for member in family["members"] if dict(Subnet.from_json(member["subnet"])) == dict(subnet)]
         return same[0] if same else None
 
     @refusing(UNUSABLE)
@@ -176,8 +202,8 @@ class ModelFolder:
         Raises ProXError where it held none out, or was not validated.
         """
         summary = self.path / fold / "validation" / "summary.json"
-        if fold == "fold_all" or not summary.is_file():
-            why = "trained on all cases" if fold == "fold_all" else f"has no {summary.relative_to(self.path / fold)}"
+        if fold == ALL or not summary.is_file():
+            why = "trained on all cases" if fold == ALL else f"has no {summary.relative_to(self.path / fold)}"
             raise ProXError(f"{self.path / fold} {why}, so no case is known that it was not trained on")
         ending = self.dataset["file_ending"]
         return [Path(case["reference_file"]).name.removesuffix(ending) for case in read_json(summary)["metric_per_case"]]

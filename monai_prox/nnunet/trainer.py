@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -35,12 +36,14 @@ from monai_prox.files import remove_unfinished, write_json
 from monai_prox.monitor import Monitor, comparing_interval
 from monai_prox.nnunet import case_dice
 from monai_prox.nnunet.checkpoint import load_checkpoint, plain
+from monai_prox.nnunet.dataset import named_scores, normalised
 from monai_prox.nnunet.loader_process import EndWithTraining
+from monai_prox.nnunet.model_folder import scored_in
 from monai_prox.nnunet.open_part import OpenPart
 from monai_prox.nnunet.orientation import stored_orientations
 from monai_prox.nnunet.plans import choices_of, family_of, monitor_of, recipe_of
 from monai_prox.probes import choose_probes
-from monai_prox.report import count, plot_progress
+from monai_prox.report import Row, count, family_text, plot_progress, what_it_is
 from monai_prox.schedule import find_recipe, make_schedule
 from monai_prox.space import Subnet
 from monai_prox.supernet import Member, SuperNet
@@ -116,7 +119,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
                 f"{configuration} is the second step of a cascade, which {type(self).__name__} does not train; "
                 f"train 3d_fullres, or 3d_lowres by itself"
             )
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        super().__init__(plans, configuration, fold, normalised(dataset_json, "dataset.json"), device)
         self.num_epochs = self.epochs
         self.num_iterations_per_epoch = self.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch
@@ -409,6 +412,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             validated = {name: Path(folder, "members", name, "validation") for name in self.probes}
             validated["largest"] = Path(folder, "validation")
             self._write_family({n: load_json(str(p / "summary.json")) for n, p in validated.items()})
+            self._print_family()
 
     def _write_family(self, summaries: dict[str, Any]) -> None:
         """family.json: the probes with what they cost and, once validated, their Dice on whole cases."""
@@ -448,6 +452,27 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             "monitor": [comparison.to_json() for comparison in self.monitor.history],
         }
         write_json(plain(family), Path(self.output_folder, "family.json"))
+
+    def _print_family(self) -> None:
+        """So that the log's last Dice is not that of the member that was validated last."""
+        members = load_json(str(Path(self.output_folder, "family.json")))["members"]
+        rows = [
+            Row(
+                m["name"],
+                m["parameters"],
+                m["macs"],
+                named_scores(m["dice"], self.dataset_json),
+                choices=what_it_is(m["subnet"]),
+            )
+            for m in members
+        ]
+        model = shlex.quote(str(self.output_folder_base))
+        self.print_to_log_file(family_text(rows, "dice", scored_in(f"fold_{self.fold}")))
+        search = "" if self.fold == "all" else f", or the best for a budget: monai-prox search {model}"  # on held-out cases
+        self.print_to_log_file(
+            "The checkpoint predicts as the member largest. Next, one as a model of its own: "
+            f"monai-prox export {model} --subnet smallest{search}"
+        )
 
     # ------------------------------------------------------------------ checkpoints
     def save_checkpoint(self, filename: str) -> None:

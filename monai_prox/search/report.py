@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean, median
@@ -19,46 +20,62 @@ from monai_prox.export.source import Source
 from monai_prox.files import replacing, write_json
 from monai_prox.report import count, plot_choices
 from monai_prox.search.budget import UNITS
-from monai_prox.search.study import Result, Scored
+from monai_prox.search.study import Result, Scored, Search
+from monai_prox.space import Subnet
 
-FORMAT = 1
+FORMAT = 2
+CAPTION = "Dice without mirroring, as monai-prox predict computes labels; monai-prox family lists nnU-Net's, with it"
 PLOTTED = ("latency_ms", "macs", "parameters", "memory_mb")
 TABLE, PLOT, PAGE, MEMBERS = "front.json", "front.png", "report.html", "members"
 
 
+def name_of(subnet: Subnet) -> str:
+    """The same for the same member, whatever search has found it, and another for others."""
+    return f"choice-{sha256(str(subnet).encode()).hexdigest()[:8]}"
+
+
 def named(result: Result) -> dict[str, Scored]:
-    """The finalists by the names that they get, from the cheapest on."""
+    """The finalists by their names, from the cheapest on."""
     by_cost = sorted(result.finalists, key=lambda one: tuple(one.price.of(name) for name in result.search.minimise))
-    return {f"choice-{number:02d}": one for number, one in enumerate(by_cost, 1)}
+    return {name_of(one.subnet): one for one in by_cost}
+
+
+def report_folder(search: Search, output: Path) -> Path:
+    """Below ``output`` that of one search: its costs and budget, and what tells it from searches of other settings."""
+    limits = (f"{name}_{most:g}".replace("+", "") for name, most in search.budget.limits().items())
+    return output / "-".join([*search.minimise, *limits, sha256(search.name.encode()).hexdigest()[:8]])
 
 
 def write_report(result: Result, output: Path) -> dict[str, Any]:
-    """Writes everything into the folder ``output`` and returns what is in its front.json."""
-    (output / MEMBERS).mkdir(parents=True, exist_ok=True)
-    finalists = named(result)
-    for old in (output / MEMBERS).glob("choice-*.json"):
-        if old.stem not in finalists:
-            old.unlink(missing_ok=True)  # another process may be writing, too
-    for name, one in finalists.items():
-        write_json({"subnet": one.subnet.to_json()}, output / MEMBERS / f"{name}.json")
-    contents = _contents(result, finalists, output)
-    write_json(contents, output / TABLE)
+    """Writes what was found into ``report_folder`` and returns what is in its front.json.
+
+    Files by which scored members are exported go into ``output`` / MEMBERS, which all searches share.
+    """
+    folder = report_folder(result.search, output)
+    for needed in (output / MEMBERS, folder):
+        needed.mkdir(parents=True, exist_ok=True)
+    for one in result.members:
+        write_json({"subnet": one.subnet.to_json()}, output / MEMBERS / f"{name_of(one.subnet)}.json")
+    contents = _contents(result, output)
+    write_json(contents, folder / TABLE)
+    finalists = {one["name"] for one in contents["finalists"]}
     plot_choices(
-        [(one["price"], one["expected"]) for one in contents["members"]],
+        [(one["price"], one["expected"]) for one in contents["members"] if one["name"] not in finalists],
         [(one["price"], one["score"], one["standard_error"]) for one in contents["finalists"]],
-        output / PLOT,
+        folder / PLOT,
         axes={name: label for name, label in contents["axes"].items() if name in PLOTTED or name in result.search.minimise},
         measure=f"mean {result.search.source.measure.capitalize()}",
     )
     page = files("monai_prox.search").joinpath("report.html").read_text(encoding="utf-8")
-    data = json.dumps(json.loads((output / TABLE).read_text())).replace("<", "\\u003c")
-    with replacing(output / PAGE) as temporary:
+    data = json.dumps(json.loads((folder / TABLE).read_text())).replace("<", "\\u003c")
+    with replacing(folder / PAGE) as temporary:
         temporary.write_text(page.replace("/* data */", data), encoding="utf-8")
     return contents
 
 
-def _contents(result: Result, finalists: dict[str, Scored], output: Path) -> dict[str, Any]:
+def _contents(result: Result, output: Path) -> dict[str, Any]:
     search, device = result.search, result.search.device
+    patches = _Patches(search)
     source, family = search.source, search.source.family()
     # Some cases are easier than all: members that were scored on these alone are shown as much lower as the finalists came out
     before = {one.subnet: one.score for one in result.members}
@@ -77,36 +94,45 @@ def _contents(result: Result, finalists: dict[str, Scored], output: Path) -> dic
         "cases": {"some": len(search.scored_on), "all": max(len(one.scores) for one in result.finalists)},
         "seconds": result.seconds,
         "space": search.prices.family.space.size(),
-        "finalists": [
-            {"name": name, **_of(one), **_whole(result, one), **_command(source, output, name)}
-            for name, one in finalists.items()
-        ],
-        "members": [{**_of(one), "expected": one.score + shift} for one in result.members],
+        "finalists": [_of(one, result, output, patches) for one in named(result).values()],
+        "members": [{**_of(one, result, output, patches), "expected": one.score + shift} for one in result.members],
         "stages": family.get("stages", []),
         "monitor": family.get("monitor", []),
         "closed": family.get("closed", {}),
     }
 
 
-def _of(one: Scored) -> dict[str, Any]:
+def _of(one: Scored, result: Result, output: Path, patches: _Patches) -> dict[str, Any]:
+    name, counted = name_of(one.subnet), patches.of(one.subnet)
     return {
+        "name": name,
         "subnet": one.subnet.to_json(),
         "score": one.score,
         "standard_error": one.standard_error,
-        "cases": len(one.scores),
+        "cases": one.cases,
         "price": asdict(one.price),
+        **counted,
+        "macs_a_case": one.price.macs * counted["patches_a_case"],
+        **_command(result.search.source, output, name),
     }
 
 
-def _whole(result: Result, one: Scored) -> dict[str, Any]:
+class _Patches:
     """What the median case costs: patches at nnU-Net's step, without mirroring and with it along all axes."""
-    search = result.search
-    description = search.source.describe("member", one.subnet)
-    shapes = search.held_out.shapes(search.scored_on, description)
-    plain, mirrored = (
-        median(cost.tiles(shape, description.patch, mirrored=axes) for shape in shapes) for axes in (0, len(description.patch))
-    )
-    return {"patches_a_case": plain, "patches_a_case_mirrored": mirrored, "macs_a_case": one.price.macs * plain}
+
+    def __init__(self, search: Search) -> None:
+        self._search, self._known = search, dict[Any, dict[str, float]]()
+
+    def of(self, subnet: Subnet) -> dict[str, float]:
+        description = self._search.source.describe("member", subnet)
+        grid = description.patch, getattr(description, "spacing", None)  # cases of another grid are prepared anew
+        if grid not in self._known:
+            shapes, axes = self._search.held_out.shapes(self._search.scored_on, description), len(description.patch)
+            plain, mirrored = (
+                median(cost.tiles(shape, description.patch, mirrored=along) for shape in shapes) for along in (0, axes)
+            )
+            self._known[grid] = {"patches_a_case": plain, "patches_a_case_mirrored": mirrored}
+        return self._known[grid]
 
 
 def _command(source: Source, output: Path, name: str) -> dict[str, Any]:
@@ -117,7 +143,7 @@ def _command(source: Source, output: Path, name: str) -> dict[str, Any]:
 
 def front_table(scored: Sequence[tuple[str, Scored]], axes: Sequence[str], measure: str) -> Table:
     """A row per member: its costs on ``axes``, names of UNITS, and its score, with the standard error over the cases."""
-    table = Table(title="Members by cost")
+    table = Table(title="Members by cost", caption=CAPTION if measure == "dice" else None)
     table.add_column("member", no_wrap=True)
     for name in axes:
         table.add_column(UNITS[name], justify="right")
@@ -125,5 +151,5 @@ def front_table(scored: Sequence[tuple[str, Scored]], axes: Sequence[str], measu
     for title, one in scored:
         error = "" if one.standard_error is None else f" ± {one.standard_error:.3f}"
         costs = [count(one.price.of(name)) for name in axes]
-        table.add_row(title, *costs, f"{one.score:.4f}{error} ({len(one.scores)})")
+        table.add_row(title, *costs, f"{one.score:.4f}{error} ({one.cases})")
     return table

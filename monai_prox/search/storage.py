@@ -12,27 +12,25 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from monai_prox.errors import ProXError
 
 
-class Journal(JournalFileBackend):
-    """Optuna's, which a process that is killed while it writes, or a full disk, may leave with half a line at its end.
+class _Lock(JournalFileSymlinkLock):
+    """Whoever holds it finds whole lines in the journal.
 
-    Optuna would append the next line to that half, and nobody could read the journal again.
+    A process that is killed while it writes, or a full disk, may leave half a line at its end. Optuna would append the next
+    line to that half, and nobody could read the journal again.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.lock = path, JournalFileSymlinkLock(str(path))
-        super().__init__(str(path), lock_obj=self.lock)
+        self.path = path
+        super().__init__(str(path))
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+    def acquire(self) -> bool:
+        held = super().acquire()
         try:
-            self.lock.acquire()
-            try:
-                self._drop_half_a_line()
-            finally:
-                self.lock.release()
-            super().append_logs(logs)
-        except OSError as error:
-            error.filename = str(self.path)  # a full disk has no name
+            self._drop_half_a_line()
+        except BaseException:
+            self.release()
             raise
+        return held
 
     def _drop_half_a_line(self) -> None:
         with self.path.open("rb+") as file:
@@ -41,6 +39,22 @@ class Journal(JournalFileBackend):
             if size and file.read() != b"\n":
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
+
+
+class Journal(JournalFileBackend):
+    """Optuna's, which writes under its lock, with a lock that mends what others have left."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = _Lock(path)
+        super().__init__(str(path), lock_obj=self.lock)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            error.filename = str(self.path)  # a full disk has no name
+            raise
 
 
 def open_storage(storage: str) -> BaseStorage:

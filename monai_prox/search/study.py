@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from hashlib import sha256
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from monai_prox.probes import choose_probes
 from monai_prox.runtime.resampling import Array
 from monai_prox.search.budget import UNITS, Budget, Price, Prices, check_costs
 from monai_prox.search.front import front, fronts
+from monai_prox.search.sampler import ByFirstTrial
 from monai_prox.search.storage import open_storage
 from monai_prox.space import Subnet
 
@@ -36,21 +38,29 @@ FINALIST = "finalist"  # begins the names of a study's attributes that hold scor
 
 @dataclass(frozen=True)
 class Scored:
-    """A member with what it costs, and its scores by case."""
+    """A member with what it costs, and its scores by case, NaN where there was nothing to score; one is a number at least."""
 
     subnet: Subnet
     price: Price
     scores: dict[str, float]
 
     @property
+    def _known(self) -> list[float]:
+        return [score for score in self.scores.values() if not isnan(score)]
+
+    @property
+    def cases(self) -> int:
+        """How many the score is of."""
+        return len(self._known)
+
+    @property
     def score(self) -> float:
-        return float(np.mean(list(self.scores.values())))
+        return float(np.mean(self._known))
 
     @property
     def standard_error(self) -> float | None:
         """Of the mean over the cases; None of a single case."""
-        count = len(self.scores)
-        return float(np.std(list(self.scores.values()), ddof=1) / count**0.5) if count > 1 else None
+        return float(np.std(self._known, ddof=1) / self.cases**0.5) if self.cases > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +151,13 @@ class Search:
     def _study(self) -> optuna.Study:
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.minimise)]
         storage = open_storage(self.storage)
-        study = optuna.create_study(storage=storage, study_name=self.name, directions=directions, load_if_exists=True)
+        study = optuna.create_study(
+            storage=storage,
+            sampler=ByFirstTrial(SAMPLERS[self.sampler], self.seed),
+            study_name=self.name,
+            directions=directions,
+            load_if_exists=True,
+        )
         study.set_user_attr("family", self._trained)
         if not study.get_trials(deepcopy=False):
             probes = choose_probes(self.source.supernet, self.source.size).values() if self.sampler != "random" else ()
@@ -158,11 +174,9 @@ class Search:
         return known
 
     def _search(self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]) -> None:
-        names, stale, first = [self.held_out.names[index] for index in self.scored_on], 0, True
+        names, stale = [self.held_out.names[index] for index in self.scored_on], 0
         while len(known) < self.trials and stale < STALE:
             trial = study.ask(self._distributions)
-            if first:  # no two processes have the same trial, so none draws what another does
-                study.sampler, first = SAMPLERS[self.sampler](self.seed + trial.number), False
             subnet = self.budget.nearest(self._ranks(trial.params), self.prices)
             known |= self._known(study)
             stale = stale + 1 if subnet in known or not self.budget.allows(self.prices.of(subnet)) else 0
@@ -174,6 +188,8 @@ class Search:
             else:
                 scores = self._elsewhere(subnet, names) or dict(zip(names, self._scores(subnet, self.scored_on), strict=True))
             scored = Scored(subnet, self.prices.of(subnet), scores)
+            if not scored.cases:
+                raise ProXError(f"no class occurs in, or is predicted for, the cases {', '.join(names)}; score on more --cases")
             trial.set_user_attr("subnet", subnet.to_json())
             trial.set_user_attr("scores", scores)
             study.tell(trial, [scored.score, *(scored.price.of(name) for name in self.minimise)])

@@ -378,5 +378,6 @@ def test_a_search(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     trials = len(before) + 3
     assert fork(partial(run, trials), points, None) == 0
     assert before.items() <= scored().items()
-    front = json.loads((output / "front.json").read_text())
+    (found,) = output.glob("*/front.json")
+    front = json.loads(found.read_text())
     assert len(front["members"]) == trials and len(front["finalists"]) == 2

@@ -1,0 +1,73 @@
+"""Which options of ``monai-prox export`` go with which format and which kind of family: what would be ignored is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from monai_prox.errors import ProXError
+from monai_prox.export.source import FILES, FOLDERS
+
+ALL = "all"  # nnU-Net's name for the fold that trains on all cases
+INT8 = ("onnx", "openvino")
+
+
+def folds_of(given: Sequence[str]) -> tuple[str, ...]:
+    """Folders' names of what --fold was given: "0", "0,1", "0 1" or "all", once or several times; () for nothing.
+
+    Raises ProXError for others.
+    """
+    words = [word for text in given for word in re.split(r"[,\s]+", text.strip())]
+    if wrong := [word for word in words if word != ALL and not re.fullmatch(r"[0-9]{1,4}", word)]:
+        raise ProXError(f"--fold is one or more numbers such as 0 or 0,1,2, or {ALL}; got {wrong[0]!r:.80}")
+    return tuple(dict.fromkeys(f"fold_{word if word == ALL else int(word)}" for word in words))
+
+
+def one_fold(folds: Sequence[str], what: str) -> str | None:
+    """The only one of ``folds``, None if there is none. Raises ProXError where there are more, for ``what`` is of one."""
+    if len(folds) > 1:
+        numbers = ", ".join(fold.removeprefix("fold_") for fold in folds)
+        raise ProXError(f"{what} has the network of one fold; give one --fold, got {numbers}")
+    return folds[0] if folds else None
+
+
+def check_options(
+    format: str,
+    *,
+    of_nnunet: bool,
+    classifies: bool,
+    fine_tune: bool = False,
+    folds: Sequence[str] = (),
+    any_patch: bool = False,
+    int8: bool = False,
+    dataset: bool = False,
+) -> None:
+    """Raises ProXError for an unknown format, and for an option that says nothing about it or about the family.
+
+    of_nnunet: a model folder, no bundle. classifies: its members do. Of the options, folds are names, the others whether they
+    were given.
+    """
+    if format not in (*FOLDERS, *FILES):
+        raise ProXError(f"the format {format!r} is not known; allowed: {', '.join((*FOLDERS, *FILES))}")
+    if format == "nnunet" and not of_nnunet:
+        raise ProXError(f"a bundle's members become {', '.join((*FOLDERS[1:], *FILES))}, not nnunet")
+    if format in FOLDERS and (int8 or any_patch):
+        raise ProXError(f"--int8 and --any-patch are for files for devices, --format {', '.join(FILES)}")
+    if int8 and format not in INT8:
+        raise ProXError(f"there is no int8 for {format}; allowed: {', '.join(INT8)}")
+    if int8 and any_patch:
+        raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
+    if any_patch and classifies:
+        raise ProXError(
+            "--any-patch is for members that segment; leave it out, for scans of any size are resized in prediction"
+        )
+    if fine_tune and format != "nnunet":
+        raise ProXError(f"--fine-tune is for --format nnunet, got {format}")
+    if folds and not of_nnunet:
+        raise ProXError("--fold is for nnU-Net's model folders; a bundle has one training")
+    if format != "nnunet":
+        one_fold(folds, f"the format {format}")
+    if dataset and not int8 and not classifies:
+        raise ProXError("--dataset is for --int8 and for classifiers; leave it out")
+    if dataset and format == "nnunet":
+        raise ProXError("--dataset is not for --format nnunet; leave it out")
