@@ -18,7 +18,7 @@ FILE = re.compile(r"(?!.*__)[^\W_]([\w.-]*[^\W_])?")
 
 
 MEMBER = {"name": str, "subnet": Mapping[str, tuple[float, ...]], "parameters": int, "macs": int}
-SCORES = {measure: Mapping[str, float | None] | None for measure in ("dice", "accuracy")}
+SCORES = dict.fromkeys(("dice", "accuracy"), Mapping[str, float | None] | None)
 FURTHER = {  # what is in a family.json beside its members, of which either host writes some
     "recipe": str,
     "epochs": int,

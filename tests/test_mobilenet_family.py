@@ -291,7 +291,9 @@ def test_choices_are_read_from_json() -> None:
     refused("the search space 'huge' is not known; known by name: default, paper", MobileNetChoices.from_json, "huge")
     refused("has the fields depth, expansion, kernel, resolution, width", MobileNetChoices.from_json, {"levels": 1})
     refused("depth must be of type tuple[int, ...], got 3", MobileNetChoices.from_json, {"depth": 3})
-    refused("resolution must be of type tuple[int, ...], got [0.5, 1.0]", MobileNetChoices.from_json, {"resolution": [0.5, 1.0]})
+    refused(
+        "resolution must be of type tuple[int, ...], got [0.5, 1.0]", MobileNetChoices.from_json, {"resolution": [0.5, 1.0]}
+    )
 
 
 def test_images_have_one_or_three_channels_and_there_are_two_classes() -> None:

@@ -57,7 +57,9 @@ def kind_of(architecture: Mapping[str, Any]) -> str:
     """
     asked = architecture["network_class_name"]
     if not isinstance(asked, str) or asked not in KINDS:
-        raise ProXError(f"plans ask for the network {asked!s:.120}; supported are nnU-Net's {', '.join(NETWORKS)} of {PLACE}.unet")
+        raise ProXError(
+            f"plans ask for the network {asked!s:.120}; supported are nnU-Net's {', '.join(NETWORKS)} of {PLACE}.unet"
+        )
     return KINDS[asked]
 
 
@@ -97,7 +99,9 @@ def checked(architecture: Mapping[str, Any], axes: int) -> dict[str, Any]:
             read[key] = _switch(key, value)
         elif key not in UNSUPPORTED:
             allowed = ", ".join(["n_stages", *per_level, *CLASSES, *KEYWORDS, *SWITCHES])
-            raise ProXError(f"the plan's arch_kwargs have {key!r:.80}, which no {kind} of nnU-Net's plans has; allowed: {allowed}")
+            raise ProXError(
+                f"the plan's arch_kwargs have {key!r:.80}, which no {kind} of nnU-Net's plans has; allowed: {allowed}"
+            )
     return {"network_class_name": f"{PLACE}.unet.{kind}", "arch_kwargs": read, "_kw_requires_import": list(CLASSES)}
 
 

@@ -84,7 +84,10 @@ def read_plans(path: Path) -> dict[str, Any]:
 
 
 def read_dataset(path: Path) -> dict[str, Any]:
-    """dataset.json, with whole numbers as label values. Raises ProXError, naming the file and the entry, if it is none that nnU-Net takes."""
+    """dataset.json, with whole numbers as label values.
+
+    Raises ProXError, naming the file and the entry, if it is none that nnU-Net takes.
+    """
     dataset: dict[str, Any] = read_json(path)
     check_types(dataset, DATASET, path)
     check_types(dataset, FURTHER_DATASET, path, missing=True)

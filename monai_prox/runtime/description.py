@@ -119,8 +119,8 @@ class Description:
         axes, values = len(self.patch), prod(self.patch) * (len(self.channels) + self.outputs)
         if axes not in (2, 3) or min(self.patch) < 1 or self.outputs < 1 or not self.channels or values > MOST_VALUES:
             raise ProXError(
-                f"the patch is {self.patch!s:.80}, of {len(self.channels)} channels and {self.outputs} outputs; allowed are 2 or 3 "
-                f"axes and {MOST_VALUES:,} values together"
+                f"the patch is {self.patch!s:.80}, of {len(self.channels)} channels and {self.outputs} outputs; "
+                f"allowed are 2 or 3 axes and {MOST_VALUES:,} values together"
             )
         if len(self.spacing) != axes or not all(SMALLEST <= mm <= LARGEST for mm in self.spacing):
             raise ProXError(f"the spacing is {self.spacing!s:.80}; allowed are {axes} positive numbers, in mm")

@@ -1,8 +1,9 @@
 """What an ONNX file asks for, read before ONNX Runtime does.
 
 The runtime reads whatever files a model names beside itself, runs loops without end, and makes tensors of any size while it is
-still loading. What ``monai-prox export`` writes does nothing of that: it holds its weights itself, and a few kinds of operators,
-whose results are no larger than ``MOST``. The file is Protocol Buffers; the numbers below are the fields' in onnx.proto.
+still loading. What ``monai-prox export`` writes does nothing of that: it holds its weights itself, and a few kinds of
+operators, whose results are no larger than ``MOST``. The file is Protocol Buffers; the numbers below are those of the fields in
+onnx.proto.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Any
 from monai_prox.errors import ProXError
 
 MOST = 2**30  # elements of a result, 4 GiB of them
-BROADCAST = frozenset("Add Div Greater GreaterOrEqual Less Max Min Mul PRelu Pow Sub Where".split())
+BROADCAST = frozenset(["Add", "Div", "Greater", "GreaterOrEqual", "Less", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Where"])
 SAME = frozenset(  # shape as of the first input, or a smaller one
-    "Abs BatchNormalization Cast Celu Clip DequantizeLinear Elu Erf Exp GlobalAveragePool HardSigmoid HardSwish Identity "
-    "InstanceNormalization LeakyRelu Log Mish Neg QuantizeLinear Reciprocal ReduceMean Relu Selu Sigmoid Softplus Sqrt "
-    "Tanh".split()
+    (
+        *("Abs", "BatchNormalization", "Cast", "Celu", "Clip", "DequantizeLinear", "Elu", "Erf", "Exp", "GlobalAveragePool"),
+        *("HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LeakyRelu", "Log", "Mish", "Neg", "QuantizeLinear"),
+        *("Reciprocal", "ReduceMean", "Relu", "Selu", "Sigmoid", "Softplus", "Sqrt", "Tanh"),
+    )
 )
 WINDOWS = frozenset(("Conv", "ConvTranspose", "AveragePool"))
 OPERATORS = BROADCAST | SAME | WINDOWS | {"Concat", "Constant", "Flatten", "Gemm", "Reshape"}

@@ -66,8 +66,8 @@ def preprocess(image: Array, spacing: tuple[float, ...], description: Descriptio
         raise ProXError(f"the image, {image.shape[1:]} voxels of {at} mm, vanishes at the network's spacing of {target} mm")
     if prod(shape) * len(image) > MOST_VOXELS or max(shape) > LONGEST:
         raise ProXError(
-            f"the image, {image.shape[1:]} voxels of {at} mm, would have {shape} at the network's spacing of {target} mm; allowed "
-            f"are {MOST_VOXELS:,}, {LONGEST:,} an axis"
+            f"the image, {image.shape[1:]} voxels of {at} mm, would have {shape} at the network's spacing of {target} mm; "
+            f"allowed are {MOST_VOXELS:,}, {LONGEST:,} an axis"
         )
     mask = None
     if any(normalisation.masked for normalisation in description.normalisation):

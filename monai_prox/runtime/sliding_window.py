@@ -73,7 +73,9 @@ def sliding_window(
     logits = np.zeros((outputs, *padded), np.float16)
     count = prod(len(starts(size, side)) for size, side in zip(padded, sides, strict=True))
     if count > MOST_TILES:
-        raise ProXError(f"patches of {tuple(patch)} would be laid {count:,} times on {shape} voxels; at most {MOST_TILES:,} are")
+        raise ProXError(
+            f"patches of {tuple(patch)} would be laid {count:,} times on {shape} voxels; at most {MOST_TILES:,} are"
+        )
     corners = list(tiles(padded, sides))
     for corner in corners:
         at = tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from hashlib import sha256
@@ -19,7 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from torch import Tensor, nn
 
-from monai_prox.errors import ProXError
+from monai_prox.errors import ProXError, refusing
 from monai_prox.evaluation import HeldOut
 from monai_prox.export.source import Source
 from monai_prox.latency.device import Device, fingerprint
@@ -30,9 +31,11 @@ from monai_prox.search.front import front, fronts
 from monai_prox.search.sampler import ByFirstTrial
 from monai_prox.search.storage import open_storage
 from monai_prox.space import Subnet
+from monai_prox.typed import check_types
 
 STALE = 200  # proposals in a row of members that are known: the space, or what of it is within the budget, has no others
 POPULATION = 16
+RECORDED = {"subnet": Mapping[str, tuple[float, ...]], "scores": Mapping}  # of a member, in the storage
 FINALIST = "finalist"  # begins the names of a study's attributes that hold scores on all cases
 
 
@@ -140,8 +143,9 @@ class Search:
     def run(self, watch: Callable[[SearchProgress], object] = lambda _: None) -> Result:
         """Goes on with what is in the storage. Raises ProXError where no member is within the budget or no case is usable."""
         self.budget.cheapest(self.prices)
-        study = self._study()
-        known = self._known(study)
+        with self._stored():
+            study = self._study()
+            known = self._known(study)
         self._search(study, known, watch)
         finalists, seconds = self._score_finalists(study, known, watch)
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -169,16 +173,17 @@ class Search:
         """Members of this search that have been scored, by whatever process."""
         known: dict[Subnet, Scored] = {}
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            subnet = Subnet.from_json(trial.user_attrs["subnet"])
-            known.setdefault(subnet, Scored(subnet, self.prices.of(subnet), trial.user_attrs["scores"]))
+            subnet, scores = self._recorded(trial.user_attrs)
+            known.setdefault(subnet, Scored(subnet, self.prices.of(subnet), scores))
         return known
 
     def _search(self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]) -> None:
         names, stale = [self.held_out.names[index] for index in self.scored_on], 0
         while len(known) < self.trials and stale < STALE:
-            trial = study.ask(self._distributions)
+            with self._stored():
+                trial = study.ask(self._distributions)
+                known |= self._known(study)
             subnet = self.budget.nearest(self._ranks(trial.params), self.prices)
-            known |= self._known(study)
             stale = stale + 1 if subnet in known or not self.budget.allows(self.prices.of(subnet)) else 0
             if not self.budget.allows(self.prices.of(subnet)):
                 study.tell(trial, state=TrialState.FAIL)
@@ -190,9 +195,10 @@ class Search:
             scored = Scored(subnet, self.prices.of(subnet), scores)
             if not scored.cases:
                 raise ProXError(f"no class occurs in, or is predicted for, the cases {', '.join(names)}; score on more --cases")
-            trial.set_user_attr("subnet", subnet.to_json())
-            trial.set_user_attr("scores", scores)
-            study.tell(trial, [scored.score, *(scored.price.of(name) for name in self.minimise)])
+            with self._stored():
+                trial.set_user_attr("subnet", subnet.to_json())
+                trial.set_user_attr("scores", scores)
+                study.tell(trial, [scored.score, *(scored.price.of(name) for name in self.minimise)])
             known[subnet] = scored
             watch(SearchProgress("members", len(known), self.trials, list(known.values())))
 
@@ -208,7 +214,9 @@ class Search:
         for one in chosen:
             key = f"{FINALIST} {one.subnet}"
             whole = study.user_attrs.get(key)  # other processes', too
-            if whole is None:
+            if whole is not None:
+                check_types(whole, {"seconds": float}, f"{self.storage.split('://')[0]}, {key:.80}")
+            else:
                 start = time.perf_counter()
                 found = self._others.get(one.subnet, {}) | one.scores
                 usable = {self.held_out.names[index]: index for index in self._usable(range(len(self.held_out.names)))}
@@ -217,7 +225,7 @@ class Search:
                 scores = {name: found[name] for name in usable}
                 whole = {"subnet": one.subnet.to_json(), "scores": scores, "seconds": time.perf_counter() - start}
                 study.set_user_attr(key, whole)
-            finalists.append(Scored(one.subnet, one.price, whole["scores"]))
+            finalists.append(Scored(one.subnet, one.price, self._recorded(whole)[1]))
             seconds += whole["seconds"]
             watch(SearchProgress("finalists", len(finalists), len(chosen), finalists))
         return finalists, seconds
@@ -240,8 +248,28 @@ class Search:
             if study.user_attrs.get("family") == self._trained and study.study_name != self.name:
                 trials = storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.COMPLETE,))
                 for attributes in [*(trial.user_attrs for trial in trials), *self._finalists(study.user_attrs)]:
-                    scores.setdefault(Subnet.from_json(attributes["subnet"]), {}).update(attributes["scores"])
+                    subnet, found = self._recorded(attributes)
+                    scores.setdefault(subnet, {}).update(found)
         return scores
+
+    @contextmanager
+    def _stored(self) -> Iterator[None]:
+        """Within it the storage is read, which may be another's. Raises ProXError if Optuna can make nothing of it."""
+        what = f"the storage {self.storage.split('://')[0]} is of no search of this version"  # without a password
+        with refusing(what):
+            try:
+                yield
+            except optuna.exceptions.OptunaError as error:
+                raise ProXError(f"{what}: {type(error).__name__}: {error!s:.160}") from error
+
+    def _recorded(self, attributes: Any) -> tuple[Subnet, dict[str, float]]:
+        """What a trial or a finalist has left in the storage. Raises ProXError if no search of this family has."""
+        source = f"{self.storage.split('://')[0]}, a scored member"
+        check_types(attributes, RECORDED, source)
+        scores, names = attributes["scores"], set(self.held_out.names)
+        if not scores or not set(scores) <= names or not all(type(s) in (int, float) and not s > 1 for s in scores.values()):
+            raise ProXError(f"{source}: scores are numbers up to 1, of cases that were held out, got {scores!r:.120}")
+        return self.prices.family.space.check(Subnet.from_json(attributes["subnet"])), scores
 
     def _scores(self, subnet: Subnet, cases: Sequence[int]) -> list[float]:
         network = runnable(self.source.network(subnet))

@@ -302,7 +302,13 @@ def write_bundle(folder: Path) -> None:
         architecture=architecture,
     )
     family = plan.family()
-    member = {"name": "smallest", "subnet": family.space.smallest().to_json(), "parameters": 1, "macs": 1, "dice": {"organ": 0.5}}
+    member = {
+        "name": "smallest",
+        "subnet": family.space.smallest().to_json(),
+        "parameters": 1,
+        "macs": 1,
+        "dice": {"organ": 0.5},
+    }
     data = {"format": FORMAT, "plan": plan.to_json(), "choices": asdict(family.choices), "closed": {}, "recipe": "prox"}
     data |= {"epochs": 5, "members": [member], "regions": {"organ": [1]}, "validation_cases": ["case.nii.gz"]}
     (folder / "models").mkdir(parents=True)

@@ -93,7 +93,9 @@ ENTRIES = {kind: unet_architecture(kind, axes=3, dropout=0.1) for kind in KINDS}
 EVERY = [(kind, path) for kind, entry in ENTRIES.items() for path in places(entry)]
 
 
-@pytest.mark.parametrize(("kind", "path"), EVERY, ids=lambda part: "/".join(map(str, part)) if isinstance(part, tuple) else part)
+@pytest.mark.parametrize(
+    ("kind", "path"), EVERY, ids=lambda part: "/".join(map(str, part)) if isinstance(part, tuple) else part
+)
 def test_hostile_values_at_every_leaf_and_node_are_refused_or_harmless(kind: str, path: tuple[Any, ...]) -> None:
     for value in HOSTILE:
         refused_or_plain(lambda value=value: family(put(ENTRIES[kind], path, value)))
@@ -120,7 +122,9 @@ def _at(data: Any, path: tuple[Any, ...]) -> Any:
     return data
 
 
-@pytest.mark.parametrize("name", ["this.PlainConvUNet", "PlainConvUNet", "os.PlainConvUNet", f"{PLACE}.unet.PlainConvUNet.x", 3, None])
+@pytest.mark.parametrize(
+    "name", ["this.PlainConvUNet", "PlainConvUNet", "os.PlainConvUNet", f"{PLACE}.unet.PlainConvUNet.x", 3, None]
+)
 def test_networks_are_known_by_their_whole_names(name: Any) -> None:
     with pytest.raises(ProXError, match="plans ask for the network"):
         family(unet_architecture(axes=3) | {"network_class_name": name})
@@ -147,7 +151,11 @@ def test_what_planners_write_stays_as_it_is(kind: str) -> None:
         ("conv_bias", 1, "the plan's conv_bias is 1; it must be true or false"),
         ("nonlin_kwargs", {"inplace": "yes"}, "nonlin_kwargs have inplace = 'yes'; allowed is a bool such as False"),
         ("nonlin_kwargs", {"device": "meta"}, "nonlin_kwargs have 'device'; allowed: negative_slope, inplace"),
-        ("norm_op_kwargs", {"affine": True, "num_features": 3}, "norm_op_kwargs have 'num_features'; allowed: eps, momentum, affine"),
+        (
+            "norm_op_kwargs",
+            {"affine": True, "num_features": 3},
+            "norm_op_kwargs have 'num_features'; allowed: eps, momentum, affine",
+        ),
         ("dropout_op_kwargs", [0.5], r"dropout_op_kwargs are \[0.5\]; they must be an object or null"),
         ("strides", None, "the plan's arch_kwargs lack strides"),
         ("strides", "2", "the plan's strides has '2'; it must be a whole number or a list of them"),
@@ -175,5 +183,5 @@ def test_what_is_missing_is_named(key: str) -> None:
 
 def test_patches_that_nobody_has_memory_for_are_refused() -> None:
     for patch in ((2000, 2000, 2000), (512, 512, 512), (True, 16, 16), (16, 16, "16"), (0, 16, 16)):
-        with pytest.raises(ProXError, match="patch_size is .*; it must be two or three positive whole numbers, at most"):
+        with pytest.raises(ProXError, match=r"patch_size is .*; it must be two or three positive whole numbers, at most"):
             UNetFamily(unet_architecture(axes=3), input_channels=1, num_classes=2, patch_size=patch)

@@ -40,9 +40,7 @@ def valid() -> Path:
 def harms_nobody(name: str, command: str, count: int, valid: Path, work: Path) -> None:
     result = work / "result.json"
     variables = {f"nnUNet_{part}": valid / part for part in ("raw", "preprocessed")}
-    call(
-        campaign, name, command, count, int(SEED or 0), valid, work / "files", result, environment=environment(**variables)
-    )
+    call(campaign, name, command, count, int(SEED or 0), valid, work / "files", result, environment=environment(**variables))
     found = json.loads(result.read_text())
     print(name, command, found["happened"])
     assert sum(found["happened"].values()) == count

@@ -93,7 +93,9 @@ def test_weights_in_other_files_are_not_read(files: Path, tmp_path: Path) -> Non
         tensor.ClearField("raw_data")
 
     (tmp_path / "model").mkdir()
-    refused(changed(files, tmp_path / "model" / "a.onnx", elsewhere), "it keeps weights in another file; export writes one file")
+    refused(
+        changed(files, tmp_path / "model" / "a.onnx", elsewhere), "it keeps weights in another file; export writes one file"
+    )
 
     def by_a_constant(model: onnx.ModelProto) -> None:
         tensor = TensorProto(dims=[8], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)

@@ -23,9 +23,9 @@ from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, make_t
 from monai_prox import cli
 from monai_prox.engine import Engine
 from monai_prox.files import write_json
-from monai_prox.tensor_file import write_tensors
 from monai_prox.nnunet.checkpoint import load_checkpoint
 from monai_prox.nnunet.model_folder import ModelFolder
+from monai_prox.tensor_file import write_tensors
 
 pytest_plugins = ["nnunet_fixtures"]
 

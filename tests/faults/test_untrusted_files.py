@@ -185,7 +185,7 @@ def test_names_do_not_become_code_in_an_exported_bundle(where: str, model: Model
     else:
         (configuration,) = plans["configurations"].values()
         configuration["architecture"]["arch_kwargs"]["norm_op_kwargs"]["eps"] = CODE
-    with pytest.raises(ProXError, match="would be read as an expression in a bundle|allowed is a float such as 1e-05"):
+    with pytest.raises(ProXError, match=r"would be read as an expression in a bundle|allowed is a float such as 1e-05"):
         prediction_of(replace(model, dataset=dataset, plans=plans), "largest")
 
 
