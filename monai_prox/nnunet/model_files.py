@@ -83,6 +83,18 @@ def read_plans(path: Path) -> dict[str, Any]:
     return plans
 
 
+def check_configuration(configuration: Mapping[str, Any], source: Path | str) -> None:
+    """Raises ProXError unless a plan's configuration, without what it inherits, is one of nnU-Net's."""
+    needed = {key: CONFIGURATION[key] for key in ("patch_size", "spacing", "architecture")}
+    check_types(configuration, needed, source)
+    axes = len(configuration["patch_size"])
+    for key in ("spacing", "median_image_size_in_voxels"):
+        if len(configuration.get(key, configuration["spacing"])) != axes or axes not in (2, 3):
+            raise ProXError(
+                f"{source}: {key!r} is {configuration[key]!s:.80}, 'patch_size' {configuration['patch_size']!s:.80}"
+            )
+
+
 def read_dataset(path: Path) -> dict[str, Any]:
     """dataset.json, with whole numbers as label values.
 

@@ -19,7 +19,7 @@ from monai_prox.files import read_json
 from monai_prox.members import check_family, find_member
 from monai_prox.nnunet.checkpoint import load_checkpoint
 from monai_prox.nnunet.dataset import named_scores
-from monai_prox.nnunet.model_files import read_dataset, read_plans
+from monai_prox.nnunet.model_files import check_configuration, read_dataset, read_plans
 from monai_prox.nnunet.open_part import ENTRY
 from monai_prox.nnunet.plans import family_of
 from monai_prox.space import Subnet
@@ -77,7 +77,9 @@ class ModelFolder:
     @refusing(UNUSABLE)
     def configuration(self) -> dict[str, Any]:
         """The plan's configuration with inheritance resolved."""
-        return dict(self._manager.get_configuration(self.configuration_name).configuration)
+        configuration = dict(self._manager.get_configuration(self.configuration_name).configuration)
+        check_configuration(configuration, f"{self.path / 'plans.json'}, {self.configuration_name!r}")
+        return configuration
 
     def checkpoint(self, fold: str) -> dict[str, Any]:
         """Raises ProXError where it is truncated or of another trainer."""

@@ -267,7 +267,8 @@ class Search:
         source = f"{self.storage.split('://')[0]}, a scored member"
         check_types(attributes, RECORDED, source)
         scores, names = attributes["scores"], set(self.held_out.names)
-        if not scores or not set(scores) <= names or not all(type(s) in (int, float) and not s > 1 for s in scores.values()):
+        numbers = all(type(score) in (int, float) and not score > 1 for score in scores.values())
+        if not set(scores) <= names or not numbers or all(map(isnan, scores.values())):
             raise ProXError(f"{source}: scores are numbers up to 1, of cases that were held out, got {scores!r:.120}")
         return self.prices.family.space.check(Subnet.from_json(attributes["subnet"])), scores
 

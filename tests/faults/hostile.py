@@ -97,24 +97,28 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(data[key], (*path, key))
 
 
+def a_value(generator: random.Random) -> Any:
+    return deepcopy(generator.choice(VALUES))
+
+
 def spoilt(data: Any, generator: random.Random) -> Any:
     """Plain data with another value, one more, one less, or a branch elsewhere."""
     data = deepcopy(data)
     for _ in range(generator.choice([1, 1, 1, 2, 3])):
         every = [path for path in places(data) if path]
         if not every:
-            return generator.choice(VALUES)
+            return a_value(generator)
         *way, last = generator.choice(every)
         branch = data
         for key in way:
             branch = branch[key]
         how = generator.choice(["value", "value", "value", "value", "missing", "more", "branch", "deep", "longer"])
         if how == "value":
-            branch[last] = generator.choice(VALUES)
+            branch[last] = a_value(generator)
         elif how == "missing":
             del branch[last]
         elif how == "more" and isinstance(branch, dict):
-            branch[generator.choice(["_target_", "_requires_", "_disabled_", "more", last])] = generator.choice(VALUES)
+            branch[generator.choice(["_target_", "_requires_", "_disabled_", "more", last])] = a_value(generator)
         elif how == "branch":
             branch[last] = deepcopy(data)
         elif how == "deep":
