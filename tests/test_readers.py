@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from orientations import STORED, stored
 from PIL import Image as Picture
 from refusals import refused
 
+from monai_prox.errors import ProXError
 from monai_prox.export.nnunet_source import describe
+from monai_prox.runtime import itk_images, nifti_images
 from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels
 from monai_prox.runtime.description import Description
 
@@ -270,3 +273,16 @@ def test_a_picture_per_channel_is_a_case_too(tmp_path: Path) -> None:
     gap = (files[0], files[1].rename(tmp_path / "case_0002.png"))
     words = "the network needs case_0000.png, case_0001.png; there is case_0000.png, case_0002.png"
     refused(words, read_case, Case("case", gap), description_of("NaturalImage2DIO", ".png", 2))
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
+def test_no_memory_is_taken_for_voxels_that_are_not_in_the_file(reader: str, tmp_path: Path) -> None:
+    """A header of a few bytes says how many there are."""
+    path = tmp_path / "case_0000.nii"
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), path)
+    data = bytearray(path.read_bytes())
+    data[40:48] = np.array([3, 3000, 3000, 3000], np.int16).tobytes()
+    path.write_bytes(data)
+    read = itk_images.read if reader == "SimpleITKIO" else partial(nifti_images.read, orientation=None)
+    with pytest.raises(ProXError, match=r"its header says \(3000, 3000, 3000\) voxels, and it has 608 bytes"):
+        read([path])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from monai_prox.errors import ProXError
 from monai_prox.runtime.resampling import Array
 
+MOST_TIMES = 1_100  # as many bytes as a file has are in an image: what is all 0 shrinks so, by gzip
 SAME_SPACING, SAME_DIRECTION, SAME_ORIGIN = 1e-3, 1e-2, 0.5  # between channels: mm, cosines, voxels
 
 
@@ -40,6 +42,13 @@ class Grid:
     def __str__(self) -> str:
         direction = [round(cosine, 2) for cosine in self.direction]
         return f"{self.size} voxels of {self.spacing} mm from {self.origin}, turned by {direction}"
+
+
+def check_size(file: Path, size: Sequence[int], bytes_each: int = 1) -> None:
+    """Raises ProXError if ``file`` cannot hold as many voxels as its header says, for which memory would be taken."""
+    found = file.stat().st_size
+    if prod(size) * bytes_each > MOST_TIMES * found:
+        raise ProXError(f"{file} cannot be read: its header says {size} voxels, and it has {found:,} bytes")
 
 
 def check_one_grid(grids: Sequence[Grid]) -> None:

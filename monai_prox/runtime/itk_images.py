@@ -14,7 +14,7 @@ import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.images import Grid, Image, check_one_grid, stacked
+from monai_prox.runtime.images import Grid, Image, check_one_grid, check_size, stacked
 
 BETWEEN_SLICES = 999  # times the pixels' size: nnU-Net's spacing of the axis that images of two axes lack
 PICTURE = (1, 3, 4)  # channels: grey, RGB, RGBA
@@ -25,7 +25,11 @@ UNCOMPRESSED = (".tif", ".tiff")  # what others read without further libraries
 def read_image(path: Path) -> sitk.Image:
     """Raises ProXError where it cannot be read."""
     try:
-        return sitk.ReadImage(path)
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        check_size(path, reader.GetSize(), reader.GetNumberOfComponents())
+        return reader.Execute()
     except RuntimeError as error:
         raise ProXError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}") from None
 

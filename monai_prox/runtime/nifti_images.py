@@ -14,7 +14,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.images import Grid, Image, check_one_grid, stacked
+from monai_prox.runtime.images import Grid, Image, check_one_grid, check_size, stacked
 
 
 def read(files: Sequence[Path], orientation: str | None) -> Image:
@@ -59,9 +59,11 @@ def read_labels(path: Path, orientation: str | None, *, mended: bool = False) ->
 def _opened(file: Path) -> Any:
     """The image, of which only the header is read."""
     try:
-        return nib.load(file)
+        image = nib.load(file)
     except Exception as error:  # nibabel, gzip and zlib have each their own
         raise ProXError(f"{file} cannot be read: {' '.join(str(error).split()):.160}") from None
+    check_size(file, image.shape, image.get_data_dtype().itemsize)
+    return image
 
 
 def _load(file: Path, orientation: str | None, *, mended: bool = False) -> Any:
