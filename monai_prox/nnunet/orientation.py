@@ -18,7 +18,10 @@ def stored_orientations(dataset: str) -> dict[str, int]:
 
     {} where the dataset is not there, or its images are no NIfTI files.
     """
-    folder = Path(os.environ.get("nnUNet_raw") or ".", dataset)
+    root = os.environ.get("nnUNet_raw")
+    if not root:
+        return {}
+    folder = Path(root, dataset)
     try:
         files = [Path(case["images"][0]) for case in get_filenames_of_train_images_and_targets(str(folder)).values()]
     except (OSError, ValueError, LookupError, TypeError, AssertionError):  # nothing of it, or not as nnU-Net has it

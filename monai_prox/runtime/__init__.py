@@ -1,1 +1,1 @@
-"""Prediction on the device: numpy, scipy, SimpleITK and ONNX Runtime, and never torch."""
+"""Prediction on the device: numpy, scipy, SimpleITK, ONNX Runtime, nibabel if the training read by it, and never torch."""

@@ -60,9 +60,9 @@ def read_case(case: Case, description: Description) -> Image:
     count = len(found) if description.reader == PICTURES else len(channels)  # a picture has several channels
     wanted = [f"{case.name}_{index:04d}{ending}" for index in range(count)]
     if found != wanted and not (len(found) == len(wanted) == 1):
-        names = wanted if description.reader == PICTURES else zip(wanted, channels, strict=True)
-        needed = ", ".join(name if isinstance(name, str) else f"{name[0]} ({name[1]})" for name in names)
-        raise ProXError(f"the network needs {needed}; there is {', '.join(found)}")
+        if description.reader != PICTURES:
+            wanted = [f"{name} ({channel})" for name, channel in zip(wanted, channels, strict=True)]
+        raise ProXError(f"the network needs {', '.join(wanted)}; there is {', '.join(found)}")
     if description.reader == PICTURES:
         return itk_images.read_pictures(case.files)
     if description.reader == "SimpleITKIO":

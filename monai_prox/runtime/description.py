@@ -30,7 +30,7 @@ MOST_VALUES = 2**29  # of a patch before and after the network, 2 GiB of them
 MOST_PIXELS = 4096  # of a scan, per axis
 SMALLEST, LARGEST = 1e-9, 1e9  # mm; nnU-Net gives pictures a third axis of 999
 READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "LoadImage")
-PICTURES = (".png", ".tif")
+PICTURE_ENDINGS = (".png", ".tif")
 ORIENTATIONS = frozenset(map("".join, chain.from_iterable(permutations(axes) for axes in product("LR", "PA", "IS"))))
 
 
@@ -80,7 +80,7 @@ class Description:
     channels: names, in the order of the input. labels: names and values, a list of values for a region.
     regions: None for classes that exclude each other; else the value that each output is written as, later ones on top.
     outputs: number of the network's output channels. patch: voxels; spacing: mm. A 2D network has two of each.
-    transpose: of an image as SimpleITK gives it, (z, y, x), the axes in the network's order.
+    transpose: of an image as its reader gives it, (z, y, x), the axes in the network's order.
     cropped: whether to what is not 0. normalised_first: before resampling, as nnU-Net does, or after it.
     reader: of the images in training, nnU-Net's, which have a file per channel, or MONAI's, with channels as a fourth axis;
     file_ending: of theirs. orientation: axis codes that MONAI's turns images to, None for images as stored; nnU-Net's have
@@ -110,8 +110,8 @@ class Description:
     def __post_init__(self) -> None:
         if self.reader not in READERS:
             raise ProXError(f"the reader {self.reader!r:.80} is not known; known: {', '.join(READERS)}")
-        if self.reader == "NaturalImage2DIO" and self.file_ending not in PICTURES:
-            raise ProXError(f"pictures are files that end in {', '.join(PICTURES)}, not in {self.file_ending!r:.80}")
+        if self.reader == "NaturalImage2DIO" and self.file_ending not in PICTURE_ENDINGS:
+            raise ProXError(f"pictures are files that end in {', '.join(PICTURE_ENDINGS)}, not in {self.file_ending!r:.80}")
         if self.orientation is not None and self.orientation not in ORIENTATIONS:
             raise ProXError(f"orientation is three axis codes such as RAS, or null, got {self.orientation!r:.80}")
         if not ENDING.fullmatch(self.file_ending):
