@@ -31,7 +31,10 @@ FURTHER = {  # what is in a family.json beside its members, of which either host
 
 
 def check_family(data: Any, source: Path | str) -> dict[str, Any]:
-    """Returns what a family.json holds. Raises ProXError, naming ``source``, unless it has a list of named members."""
+    """Returns what a family.json holds, with a score of each member, which may be None.
+
+    Raises ProXError, naming ``source``, unless it has a list of named members.
+    """
     members = data.get("members") if isinstance(data, dict) else None
     if not isinstance(members, list):
         raise ProXError(f"{source} is not a family: it has no list of members")
@@ -42,6 +45,7 @@ def check_family(data: Any, source: Path | str) -> dict[str, Any]:
             raise ProXError(f"{source}: a member has a name of letters, digits, - and _, got {member!r:.120}")
         check_types(member, MEMBER, f"{source}, the member {name:.40}")
         check_types(member, SCORES, f"{source}, the member {name:.40}", missing=True)
+        member.setdefault(data.get("measure", "dice"), None)
     return data  # type: ignore[no-any-return]
 
 
