@@ -772,7 +772,7 @@ def test_weights_that_are_broken_or_of_another_network_are_refused(tmp_path: Pat
     whole = (finished[1] / "models" / "model.pt").read_bytes()
     for content in (b"", b"no weights", whole[:1000]):
         path.write_bytes(content)
-        refused(f"{path} does not hold the weights of this network: ", bundle.supernet)
+        refused(f"{path} is not a whole file of tensors: ", bundle.supernet)
     weights = torch.load(finished[1] / "models" / "model.pt", weights_only=True)
     name = next(iter(weights))
     for other in ({}, {**weights, "more": torch.zeros(1)}, {**weights, name: weights[name][:1]}, [1]):
