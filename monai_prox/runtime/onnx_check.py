@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from monai_prox.errors import ProXError
 
-MOST = 2**30  # elements of a result, 4 GiB of them
+MOST = 2**29  # elements of a result, 2 GiB of them
 BROADCAST = frozenset(["Add", "Div", "Greater", "GreaterOrEqual", "Less", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Where"])
 SAME = frozenset(  # shape as of the first input, or a smaller one
     (
@@ -27,26 +29,49 @@ SAME = frozenset(  # shape as of the first input, or a smaller one
 WINDOWS = frozenset(("Conv", "ConvTranspose", "AveragePool"))
 OPERATORS = BROADCAST | SAME | WINDOWS | {"Concat", "Constant", "Flatten", "Gemm", "Reshape"}
 VALUES = (4, 5, 6, 7, 9, 10, 11)  # fields of a tensor, by type
-UNKNOWN = {"output_shape", "auto_pad", "ceil_mode"}  # attributes of windows that the exporter does not write
 Shape = tuple[int, ...]
 
 
-class Message:
-    """A message's fields by number: numbers, or bytes of texts and of messages within."""
+@dataclass(frozen=True)
+class Kind:
+    """Of a message: the numbers of the fields that it has once at most, and of those that it may have several times."""
 
-    def __init__(self, data: memoryview) -> None:
+    name: str
+    single: frozenset[int]
+    several: frozenset[int] = frozenset()
+
+
+MODEL = Kind("model", frozenset(range(1, 8)), frozenset((8, 14)))
+ENTRY = Kind("entry", frozenset((1, 2)))
+GRAPH = Kind("graph", frozenset((2, 10)), frozenset((1, 5, 11, 12, 13, 14, 16)))
+NODE = Kind("node", frozenset((3, 4, 6, 7, 8)), frozenset((1, 2, 5, 9)))
+ATTRIBUTE = Kind("attribute", frozenset((1, 2, 3, 4, 5, 13, 20)), frozenset((7, 8, 9)))
+TENSOR = Kind("tensor", frozenset((2, 8, 9, 12, 14)), frozenset((1, 4, 5, 6, 7, 10, 11, 13, 16)))
+VALUE = Kind("value", frozenset((1, 2, 3)), frozenset((4,)))
+
+
+class Message:
+    """A message's fields by number: numbers, or bytes of texts and of messages within.
+
+    Raises ProXError for fields that its kind has not, or not twice: other readers would put the two together.
+    """
+
+    def __init__(self, kind: Kind, data: memoryview) -> None:
         self._fields: dict[int, list[Any]] = {}
         for number, value in _fields(data):
-            self._fields.setdefault(number, []).append(value)
+            known = self._fields.setdefault(number, [])
+            if number not in kind.several and (number not in kind.single or known):
+                raise ProXError(f"its {kind.name} has a field {number} that no file of this package has, or has it twice")
+            known.append(value)
 
     def all(self, number: int) -> list[Any]:
         return self._fields.get(number, [])
 
-    def messages(self, number: int) -> Iterator[Message]:
-        return (Message(value) for value in self.all(number))
+    def messages(self, number: int, kind: Kind) -> Iterator[Message]:
+        return (Message(kind, value) for value in self.all(number))
 
     def text(self, number: int) -> str:
-        return "".join(bytes(value).decode() for value in self.all(number)[-1:])
+        return "".join(self.texts(number))
 
     def texts(self, number: int) -> list[str]:
         return [bytes(value).decode() for value in self.all(number)]
@@ -64,6 +89,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
     while at < len(data):
         key, at = _number(data, at)
         kind = key & 7
+        if key >= 2**32:  # others would cut it
+            raise ValueError(f"a field of the number {key >> 3}")
         if kind == 0:
             value, at = _number(data, at)
             yield key >> 3, value
@@ -76,19 +103,20 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"a field of the kind {kind}")
         if at + length > len(data):
             raise ValueError("a field that goes beyond the end")
-        if kind == 2:
-            yield key >> 3, data[at : at + length]
+        yield key >> 3, data[at : at + length]
         at += length
 
 
 def _number(data: memoryview, at: int) -> tuple[int, int]:
-    """A number of up to ten bytes, and where it ends."""
+    """A number of up to ten bytes, no longer than it has to be, and where it ends."""
     value = 0
     for place in range(10):
         byte = data[at + place]
         value |= (byte & 127) << (7 * place)
         if byte < 128:
-            return value & (2**64 - 1), at + place + 1
+            if byte == 0 < place or value >= 2**64:
+                raise ValueError("a number that is longer than it has to be")
+            return value, at + place + 1
     raise ValueError("a number without end")
 
 
@@ -102,54 +130,59 @@ def _packed(data: memoryview) -> list[int]:
 
 def read_model(data: bytes) -> tuple[Message, dict[str, str]]:
     """An ONNX file, and its metadata. Raises ProXError if it is none."""
-    try:
-        model = Message(memoryview(data))
-        if len(model.all(7)) != 1:
+    with _malformed("it is no ONNX file"):
+        model = Message(MODEL, memoryview(data))
+        if not model.all(7):
             raise ValueError("there is no graph")
-        return model, {entry.text(1): entry.text(2) for entry in model.messages(14)}
-    except (IndexError, TypeError, UnicodeDecodeError, ValueError) as error:
-        raise ProXError(f"it is no ONNX file: {error}") from None
+        return model, {entry.text(1): entry.text(2) for entry in model.messages(14, ENTRY)}
 
 
 def check_graph(model: Message, shape: Shape) -> None:
     """Raises ProXError unless the model is of the kind that this package writes, for an input of ``shape``, (B, C, *patch)."""
+    with _malformed("its graph is malformed"):
+        (graph,) = model.messages(7, GRAPH)
+        _check(graph, shape, len(model.all(7)[0]))
+
+
+@contextmanager
+def _malformed(what: str) -> Iterator[None]:
     try:
-        _check(model, shape)
-    except (IndexError, KeyError, TypeError, UnicodeDecodeError, ValueError, struct.error) as error:
-        if isinstance(error, ProXError):
-            raise
-        raise ProXError(f"its graph is malformed: {error!s:.120}") from None
+        yield
+    except ProXError:
+        raise
+    except (IndexError, KeyError, TypeError, ValueError, struct.error) as error:
+        raise ProXError(f"{what}: {type(error).__name__} {error!s:.120}") from None
 
 
-def _check(model: Message, shape: Shape) -> None:
-    if model.all(20) or model.all(25):
-        raise ProXError("it brings functions of its own")
-    (graph,) = model.messages(7)
-    if graph.all(15):
-        raise ProXError("it has sparse weights")
-    weights = {tensor.text(8): tensor for tensor in graph.messages(5)}
-    shapes = {name: _tensor(tensor) for name, tensor in weights.items()}
-    inputs = [value.text(1) for value in graph.messages(11) if value.text(1) not in shapes]
+def _check(graph: Message, shape: Shape, size: int) -> None:
+    """size: bytes of the graph."""
+    weights = {tensor.text(8): tensor for tensor in graph.messages(5, TENSOR)}
+    shapes: dict[str, Shape] = {"": ()} | {name: _tensor(tensor) for name, tensor in weights.items()}
+    fixed = set(shapes)  # what does not depend on the input is computed when the file is opened
+    inputs = [value.text(1) for value in graph.messages(11, VALUE) if value.text(1) not in shapes]
     if len(inputs) != 1:
         raise ProXError(f"it has {len(inputs)} inputs, and 1 is given")
     shapes[inputs[0]] = shape
-    for node in graph.messages(1):
-        operator = node.text(4)
+    for node in graph.messages(1, NODE):
+        operator, names = node.text(4), node.texts(1)
         if operator not in OPERATORS or node.text(7) not in ("", "ai.onnx"):
             raise ProXError(f"it has the operator {operator!r:.40}, which no network of this package has")
-        attributes = {attribute.text(1): attribute for attribute in node.messages(5)}
-        for name, attribute in attributes.items():
-            if any(attribute.all(number) for number in (6, 10, 11, 22, 23)):
-                raise ProXError(f"the operator {operator} has a graph or tensors in {name!r:.40}")
-        names = node.texts(1)
+        if unknown := [name for name in names if name not in shapes]:
+            raise ProXError(f"a {operator} takes {unknown[0]!r:.40}, which nothing before it makes")
+        attributes = {attribute.text(1): attribute for attribute in node.messages(5, ATTRIBUTE)}
         if operator == "Reshape":
             result = _reshaped(shapes[names[0]], weights[names[1]])
         else:
-            result = _result(operator, attributes, [shapes.get(name, ()) for name in names])
-        if min(result, default=1) < 1 or prod(result) > MOST:
-            raise ProXError(f"a result of {operator} has the shape {result!s:.80}; at most {MOST:,} elements are allowed")
+            result = _result(operator, attributes, [shapes[name] for name in names])
+        most = size if fixed.issuperset(names) else MOST
+        if min(result, default=1) < 1 or prod(result) > most:
+            raise ProXError(f"a result of {operator} has the shape {result!s:.80}; at most {most:,} elements are allowed")
         for name in node.texts(2):
+            if name in shapes and name:
+                raise ProXError(f"two of its operators make {name!r:.40}")
             shapes[name] = result
+        if fixed.issuperset(names):
+            fixed.update(node.texts(2))
 
 
 def _tensor(tensor: Message) -> Shape:
@@ -163,9 +196,15 @@ def _tensor(tensor: Message) -> Shape:
     return shape
 
 
+def _number_of(attributes: Mapping[str, Message], name: str, default: int) -> int:
+    return attributes[name].numbers(3)[0] if name in attributes else default
+
+
 def _result(operator: str, attributes: Mapping[str, Message], inputs: Sequence[Shape]) -> Shape:
-    """The shape of an operator's result, or a larger one."""
+    """The shape of an operator's result, or one that is nowhere smaller."""
     if operator in SAME:
+        if operator == "ReduceMean" and _number_of(attributes, "keepdims", 1) != 1:
+            raise ProXError("a ReduceMean leaves out axes, which no network of this package does")
         return inputs[0]
     if operator in BROADCAST:
         rank = max(map(len, inputs))
@@ -173,16 +212,21 @@ def _result(operator: str, attributes: Mapping[str, Message], inputs: Sequence[S
     if operator in WINDOWS:
         return _slid(operator, attributes, inputs)
     if operator == "Constant":
-        return _tensor(next(attributes["value"].messages(5))) if "value" in attributes else (1,)
+        if set(attributes) != {"value"}:
+            raise ProXError(f"a Constant has {', '.join(attributes)!s:.80}, and not a value")
+        return _tensor(next(attributes["value"].messages(5, TENSOR)))
     if operator == "Concat":
-        (axis,) = attributes["axis"].numbers(3)
+        axis = attributes["axis"].numbers(3)[0]
         most = [max(sizes) for sizes in zip(*inputs, strict=True)]
         most[axis] = sum(shape[axis] for shape in inputs)
         return tuple(most)
     if operator == "Flatten":
-        return inputs[0][0], prod(inputs[0][1:])
+        axis = _number_of(attributes, "axis", 1)
+        return prod(inputs[0][:axis]), prod(inputs[0][axis:])
     image, weight = inputs[:2]  # Gemm
-    return image[0] if len(image) == 2 else prod(image), max(weight)
+    if _number_of(attributes, "transA", 0) or len(image) != 2 or len(weight) != 2:
+        raise ProXError("a Gemm multiplies other than rows, which no network of this package does")
+    return image[0], weight[0 if _number_of(attributes, "transB", 0) else 1]
 
 
 def _reshaped(shape: Shape, wanted: Message) -> Shape:
@@ -196,8 +240,9 @@ def _reshaped(shape: Shape, wanted: Message) -> Shape:
 
 def _slid(operator: str, attributes: Mapping[str, Message], inputs: Sequence[Shape]) -> Shape:
     """Of a convolution, a transposed one, or pooling: what slides over an image (B, C, *sizes)."""
-    if unknown := UNKNOWN & {name for name, value in attributes.items() if value.all(8) or value.numbers(3) not in ([], [0])}:
-        raise ProXError(f"{operator} has {', '.join(unknown)}, which no network of this package has")
+    padding = attributes["auto_pad"].text(4) if "auto_pad" in attributes else "NOTSET"
+    if padding != "NOTSET" or "output_shape" in attributes or _number_of(attributes, "ceil_mode", 0):
+        raise ProXError(f"a {operator} has auto_pad, output_shape or ceil_mode, which no network of this package has")
     image, axes = inputs[0], len(inputs[0]) - 2
 
     def numbers(name: str, default: Sequence[int]) -> list[int]:
@@ -217,5 +262,4 @@ def _slid(operator: str, attributes: Mapping[str, Message], inputs: Sequence[Sha
             sizes.append((image[2 + axis] + pad - reach) // steps[axis] + 1)
     if operator == "AveragePool":
         return image[0], image[1], *sizes
-    groups = attributes["group"].numbers(3)[0] if "group" in attributes else 1
-    return image[0], inputs[1][0] if operator == "Conv" else inputs[1][1] * groups, *sizes
+    return image[0], inputs[1][0] if operator == "Conv" else inputs[1][1] * _number_of(attributes, "group", 1), *sizes

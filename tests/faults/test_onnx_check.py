@@ -160,18 +160,97 @@ def crossed(model: onnx.ModelProto) -> None:
     model.graph.node.insert(0, helper.make_node("Add", ["column", "row"], ["matrix"]))
 
 
+N = 40_000
+
+
+def column(model: onnx.ModelProto, *nodes: onnx.NodeProto, added: str) -> None:
+    """A column of weights, something made of it, and the sum of both, which ONNX Runtime computes while it loads a model."""
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((N, 1), np.float32), "x"))
+    for node in reversed([*nodes, helper.make_node("Add", ["x", added], ["sum"])]):
+        model.graph.node.insert(0, node)
+
+
+def reduced(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "axes"))
+    column(model, helper.make_node("ReduceMean", ["x", "axes"], ["r"], keepdims=0), added="r")
+
+
+def flattened(model: onnx.ModelProto) -> None:
+    column(model, helper.make_node("Flatten", ["x"], ["f"], axis=0), added="f")
+
+
+def turned(model: onnx.ModelProto) -> None:
+    column(
+        model,
+        helper.make_node("Flatten", ["x"], ["f"], axis=0),
+        helper.make_node("Gemm", ["f", "f"], ["g"], transA=1),
+        added="g",
+    )
+
+
+def of_floats(model: onnx.ModelProto) -> None:
+    column(model, helper.make_node("Constant", [], ["c"], value_floats=[1.0] * N), added="c")
+
+
+def unsorted(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, N], np.int64), "row"))
+    column(model, added="y")
+    model.graph.node.insert(1, helper.make_node("Reshape", ["x", "row"], ["y"]))
+
+
+def several(model: onnx.ModelProto) -> None:
+    """None of the results is too large by itself."""
+    for name, shape in (("column", (20_000, 1)), ("row", (1, 20_000))):
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(shape, np.float32), name))
+    for operator in ("Add", "Mul", "Sub"):
+        model.graph.node.insert(0, helper.make_node(operator, ["column", "row"], [operator]))
+
+
+@pytest.mark.parametrize("tag", [bytes([0x3A]), bytes([0xBA, 0x80, 0x80, 0x80, 0x10])], ids=["twice", "a tag that others cut"])
+def test_a_second_graph_is_not_overlooked(tag: bytes, files: Path, tmp_path: Path) -> None:
+    """Other readers put the two together."""
+    more = onnx.GraphProto(node=[helper.make_node("Loop", ["", ""], ["never"])]).SerializeToString()
+    (tmp_path / "model.onnx").write_bytes((files / "PlainConvUNet.onnx").read_bytes() + tag + bytes([len(more)]) + more)
+    refused(tmp_path / "model.onnx", "twice|a field of the number")
+
+
+def test_a_second_part_of_a_constant_is_not_overlooked(files: Path, tmp_path: Path) -> None:
+    tensor = numpy_helper.from_array(np.zeros(8, np.float32))
+    elsewhere = TensorProto(data_location=TensorProto.EXTERNAL)
+    elsewhere.external_data.add(key="location", value="secret.bin")
+    attribute = helper.make_attribute("value", tensor).SerializeToString()
+    for part in (elsewhere.SerializeToString(),):
+        attribute += bytes([5 << 3 | 2, len(part)]) + part
+    node = b"".join(bytes([number << 3 | 2, len(part)]) + part for number, part in ((2, b"c"), (4, b"Constant")))
+    node += bytes([5 << 3 | 2, len(attribute)]) + attribute
+    model = onnx.load(files / "PlainConvUNet.onnx")
+    graph = bytes([1 << 3 | 2, len(node)]) + node + model.graph.SerializeToString()
+    model.ClearField("graph")
+    length, size = b"", len(graph)
+    while size > 127:
+        length, size = length + bytes([size & 127 | 128]), size >> 7
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString() + bytes([7 << 3 | 2]) + length + bytes([size]) + graph)
+    refused(tmp_path / "model.onnx", "its attribute has a field 5 that no file of this package has, or has it twice")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        (reduced, "a ReduceMean leaves out axes"),
+        (flattened, r"a result of Add has the shape \(40000, 40000\)"),
+        (turned, "a Gemm multiplies other than rows"),
+        (of_floats, "a Constant has value_floats, and not a value"),
+        (unsorted, "a Add takes 'y', which nothing before it makes"),
+        (several, r"a result of Sub has the shape \(20000, 20000\); at most [\d,]+ elements are allowed"),
         (bomb(2**40), "it has the operator 'ConstantOfShape', which no network of this package has"),
         (loop, "it has the operator 'Loop'"),
-        (hidden, "has a graph or tensors in 'extra'"),
-        (function, "it brings functions of its own"),
+        (hidden, "its attribute has a field 6 that no file of this package has"),
+        (function, "its model has a field 25 that no file"),
         (foreign, "it has the operator 'Conv', which no network"),
         (claimed, r"a tensor of the shape \(65536, 65536\) is not in the file"),
-        (padded, "a result of Conv has the shape .*; at most 1,073,741,824 elements are allowed"),
+        (padded, "a result of Conv has the shape .*; at most 536,870,912 elements are allowed"),
         (enlarged, "a result of ConvTranspose has the shape"),
-        (without_end, "ConvTranspose has output_shape, which no network of this package has"),
+        (without_end, "a ConvTranspose has auto_pad, output_shape or ceil_mode"),
         (crossed, r"a result of Add has the shape \(100000, 100000\)"),
     ],
     ids=lambda part: getattr(part, "__name__", ""),
