@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from monai_prox.errors import ProXError
-from monai_prox.files import make_folder, read_json
+from monai_prox.errors import ProXError, printable
+from monai_prox.files import check_inside, make_folder, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ def main() -> None:
         message = f"{error.filename or 'a file'}: {error.strerror or error}"
     else:
         return
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(printable(message))}", highlight=False)
     sys.exit(1)
 
 
@@ -176,7 +176,10 @@ def _export_nnunet(
     _say(str(folder), *map(shlex.join, commands))
     data = written["configurations"][configuration]["data_identifier"]
     if fine_tune and data != opened.configuration["data_identifier"]:
-        _say(f"Before fine-tuning at this resolution: nnUNetv2_preprocess -d {dataset} -plans_name {plans} -c {configuration}")
+        _say(
+            "Before fine-tuning at this resolution: "
+            + shlex.join(["nnUNetv2_preprocess", "-d", dataset, "-plans_name", plans, "-c", configuration])
+        )
 
 
 def _export_bundle(
@@ -228,8 +231,8 @@ def predict(
             every, one = progress.add_task("cases", total=count), progress.add_task("tiles")
 
             def done(name: str, tiles: int) -> None:
-                if progress.tasks[one].description != name:
-                    progress.reset(one, total=tiles, description=name)
+                if progress.tasks[one].description != printable(name):
+                    progress.reset(one, total=tiles, description=printable(name))
                 progress.advance(one)
 
             failed = {}
@@ -248,7 +251,7 @@ def predict(
             failed = {str(path): problem for path, problem in tracked if problem is not None}
     _say(f"{output}: {count - len(failed)} of {count} {what}")
     if failed:
-        lines = "\n".join(f"{name}: {problem}" for name, problem in failed.items())
+        lines = "\n".join(printable(f"{name}: {problem}") for name, problem in failed.items())
         Console(stderr=True, soft_wrap=True).print(f"[bold red]failed:[/]\n{escape(lines)}", highlight=False)
         raise typer.Exit(1)
 
@@ -293,7 +296,7 @@ def search(
     from monai_prox.search.study import Search, SearchProgress, best_so_far
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    source, output = _open(model, fold, dataset, "a search"), output or model / "search"
+    source, output = _open(model, fold, dataset, "a search"), output or check_inside(model / "search", model)
     budget = Budget(
         latency_ms=max_latency_ms, macs=max_macs, parameters=max_params, memory_mb=max_memory_mb, file_mb=max_file_mb
     )
@@ -422,14 +425,14 @@ def _measure(source: Source, runtime: str, threads: int | None, output: Path, me
 
 
 def _bars() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console)
 
 
 def _say(first: str, *rest: str) -> None:
-    console.print(first, soft_wrap=True, highlight=False, markup=False)
+    console.print(printable(first), soft_wrap=True, highlight=False, markup=False)
     for line in rest:
-        console.print(line, soft_wrap=True, highlight=False, markup=False, style="dim")
+        console.print(printable(line), soft_wrap=True, highlight=False, markup=False, style="dim")
 
 
 @app.command()

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONGEST = 1000  # characters of a message
+# What a terminal obeys, and what turns the direction of writing; and halves of characters, which cannot be printed
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """``text`` in a line, without what names in somebody's files could do to a terminal."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.splitlines()))
 
 
 class ProXError(ValueError):
@@ -15,7 +23,7 @@ class ProXError(ValueError):
     """
 
     def __str__(self) -> str:
-        text = " ".join(super().__str__().splitlines())
+        text = printable(super().__str__())
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 

@@ -17,9 +17,12 @@ from typing import Any
 
 from monai_prox.errors import ProXError
 
+SHORT = 40  # characters of a name that a temporary one repeats: most systems allow 255 bytes
 UNFINISHED = ".unfinished"  # ends the names of temporary folders, which only a killed process leaves
+REPLACED = ".replaced"  # in such a folder: what is there until then
 OWNER = re.compile(rf"\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d{{1,9}})\.[^.]+{re.escape(UNFINISHED)}$")
-MOST_BYTES = 2**26  # of a JSON file, which takes ten times as many once it is read
+MOST_BYTES = 2**26  # of a JSON file
+MOST_VALUES = 3_000_000  # in it, each of which takes up to 200 bytes once it is read
 MOST_DIGITS = 18  # of a whole number: 64 bits hold it
 DEEPEST = 32  # objects and lists in each other
 
@@ -28,16 +31,25 @@ DEEPEST = 32  # objects and lists in each other
 def temporary_folder(path: Path) -> Iterator[Path]:
     """Yields a folder beside ``path``, on the same disk. Its name says whose it is."""
     owner = f"{_host()}.{os.getpid()}."
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.{owner}", suffix=UNFINISHED) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:SHORT]}.{owner}", suffix=UNFINISHED) as folder:
         yield Path(folder)
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
     """Removes what killed processes of this machine have left in ``folder`` of the file or folder ``name``, or of any."""
-    for left in folder.glob(f".{name if name == '*' else escape(name)}.*{UNFINISHED}"):
+    for left in folder.glob(f".{name if name == '*' else escape(name[:SHORT])}.*{UNFINISHED}"):
         owner = OWNER.search(left.name)
         if owner is not None and owner["host"] == _host() and not _runs(int(owner["process"])):
+            _put_back(left)
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _put_back(left: Path) -> None:
+    """What was to be replaced by a folder in ``left``, if its process ended after it had taken it away."""
+    if (left / REPLACED).is_dir():
+        for unfinished in left.iterdir():
+            if unfinished.name != REPLACED and not (place := left.parent / unfinished.name).exists():
+                (left / REPLACED).rename(place)
 
 
 def _host() -> str:
@@ -96,6 +108,13 @@ def make_folder(path: Path) -> None:
         raise ProXError(f"cannot write to {path}: {error.strerror or error}") from error
 
 
+def check_inside(path: Path, folder: Path) -> Path:
+    """``path``, a file in ``folder``. Raises ProXError if it is a link that leads out of the folder."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ProXError(f"{path} is a link out of {folder}, to {path.resolve()}; put the file itself there")
+    return path
+
+
 def write_json(data: Any, path: Path | str) -> None:
     """Numbers that are not finite become null, for JSON has none."""
     with replacing(path) as temporary:
@@ -112,13 +131,17 @@ def _finite(data: Any) -> Any:
 
 def read_json(path: Path | str) -> Any:
     """Raises ProXError where the file is missing or too large, and as ``parse_json`` does."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise ProXError(f"{path} is no file")
     try:
         with Path(path).open("rb") as file:
             text = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise ProXError(f"there is no file {path}") from None
-    if len(text) > MOST_BYTES:
-        raise ProXError(f"{path} has more than {MOST_BYTES:,} bytes, too many for a JSON file of this kind")
+    if len(text) > MOST_BYTES or sum(map(text.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise ProXError(
+            f"{path} has more than {MOST_BYTES:,} bytes or {MOST_VALUES:,} values, too many for a file of this kind"
+        )
     return parse_json(text, path)
 
 

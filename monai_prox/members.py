@@ -17,6 +17,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of paths
 FILE = re.compile(r"(?!.*__)[^\W_]([\w.-]*[^\W_])?")
 
 
+MOST_MEMBERS, MOST_SCORES = 1_000, 100_000  # that a table shows
 MEMBER = {"name": str, "subnet": Mapping[str, tuple[float, ...]], "parameters": int, "macs": int}
 SCORES = dict.fromkeys(("dice", "accuracy"), Mapping[str, float | None] | None)
 FURTHER = {  # what is in a family.json beside its members, of which either host writes some
@@ -38,14 +39,22 @@ def check_family(data: Any, source: Path | str) -> dict[str, Any]:
     members = data.get("members") if isinstance(data, dict) else None
     if not isinstance(members, list):
         raise ProXError(f"{source} is not a family: it has no list of members")
+    if len(members) > MOST_MEMBERS:
+        raise ProXError(f"{source} names {len(members):,} members, at most {MOST_MEMBERS:,} are allowed")
     check_types(data, FURTHER, source, missing=True)
+    labels = set[str]()
     for member in members:
         name = member.get("name") if isinstance(member, dict) else None
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ProXError(f"{source}: a member has a name of letters, digits, - and _, got {member!r:.120}")
         check_types(member, MEMBER, f"{source}, the member {name:.40}")
         check_types(member, SCORES, f"{source}, the member {name:.40}", missing=True)
+        labels.update(*(member.get(measure) or () for measure in SCORES))
         member.setdefault(data.get("measure", "dice"), None)
+    if len(labels) * len(members) > MOST_SCORES:
+        raise ProXError(
+            f"{source} has scores of {len(labels):,} labels, of {len(members):,} members; {MOST_SCORES:,} are allowed"
+        )
     return data  # type: ignore[no-any-return]
 
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from monai_prox.errors import printable
 from monai_prox.files import replacing
 from monai_prox.schedule import Schedule
 
@@ -85,13 +86,14 @@ def caption_of(measure: str, scored: str) -> str:
 def family_table(rows: Sequence[Row], measure: str, scored: str) -> Table:
     """measure: of the scores; scored: in words, what they are of."""
     from rich.table import Table  # which a machine that only trains may lack
+    from rich.text import Text
 
     head, body = _cells(rows)
     table = Table(title="Members of the family", caption=caption_of(measure, scored))
     for column in head:
-        table.add_column(column, justify="left" if column == "member" else "right", no_wrap=column == "member")
+        table.add_column(Text(printable(column)), justify="left" if column == "member" else "right", no_wrap=column == "member")
     for cells in body:
-        table.add_row(*cells)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 

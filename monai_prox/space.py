@@ -138,18 +138,23 @@ class SearchSpace:
         """
         if self.size() == 0:
             raise ProXError(f"the search space has no legal member: {self}")
-        slots = [(dimension, index) for dimension, of in self.dimensions.items() for index in range(len(of))]
+        slots = self._order
         chosen: dict[str, list[Value]] = {dimension: [] for dimension in self.dimensions}
+        dead: set[tuple[int, tuple[Value, ...]]] = set()  # positions, and choices that later ones depend on, without a member
 
         def descend(position: int) -> bool:
             if position == len(slots):
                 return True
+            state = position, tuple(chosen[name][other] for name, other in self._referred[position])
+            if state in dead:
+                return False
             dimension, index = slots[position]
             for value in order(dimension, index, self.available(chosen, dimension, index)):
                 chosen[dimension].append(value)
                 if descend(position + 1):
                     return True
                 chosen[dimension].pop()
+            dead.add(state)
             return False
 
         descend(0)
@@ -219,21 +224,38 @@ class SearchSpace:
             return False
         return True
 
-    def size(self) -> int:
-        """Number of members, exact."""
-        return self._size
+    @cached_property
+    def _order(self) -> list[tuple[str, int]]:
+        return [(name, index) for name, slots in self.dimensions.items() for index in range(len(slots))]
 
     @cached_property
-    def _size(self) -> int:  # by dynamic programming over the slots; a state is the values that later slots refer to
-        order = [(name, index) for name, slots in self.dimensions.items() for index in range(len(slots))]
+    def _last_use(self) -> dict[tuple[str, int], int]:
+        """Of slots that later ones refer to, the place of the last of these."""
         last_use: dict[tuple[str, int], int] = {}
-        for position, (name, index) in enumerate(order):
+        for position, (name, index) in enumerate(self._order):
             slot = self.dimensions[name][index]
             for other in (slot.equals, slot.differs):
                 if other is not None:
                     last_use[name, other] = position
             if slot.need is not None:
                 last_use[slot.need.dimension, slot.need.slot] = position
+        return last_use
+
+    @cached_property
+    def _referred(self) -> list[list[tuple[str, int]]]:
+        """By place, the slots before it that it or later ones refer to."""
+        return [
+            [slot for slot in self._order[:position] if self._last_use.get(slot, -1) >= position]
+            for position in range(len(self._order))
+        ]
+
+    def size(self) -> int:
+        """Number of members, exact."""
+        return self._size
+
+    @cached_property
+    def _size(self) -> int:  # by dynamic programming over the slots; a state is the values that later slots refer to
+        order, last_use = self._order, self._last_use
         counts: dict[tuple[tuple[tuple[str, int], Value], ...], int] = {(): 1}
         for position, (name, index) in enumerate(order):
             need = self.dimensions[name][index].need

@@ -6,8 +6,11 @@ and returns lists that hold each other thousands of times. What torch.save write
 
 from __future__ import annotations
 
+import os
 import pickle
 import pickletools
+import struct
+from collections import Counter
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +25,7 @@ from monai_prox.files import DEEPEST, replacing
 
 MOST_BYTES = 2**23  # of the pickle, which has the names and all that is no tensor
 MOST_ENTRIES = 100_000  # of the archive
+END, LOCATOR = 22, 20  # bytes of an archive's last record, and of the one before it
 MOST_VALUES = 2**20  # numbers, texts, tensors and containers, counted as often as they are reached
 KINDS = "Double Float Half BFloat16 Long Int Short Char Byte Bool"
 NAMED = {
@@ -52,9 +56,11 @@ def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, what: 
     """
     path = Path(path)
     try:
-        _check_archive(path)
+        stored = _check_archive(path)
         data = torch.load(path, map_location=device, weights_only=True)
-        _count(data, {}, 0)
+        _count(data, {}, 0, storages := {})
+        if Counter(size for size in storages.values() if size) - stored:  # torch of old reads on behind what is there
+            raise ProXError("a tensor is larger than what is stored of it")
     except FileNotFoundError:
         raise ProXError(f"there is no {what} {path}") from None
     except pickle.UnpicklingError:  # its message tells users to load it unsafely
@@ -65,24 +71,49 @@ def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, what: 
     return data
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path) -> Counter[int]:
+    """The sizes of what is stored in it. torch's reader and Python's have to see the same archive."""
     size = path.stat().st_size
     try:
         with ZipFile(path) as archive:
             entries = archive.infolist()
-            if len(entries) > MOST_ENTRIES or len({entry.filename for entry in entries}) < len(entries):
+            names = {entry.filename.lower() for entry in entries}  # torch knows no other letters
+            if len(entries) > MOST_ENTRIES or len(names) < len(entries):
                 raise ProXError(f"it has {len(entries):,} entries, which may be {MOST_ENTRIES:,} with names of their own")
             whole = sum(entry.file_size for entry in entries)
             if any(entry.compress_type != ZIP_STORED for entry in entries) or whole > size:
                 raise ProXError(f"it is compressed, {size:,} bytes hold {whole:,}; save it again by torch.save")
-            pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-            if len(pickles) != 1 or pickles[0].file_size > MOST_BYTES:
-                raise ProXError(f"it has no data.pkl of at most {MOST_BYTES:,} bytes")
+            _check_directory(path, archive.start_dir)
+            top = entries[0].filename.partition("/")[0] + "/" if entries else ""
+            pickles = [entry for entry in entries if entry.filename.lower().endswith("data.pkl")]
+            if [entry.filename for entry in pickles] != [f"{top}data.pkl"] or pickles[0].file_size > MOST_BYTES:
+                raise ProXError(f"it has no data.pkl of at most {MOST_BYTES:,} bytes, or several")
             _check_pickle(archive.read(pickles[0]))
-    except (BadZipFile, NotImplementedError, ValueError) as error:
+            return Counter(entry.file_size for entry in entries if entry.filename.startswith(f"{top}data/"))
+    except (BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         if isinstance(error, ProXError):
             raise
         raise ProXError(f"it is no archive of torch.save, {str(error)[:80]}") from None
+
+
+def _check_directory(path: Path, start: int) -> None:
+    """Raises ProXError unless the archive ends with one directory, which begins at ``start`` as it says itself.
+
+    Python takes a directory that lies elsewhere than the archive's end says for one of an archive with something in front.
+    """
+    with path.open("rb") as file:
+        file.seek(-END, os.SEEK_END)
+        end = file.tell()
+        signature, *_, first, comment = struct.unpack("<4s4H2LH", file.read(END))
+        said = [first]
+        file.seek(end - LOCATOR)
+        if file.read(4) == b"PK\6\7":  # of an archive that could be large
+            file.read(4)
+            (record,) = struct.unpack("<Q", file.read(8))
+            file.seek(record + 48)
+            said = [value for value in said if value != 2**32 - 1] + list(struct.unpack("<Q", file.read(8)))
+    if signature != b"PK\5\6" or comment or any(place != start for place in said):
+        raise ProXError("it is no archive of torch.save, its directory is not where it says")
 
 
 def _check_pickle(data: bytes) -> None:
@@ -93,11 +124,15 @@ def _check_pickle(data: bytes) -> None:
             raise ProXError(f"it holds more than tensors and plain data: {str(argument or opcode.name).replace(' ', '.'):.80}")
 
 
-def _count(data: Any, known: dict[int, int], depth: int) -> int:
-    """The number of values in ``data``, as often as they are reached: who goes through it needs as long."""
+def _count(data: Any, known: dict[int, int], depth: int, storages: dict[int, int]) -> int:
+    """The number of values in ``data``, as often as they are reached: who goes through it needs as long.
+
+    storages: gets the bytes of each.
+    """
     if depth > DEEPEST:
         raise ProXError(f"it is nested more than {DEEPEST} deep")
     if isinstance(data, Tensor):
+        storages[data.untyped_storage()._cdata] = data.untyped_storage().nbytes()
         if data.layout is not torch.strided or data.numel() * data.element_size() > data.untyped_storage().nbytes():
             raise ProXError(f"a tensor of the shape {tuple(data.shape)} is not stored whole")
         return 1
@@ -108,7 +143,7 @@ def _count(data: Any, known: dict[int, int], depth: int) -> int:
     if id(data) not in known:
         children = [*data, *data.values()] if isinstance(data, dict) else data
         known[id(data)] = MOST_VALUES  # of one that holds itself
-        known[id(data)] = 1 + sum(_count(child, known, depth + 1) for child in children)
+        known[id(data)] = 1 + sum(_count(child, known, depth + 1, storages) for child in children)
     if known[id(data)] > MOST_VALUES:
         raise ProXError(f"it holds more than {MOST_VALUES:,} values")
     return known[id(data)]
@@ -129,6 +164,9 @@ def check_weights(weights: Any, network: nn.Module, source: Path | str) -> None:
         if wanted.get(name) != found.get(name):
             here, there = found.get(name, "missing"), wanted.get(name, "missing")
             raise ProXError(f"{wrong}: {name!s:.80} is {here}, the network's is {there}")
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ProXError(f"{source} has weights that are no finite numbers, {name:.80}: its training has diverged")
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in weights.values()}
     needed, held = sum(parameter.numel() for parameter in network.parameters()), sum(storages.values())
     if needed > held:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from monai_prox.errors import ProXError
-from monai_prox.files import read_json, remove_unfinished, temporary_folder, to_disk, write_json
+from monai_prox.files import REPLACED, read_json, remove_unfinished, temporary_folder, to_disk, write_json
 
 LISTING = "prox_export.json"  # lists what was exported, so that a later export knows what is not its own
 NAMED = 5  # files in a refusal
@@ -80,7 +80,7 @@ def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
                 for written in [*folder.rglob("*"), folder]:
                     to_disk(written)
                 if output.exists():
-                    output.rename(temporary / "replaced")
+                    output.rename(temporary / REPLACED)
                 folder.rename(output)
             to_disk(output.parent)
     except OSError as error:

@@ -11,8 +11,8 @@ from typing import Any
 
 from monai_prox.errors import ProXError
 from monai_prox.export.folder import new_folder
-from monai_prox.files import write_json
-from monai_prox.nnunet.model_files import check_inside, read_plans
+from monai_prox.files import check_inside, write_json
+from monai_prox.nnunet.model_files import read_plans
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.plans import member_configuration
 from monai_prox.space import Subnet

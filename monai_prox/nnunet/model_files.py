@@ -36,9 +36,9 @@ CONFIGURATION = {
     "resampling_fn_data": str,
     "resampling_fn_seg": str,
     "resampling_fn_probabilities": str,
-    "resampling_fn_data_kwargs": Mapping[str, bool | int | None],
-    "resampling_fn_seg_kwargs": Mapping[str, bool | int | None],
-    "resampling_fn_probabilities_kwargs": Mapping[str, bool | int | None],
+    "resampling_fn_data_kwargs": Mapping[str, bool | int | float | str | None],
+    "resampling_fn_seg_kwargs": Mapping[str, bool | int | float | str | None],
+    "resampling_fn_probabilities_kwargs": Mapping[str, bool | int | float | str | None],
     "preprocessor_name": str,
     "data_identifier": str,
     "inherits_from": str,
@@ -61,15 +61,16 @@ DATASET = {"labels": Mapping[str, Any], "file_ending": str}
 FURTHER_DATASET = {
     "channel_names": Mapping[str, str],
     "modality": Mapping[str, str],
-    "licence": str,
-    "license": str,
-    "numTraining": int,
 }
 
 
 def read_plans(path: Path) -> dict[str, Any]:
     """plans.json. Raises ProXError, naming the file and the entry, if it is none that nnU-Net writes."""
-    plans: dict[str, Any] = read_json(path)
+    return check_plans(read_json(path), path)
+
+
+def check_plans(plans: Any, path: Path | str) -> dict[str, Any]:
+    """Returns what a plans.json holds. Raises ProXError as ``read_plans`` does."""
     check_types(plans, PLANS, path)
     check_types(plans, FURTHER_PLANS, path, missing=True)
     _check_names(path, plans, ("dataset_name", "plans_name"))
@@ -80,7 +81,7 @@ def read_plans(path: Path) -> dict[str, Any]:
             raise ProXError(f"{source}: 'spacing' is {configuration['spacing']!s:.80}; allowed are positive numbers, in mm")
         if len(configuration.get("n_conv_per_stage_encoder", ())) > MOST["n_stages"]:
             raise ProXError(f"{source}: 'n_conv_per_stage_encoder' has more than {MOST['n_stages']} entries")
-    return plans
+    return plans  # type: ignore[no-any-return]
 
 
 def check_configuration(configuration: Mapping[str, Any], source: Path | str) -> None:
@@ -110,15 +111,8 @@ def read_dataset(path: Path) -> dict[str, Any]:
     return normalised(dataset, path)
 
 
-def _check_names(path: Path, data: Mapping[str, Any], keys: Sequence[str]) -> None:
+def _check_names(path: Path | str, data: Mapping[str, Any], keys: Sequence[str]) -> None:
     """Raises ProXError where an entry, which becomes part of paths, leads elsewhere."""
     for key in keys:
         if not NAME.fullmatch(data[key]):
             raise ProXError(f"{path}: {key!r} is part of paths, so letters, digits, dots, - and _; got {data[key]!r:.80}")
-
-
-def check_inside(path: Path, folder: Path) -> Path:
-    """``path``, a file in ``folder``. Raises ProXError if it is a link that leads out of the folder."""
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ProXError(f"{path} is a link out of {folder}, to {path.resolve()}; put the file itself there")
-    return path

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from monai_prox import cost
 from monai_prox.distributed import gather, world_size
 from monai_prox.engine import Engine, check_format
-from monai_prox.errors import ProXError
+from monai_prox.errors import ProXError, refusing
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import remove_unfinished, write_json
 from monai_prox.monitor import Monitor, comparing_interval
@@ -38,6 +38,7 @@ from monai_prox.nnunet import case_dice
 from monai_prox.nnunet.checkpoint import load_checkpoint, plain
 from monai_prox.nnunet.dataset import named_scores, normalised
 from monai_prox.nnunet.loader_process import EndWithTraining
+from monai_prox.nnunet.model_files import check_plans
 from monai_prox.nnunet.model_folder import scored_in
 from monai_prox.nnunet.open_part import OpenPart
 from monai_prox.nnunet.orientation import stored_orientations
@@ -114,7 +115,10 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         dataset_json: dict,  # type: ignore[type-arg]
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ) -> None:
-        if PlansManager(plans).get_configuration(configuration).previous_stage_name is not None:
+        with refusing("the plans cannot be used"):
+            check_plans(plans, "the plans")
+            previous = PlansManager(plans).get_configuration(configuration).previous_stage_name
+        if previous is not None:
             raise ProXError(
                 f"{configuration} is the second step of a cascade, which {type(self).__name__} does not train; "
                 f"train 3d_fullres, or 3d_lowres by itself"

@@ -44,6 +44,16 @@ class Grid:
         return f"{self.size} voxels of {self.spacing} mm from {self.origin}, turned by {direction}"
 
 
+def check_file(file: Path) -> None:
+    """Raises ProXError unless ``file`` is one, not a pipe that nobody writes to, of a name that libraries can take."""
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise ProXError(f"{file} has a name that is not UTF-8; rename it") from None
+    if not file.is_file():
+        raise ProXError(f"there is no file {file}")
+
+
 def check_size(file: Path, size: Sequence[int], bytes_each: int = 1) -> None:
     """Raises ProXError if ``file`` cannot hold as many voxels as its header says, for which memory would be taken."""
     found = file.stat().st_size

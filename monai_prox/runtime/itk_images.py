@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from errno import EIO
@@ -14,16 +15,22 @@ import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.images import Grid, Image, check_one_grid, check_size, stacked
+from monai_prox.runtime.images import Grid, Image, check_file, check_one_grid, check_size, stacked
 
 BETWEEN_SLICES = 999  # times the pixels' size: nnU-Net's spacing of the axis that images of two axes lack
+HEAD = 2**16  # bytes in which a header ends
+METAIMAGE = re.compile(rb"^ElementDataFile\s*=(.*)$", re.MULTILINE | re.IGNORECASE)
+NRRD = re.compile(rb"^data ?file:(.*)$", re.MULTILINE | re.IGNORECASE)
+DETACHED = {".mha": METAIMAGE, ".mhd": METAIMAGE, ".nrrd": NRRD, ".nhdr": NRRD}  # how headers name files
 PICTURE = (1, 3, 4)  # channels: grey, RGB, RGBA
 TIFF_SHORT, TIFF_BITS, TIFF_COLOURS, TIFF_PALETTE = 3, 258, 262, 3  # a type, two tags, and a value of the second
 UNCOMPRESSED = (".tif", ".tiff")  # what others read without further libraries
 
 
 def read_image(path: Path) -> sitk.Image:
-    """Raises ProXError where it cannot be read."""
+    """Raises ProXError where it cannot be read, or its voxels are in a file of another folder."""
+    check_file(path)
+    _check_detached(path)
     try:
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
@@ -32,6 +39,20 @@ def read_image(path: Path) -> sitk.Image:
         return reader.Execute()
     except RuntimeError as error:
         raise ProXError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}") from None
+
+
+def _check_detached(path: Path) -> None:
+    """Raises ProXError if a header of MetaImage or NRRD names other files than one beside it."""
+    key = DETACHED.get(path.suffix.lower())
+    if key is None:
+        return
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    for named in key.findall(head):
+        name = named.decode(errors="replace").strip()
+        beside = Path(name).name == name and (path.parent / name).is_file() and not (path.parent / name).is_symlink()
+        if name != "LOCAL" and not beside:
+            raise ProXError(f"{path} has its voxels in {name:.80}, which is no file beside it")
 
 
 def read(files: Sequence[Path]) -> Image:

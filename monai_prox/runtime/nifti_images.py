@@ -14,7 +14,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.images import Grid, Image, check_one_grid, check_size, stacked
+from monai_prox.runtime.images import Grid, Image, check_file, check_one_grid, check_size, stacked
 
 
 def read(files: Sequence[Path], orientation: str | None) -> Image:
@@ -58,6 +58,7 @@ def read_labels(path: Path, orientation: str | None, *, mended: bool = False) ->
 
 def _opened(file: Path) -> Any:
     """The image, of which only the header is read."""
+    check_file(file)
     try:
         image = nib.load(file)
     except Exception as error:  # nibabel, gzip and zlib have each their own

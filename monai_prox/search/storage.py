@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from monai_prox.errors import ProXError
+
+MOST_BYTES, MOST_STUDIES = 2**26, 1_000  # of a journal
+NEW_STUDY = re.compile(rb'"op_code"\s*:\s*0\b')
 
 
 class _Lock(JournalFileSymlinkLock):
@@ -57,6 +61,19 @@ class Journal(JournalFileBackend):
             raise
 
 
+def _check_journal(path: Path) -> None:
+    """Raises ProXError for what would keep Optuna busy for minutes, or waiting for ever."""
+    lock = Path(f"{path}.lock")
+    if os.path.lexists(lock) and not (lock.is_symlink() and lock.resolve() == path):
+        raise ProXError(f"{lock} is no lock of this journal; remove it")
+    if not path.is_file():
+        return
+    size = path.stat().st_size
+    studies = 0 if size > MOST_BYTES else len(NEW_STUDY.findall(path.read_bytes()))
+    if size > MOST_BYTES or studies > MOST_STUDIES:
+        raise ProXError(f"{path} has {size:,} bytes and {studies:,} searches; {MOST_BYTES:,} and {MOST_STUDIES:,} are allowed")
+
+
 def open_storage(storage: str) -> BaseStorage:
     """A database's URL, or a journal's file. Raises ProXError where it cannot be opened."""
     try:
@@ -64,7 +81,10 @@ def open_storage(storage: str) -> BaseStorage:
             return RDBStorage(storage)
         path = Path(storage).resolve()  # Optuna's lock is a link beside it, which must not dangle
         path.parent.mkdir(parents=True, exist_ok=True)
+        _check_journal(path)
         return JournalStorage(Journal(path))
+    except ProXError:
+        raise
     except Exception as error:  # databases have each their own
         kind = storage.split("://")[0]  # without a password
         raise ProXError(f"the storage {kind} cannot be opened: {' '.join(str(error).split()):.200}") from None
