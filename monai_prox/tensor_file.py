@@ -58,7 +58,8 @@ def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, what: 
     try:
         stored = _check_archive(path)
         data = torch.load(path, map_location=device, weights_only=True)
-        _count(data, {}, 0, storages := {})
+        storages: dict[int, int] = {}
+        _count(data, {}, 0, storages)
         if Counter(size for size in storages.values() if size) - stored:  # torch of old reads on behind what is there
             raise ProXError("a tensor is larger than what is stored of it")
     except FileNotFoundError:

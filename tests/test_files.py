@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from monai_prox.errors import ProXError
-from monai_prox.files import UNFINISHED, read_json, remove_unfinished, replacing, temporary_folder, write_json
+from monai_prox.files import REPLACED, UNFINISHED, read_json, remove_unfinished, replacing, temporary_folder, write_json
 
 
 def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -127,3 +127,39 @@ def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
     path = tmp_path / "family.json"
     write_json({"dice": [float("nan"), 0.5], "most": (float("inf"), 1)}, path)
     assert json.loads(path.read_text(), parse_constant=pytest.fail) == {"dice": [None, 0.5], "most": [None, 1]}
+
+
+def test_what_was_to_be_replaced_is_put_back(tmp_path: Path) -> None:
+    """By the next writer, if the one before was killed when it had taken the old folder away."""
+    ended = multiprocessing.get_context("spawn").Process()
+    ended.start()
+    ended.join()
+    with temporary_folder(tmp_path / "model") as folder:
+        host = folder.name.removeprefix(".model.").partition(".")[0]
+    left = left_by(tmp_path, "model", host, ended.pid)
+    (left / "model").unlink()
+    (left / "model").mkdir()
+    (left / REPLACED).mkdir()
+    (left / REPLACED / "old").touch()
+    remove_unfinished(tmp_path, "model")
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == [Path("model"), Path("model/old")]
+
+
+def test_names_may_be_as_long_as_the_disk_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 243 + ".nii.gz")
+    with replacing(path) as temporary:
+        temporary.touch()
+    assert path.is_file()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "plans.json")
+    with pytest.raises(ProXError, match=r"plans\.json is no file"):
+        read_json(tmp_path / "plans.json")
+
+
+def test_json_of_more_values_than_fit_into_memory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "many.json").write_text("[" + "[]," * 2_000_000 + "[]]")
+    with pytest.raises(ProXError, match=r"more than .* 3,000,000 values"):
+        read_json(tmp_path / "many.json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -286,3 +288,36 @@ def test_no_memory_is_taken_for_voxels_that_are_not_in_the_file(reader: str, tmp
     read = itk_images.read if reader == "SimpleITKIO" else partial(nifti_images.read, orientation=None)
     with pytest.raises(ProXError, match=r"its header says \(3000, 3000, 3000\) voxels, and it has 608 bytes"):
         read([path])
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../outside.raw", "LIST", "inside/x.raw", "link.raw"])
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+def test_voxels_in_files_elsewhere_are_not_read(name: str, ending: str, tmp_path: Path) -> None:
+    """Headers of MetaImage and NRRD can name other files."""
+    (tmp_path / "outside.raw").write_bytes(bytes(64))
+    (tmp_path / "images" / "inside").mkdir(parents=True)
+    (tmp_path / "images" / "link.raw").symlink_to(tmp_path / "outside.raw")
+    headers = {
+        ".mha": f"ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = {name}\n",
+        ".nrrd": f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nencoding: raw\ndata file: {name}\n",
+    }
+    path = tmp_path / "images" / f"case_0000{ending}"
+    path.write_text(headers[ending])
+    with pytest.raises(ProXError, match=f"has its voxels in {name}, which is no file beside it"):
+        itk_images.read([path])
+    (tmp_path / "images" / "beside.raw").write_bytes(bytes(range(64)))
+    path.write_text(headers[ending].replace(name, "beside.raw"))
+    assert itk_images.read([path]).voxels.ravel().tolist() == list(range(64))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names and pipes of POSIX")
+def test_names_that_are_no_text_and_pipes_are_refused(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xffb_0000.nii.gz"))
+    nib.save(nifti(), tmp_path / "case.nii.gz")
+    shutil.copyfile(tmp_path / "case.nii.gz", odd)
+    os.mkfifo(tmp_path / "pipe_0000.nii.gz")
+    for read in (itk_images.read, partial(nifti_images.read, orientation=None)):
+        with pytest.raises(ProXError, match="has a name that is not UTF-8; rename it"):
+            read([odd])
+        with pytest.raises(ProXError, match="there is no file"):
+            read([tmp_path / "pipe_0000.nii.gz"])

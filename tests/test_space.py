@@ -364,3 +364,13 @@ def test_a_subnet_is_a_mapping_that_prints_itself() -> None:
 def test_a_space_prints_the_choices_of_each_slot() -> None:
     space = SearchSpace({"resolution": (Slot(choices=(0.75, 1.0)),), "width": (Slot(choices=(4,)), Slot(choices=(4, 8)))})
     assert str(space) == "resolution {0.75, 1}; width {4} {4, 8}"
+
+
+def test_dead_ends_are_not_tried_again() -> None:
+    """Of sixteen slots only the last decides whether there is a member, for some of the first one's values."""
+    deep = tuple(Slot(choices=(1, 2, 3, 4, 5, 6, 7, 8)) for _ in range(16))
+    width = (Slot(choices=(1,)), Slot(choices=(1,), need=Need("levels", 0, 2), differs=0))
+    space = SearchSpace({"levels": (Slot(choices=(1, 2)),), "depth": deep, "width": width})
+    assert space.size() == 8**16
+    assert space.largest() == Subnet.of(levels=(1,), depth=(8,) * 16, width=(1, 0))
+    assert space.sample(random.Random(0)) in space

@@ -102,6 +102,38 @@ def test_a_tensor_is_as_large_as_it_says(tmp_path: Path) -> None:
     refused(tmp_path / "file.pt", r"a tensor of the shape \(4096, 4096, 27\) is not stored whole")
 
 
+def test_an_archive_has_one_directory(tmp_path: Path) -> None:
+    """Python reads the last one, torch the one that the archive's end names, which may be of another archive."""
+    write_tensors({"weight": torch.ones(2)}, tmp_path / "tidy.pt")
+    tidy = (tmp_path / "tidy.pt").read_bytes()
+    (tmp_path / "two.pt").write_bytes(tidy + tidy)
+    refused(tmp_path / "two.pt", "its directory is not where it says")
+    (tmp_path / "more.pt").write_bytes(tidy + b"more")
+    refused(tmp_path / "more.pt", "is not a whole file of tensors")
+
+
+def test_names_are_told_apart_as_torch_does(tmp_path: Path) -> None:
+    """torch takes capitals for small letters, and the first of two names."""
+    harmless = pickle.dumps({"a": 1}, 2)
+    with ZipFile(tmp_path / "file.pt", "w") as archive:
+        archive.writestr("archive/DATA.PKL", bytearray_of(2**31 - 1))
+        archive.writestr("archive/x/data.pkl", harmless)
+        archive.writestr("archive/version", b"3\n")
+    refused(tmp_path / "file.pt", "it has no data.pkl of at most 8,388,608 bytes, or several")
+    with ZipFile(tmp_path / "other.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", harmless)
+        archive.writestr("archive/DATA.pkl", bytearray_of(2**31 - 1))
+    refused(tmp_path / "other.pt", "with names of their own")
+
+
+def test_a_tensor_is_as_long_as_its_record(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "file.pt")
+    with ZipFile(tmp_path / "file.pt") as archive, ZipFile(tmp_path / "short.pt", "w") as short:
+        for name in archive.namelist():
+            short.writestr(name, archive.read(name)[: 8 if name.endswith("data/0") else None])
+    refused(tmp_path / "short.pt", "is not a whole file of tensors")
+
+
 @pytest.mark.parametrize("data", [b"", b"PK", b"nothing", pickle.dumps({"weight": 1}), b"PK\x05\x06" + bytes(18)])
 def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file.pt"
@@ -158,6 +190,13 @@ def test_weights_of_another_network_are_refused_before_it_is_made() -> None:
     ):
         with pytest.raises(ProXError, match=f"file.pt does not hold the weights of this network: .*{message}"):
             check_weights(wrong, large if wrong is state else small, "file.pt")
+
+
+def test_weights_of_a_training_that_diverged_are_refused() -> None:
+    network = shapes(features=(4, 8))
+    state = {name: torch.full(tensor.shape, float("nan")) for name, tensor in network.state_dict().items()}
+    with pytest.raises(ProXError, match="weights that are no finite numbers"):
+        check_weights(state, network, "file.pt")
 
 
 def test_as_many_bytes_are_there_as_weights() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 from architectures import unet_architecture
-from nnunet_task import TWO_MEMBERS, bare_model, bare_plans
+from commands import forked
+from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, make_trainer
 
 from monai_prox.bundle.network import largest, prediction_graph
 from monai_prox.bundle.plan import Plan
@@ -27,6 +29,7 @@ from monai_prox.files import read_json
 from monai_prox.latency.device import Device
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.runtime.description import read_description
+from monai_prox.search.storage import open_storage
 from monai_prox.space import SearchSpace, Subnet
 
 pytest_plugins = ["nnunet_fixtures"]
@@ -218,3 +221,74 @@ def test_links_that_lead_out_of_a_model_folder_are_not_followed_into_an_export(
     link.unlink()
     link.symlink_to(model.path / "elsewhere")  # inside it, links are as good as files
     export_nnunet(model, "largest", tmp_path / "exported__a__3d_fullres")
+
+
+# ---------------------------------------------------------------------- what a terminal shows
+def test_names_do_nothing_to_a_terminal(bundle: Path) -> None:
+    """Neither rich's markup nor a terminal's own."""
+    path = bundle / "models" / FAMILY
+    data = json.loads(path.read_text())
+    name = "[red]kidney [left][/x]\x1b]0;title\x07\u202e"
+    data["members"][0]["dice"] = {name: 0.5}
+    path.write_text(json.dumps(data))
+    done = forked(["monai-prox", "family", bundle], os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 0 and not {"\x1b", "\x07", "\u202e"} & set(done.stdout), done.stderr
+    assert "[red]kidney [left][/x]" in done.stdout
+    data["members"][0]["name"] = "\x1b[31mred"
+    path.write_text(json.dumps(data))
+    done = forked(["monai-prox", "family", bundle], os.environ)
+    assert done.returncode == 1 and "\x1b[31m" not in done.stderr and "got {'name':" in done.stderr
+
+
+def test_more_members_than_a_table_shows_are_refused(bundle: Path) -> None:
+    path = bundle / "models" / FAMILY
+    data = json.loads(path.read_text())
+    (member,) = data["members"]
+    for members, reason in (
+        ([member | {"name": f"m{number}"} for number in range(1_001)], "names 1,001 members, at most 1,000 are allowed"),
+        (
+            [member | {"name": f"m{i}", "dice": {f"{i} {j}": 0.5 for j in range(9)}} for i in range(200)],
+            "scores of 1,800 labels",
+        ),
+    ):
+        path.write_text(json.dumps(data | {"members": members}))
+        with pytest.raises(ProXError, match=reason):
+            TrainedBundle.open(bundle).family()
+
+
+# ---------------------------------------------------------------------- searches
+def test_a_lock_or_a_journal_that_somebody_brings_keeps_nobody_waiting(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    (tmp_path / "study.journal.lock").symlink_to("nowhere")
+    with pytest.raises(ProXError, match=r"study\.journal\.lock is no lock of this journal; remove it"):
+        open_storage(str(path))
+    (tmp_path / "study.journal.lock").unlink()
+    line = '{"op_code": 0, "worker_id": "x", "study_name": "%d", "directions": [1]}'
+    path.write_text("\n".join(line % number for number in range(1_001)))
+    with pytest.raises(ProXError, match="1,001 searches"):
+        open_storage(str(path))
+
+
+def test_a_searchs_folder_that_leads_elsewhere_is_not_written_to(model: ModelFolder, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (model.path / "search").symlink_to(tmp_path / "elsewhere")
+    done = forked(["monai-prox", "search", model.path, "--trials", "1"], os.environ)
+    assert done.returncode == 1 and "is a link out of" in done.stderr
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+# ---------------------------------------------------------------------- training
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("dataset_name", "../../escaped", "'dataset_name' is part of paths"),
+        ("plans_name", "a/../../b", "'plans_name' is part of paths"),
+        ("label_manager", "os", "'label_manager' must be of type"),
+        ("configurations", {"3d_fullres": {"inherits_from": "3d_fullres"}}, "Circular dependency|cannot be used"),
+    ],
+)
+def test_a_training_leaves_its_folders_alone(key: str, value: Any, message: str, bare: Path) -> None:
+    before = set(bare.parent.rglob("*"))
+    with pytest.raises(ProXError, match=message):
+        make_trainer(bare_plans() | {key: value})
+    assert set(bare.parent.rglob("*")) == before
