@@ -24,14 +24,27 @@ UNCOMPRESSED = (".tif", ".tiff")  # what others read without further libraries
 
 def read_image(path: Path) -> sitk.Image:
     """Raises ProXError where it cannot be read."""
+    reader = check_header(path)
     try:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        check_size(path, reader.GetSize(), reader.GetNumberOfComponents())
         return reader.Execute()
     except RuntimeError as error:
-        raise ProXError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}") from None
+        raise _unreadable(path, error) from None
+
+
+def check_header(path: Path) -> sitk.ImageFileReader:
+    """A reader that knows the header of ``path``. Raises ProXError where it cannot be read, or says more than the file has."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from None
+    check_size(path, reader.GetSize(), reader.GetNumberOfComponents())
+    return reader
+
+
+def _unreadable(path: Path, error: RuntimeError) -> ProXError:
+    return ProXError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}")
 
 
 def read(files: Sequence[Path]) -> Image:
