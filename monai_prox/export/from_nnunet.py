@@ -19,9 +19,10 @@ from monai_prox.errors import ProXError, refusing
 from monai_prox.export.bundle import Prediction, orienting, resampling
 from monai_prox.export.nnunet import member_plans
 from monai_prox.families.architecture import build_network
-from monai_prox.nnunet.dataset import channels_of, outputs_of
+from monai_prox.nnunet.dataset import channels_of, licence_of, outputs_of
 from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder, scored_in
 from monai_prox.nnunet.orientation import stored_orientations
+from monai_prox.nnunet.plans import intensities_of
 from monai_prox.runtime.description import ORIENTATIONS
 
 PER_AXIS = ("kernel_sizes", "strides")
@@ -80,7 +81,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
         spacing=tuple(spacing),
         metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
         measured_on=scored_in(fold) if measured else "",
-        licence=str(model.dataset.get("licence") or model.dataset.get("license") or ""),
+        licence=licence_of(model.dataset),
         preprocessing=tuple(_preprocessing(plans, configuration, spacing, orientation)),
         postprocessing=tuple(_postprocessing(model.dataset, labels.has_regions)),
         images=f"*_0000{ending}",
@@ -173,7 +174,7 @@ def _normalisation(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -
     if scheme == "ZScoreNormalization":
         return [{"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": bool(masked), "channel_wise": True}]
     if scheme == "CTNormalization" and len(schemes) == 1:
-        ct = plans["foreground_intensity_properties_per_channel"]["0"]
+        ct = intensities_of(plans)["0"]
         lower, upper, mean, std = (ct[key] for key in ("percentile_00_5", "percentile_99_5", "mean", "std"))
         std = max(std, 1e-8)
         return [_range(lower, upper, (lower - mean) / std, (upper - mean) / std)]
