@@ -57,7 +57,7 @@ def read(files: Sequence[Path]) -> Image:
                 f"{file} has {axes} axes and {values} values per voxel; expected 2 or 3 axes and 1 value, a file per channel"
             )
     first = images[0]
-    check_one_grid([Grid(one.GetSize(), one.GetSpacing(), one.GetOrigin(), one.GetDirection()) for one in images])
+    check_one_grid(files, [Grid(one.GetSize(), one.GetSpacing(), one.GetOrigin(), one.GetDirection()) for one in images])
     spacing = [abs(mm) for mm in first.GetSpacing()[::-1]]
     if len(spacing) == 2:
         spacing.insert(0, BETWEEN_SLICES * max(spacing))

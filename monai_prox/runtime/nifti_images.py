@@ -30,7 +30,7 @@ def read(files: Sequence[Path], orientation: str | None) -> Image:
         direction = image.affine[:3, :3] / np.where(sizes == 0, 1, sizes)
         zooms = tuple(float(mm) for mm in image.header.get_zooms())
         grids.append(Grid(image.shape, zooms, tuple(image.affine[:3, 3].tolist()), tuple(direction.ravel().tolist())))
-    check_one_grid(grids)
+    check_one_grid(files, grids)
     original = images[0] if orientation is None else opened(files[0])
     save = partial(_save, images[0].affine, original.affine, orientation)
     return Image(stacked(arrays), grids[0].spacing[::-1], save)
