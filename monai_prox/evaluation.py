@@ -33,6 +33,10 @@ class Labelled:
     case: Case
     labels: Path
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (*self.case.files, self.labels)
+
 
 @dataclass(frozen=True)
 class LabelledScan:
@@ -221,22 +225,29 @@ class LabelledScans(_LeavesOut):
         return image  # type: ignore[no-any-return]
 
 
-def find_labelled(folder: Path, description: Description, names: Sequence[str]) -> list[Labelled]:
-    """The cases ``names`` of a folder with imagesTr and labelsTr, as nnU-Net's raw datasets are.
+def find_labelled(
+    folder: Path, description: Description, names: Sequence[str], listed: Mapping[str, Labelled] | None = None
+) -> list[Labelled]:
+    """The cases ``names`` of a folder with imagesTr and labelsTr, as nnU-Net's raw datasets are, or those it says it has.
 
     Raises ProXError where one is missing.
     """
-    for part in ("imagesTr", "labelsTr"):
-        if not (folder / part).is_dir():
-            raise ProXError(f"{folder} has no {part}; give a dataset as in nnUNet_raw, with images and labels")
-    cases = {case.name: case for case in find_cases(folder / "imagesTr", description)}
-    labels = {name: folder / "labelsTr" / f"{name}{description.file_ending}" for name in names}
-    if missing := [name for name in names if name not in cases or not labels[name].is_file()]:
+    cases = _in_folders(folder, description) if listed is None else listed
+    if missing := [name for name in names if name not in cases or not all(file.is_file() for file in cases[name].files)]:
         raise ProXError(
             f"{folder} lacks {len(missing)} of the {len(names)} cases, with labels, that were held out in training, "
             f"the first is {missing[0]}"
         )
-    return [Labelled(cases[name], labels[name]) for name in names]
+    return [cases[name] for name in names]
+
+
+def _in_folders(folder: Path, description: Description) -> dict[str, Labelled]:
+    for part in ("imagesTr", "labelsTr"):
+        if not (folder / part).is_dir():
+            raise ProXError(f"{folder} has no {part}; give a dataset as in nnUNet_raw, with images and labels")
+    ending = description.file_ending
+    cases = find_cases(folder / "imagesTr", description)
+    return {case.name: Labelled(case, folder / "labelsTr" / f"{case.name}{ending}") for case in cases}
 
 
 def dice_of(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any]) -> float:

@@ -195,7 +195,7 @@ def trained(way: str, decathlon: Path) -> Trained:
         write_trainers(root / "trainers", trainer)
         made = Trained(Prepared(root, identifier, name), trainer.__name__)
         made.prepared.write_plans(cut_plans(made.prepared.plans(), FULLRES, CUT, PATCHES[way], FEATURES))
-        run(["nnUNetv2_train", identifier, FULLRES, 0, *made.options, "-p", CUT, "-device", "cpu"], made.ours)
+        run(["nnUNetv2_train", identifier, FULLRES, 0, *made.options, "-p", CUT, "-device", "cpu", "--npz"], made.ours)
         if way == "synthetic":
             make_decisive(made.model / "fold_0" / FINAL)
         made.images.mkdir()
@@ -277,6 +277,55 @@ def test_nnunet_compares_our_trainer_with_others(trained: Trained) -> None:
     ]
     largest = json.loads((trained.model / "fold_0" / "validation" / "summary.json").read_text())
     assert found["all_results"][trained.model.name] == pytest.approx(largest["foreground_mean"]["Dice"])
+
+
+def test_nnunet_compares_and_ensembles_exported_members(trained: Trained, stock: Stock, tmp_path: Path) -> None:
+    """By the Dice of their validations; what it finds best predicts by the commands that it prints."""
+    members = {name: trained.exported[name][0] for name in ("smallest", "largest")}
+    plans = [folder.name.split("__")[1] for folder in members.values()]
+    where = ["-c", FULLRES, "-p", *plans, "-f", 0, "-np", 1]
+    stock(["nnUNetv2_find_best_configuration", trained.prepared.identifier, *where], trained.theirs)
+    results = trained.model.parent
+    found = json.loads((results / "inference_information.json").read_text())
+    family = json.loads((trained.model / "fold_0" / "family.json").read_text())
+    dice = {member["name"]: member["dice"]["mean"] for member in family["members"]}
+    for name, folder in members.items():
+        assert found["all_results"][folder.name] == pytest.approx(dice[name])
+    (ensemble,) = set(found["all_results"]) - {folder.name for folder in members.values()}
+    assert ensemble.startswith("ensemble___")
+
+    predicted = [tmp_path / name for name in members]
+    for name, output in zip(members, predicted, strict=True):
+        command = with_folders(trained.exported[name][1][1], trained.images, output)
+        stock([*command, *QUICK, "--save_probabilities"], trained.theirs)
+    stock(["nnUNetv2_ensemble", "-i", *predicted, "-o", tmp_path / "ensemble", "-np", 1], trained.theirs)
+    postprocessing = found["best_model_or_ensemble"]
+    files = ["-pp_pkl_file", postprocessing["postprocessing_file"], "-plans_json", postprocessing["some_plans_file"]]
+    where = ["-i", tmp_path / "ensemble", "-o", tmp_path / "postprocessed", "-np", 1]
+    stock(["nnUNetv2_apply_postprocessing", *where, *files], trained.theirs)
+    assert voxels(tmp_path / "postprocessed", trained.images).keys() == voxels(tmp_path / "ensemble", trained.images).keys()
+
+
+def test_stock_nnunet_validates_an_exported_member(trained: Trained, stock: Stock, tmp_path: Path) -> None:
+    """Also one that the training did not validate. It segments the held-out case as nnU-Net predicts it."""
+    family = json.loads((trained.model / "fold_0" / "family.json").read_text())
+    largest = next(member["subnet"] for member in family["members"] if member["name"] == "largest")
+    (tmp_path / "narrow.json").write_text(json.dumps(largest | {"width": [width // 2 for width in largest["width"]]}))
+    command = ["monai-prox", "export", trained.model, "--subnet", tmp_path / "narrow.json", "--fine-tune"]
+    folder, predict, *_ = run(command, trained.ours).splitlines()
+    validation = Path(folder, "fold_0", "validation")
+    assert [file.name for file in validation.iterdir()] == ["summary.json"]
+    plans = Path(folder).name.split("__")[1]
+    train = ["nnUNetv2_train", trained.prepared.identifier, FULLRES, 0, "-p", plans, "-device", "cpu"]
+    (stock if stock.python else run)([*train, "--val", "--npz"], trained.theirs)
+    (scored,) = json.loads((validation / "summary.json").read_text())["metric_per_case"]
+    name = Path(scored["prediction_file"]).name
+    assert (validation / name.replace(".nii.gz", ".npz")).is_file()
+    (tmp_path / "images").mkdir()
+    image = name.replace(".nii.gz", "_0000.nii.gz")
+    (tmp_path / "images" / image).symlink_to(trained.prepared.root / "nnUNet_raw" / trained.prepared.name / "imagesTr" / image)
+    stock([*with_folders(predict, tmp_path / "images", tmp_path / "masks"), *QUICK], trained.theirs, cwd=tmp_path)
+    assert same(voxels(validation, tmp_path / "images"), voxels(tmp_path / "masks", tmp_path / "images"))
 
 
 def with_folders(command: str, images: Path, output: Path) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from architectures import KINDS
+from bundle_hosts import deployed, labelled, scripts_from
+from commands import fresh
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import MetaTensor
-from nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, bare_model, bare_plans
+from nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, bare_model, bare_plans, environment
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
@@ -28,7 +32,8 @@ from monai_prox.cli import app
 from monai_prox.errors import ProXError
 from monai_prox.export import bundle as bundle_module
 from monai_prox.export.bundle import Prediction, write_bundle
-from monai_prox.export.from_nnunet import TILE_WEIGHTS, prediction_of
+from monai_prox.export.bundle_transforms import NNUNetInferer, mask_name
+from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.families.architecture import build_network
 from monai_prox.files import write_json
@@ -252,6 +257,70 @@ def test_orientation_is_found_in_the_raw_dataset_where_the_training_did_not_note
             prediction_of(model, "largest")
 
 
+def test_a_bundle_runs_from_anywhere_and_is_replaced_after_it(bare: Path, tmp_path: Path) -> None:
+    """Also from a folder that has scripts of its own."""
+    prediction = prediction_of(bare_model(plans_for()), "largest")
+    bundle = write_bundle(prediction, tmp_path / "bundle")
+    write_case(tmp_path / "images", spacing=(1.2, 0.9, 1.1))
+    (tmp_path / "elsewhere" / "scripts").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "scripts" / "__init__.py").touch()
+    command = ["monai.bundle", "run", "--config_file", bundle / "configs" / "inference.json", "--bundle_root", bundle]
+    options = ["--dataset_dir", tmp_path / "images", "--output_dir", tmp_path / "masks", "--dataloader#num_workers", 1]
+    writing = environment()
+    writing.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = fresh([*command, *options], writing, cwd=tmp_path / "elsewhere", launcher=["-m"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "masks" / "case.nii.gz").is_file()
+    assert list(bundle.rglob("*.pyc"))
+    write_bundle(prediction, bundle, overwrite=True)
+    assert not list(bundle.rglob("*.pyc"))
+
+
+# ---------------------------------------------------------------------- in other hands
+HOSTED = {
+    "labels": ({"spacing": (1.3, 0.9, 0.8)}, {}),
+    "regions": ({"spacing": (1.3, 0.9, 0.8)}, REGIONS),
+    "CT": ({"ct": True}, {}),
+    "turned": ({"reader": "NibabelIOWithReorient", "transpose": (1, 0, 2)}, {}),
+}
+
+
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+@pytest.mark.parametrize("kind", HOSTED)
+def test_monai_deploy_and_label_predict_with_a_bundle(bare: Path, tmp_path: Path, kind: str, which: str) -> None:
+    """What the bundle's own configuration predicts."""
+    options, changes = dict(HOSTED[kind][0]), HOSTED[kind][1]
+    spacing = options.pop("spacing", (1.0, 1.0, 1.0))
+    dataset = dataset_for(ct=options.get("ct", False), **changes)
+    bundle = write_bundle(prediction_of(bare_model(plans_for(**options), dataset=dataset), which), tmp_path / "bundle")
+    (file,) = write_case(tmp_path / "images", spacing=spacing)
+    parser = parsed(bundle, tmp_path / "images")
+    (preprocessed,) = parser.get_parsed_content("dataset")
+    pickle.dumps([parser.get_parsed_content(f"{when}processing").transforms for when in ("pre", "post")])  # no lambdas
+    assert [key for key, value in preprocessed.items() if isinstance(value, torch.Tensor)] == ["image"]
+    predict(bundle, tmp_path / "images", tmp_path / "masks")
+    own = np.asarray(nib.load(tmp_path / "masks" / "case.nii.gz").dataobj)
+    assert len(np.unique(own)) > 1
+    with scripts_from(bundle):
+        by_deploy = deployed(bundle, Path(file))
+    for found in (by_deploy, labelled(bundle, Path(file))):
+        assert found.shape == own.shape and np.mean(found == own) >= 0.9999
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+def test_an_image_of_zeros_is_predicted_as_by_nnunet_with_a_warning(bare: Path, tmp_path: Path, masked: bool) -> None:
+    model = bare_model(plans_for(masked=masked))
+    (file,) = write_case(tmp_path / "images", margin=30)
+    bundle = write_bundle(prediction_of(model, "largest"), tmp_path / "bundle")
+    with pytest.warns(UserWarning, match="is 0 everywhere"):
+        predict(bundle, tmp_path / "images", tmp_path / "masks")
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, "largest")), None)
+    (theirs,) = predictor.predict_from_files_sequential([[file]], None)
+    ours = np.asarray(nib.load(tmp_path / "masks" / "case.nii.gz").dataobj)
+    assert np.mean(ours == np.asarray(theirs).T) >= 0.99
+
+
 # ---------------------------------------------------------------------- names
 def test_names_and_folders_are_taken_as_they_are(bare: Path, tmp_path: Path) -> None:
     """Dots, of which MONAI takes what follows for an ending, and what glob takes for patterns."""
@@ -268,9 +337,8 @@ def test_names_and_folders_are_taken_as_they_are(bare: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(("images", "names"), [("*_0000.nii", ["1.2", "a_0001"]), ("*.nii.gz", ["1.2_0000", "a_0001_0000"])])
 def test_only_nnunets_names_have_the_number_of_a_channel(images: str, names: list[str]) -> None:
     """To MONAI's families case_0000 and case are two cases."""
-    config = ConfigParser({"imports": ["$import os"], "name": bundle_module.output_name(images)})
-    config.get_parsed_content("imports")
-    named = config.get_parsed_content("name")
+    arguments = {key: value for key, value in bundle_module.output_name(images).items() if not key.startswith("_")}
+    named = partial(mask_name, **arguments)
     for image, name in zip(["1.2_0000", "a_0001_0000"], names, strict=True):
         assert named({"filename_or_obj": f"/a folder/{image}.nii.gz"}, None) == {"subject": f"{name}.nii.gz", "idx": None}
 
@@ -278,10 +346,7 @@ def test_only_nnunets_names_have_the_number_of_a_channel(images: str, names: lis
 # ---------------------------------------------------------------------- what is written
 @pytest.mark.parametrize("size", [(24, 40, 24), (28, 25, 16)])
 def test_tiles_are_weighed_as_in_nnunet(size: tuple[int, ...]) -> None:
-    inferer = {"_target_": "SlidingWindowInferer", "roi_size": list(size), "mode": "gaussian"}
-    config = ConfigParser({"inferer": inferer, "initialize": [TILE_WEIGHTS]})
-    config.get_parsed_content("initialize")
-    (weights,) = config.get_parsed_content("inferer").roi_weight_map[0]
+    (weights,) = NNUNetInferer(size, mode="gaussian").roi_weight_map[0]
     theirs = compute_gaussian(size, sigma_scale=1 / 8, dtype=torch.float64, device=torch.device("cpu"))
     torch.testing.assert_close((weights / weights.max()).double(), theirs / theirs.max(), atol=1e-6, rtol=1e-3)
 

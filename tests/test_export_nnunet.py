@@ -1,16 +1,21 @@
 """A member as a stock nnU-Net model: the same network bit for bit, and a folder that is whole or not there."""
 
 import errno
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from nnunet_task import CUT, FULLRES, TWO_MEMBERS, bare_model, bare_plans, make_trainer
+from nnunetv2.ensembling.ensemble import merge_files
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from refusals import refused
 from torch import nn
 
@@ -397,6 +402,81 @@ def test_a_validation_goes_only_with_the_member_and_the_weights_it_was_made_of(b
     write_json({"subnet": largest.to_json()}, taken)
     with pytest.raises(ProXError, match="'smallest' is the name of another member"):
         model.member(str(taken))
+
+
+def validate(model: ModelFolder, name: str, image: nib.Nifti1Image) -> Path:
+    """As if the trainer had validated a member with --npz: the folder of the one held-out case, ``image``."""
+    fold = model.path / "fold_0"
+    family = json.loads((fold / "family.json").read_text())
+    write_json(family | {"validated_epoch": model.checkpoint("fold_0")["current_epoch"]}, fold / "family.json")
+    folder = (fold if name == "largest" else fold / "members" / name) / "validation"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json({"metric_per_case": [], "mean": {}, "foreground_mean": {}}, folder / "summary.json")
+    nib.save(image, folder / "case.nii.gz")
+    labels = np.asarray(image.dataobj).T
+    np.savez_compressed(folder / "case.npz", probabilities=np.stack([labels == value for value in range(3)]).astype(np.float16))
+    (folder / "case.pkl").write_bytes(b"what nobody should unpickle")
+    return folder
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"])
+def test_segmentations_and_probabilities_of_the_validation_go_with_the_member(reader: str, bare: Path) -> None:
+    """As nnU-Net's ensembles take them. Its pickles are made anew: who knows what is in those of others?"""
+    model = bare_model(bare_plans(prox=FEW) | {"image_reader_writer": reader})
+    segmentation = np.random.default_rng(0).integers(0, 3, (5, 6, 7), np.uint8)
+    affine = np.array([[-1.1, 0, 0, 10], [0, 0, 1.3, -20], [0, 0.9, 0, 30], [0, 0, 0, 1]])
+    found = validate(model, "smallest", nib.Nifti1Image(segmentation, affine))
+    folder = export_nnunet(ModelFolder.open(model.path), "smallest") / "fold_0" / "validation"
+    assert sorted(path.name for path in folder.iterdir()) == ["case.nii.gz", "case.npz", "case.pkl", "summary.json"]
+    for name in ("case.nii.gz", "case.npz", "summary.json"):
+        assert (folder / name).read_bytes() == (found / name).read_bytes()
+    plans = PlansManager(json.loads((folder.parents[1] / "plans.json").read_text()))
+    merged = folder / "merged"
+    if reader.endswith("Reorient"):  # probabilities are as the reader has the axes
+        labels = plans.image_reader_writer_class().read_seg(str(folder / "case.nii.gz"))[0][0]
+        np.savez(folder / "case.npz", probabilities=np.stack([labels == value for value in range(3)]).astype(np.float16))
+    labels = plans.get_label_manager(model.dataset)
+    merge_files([str(folder / "case.npz")] * 2, str(merged), ".nii.gz", plans.image_reader_writer_class(), labels)
+    written = nib.load(f"{merged}.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), segmentation)
+    np.testing.assert_allclose(written.affine, affine, atol=1e-5)
+
+
+def test_no_pickle_comes_without_probabilities(bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    found = validate(model, "largest", nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)))
+    (found / "case.npz").unlink()
+    folder = export_nnunet(ModelFolder.open(model.path), "largest") / "fold_0" / "validation"
+    assert sorted(path.name for path in folder.iterdir()) == ["case.nii.gz", "summary.json"]
+
+
+@pytest.mark.parametrize("name", ["case.nii.gz", "case.npz", "summary.json"])
+def test_a_validation_that_leads_out_of_the_model_folder_is_refused(name: str, bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    found = validate(model, "smallest", nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)))
+    secret = (found / name).rename(bare / name)
+    (found / name).symlink_to(secret)
+    before = tree(bare)
+    refused(f"{name} is a link out of ", export_nnunet, ModelFolder.open(model.path), "smallest")
+    assert tree(bare) == before
+
+
+def test_a_segmentation_that_says_more_than_it_holds_is_refused(bare: Path) -> None:
+    """nnU-Net's readers would take memory for it."""
+    model = bare_model(bare_plans(prox=FEW))
+    found = validate(model, "smallest", nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)))
+    data = bytearray(gzip.decompress((found / "case.nii.gz").read_bytes()))
+    data[40:48] = np.array([3, 3000, 3000, 3000], np.int16).tobytes()
+    (found / "case.nii.gz").write_bytes(gzip.compress(data))
+    refused("its header says (3000, 3000, 3000) voxels", export_nnunet, ModelFolder.open(model.path), "smallest")
+
+
+@pytest.mark.parametrize("reader", ["BaseReaderWriter", "Mystery", "sitk"])
+def test_a_reader_that_is_none_is_refused(reader: str, bare: Path) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    validate(model, "smallest", nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)))
+    write_json(model.plans | {"image_reader_writer": reader}, model.path / "plans.json")
+    refused("", export_nnunet, ModelFolder.open(model.path), "smallest")
 
 
 FULL_DISK = OSError(errno.ENOSPC, "No space left on device")

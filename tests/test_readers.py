@@ -192,16 +192,41 @@ def test_what_a_reader_cannot_take_is_named(tmp_path: Path) -> None:
     refused("three axis codes such as RAS", replace, description_of("NibabelIO", ".nii"), orientation="RAR")
 
 
-def test_channels_by_nibabel_lie_on_one_grid(tmp_path: Path) -> None:
-    files = tuple(tmp_path / f"case_000{channel}.nii" for channel in range(2))
-    for affine in (AFFINE, AFFINE + np.diag([0, 0, 0.5, 0]), stored(nifti(), "LPS").affine, AFFINE + np.eye(4, k=3)):
-        write(nifti(), files[0])
-        write(nifti(affine), files[1])
-        arguments = read_case, Case("case", files), description_of("NibabelIO", ".nii", 2)
-        if np.array_equal(affine, AFFINE):
-            assert read_case(*arguments[1:]).voxels.shape == (2, *SHAPE[::-1])
-        else:
-            refused("the channels lie on different grids: ", *arguments)
+COSINE = np.array([[np.cos(0.02), -np.sin(0.02), 0, 0], [np.sin(0.02), np.cos(0.02), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+ELSEWHERE = {
+    "turned by 0.02": COSINE @ AFFINE,
+    "off by a rounding": AFFINE + 1e-3 * np.eye(4, k=3),
+    "off by a voxel": AFFINE + np.eye(4, k=3),
+    "mirrored": np.diag([-1, 1, 1, 1]) @ AFFINE,
+}
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"])
+@pytest.mark.parametrize("how", ELSEWHERE)
+def test_channels_that_lie_elsewhere_are_read_as_by_nnunet_with_a_warning(reader: str, how: str, tmp_path: Path) -> None:
+    files = [write(nifti(), tmp_path / "case_0000.nii"), write(nifti(ELSEWHERE[how]), tmp_path / "case_0001.nii")]
+    with pytest.warns(UserWarning, match=r"case_0001\.nii lies elsewhere than the first channel, case_0000\.nii, and is taken"):
+        assert_as(THEIRS[reader](), files, description_of(reader, ".nii", 2), tmp_path)
+    ours, theirs = (nib.load(tmp_path / f"{name}.nii").affine for name in ("ours", "theirs"))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"])
+def test_channels_of_other_voxels_are_refused_as_by_nnunet(reader: str, tmp_path: Path) -> None:
+    files = write(nifti(), tmp_path / "case_0000.nii"), tmp_path / "case_0001.nii"
+    for other in (nifti(AFFINE + np.diag([0, 0, 0.5, 0])), nib.Nifti1Image(voxels()[1:], AFFINE)):
+        write(other, files[1])
+        with pytest.raises((RuntimeError, ValueError)):
+            THEIRS[reader]().read_images(list(map(str, files)))
+        description = description_of(reader, ".nii", 2)
+        refused("the channels lie on different grids: ", read_case, Case("case", files), description)
+
+
+def test_channels_on_one_grid_are_read_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    files = [write(nifti(), tmp_path / f"case_000{channel}.nii") for channel in range(2)]
+    for reader in ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"):
+        assert_as(THEIRS[reader](), files, description_of(reader, ".nii", 2), tmp_path)
+    assert not [warning for warning in recwarn if "lies elsewhere" in str(warning.message)]
 
 
 # ---------------------------------------------------------------------- two axes

@@ -390,12 +390,12 @@ def test_an_image_is_never_replaced(model: ModelFolder, images: Path, tmp_path: 
     assert (images / "scan.nii.gz").read_bytes() == before
 
 
-def test_channels_lie_on_one_grid(bare: Path, tmp_path: Path) -> None:
+def test_channels_have_voxels_of_one_size(bare: Path, tmp_path: Path) -> None:
     dataset = BARE_DATASET | {"channel_names": {"0": "T1", "1": "T2"}}
     plans = plans_of(normalization_schemes=["ZScoreNormalization"] * 2, use_mask_for_norm=[False] * 2)
     folder = bare_model(plans, dataset=dataset)
     opened = Model(device_file(folder, "smallest", tmp_path / "model.onnx"), threads=1)
-    for name in ("same", "coarser", "turned", "moved"):
+    for name in ("same", "coarser", "larger", "turned", "moved"):
         write_image(tmp_path / f"{name}_0000.nii.gz", 0)
         write_image(tmp_path / f"{name}_0001.nii.gz", 1, (1.0, 1.0, 1.0) if name == "coarser" else SPACING)
     other = sitk.ReadImage(tmp_path / "moved_0001.nii.gz")
@@ -404,13 +404,17 @@ def test_channels_lie_on_one_grid(bare: Path, tmp_path: Path) -> None:
     other.SetOrigin((5.0, -3.0, 8.0))
     other.SetDirection(np.eye(3).ravel().tolist())
     sitk.WriteImage(other, tmp_path / "turned_0001.nii.gz")
+    larger = sitk.ConstantPad(sitk.ReadImage(tmp_path / "larger_0001.nii.gz"), (0, 0, 1))
+    sitk.WriteImage(larger, tmp_path / "larger_0001.nii.gz")
     write_image(tmp_path / "alone_0001.nii.gz", 0)
-    problems = predicted(opened, find_cases(tmp_path, description_in(opened)), tmp_path / "output")
-    assert problems.pop("same") is None
+    with pytest.warns(UserWarning, match=r"(turned|moved)_0001\.nii\.gz lies elsewhere than the first channel") as warned:
+        problems = predicted(opened, find_cases(tmp_path, description_in(opened)), tmp_path / "output")
+    assert len(warned) == 2
+    assert [problems.pop(name) for name in ("same", "turned", "moved")] == [None] * 3
     assert problems.pop("alone") == (
         "the network needs alone_0000.nii.gz (T1), alone_0001.nii.gz (T2); there is alone_0001.nii.gz"
     )
-    assert set(problems) == {"coarser", "turned", "moved"}
+    assert set(problems) == {"coarser", "larger"}
     assert all(problem.startswith("the channels lie on different grids: ") for problem in problems.values())
     one = Image(image_of(), SPACING, lambda *_: None)
     refused("the network needs 2 channels (T1, T2), got 1", prepare, one, opened.description)

@@ -7,19 +7,22 @@ nnU-Net (``from_nnunet``); here it becomes files. The axes of everything are MON
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distribution, version
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+from zipfile import ZipFile
 
 import torch
 from monai.bundle import ckpt_export
 from torch import fx, nn
 
 from monai_prox.errors import ProXError
+from monai_prox.export import bundle_transforms
 from monai_prox.export.bundle_docs import data_license, readme
 from monai_prox.export.folder import new_folder
 from monai_prox.families.architecture import kind_of
@@ -29,6 +32,8 @@ from monai_prox.tensor_file import write_tensors
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 VERSION = "0.1.0"  # of an exported bundle; its authors count on from here
 PACKAGES = ("nibabel", "pytorch-ignite", "dynamic-network-architectures", "scipy")
+SCRIPTS, OWN_TRANSFORMS = "scripts", "transforms"  # as the model zoo's bundles have it; MONAI Label looks there
+SCRIPTS_PATH = "scripts_path"  # in a configuration: what makes Python find them
 MARK = "prox_member"  # in metadata.json: this folder is an exported member
 LOGGING = """[loggers]
 keys=root
@@ -85,7 +90,7 @@ class Prediction:
     licence: of the data, as its dataset.json says, or "".
     preprocessing, postprocessing: configurations of MONAI's transforms, from files to the network and back to a label image
     ``pred`` (1, x, y, z), which is then saved. datalist: expression for the images in ``@dataset_dir``, named like ``images``.
-    initialize: expressions that come before.
+    weighing: of a tile's voxels, MONAI's or nnU-Net's.
     """
 
     name: str
@@ -102,12 +107,12 @@ class Prediction:
     metrics: Mapping[str, float]
     measured_on: str
     licence: str
-    preprocessing: tuple[Mapping[str, Any] | str, ...]
-    postprocessing: tuple[Mapping[str, Any] | str, ...]
+    preprocessing: tuple[Mapping[str, Any], ...]
+    postprocessing: tuple[Mapping[str, Any], ...]
     images: str
     orientation: str | None
     datalist: str
-    initialize: tuple[str, ...] = ()
+    weighing: Literal["monai", "nnunet"] = "monai"
 
     def __post_init__(self) -> None:
         names = self.name, self.task, self.source, self.channels, self.modality, self.outputs, self.licence
@@ -150,11 +155,16 @@ def write_bundle(prediction: Exportable, output: Path, *, overwrite: bool = Fals
         for part in ("configs", "models", "docs"):
             (folder / part).mkdir()
         write_json(prediction.metadata(), folder / "configs" / "metadata.json")
-        write_json(prediction.inference(), folder / "configs" / "inference.json")
+        inference = prediction.inference()
+        write_json(inference, folder / "configs" / "inference.json")
         (folder / "configs" / "logging.conf").write_text(LOGGING)
         (folder / "docs" / "README.md").write_text(prediction.readme())
         (folder / "docs" / "data_license.txt").write_text(prediction.data_license())
         (folder / "LICENSE").write_text(_license())
+        if SCRIPTS_PATH in inference:
+            (folder / SCRIPTS).mkdir()
+            (folder / SCRIPTS / "__init__.py").touch()
+            shutil.copyfile(bundle_transforms.__file__, folder / SCRIPTS / f"{OWN_TRANSFORMS}.py")
         write_tensors(fx.symbolic_trace(prediction.network.eval()).state_dict(), folder / "models" / "model.pt")
         _write_torchscript(folder)
     return output
@@ -184,7 +194,19 @@ def _write_torchscript(folder: Path) -> None:
             )
     finally:
         logging.disable(disabled)
-    (folder / "models" / "model.ts").write_bytes(buffer.getbuffer())
+    (folder / "models" / "model.ts").write_bytes(_archive_named("model", buffer))
+
+
+def _archive_named(name: str, archive: BytesIO) -> bytes:
+    """A zip archive of one folder, which becomes ``name``: MONAI Deploy looks for configurations in one named as the file is.
+
+    torch names it otherwise where it does not write the file itself.
+    """
+    renamed = BytesIO()
+    with ZipFile(archive) as old, ZipFile(renamed, "w") as new:
+        for entry in old.infolist():
+            new.writestr(f"{name}/{entry.filename.partition('/')[2]}", old.read(entry))
+    return renamed.getvalue()
 
 
 def metadata(prediction: Prediction) -> dict[str, Any]:
@@ -260,36 +282,48 @@ def network_definition(prediction: Prediction) -> dict[str, Any]:
     return {"_target_": "torch.fx.symbolic_trace", "root": root}
 
 
-def orienting(orientation: str | None) -> list[Mapping[str, Any] | str]:
+def orienting(orientation: str | None) -> list[Mapping[str, Any]]:
     """Transforms that turn ``image`` to these axis codes, which Invertd undoes; none where it stays as stored."""
     if orientation is None:
         return []
     return [{"_target_": "Orientationd", "keys": "image", "axcodes": orientation, "labels": None}]
 
 
-def resampling(spacing: Sequence[float], *, mode: int | str, padding_mode: str) -> list[Mapping[str, Any] | str]:
-    """Transforms that bring ``image`` to ``spacing`` with its outer faces kept in place, as nnU-Net and the families resize.
-
-    MONAI's own Spacingd keeps the centre of the first voxel in place, and with ``scale_extent`` moves it outwards.
-    """
-    size = f"[max(1, round(n * mm / to)) for n, mm, to in zip(image.shape[1:], image.pixdim.tolist(), {list(spacing)})]"
-    # the matrix product has a name here because MONAI's configurations read @ as a reference
-    affine = "image.affine.matmul(torch.as_tensor(monai.transforms.utils.scale_affine(image.shape[1:], size)))"
-    meta = "{k: v for k, v in image.meta.items() if k != 'affine'}"  # which the image takes over, and SaveImage needs
-    grid = f"(lambda size: monai.data.MetaTensor(torch.empty([1, *size]), affine={affine}, meta={meta}))({size})"
-    grid = f"(lambda image: {grid})(d['image'])"
-    match = {"_target_": "ResampleToMatchd", "keys": "image", "key_dst": "grid", "mode": mode, "padding_mode": padding_mode}
-    return [f"$lambda d: {{**d, 'grid': {grid}}}", match]
+def resampling(spacing: Sequence[float], *, mode: int | str, padding_mode: str) -> Mapping[str, Any]:
+    """The transform that brings ``image`` to ``spacing``, its outer faces kept in place, as nnU-Net and the families resize."""
+    return _own("ResampleToSpacingd", keys="image", spacing=list(spacing), mode=mode, padding_mode=padding_mode)
 
 
-def output_name(images: str) -> str:
-    """Expression for the name of a mask: that of its image, of nnU-Net's ``images`` without the first channel's number.
+def cropping() -> Mapping[str, Any]:
+    """The transform that crops ``image`` to what is not 0."""
+    crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "allow_smaller": True}
+    return crop | {"select_fn": _own("nonzero", _mode_="callable")}
 
-    It ends in .nii.gz, because MONAI takes off whatever follows the last dot of a name.
-    """
-    channel = ".removesuffix('_0000')" if images.startswith("*_0000") else ""
-    stem = f"os.path.basename(meta['filename_or_obj']).removesuffix('.gz').removesuffix('.nii'){channel}"
-    return f"$lambda meta, _: {{'subject': {stem} + '.nii.gz', 'idx': None}}"
+
+def regions_to_labels(values: Sequence[int]) -> Mapping[str, Any]:
+    """The transform that makes labels of the logits ``pred`` of regions, ``values`` by region; later ones on top."""
+    return _own("RegionsToLabelsd", keys="pred", values=list(values))
+
+
+def inverting() -> Mapping[str, Any]:
+    """The transform that brings logits ``pred`` back to where ``image`` came from."""
+    return {
+        "_target_": "Invertd",
+        "keys": "pred",
+        "transform": "@preprocessing",
+        "orig_keys": "image",
+        "nearest_interp": False,
+    }
+
+
+def _own(name: str, **arguments: Any) -> dict[str, Any]:
+    """One of bundle_transforms, which is in the bundle's folder of scripts."""
+    return {"_target_": f"{SCRIPTS}.{OWN_TRANSFORMS}.{name}", "_requires_": f"@{SCRIPTS_PATH}", **arguments}
+
+
+def output_name(images: str) -> Mapping[str, Any]:
+    """The function for the name of a mask: that of its image, of nnU-Net's ``images`` without the first channel's number."""
+    return _own("mask_name", _mode_="callable", channel="_0000" if images.startswith("*_0000") else "")
 
 
 def inference(prediction: Prediction) -> dict[str, Any]:
@@ -306,8 +340,9 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         "mode": "nearest",
     }
     return {
-        "imports": ["$import glob", "$import os", "$import numpy as np"],
+        "imports": ["$import glob", "$import os", "$import sys", "$import numpy as np"],
         "bundle_root": ".",
+        SCRIPTS_PATH: "$sys.path.insert(0, os.path.abspath(@bundle_root))",
         "ckpt_path": "$@bundle_root + '/models/model.pt'",
         "output_dir": "$@bundle_root + '/eval'",
         "output_postfix": "",
@@ -326,7 +361,7 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         },
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "shuffle": False, "num_workers": 0},
         "inferer": {
-            "_target_": "SlidingWindowInferer",
+            **({"_target_": "SlidingWindowInferer"} if prediction.weighing == "monai" else _own("NNUNetInferer")),
             "roi_size": list(prediction.patch_size),
             "sw_batch_size": 1,
             "overlap": 0.5,
@@ -355,6 +390,6 @@ def inference(prediction: Prediction) -> dict[str, Any]:
             "val_handlers": "@handlers",
             "amp": "$torch.cuda.is_available()",
         },
-        "initialize": ["$monai.utils.set_determinism(seed=0)", *prediction.initialize],
+        "initialize": ["$monai.utils.set_determinism(seed=0)"],
         "run": ["$@evaluator.run()"],
     }

@@ -84,6 +84,9 @@ Predict, from inside the bundle's folder:
 python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir OUTPUT
 ```
 
+MONAI Label takes the bundle as it is. A MONAI Deploy application takes models/model.ts; put the folder `scripts`, which
+has the transforms that MONAI lacks, beside its app.py.
+
 Export to TorchScript and ONNX:
 
 ```

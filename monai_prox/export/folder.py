@@ -44,9 +44,10 @@ def check_replaceable(output: Path) -> None:
 
 
 def _contents(folder: Path) -> dict[str, Path]:
-    """By path within ``folder`` everything that is no folder."""
+    """By path within ``folder`` everything that is no folder, without what Python makes of scripts that it runs."""
     found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return {path.relative_to(folder).as_posix(): path for path in found}
+    relative = {path.relative_to(folder): path for path in found}
+    return {part.as_posix(): path for part, path in relative.items() if "__pycache__" not in part.parts}
 
 
 def _digest(path: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.export.bundle import Prediction, orienting, resampling
+from monai_prox.export.bundle import Prediction, cropping, inverting, orienting, resampling
 
 
 def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
@@ -47,13 +47,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
         licence=plan.licence,
         preprocessing=tuple(_preprocessing(plan, spacing)),
         postprocessing=(
-            {
-                "_target_": "Invertd",
-                "keys": "pred",
-                "transform": "@preprocessing",
-                "orig_keys": "image",
-                "nearest_interp": False,
-            },
+            inverting(),
             {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
         ),
         images="*.nii.gz",
@@ -62,12 +56,9 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
     )
 
 
-def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[Mapping[str, Any] | str]:
+def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[Mapping[str, Any]]:
     """What train.json does to an image, for this plan."""
-    crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x != 0"}
-    resample: list[Mapping[str, Any] | str] = [
-        {"_target_": "Spacingd", "keys": "image", "pixdim": list(spacing), "mode": "bilinear"}
-    ]
+    resample: Mapping[str, Any] = {"_target_": "Spacingd", "keys": "image", "pixdim": list(spacing), "mode": "bilinear"}
     if spacing != plan.spacing:  # a member of lower resolution, to which the family resizes patches in training
         resample = resampling(spacing, mode="bilinear", padding_mode="border")
     normalise: dict[str, Any] = {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True}
@@ -78,8 +69,8 @@ def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[Mapping[str, 
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         *orienting(plan.orientation),
-        *([] if plan.is_ct else [crop | {"allow_smaller": True}]),
-        *resample,
+        *([] if plan.is_ct else [cropping()]),
+        resample,
         normalise,
         {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
     ]

@@ -16,12 +16,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from monai_prox.errors import ProXError, refusing
-from monai_prox.export.bundle import Prediction, orienting, resampling
+from monai_prox.export.bundle import Prediction, cropping, inverting, orienting, regions_to_labels, resampling
 from monai_prox.export.nnunet import member_plans
 from monai_prox.families.architecture import build_network
-from monai_prox.nnunet.dataset import channels_of, outputs_of
+from monai_prox.nnunet.dataset import channels_of, licence_of, outputs_of
 from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder, scored_in
 from monai_prox.nnunet.orientation import stored_orientations
+from monai_prox.nnunet.plans import intensities_of
 from monai_prox.runtime.description import ORIENTATIONS
 
 PER_AXIS = ("kernel_sizes", "strides")
@@ -32,12 +33,6 @@ REPEATED = {
     "resampling_fn_data": "resample_data_or_seg_to_shape",
     "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
 }
-# Of the voxels of a tile: nnU-Net's Gaussian, whose centre is half a voxel off that of MONAI's where sizes are even
-TILE_WEIGHTS = (
-    "$setattr(@inferer, 'roi_weight_map', torch.stack(torch.meshgrid("
-    "*(torch.exp(-0.5 * ((torch.arange(n) - n // 2) / (n / 8)) ** 2) for n in @inferer#roi_size), indexing='ij'"
-    ")).prod(0)[None, None])"
-)
 
 
 @refusing(UNUSABLE)
@@ -80,14 +75,14 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
         spacing=tuple(spacing),
         metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
         measured_on=scored_in(fold) if measured else "",
-        licence=str(model.dataset.get("licence") or model.dataset.get("license") or ""),
+        licence=licence_of(model.dataset),
         preprocessing=tuple(_preprocessing(plans, configuration, spacing, orientation)),
         postprocessing=tuple(_postprocessing(model.dataset, labels.has_regions)),
         images=f"*_0000{ending}",
         orientation=orientation,
         datalist=f"$[sorted(glob.glob(glob.escape(first[: -len('0000{ending}')]) + '[0-9]' * 4 + '{ending}')) "
         f"for first in sorted(glob.glob(os.path.join(glob.escape(@dataset_dir), '*_0000{ending}')))]",
-        initialize=(TILE_WEIGHTS,),
+        weighing="nnunet",
     )
 
 
@@ -148,18 +143,15 @@ def turned_weights(network: nn.Module, order: Sequence[int]) -> dict[str, Any]:
 
 def _preprocessing(
     plans: Mapping[str, Any], configuration: Mapping[str, Any], spacing: Sequence[float], orientation: str | None
-) -> list[Mapping[str, Any] | str]:
+) -> list[Mapping[str, Any]]:
     """nnU-Net's: crop to what is not 0, normalise, resample by cubic splines with the image's outer faces kept in place."""
-    crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x != 0"}
     return [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
-        {"_target_": "CopyItemsd", "keys": "image", "names": "original"},
         *orienting(orientation),
-        crop | {"allow_smaller": True},
-        {"_target_": "CopyItemsd", "keys": "image", "names": "cropped"},
+        cropping(),
         *_normalisation(plans, configuration),
-        *resampling(spacing, mode=3, padding_mode="nearest"),
+        resampling(spacing, mode=3, padding_mode="nearest"),
         {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
     ]
 
@@ -173,7 +165,7 @@ def _normalisation(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -
     if scheme == "ZScoreNormalization":
         return [{"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": bool(masked), "channel_wise": True}]
     if scheme == "CTNormalization" and len(schemes) == 1:
-        ct = plans["foreground_intensity_properties_per_channel"]["0"]
+        ct = intensities_of(plans)["0"]
         lower, upper, mean, std = (ct[key] for key in ("percentile_00_5", "percentile_99_5", "mean", "std"))
         std = max(std, 1e-8)
         return [_range(lower, upper, (lower - mean) / std, (upper - mean) / std)]
@@ -191,18 +183,8 @@ def _range(lower: float, upper: float, start: float, end: float) -> dict[str, An
     return {"_target_": "ScaleIntensityRanged", "keys": "image", **bounds, "clip": True}
 
 
-def _postprocessing(dataset: Mapping[str, Any], has_regions: bool) -> list[Mapping[str, Any] | str]:
-    """Logits back at the resolution of what was cropped, as nnU-Net resamples them, then labels, then these in the image.
-
-    Of regions, a later one covers an earlier one, as nnU-Net has it.
-    """
-    match = {"_target_": "ResampleToMatchd", "keys": "pred"}
-    finer = match | {"key_dst": "cropped", "mode": "bilinear", "padding_mode": "border"}
-    place = match | {"key_dst": "original", "mode": "nearest", "padding_mode": "zeros"}
-    if not has_regions:
-        return [finer, {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}, place]
-    values = [0, *dataset["regions_class_order"]]
-    number = "torch.arange(1, x.shape[0] + 1, device=x.device)[:, None, None, None]"
-    label = f"torch.tensor({values}, device=x.device)[((x > 0) * {number}).amax(0, keepdim=True).as_tensor()]"
-    same_kind = f"monai.utils.convert_to_dst_type((lambda x: {label})(d['pred']), d['pred'])[0]"
-    return [finer, f"$lambda d: {{**d, 'pred': {same_kind}}}", place]
+def _postprocessing(dataset: Mapping[str, Any], has_regions: bool) -> list[Mapping[str, Any]]:
+    """Logits back at the resolution of what was cropped, as nnU-Net resamples them, with 0 around it, then labels."""
+    if has_regions:
+        return [inverting(), regions_to_labels(dataset["regions_class_order"])]
+    return [inverting(), {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from monai_prox.errors import ProXError
 from monai_prox.export.folder import new_folder
+from monai_prox.export.validation import copy_validation
 from monai_prox.files import check_inside, write_json
 from monai_prox.nnunet.model_files import read_plans
 from monai_prox.nnunet.model_folder import FINAL, ModelFolder
@@ -106,6 +110,7 @@ def _write_model(model: ModelFolder, folder: Path, folds: Sequence[str], subnet:
         write_tensors(
             {
                 "network_weights": network.state_dict(),
+                **_for_validating(network, checkpoint),
                 "trainer_name": STOCK_TRAINER,
                 "init_args": {
                     "plans": plans,
@@ -125,9 +130,20 @@ def _write_model(model: ModelFolder, folder: Path, folds: Sequence[str], subnet:
                 break
         summary = model.validation_summary(fold, subnet, checkpoint["current_epoch"])
         if summary is not None:
-            shutil.copyfile(check_inside(summary, model.path), target / "validation" / "summary.json")
+            copy_validation(model, summary, target / "validation")
         else:
             write_json(NOT_VALIDATED, target / "validation" / "summary.json")
+
+
+def _for_validating(network: nn.Module, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``nnUNetv2_train --val`` reads of a checkpoint beside weights: the optimizer of stock nnU-Net, before a step."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
+    return {
+        "optimizer_state": optimizer.state_dict(),
+        "grad_scaler_state": None,
+        "logging": checkpoint.get("logging", {}),
+        "_best_ema": checkpoint.get("_best_ema"),
+    }
 
 
 def _preprocessed(model: ModelFolder) -> Path:

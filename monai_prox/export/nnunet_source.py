@@ -13,11 +13,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from monai_prox.errors import ProXError, refusing
-from monai_prox.evaluation import SegmentedCases, find_labelled
+from monai_prox.evaluation import Labelled, SegmentedCases, find_labelled
 from monai_prox.export.nnunet import member_plans
 from monai_prox.export.source import FILES, FOLDERS
 from monai_prox.nnunet.dataset import channels_of
+from monai_prox.nnunet.model_files import listed_files
 from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder
+from monai_prox.nnunet.plans import intensities_of
+from monai_prox.runtime.cases import Case
 from monai_prox.runtime.description import READERS, SCHEMES, Description, Normalisation, Resampling
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet
@@ -102,7 +105,12 @@ class NNUNetSource:
             if not root:
                 raise ProXError("nnUNet_raw is not set; set it, or give the folder with imagesTr and labelsTr as --dataset")
             dataset = Path(root, self.model.plans["dataset_name"])
-        return SegmentedCases(find_labelled(dataset, self.describe("largest", self.supernet.family.space.largest()), names))
+        listed = listed_files(dataset)
+        cases = None
+        if listed is not None:
+            cases = {name: Labelled(Case(name, images, listed=True), label) for name, (images, label) in listed.items()}
+        description = self.describe("largest", self.supernet.family.space.largest())
+        return SegmentedCases(find_labelled(dataset, description, names, cases))
 
 
 def describe(
@@ -149,7 +157,7 @@ def _normalisation(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -
             raise ProXError(f"the plan's normalisation {scheme!r} is not nnU-Net's own; known: {', '.join(own)}")
         ct = {}
         if scheme == "CTNormalization":
-            found = plans["foreground_intensity_properties_per_channel"][str(index)]
+            found = intensities_of(plans)[str(index)]
             ct = {
                 "lower": found["percentile_00_5"],
                 "upper": found["percentile_99_5"],

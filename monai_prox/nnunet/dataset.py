@@ -38,8 +38,14 @@ def _value(value: Any, what: str) -> int | list[int]:
 
 def channels_of(dataset: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the channels in their order; older datasets call them "modality", which nnU-Net prefers."""
-    channels = dataset.get("modality") or dataset["channel_names"]
+    channels = dataset["modality"] if "modality" in dataset else dataset["channel_names"]
     return tuple(str(channels[key]) for key in sorted(channels, key=int))
+
+
+def licence_of(dataset: Mapping[str, Any]) -> str:
+    """Of the images, "" where it is not stated in words. nnU-Net does not read it, so people write anything."""
+    stated = dataset.get("licence") or dataset.get("license")
+    return stated if isinstance(stated, str) else ""
 
 
 def foreground_of(dataset: Mapping[str, Any]) -> dict[str, int | list[int]]:

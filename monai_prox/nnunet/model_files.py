@@ -1,7 +1,12 @@
-"""The JSON files of a model folder: plans.json and dataset.json, whose entries are checked before anything reads them."""
+"""The JSON files of a model folder: plans.json and dataset.json, whose entries are checked before anything reads them.
+
+Earlier versions of nnU-Net v2 wrote plans without a label manager, with networks in other words and intensities by modality,
+and took "modality" for the channels' names; nnU-Net still reads them, and so does this.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +30,7 @@ FURTHER_PLANS = {
     "foreground_intensity_properties_per_channel": Mapping[str, Numbers],
     "foreground_intensity_properties_by_modality": Mapping[str, Numbers],
 }
+LISTED = {"images": tuple[str, ...], "label": str}
 Wholes = tuple[int, ...]
 PerAxis = tuple[Wholes | int, ...]
 CONFIGURATION = {
@@ -73,6 +79,7 @@ def check_plans(plans: Any, path: Path | str) -> dict[str, Any]:
     """Returns what a plans.json holds. Raises ProXError as ``read_plans`` does."""
     check_types(plans, PLANS, path)
     check_types(plans, FURTHER_PLANS, path, missing=True)
+    plans.setdefault("label_manager", "LabelManager")  # as nnU-Net does, which says so on standard output
     _check_names(path, plans, ("dataset_name", "plans_name"))
     for name, configuration in plans["configurations"].items():
         source = f"{path}, {name!r:.40}"
@@ -109,6 +116,25 @@ def read_dataset(path: Path) -> dict[str, Any]:
         if not all(name.isdecimal() for name in dataset.get(key, {})):
             raise ProXError(f"{path}: {key!r} must be numbered '0', '1' and so on, got {dataset[key]!r:.80}")
     return normalised(dataset, path)
+
+
+def listed_files(folder: Path) -> dict[str, tuple[tuple[Path, ...], Path]] | None:
+    """By case the images, a file per channel, and the labels of a raw dataset that lists them; None for one that does not.
+
+    As nnU-Net has it, they may be anywhere, and their paths have environment variables in them. Raises ProXError, naming the
+    file and the entry, for a list that is none.
+    """
+    path = folder / "dataset.json"
+    data = read_json(path) if path.is_file() else {}
+    if not isinstance(data, Mapping) or "dataset" not in data:
+        return None
+    check_types(data, {"dataset": Mapping}, path)
+    listed = {}
+    for name, files in data["dataset"].items():
+        check_types(files, LISTED, f"{path}, {name!r:.40}")
+        images, label = ([Path(folder, os.path.expandvars(file)) for file in of] for of in (files["images"], [files["label"]]))
+        listed[name] = tuple(images), label[0]
+    return listed
 
 
 def _check_names(path: Path | str, data: Mapping[str, Any], keys: Sequence[str]) -> None:

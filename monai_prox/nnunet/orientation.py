@@ -24,7 +24,14 @@ def stored_orientations(dataset: str) -> dict[str, int]:
     folder = Path(root, dataset)
     try:
         files = [Path(case["images"][0]) for case in get_filenames_of_train_images_and_targets(str(folder)).values()]
-    except (OSError, ValueError, LookupError, TypeError, AssertionError):  # nothing of it, or not as nnU-Net has it
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+    ):  # nothing of it, or not as nnU-Net has it
         return {}
     found = Counter[str]()
     for file in files:

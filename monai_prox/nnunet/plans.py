@@ -46,6 +46,13 @@ def monitor_of(configuration: Mapping[str, Any], *, monitored: bool, threshold: 
     return {"threshold": threshold, "patience": patience, **asked}
 
 
+def intensities_of(plans: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    """Of the training's foreground, by the number of the channel; earlier versions of nnU-Net called channels modalities."""
+    old, new = (f"foreground_intensity_properties_{by}" for by in ("by_modality", "per_channel"))
+    found: Mapping[str, Mapping[str, float]] = plans[old if new not in plans and old in plans else new]
+    return found
+
+
 def family_of(
     configuration: Mapping[str, Any],
     *,

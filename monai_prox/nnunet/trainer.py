@@ -407,7 +407,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             self.output_folder = os.path.join(folder, "members", name)
             try:
                 with self._as_network(self.supernet.member(subnet)):
-                    super().perform_actual_validation(False)
+                    super().perform_actual_validation(save_probabilities)
             finally:
                 self.output_folder = folder
         if next_stage is not None:

@@ -21,10 +21,11 @@ TURNED = {"NibabelIOWithReorient": "RAS"}  # of nnU-Net's readers, those that tu
 
 @dataclass(frozen=True)
 class Case:
-    """name: of the output, without ending. files: by channel."""
+    """name: of the output, without ending. files: by channel; listed: whether somebody says so, and not their names."""
 
     name: str
     files: tuple[Path, ...]
+    listed: bool = False
 
 
 def find_cases(images: Path, description: Description) -> list[Case]:
@@ -57,9 +58,11 @@ def read_case(case: Case, description: Description) -> Image:
         return nifti_images.read_whole(case.files[0], description.orientation)
     ending, channels = description.file_ending, description.channels
     found = [file.name for file in case.files]
+    if case.listed and description.reader != PICTURES and len(found) != len(channels):
+        raise ProXError(f"the network needs {len(channels)} images ({', '.join(channels)}); listed are {', '.join(found)}")
     count = len(found) if description.reader == PICTURES else len(channels)  # a picture has several channels
     wanted = [f"{case.name}_{index:04d}{ending}" for index in range(count)]
-    if found != wanted and not (len(found) == len(wanted) == 1):
+    if found != wanted and not case.listed and not (len(found) == len(wanted) == 1):
         if description.reader != PICTURES:
             wanted = [f"{name} ({channel})" for name, channel in zip(wanted, channels, strict=True)]
         raise ProXError(f"the network needs {', '.join(wanted)}; there is {', '.join(found)}")

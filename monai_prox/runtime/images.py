@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +15,7 @@ from monai_prox.errors import ProXError
 from monai_prox.runtime.resampling import Array
 
 MOST_TIMES = 1_100  # as many bytes as a file has are in an image: what is all 0 shrinks so, by gzip
-SAME_SPACING, SAME_DIRECTION, SAME_ORIGIN = 1e-3, 1e-2, 0.5  # between channels: mm, cosines, voxels
+SAME_SPACING = 1e-3  # mm, between channels
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,11 @@ class Grid:
     direction: tuple[float, ...]
 
     def __str__(self) -> str:
-        direction = [round(cosine, 2) for cosine in self.direction]
-        return f"{self.size} voxels of {self.spacing} mm from {self.origin}, turned by {direction}"
+        spacing, origin, direction = (
+            [round(number, digits) for number in of]
+            for of, digits in ((self.spacing, 4), (self.origin, 3), (self.direction, 3))
+        )
+        return f"{self.size} voxels of {spacing} mm from {origin}, turned by {direction}"
 
 
 def check_file(file: Path) -> None:
@@ -61,17 +65,21 @@ def check_size(file: Path, size: Sequence[int], bytes_each: int = 1) -> None:
         raise ProXError(f"{file} cannot be read: its header says {size} voxels, and it has {found:,} bytes")
 
 
-def check_one_grid(grids: Sequence[Grid]) -> None:
-    """Raises ProXError unless all channels lie on one grid."""
+def check_one_grid(files: Sequence[Path], grids: Sequence[Grid]) -> None:
+    """Raises ProXError unless all channels have voxels of one number and size.
+
+    Where they lie elsewhere or are turned, it warns: nnU-Net takes them for one image, with the first one's place.
+    """
     first = grids[0]
-    for grid in grids[1:]:
-        if (
-            grid.size != first.size
-            or not np.allclose(grid.spacing, first.spacing, atol=SAME_SPACING)
-            or not np.allclose(grid.direction, first.direction, atol=SAME_DIRECTION)
-            or np.max(np.abs(np.subtract(grid.origin, first.origin)) / np.abs(first.spacing)) > SAME_ORIGIN
-        ):
+    for file, grid in zip(files[1:], grids[1:], strict=True):
+        if grid.size != first.size or not np.allclose(grid.spacing, first.spacing, atol=SAME_SPACING):
             raise ProXError(f"the channels lie on different grids: {first}; and {grid}")
+        if not (np.allclose(grid.origin, first.origin) and np.allclose(grid.direction, first.direction)):
+            warnings.warn(
+                f"{file} lies elsewhere than the first channel, {files[0].name}, and is taken to be in its place: "
+                f"{first}; and {grid}",
+                stacklevel=2,
+            )
 
 
 def stacked(channels: Sequence[NDArray[np.generic]]) -> Array:

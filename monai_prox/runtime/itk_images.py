@@ -29,16 +29,29 @@ UNCOMPRESSED = (".tif", ".tiff")  # what others read without further libraries
 
 def read_image(path: Path) -> sitk.Image:
     """Raises ProXError where it cannot be read, or its voxels are in a file of another folder."""
-    check_file(path)
-    _check_detached(path)
+    reader = check_header(path)
     try:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        check_size(path, reader.GetSize(), reader.GetNumberOfComponents())
         return reader.Execute()
     except RuntimeError as error:
-        raise ProXError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}") from None
+        raise _unreadable(path, error) from None
+
+
+def check_header(path: Path) -> sitk.ImageFileReader:
+    """A reader that knows the header of ``path``. Raises ProXError where it cannot be read, or says more than the file has."""
+    check_file(path)
+    _check_detached(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from None
+    check_size(path, reader.GetSize(), reader.GetNumberOfComponents())
+    return reader
+
+
+def _unreadable(path: Path, error: RuntimeError) -> ProXError:
+    return ProXError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}")
 
 
 def _check_detached(path: Path) -> None:
@@ -65,7 +78,7 @@ def read(files: Sequence[Path]) -> Image:
                 f"{file} has {axes} axes and {values} values per voxel; expected 2 or 3 axes and 1 value, a file per channel"
             )
     first = images[0]
-    check_one_grid([Grid(one.GetSize(), one.GetSpacing(), one.GetOrigin(), one.GetDirection()) for one in images])
+    check_one_grid(files, [Grid(one.GetSize(), one.GetSpacing(), one.GetOrigin(), one.GetDirection()) for one in images])
     spacing = [abs(mm) for mm in first.GetSpacing()[::-1]]
     if len(spacing) == 2:
         spacing.insert(0, BETWEEN_SLICES * max(spacing))

@@ -30,8 +30,8 @@ def read(files: Sequence[Path], orientation: str | None) -> Image:
         direction = image.affine[:3, :3] / np.where(sizes == 0, 1, sizes)
         zooms = tuple(float(mm) for mm in image.header.get_zooms())
         grids.append(Grid(image.shape, zooms, tuple(image.affine[:3, 3].tolist()), tuple(direction.ravel().tolist())))
-    check_one_grid(grids)
-    original = images[0] if orientation is None else _opened(files[0])
+    check_one_grid(files, grids)
+    original = images[0] if orientation is None else opened(files[0])
     save = partial(_save, images[0].affine, original.affine, orientation)
     return Image(stacked(arrays), grids[0].spacing[::-1], save)
 
@@ -45,7 +45,7 @@ def read_whole(file: Path, orientation: str | None) -> Image:
     channels = [voxels.T] if image.ndim == 3 else list(voxels.T)
     sizes = voxel_sizes(image.affine)
     spacing = tuple(float(mm) for mm in np.where(sizes == 0, 1, sizes)[::-1])
-    save = partial(_save, image.affine, _mended(_opened(file)).affine, orientation)
+    save = partial(_save, image.affine, _mended(opened(file)).affine, orientation)
     return Image(stacked(channels), spacing, save)
 
 
@@ -56,8 +56,8 @@ def read_labels(path: Path, orientation: str | None, *, mended: bool = False) ->
     return whole
 
 
-def _opened(file: Path) -> Any:
-    """The image, of which only the header is read."""
+def opened(file: Path) -> Any:
+    """The image, of which only the header is read. Raises ProXError where it cannot be, or says more than is in the file."""
     check_file(file)
     try:
         image = nib.load(file)
@@ -68,7 +68,7 @@ def _opened(file: Path) -> Any:
 
 
 def _load(file: Path, orientation: str | None, *, mended: bool = False) -> Any:
-    image = _mended(_opened(file)) if mended else _opened(file)
+    image = _mended(opened(file)) if mended else opened(file)
     if orientation is None:
         return image
     try:

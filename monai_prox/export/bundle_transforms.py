@@ -1,0 +1,103 @@
+"""What exported bundles need around the network that MONAI does not have. They ship this file: it needs MONAI alone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.inferers import SlidingWindowInferer
+from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
+from monai.transforms.utils import scale_affine
+from monai.utils import convert_to_dst_type
+from torch import Tensor
+
+
+def mask_name(meta: Mapping[str, Any], _: Any, *, channel: str) -> dict[str, Any]:
+    """The name of the mask of an image of this ``meta``, for SaveImage: the image's, without ``channel``, the channel's number.
+
+    It ends in .nii.gz, because MONAI takes off whatever follows the last dot of a name.
+    """
+    stem = Path(meta["filename_or_obj"]).name.removesuffix(".gz").removesuffix(".nii").removesuffix(channel)
+    return {"subject": f"{stem}.nii.gz", "idx": None}
+
+
+def nonzero(image: Tensor) -> Tensor:
+    """What of an image (C, x, y, z) is not 0, or everything with a warning, where there is nothing else: to crop to it."""
+    seen: Tensor = image != 0
+    if not seen.any():
+        warnings.warn("an image is 0 everywhere; nothing can be seen in it", stacklevel=2)
+        return torch.ones_like(seen)
+    return seen
+
+
+class ResampleToSpacing(SpatialResample):  # type: ignore[misc]
+    """An image (C, x, y, z) to ``spacing``, in mm, with its outer faces kept in place, as nnU-Net resamples.
+
+    MONAI's Spacing keeps the centre of the first voxel in place. mode, padding_mode: as of MONAI's SpatialResample. The inverse
+    is for logits, and linear.
+    """
+
+    def __init__(self, spacing: Sequence[float], mode: int | str, padding_mode: str) -> None:
+        super().__init__(mode=mode, padding_mode=padding_mode)
+        self.spacing = spacing
+
+    def __call__(self, image: Any) -> Any:
+        shape, pixdim = image.shape[1:], image.pixdim.tolist()
+        size = [max(1, round(mm / to * voxels)) for voxels, mm, to in zip(shape, pixdim, self.spacing, strict=True)]
+        affine = image.affine @ torch.as_tensor(scale_affine(shape, size))
+        return super().__call__(image, dst_affine=affine, spatial_size=size)
+
+    def inverse(self, data: Any) -> Any:
+        data.applied_operations[-1]["extra_info"] |= {"mode": "bilinear", "padding_mode": "border"}
+        return super().inverse(data)
+
+
+class ResampleToSpacingd(MapTransform, InvertibleTransform):  # type: ignore[misc]
+    """``ResampleToSpacing`` of items of a dictionary."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spacing: Sequence[float],
+        mode: int | str,
+        padding_mode: str,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.resampler = ResampleToSpacing(spacing, mode, padding_mode)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return {**data, **{key: self.resampler(data[key]) for key in self.key_iterator(data)}}
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return {**data, **{key: self.resampler.inverse(data[key]) for key in self.key_iterator(data)}}
+
+
+class RegionsToLabelsd(MapTransform):  # type: ignore[misc]
+    """From logits of regions (R, x, y, z) to labels (1, x, y, z): ``values``, by region, a later one covers an earlier one."""
+
+    def __init__(self, keys: KeysCollection, values: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.values = values
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            labels = torch.zeros_like(torch.as_tensor(changed[key])[:1])
+            for region, value in zip(torch.as_tensor(changed[key]), self.values, strict=True):
+                labels[0][region > 0] = value
+            changed[key] = convert_to_dst_type(labels, changed[key])[0]
+        return changed
+
+
+class NNUNetInferer(SlidingWindowInferer):  # type: ignore[misc]
+    """Weighs a tile's voxels as nnU-Net: by a Gaussian whose centre is half a voxel off MONAI's where sizes are even."""
+
+    def __init__(self, roi_size: Sequence[int], **arguments: Any) -> None:
+        super().__init__(roi_size, **arguments)
+        axes = [torch.exp(-0.5 * ((torch.arange(size) - size // 2) / (size / 8)) ** 2) for size in roi_size]
+        self.roi_weight_map = torch.stack(torch.meshgrid(*axes, indexing="ij")).prod(0)[None, None]

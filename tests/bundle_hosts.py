@@ -1,0 +1,113 @@
+"""What MONAI Deploy and MONAI Label do with a bundle, as far as their sources say: neither of them is installed here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImaged, MapTransform, SaveImaged, apply_transform
+
+
+@contextmanager
+def scripts_from(folder: Path) -> Iterator[None]:
+    """Within it, ``folder`` is where an application finds the package ``scripts``, which is loaded anew."""
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
+            del sys.modules[name]
+
+    forget()
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+        forget()
+
+
+def deployed(bundle: Path, file: Path) -> np.ndarray:
+    """Labels (x, y, z) of an image by MonaiBundleInferenceOperator, which knows models/model.ts alone, and no image's file."""
+    model = bundle / "models" / "model.ts"
+    parser = ConfigParser()
+    with ZipFile(model) as archive:
+        parser.read_meta(json.loads(archive.read(f"{model.stem}/extra/metadata.json")))
+        parser.read_config(json.loads(archive.read(f"{model.stem}/extra/inference.json")))
+    parser.parse()
+    device, inferer = parser.get_parsed_content("device"), parser.get_parsed_content("inferer")
+    preprocessing, postprocessing = (
+        without_files(parser.get_parsed_content(name)) for name in ("preprocessing", "postprocessing")
+    )
+    network = torch.jit.load(model, map_location=device).eval()
+    image = nib.load(file)
+    meta = {"affine": image.affine, "original_affine": image.affine.copy(), "spatial_shape": np.array(image.shape)}
+    meta |= {"original_channel_dim": "no_channel", "space": "RAS"}
+    inputs = {"image": MetaTensor.ensure_torch_and_prune_meta(np.asarray(image.dataobj, np.float32), meta)}
+    with torch.no_grad():
+        inputs = preprocessing(inputs)
+        seen = inputs.pop("image")
+        others = {key: value[None].to(device) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+        (outputs,) = inferer(inputs=seen[None].to(device), network=network, **others)
+        result = postprocessing({"pred": outputs} | inputs | {"image": seen})["pred"]
+    return np.asarray(result.cpu()).squeeze(0).astype(np.uint8)
+
+
+def without_files(compose: Compose) -> Compose:
+    """``compose`` itself, without the transforms that load and save."""
+    kept = [one for one in compose.transforms if not any(word in type(one).__name__ for word in ("LoadImage", "SaveImage"))]
+    assert isinstance(kept[0], MapTransform)
+    compose.transforms = tuple(kept)
+    return compose
+
+
+class LoadedAsRequested(MapTransform):  # type: ignore[misc]
+    """Around LoadImaged, as MONAI Label puts it: an image that is already loaded stays as it is."""
+
+    def __init__(self, keys: Any, load: LoadImaged) -> None:
+        super().__init__(keys)
+        self.load = load
+
+    def __call__(self, data: Any) -> Any:
+        return self.load(data) if isinstance(data["image"], str) else data
+
+
+def labelled(bundle: Path, file: Path) -> np.ndarray:
+    """Labels (x, y, z) of an image by MONAI Label's BundleInferTask and BasicInferTask.
+
+    They take pre- and post-processing, inferer and network by their ids, change the device, and run transform by transform.
+    """
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser.config.update({"bundle_root": str(bundle)})  # type: ignore[union-attr]
+    with scripts_from(bundle):
+        network = parser.get_parsed_content("network_def", instantiate=True)
+    network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
+    data: dict[str, Any] = {"image": str(file), "image_path": str(file), "device": "cpu", "model": "member", "restored": True}
+    with scripts_from(bundle):
+        parser.config.update({"device": "cpu"})  # type: ignore[union-attr]
+        before = list(parser.get_parsed_content("preprocessing", instantiate=True).transforms)
+    before = [LoadedAsRequested(one.keys, one) if isinstance(one, LoadImaged) else one for one in before]
+    for transform in before:
+        data = apply_transform(transform, data)
+    with scripts_from(bundle):
+        inferer = parser.get_parsed_content("inferer", instantiate=True)
+    with torch.no_grad():
+        data["pred"] = inferer(data["image"][None], deepcopy(network).eval())[0]
+    with scripts_from(bundle):
+        after = parser.get_parsed_content("postprocessing", instantiate=True).transforms
+    for transform in [one for one in after if not isinstance(one, SaveImaged)]:
+        data = apply_transform(transform, data)
+    shape = data["image"].meta["spatial_shape"]  # to which it resizes what has another one
+    assert tuple(data["pred"].shape[1:]) == tuple(shape), (data["pred"].shape, shape)
+    return np.asarray(data["pred"].cpu()).squeeze(0).astype(np.uint8)
