@@ -176,6 +176,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         return AnyLevelsLoss(loss) if isinstance(loss, DeepSupervisionWrapper) else loss
 
     def initialize(self) -> None:
+        if os.environ.get("nnUNet_compile", "").lower() in ("true", "1", "t"):  # as nnU-Net reads it
+            self.print_to_log_file("nnUNet_compile is ignored: members differ in shape, and each would be compiled anew")
         self._seed(0)
         super().initialize()
         configuration = self.configuration_manager.configuration
