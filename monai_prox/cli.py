@@ -50,7 +50,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("monai_prox"):
             raise
-        message = f"this command needs {error.name}, which is not installed"
+        from monai_prox.requirements import missing
+
+        message = f"this command needs a package: {missing(error.name)}"
     except OSError as error:
         message = f"{error.filename or 'a file'}: {error.strerror or error}"
     else:
@@ -69,7 +71,7 @@ def demo(
     task: Annotated[str | None, typer.Option(help="Decathlon task folder, or a task's name to download")] = None,
     work: Annotated[Path, typer.Option(help="Folder for everything the demo makes")] = Path("prox_demo"),
     trainer: Annotated[str, typer.Option(help="Any ProXTrainer variant")] = "ProXTrainerDemo",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; the best there is by default")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default cuda if there is one")] = None,
     cases: Annotated[int, typer.Option(min=1, help="Held-out cases predicted with every exported member")] = 8,
 ) -> None:
     """From a Decathlon task to a family of stock nnU-Net models, with a table and a plot."""
