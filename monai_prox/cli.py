@@ -34,6 +34,10 @@ FoldOption = Annotated[
         "by default the first that has finished, for nnunet each"
     ),
 ]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(help="Of an nnU-Net model: best or latest, e.g. of a training that has not finished; by default final"),
+]
 
 
 def main() -> None:
@@ -46,7 +50,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("monai_prox"):
             raise
-        message = f"this command needs {error.name}, which is not installed"
+        from monai_prox.requirements import missing
+
+        message = f"this command needs a package: {missing(error.name)}"
     except OSError as error:
         message = f"{error.filename or 'a file'}: {error.strerror or error}"
     else:
@@ -65,7 +71,7 @@ def demo(
     task: Annotated[str | None, typer.Option(help="Decathlon task folder, or a task's name to download")] = None,
     work: Annotated[Path, typer.Option(help="Folder for everything the demo makes")] = Path("prox_demo"),
     trainer: Annotated[str, typer.Option(help="Any ProXTrainer variant")] = "ProXTrainerDemo",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; the best there is by default")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default cuda if there is one")] = None,
     cases: Annotated[int, typer.Option(min=1, help="Held-out cases predicted with every exported member")] = 8,
 ) -> None:
     """From a Decathlon task to a family of stock nnU-Net models, with a table and a plot."""
@@ -87,6 +93,7 @@ def export(
     overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
     fine_tune: Annotated[bool, typer.Option(help="nnunet: also put the plan beside the preprocessed data")] = False,
     fold: FoldOption = None,
+    checkpoint: CheckpointOption = None,
     any_patch: Annotated[bool, typer.Option(help="onnx, openvino: inputs of any size, for other programs; slower")] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="onnx, openvino: in 8-bit integers, if that costs at most 0.01 Dice")
@@ -111,26 +118,37 @@ def export(
         classifies=not from_nnunet and _classifies(model),
         fine_tune=fine_tune,
         folds=folds,
+        checkpoint=checkpoint is not None,
         any_patch=any_patch,
         int8=int8,
         dataset=dataset is not None,
     )
     if format == "nnunet":
-        _export_nnunet(model, subnet, output, folds, overwrite, fine_tune)
+        _export_nnunet(model, subnet, output, folds, checkpoint, overwrite, fine_tune)
         return
     if output is None:
         raise ProXError("give --output, the folder of the bundle, or the file to write, e.g. smallest.onnx")
     chosen = one_fold(folds, f"the format {format}")
     if format == "bundle":
-        _export_bundle(model, subnet, output, overwrite, from_nnunet, chosen, dataset)
+        _export_bundle(model, subnet, output, overwrite, from_nnunet, chosen, checkpoint, dataset)
         return
     from monai_prox.export.device_file import export_file
     from monai_prox.export.source import open_source
 
-    source = open_source(model, fold=chosen, dataset=dataset)
+    source = open_source(model, fold=chosen, dataset=dataset, checkpoint=checkpoint)
     loss = export_file(source, subnet, output, format, overwrite=overwrite, any_patch=any_patch, int8=int8)
     command = f"monai-prox predict {shlex.quote(str(output))} -i INPUT -o OUTPUT"
     _say(str(output), command, *([] if loss is None else [str(loss)]))
+    _say_origin(model, checkpoint, [chosen])
+
+
+def _say_origin(model: Path, checkpoint: str | None, folds: Sequence[str | None]) -> None:
+    """Where a model comes from that is not the end of a training."""
+    if checkpoint not in (None, "final"):
+        from monai_prox.nnunet.model_folder import ModelFolder
+
+        opened = ModelFolder.open(model, checkpoint)
+        _say(*(opened.origin(opened.checkpoint(opened.finished(fold))) for fold in folds))
 
 
 def _open(model: Path, fold: list[str] | None, dataset: Path | None, what: str) -> Source:
@@ -159,12 +177,18 @@ def _has_family(model: Path) -> bool:
 
 
 def _export_nnunet(
-    model: Path, subnet: str, output: Path | None, folds: Sequence[str], overwrite: bool, fine_tune: bool
+    model: Path,
+    subnet: str,
+    output: Path | None,
+    folds: Sequence[str],
+    checkpoint: str | None,
+    overwrite: bool,
+    fine_tune: bool,
 ) -> None:
     from monai_prox.export.nnunet import export_nnunet, is_found_by_name
     from monai_prox.nnunet.model_folder import ModelFolder
 
-    opened = ModelFolder.open(model)
+    opened = ModelFolder.open(model, checkpoint or "final")
     folder = export_nnunet(opened, subnet, output, folds=folds, overwrite=overwrite, fine_tune=fine_tune)
     written = json.loads((folder / "plans.json").read_text())
     plans, dataset, configuration = written["plans_name"], opened.plans["dataset_name"], opened.configuration_name
@@ -174,6 +198,7 @@ def _export_nnunet(
     if is_found_by_name(opened, folder, plans):
         commands.append(["nnUNetv2_predict", "-d", dataset, "-c", configuration, "-p", plans, *named])
     _say(str(folder), *map(shlex.join, commands))
+    _say_origin(model, checkpoint, folds or opened.folds)
     data = written["configurations"][configuration]["data_identifier"]
     if fine_tune and data != opened.configuration["data_identifier"]:
         _say(
@@ -183,7 +208,14 @@ def _export_nnunet(
 
 
 def _export_bundle(
-    model: Path, subnet: str, output: Path, overwrite: bool, from_nnunet: bool, fold: str | None, dataset: Path | None
+    model: Path,
+    subnet: str,
+    output: Path,
+    overwrite: bool,
+    from_nnunet: bool,
+    fold: str | None,
+    checkpoint: str | None,
+    dataset: Path | None,
 ) -> None:
     from monai_prox.export.bundle import Exportable, write_bundle
 
@@ -192,7 +224,7 @@ def _export_bundle(
         from monai_prox.export.from_nnunet import prediction_of
         from monai_prox.nnunet.model_folder import ModelFolder
 
-        prediction = prediction_of(ModelFolder.open(model), subnet, fold)
+        prediction = prediction_of(ModelFolder.open(model, checkpoint or "final"), subnet, fold)
     else:
         from monai_prox.bundle.trained import TrainedBundle
         from monai_prox.export.classifier import classification_of
@@ -203,6 +235,7 @@ def _export_bundle(
     folder = write_bundle(prediction, output, overwrite=overwrite)
     command = "python -m monai.bundle run --config_file configs/inference.json --dataset_dir INPUT --output_dir OUTPUT"
     _say(str(folder), f"cd {shlex.quote(str(folder))} && {command}")
+    _say_origin(model, checkpoint, [fold])
 
 
 @app.command()
@@ -436,19 +469,25 @@ def _say(first: str, *rest: str) -> None:
 
 
 @app.command()
-def family(model: ModelArgument, as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False) -> None:
+def family(
+    model: ModelArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+    checkpoint: CheckpointOption = None,
+) -> None:
     """List the members of a trained family that have names."""
     from monai_prox.report import Row, choices_text, family_table, what_it_is
 
     if _has_family(model):
         from monai_prox.bundle.trained import TrainedBundle
 
+        if checkpoint is not None:
+            raise ProXError("--checkpoint is for nnU-Net's model folders; a bundle has one model")
         opened = TrainedBundle.open(model)
         members, measure, scored = opened.family()["members"], opened.measure, opened.scored
     else:
         from monai_prox.nnunet.model_folder import ModelFolder
 
-        folder = ModelFolder.open(model)
+        folder = ModelFolder.open(model, checkpoint or "final")
         members, measure, scored = folder.family()["members"], "dice", folder.scored
     if as_json:
         print(json.dumps(members, indent=2))
@@ -456,6 +495,8 @@ def family(model: ModelArgument, as_json: Annotated[bool, typer.Option("--json",
         rows = [Row(m["name"], m["parameters"], m["macs"], m[measure] or {}, choices=what_it_is(m["subnet"])) for m in members]
         console.print(family_table(rows, measure, scored))
         _say(*choices_text(rows))
+        if checkpoint is not None:
+            _say_origin(model, checkpoint, folder.folds)
 
 
 @app.command()

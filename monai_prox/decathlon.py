@@ -66,7 +66,7 @@ class DecathlonTask:
         if len(labels) < 2:
             raise ProXError(f"{path} has the labels {list(labels)}; there must be at least one beside the background")
         licence = str(data.get("licence") or data.get("license") or "")
-        return cls(folder, folder.resolve().name, channels, labels, tuple(_cases(data, folder)), licence)
+        return cls(folder, folder.resolve().name, channels, labels, tuple(listed_cases(data, folder)), licence)
 
     def split(self, validation_cases: int | None = None) -> tuple[list[Case], list[Case]]:
         """Cases for training and for validation: the last ``validation_cases`` by name, a fifth if None.
@@ -177,7 +177,8 @@ def _numbered(entries: Any, path: Path, key: str) -> tuple[str, ...]:
     return tuple(str(entries[str(number)]) for number in range(len(entries)))
 
 
-def _cases(data: dict[str, Any], folder: Path) -> Sequence[Case]:
+def listed_cases(data: dict[str, Any], folder: Path) -> Sequence[Case]:
+    """Of a task's dataset.json. Raises ProXError where it lists none, or files that are not there or not the task's."""
     listed = data.get("training")
     if not isinstance(listed, list) or not listed:
         raise ProXError(f"{folder / 'dataset.json'} lists no training cases")

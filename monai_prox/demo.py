@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,17 @@ from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import read_json, write_json
 from monai_prox.nnunet.dataset import named_scores
 from monai_prox.nnunet.model_folder import ModelFolder
-from monai_prox.nnunet.task import check_task, convert_task, is_preprocessed
+from monai_prox.nnunet.task import check_task, convert_task, is_preprocessed, named_task, split
 from monai_prox.phantom import write_phantom_task
 from monai_prox.report import Row, family_table, plot_family
 
-CONFIGURATION = "3d_fullres"
-PLANS = "nnUNetPlansDemo"
+CONFIGURATIONS = ("3d_fullres", "2d")  # the first that nnU-Net plans for a task; images of a slice have no 3D one
+PLANNED, PLANS = "nnUNetPlans", "nnUNetPlansDemo"
+DEVICES = ("cpu", "cuda", "mps")  # as nnU-Net calls them
 EXPORTED = ("smallest", "middle", "largest")
 # The plan cut for a CPU: the first level's features, voxels per axis at most, patches per step.
 CPU_FEATURES = 16
-CPU_PATCH = 64
+CPU_PATCH = {3: 64, 2: 256}  # by the number of axes
 CPU_BATCH = 2
 
 
@@ -41,8 +43,8 @@ CPU_BATCH = 2
 class Demo:
     """task: a Decathlon task's folder, a name such as Task04_Hippocampus to download, or None for the phantom.
 
-    work: folder for everything; what is there from an earlier run of the same task is used again, except the training.
-    trainer, device ("cpu" or "cuda"), cases (held-out cases predicted per exported member, at most).
+    work: folder for everything; what is there from an earlier run of the same files is used again, except the training.
+    trainer, device (of DEVICES), cases (held-out cases predicted per exported member, at most).
     """
 
     task: str | None
@@ -55,32 +57,33 @@ class Demo:
 def run_demo(demo: Demo, console: Console) -> list[Row]:
     """Runs the whole demo with progress bars on ``console``; writes table.json and family.png to ``demo.work``.
 
-    Raises ProXError where a step fails, with where its log is.
+    Where the console is no terminal, a line a step. Raises ProXError where a step fails, with where its log is.
     """
+    _check_device(demo.device)
     demo.work.mkdir(parents=True, exist_ok=True)
     work = demo.work.resolve()
     _set_variables(work)
     log = work / "demo.log"
     log.write_text("")
     columns = (TextColumn("{task.description:<44}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
-    bars = Progress(*columns, console=console)
+    bars = Progress(*columns, console=console, disable=not console.is_terminal)
     with bars:
         step = _Steps(bars, log)
         with step("Task into nnU-Net's raw format", 1):
-            identifier, dataset = convert_task(_find_task(demo.task, work))
+            identifier, dataset = convert_task(_find_task(demo.task, work), replace=True)
         trained = work / "nnUNet_results" / dataset
         for name in EXPORTED:  # said now, and not after the training
-            check_replaceable(trained / f"nnUNetTrainer__{PLANS}-prox-{name}__{CONFIGURATION}")
+            for planned in CONFIGURATIONS:
+                check_replaceable(trained / f"nnUNetTrainer__{PLANS}-prox-{name}__{planned}")
         preprocessed = work / "nnUNet_preprocessed" / dataset
         with step("Plan and preprocess", 100) as bar:
-            if not is_preprocessed(dataset, f"nnUNetPlans_{CONFIGURATION}"):
-                command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-c", CONFIGURATION, "-np", "2"]
-                step.run(command, lambda line: bar(_tqdm_percent(line)))
-        _write_demo_plans(preprocessed, demo.device)
+            configuration = _prepare(step, identifier, dataset, bar)
+        _write_demo_plans(preprocessed, configuration, demo.device)
+        _write_split(preprocessed, dataset)
         with step(f"Train the supernet, {demo.trainer}", 100) as bar:
-            command = ["nnUNetv2_train", str(identifier), CONFIGURATION, "0", "-tr", demo.trainer, "-p", PLANS]
+            command = ["nnUNetv2_train", str(identifier), configuration, "0", "-tr", demo.trainer, "-p", PLANS]
             step.run([*command, "-device", demo.device], _training_percent(demo.trainer, bar))
-        model = ModelFolder.open(trained / f"{demo.trainer}__{PLANS}__{CONFIGURATION}")
+        model = ModelFolder.open(trained / f"{demo.trainer}__{PLANS}__{configuration}")
         members = {member["name"]: member for member in model.family()["members"]}
         exported = [name for name in EXPORTED if name in members]
         with step("Export members", len(exported)) as bar:
@@ -96,7 +99,7 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
                 for old in output.glob("*.nii.gz"):
                     old.unlink()
                 plans = read_json(folder / "plans.json")["plans_name"]
-                where = ["-i", str(images), "-o", str(output), "-d", str(identifier), "-c", CONFIGURATION]
+                where = ["-i", str(images), "-o", str(output), "-d", str(identifier), "-c", configuration]
                 which = [
                     "-tr",
                     "nnUNetTrainer",
@@ -123,6 +126,30 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
     return rows
 
 
+def _check_device(device: str) -> None:
+    if device not in DEVICES:
+        raise ProXError(
+            f"--device is {device!r:.80}; allowed: {', '.join(DEVICES)}. Of several GPUs, choose by CUDA_VISIBLE_DEVICES"
+        )
+    if (device == "cuda" and not torch.cuda.is_available()) or (device == "mps" and not torch.backends.mps.is_available()):
+        raise ProXError(f"--device is {device}, and torch finds none on this machine; leave it out")
+
+
+def _prepare(step: _Steps, identifier: int, dataset: str, bar: Callable[[float | None], None]) -> str:
+    """Has nnU-Net plan and preprocess, as far as it is not done; returns the configuration."""
+    plans = Path(os.environ["nnUNet_preprocessed"], dataset, f"{PLANNED}.json")
+    processes = {"nnUNet_n_proc_DA": "1"} if os.environ["nnUNet_n_proc_DA"] == "0" else {}  # nnU-Net cannot plan with none
+    if not plans.is_file():
+        command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-np", "2", "--no_pp"]
+        step.run(command, lambda _: None, **processes)
+    planned = read_json(plans)["configurations"]
+    configuration = next(one for one in CONFIGURATIONS if one in planned)
+    if not is_preprocessed(dataset, f"{PLANNED}_{configuration}"):
+        command = ["nnUNetv2_preprocess", "-d", str(identifier), "-c", configuration, "-np", "2"]
+        step.run(command, lambda line: bar(_tqdm_percent(line)), **processes)
+    return configuration
+
+
 class _Steps:
     """Progress bars and subprocesses, whose output goes to one log file."""
 
@@ -131,6 +158,9 @@ class _Steps:
 
     @contextmanager
     def __call__(self, name: str, total: int) -> Iterator[Callable[[float | None], None]]:
+        console = self._bars.console
+        if not console.is_terminal:  # which would see nothing of bars before the end
+            console.print(name, soft_wrap=True, highlight=False, markup=False)
         task = self._bars.add_task(name, total=total)
 
         def update(done: float | None) -> None:
@@ -140,14 +170,18 @@ class _Steps:
         yield update
         update(total)
 
-    def run(self, command: list[str], on_line: Callable[[str], None]) -> None:
+    def run(self, command: list[str], on_line: Callable[[str], None], **variables: str) -> None:
         executable = Path(sys.executable).parent / command[0]
         if not executable.exists():
             raise ProXError(f"{executable} is missing; install nnunetv2 into this environment, then see: monai-prox doctor")
         with self._log.open("a") as log:
             log.write(f"\n$ {' '.join(command)}\n")
             process = subprocess.Popen(
-                [str(executable), *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                [str(executable), *command[1:]],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=os.environ | variables,
             )
             assert process.stdout is not None
             for line in process.stdout:
@@ -173,24 +207,37 @@ def _find_task(task: str | None, work: Path) -> Path:
     if task is None:
         return write_phantom_task(work, cases=30)
     if Path(task).is_dir():
-        check_task(Path(task))
-        return Path(task).resolve()
+        found = named_task(task)
+        check_task(found)
+        return found
     return download(task, work)
 
 
-def _write_demo_plans(preprocessed: Path, device: str) -> None:
+def _write_demo_plans(preprocessed: Path, name: str, device: str) -> None:
     """nnU-Net's plan under the demo's name; on a CPU cut down to what two cores can train in minutes."""
-    plans = read_json(preprocessed / "nnUNetPlans.json")
+    plans = read_json(preprocessed / f"{PLANNED}.json")
     plans["plans_name"] = PLANS
     if device == "cpu":
-        configuration = plans["configurations"][CONFIGURATION]
+        configuration = plans["configurations"][name]
         kwargs = configuration["architecture"]["arch_kwargs"]
         kwargs["features_per_stage"] = [
             min(full, CPU_FEATURES * 2**level) for level, full in enumerate(kwargs["features_per_stage"])
         ]
-        configuration["patch_size"] = [min(size, CPU_PATCH) for size in configuration["patch_size"]]
+        patch = configuration["patch_size"]
+        lowest = [2 * prod(strides) for strides in zip(*kwargs["strides"], strict=True)]  # two voxels on the lowest level
+        configuration["patch_size"] = [
+            min(size, max(CPU_PATCH[len(patch)], least)) for size, least in zip(patch, lowest, strict=True)
+        ]
         configuration["batch_size"] = CPU_BATCH
     write_json(plans, preprocessed / f"{PLANS}.json")
+
+
+def _write_split(preprocessed: Path, dataset: str) -> None:
+    """Of a task with too few cases for nnU-Net's own."""
+    labels = Path(os.environ["nnUNet_raw"], dataset, "labelsTr").glob("*.nii.gz")
+    folds = split(sorted(file.name.removesuffix(".nii.gz") for file in labels))
+    if folds is not None:
+        write_json(folds, preprocessed / "splits_final.json")
 
 
 def _tqdm_percent(line: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
+
+EXTRAS = ("", "onnx", "openvino", "search", "mlflow")  # "": what every installation has
+PROJECTS = {"PIL": "pillow", "ignite": "pytorch-ignite"}  # of modules that have another name
 
 
 class UnsupportedVersionWarning(UserWarning):
@@ -48,6 +52,36 @@ def requirements() -> Iterator[Requirement]:
         asked = pep508.Requirement(line)
         if asked.marker is None or asked.marker.evaluate({"extra": ""}):
             yield Requirement(asked.name, asked.specifier, _installed(asked.name))
+
+
+def missing(module: str) -> str:
+    """Of a module that was not found: its name, and the pip command for it and, if it is of an extra, for what goes with it."""
+    name = module.partition(".")[0]
+    project = PROJECTS.get(name, name).lower()
+    by_extra = _extras()
+    for extra, lines in by_extra.items():
+        if project in (known.lower() for known in lines):
+            wanted = list(lines.values()) if extra else [line for known, line in lines.items() if known.lower() == project]
+            break
+    else:
+        wanted = [project]
+    return f"{name} is not installed: pip install {shlex.join(wanted)}"
+
+
+def _extras() -> dict[str, dict[str, str]]:
+    """What pip installs for each of EXTRAS, without what it shares with others, by the project's name; "" for no extra."""
+    try:
+        import packaging.requirements as pep508
+
+        lines = metadata("monai-prox").get_all("Requires-Dist", [])
+    except ImportError:
+        return {}
+    found: dict[str, dict[str, str]] = {extra: {} for extra in EXTRAS}
+    for one in map(pep508.Requirement, lines):
+        of = [extra for extra in EXTRAS if one.marker is None or one.marker.evaluate({"extra": extra})]
+        if of and one.name != "monai-prox":
+            found[of[0]][one.name] = f"{one.name}{one.specifier}"
+    return found
 
 
 def _installed(name: str) -> str | None:

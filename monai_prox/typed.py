@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from math import isfinite
 from pathlib import Path
@@ -32,6 +32,13 @@ def typed(cls: type[T], data: Any, what: str) -> T:
         return cls(**values)
     except TypeError as error:
         raise ProXError(f"{what}: {error}") from None
+
+
+def listed(data: Any, names: Collection[str]) -> Any:
+    """``data`` with a list of one number where an object has a number for one of ``names``, as people write it."""
+    if not isinstance(data, Mapping):
+        return data
+    return {key: [value] if key in names and type(value) in (int, float) else value for key, value in data.items()}
 
 
 def check_types(data: Any, kinds: Mapping[str, Any], source: Path | str, *, missing: bool = False) -> None:

@@ -28,10 +28,14 @@ def wrapped(cause: Exception) -> RuntimeError:
     ("error", "last"),
     [
         (wrapped(ProXError("there is no folder DATA")), "error: there is no folder DATA"),
+        (
+            wrapped(ModuleNotFoundError(name="far.near")),
+            "error: far is not installed: pip install far",
+        ),
         (wrapped(KeyError("DATA")), "RuntimeError: Failed to evaluate expression"),
         (ProXError("there is no folder DATA"), "monai_prox.errors.ProXError: there is no folder DATA"),
     ],
-    ids=["ours", "another's", "not wrapped"],
+    ids=["ours", "a package", "another's", "not wrapped"],
 )
 def test_a_traceback_ends_with_our_cause(
     error: Exception, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

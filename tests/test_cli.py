@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commands import fresh
+from commands import forked, fresh
 from nnunet_task import CUT, FULLRES, TWO_MEMBERS, VARIABLES, attempt, bare_model, bare_plans, environment, folders, run
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
@@ -185,6 +185,29 @@ def test_trainers_is_a_folder_in_which_nnunet_finds_ours(tmp_path: Path) -> None
 
 
 # ---------------------------------------------------------------------- demo
+@pytest.mark.parametrize(("package", "command"), [("onnx", "pip install 'onnx>="), ("onnxscript", "'onnxscript>=")])
+def test_a_missing_package_is_one_line_with_the_pip_command(
+    package: str, command: str, model: ModelFolder, tmp_path: Path
+) -> None:
+    words = ["monai-prox", "export", model.path, "--subnet", "smallest", "--format", "onnx", "--output", tmp_path / "s.onnx"]
+    done = forked(words, environment(), without=[package])
+    said = the_error(done)
+    assert f"{package} is not installed: pip install" in said and command in said
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", "--device is 'gpu'; allowed: cpu, cuda, mps. Of several GPUs, choose by CUDA_VISIBLE_DEVICES"),
+        ("cuda:1", "--device is 'cuda:1'; allowed: cpu, cuda, mps"),
+        ("mps", "--device is mps, and torch finds none on this machine"),
+    ],
+)
+def test_demo_on_an_unknown_device_is_one_line_before_any_work(device: str, message: str, tmp_path: Path) -> None:
+    assert message in the_error(prox("demo", "--work", tmp_path / "work", "--device", device, cwd=tmp_path))
+    assert not (tmp_path / "work").exists()
+
+
 def test_demo_of_an_unknown_task_names_those_known(tmp_path: Path) -> None:
     error = the_error_of_demo("NoSuchTask", tmp_path)
     assert error.startswith("NoSuchTask is neither a folder nor a Decathlon task to download; known tasks: Task01_BrainTumour")

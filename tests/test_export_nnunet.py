@@ -587,13 +587,12 @@ def leave_stock_weights(model: ModelFolder) -> None:
         (truncate, r"checkpoint_final\.pth is not a whole checkpoint"),
         (leave_stock_weights, "was written by the trainer nnUNetTrainer, not by ProXTrainer; it holds no family"),
         (lambda model: (model.path / "fold_0" / FINAL).unlink(), r"no fold of .* has a checkpoint_final\.pth"),
-        (lambda model: (model.path / "fold_0" / "family.json").unlink(), r"has no family\.json"),
         (lambda model: (model.path / "fold_0" / "family.json").write_text("{}"), "is not a family: it has no list of members"),
         (lambda model: (model.path / "plans.json").unlink(), r"is not a trained model folder: it has no plans\.json"),
         (lambda model: (model.path / "plans.json").write_text("{"), r"plans\.json is not valid JSON"),
         (lambda model: (model.path / "dataset.json").unlink(), r"there is no file .*dataset\.json"),
     ],
-    ids=["truncated", "stock", "unfinished", "no family", "empty family", "no plans", "broken plans", "no dataset"],
+    ids=["truncated", "stock", "unfinished", "empty family", "no plans", "broken plans", "no dataset"],
 )
 def test_a_damaged_model_folder_is_named(damage: Callable[[ModelFolder], Any], message: str, bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW))

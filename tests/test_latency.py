@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
+import onnx
 import pytest
 from architectures import unet_architecture
 from nnunet_task import bare_model, bare_plans
@@ -170,6 +172,37 @@ def test_a_pack_runs_without_this_package_and_serves_the_search(
     assert len(device.measured) == 8 and all(time > 0 for time in device.measured.values())
     assert 0 < device.latency_ms(family.space.largest()) < np.inf
     refused("exists; give another", write_pack, source, path, count=8, done=print)
+
+
+def test_the_script_says_in_a_line_what_is_wrong_with_a_device(source: NNUNetSource, tmp_path: Path) -> None:
+    """A runtime that does not know the files' version is one that is too old for them."""
+    write_pack(source, tmp_path / "pack.zip", count=8, done=lambda *_: None)
+    with ZipFile(tmp_path / "pack.zip") as archive:
+        archive.extractall(tmp_path)
+    pack = tmp_path / "pack"
+    listed = json.loads((pack / measure.LISTED).read_text())["members"]
+    first = pack / listed[0]["file"]
+    assert {onnx.load(pack / one["file"]).ir_version for one in listed} == {8}
+    newer = onnx.load(first)
+    newer.ir_version = 99
+    onnx.save(newer, first)
+
+    def run(without: str = "torch", *options: str) -> str:
+        alone = f"{ALONE.partition('del')[0]}sys.modules[{without!r}] = None\ndel{ALONE.partition('del')[2]}"
+        command = [sys.executable, "-c", alone, str(pack / "measure.py"), "--threads", "1", *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and done.stdout == "" and not list(tmp_path.glob("device*"))
+        return done.stderr.rpartition("\r")[2]
+
+    said = run().rpartition("error: ")[2]
+    assert re.search(
+        r"onnxruntime [\d.]+ cannot read .*Unsupported model IR version.* pip install --upgrade onnxruntime\n$", said
+    )
+    assert run("onnxruntime") == "error: onnxruntime is not installed: pip install onnxruntime\n"
+    assert run("numpy").endswith("error: numpy is not installed: pip install numpy\n")
+    assert "No such file or directory" in run("torch", "--output", "nowhere/device.json")
+    (pack / measure.LISTED).unlink()
+    assert run() == f"error: {pack / measure.LISTED}: No such file or directory\n"
 
 
 @pytest.mark.alone

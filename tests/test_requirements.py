@@ -1,5 +1,6 @@
 """The oldest supported versions are those that CI tries, and others are reported where the package is imported."""
 
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -10,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from monai_prox import doctor
-from monai_prox.requirements import warn_of_unsupported
+from monai_prox.requirements import missing, warn_of_unsupported
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -44,6 +45,26 @@ def test_the_oldest_versions_are_those_of_pyproject() -> None:
     lines = [line for line in (TESTS / "oldest.txt").read_text().splitlines() if not line.startswith("#")]
     pins = [line.split("==") for line in lines]
     assert floors == {name: [Version(version)] for name, version in pins}
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (
+            "onnxscript.ir",
+            r"onnxscript is not installed: pip install 'onnx>=.*' 'onnxruntime>=.*' 'onnxscript>=[0-9.]+'$",
+        ),
+        ("onnxruntime", "'onnxruntime>="),
+        ("openvino", r"pip install 'onnx>=.* 'openvino>=[0-9.]+'$"),
+        ("optuna", r"pip install 'onnx>=.* 'optuna>=[0-9.]+'$"),
+        ("mlflow", r"pip install 'mlflow>=[0-9.]+'$"),
+        ("PIL.Image", r"^PIL is not installed: pip install 'pillow>=[0-9.]+'$"),
+        ("SimpleITK", r"(?i)pip install 'simpleitk>=[0-9.]+'$"),
+        ("elsewhere", r"^elsewhere is not installed: pip install elsewhere$"),
+    ],
+)
+def test_a_missing_package_comes_with_the_pip_command(module: str, words: str) -> None:
+    assert re.search(words, missing(module))
 
 
 def test_supported_versions_are_not_spoken_of() -> None:

@@ -520,14 +520,18 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
         ({"space": ["paper"]}, r"a search space has the fields .* got \['paper'\]"),
         ({"space": {"breadth": [1.0]}}, "a search space has the fields .*width.*breadth"),
         ({"space": {"width": [1.0, 0.5]}}, "width must be ascending fractions that end in 1"),
-        ({"space": {"width": 0.5}}, "a search space: width must be of type .*, got 0.5"),
+        ({"space": {"width": 0.5}}, r"width must be ascending fractions that end in 1, got \[0.5\]"),
         ({"space": {"kernel": [2, 3]}}, "kernel sizes must be odd"),
         ({"space": {"levels": "one"}}, "a search space: levels must be of type int, got 'one'"),
         ({"space": {"levels": 0.5}}, "levels"),
         ({"recipe": "fast"}, "the recipe 'fast' is not known; known: prox, prox_paper"),
-        ({"monitor": True}, "the plan's 'monitor' is false or may have 'threshold' and 'patience', got True"),
-        ({"monitor": None}, "the plan's 'monitor' is false or may have .*got None"),
-        ({"monitor": {"tolerance": 1}}, "'monitor' is false or may have 'threshold' and 'patience', got .*tolerance"),
+        ({"monitor": 1}, "the plan's 'monitor' is true, false, or may have 'threshold' and 'patience', got 1"),
+        ({"monitor": None}, "the plan's 'monitor' is true, false, or may have .*got None"),
+        ({"width": 0.5}, "'prox' entry may have 'space', .* got .*0.5}; 'width' belongs into 'space'"),
+        ({"kernel": 3}, "'kernel' belongs into 'space'"),
+        ({"space": {"kernel": True}}, "a search space: kernel must be of type .*, got True"),
+        ({"space": {"kernel": 4}}, r"kernel sizes must be odd, got \[4\]"),
+        ({"monitor": {"tolerance": 1}}, "'monitor' is true, false, or may have 'threshold' and 'patience', got .*tolerance"),
         ({"monitor": {"threshold": "low"}}, "threshold is a difference of scores such as 0.005, got 'low'"),
         ({"monitor": {"threshold": True}}, "threshold is a difference of scores such as 0.005, got True"),
         ({"monitor": {"patience": 0}}, "patience counts validations and is at least 1, got 0"),
@@ -538,6 +542,27 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
 def test_a_malformed_entry_of_the_plans_is_named(prox: Any, message: str, bare: Path) -> None:
     with pytest.raises(ProXError, match=message):
         make_trainer(bare_plans(prox=prox)).initialize()
+
+
+def test_a_number_is_a_list_of_one_and_true_the_trainer_s_own_monitor(bare: Path) -> None:
+    class Short(ProXTrainerTiny):
+        monitored = False
+        monitor_threshold = 0.25
+
+    asked = {"space": {"kernel": 3, "resolution": 1, "width": [0.5, 1]}, "monitor": True}
+    trainer = make_trainer(bare_plans(prox=asked), cls=Short)
+    trainer.initialize()
+    assert {slot.choices for slot in trainer.engine.final_space.dimensions["kernel"]} == {(3,)}
+    assert trainer.monitored and trainer.monitor.threshold == 0.25
+
+
+@pytest.mark.parametrize("value", ["1", "t", "True", "0", None])
+def test_the_log_says_that_nothing_is_compiled(value: str | None, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if value is not None:
+        monkeypatch.setenv("nnUNet_compile", value)
+    trainer = make_trainer(bare_plans(prox=FEW))
+    trainer.initialize()
+    assert ("nnUNet_compile is ignored: members differ in shape" in log_of(trainer)) == (value not in ("0", None))
 
 
 def test_other_networks_are_refused(bare: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -157,7 +157,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
     the values of their labels. network_of: a member as it is validated; None for its part of the supernet's own weights.
     monitor: in stages that are monitored it is given the key metric by case of those that it compares, about three times as
         often as members are watched. What it finds not worth its cost is closed, and members are chosen anew from what remains.
-        None: nothing is closed.
+        None or False: nothing is closed.
     """
 
     def __init__(
@@ -168,11 +168,13 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         *,
         regions: Mapping[str, Any],
         interval: int = 1,
-        monitor: Monitor | None = None,
+        monitor: Monitor | Literal[False] | None = None,
         network_of: Callable[[Subnet], nn.Module] | None = None,
     ) -> None:
         super().__init__(interval=interval, validator=validator, epoch_level=True)
-        self.engine, self.members, self.regions, self.monitor = engine, dict(members), dict(regions), monitor
+        if monitor not in (None, False) and not isinstance(monitor, Monitor):
+            raise ProXError(f"monitor is {monitor!r:.80}; it is a Monitor, with threshold and patience, or false for none")
+        self.engine, self.members, self.regions, self.monitor = engine, dict(members), dict(regions), monitor or None
         self.network_of = network_of or engine.supernet.view
         self.history: list[dict[str, Any]] = []
         self._names: set[str] = set()

@@ -64,7 +64,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
         name=name,
         task=plans["dataset_name"],
         source=f"{checkpoint['trainer_name']} on {plans['dataset_name']}, {model.configuration_name}, {fold}, "
-        f"{checkpoint['current_epoch']} epochs",
+        f"{model.epochs(checkpoint)}",
         subnet=subnet.to_json(),
         network=network,
         architecture=architecture,
@@ -100,11 +100,11 @@ def _check_repeatable(plans: Mapping[str, Any], configuration: Mapping[str, Any]
 def _orientation(model: ModelFolder, fold: str) -> str | None:
     """Axis codes of the images as the network knows them; None, with a warning, where the training's are mixed or unknown.
 
-    They are in the fold's family.json, or found in the raw dataset.
+    They are in the fold's family.json, in its checkpoint, or found in the raw dataset.
     """
     if model.plans["image_reader_writer"] == TO_RAS:
         return "RAS"
-    known = model.family_of(fold).get("orientations") if (model.path / fold / "family.json").is_file() else None
+    known = model.family_of(fold).get("orientations")
     found = known or stored_orientations(model.plans["dataset_name"])
     if not isinstance(found, Mapping) or not set(found) <= ORIENTATIONS:
         raise ProXError(f"{fold}/family.json: orientations are axis codes such as RAS with numbers, got {found!r:.120}")

@@ -46,9 +46,14 @@ class NNUNetSource:
     classifies: bool = False
 
     @classmethod
-    def open(cls, path: Path, *, fold: str | None = None, dataset: Path | None = None) -> NNUNetSource:
-        """Raises ProXError where ``path`` is no finished model folder, or has no such fold."""
-        model = ModelFolder.open(path)
+    def open(
+        cls, path: Path, *, fold: str | None = None, dataset: Path | None = None, checkpoint: str = "final"
+    ) -> NNUNetSource:
+        """checkpoint: "final", "best" or "latest".
+
+        Raises ProXError where ``path`` is no model folder that has such a checkpoint, or has no such fold.
+        """
+        model = ModelFolder.open(path, checkpoint)
         return cls(model, model.finished(fold), dataset)
 
     @property
@@ -88,14 +93,14 @@ class NNUNetSource:
 
     @refusing(UNUSABLE)
     def describe(self, name: str, subnet: Subnet) -> Description:
-        plans, epochs = member_plans(self.model, self.supernet, name, subnet), self._checkpoint["current_epoch"]
+        epochs = self.model.epochs(self._checkpoint)
         return describe(
-            plans,
+            member_plans(self.model, self.supernet, name, subnet),
             self.model.configuration_name,
             self.model.dataset,
             member=name,
             subnet=subnet.to_json(),
-            source=f"{self._checkpoint['trainer_name']}, {self.model.configuration_name}, {self.fold}, {epochs} epochs",
+            source=f"{self._checkpoint['trainer_name']}, {self.model.configuration_name}, {self.fold}, {epochs}",
         )
 
     def held_out(self) -> SegmentedCases:

@@ -14,6 +14,7 @@ from torch import nn
 from monai_prox.runtime.description import KEY, Description, ScanDescription, write_description
 
 OPSET = 18
+IR_VERSION = 8  # that of opset 18; the exporter writes a later one, which older runtimes refuse and nothing here needs
 
 
 def write_onnx(
@@ -37,13 +38,15 @@ def write_onnx(
             verbose=False,
         )
     assert program is not None
-    written = program.model_proto
-    onnx.helper.set_model_props(written, {KEY: write_description(description)})
-    onnx.save(written, output)
+    _save(program.model_proto, write_description(description), output)
 
 
 def describe_again(path: Path, described: str) -> None:
     """Puts back what another program has dropped from the file's metadata."""
-    written = onnx.load(path)
-    onnx.helper.set_model_props(written, {KEY: described})
-    onnx.save(written, path)
+    _save(onnx.load(path), described, path)
+
+
+def _save(model: onnx.ModelProto, described: str, path: Path) -> None:
+    onnx.helper.set_model_props(model, {KEY: described})
+    model.ir_version = IR_VERSION
+    onnx.save(model, path)

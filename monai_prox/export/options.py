@@ -38,6 +38,7 @@ def check_options(
     classifies: bool,
     fine_tune: bool = False,
     folds: Sequence[str] = (),
+    checkpoint: bool = False,
     any_patch: bool = False,
     int8: bool = False,
     dataset: bool = False,
@@ -65,6 +66,8 @@ def check_options(
         raise ProXError(f"--fine-tune is for --format nnunet, got {format}")
     if folds and not of_nnunet:
         raise ProXError("--fold is for nnU-Net's model folders; a bundle has one training")
+    if checkpoint and not of_nnunet:
+        raise ProXError("--checkpoint is for nnU-Net's model folders; a bundle has one model")
     if format != "nnunet":
         one_fold(folds, f"the format {format}")
     if dataset and not int8 and not classifies:

@@ -65,20 +65,21 @@ class Source(Protocol):
         """The cases that training validated on. Raises ProXError where they are not known or not there."""
 
 
-def open_source(path: Path, *, fold: str | None = None, dataset: Path | None = None) -> Source:
+def open_source(path: Path, *, fold: str | None = None, dataset: Path | None = None, checkpoint: str | None = None) -> Source:
     """The family that ProXTrainer left in a model folder, or that a bundle's training left in the bundle.
 
     fold: of an nnU-Net model, such as "fold_0", the first finished one if None. dataset: images and labels, in nnUNet_raw where
-    it is None, for bundles a Decathlon task, for classifiers the scans. Raises ProXError where there is no trained family.
+    it is None, for bundles a Decathlon task, for classifiers the scans. checkpoint: of an nnU-Net model, "best" or "latest";
+    the final one if None. Raises ProXError where there is no trained family.
     """
     if not path.is_dir():
         raise ProXError(f"there is no folder {path}")
     if (path / "plans.json").is_file():
         from monai_prox.export.nnunet_source import NNUNetSource
 
-        return NNUNetSource.open(path, fold=fold, dataset=dataset)
-    if fold is not None:
-        raise ProXError(f"--fold is for nnU-Net's model folders, {path} is none")
+        return NNUNetSource.open(path, fold=fold, dataset=dataset, checkpoint=checkpoint or "final")
+    if fold is not None or checkpoint is not None:
+        raise ProXError(f"--{'fold' if checkpoint is None else 'checkpoint'} is for nnU-Net's model folders, {path} is none")
     from monai_prox.bundle.trained import TrainedBundle
     from monai_prox.export.bundle_source import BundleSource, ClassifierSource
 

@@ -24,7 +24,7 @@ from monai_prox.errors import ProXError
 from monai_prox.layers import Layer, convolution, strided, weightless
 from monai_prox.slicing import Region, centre, prefix
 from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
-from monai_prox.typed import typed
+from monai_prox.typed import listed, typed
 
 MOST = {"depth": 8, "expansion": 64, "kernel": 63, "resolution": 2048}  # of choices; others are not meant
 MOST_CHOICES = 16  # of a dimension
@@ -100,7 +100,7 @@ class MobileNetChoices:
             if data not in CHOICES:
                 raise ProXError(f"the search space {data!r} is not known; known by name: {', '.join(CHOICES)}")
             return CHOICES[data]
-        return typed(cls, data, "a search space")
+        return typed(cls, listed(data, ("depth", "expansion", "kernel", "width", "resolution")), "a search space")
 
 
 PAPER_CHOICES = MobileNetChoices(width=(0.5, 1.0))

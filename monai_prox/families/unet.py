@@ -22,7 +22,7 @@ from monai_prox.families.architecture import DEPTH_KEY, WHOLE, build_network, ch
 from monai_prox.layers import Layer, convolution, strided, weightless
 from monai_prox.slicing import Region, centre, halves, prefix
 from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
-from monai_prox.typed import typed
+from monai_prox.typed import listed, typed
 
 STAGE = re.compile(r"^(decoder\.(?:stages|transpconvs|seg_layers)\.)(\d+)(.*)$")
 FIRST_DECODER_CONV = re.compile(r"^decoder\.stages\.\d+\.convs\.0\.conv\.weight$")
@@ -76,7 +76,7 @@ class UNetChoices:
             if data not in CHOICES:
                 raise ProXError(f"the search space {data!r} is not known; known by name: {', '.join(CHOICES)}")
             return CHOICES[data]
-        return typed(cls, data, "a search space")
+        return typed(cls, listed(data, ("width", "kernel", "resolution")), "a search space")
 
 
 PAPER_CHOICES = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5), levels=0, resolution=(1.0,))

@@ -17,8 +17,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 FORMAT = 1
 LISTED = "members.json"
 ROUNDS = 3  # over all members, so that what else the machine does meanwhile hits each of them
@@ -28,10 +26,16 @@ LEAST, MOST = 3, 30  # runs of a member in a round
 Run = Callable[[Any], Any]
 
 
+class CannotMeasureError(RuntimeError):
+    """What is missing on this device, or too old."""
+
+
 def measure(
     members: list[tuple[Callable[[], Run], tuple[int, ...]]], progress: Callable[[str], object]
 ) -> list[dict[str, Any]]:
     """members: what opens each, and its input's shape. Returns milliseconds, median and quartiles, and the number of runs."""
+    import numpy as np  # here, so that a device without it is told so
+
     times: list[list[float]] = [[] for _ in members]
     for turn in range(ROUNDS):
         for number, (opened, shape) in enumerate(members):
@@ -84,13 +88,34 @@ def onnx_run(path: Path, threads: int) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own have no common class
+        raise CannotMeasureError(
+            f"onnxruntime {onnxruntime.__version__} cannot read {path.name}: {' '.join(str(error).split()):.400}; "
+            "with a newer one it can: pip install --upgrade onnxruntime"
+        ) from None
     name = session.get_inputs()[0].name
     return lambda x: session.run(None, {name: x})
 
 
 def main() -> None:
+    """Ends with one line on whatever is wrong with this device."""
+    try:
+        _main()
+    except ModuleNotFoundError as error:
+        problem = f"{error.name} is not installed: pip install {error.name}"
+    except OSError as error:
+        problem = f"{error.filename or 'a file'}: {error.strerror or error}"
+    except CannotMeasureError as error:
+        problem = str(error)
+    else:
+        return
+    sys.exit(f"error: {problem}")
+
+
+def _main() -> None:
     import onnxruntime
 
     parser = argparse.ArgumentParser(description="Measures the members beside this script on this device.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,14 +20,19 @@ from monai_prox.files import read_json
 from monai_prox.members import check_family, find_member
 from monai_prox.nnunet.checkpoint import load_checkpoint
 from monai_prox.nnunet.dataset import named_scores
-from monai_prox.nnunet.model_files import check_configuration, read_dataset, read_plans
+from monai_prox.nnunet.model_files import check_configuration, check_inside, read_dataset, read_plans
 from monai_prox.nnunet.open_part import ENTRY
 from monai_prox.nnunet.plans import family_of
+from monai_prox.nnunet.trained_members import Opened, dice_of, members_of, opened
 from monai_prox.space import Subnet
 from monai_prox.supernet import SuperNet, without_weights
 from monai_prox.tensor_file import check_weights
+from monai_prox.typed import check_types
 
 FINAL = "checkpoint_final.pth"
+CHECKPOINTS = {"final": FINAL, "best": "checkpoint_best.pth", "latest": "checkpoint_latest.pth"}  # as nnU-Net names them
+SUMMARY = {"mean": Mapping[str, Mapping[str, Any]], "foreground_mean": Mapping[str, Any]}
+ORIENTATIONS = {"orientations": Mapping[str, int]}
 FOLD = re.compile(r"fold_([0-9]|[1-9][0-9]+|all)")  # as nnU-Net names them
 ALL = "fold_all"  # trains on all cases
 UNUSABLE = "the model folder's files cannot be used"
@@ -46,11 +52,17 @@ class ModelFolder:
     plans: dict[str, Any]
     dataset: dict[str, Any]
     configuration_name: str
-    folds: tuple[str, ...]  # names of folders with a final checkpoint, e.g. ("fold_0", "fold_1")
+    folds: tuple[str, ...]  # names of folders with such a checkpoint, e.g. ("fold_0", "fold_1")
+    file: str = FINAL  # of CHECKPOINTS
 
     @classmethod
-    def open(cls, path: Path | str) -> ModelFolder:
-        """Raises ProXError where ``path`` is not the folder of a finished training."""
+    def open(cls, path: Path | str, checkpoint: str = "final") -> ModelFolder:
+        """checkpoint: of CHECKPOINTS; trainings that have not finished have another than the final one.
+
+        Raises ProXError where ``path`` is not the folder of a training that has such a checkpoint.
+        """
+        if checkpoint not in CHECKPOINTS:
+            raise ProXError(f"the checkpoint {checkpoint!r:.80} is not known; allowed: {', '.join(CHECKPOINTS)}")
         path = Path(path).resolve()
         if not (path / "plans.json").is_file():
             raise ProXError(
@@ -63,11 +75,14 @@ class ModelFolder:
             raise ProXError(
                 f"the folder's name must end in __CONFIGURATION, one of {', '.join(plans['configurations'])}; got {path.name}"
             )
-        finished = [fold.name for fold in path.glob("fold_*") if FOLD.fullmatch(fold.name) and (fold / FINAL).is_file()]
-        folds = tuple(sorted(finished, key=lambda fold: (len(fold), fold)))  # fold_10 comes after fold_2, fold_all last
+        file, found = CHECKPOINTS[checkpoint], [fold for fold in path.glob("fold_*") if FOLD.fullmatch(fold.name)]
+        having = [fold.name for fold in found if (fold / file).is_file()]
+        folds = tuple(sorted(having, key=lambda fold: (len(fold), fold)))  # fold_10 comes after fold_2, fold_all last
         if not folds:
-            raise ProXError(f"no fold of {path} has a {FINAL}; finish the training first: nnUNetv2_train ... --c")
-        return cls(path, plans, dataset, name, folds)
+            there = [one for one, other in CHECKPOINTS.items() if any((fold / other).is_file() for fold in found)]
+            instead = f", or use what there is: --checkpoint {' or '.join(there)}" if there else ""
+            raise ProXError(f"no fold of {path} has a {file}; finish the training first: nnUNetv2_train ... --c{instead}")
+        return cls(path, plans, dataset, name, folds, file)
 
     @cached_property
     def _manager(self) -> Any:
@@ -83,7 +98,27 @@ class ModelFolder:
 
     def checkpoint(self, fold: str) -> dict[str, Any]:
         """Raises ProXError where it is truncated or of another trainer."""
-        return load_checkpoint(self.path / fold / FINAL)
+        return load_checkpoint(self.path / fold / self.file)
+
+    def opened(self, checkpoint: dict[str, Any], family: UNetFamily) -> Opened:
+        """What of ``family``, the one that remained open, the training had opened: in the end, all of it."""
+        if self.file == FINAL:
+            return Opened(family.space, family.space, "finished")
+        return opened(checkpoint["prox"], family, self._name(checkpoint))
+
+    def _name(self, checkpoint: dict[str, Any]) -> str:
+        return f"{self.file} of fold_{checkpoint['init_args']['fold']}"
+
+    def epochs(self, checkpoint: dict[str, Any]) -> str:
+        """In words, after how many, and in which checkpoint if not in the final one."""
+        return f"{checkpoint['current_epoch']} epochs" + ("" if self.file == FINAL else f", {self.file}")
+
+    @refusing(UNUSABLE)
+    def origin(self, checkpoint: dict[str, Any]) -> str:
+        """In words, how far the training of a checkpoint that is not the final one had come."""
+        family = self._open_family(checkpoint)
+        stage = self.opened(checkpoint, family).stage
+        return f"{self._name(checkpoint)}: after {checkpoint['current_epoch']} epochs, in {stage}; not the end of a training"
 
     @refusing(UNUSABLE)
     def supernet(self, checkpoint: dict[str, Any]) -> SuperNet:
@@ -102,7 +137,7 @@ class ModelFolder:
         if supernet.kernel_transforms is not None:
             supernet.kernel_transforms.load_state_dict(transforms)
         if closed:  # no recipe with transforms closes anything
-            family = self._unet_family(checkpoint, closed)
+            family = self._open_family(checkpoint)
             supernet = SuperNet(family, supernet.extract(family.space.largest()))
         return supernet.eval()
 
@@ -116,36 +151,41 @@ class ModelFolder:
             open=closed,
         )
 
+    def _open_family(self, checkpoint: dict[str, Any]) -> UNetFamily:
+        """Without what its training has closed."""
+        return self._unet_family(checkpoint, checkpoint["prox"]["engine"].get("closed"))
+
     def supernet_with(self, subnet: Subnet, checkpoint: dict[str, Any]) -> tuple[SuperNet, Subnet]:
         """``supernet``, and its member ``subnet`` in normal form. Raises ProXError as ``check`` does."""
         supernet = self.supernet(checkpoint)
         return supernet, self.check(subnet, supernet, checkpoint)
 
-    @staticmethod
-    def check(subnet: Subnet, supernet: SuperNet, checkpoint: dict[str, Any]) -> Subnet:
+    def check(self, subnet: Subnet, supernet: SuperNet, checkpoint: dict[str, Any]) -> Subnet:
         """``subnet`` in normal form.
 
-        Raises ProXError, with the fold and the reason, if it is no member of the checkpoint's ``supernet``.
+        Raises ProXError, with the fold and the reason, if it is no member of the checkpoint's ``supernet``, or none that the
+        training had opened.
         """
         try:
-            return supernet.family.space.check(subnet)
+            member = supernet.family.space.check(subnet)
         except ProXError as error:
             closed = ", ".join(checkpoint["prox"]["engine"].get("closed", {}))
             why = f", whose training has closed choices of {closed}," if closed else ""
             raise ProXError(f"fold_{checkpoint['init_args']['fold']}{why} has no such member: {error}") from None
+        trained = self.opened(checkpoint, supernet.family)  # type: ignore[arg-type]
+        if member not in trained.space:
+            raise ProXError(f"{self._name(checkpoint)} is of {trained.stage}, in which this member was not trained yet")
+        return member
 
     @refusing(UNUSABLE)
     def family(self) -> dict[str, Any]:
         """family.json, each member's Dice being the mean over the folds that have validated it on what they held out.
 
         fold_all holds nothing out, so its Dice are those of the family only where there is no other fold. Where folds have
-        closed different choices, it is that of the fold whose largest member costs least. Raises ProXError where no fold has
-        one, or one is none.
+        closed different choices, it is that of the fold whose largest member costs least. Raises ProXError where one is none.
         """
-        of_folds = {fold: self.family_of(fold) for fold in self.folds if (self.path / fold / "family.json").is_file()}
+        of_folds = {fold: self.family_of(fold) for fold in self.folds}
         families = list(of_folds.values())
-        if not families:
-            raise ProXError(f"{self.path} has no family.json; it was not trained by ProXTrainer to the end")
         merged = deepcopy(min(families, key=lambda family: max((m["macs"] for m in family["members"]), default=0)))
         for member in merged["members"]:
             scored = [family for fold, family in of_folds.items() if fold != ALL or len(of_folds) == 1]
@@ -161,7 +201,8 @@ class ModelFolder:
         if fold is None:
             return self.folds[0]
         if fold not in self.folds:
-            raise ProXError(f"{self.path} has no finished {fold}; finished are {', '.join(self.folds)}")
+            have = "has no finished {}; finished are" if self.file == FINAL else f"has no {self.file} of {{}}; there are"
+            raise ProXError(f"{self.path} {have.format(fold)} {', '.join(self.folds)}")
         return fold
 
     @property
@@ -171,13 +212,49 @@ class ModelFolder:
 
     @refusing(UNUSABLE)
     def family_of(self, fold: str) -> dict[str, Any]:
-        """The family.json of one fold, its Dice by the labels' names. Raises ProXError where it is none."""
+        """The family.json of one fold, its Dice by the labels' names; rebuilt from the checkpoint where the file does not tell.
+
+        nnUNetv2_export_model_to_zip leaves the file out, and it says nothing of checkpoints but the final one. Raises ProXError
+        where it is none.
+        """
         path = self.path / fold / "family.json"
-        family = check_family(read_json(path), path)
+        written = check_family(read_json(path), path) if path.is_file() else None
+        family = self._rebuilt(fold, written) if written is None or self.file != FINAL else written
         for member in family["members"]:
             if member["dice"]:
                 member["dice"] = named_scores(member["dice"], self.dataset)
         return family
+
+    def _rebuilt(self, fold: str, written: dict[str, Any] | None) -> dict[str, Any]:
+        """written: the fold's family.json, whose Dice are those of this checkpoint if they are of the same epoch."""
+        checkpoint = self.checkpoint(fold)
+        family, prox, epochs = self._open_family(checkpoint), checkpoint["prox"], checkpoint["current_epoch"]
+        source = f"{self.path}, {self._name(checkpoint)}"
+        check_types(prox, ORIENTATIONS, source, missing=True)
+        trained, patch = self.opened(checkpoint, family), self.configuration["patch_size"]
+        members = members_of(family, trained, patch, source)
+        scored: list[tuple[Subnet, Any]] = []
+        if written is None and self.file == FINAL:
+            summary = self.path / fold / "validation" / "summary.json"
+            if summary.is_file():
+                scores = read_json(check_inside(summary, self.path))
+                check_types(scores, SUMMARY, summary)
+                scored = [(trained.space.largest(), dice_of(scores))]
+        elif written is not None and written.get("validated_epoch") == epochs:
+            scored = [(Subnet.from_json(member["subnet"]), member.get("dice")) for member in written["members"]]
+        for member in members:
+            subnet = Subnet.from_json(member["subnet"])
+            member["dice"] = next((dice for one, dice in scored if dict(one) == dict(subnet)), None)
+        return {
+            "trainer": checkpoint["trainer_name"],
+            "epochs": epochs,
+            "validated_epoch": epochs if scored else None,
+            "patch_size": list(patch),
+            "orientations": dict(prox.get("orientations", {})),
+            "space": trained.space.to_json(),
+            "closed": prox["engine"].get("closed"),
+            "members": members,
+        }
 
     def member(self, which: str) -> tuple[str, Subnet]:
         """Name and subnet of ``which``: a member's name in family.json, or a JSON file with a subnet.
@@ -189,8 +266,6 @@ class ModelFolder:
     @refusing(UNUSABLE)
     def validated(self, fold: str, subnet: Subnet, epoch: int) -> dict[str, Any] | None:
         """The member of family.json that is ``subnet``, if the trainer validated it after ``epoch`` epochs."""
-        if not (self.path / fold / "family.json").is_file():
-            return None
         family = self.family_of(fold)
         if family.get("validated_epoch") != epoch:
             return None

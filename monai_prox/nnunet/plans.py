@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import fields
 from typing import Any
 
 from monai_prox.errors import ProXError
@@ -12,14 +13,16 @@ from monai_prox.schedule import find_recipe
 from monai_prox.space import Subnet
 
 # Of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper" | ...,
-# "monitor": false | {"threshold": 0.005, "patience": 3}}, all of which may be missing
+# "monitor": true | false | {"threshold": 0.005, "patience": 3}}, all of which may be missing
 PLAN_KEY = "prox"
 
 
 def _section(configuration: Mapping[str, Any]) -> dict[str, Any]:
     section = configuration.get(PLAN_KEY, {}) if isinstance(configuration, Mapping) else configuration
     if not isinstance(section, dict) or not set(section) <= {"space", "recipe", "monitor"}:
-        raise ProXError(f"the plan's {PLAN_KEY!r} entry may have 'space', 'recipe' and 'monitor', got {section!r:.120}")
+        of_space = [field.name for field in fields(UNetChoices) if isinstance(section, dict) and field.name in section]
+        hint = f"; {of_space[0]!r} belongs into 'space'" if of_space else ""
+        raise ProXError(f"the plan's {PLAN_KEY!r} entry may have 'space', 'recipe' and 'monitor', got {section!r:.120}{hint}")
     return section
 
 
@@ -38,11 +41,12 @@ def recipe_of(configuration: Mapping[str, Any], default: str) -> str:
 
 def monitor_of(configuration: Mapping[str, Any], *, monitored: bool, threshold: float, patience: int) -> dict[str, Any] | None:
     """The monitor's threshold and patience that a plan's configuration asks for, else those given; None for no monitor."""
-    asked = _section(configuration).get("monitor", {} if monitored else False)
+    asked = _section(configuration).get("monitor", monitored)
     if asked is False:
         return None
+    asked = {} if asked is True else asked
     if not isinstance(asked, dict) or not set(asked) <= {"threshold", "patience"}:
-        raise ProXError(f"the plan's 'monitor' is false or may have 'threshold' and 'patience', got {asked!r:.120}")
+        raise ProXError(f"the plan's 'monitor' is true, false, or may have 'threshold' and 'patience', got {asked!r:.120}")
     return {"threshold": threshold, "patience": patience, **asked}
 
 

@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,13 @@ from monai_prox.nnunet import case_dice
 from monai_prox.nnunet.checkpoint import load_checkpoint, plain
 from monai_prox.nnunet.dataset import named_scores, normalised
 from monai_prox.nnunet.loader_process import EndWithTraining
+from monai_prox.nnunet.mix_ins import check_mixed_in
 from monai_prox.nnunet.model_files import check_plans
 from monai_prox.nnunet.model_folder import scored_in
 from monai_prox.nnunet.open_part import OpenPart
 from monai_prox.nnunet.orientation import stored_orientations
 from monai_prox.nnunet.plans import choices_of, family_of, monitor_of, recipe_of
+from monai_prox.nnunet.trained_members import dice_of, listed
 from monai_prox.probes import choose_probes
 from monai_prox.report import Row, count, family_text, plot_progress, what_it_is
 from monai_prox.schedule import find_recipe, make_schedule
@@ -78,11 +81,22 @@ class AnyLevelsLoss(nn.Module):
         return value
 
 
+def _within(transform: Any) -> Iterator[Any]:
+    """A transform and all those that it is made of."""
+    yield transform
+    several = (*getattr(transform, "transforms", ()), *getattr(transform, "list_of_transforms", ()))
+    for inner in (*several, getattr(transform, "transform", None)):
+        if inner is not None:
+            yield from _within(inner)
+
+
 class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     """Trains the default family by the recipe ``prox``.
 
     A plan may say otherwise: a configuration's entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false}``,
     see ``monai_prox.nnunet.plans``, overrides the class attributes.
+
+    nnU-Net's own variants are mixed in behind it: ``class Mine(ProXTrainer, nnUNetTrainerNoDA): pass``.
 
     In stages that are monitored, choices that turn out not to be worth their cost are closed, see ``monai_prox.monitor``. The
     Dice by case that this rests on is that of nnU-Net's validation batches, which are random patches, so a case is what was
@@ -95,12 +109,16 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     network: Any  # of nnU-Net's attributes, those that are set here too
     output_folder: Any
     loss: Any
+    num_epochs: Any
+    num_iterations_per_epoch: Any
+    num_val_iterations_per_epoch: Any
 
     recipe = "prox"
     choices = UNetChoices()
-    epochs = 1000
-    iterations_per_epoch = 250
-    validation_iterations_per_epoch = 50
+    # None: as nnU-Net has it, 1000, 250 and 50, or as a variant of nnU-Net's says that is mixed in
+    epochs: int | None = None
+    iterations_per_epoch: int | None = None
+    validation_iterations_per_epoch: int | None = None
     seed = 12345
     probe_every = 25  # epochs; and at the end of every stage. The monitor compares about three times as often
     monitored = True
@@ -115,6 +133,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         dataset_json: dict,  # type: ignore[type-arg]
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ) -> None:
+        check_mixed_in(type(self), ProXTrainer, nnUNetTrainer)
         with refusing("the plans cannot be used"):
             check_plans(plans, "the plans")
             previous = PlansManager(plans).get_configuration(configuration).previous_stage_name
@@ -124,9 +143,9 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
                 f"train 3d_fullres, or 3d_lowres by itself"
             )
         super().__init__(plans, configuration, fold, normalised(dataset_json, "dataset.json"), device)
-        self.num_epochs = self.epochs
-        self.num_iterations_per_epoch = self.iterations_per_epoch
-        self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch
+        self.num_epochs = self.epochs or self.num_epochs
+        self.num_iterations_per_epoch = self.iterations_per_epoch or self.num_iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch or self.num_val_iterations_per_epoch
         self.probe_history: list[dict[str, Any]] = []
         self._step = 0
 
@@ -161,6 +180,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         return AnyLevelsLoss(loss) if isinstance(loss, DeepSupervisionWrapper) else loss
 
     def initialize(self) -> None:
+        if os.environ.get("nnUNet_compile", "").lower() in ("true", "1", "t"):  # as nnU-Net reads it
+            self.print_to_log_file("nnUNet_compile is ignored: members differ in shape, and each would be compiled anew")
         self._seed(0)
         super().initialize()
         configuration = self.configuration_manager.configuration
@@ -171,6 +192,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.supernet = SuperNet(self._family, network, kernel_transforms=find_recipe(self.recipe_name).kernel_transforms)
         if (transforms := self.supernet.kernel_transforms) is not None:
             self.optimizer.add_param_group({"params": list(transforms.parameters()), "weight_decay": 0})
+            self.lr_scheduler.base_lrs.append(self.optimizer.param_groups[-1]["lr"])  # torch's own wants one a group
         space = self.supernet.family.space
         schedule = make_schedule(self.recipe_name, space, self.num_epochs)
         self.engine = Engine(
@@ -205,19 +227,18 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         np.random.seed(seed)
         torch.manual_seed(seed)
 
-    @staticmethod
-    def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
-        composed = nnUNetTrainer.get_training_transforms(*args, **kwargs)
-        for transform in composed.transforms:
-            inner = getattr(transform, "transform", None)
-            if isinstance(inner, GaussianBlurTransform):
-                inner.benchmark = False  # it picks an implementation by timing, which no seed repeats
+    @classmethod
+    def get_training_transforms(cls, *args: Any, **kwargs: Any) -> Any:
+        composed = super().get_training_transforms(*args, **kwargs)
+        for transform in _within(composed):
+            if isinstance(transform, GaussianBlurTransform):
+                transform.benchmark = False  # it picks an implementation by timing, which no seed repeats
         composed.transforms.insert(0, EndWithTraining())
         return composed
 
-    @staticmethod
-    def get_validation_transforms(*args: Any, **kwargs: Any) -> Any:
-        composed = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
+    @classmethod
+    def get_validation_transforms(cls, *args: Any, **kwargs: Any) -> Any:
+        composed = super().get_validation_transforms(*args, **kwargs)
         composed.transforms.insert(0, EndWithTraining())
         return composed
 
@@ -266,7 +287,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             precision=lambda: torch.autocast("cuda") if self.device.type == "cuda" else nullcontext(),
         )
         self._step += 1
-        self.updates.add(data, result, [str(case) for case in batch["keys"]])
+        self.updates.add(data, result, [str(case) for case in batch.get("keys", ())])
         updated = self.updates(optimizer, scaler)
         return {"loss": result.loss.cpu().numpy(), "updated": updated}
 
@@ -309,7 +330,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         for name, member in self._watched.items():
             self._watched_outputs[name].append(results[member])
         for subnet, member in self._compared.items():
-            for index, case in enumerate(batch["keys"]):
+            for index, case in enumerate(batch.get("keys", ())):
                 case_dice.add(self._case_counts[subnet], str(case), self._evaluate_sample(member, batch, index))
         return results[self._largest_open]
 
@@ -415,28 +436,24 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if self.local_rank == 0:
             validated = {name: Path(folder, "members", name, "validation") for name in self.probes}
             validated["largest"] = Path(folder, "validation")
-            self._write_family({n: load_json(str(p / "summary.json")) for n, p in validated.items()})
-            self._print_family()
+            summaries = {name: path / "summary.json" for name, path in validated.items()}
+            if all(file.is_file() for file in summaries.values()):  # nnU-Net's benchmark variants validate nothing
+                self._write_family({name: load_json(str(file)) for name, file in summaries.items()})
+                self._print_family()
+
+    @cached_property
+    def _orientations(self) -> dict[str, int]:
+        return stored_orientations(self.plans_manager.dataset_name)
 
     def _write_family(self, summaries: dict[str, Any]) -> None:
         """family.json: the probes with what they cost and, once validated, their Dice on whole cases."""
         if self.local_rank != 0:
             return
         patch = self.configuration_manager.patch_size
-        members = []
-        for name, subnet in self.probes.items():
-            member: dict[str, Any] = {
-                "name": name,
-                "subnet": subnet.to_json(),
-                "parameters": cost.parameters(self.supernet.family, subnet),
-                "macs": cost.macs(self.supernet.family, subnet, patch),
-                "dice": None,
-            }
-            if name in summaries:
-                summary = summaries[name]
-                scores = {"mean": summary["foreground_mean"]} | summary["mean"]
-                member["dice"] = {key: values["Dice"] for key, values in scores.items()}
-            members.append(member)
+        members = [
+            member | ({"dice": dice_of(summaries[member["name"]])} if member["name"] in summaries else {})
+            for member in listed(self._family, self.probes, patch)
+        ]
         family = {
             "format": 1,
             "trainer": type(self).__name__,
@@ -444,7 +461,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             "epochs": self.num_epochs,
             "validated_epoch": self.current_epoch if summaries else None,  # as in the checkpoint that was validated
             "patch_size": list(patch),
-            "orientations": stored_orientations(self.plans_manager.dataset_name),
+            "orientations": self._orientations,
             "space": self.engine.final_space.to_json(),
             "closed": self.engine.closed,
             "stages": [
@@ -493,6 +510,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             "choices": asdict(self._family.choices),
             "probes": self.probe_history,
             "monitor": self.monitor.state_dict(),
+            "orientations": self._orientations,
             **self.engine.origin,
         }
         write_tensors(plain(checkpoint), filename)

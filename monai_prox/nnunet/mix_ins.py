@@ -1,0 +1,41 @@
+"""nnU-Net's own variants, mixed into a trainer: ``class Mine(ProXTrainer, nnUNetTrainerNoDA)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai_prox.errors import ProXError
+
+WITHOUT_EFFECT = {"_do_i_compile"}  # nothing is compiled, with a variant or without
+
+
+def check_mixed_in(trainer: type, family: type, stock: type) -> None:
+    """Raises ProXError where a variant would be ignored, or would take the place of what trains a family.
+
+    trainer: the user's class, a child of ``family``, which is a child of ``stock``, nnU-Net's trainer. A method that calls
+    super() takes nobody's place.
+    """
+    order = trainer.__mro__
+    first, last = order.index(family), order.index(stock)
+    for variant in order[:first]:
+        taken = [] if issubclass(variant, family) else [name for name in vars(family) if _replaces(variant, name)]
+        if taken:
+            raise ProXError(
+                f"{trainer.__name__}: {variant.__name__} replaces {taken[0]} of {family.__name__}; name it after "
+                f"{family.__name__}, as in class {trainer.__name__}({family.__name__}, {variant.__name__})"
+            )
+    own = [name for name in vars(stock) if _replaces(family, name) and name not in WITHOUT_EFFECT]
+    for variant in order[first + 1 : last]:
+        ignored = [name for name in own if name in vars(variant)]
+        if ignored:
+            raise ProXError(
+                f"{trainer.__name__}: {variant.__name__} has a {ignored[0]} of its own, which {family.__name__} cannot use, "
+                f"for it has another; leave {variant.__name__} out"
+            )
+
+
+def _replaces(one: type, name: str) -> bool:
+    """Whether the class has a method of this name that does not call super()."""
+    method: Any = vars(one).get(name)
+    code = getattr(getattr(method, "__func__", method), "__code__", None)
+    return code is not None and "__class__" not in code.co_freevars  # what super() without arguments needs
