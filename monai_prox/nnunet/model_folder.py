@@ -16,11 +16,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from monai_prox.errors import ProXError, refusing
 from monai_prox.families.unet import UNetChoices, UNetFamily
-from monai_prox.files import read_json
+from monai_prox.files import check_inside, read_json
 from monai_prox.members import check_family, find_member
 from monai_prox.nnunet.checkpoint import load_checkpoint
 from monai_prox.nnunet.dataset import named_scores
-from monai_prox.nnunet.model_files import check_configuration, check_inside, read_dataset, read_plans
+from monai_prox.nnunet.model_files import check_configuration, read_dataset, read_plans
 from monai_prox.nnunet.open_part import ENTRY
 from monai_prox.nnunet.plans import family_of
 from monai_prox.nnunet.trained_members import Opened, dice_of, members_of, opened
