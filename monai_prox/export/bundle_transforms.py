@@ -56,19 +56,15 @@ class ResampleToSpacing(SpatialResample):  # type: ignore[misc]
         return super().inverse(data)
 
 
-class ResampleToSpacingd(MapTransform, InvertibleTransform):  # type: ignore[misc]
-    """``ResampleToSpacing`` of items of a dictionary."""
+class Resampled(MapTransform, InvertibleTransform):  # type: ignore[misc]
+    """``resampler``, a transform of images, for items of a dictionary.
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        spacing: Sequence[float],
-        mode: int | str,
-        padding_mode: str,
-        allow_missing_keys: bool = False,
-    ) -> None:
+    MONAI's Spacingd takes every other item that begins with ``image_`` for meta data, such as MONAI Label's ``image_path``.
+    """
+
+    def __init__(self, keys: KeysCollection, resampler: Any, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.resampler = ResampleToSpacing(spacing, mode, padding_mode)
+        self.resampler = resampler
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         return {**data, **{key: self.resampler(data[key]) for key in self.key_iterator(data)}}
