@@ -299,6 +299,11 @@ def resampling_by(resampler: Mapping[str, Any]) -> Mapping[str, Any]:
     return _own("Resampled", keys="image", resampler=resampler)
 
 
+def loading(*, turned: bool) -> Mapping[str, Any]:
+    """The transform that loads ``image``, a file or one per channel; turned: see ChannelsReader."""
+    return {"_target_": "LoadImaged", "keys": "image", "reader": _own("ChannelsReader", turned=turned)}
+
+
 def cropping() -> Mapping[str, Any]:
     """The transform that crops ``image`` to what is not 0."""
     crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "allow_smaller": True}
