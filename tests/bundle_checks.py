@@ -62,7 +62,7 @@ def check_zoo_rules(bundle: Path, required: list[str]) -> None:
     lines = (bundle / "docs" / "README.md").read_text().splitlines()
     assert [line for line in lines if line in HEADINGS] == HEADINGS
     assert max(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) <= LIMIT
-    assert not list(bundle.rglob("*.py"))
+    assert all(path.parent == bundle / "scripts" for path in bundle.rglob("*.py"))
 
 
 def targets(bundle: Path) -> set[str]:

@@ -51,8 +51,8 @@ def deployed(bundle: Path, file: Path) -> np.ndarray:
     )
     network = torch.jit.load(model, map_location=device).eval()
     image = nib.load(file)
-    meta = {"affine": image.affine, "original_affine": image.affine.copy(), "spatial_shape": np.array(image.shape)}
-    meta |= {"original_channel_dim": "no_channel", "space": "RAS"}
+    meta = {"affine": image.affine, "original_affine": image.affine.copy(), "spatial_shape": np.array(image.shape[:3])}
+    meta |= {"original_channel_dim": "no_channel" if image.ndim == 3 else -1, "space": "RAS"}
     inputs = {"image": MetaTensor.ensure_torch_and_prune_meta(np.asarray(image.dataobj, np.float32), meta)}
     with torch.no_grad():
         inputs = preprocessing(inputs)

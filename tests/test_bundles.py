@@ -15,6 +15,7 @@ import pytest
 import torch
 from bundle_checks import REQUIRED, check_network, check_zoo_rules, config, schema, targets
 from bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai, torchrun, write_task
+from bundle_hosts import deployed, labelled, scripts_from
 from equality import equal
 from made_once import made_once
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
@@ -268,6 +269,20 @@ def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained
     whole = torch.as_tensor(image.reshape(*family.plan.patch_size, -1)).permute(3, 0, 1, 2)
     small = torch.nn.functional.interpolate(whole[None], prediction.patch_size, mode="trilinear")[0]
     torch.testing.assert_close(seen["image"].as_tensor(), normalise({"image": small})["image"], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["smallest", "largest"])
+def test_monai_deploy_and_label_predict_with_an_exported_member(trained: Trained, name: str, tmp_path: Path) -> None:
+    """What its own configuration predicts; the smallest is resampled by what the bundle's scripts have."""
+    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), name), tmp_path / name)
+    (tmp_path / "images").mkdir()
+    image = next(file for file in sorted((trained.task / "imagesTr").iterdir()) if not file.name.startswith("."))
+    (tmp_path / "images" / image.name).symlink_to(image.resolve())
+    (own,) = predict(bundle, tmp_path / "images", tmp_path / "masks").values()
+    with scripts_from(bundle):
+        by_deploy = deployed(bundle, image)
+    for found in (by_deploy, labelled(bundle, image)):
+        assert found.shape == own.shape and np.mean(found == own) >= 0.9999
 
 
 def test_our_commands_take_a_bundle(trained: Trained, tmp_path: Path) -> None:

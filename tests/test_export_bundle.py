@@ -321,6 +321,40 @@ def test_an_image_of_zeros_is_predicted_as_by_nnunet_with_a_warning(bare: Path, 
     assert np.mean(ours == np.asarray(theirs).T) >= 0.99
 
 
+TURNED = np.array([[np.cos(0.02), -np.sin(0.02), 0, 1], [np.sin(0.02), np.cos(0.02), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIOWithReorient"])
+def test_channels_that_lie_elsewhere_are_predicted_as_by_nnunet_with_a_warning(reader: str, bare: Path, tmp_path: Path) -> None:
+    """Turned by 0.02 and off by a voxel; to readers that turn images the second is also stored in another way."""
+    model = bare_model(plans_for(channels=2, reader=reader), dataset=dataset_for(2))
+    files = write_case(tmp_path / "images", 2)
+    second = nib.load(files[1])
+    moved = nib.Nifti1Image(np.asarray(second.dataobj), TURNED @ second.affine)
+    nib.save(moved if reader == "SimpleITKIO" else stored(moved, "SRA"), files[1])
+    bundle = write_bundle(prediction_of(model, "largest"), tmp_path / "bundle")
+    with pytest.warns(UserWarning, match=r"case_0001\.nii\.gz lies elsewhere than the first channel"):
+        predict(bundle, tmp_path / "images", tmp_path / "masks")
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, "largest")), None)
+    predictor.predict_from_files_sequential([files], [str(tmp_path / "theirs")])
+    ours, theirs = nib.load(tmp_path / "masks" / "case.nii.gz"), nib.load(tmp_path / "theirs.nii.gz")
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
+    assert np.mean(np.asarray(ours.dataobj) == np.asarray(theirs.dataobj)) >= 0.99
+
+
+def test_channels_of_other_voxels_are_refused_by_monai(bare: Path, tmp_path: Path) -> None:
+    bundle = write_bundle(
+        prediction_of(bare_model(plans_for(channels=2), dataset=dataset_for(2)), "largest"), tmp_path / "bundle"
+    )
+    files = write_case(tmp_path / "images", 2)
+    second = nib.load(files[1])
+    nib.save(nib.Nifti1Image(np.asarray(second.dataobj), np.diag([1, 1, 2, 1]) @ second.affine), files[1])
+    with pytest.raises(RuntimeError) as failure:
+        parsed(bundle, tmp_path / "images").get_parsed_content("dataset")[0]
+    assert "affine matrix of all images should be the same" in str(failure.value.__cause__)
+
+
 # ---------------------------------------------------------------------- names
 def test_names_and_folders_are_taken_as_they_are(bare: Path, tmp_path: Path) -> None:
     """Dots, of which MONAI takes what follows for an ending, and what glob takes for patterns."""

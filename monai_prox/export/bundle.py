@@ -291,7 +291,17 @@ def orienting(orientation: str | None) -> list[Mapping[str, Any]]:
 
 def resampling(spacing: Sequence[float], *, mode: int | str, padding_mode: str) -> Mapping[str, Any]:
     """The transform that brings ``image`` to ``spacing``, its outer faces kept in place, as nnU-Net and the families resize."""
-    return _own("ResampleToSpacingd", keys="image", spacing=list(spacing), mode=mode, padding_mode=padding_mode)
+    return resampling_by(_own("ResampleToSpacing", spacing=list(spacing), mode=mode, padding_mode=padding_mode))
+
+
+def resampling_by(resampler: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The transform that resamples ``image`` by one of MONAI's transforms of arrays, or of ours."""
+    return _own("Resampled", keys="image", resampler=resampler)
+
+
+def loading(*, turned: bool) -> Mapping[str, Any]:
+    """The transform that loads ``image``, a file or one per channel; turned: see ChannelsReader."""
+    return {"_target_": "LoadImaged", "keys": "image", "reader": _own("ChannelsReader", turned=turned)}
 
 
 def cropping() -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What exported bundles need around the network that MONAI does not have. They ship this file: it needs MONAI alone."""
+"""What exported bundles need around the network that MONAI does not have. They ship this file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import NibabelReader
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
 from monai.transforms.utils import scale_affine
 from monai.utils import convert_to_dst_type
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import io_orientation, ornt_transform
 from torch import Tensor
 
 
@@ -23,6 +27,33 @@ def mask_name(meta: Mapping[str, Any], _: Any, *, channel: str) -> dict[str, Any
     """
     stem = Path(meta["filename_or_obj"]).name.removesuffix(".gz").removesuffix(".nii").removesuffix(channel)
     return {"subject": f"{stem}.nii.gz", "idx": None}
+
+
+class ChannelsReader(NibabelReader):  # type: ignore[misc]
+    """NIfTI files of an image's channels. nnU-Net takes them for one image wherever they lie, MONAI does not.
+
+    turned: whether they are turned to the first one's axes, as some of nnU-Net's readers turn them, or are left as stored.
+    """
+
+    def __init__(self, *, turned: bool) -> None:
+        super().__init__()
+        self.turned = turned
+
+    def read(self, data: Any, **arguments: Any) -> Any:
+        images = super().read(data, **arguments)
+        if isinstance(images, list):
+            images[1:] = [self._placed(image, images[0], file) for image, file in zip(images[1:], data[1:], strict=True)]
+        return images
+
+    def _placed(self, image: Any, first: Any, file: Any) -> Any:
+        """``image`` where ``first`` is, with a warning, if it has as many voxels of the same size."""
+        if self.turned:
+            image = image.as_reoriented(ornt_transform(io_orientation(image.affine), io_orientation(first.affine)))
+        same = image.shape == first.shape and np.allclose(voxel_sizes(image.affine), voxel_sizes(first.affine), atol=1e-3)
+        if not same or np.allclose(image.affine, first.affine):
+            return image  # MONAI refuses what cannot be one image
+        warnings.warn(f"{file} lies elsewhere than the first channel, and is taken to be in its place", stacklevel=2)
+        return type(image)(image.dataobj, first.affine, image.header)
 
 
 def nonzero(image: Tensor) -> Tensor:
@@ -56,19 +87,15 @@ class ResampleToSpacing(SpatialResample):  # type: ignore[misc]
         return super().inverse(data)
 
 
-class ResampleToSpacingd(MapTransform, InvertibleTransform):  # type: ignore[misc]
-    """``ResampleToSpacing`` of items of a dictionary."""
+class Resampled(MapTransform, InvertibleTransform):  # type: ignore[misc]
+    """``resampler``, a transform of images, for items of a dictionary.
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        spacing: Sequence[float],
-        mode: int | str,
-        padding_mode: str,
-        allow_missing_keys: bool = False,
-    ) -> None:
+    MONAI's Spacingd takes every other item that begins with ``image_`` for meta data, such as MONAI Label's ``image_path``.
+    """
+
+    def __init__(self, keys: KeysCollection, resampler: Any, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.resampler = ResampleToSpacing(spacing, mode, padding_mode)
+        self.resampler = resampler
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         return {**data, **{key: self.resampler(data[key]) for key in self.key_iterator(data)}}

@@ -8,7 +8,7 @@ from typing import Any
 
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.export.bundle import Prediction, cropping, inverting, orienting, resampling
+from monai_prox.export.bundle import Prediction, cropping, inverting, orienting, resampling, resampling_by
 
 
 def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
@@ -58,7 +58,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
 
 def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[Mapping[str, Any]]:
     """What train.json does to an image, for this plan."""
-    resample: Mapping[str, Any] = {"_target_": "Spacingd", "keys": "image", "pixdim": list(spacing), "mode": "bilinear"}
+    resample = resampling_by({"_target_": "Spacing", "pixdim": list(spacing), "mode": "bilinear"})
     if spacing != plan.spacing:  # a member of lower resolution, to which the family resizes patches in training
         resample = resampling(spacing, mode="bilinear", padding_mode="border")
     normalise: dict[str, Any] = {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True}

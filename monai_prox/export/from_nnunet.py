@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from monai_prox.errors import ProXError, refusing
-from monai_prox.export.bundle import Prediction, cropping, inverting, orienting, regions_to_labels, resampling
+from monai_prox.export.bundle import Prediction, cropping, inverting, loading, orienting, regions_to_labels, resampling
 from monai_prox.export.nnunet import member_plans
 from monai_prox.families.architecture import build_network
 from monai_prox.nnunet.dataset import channels_of, licence_of, outputs_of
@@ -146,7 +146,7 @@ def _preprocessing(
 ) -> list[Mapping[str, Any]]:
     """nnU-Net's: crop to what is not 0, normalise, resample by cubic splines with the image's outer faces kept in place."""
     return [
-        {"_target_": "LoadImaged", "keys": "image"},
+        loading(turned=plans["image_reader_writer"] == TO_RAS),
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         *orienting(orientation),
         cropping(),
