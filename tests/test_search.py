@@ -516,8 +516,7 @@ def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tm
     few = {one["name"]: one["expected"] for one in contents["members"] if one["name"] not in whole}
     scores, prices = few | whole, {one["name"]: one["price"] for one in contents["members"]}
     assert len(scores) == len(contents["members"]) == 16 and few
-    best = max(scores, key=lambda name: scores[name])
-    assert scores[page.locator("#chosen").inner_text()] == scores[best], "without a limit the best of all"
+    assert whole[page.locator("#chosen").inner_text()] == max(whole.values()), "without a limit the best of the finalists"
     assert page.locator("circle.finalist").count() == len(finalists) and page.locator("circle.member").count() == len(few)
 
     def slide(value: int) -> None:
@@ -534,14 +533,18 @@ def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tm
             assert page.locator("circle.choice.dear").count() == len(prices) - len(within)
             if within:
                 chosen = page.locator("#chosen").inner_text()
+                within = [name for name in within if name in whole] or within  # a guess displaces nothing measured
                 assert scores[chosen] == max(scores[name] for name in within), f"the best of those within {axis}"
                 equal = [name for name in within if scores[name] == scores[chosen]]
                 assert prices[chosen][axis] == min(prices[name][axis] for name in equal), "and of these the cheapest"
+        measured = min(prices[name][axis] for name in whole)
+        cheaper = {name for name in few if prices[name][axis] < measured}
         ahead = [
             name
-            for name, price in prices.items()
-            if not any(prices[o][axis] <= price[axis] and scores[o] > scores[name] for o in prices)
-            and not any(prices[o][axis] < price[axis] and scores[o] >= scores[name] for o in prices)
+            for among in (cheaper, set(whole))
+            for name in among
+            if not any(prices[o][axis] <= prices[name][axis] and scores[o] > scores[name] for o in among)
+            and not any(prices[o][axis] < prices[name][axis] and scores[o] >= scores[name] for o in among)
         ]
         listed = {row.split("\t")[0] for row in page.locator("#choices tbody tr").all_inner_texts()}
         assert listed <= set(ahead) | set(whole) and set(whole) <= listed
@@ -566,6 +569,32 @@ def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tm
     stages = [row.split("\t")[0] for row in page.locator("#stages tr").all_inner_texts()[1:]]
     assert stages == [stage["name"] for stage in contents["stages"]]
     assert wrong == [] and asked == [page.url], "nothing is fetched"
+
+
+def test_a_guessed_score_is_none_above_1_and_displaces_no_measured_one(
+    source: NNUNetSource, tmp_path: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finalists do better on all cases than on the few, by more than others can."""
+    costs = Prices(source.supernet.family, source.size)
+    most = costs.of(source.supernet.family.space.largest()).macs
+
+    def scores(self: Search, subnet: Subnet, which: Sequence[int]) -> list[float]:
+        few = 0.5 + 0.45 * costs.of(subnet).macs / most
+        return [few if index == 0 else min(0.99, few + 0.3) for index in which]
+
+    monkeypatch.setattr(Search, "_scores", scores)
+    search = search_of(source, tmp_path / "study.journal", finalists=3, trials=12)
+    contents = write_report(search.run(), tmp_path)
+    finalists = {one["name"]: one for one in contents["finalists"]}
+    few = [one for one in contents["members"] if one["name"] not in finalists]
+    assert max(one["expected"] for one in few) == 1
+    page.goto((report_folder(search, tmp_path) / "report.html").as_uri())
+    best = max(finalists.values(), key=lambda one: one["score"])
+    assert page.locator("#chosen").inner_text() == best["name"] and best["score"] < 1
+    cheapest = min(one["price"]["macs"] for one in finalists.values())
+    prices = {one["name"]: one["price"]["macs"] for one in contents["members"]}
+    ahead = set(page.evaluate("front().map(one => one.name)"))
+    assert all(name in finalists or prices[name] < cheapest for name in ahead)
 
 
 def test_the_shown_scores_of_members_are_shifted_to_those_of_all_cases(source: NNUNetSource, tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
     search, device = result.search, result.search.device
     patches = _Patches(search)
     source, family = search.source, search.source.family()
-    # Some cases are easier than all: members that were scored on these alone are shown as much lower as the finalists came out
+    # Some cases are easier than all: members that were scored on these alone are shown as much lower as the finalists came out.
+    # No score is above 1
     before = {one.subnet: one.score for one in result.members}
     shift = fmean(one.score - before[one.subnet] for one in result.finalists)
     priced = [*search.minimise, *(name for name in UNITS if name not in search.minimise)]
@@ -95,7 +96,7 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
         "seconds": result.seconds,
         "space": search.prices.family.space.size(),
         "finalists": [_of(one, result, output, patches) for one in named(result).values()],
-        "members": [{**_of(one, result, output, patches), "expected": one.score + shift} for one in result.members],
+        "members": [{**_of(one, result, output, patches), "expected": min(1.0, one.score + shift)} for one in result.members],
         "stages": family.get("stages", []),
         "monitor": family.get("monitor", []),
         "closed": family.get("closed", {}),
