@@ -27,8 +27,10 @@ from optuna.storages.journal import JournalFileSymlinkLock
 from playwright.sync_api import Page, sync_playwright
 from refusals import refused
 from torch import nn
+from typer.testing import CliRunner
 
 from monai_prox import cost
+from monai_prox.cli import app
 from monai_prox.evaluation import SegmentedCases
 from monai_prox.export.device_file import export_file
 from monai_prox.export.nnunet_source import NNUNetSource
@@ -486,6 +488,20 @@ def made_up_device(source: NNUNetSource) -> dict[str, Any]:
         for subnet in choose_members(family, size)
     ]
     return profile(fingerprint(family, size), "made up", 1, members)
+
+
+def test_the_commands_export_the_fold_that_was_scored(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one, too: another may be finished later, and nnunet takes all."""
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(0,))
+    monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
+    source = NNUNetSource.open(model.path)
+    contents = write_report(search_of(source, tmp_path / "study.journal", trials=2, finalists=1).run(), tmp_path)
+    bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(1,))
+    for one in [*contents["members"], *contents["finalists"]]:
+        assert shlex.split(one["command"])[-2:] == ["--fold", "0"]
+    command = [*shlex.split(contents["finalists"][0]["command"]), "--format", "nnunet", "--output", str(tmp_path / "exported")]
+    assert CliRunner().invoke(app, command[1:]).exit_code == 0
+    assert [path.name for path in (tmp_path / "exported").glob("fold_*")] == ["fold_0"]
 
 
 # ---------------------------------------------------------------------- the page
