@@ -187,7 +187,10 @@ def test_a_case_that_cannot_be_read_is_named_and_left_out(source: NNUNetSource, 
     assert [list(one.scores) for one in result.finalists] == [["case_2"]] * 2
     assert list(search.held_out.left_out) == ["case_0", "case_1"]
     assert "case_0_0000.nii.gz cannot be read" in search.held_out.left_out["case_0"]
-    write_report(result, tmp_path)
+    written = write_report(result, tmp_path)
+    assert written["cases"] == {"some": 1, "all": 1, "left_out": search.held_out.left_out}
+    again = write_report(search_of(source, tmp_path / "study.journal", trials=3, cases=3, finalists=2).run(), tmp_path)
+    assert again["cases"] == written["cases"]
     (raw / "imagesTr" / "case_2_0000.nii.gz").write_bytes(b"no image")
     refused("none of 3 held-out cases can be used, e.g. case_0: ", search_of(source, tmp_path / "other.journal", cases=3).run)
 
@@ -585,6 +588,39 @@ def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tm
     stages = [row.split("\t")[0] for row in page.locator("#stages tr").all_inner_texts()[1:]]
     assert stages == [stage["name"] for stage in contents["stages"]]
     assert wrong == [] and asked == [page.url], "nothing is fetched"
+
+
+def test_the_page_says_what_was_scored_on_what(source: NNUNetSource, tmp_path: Path, page: Page) -> None:
+    raw = source.path.parents[2] / "raw" / "Dataset990_Phantom"
+    (raw / "imagesTr" / "case_1_0000.nii.gz").write_bytes(b"no image")
+    search = search_of(source, tmp_path / "study.journal", trials=4, cases=9, finalists=1)
+    contents = write_report(search.run(), tmp_path)
+    assert len(contents["measured"]) == 4 and len(contents["finalists"]) == 1
+    assert all(one["expected"] == one["score"] for one in contents["members"])
+    page.goto((report_folder(search, tmp_path) / "report.html").as_uri())
+    assert "members scored on all 2 usable cases held out" in page.locator("#about").inner_text()
+    assert page.locator("#left").inner_text().startswith("Left out of the 3 held-out cases: case_1 (")
+    assert "shifted" not in page.locator("#legend").inner_text() and page.locator("circle.finalist").count() == 4
+    page.locator(f"circle[data-name={contents['members'][0]['name']}]").dispatch_event("click")
+    assert page.locator("#cases").inner_text().endswith("held-out: 2 of 2 cases")
+    assert "largest + random, smallest, random in turn" in page.evaluate(
+        """(data.stages = [{name: "all", train: ["largest", ["random", "smallest", "random"]]}], training(),
+            document.getElementById("stages").innerText)"""
+    )
+
+
+def test_what_earlier_runs_scored_on_all_cases_is_not_forgotten(source: NNUNetSource, tmp_path: Path) -> None:
+    """With more finalists, and within another budget."""
+    storage = tmp_path / "study.journal"
+    before = {one.subnet: one.scores for one in search_of(source, storage, finalists=4).run().finalists}
+    for budget in (Budget(), Budget(parameters=1e9)):
+        result = search_of(source, storage, finalists=1, budget=budget).run()
+        assert len(result.finalists) == 1
+        here = {one.subnet for one in result.members}
+        assert {one.subnet: one.scores for one in result.measured} == {s: of for s, of in before.items() if s in here}
+        assert len(result.measured) > 1
+        contents = write_report(result, tmp_path / "out")
+        assert {one["name"] for one in contents["measured"]} == {name_of(one.subnet) for one in result.measured}
 
 
 def test_a_guessed_score_is_none_above_1_and_displaces_no_measured_one(

@@ -58,7 +58,10 @@ class NNUNetSource:
 
     @property
     def arguments(self) -> list[str]:
-        return ["--fold", self.fold.removeprefix("fold_")]  # without it nnunet takes all folds, others the first that is finished
+        return [
+            "--fold",
+            self.fold.removeprefix("fold_"),
+        ]  # without it nnunet takes all folds, others the first that is finished
 
     @property
     def size(self) -> Sequence[int]:
