@@ -292,8 +292,8 @@ class Engine:
         held = _held_by(self._optimizers)
         if missing := [name for name, p in self.supernet.named_parameters() if p.requires_grad and id(p) not in held]:
             raise ProXError(
-                f"no guarded optimizer holds {len(missing)} of the supernet's weights, the first is {missing[0]}: guard the one "
-                "that does, or set their requires_grad to False"
+                f"no guarded optimizer holds {len(missing)} of the supernet's weights, the first is {missing[0]}: guard the "
+                "one that does, or set their requires_grad to False"
             )
         if epoch != self._epoch if self._epoch is not None else self.schedule.index(epoch) != self._stage:
             raise ProXError(f"a step of epoch {epoch} needs begin_epoch({epoch}) first, which opens its stage")
