@@ -108,8 +108,8 @@ def _check_own(plan_file: Path, existing: dict[str, Any], plans: dict[str, Any],
         allowed.append(text(read_plans(exported / "plans.json")))
     if text(existing) not in allowed:
         raise ProXError(
-            f"{plan_file} is not replaced, for it is another member's plan or has changed since it was exported; move it, or give "
-            "the subnet another name"
+            f"{plan_file} is not replaced, for it is another member's plan or has changed since it was exported; move it, or "
+            "give the subnet another name"
         )
 
 

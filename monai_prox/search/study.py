@@ -335,7 +335,7 @@ class Result:
     @property
     def cases(self) -> list[str]:
         """Names of all that can be used."""
-        return list(max((one.scores for one in self.finalists), key=len))
+        return max((list(one.scores) for one in self.finalists), key=len)
 
     @property
     def measured(self) -> list[Scored]:
