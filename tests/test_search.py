@@ -1,6 +1,7 @@
 """The search: members within a budget, scored on real files, kept in a storage that processes share."""
 
 import json
+import os
 import random
 import shlex
 import signal
@@ -31,7 +32,7 @@ from typer.testing import CliRunner
 
 from monai_prox import cost
 from monai_prox.cli import app
-from monai_prox.evaluation import SegmentedCases
+from monai_prox.evaluation import LabelledScan, LabelledScans, SegmentedCases
 from monai_prox.export.device_file import export_file
 from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.families.unet import UNetChoices, UNetFamily
@@ -278,6 +279,28 @@ def test_changed_labels_are_scored_anew(source: NNUNetSource, tmp_path: Path) ->
     (labels / "case_0.nii.gz").write_bytes((labels / "case_1.nii.gz").read_bytes())
     after = search_of(source, path, trials=2).run()
     assert {one.subnet: one.score for one in after.members} != {one.subnet: one.score for one in before.members}
+
+
+def test_images_replaced_by_others_of_the_same_size_are_another_search(source: NNUNetSource) -> None:
+    """And an image that only moved in time is not."""
+    raw = source.path.parents[2] / "raw" / "Dataset990_Phantom"
+    image = raw / "imagesTr" / "case_0_0000.nii.gz"
+    before, content = source.held_out().fingerprint(), image.read_bytes()
+    os.utime(image, (0, 0))
+    assert source.held_out().fingerprint() == before
+    image.write_bytes(bytes(len(content)))
+    assert source.held_out().fingerprint() != before
+
+
+def test_scans_replaced_by_others_of_the_same_size_are_another_search(tmp_path: Path) -> None:
+    scan = tmp_path / "scan.png"
+    scan.write_bytes(b"one")
+    cases = LabelledScans([LabelledScan("scan", scan, 0)])
+    before = cases.fingerprint()
+    scan.write_bytes(b"two")
+    assert cases.fingerprint() != before
+    scan.unlink()
+    assert cases.fingerprint() != before
 
 
 def test_other_latencies_are_another_search(source: NNUNetSource, tmp_path: Path) -> None:
