@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from monai_prox import distill
 from monai_prox.calibrate import keeps_statistics
@@ -76,6 +78,8 @@ class Engine:
             if space.size() == 0:
                 raise ProXError(f"the stage {stage.name!r} opens no member, for of its choices some must differ: {space}")
         self._stage = -1
+        self._epoch: int | None = None  # that has begun in this process
+        self._pending = False  # gradients of steps that no guarded optimizer has taken yet
         self._updates = self._opened = 0  # updates by the first optimizer, in all and before the stage opened
         self._freezer = Freezer({})
         self._optimizers: list[Optimizer] = []
@@ -85,6 +89,7 @@ class Engine:
             raise ProXError("the network's norms keep statistics, of which every teacher needs its own: give calibrate")
         if any(stage.sort_channels for stage in schedule.stages):
             sort_channels(deepcopy(supernet.network))  # refuses now what it would refuse after days of training
+        _refuse_unguarded(self)
 
     # ------------------------------------------------------------------ stages
     @property
@@ -131,9 +136,14 @@ class Engine:
 
     def guard(self, optimizer: Optimizer) -> None:
         """Makes every step of ``optimizer`` leave frozen weights and those not yet born untouched, and take the learning rate
-        of the stage's warm-up. The updates of the first one that is guarded count."""
-        if any(optimizer is guarded for guarded in self._optimizers):
+        of the stage's warm-up. The updates of the first one that is guarded count.
+
+        Raises ProXError if ``optimizer`` holds none of the supernet's weights.
+        """
+        if self.guards(optimizer):
             return
+        if not self.holds_any(optimizer):
+            raise ProXError("the optimizer holds none of the supernet's weights: make it of supernet.parameters()")
         counts, rates = not self._optimizers, list[Any]()
 
         def cool() -> None:
@@ -142,6 +152,7 @@ class Engine:
             rates.clear()
 
         def before(*_: Any) -> None:
+            self._pending = False
             self._freezer.before_step()
             self._updates += counts
             cool()  # where the step before has raised
@@ -157,6 +168,13 @@ class Engine:
         optimizer.register_step_pre_hook(before)
         optimizer.register_step_post_hook(after)
 
+    def guards(self, optimizer: Optimizer) -> bool:
+        return any(optimizer is guarded for guarded in self._optimizers)
+
+    def holds_any(self, optimizer: Optimizer) -> bool:
+        """Whether weights of the supernet are in ``optimizer``."""
+        return not _held_by([optimizer]).isdisjoint(map(id, self.supernet.parameters()))
+
     @property
     def warmth(self) -> float:
         """The factor of the learning rate in the present update.
@@ -168,10 +186,20 @@ class Engine:
         return min(1.0, (self._updates - self._opened) / warmup) if warmup else 1.0
 
     def begin_epoch(self, epoch: int) -> bool:
-        """Brings the supernet into the stage of ``epoch``; True if a stage opened."""
-        opens = self.schedule.index(epoch) > self._stage
-        while self.schedule.index(epoch) > self._stage:
+        """Brings the supernet into the stage of ``epoch``; True if a stage opened.
+
+        Raises ProXError for an epoch that the schedule does not have, and for one of a stage that is over.
+        """
+        if not 0 <= epoch < self.schedule.epochs:
+            raise ProXError(f"there is no epoch {epoch}: the schedule has the epochs 0 to {self.schedule.epochs - 1}")
+        index = self.schedule.index(epoch)
+        if index < self._stage:
+            over = self.schedule.stages[index].name
+            raise ProXError(f"epoch {epoch} is of the stage {over!r}, which is over: {self.stage.name!r} has begun")
+        opens = index > self._stage
+        while index > self._stage:
             self._open(self._stage + 1)
+        self._epoch = epoch
         return opens
 
     def _largest(self, index: int) -> Subnet | None:
@@ -256,13 +284,20 @@ class Engine:
         torch.distributed the gradients are averaged over the ranks, and batch norms use all ranks' batches, so equal parts of
         a batch give what the whole does in one process.
 
-        Raises ProXError before ``guard``, without which weights that should stay would train, and before ``begin_epoch`` of
-        the stage of ``epoch``.
+        Raises ProXError before ``guard`` of all that hold weights, without which weights that should stay would train, and for
+        another epoch than the one that has begun; in a training that goes on, before ``begin_epoch``, one of another stage.
         """
         if not self._optimizers:
             raise ProXError("the engine guards no optimizer: call guard(optimizer) before the first step")
-        if self.schedule.index(epoch) > self._stage:
+        held = _held_by(self._optimizers)
+        if missing := [name for name, p in self.supernet.named_parameters() if p.requires_grad and id(p) not in held]:
+            raise ProXError(
+                f"no guarded optimizer holds {len(missing)} of the supernet's weights, the first is {missing[0]}: guard the "
+                "one that does, or set their requires_grad to False"
+            )
+        if epoch != self._epoch if self._epoch is not None else self.schedule.index(epoch) != self._stage:
             raise ProXError(f"a step of epoch {epoch} needs begin_epoch({epoch}) first, which opens its stage")
+        self._pending = True
         forward = forward or self.supernet
         with precision():
             teacher = self._teacher_logits(x)
@@ -345,7 +380,7 @@ class Engine:
         self.keep_weights, self.closed = state["keep_weights"], dict(state["closed"])
         self._updates, self._opened = state["updates"], state["opened"]
         self._spaces = self._open_spaces()
-        self._teacher = None
+        self._teacher = self._epoch = None
         if state["teacher"] is not None:
             subnet = Subnet.from_json(state["teacher"]["subnet"])
             network = self.supernet.extract(subnet)
@@ -353,3 +388,23 @@ class Engine:
             self._teacher = subnet, network
         if state["stage"] >= 0:
             self._enter(state["stage"])
+
+
+def _held_by(optimizers: Iterable[Optimizer]) -> set[int]:
+    """The ids of the weights in ``optimizers``."""
+    return {id(weight) for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]}
+
+
+def _refuse_unguarded(engine: Engine) -> None:
+    """As long as ``engine`` lives, raises ProXError where another optimizer than those guarded takes gradients of its steps.
+
+    After the step and not before: an optimizer may wrap one that is guarded.
+    """
+    living = weakref.ref(engine)
+
+    def after(optimizer: Optimizer, *_: Any) -> None:
+        one = living()
+        if one is not None and one._pending and not one.guards(optimizer) and one.holds_any(optimizer):
+            raise ProXError("an optimizer that the engine does not guard has changed the supernet's weights: guard it first")
+
+    weakref.finalize(engine, register_optimizer_step_post_hook(after).remove)

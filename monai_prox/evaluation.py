@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
+from monai_prox.files import digest_of
 from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels
 from monai_prox.runtime.classification import prepare_scan, read_scan
 from monai_prox.runtime.description import Description, ScanDescription
@@ -73,7 +74,7 @@ class HeldOut(Protocol):
         """Voxels per axis of the cases ``which`` on the network's grid."""
 
     def fingerprint(self) -> str:
-        """Another one where names, labels or the sizes of the images' files are."""
+        """Another one where names, labels or images are. Files are read whole, which is little beside scoring them."""
 
 
 class _Kept:
@@ -150,8 +151,7 @@ class SegmentedCases(_LeavesOut):
     def fingerprint(self) -> str:
         digest = sha256(repr((SCORING, self.regions)).encode())
         for one in self.labelled:
-            sizes = [file.stat().st_size for file in one.case.files]
-            digest.update(f"{one.case.name} {sizes}".encode() + one.labels.read_bytes())
+            digest.update(f"{one.case.name} {[_digest(file) for file in (*one.case.files, one.labels)]}".encode())
         return digest.hexdigest()
 
     def shapes(self, which: Sequence[int], description: Description) -> list[tuple[int, ...]]:
@@ -205,8 +205,8 @@ class LabelledScans(_LeavesOut):
     def fingerprint(self) -> str:
         digest = sha256()
         for one in self.scans:
-            size = one.scan.stat().st_size if isinstance(one.scan, Path) else sha256(one.scan.tobytes()).hexdigest()
-            digest.update(f"{one.name} {one.label} {size}".encode())
+            image = _digest(one.scan) if isinstance(one.scan, Path) else sha256(one.scan.tobytes()).hexdigest()
+            digest.update(f"{one.name} {one.label} {image}".encode())
         return digest.hexdigest()
 
     def shapes(self, which: Sequence[int], description: ScanDescription) -> list[tuple[int, ...]]:
@@ -264,6 +264,13 @@ def dice_of(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, A
     pairs = [(np.isin(predicted, values), np.isin(truth, values)) for values in foreground]
     scores = [2 * np.sum(p & t) / (np.sum(p) + np.sum(t)) for p, t in pairs if p.any() or t.any()]
     return float(np.mean(scores)) if scores else float("nan")
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return digest_of(path)
+    except OSError:  # the case is left out, see ``_LeavesOut``
+        return None
 
 
 class _Watcher:

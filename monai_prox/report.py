@@ -74,13 +74,13 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return head, body
 
 
-def caption_of(measure: str, scored: str) -> str:
-    """scored: in words, what the scores are of."""
+def caption_of(rows: Sequence[Row], measure: str, scored: str) -> str:
+    """scored: in words, what the scores are of, if ``rows`` have some."""
+    scores = f" {measure.capitalize()} by class, of {scored}." if any(row.scores for row in rows) else ""
     return (
         "A member is a network of the family, which shares its weights with the others until it is exported. Names go by MACs, "
-        "those of a patch or image; one of fewer MACs may have more parameters. "
-        f"{measure.capitalize()} by class, of {scored}."
-    )
+        "those of a patch or image; one of fewer MACs may have more parameters."
+    ) + scores
 
 
 def family_table(rows: Sequence[Row], measure: str, scored: str) -> Table:
@@ -89,7 +89,7 @@ def family_table(rows: Sequence[Row], measure: str, scored: str) -> Table:
     from rich.text import Text
 
     head, body = _cells(rows)
-    table = Table(title="Members of the family", caption=caption_of(measure, scored))
+    table = Table(title="Members of the family", caption=caption_of(rows, measure, scored))
     for column in head:
         table.add_column(Text(printable(column)), justify="left" if column == "member" else "right", no_wrap=column == "member")
     for cells in body:
@@ -109,7 +109,7 @@ def family_text(rows: Sequence[Row], measure: str, scored: str) -> str:
     first, *lines = (
         "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in (head, *body)
     )
-    return "\n".join(["Members of the family", first, *lines, caption_of(measure, scored), *choices_text(rows)])
+    return "\n".join(["Members of the family", first, *lines, caption_of(rows, measure, scored), *choices_text(rows)])
 
 
 def plot_progress(

@@ -1,5 +1,6 @@
 """From batches to gradients and from epochs to stages: what is trained, who teaches it, and that it can be resumed."""
 
+import gc
 import io
 import random
 from collections.abc import Callable
@@ -263,7 +264,9 @@ def test_of_several_optimizers_the_first_one_s_updates_count() -> None:
     """And all of them take the rates of the warm-up."""
     engine = engine_of((WARM[0], replace(WARM[1], warmup=2), WARM[2]), 6)
     network = engine.supernet.network
-    optimizers = [SGD(part.parameters(), rate) for part, rate in ((network.encoder, 0.01), (network.decoder.seg_layers, 0.02))]
+    first = list(network.encoder.parameters())
+    rest = [p for p in network.parameters() if not any(p is other for other in first)]
+    optimizers = [SGD(first, 0.01), SGD(rest, 0.02)]
     for optimizer in optimizers:
         engine.guard(optimizer)
     rates = [watched_rates(optimizer) for optimizer in optimizers]
@@ -1070,3 +1073,48 @@ def test_what_is_not_open_cannot_be_closed() -> None:
     assert engine.closed == {} and engine.space == engine.final_space
     engine.close("width")
     assert engine.closed == {"width": 1}
+
+
+def test_optimizers_that_do_not_hold_the_weights_are_refused() -> None:
+    engine = engine_of(sandwich)
+    refused("the optimizer holds none of the supernet's weights", engine.guard, SGD(nn.Linear(2, 2).parameters(), 0.1))
+    engine.begin_epoch(0)
+    encoder, decoder = engine.supernet.network.encoder, engine.supernet.network.decoder
+    engine.guard(SGD(encoder.parameters(), 0.1))
+    own = set(map(id, encoder.parameters()))  # the decoder has the encoder's, too
+    rest = [parameter for parameter in decoder.parameters() if id(parameter) not in own]
+    words = refused("no guarded optimizer holds", engine.step, *batch(0), epoch=0, step=0)
+    assert f"{len(rest)} of the supernet's weights, the first is network.decoder." in words
+    for parameter in rest:
+        parameter.requires_grad_(False)
+    engine.step(*batch(0), epoch=0, step=0)
+
+
+def test_an_optimizer_that_is_not_guarded_may_not_take_a_step_s_gradients() -> None:
+    """Such as one that replaced the one that is; not so if nothing is of the engine, or a guarded one has taken them."""
+    engine = engine_of(sandwich)
+    guarded, other = sgd(engine), sgd(engine)
+    begin(engine)
+    other.step()
+    engine.guard(guarded)
+    engine.step(*batch(0), epoch=0, step=0)
+    with pytest.raises(ProXError, match="an optimizer that the engine does not guard has changed"):
+        other.step()
+    SGD(nn.Linear(2, 2).parameters(), 0.1).step()
+    guarded.step()
+    other.step()
+    engine.step(*batch(0), epoch=0, step=0)
+    del engine
+    gc.collect()
+    guarded.step()
+
+
+def test_epochs_are_those_of_the_schedule_one_after_another() -> None:
+    engine = engine_of((Stage(name="a"), Stage(name="b", open=ALL)), 8)
+    for epoch in (-1, 8):
+        refused(f"there is no epoch {epoch}: the schedule has the epochs 0 to 7", engine.begin_epoch, epoch)
+    begin(engine, 7)
+    for epoch in (-1, 0, 6, 8):
+        refused(f"a step of epoch {epoch} needs begin_epoch({epoch}) first", engine.step, *batch(0), epoch=epoch, step=0)
+    refused("epoch 0 is of the stage 'a', which is over: 'b' has begun", engine.begin_epoch, 0)
+    engine.step(*batch(0), epoch=7, step=0)

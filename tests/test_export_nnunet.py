@@ -537,6 +537,38 @@ def test_fine_tuning_puts_the_plan_beside_the_preprocessed_data(bare: Path) -> N
     assert plans == json.loads((folder / "plans.json").read_text())
 
 
+def test_a_plan_beside_the_data_that_was_edited_is_not_replaced(bare: Path) -> None:
+    """Nor another member's, but by the export that wrote it, with --overwrite."""
+    model = bare_model(bare_plans(prox=FEW))
+    taken = bare / "mine.json"
+
+    def export(which: str, **options: Any) -> Path:
+        write_json({"subnet": model.member(which)[1].to_json()}, taken)
+        return export_nnunet(model, str(taken), fine_tune=True, **options)
+
+    folder = export("smallest")
+    plan = bare / "nnUNet_preprocessed" / "Dataset990_Phantom" / f"{CUT}-prox-mine.json"
+    written = json.loads(plan.read_text())
+    assert export("largest", overwrite=True) == folder
+    replaced = json.loads(plan.read_text())
+    assert replaced == json.loads((folder / "plans.json").read_text()) != written
+    refused("is another member's plan or has changed since", export, "smallest", output=bare / "elsewhere")
+    (name,) = replaced["configurations"]
+    own = {"mine": {"inherits_from": name}}
+    write_json(replaced | {"configurations": replaced["configurations"] | own}, plan)
+    export("largest", overwrite=True)
+    assert json.loads(plan.read_text())["configurations"]["mine"] == own["mine"], "what is no export's stays"
+    for edited in (
+        replaced | {"configurations": {name: replaced["configurations"][name] | {"batch_size": 7}}},
+        replaced | {"note": "mine"},
+    ):
+        write_json(edited, plan)
+        before = tree(bare)
+        for options in ({"overwrite": True}, {"output": bare / "elsewhere"}):
+            refused(f"{plan} is not replaced", export, "largest", **options)
+        assert tree(bare) == before
+
+
 @pytest.mark.parametrize("unset", [True, False])
 def test_fine_tuning_needs_the_preprocessed_data(unset: bool, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = bare_model(bare_plans(prox=FEW))

@@ -1,5 +1,6 @@
 """Plots: what is written on them, and that it can be read."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,12 @@ def test_a_table_shows_weights_and_work_and_says_what_members_and_scores_are() -
     table = family_table(ROWS, "accuracy", "scans that training held out")
     assert [column.header for column in table.columns] == head.split()
     assert str(table.caption).endswith("Accuracy by class, of scans that training held out.")
+
+
+def test_a_table_without_scores_says_nothing_of_them() -> None:
+    rows = [replace(row, scores={}) for row in ROWS]
+    assert "Dice" not in family_text(rows, "dice", "whole cases that fold_0 held out")
+    assert str(family_table(rows, "dice", "whole cases").caption).endswith("may have more parameters.")
 
 
 def test_what_a_member_is_names_its_choices() -> None:

@@ -1,6 +1,7 @@
 """The search: members within a budget, scored on real files, kept in a storage that processes share."""
 
 import json
+import os
 import random
 import shlex
 import signal
@@ -27,9 +28,11 @@ from optuna.storages.journal import JournalFileSymlinkLock
 from playwright.sync_api import Page, sync_playwright
 from refusals import refused
 from torch import nn
+from typer.testing import CliRunner
 
 from monai_prox import cost
-from monai_prox.evaluation import SegmentedCases
+from monai_prox.cli import app
+from monai_prox.evaluation import LabelledScan, LabelledScans, SegmentedCases
 from monai_prox.export.device_file import export_file
 from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.families.unet import UNetChoices, UNetFamily
@@ -185,7 +188,10 @@ def test_a_case_that_cannot_be_read_is_named_and_left_out(source: NNUNetSource, 
     assert [list(one.scores) for one in result.finalists] == [["case_2"]] * 2
     assert list(search.held_out.left_out) == ["case_0", "case_1"]
     assert "case_0_0000.nii.gz cannot be read" in search.held_out.left_out["case_0"]
-    write_report(result, tmp_path)
+    written = write_report(result, tmp_path)
+    assert written["cases"] == {"some": 1, "all": 1, "left_out": search.held_out.left_out}
+    again = write_report(search_of(source, tmp_path / "study.journal", trials=3, cases=3, finalists=2).run(), tmp_path)
+    assert again["cases"] == written["cases"]
     (raw / "imagesTr" / "case_2_0000.nii.gz").write_bytes(b"no image")
     refused("none of 3 held-out cases can be used, e.g. case_0: ", search_of(source, tmp_path / "other.journal", cases=3).run)
 
@@ -273,6 +279,28 @@ def test_changed_labels_are_scored_anew(source: NNUNetSource, tmp_path: Path) ->
     (labels / "case_0.nii.gz").write_bytes((labels / "case_1.nii.gz").read_bytes())
     after = search_of(source, path, trials=2).run()
     assert {one.subnet: one.score for one in after.members} != {one.subnet: one.score for one in before.members}
+
+
+def test_images_replaced_by_others_of_the_same_size_are_another_search(source: NNUNetSource) -> None:
+    """And an image that only moved in time is not."""
+    raw = source.path.parents[2] / "raw" / "Dataset990_Phantom"
+    image = raw / "imagesTr" / "case_0_0000.nii.gz"
+    before, content = source.held_out().fingerprint(), image.read_bytes()
+    os.utime(image, (0, 0))
+    assert source.held_out().fingerprint() == before
+    image.write_bytes(bytes(len(content)))
+    assert source.held_out().fingerprint() != before
+
+
+def test_scans_replaced_by_others_of_the_same_size_are_another_search(tmp_path: Path) -> None:
+    scan = tmp_path / "scan.png"
+    scan.write_bytes(b"one")
+    cases = LabelledScans([LabelledScan("scan", scan, 0)])
+    before = cases.fingerprint()
+    scan.write_bytes(b"two")
+    assert cases.fingerprint() != before
+    scan.unlink()
+    assert cases.fingerprint() != before
 
 
 def test_other_latencies_are_another_search(source: NNUNetSource, tmp_path: Path) -> None:
@@ -488,6 +516,20 @@ def made_up_device(source: NNUNetSource) -> dict[str, Any]:
     return profile(fingerprint(family, size), "made up", 1, members)
 
 
+def test_the_commands_export_the_fold_that_was_scored(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one, too: another may be finished later, and nnunet takes all."""
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(0,))
+    monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
+    source = NNUNetSource.open(model.path)
+    contents = write_report(search_of(source, tmp_path / "study.journal", trials=2, finalists=1).run(), tmp_path)
+    bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(1,))
+    for one in [*contents["members"], *contents["finalists"]]:
+        assert shlex.split(one["command"])[-2:] == ["--fold", "0"]
+    command = [*shlex.split(contents["finalists"][0]["command"]), "--format", "nnunet", "--output", str(tmp_path / "exported")]
+    assert CliRunner().invoke(app, command[1:]).exit_code == 0
+    assert [path.name for path in (tmp_path / "exported").glob("fold_*")] == ["fold_0"]
+
+
 # ---------------------------------------------------------------------- the page
 @pytest.fixture
 def page() -> Any:
@@ -516,8 +558,7 @@ def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tm
     few = {one["name"]: one["expected"] for one in contents["members"] if one["name"] not in whole}
     scores, prices = few | whole, {one["name"]: one["price"] for one in contents["members"]}
     assert len(scores) == len(contents["members"]) == 16 and few
-    best = max(scores, key=lambda name: scores[name])
-    assert scores[page.locator("#chosen").inner_text()] == scores[best], "without a limit the best of all"
+    assert whole[page.locator("#chosen").inner_text()] == max(whole.values()), "without a limit the best of the finalists"
     assert page.locator("circle.finalist").count() == len(finalists) and page.locator("circle.member").count() == len(few)
 
     def slide(value: int) -> None:
@@ -534,14 +575,18 @@ def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tm
             assert page.locator("circle.choice.dear").count() == len(prices) - len(within)
             if within:
                 chosen = page.locator("#chosen").inner_text()
+                within = [name for name in within if name in whole] or within  # a guess displaces nothing measured
                 assert scores[chosen] == max(scores[name] for name in within), f"the best of those within {axis}"
                 equal = [name for name in within if scores[name] == scores[chosen]]
                 assert prices[chosen][axis] == min(prices[name][axis] for name in equal), "and of these the cheapest"
+        measured = min(prices[name][axis] for name in whole)
+        cheaper = {name for name in few if prices[name][axis] < measured}
         ahead = [
             name
-            for name, price in prices.items()
-            if not any(prices[o][axis] <= price[axis] and scores[o] > scores[name] for o in prices)
-            and not any(prices[o][axis] < price[axis] and scores[o] >= scores[name] for o in prices)
+            for among in (cheaper, set(whole))
+            for name in among
+            if not any(prices[o][axis] <= prices[name][axis] and scores[o] > scores[name] for o in among)
+            and not any(prices[o][axis] < prices[name][axis] and scores[o] >= scores[name] for o in among)
         ]
         listed = {row.split("\t")[0] for row in page.locator("#choices tbody tr").all_inner_texts()}
         assert listed <= set(ahead) | set(whole) and set(whole) <= listed
@@ -566,6 +611,65 @@ def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tm
     stages = [row.split("\t")[0] for row in page.locator("#stages tr").all_inner_texts()[1:]]
     assert stages == [stage["name"] for stage in contents["stages"]]
     assert wrong == [] and asked == [page.url], "nothing is fetched"
+
+
+def test_the_page_says_what_was_scored_on_what(source: NNUNetSource, tmp_path: Path, page: Page) -> None:
+    raw = source.path.parents[2] / "raw" / "Dataset990_Phantom"
+    (raw / "imagesTr" / "case_1_0000.nii.gz").write_bytes(b"no image")
+    search = search_of(source, tmp_path / "study.journal", trials=4, cases=9, finalists=1)
+    contents = write_report(search.run(), tmp_path)
+    assert len(contents["measured"]) == 4 and len(contents["finalists"]) == 1
+    assert all(one["expected"] == one["score"] for one in contents["members"])
+    page.goto((report_folder(search, tmp_path) / "report.html").as_uri())
+    assert "members scored on all 2 usable cases held out" in page.locator("#about").inner_text()
+    assert page.locator("#left").inner_text().startswith("Left out of the 3 held-out cases: case_1 (")
+    assert "shifted" not in page.locator("#legend").inner_text() and page.locator("circle.finalist").count() == 4
+    page.locator(f"circle[data-name={contents['members'][0]['name']}]").dispatch_event("click")
+    assert page.locator("#cases").inner_text().endswith("held-out: 2 of 2 cases")
+    assert "largest + random, smallest, random in turn" in page.evaluate(
+        """(data.stages = [{name: "all", train: ["largest", ["random", "smallest", "random"]]}], training(),
+            document.getElementById("stages").innerText)"""
+    )
+
+
+def test_what_earlier_runs_scored_on_all_cases_is_not_forgotten(source: NNUNetSource, tmp_path: Path) -> None:
+    """With more finalists, and within another budget."""
+    storage = tmp_path / "study.journal"
+    before = {one.subnet: one.scores for one in search_of(source, storage, finalists=4).run().finalists}
+    for budget in (Budget(), Budget(parameters=1e9)):
+        result = search_of(source, storage, finalists=1, budget=budget).run()
+        assert len(result.finalists) == 1
+        here = {one.subnet for one in result.members}
+        assert {one.subnet: one.scores for one in result.measured} == {s: of for s, of in before.items() if s in here}
+        assert len(result.measured) > 1
+        contents = write_report(result, tmp_path / "out")
+        assert {one["name"] for one in contents["measured"]} == {name_of(one.subnet) for one in result.measured}
+
+
+def test_a_guessed_score_is_none_above_1_and_displaces_no_measured_one(
+    source: NNUNetSource, tmp_path: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finalists do better on all cases than on the few, by more than others can."""
+    costs = Prices(source.supernet.family, source.size)
+    most = costs.of(source.supernet.family.space.largest()).macs
+
+    def scores(self: Search, subnet: Subnet, which: Sequence[int]) -> list[float]:
+        few = 0.5 + 0.45 * costs.of(subnet).macs / most
+        return [few if index == 0 else min(0.99, few + 0.3) for index in which]
+
+    monkeypatch.setattr(Search, "_scores", scores)
+    search = search_of(source, tmp_path / "study.journal", finalists=3, trials=12)
+    contents = write_report(search.run(), tmp_path)
+    finalists = {one["name"]: one for one in contents["finalists"]}
+    few = [one for one in contents["members"] if one["name"] not in finalists]
+    assert max(one["expected"] for one in few) == 1
+    page.goto((report_folder(search, tmp_path) / "report.html").as_uri())
+    best = max(finalists.values(), key=lambda one: one["score"])
+    assert page.locator("#chosen").inner_text() == best["name"] and best["score"] < 1
+    cheapest = min(one["price"]["macs"] for one in finalists.values())
+    prices = {one["name"]: one["price"]["macs"] for one in contents["members"]}
+    ahead = set(page.evaluate("front().map(one => one.name)"))
+    assert all(name in finalists or prices[name] < cheapest for name in ahead)
 
 
 def test_the_shown_scores_of_members_are_shifted_to_those_of_all_cases(source: NNUNetSource, tmp_path: Path) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 
 from monai_prox.errors import ProXError
-from monai_prox.files import REPLACED, read_json, remove_unfinished, temporary_folder, to_disk, write_json
+from monai_prox.files import REPLACED, digest_of, read_json, remove_unfinished, temporary_folder, to_disk, write_json
 
 LISTING = "prox_export.json"  # lists what was exported, so that a later export knows what is not its own
 NAMED = 5  # files in a refusal
@@ -53,11 +52,7 @@ def _contents(folder: Path) -> dict[str, Path]:
 def _digest(path: Path) -> str | None:
     if path.is_symlink() or not path.is_file():  # no export writes such
         return None
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return digest_of(path)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -72,27 +73,48 @@ def export_nnunet(
     fine_tune: puts the plans beside the preprocessed data too, for ``nnUNetv2_train ... -pretrained_weights``.
 
     Raises ProXError for an unknown or illegal member, a fold that is not there, a member that a fold has closed, an existing
-    folder without ``overwrite`` or with what was not exported, such as a training's results, and where nothing can be written;
-    then no part of it is left.
+    folder without ``overwrite`` or with what was not exported, such as a training's results, a plan beside the data that is
+    another than that of the folder, and where nothing can be written; then no part of it is left.
     """
     name, subnet = model.member(which)
     folds = [model.finished(fold) for fold in folds] or model.folds
     supernet, subnet = model.supernet_with(subnet, model.checkpoint(folds[0]))
     plans = member_plans(model, supernet, name, subnet)
-    plans_name, configuration = plans["plans_name"], model.configuration_name
+    plans_name = plans["plans_name"]
     output = output or stock_folder(model, plans_name)
     plan_file = _preprocessed(model) / f"{plans_name}.json" if fine_tune else None
     beside_data = plans
     if plan_file is not None and plan_file.exists():
-        existing, own = read_plans(plan_file)["configurations"], plans["configurations"]
-        if not overwrite and existing.get(configuration, own[configuration]) != own[configuration]:
-            raise ProXError(f"{plan_file} is the plan of another member; give the subnet another name, or --overwrite")
-        beside_data = plans | {"configurations": existing | own}
+        existing = read_plans(plan_file)
+        _check_own(plan_file, existing, plans, output if overwrite else None)
+        beside_data = plans | {"configurations": existing["configurations"] | plans["configurations"]}
     with new_folder(output, overwrite=overwrite) as folder:
         _write_model(model, folder, folds, subnet, plans)
         if plan_file is not None:
             write_json(beside_data, plan_file)
     return output
+
+
+def _check_own(plan_file: Path, existing: dict[str, Any], plans: dict[str, Any], exported: Path | None) -> None:
+    """Raises ProXError if ``plan_file`` says ``existing``, which is neither ``plans`` nor those of the folder ``exported``.
+
+    Other configurations, exported into folders of their own, do not count.
+    """
+    (configuration,) = plans["configurations"]
+
+    def text(of: dict[str, Any]) -> str:
+        found = of["configurations"]
+        own = {name: found[name] for name in found if name == configuration}
+        return json.dumps(of | {"configurations": own}, sort_keys=True)
+
+    allowed = [text(plans), text(plans | {"configurations": {}})]
+    if exported is not None and (exported / "plans.json").is_file():
+        allowed.append(text(read_plans(exported / "plans.json")))
+    if text(existing) not in allowed:
+        raise ProXError(
+            f"{plan_file} is not replaced, for it is another member's plan or has changed since it was exported; move it, or "
+            "give the subnet another name"
+        )
 
 
 def _write_model(model: ModelFolder, folder: Path, folds: Sequence[str], subnet: Subnet, plans: dict[str, Any]) -> None:

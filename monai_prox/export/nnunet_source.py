@@ -66,7 +66,10 @@ class NNUNetSource:
 
     @property
     def arguments(self) -> list[str]:
-        return [] if self.fold == self.model.folds[0] else ["--fold", self.fold.removeprefix("fold_")]
+        return [
+            "--fold",
+            self.fold.removeprefix("fold_"),
+        ]  # without it nnunet takes all folds, others the first that is finished
 
     @property
     def size(self) -> Sequence[int]:

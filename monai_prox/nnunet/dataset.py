@@ -9,7 +9,7 @@ from typing import Any
 from monai_prox.errors import ProXError
 
 IGNORED = "ignore"  # the name of voxels that count neither in training nor in a score
-MEAN = "mean"  # stands among scores by class, so a class of this name keeps its number there
+MEAN = "mean"  # stands among scores by class, so a class of this name is there "mean (1)", by its value
 
 
 def normalised(dataset: Mapping[str, Any], source: Path | str) -> dict[str, Any]:
@@ -67,11 +67,15 @@ def outputs_of(dataset: Mapping[str, Any]) -> tuple[str, ...]:
 
 def named_scores(scores: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Scores by the keys of nnU-Net's summary.json, "1" or "(1, 2)", with the names of a ``normalised`` dataset instead."""
+    foreground = foreground_of(dataset)
     names: dict[str, str] = {}
-    for name, value in foreground_of(dataset).items():
+    for name, value in foreground.items():
+        shown = name
+        while shown == MEAN or (shown != name and shown in foreground):
+            shown = f"{shown} ({value})"
         for key in (str(value), str(tuple(_listed(value)))):
-            names.setdefault(key, name)
-    return {key if names.get(key, MEAN) == MEAN else names[key]: score for key, score in scores.items()}
+            names.setdefault(key, shown)
+    return {names.get(key, key): score for key, score in scores.items()}
 
 
 def _listed(value: int | list[int]) -> list[int]:

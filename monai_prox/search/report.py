@@ -36,7 +36,11 @@ def name_of(subnet: Subnet) -> str:
 
 def named(result: Result) -> dict[str, Scored]:
     """The finalists by their names, from the cheapest on."""
-    by_cost = sorted(result.finalists, key=lambda one: tuple(one.price.of(name) for name in result.search.minimise))
+    return _by_cost(result.finalists, result.search)
+
+
+def _by_cost(scored: Sequence[Scored], search: Search) -> dict[str, Scored]:
+    by_cost = sorted(scored, key=lambda one: tuple(one.price.of(name) for name in search.minimise))
     return {name_of(one.subnet): one for one in by_cost}
 
 
@@ -58,10 +62,10 @@ def write_report(result: Result, output: Path) -> dict[str, Any]:
         write_json({"subnet": one.subnet.to_json()}, output / MEMBERS / f"{name_of(one.subnet)}.json")
     contents = _contents(result, output)
     write_json(contents, folder / TABLE)
-    finalists = {one["name"] for one in contents["finalists"]}
+    measured = {one["name"] for one in contents["measured"]}
     plot_choices(
-        [(one["price"], one["expected"]) for one in contents["members"] if one["name"] not in finalists],
-        [(one["price"], one["score"], one["standard_error"]) for one in contents["finalists"]],
+        [(one["price"], one["expected"]) for one in contents["members"] if one["name"] not in measured],
+        [(one["price"], one["score"], one["standard_error"]) for one in contents["measured"]],
         folder / PLOT,
         axes={name: label for name, label in contents["axes"].items() if name in PLOTTED or name in result.search.minimise},
         measure=f"mean {result.search.source.measure.capitalize()}",
@@ -77,9 +81,12 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
     search, device = result.search, result.search.device
     patches = _Patches(search)
     source, family = search.source, search.source.family()
-    # Some cases are easier than all: members that were scored on these alone are shown as much lower as the finalists came out
+    # Some cases are easier than all: members that were scored on these alone are shown as much lower as the finalists came out.
+    # No score is above 1
     before = {one.subnet: one.score for one in result.members}
-    shift = fmean(one.score - before[one.subnet] for one in result.finalists)
+    measured = {one.subnet: one.score for one in result.measured}
+    shift = fmean(measured[one.subnet] - before[one.subnet] for one in result.finalists)
+    left_out = [name for name in search.held_out.names if name not in result.cases]  # maybe by another process, which knows why
     priced = [*search.minimise, *(name for name in UNITS if name not in search.minimise)]
     return {
         "format": FORMAT,
@@ -91,11 +98,19 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
         "axes": {name: UNITS[name] for name in priced if name != "latency_ms" or device is not None},
         "budget": search.budget.limits(),
         "device": None if device is None else {"name": device.name, "held_out_error": device.held_out_error},
-        "cases": {"some": len(search.scored_on), "all": max(len(one.scores) for one in result.finalists)},
+        "cases": {
+            "some": len(search.scored_on),
+            "all": len(result.cases),
+            "left_out": {name: search.held_out.left_out.get(name) for name in left_out},
+        },
         "seconds": result.seconds,
         "space": search.prices.family.space.size(),
         "finalists": [_of(one, result, output, patches) for one in named(result).values()],
-        "members": [{**_of(one, result, output, patches), "expected": one.score + shift} for one in result.members],
+        "measured": [_of(one, result, output, patches) for one in _by_cost(result.measured, search).values()],
+        "members": [
+            {**_of(one, result, output, patches), "expected": measured.get(one.subnet, min(1.0, one.score + shift))}
+            for one in result.members
+        ],
         "stages": family.get("stages", []),
         "monitor": family.get("monitor", []),
         "closed": family.get("closed", {}),

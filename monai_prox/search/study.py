@@ -150,7 +150,8 @@ class Search:
         finalists, seconds = self._score_finalists(study, known, watch)
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         seconds += sum(trial.duration.total_seconds() for trial in trials if trial.duration is not None)
-        return Result(search=self, members=list(known.values()), finalists=finalists, seconds=seconds)
+        members = list(known.values())
+        return Result(search=self, members=members, finalists=finalists, known=self._all_known(study, members), seconds=seconds)
 
     def _study(self) -> optuna.Study:
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.minimise)]
@@ -229,6 +230,14 @@ class Search:
             seconds += whole["seconds"]
             watch(SearchProgress("finalists", len(finalists), len(chosen), finalists))
         return finalists, seconds
+
+    def _all_known(self, study: optuna.Study, members: Sequence[Scored]) -> list[Scored]:
+        """With all of their known scores, those of this run and of others."""
+        own = dict(self._recorded(finalist) for finalist in self._finalists(study.user_attrs))
+        return [
+            Scored(one.subnet, one.price, self._others.get(one.subnet, {}) | own.get(one.subnet, {}) | one.scores)
+            for one in members
+        ]
 
     def _elsewhere(self, subnet: Subnet, names: Sequence[str]) -> dict[str, float] | None:
         """Scores of the cases ``names`` by a search of other settings on the same storage."""
@@ -312,12 +321,28 @@ class SearchProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """members: scored on some cases; finalists: on all. seconds: that scoring them took, of all processes together."""
+    """members: scored on some cases; finalists: on all. seconds: that scoring them took, of all processes together.
+
+    known: the members, with all scores that are in the storage.
+    """
 
     search: Search
     members: list[Scored]
     finalists: list[Scored]
+    known: list[Scored]
     seconds: float
+
+    @property
+    def cases(self) -> list[str]:
+        """Names of all that can be used."""
+        return max((list(one.scores) for one in self.finalists), key=len)
+
+    @property
+    def measured(self) -> list[Scored]:
+        """The finalists, and members that are known on all cases, too: from other runs, or because some cases are all."""
+        finalists, cases = {one.subnet for one in self.finalists}, self.cases
+        others = (one for one in self.known if one.subnet not in finalists and set(cases) <= set(one.scores))
+        return self.finalists + [Scored(one.subnet, one.price, {name: one.scores[name] for name in cases}) for one in others]
 
 
 def best_so_far(scored: Sequence[Scored], minimise: Sequence[str]) -> list[Scored]:
