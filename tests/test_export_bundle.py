@@ -252,6 +252,29 @@ def test_orientation_is_found_in_the_raw_dataset_where_the_training_did_not_note
             prediction_of(model, "largest")
 
 
+# ---------------------------------------------------------------------- odd voxels
+def by_nnunet(model: ModelFolder, file: Path | str) -> np.ndarray:
+    """The mask that nnU-Net predicts with the exported member, (x, y, z)."""
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, "largest")), None)
+    (theirs,) = predictor.predict_from_files_sequential([[str(file)]], None)
+    return np.asarray(theirs).T
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_voxel_that_is_no_number_is_0_as_nnunet_reads_it(bare: Path, tmp_path: Path, wrong: float) -> None:
+    model = bare_model(plans_for())
+    (file,) = write_case(tmp_path / "images")
+    image = nib.load(file)
+    voxels = image.get_fdata(dtype=np.float32)
+    voxels[12, 9, 9] = wrong
+    nib.save(nib.Nifti1Image(voxels, image.affine), file)
+    predict(write_bundle(prediction_of(model, "largest"), tmp_path / "bundle"), tmp_path / "images", tmp_path / "masks")
+    ours = np.asarray(nib.load(tmp_path / "masks" / "case.nii.gz").dataobj)
+    assert len(np.unique(ours)) > 1
+    assert np.mean(ours == by_nnunet(model, file)) >= 0.99  # of noise: weights are random
+
+
 # ---------------------------------------------------------------------- names
 def test_names_and_folders_are_taken_as_they_are(bare: Path, tmp_path: Path) -> None:
     """Dots, of which MONAI takes what follows for an ending, and what glob takes for patterns."""

@@ -54,6 +54,13 @@ format=%(asctime)s - %(name)s - %(levelname)s - %(message)s
 """
 
 
+# Voxels that are no finite numbers are 0, as ITK reads them for nnU-Net: one alone would leave nothing of an image
+FINITE = {
+    "_target_": "Lambdad",
+    "keys": "image",
+    "func": {"_target_": "torch.nan_to_num", "_mode_": "callable", "nan": 0.0, "posinf": 0.0, "neginf": 0.0},
+}
+
 MARKS = ("$", "@", "%")  # with which MONAI's configurations begin expressions, references and macros
 
 
@@ -83,7 +90,8 @@ class Prediction:
     metrics: as measured, {} where nothing was; measured_on: on what, in words.
     orientation: axis codes that images are turned to for the network, None where it sees them as stored.
     licence: of the data, as its dataset.json says, or "".
-    preprocessing, postprocessing: configurations of MONAI's transforms, from files to the network and back to a label image
+    preprocessing, postprocessing: configurations of MONAI's transforms, from files to the network, the first of which loads
+    them, and back to a label image
     ``pred`` (1, x, y, z), which is then saved. datalist: expression for the images in ``@dataset_dir``, named like ``images``.
     initialize: expressions that come before.
     """
@@ -305,6 +313,7 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         "resample": True,  # to the grid that it is on: without, MONAI takes some affines for those of two axes, and stops
         "mode": "nearest",
     }
+    load, *others = prediction.preprocessing
     return {
         "imports": ["$import glob", "$import os", "$import numpy as np"],
         "bundle_root": ".",
@@ -317,7 +326,7 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "network_def": network_definition(prediction),
         "network": "$@network_def.to(@device)",
-        "preprocessing": {"_target_": "Compose", "transforms": list(prediction.preprocessing)},
+        "preprocessing": {"_target_": "Compose", "transforms": [load, FINITE, *others]},
         "dataset": {
             "_target_": "Dataset",
             "data": "$[{'image': image} for image in @datalist] or (_ for _ in ()).throw(FileNotFoundError("
