@@ -275,6 +275,38 @@ def test_a_voxel_that_is_no_number_is_0_as_nnunet_reads_it(bare: Path, tmp_path:
     assert np.mean(ours == by_nnunet(model, file)) >= 0.99  # of noise: weights are random
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+def test_an_image_of_zeros_has_the_mask_that_nnunet_predicts(bare: Path, tmp_path: Path, masked: bool) -> None:
+    """With a warning; other cases are predicted, too."""
+    model = bare_model(plans_for(masked=masked))
+    images = tmp_path / "images"
+    (file,) = write_case(images)
+    image = nib.load(file)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), image.affine), images / "black_0000.nii.gz")
+    with pytest.warns(UserWarning, match="an image is 0 everywhere; nothing can be seen in it"):
+        predict(write_bundle(prediction_of(model, "largest"), tmp_path / "bundle"), images, tmp_path / "masks")
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["black.nii.gz", "case.nii.gz"]
+    ours = np.asarray(nib.load(tmp_path / "masks" / "black.nii.gz").dataobj)
+    assert np.mean(ours == by_nnunet(model, images / "black_0000.nii.gz")) >= 0.99
+
+
+@pytest.mark.parametrize(("highest", "dtype"), [(255, np.uint8), (300, np.uint16), (65535, np.uint16)])
+def test_regions_of_high_values_are_written_as_they_are(bare: Path, tmp_path: Path, highest: int, dtype: Any) -> None:
+    dataset = dataset_for(**REGIONS | {"regions_class_order": [1, 2, highest]})
+    bundle = write_bundle(prediction_of(bare_model(plans_for(), dataset=dataset), "largest"), tmp_path / "bundle")
+    write_case(tmp_path / "images")
+    predict(bundle, tmp_path / "images", tmp_path / "masks")
+    mask = np.asarray(nib.load(tmp_path / "masks" / "case.nii.gz").dataobj)
+    assert mask.dtype == dtype and highest in mask
+    assert set(np.unique(mask)) <= {0, 1, 2, highest}
+
+
+def test_a_region_above_16_bits_is_refused(bare: Path) -> None:
+    model = bare_model(plans_for(), dataset=dataset_for(**REGIONS | {"regions_class_order": [1, 2, 65536]}))
+    with pytest.raises(ProXError, match="there is a label 65536; bundles write labels from 0 to 65535"):
+        prediction_of(model, "largest")
+
+
 # ---------------------------------------------------------------------- names
 def test_names_and_folders_are_taken_as_they_are(bare: Path, tmp_path: Path) -> None:
     """Dots, of which MONAI takes what follows for an ending, and what glob takes for patterns."""

@@ -29,6 +29,7 @@ from monai_prox.tensor_file import write_tensors
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 VERSION = "0.1.0"  # of an exported bundle; its authors count on from here
 PACKAGES = ("nibabel", "pytorch-ignite", "dynamic-network-architectures", "scipy")
+HIGHEST = 65535  # label
 MARK = "prox_member"  # in metadata.json: this folder is an exported member
 LOGGING = """[loggers]
 keys=root
@@ -61,6 +62,12 @@ FINITE = {
     "func": {"_target_": "torch.nan_to_num", "_mode_": "callable", "nan": 0.0, "posinf": 0.0, "neginf": 0.0},
 }
 
+# What an image is cropped to: all of one that is 0 everywhere
+NOT_ZERO = (
+    "$lambda x: x != 0 if x.any() else "
+    "(warnings.warn('an image is 0 everywhere; nothing can be seen in it'), torch.ones_like(x, dtype=torch.bool))[1]"
+)
+
 MARKS = ("$", "@", "%")  # with which MONAI's configurations begin expressions, references and macros
 
 
@@ -86,6 +93,7 @@ class Prediction:
     name, task, source: of the member, of what it segments, and in words where it was trained.
     network, architecture: the stock network with its weights, and its entry as in nnU-Net's plans.
     channels: names; modality: "CT" or "MR" and so on; outputs: names of the network's output channels.
+    highest_label: in the label images that it makes of them, up to 65535.
     patch_size: voxels; spacing: mm. subnet: as JSON.
     metrics: as measured, {} where nothing was; measured_on: on what, in words.
     orientation: axis codes that images are turned to for the network, None where it sees them as stored.
@@ -105,6 +113,7 @@ class Prediction:
     channels: tuple[str, ...]
     modality: str
     outputs: tuple[str, ...]
+    highest_label: int
     patch_size: tuple[int, ...]
     spacing: tuple[float, ...]
     metrics: Mapping[str, float]
@@ -120,6 +129,8 @@ class Prediction:
     def __post_init__(self) -> None:
         names = self.name, self.task, self.source, self.channels, self.modality, self.outputs, self.licence
         check_plain([*names, self.architecture, self.metrics, self.subnet])
+        if not 0 <= self.highest_label <= HIGHEST:
+            raise ProXError(f"there is a label {self.highest_label}; bundles write labels from 0 to {HIGHEST}")
 
     def metadata(self) -> dict[str, Any]:
         return metadata(self)
@@ -307,7 +318,7 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         "keys": "pred",
         "output_dir": "@output_dir",
         "output_postfix": "@output_postfix",
-        "output_dtype": "$np.uint8",
+        "output_dtype": "$np.uint8" if prediction.highest_label <= 255 else "$np.uint16",
         "output_name_formatter": "@output_name",
         "separate_folder": False,
         "resample": True,  # to the grid that it is on: without, MONAI takes some affines for those of two axes, and stops
@@ -315,7 +326,7 @@ def inference(prediction: Prediction) -> dict[str, Any]:
     }
     load, *others = prediction.preprocessing
     return {
-        "imports": ["$import glob", "$import os", "$import numpy as np"],
+        "imports": ["$import glob", "$import os", "$import warnings", "$import numpy as np"],
         "bundle_root": ".",
         "ckpt_path": "$@bundle_root + '/models/model.pt'",
         "output_dir": "$@bundle_root + '/eval'",

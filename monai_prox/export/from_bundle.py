@@ -8,7 +8,7 @@ from typing import Any
 
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.export.bundle import Prediction, orienting, resampling
+from monai_prox.export.bundle import NOT_ZERO, Prediction, orienting, resampling
 
 
 def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
@@ -38,6 +38,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
         channels=plan.channels,
         modality="CT" if plan.is_ct else "MR",
         outputs=plan.labels,
+        highest_label=len(plan.labels) - 1,
         patch_size=patch,
         spacing=spacing,
         metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
@@ -64,7 +65,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
 
 def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[Mapping[str, Any] | str]:
     """What train.json does to an image, for this plan."""
-    crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x != 0"}
+    crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": NOT_ZERO}
     resample: list[Mapping[str, Any] | str] = [
         {"_target_": "Spacingd", "keys": "image", "pixdim": list(spacing), "mode": "bilinear"}
     ]

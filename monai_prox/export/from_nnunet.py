@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from monai_prox.errors import ProXError, refusing
-from monai_prox.export.bundle import Prediction, orienting, resampling
+from monai_prox.export.bundle import NOT_ZERO, Prediction, orienting, resampling
 from monai_prox.export.nnunet import member_plans
 from monai_prox.families.architecture import build_network
 from monai_prox.nnunet.dataset import channels_of, outputs_of
@@ -76,6 +76,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
         channels=channels,
         modality="CT" if any(channel.casefold() == "ct" for channel in channels) else "MR",
         outputs=outputs_of(model.dataset),
+        highest_label=max(map(int, labels.regions_class_order)) if labels.has_regions else labels.num_segmentation_heads - 1,
         patch_size=tuple(int(configuration["patch_size"][axis]) for axis in order),
         spacing=tuple(spacing),
         metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
@@ -150,7 +151,7 @@ def _preprocessing(
     plans: Mapping[str, Any], configuration: Mapping[str, Any], spacing: Sequence[float], orientation: str | None
 ) -> list[Mapping[str, Any] | str]:
     """nnU-Net's: crop to what is not 0, normalise, resample by cubic splines with the image's outer faces kept in place."""
-    crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x != 0"}
+    crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": NOT_ZERO}
     return [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
