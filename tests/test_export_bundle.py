@@ -448,6 +448,24 @@ def test_a_folder_without_images_is_named(prediction: Prediction, tmp_path: Path
     assert f"there is no image *_0000.nii.gz in {tmp_path / 'empty'}" in str(failure.value.__cause__)
 
 
+@pytest.mark.parametrize(("factor", "origin"), [(1.0, 5.0), (1.00003, 0.0), (1.00003, 5.0)])
+def test_an_image_that_monai_would_move_by_a_qform_that_is_not_set_is_named(
+    prediction: Prediction, tmp_path: Path, factor: float, origin: float
+) -> None:
+    bundle = write_bundle(prediction, tmp_path / "bundle")
+    (file,) = write_case(tmp_path / "images")
+    shutil.copyfile(file, tmp_path / "images" / "other_0000.nii.gz")
+    header = nib.Nifti1Header()
+    header.set_sform(np.diag([factor, factor, factor, 1]) + np.eye(4, k=3) * origin, code=1)
+    nib.save(nib.Nifti1Image(np.ones((27, 22, 18), np.float32), None, header), file)
+    if factor == 1 or origin == 0:
+        assert len(parsed(bundle, tmp_path / "images").get_parsed_content("dataset")) == 2
+        return
+    with pytest.raises(RuntimeError) as failure:
+        parsed(bundle, tmp_path / "images").get_parsed_content("dataset")
+    assert str(failure.value.__cause__).endswith(f"no qform is set: {file}")
+
+
 def test_two_dimensional_models_are_refused(bare: Path) -> None:
     model = bare_model(bare_plans(patch=(24, 32), prox=FEW))
     with pytest.raises(ProXError, match="2d is two-dimensional; only 3D models become bundles, use --format nnunet"):

@@ -176,6 +176,27 @@ def test_monais_files_are_read_with_the_affine_that_monai_gives_them(tmp_path: P
         np.testing.assert_allclose(nib.load(tmp_path / "mask.nii").affine, wanted.affine, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("how", STORED)
+@pytest.mark.parametrize("factor", [1.00003, 0.5], ids=["rounded", "half"])
+def test_a_qform_that_is_not_set_gives_its_spacing_alone(how: str, factor: float, tmp_path: Path) -> None:
+    """MONAI takes it for the orientation and the origin, too."""
+    image = stored(nifti(), how)
+    header = image.header.copy()
+    affine = image.affine @ np.diag([factor] * 3 + [1])
+    header.set_sform(affine, code=1)
+    for name in ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"):
+        header[name] = 0
+    header["pixdim"][0] = 1
+    path = write(nib.Nifti1Image(np.asanyarray(image.dataobj), None, header), tmp_path / "case.nii")
+    assert not np.allclose(LoadImage()(path).affine, image.affine, atol=0.1)
+    description = replace(description_of("NibabelIO", ".nii"), reader="LoadImage", orientation="RAS")
+    found = read_case(Case("case", (path,)), description)
+    np.testing.assert_array_equal(found.voxels[0].T, np.asanyarray(stored(image, "RAS").dataobj))
+    np.testing.assert_allclose(found.spacing, (1.5, 0.9, 1.1), rtol=1e-5)
+    found.save(np.zeros(found.voxels.shape[1:], np.uint8), tmp_path / "mask.nii")
+    np.testing.assert_allclose(nib.load(tmp_path / "mask.nii").affine, image.affine, atol=1e-4)
+
+
 def test_what_a_reader_cannot_take_is_named(tmp_path: Path) -> None:
     for reader, axes in (("NibabelIO", 4), ("NibabelIO", 2), ("LoadImage", 2), ("SimpleITKIO", 4)):
         path = write(nib.Nifti1Image(np.zeros((5, 4, 3, 2)[:axes], np.float32), np.eye(4)), tmp_path / "case_0000.nii")

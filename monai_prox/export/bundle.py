@@ -29,6 +29,15 @@ from monai_prox.tensor_file import write_tensors
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 VERSION = "0.1.0"  # of an exported bundle; its authors count on from here
 PACKAGES = ("nibabel", "pytorch-ignite", "dynamic-network-architectures", "scipy")
+# Images that MONAI's reader would turn or move to where a qform says that is not set, for the sizes of the sform's voxels
+# differ from pixdim, if only by a rounding
+MISPLACED = (
+    "$[file for case in @datalist for file in ([case] if isinstance(case, str) else case) if (lambda own, read: "
+    "own.header['qform_code'] == 0 and np.isfinite(own.affine).all() and not np.allclose(*(np.c_["
+    "one.affine[:3, :3] / np.maximum(np.linalg.norm(one.affine[:3, :3], axis=0), 1e-9), one.affine[:3, 3]"
+    "] for one in (own, read)), rtol=1e-3, atol=1e-2))"
+    "(nibabel.load(file), monai.data.utils.correct_nifti_header_if_necessary(nibabel.load(file)))]"
+)
 HIGHEST = 65535  # label
 MARK = "prox_member"  # in metadata.json: this folder is an exported member
 LOGGING = """[loggers]
@@ -326,7 +335,7 @@ def inference(prediction: Prediction) -> dict[str, Any]:
     }
     load, *others = prediction.preprocessing
     return {
-        "imports": ["$import glob", "$import os", "$import warnings", "$import numpy as np"],
+        "imports": ["$import glob", "$import os", "$import warnings", "$import nibabel", "$import numpy as np"],
         "bundle_root": ".",
         "ckpt_path": "$@bundle_root + '/models/model.pt'",
         "output_dir": "$@bundle_root + '/eval'",
@@ -334,13 +343,16 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         "output_name": output_name(prediction.images),
         "dataset_dir": "images",
         "datalist": prediction.datalist,
+        "misplaced": MISPLACED,
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "network_def": network_definition(prediction),
         "network": "$@network_def.to(@device)",
         "preprocessing": {"_target_": "Compose", "transforms": [load, FINITE, *others]},
         "dataset": {
             "_target_": "Dataset",
-            "data": "$[{'image': image} for image in @datalist] or (_ for _ in ()).throw(FileNotFoundError("
+            "data": "$(_ for _ in ()).throw(ValueError('MONAI would read in another place, for pixdim and the sform differ and "
+            "no qform is set: ' + ', '.join(@misplaced))) if @misplaced else "
+            "[{'image': image} for image in @datalist] or (_ for _ in ()).throw(FileNotFoundError("
             f"'there is no image {prediction.images} in ' + str(@dataset_dir)))",
             "transform": "@preprocessing",
         },
