@@ -271,11 +271,43 @@ def test_pictures_are_read_and_written_as_by_nnunet(kind: str, tmp_path: Path) -
     assert_as(NaturalImage2DIO(), list(files), description, tmp_path)
 
 
-def test_pictures_that_itk_reads_in_another_way_are_refused(tmp_path: Path) -> None:
+RGB = COLOUR[..., :3]
+OTHERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "1 bit": ("pixels of 1 bit", lambda path: tifffile.imwrite(path, GREY > 100)),
+    "palette": ("colours of a palette", lambda path: Picture.fromarray(GREY).convert("P").save(path)),
+    "float16": ("pixels of 16 bits, with a fraction", lambda path: tifffile.imwrite(path, GREY.astype(np.float16))),
+    "float16 in colour": ("pixels of 16 bits, with a fraction", lambda path: tifffile.imwrite(path, RGB.astype(np.float16))),
+    "float16, large": ("16 bits, with a fraction", lambda path: tifffile.imwrite(path, RGB.astype(np.float16), bigtiff=True)),
+    "float64": ("pixels of 64 bits, with a fraction", lambda path: tifffile.imwrite(path, GREY.astype(np.float64))),
+    "int64": ("pixels of 64 bits", lambda path: tifffile.imwrite(path, GREY.astype(np.int64))),
+    "tiles": ("tiles instead of rows", lambda path: tifffile.imwrite(path, GREY, tile=(16, 16))),
+    "planes": (
+        "a plane for each colour",
+        lambda path: tifffile.imwrite(path, RGB.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),
+    ),
+    "turned": ("a tag that turns or mirrors it", lambda path: tifffile.imwrite(path, GREY, extratags=[(274, 3, 1, 6, True)])),
+    "mirrored": ("a tag that turns or mirrors it", lambda path: tifffile.imwrite(path, GREY, extratags=[(274, 3, 1, 4, True)])),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_pictures_that_itk_reads_in_another_way_are_refused(kind: str, tmp_path: Path) -> None:
     path, description = tmp_path / "case_0000.tif", description_of("NaturalImage2DIO", ".tif")
-    for make in (lambda: tifffile.imwrite(path, GREY > 100), lambda: Picture.fromarray(GREY).convert("P").save(path)):
-        make()
-        refused(f"{path} has ", read_case, Case("case", (path,)), description)
+    words, make = OTHERS[kind]
+    make(path)
+    assert words in refused(f"{path} has ", read_case, Case("case", (path,)), description)
+    assert words in refused("; store it as TIFF in rows, upright", read_labels, path, description)
+
+
+@pytest.mark.parametrize("length", [4, 7, 10, 40])
+def test_a_tiff_that_ends_too_early_is_named(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "case_0000.tif"
+    tifffile.imwrite(path, GREY)
+    path.write_bytes(path.read_bytes()[:length])
+    refused(f"{path} cannot be read", read_case, Case("case", (path,)), description_of("NaturalImage2DIO", ".tif"))
+
+
+def test_pictures_are_png_or_tif() -> None:
     refused("pictures are files that end in .png, .tif, not in '.bmp'", description_of, "NaturalImage2DIO", ".bmp")
 
 
