@@ -197,6 +197,37 @@ def test_a_qform_that_is_not_set_gives_its_spacing_alone(how: str, factor: float
     np.testing.assert_allclose(nib.load(tmp_path / "mask.nii").affine, image.affine, atol=1e-4)
 
 
+NOWHERE = {"0": (0, 0, 0), "flat": (1, 0, 1), "NaN": (1, np.nan, 1)}
+READERS = ("NibabelIO", "NibabelIOWithReorient", "LoadImage", "SimpleITKIO")
+
+
+@pytest.mark.parametrize(
+    ("reader", "matrix"),
+    [(reader, NOWHERE[how]) for reader in READERS for how in NOWHERE if how != "NaN" or reader.startswith("Nibabel")],
+    ids=str,
+)
+def test_an_image_that_lies_nowhere_is_named(reader: str, matrix: Any, tmp_path: Path) -> None:
+    header = nib.Nifti1Header()
+    header.set_sform(np.diag([*matrix, 1]), code=1)
+    path = write(nib.Nifti1Image(voxels(), None, header), tmp_path / "case_0000.nii")
+    refused(f"{path} ", read_case, Case("case", (path,)), replace(description_of("NibabelIO", ".nii"), reader=reader))
+
+
+@pytest.mark.parametrize("name", ["d.nii", "d.nii.gz", "d.hdr", "1.2.840"])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mha"])
+def test_a_case_may_be_named_like_a_file(name: str, ending: str, tmp_path: Path) -> None:
+    path, description = tmp_path / f"{name}_0000{ending}", description_of("SimpleITKIO", ending)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels()), path)
+    (case,) = find_cases(tmp_path, description)
+    image = read_case(case, description)
+    labels = voxels().astype(np.uint8)
+    (tmp_path / "masks").mkdir()
+    image.save(labels, tmp_path / "masks" / f"{case.name}{ending}")
+    (mask,) = (tmp_path / "masks").iterdir()
+    assert mask.name == f"{name}{ending}"
+    np.testing.assert_array_equal(read_labels(mask, description), labels)
+
+
 def test_what_a_reader_cannot_take_is_named(tmp_path: Path) -> None:
     for reader, axes in (("NibabelIO", 4), ("NibabelIO", 2), ("LoadImage", 2), ("SimpleITKIO", 4)):
         path = write(nib.Nifti1Image(np.zeros((5, 4, 3, 2)[:axes], np.float32), np.eye(4)), tmp_path / "case_0000.nii")
@@ -276,8 +307,14 @@ OTHERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "1 bit": ("pixels of 1 bit", lambda path: tifffile.imwrite(path, GREY > 100)),
     "palette": ("colours of a palette", lambda path: Picture.fromarray(GREY).convert("P").save(path)),
     "float16": ("pixels of 16 bits, with a fraction", lambda path: tifffile.imwrite(path, GREY.astype(np.float16))),
-    "float16 in colour": ("pixels of 16 bits, with a fraction", lambda path: tifffile.imwrite(path, RGB.astype(np.float16))),
-    "float16, large": ("16 bits, with a fraction", lambda path: tifffile.imwrite(path, RGB.astype(np.float16), bigtiff=True)),
+    "float16 in colour": (
+        "pixels of 16 bits, with a fraction",
+        lambda path: tifffile.imwrite(path, RGB.astype(np.float16), photometric="rgb"),
+    ),
+    "float16, large": (
+        "16 bits, with a fraction",
+        lambda path: tifffile.imwrite(path, RGB.astype(np.float16), bigtiff=True, photometric="rgb"),
+    ),
     "float64": ("pixels of 64 bits, with a fraction", lambda path: tifffile.imwrite(path, GREY.astype(np.float64))),
     "int64": ("pixels of 64 bits", lambda path: tifffile.imwrite(path, GREY.astype(np.int64))),
     "tiles": ("tiles instead of rows", lambda path: tifffile.imwrite(path, GREY, tile=(16, 16))),

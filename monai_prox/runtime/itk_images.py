@@ -14,6 +14,7 @@ import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
+from monai_prox.files import temporary_folder
 from monai_prox.runtime.images import Grid, Image, check_one_grid, check_size, stacked
 
 BETWEEN_SLICES = 999  # times the pixels' size: nnU-Net's spacing of the axis that images of two axes lack
@@ -22,6 +23,7 @@ TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # by
 TIFF_TYPES = {3: "H", 4: "I"}  # of tags' values, those of numbers that say how pixels are stored
 TIFF_BITS, TIFF_COLOURS, TIFF_ORIENTATION, TIFF_PLANES, TIFF_TILES, TIFF_NUMBERS = 258, 262, 274, 284, 322, 339  # tags
 MOST_TAGS = 1_000
+NIFTI = (".nii.gz", ".nii")
 UNCOMPRESSED = (".tif", ".tiff")  # what others read without further libraries
 
 
@@ -148,16 +150,23 @@ def _array(image: sitk.Image) -> NDArray[Any]:
 
 
 def _save(place: tuple[Any, ...] | None, labels: NDArray[np.integer], path: Path) -> None:
-    """place: spacing, origin and direction, None for pictures.
-
-    Raises OSError where that did not succeed: for some formats ITK does not say so where a disk is full.
-    """
+    """place: spacing, origin and direction, None for pictures. Raises OSError where that did not succeed."""
     flat = place is None or len(place[0]) == 2
     image = sitk.GetImageFromArray(labels[0] if flat else labels)
     if place is not None:
         image.SetSpacing(place[0])
         image.SetOrigin(place[1])
         image.SetDirection(place[2])
+    if ending := next((ending for ending in NIFTI if path.name.endswith(ending)), None):
+        with temporary_folder(path) as folder:  # for ITK takes an ending off that is within a name: a.nii of a.nii.nii.gz
+            _write(image, folder / f"labels{ending}")
+            (folder / f"labels{ending}").replace(path)
+    else:
+        _write(image, path)
+
+
+def _write(image: sitk.Image, path: Path) -> None:
+    """Raises OSError where that did not succeed: for some formats ITK does not say so where a disk is full."""
     sitk.WriteImage(image, path, useCompression=path.suffix not in UNCOMPRESSED)
     try:
         whole = np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(path)), sitk.GetArrayViewFromImage(image))

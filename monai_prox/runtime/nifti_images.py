@@ -24,6 +24,7 @@ def read(files: Sequence[Path], orientation: str | None) -> Image:
         image = _load(file, orientation)
         if image.ndim != 3:
             raise ProXError(f"{file} is an image of {image.ndim} axes; expected 3, and a file per channel")
+        _check_place(file, image.affine)
         images.append(image)
         arrays.append(_voxels(file, image).T)  # (z, y, x)
         direction = directions(image.affine)
@@ -40,6 +41,7 @@ def read_whole(file: Path, orientation: str | None) -> Image:
     image = _load(file, orientation, mended=True)
     if image.ndim not in (3, 4):
         raise ProXError(f"{file} has {image.ndim} axes; expected 3, or 4 of which the last is for channels")
+    _check_place(file, image.affine)
     voxels = _voxels(file, image)
     channels = [voxels.T] if image.ndim == 3 else list(voxels.T)
     sizes = voxel_sizes(image.affine)
@@ -84,6 +86,14 @@ def _voxels(file: Path, image: Any) -> NDArray[Any]:
     if voxels.dtype.kind not in "buif":
         raise ProXError(f"{file} has voxels of the type {voxels.dtype}, which are no plain numbers")
     return voxels
+
+
+def _check_place(file: Path, affine: NDArray[np.float64]) -> None:
+    """Raises ProXError where an axis points nowhere, or where another does: no mask could be written there."""
+    if not (np.isfinite(affine).all() and np.linalg.det(affine[:3, :3])):
+        raise ProXError(
+            f"{file} does not say where it lies: its affine is {' '.join(str(affine[:3].round(4).tolist()).split())}"
+        )
 
 
 def _mended(image: Any) -> Any:
