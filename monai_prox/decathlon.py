@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json
+from monai_prox.runtime.nifti_images import directions
 
 SOURCE = "http://medicaldecathlon.com"
 PARTS = ("dataset.json", "imagesTr", "labelsTr")
 IMAGES = "*.nii.gz"
+SAME_DIRECTION = 1e-2  # cosines
 
 
 @dataclass(frozen=True)
@@ -203,11 +206,21 @@ def _within(folder: Path, name: Any) -> Path:
 def open_header(path: Path) -> Any:
     """A NIfTI image, of which only the header is read, with the affine that MONAI gives it where sform and pixdim disagree.
 
-    Raises ProXError for other files.
+    Raises ProXError for other files, and where MONAI gives it the orientation of a qform that is not set.
     """
     from monai.data.utils import correct_nifti_header_if_necessary
 
     try:
-        return correct_nifti_header_if_necessary(nib.load(path))
+        image = nib.load(path)
+        stored = image.affine.copy()
+        image = correct_nifti_header_if_necessary(image)
     except Exception as error:  # nibabel, gzip and zlib have each their own
         raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None
+    if not hasattr(image, "get_qform") or image.get_qform(coded=True)[1] or not np.isfinite(stored).all():
+        return image
+    if not np.allclose(directions(stored), directions(image.affine), atol=SAME_DIRECTION):
+        raise ProXError(
+            f"{path}: the voxel sizes of its sform and of pixdim differ, so MONAI takes the qform, whose code is 0 and which "
+            "turns the image; write it again with pixdim as in the sform, as nibabel does"
+        )
+    return image

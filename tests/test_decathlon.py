@@ -211,6 +211,24 @@ def test_the_spacing_is_the_one_that_monai_loads(tmp_path: Path) -> None:
     assert task.geometry(task.cases[0]).spacing == pytest.approx(spacing)
 
 
+@pytest.mark.parametrize("how", ["RAS", "SLP"])
+@pytest.mark.parametrize("part", ["image", "label"])
+def test_an_image_that_monai_would_turn_by_a_qform_that_is_not_set_is_named(tmp_path: Path, part: str, how: str) -> None:
+    task = DecathlonTask.read(toy(tmp_path))
+    path = getattr(task.cases[0], part)
+    image = stored(nib.load(path), how)
+    header = image.header.copy()
+    header.set_sform(image.affine @ np.diag([1.00003] * 3 + [1]), code=1)
+    for name in ("qform_code", "quatern_b", "quatern_c", "quatern_d"):
+        header[name] = 0
+    header["pixdim"][0] = 1
+    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), None, header), path)
+    if how == "RAS":  # as it is read without a qform
+        assert task.geometry(task.cases[0]) == Geometry((6, 5, 4), (1.0, 1.5, 2.5))
+    else:
+        refused(f"{path}: the voxel sizes of its sform and of pixdim differ, so MONAI takes", task.geometry, task.cases[0])
+
+
 def test_shape_and_spacing_are_of_the_axes_that_are_meant(tmp_path: Path) -> None:
     task = DecathlonTask.read(toy(tmp_path))
     for path in (task.cases[0].image, task.cases[0].label):

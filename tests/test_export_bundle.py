@@ -508,3 +508,184 @@ def test_the_command_writes_a_bundle_of_an_nnunet_family(bare: Path, tmp_path: P
     assert (tmp_path / "out" / "models" / "model.ts").is_file()
     with pytest.raises(ProXError, match="give --output, the folder of the bundle"):
         CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+# ---------------------------------------------------------------------- odd voxels
+def by_nnunet(model: ModelFolder, file: Path | str) -> np.ndarray:
+    """The mask that nnU-Net predicts with the exported member, (x, y, z)."""
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, "largest")), None)
+    (theirs,) = predictor.predict_from_files_sequential([[str(file)]], None)
+    return np.asarray(theirs).T
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_voxel_that_is_no_number_is_0_as_nnunet_reads_it(bare: Path, tmp_path: Path, wrong: float) -> None:
+    model = bare_model(plans_for())
+    (file,) = write_case(tmp_path / "images")
+    image = nib.load(file)
+    voxels = image.get_fdata(dtype=np.float32)
+    voxels[12, 9, 9] = wrong
+    nib.save(nib.Nifti1Image(voxels, image.affine), file)
+    predict(write_bundle(prediction_of(model, "largest"), tmp_path / "bundle"), tmp_path / "images", tmp_path / "masks")
+    ours = np.asarray(nib.load(tmp_path / "masks" / "case.nii.gz").dataobj)
+    assert len(np.unique(ours)) > 1
+    assert np.mean(ours == by_nnunet(model, file)) >= 0.99  # of noise: weights are random
+
+
+@pytest.mark.parametrize(("highest", "dtype"), [(255, np.uint8), (300, np.uint16), (65535, np.uint16)])
+def test_regions_of_high_values_are_written_as_they_are(bare: Path, tmp_path: Path, highest: int, dtype: Any) -> None:
+    dataset = dataset_for(**REGIONS | {"regions_class_order": [1, 2, highest]})
+    bundle = write_bundle(prediction_of(bare_model(plans_for(), dataset=dataset), "largest"), tmp_path / "bundle")
+    write_case(tmp_path / "images")
+    predict(bundle, tmp_path / "images", tmp_path / "masks")
+    mask = np.asarray(nib.load(tmp_path / "masks" / "case.nii.gz").dataobj)
+    assert mask.dtype == dtype and highest in mask
+    assert set(np.unique(mask)) <= {0, 1, 2, highest}
+
+
+def test_a_region_above_16_bits_is_refused(bare: Path) -> None:
+    model = bare_model(plans_for(), dataset=dataset_for(**REGIONS | {"regions_class_order": [1, 2, 65536]}))
+    with pytest.raises(ProXError, match="there is a label 65536; bundles write labels from 0 to 65535"):
+        prediction_of(model, "largest")
+
+
+# ---------------------------------------------------------------------- names
+def test_names_and_folders_are_taken_as_they_are(bare: Path, tmp_path: Path) -> None:
+    """Dots, of which MONAI takes what follows for an ending, and what glob takes for patterns."""
+    (written,) = write_case(tmp_path)
+    images = tmp_path / "patients [1-2]*"
+    images.mkdir()
+    names = ["1.2.840.1001", "1.2.840.1002", "a[1]", "b*", "c.nii", "plain"]
+    for name in names:
+        shutil.copyfile(written, images / f"{name}_0000.nii.gz")
+    predict(write_bundle(prediction_of(bare_model(plans_for()), "largest"), tmp_path / "bundle"), images, tmp_path / "masks")
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [f"{name}.nii.gz" for name in names]
+
+
+@pytest.mark.parametrize(("images", "names"), [("*_0000.nii", ["1.2", "a_0001"]), ("*.nii.gz", ["1.2_0000", "a_0001_0000"])])
+def test_only_nnunets_names_have_the_number_of_a_channel(images: str, names: list[str]) -> None:
+    """To MONAI's families case_0000 and case are two cases."""
+    config = ConfigParser({"imports": ["$import os"], "name": bundle_module.output_name(images)})
+    config.get_parsed_content("imports")
+    named = config.get_parsed_content("name")
+    for image, name in zip(["1.2_0000", "a_0001_0000"], names, strict=True):
+        assert named({"filename_or_obj": f"/a folder/{image}.nii.gz"}, None) == {"subject": f"{name}.nii.gz", "idx": None}
+
+
+# ---------------------------------------------------------------------- what is written
+@pytest.mark.parametrize("size", [(24, 40, 24), (28, 25, 16)])
+def test_tiles_are_weighed_as_in_nnunet(size: tuple[int, ...]) -> None:
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": list(size), "mode": "gaussian"}
+    config = ConfigParser({"inferer": inferer, "initialize": [TILE_WEIGHTS]})
+    config.get_parsed_content("initialize")
+    (weights,) = config.get_parsed_content("inferer").roi_weight_map[0]
+    theirs = compute_gaussian(size, sigma_scale=1 / 8, dtype=torch.float64, device=torch.device("cpu"))
+    torch.testing.assert_close((weights / weights.max()).double(), theirs / theirs.max(), atol=1e-6, rtol=1e-3)
+
+
+def test_metadata_say_where_the_member_comes_from(bare: Path) -> None:
+    dataset = dataset_for(licence="CC0")
+    prediction = prediction_of(bare_model(plans_for(), dataset=dataset), "smallest")
+    metadata = bundle_module.metadata(prediction)
+    assert metadata["prox_member"]["name"] == "smallest"
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == list(prediction.patch_size)
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {
+        "0": "background",
+        "1": "anterior",
+        "2": "posterior",
+    }
+    assert metadata["eval_metrics"] == {}, "nothing was validated"
+    assert "Not measured." in bundle_module.readme(prediction)
+    assert "CC0" in bundle_module.data_license(prediction)
+    # resolution 3/4 of the patch (16, 24, 32), rounded to multiples of 4, and the axes turned
+    assert prediction.patch_size == (24, 20, 12)
+    assert prediction.spacing == pytest.approx((32 / 24, 24 / 20, 16 / 12))
+
+
+def test_folds_have_bundles_of_their_own(bare: Path) -> None:
+    model = bare_model(plans_for(), folds=(0, 2))
+    first, third = (prediction_of(model, "largest", fold) for fold in ("fold_0", "fold_2"))
+    assert not torch.equal(next(first.network.parameters()), next(third.network.parameters()))
+    assert torch.equal(next(first.network.parameters()), next(prediction_of(model, "largest").network.parameters()))
+    with pytest.raises(ProXError, match="has no finished fold_1; finished are fold_0, fold_2"):
+        prediction_of(model, "largest", "fold_1")
+
+
+@pytest.fixture
+def prediction(bare: Path) -> Prediction:
+    return prediction_of(bare_model(plans_for()), "largest")
+
+
+def test_a_folder_is_replaced_only_if_asked_and_only_a_bundle_of_ours(prediction: Prediction, tmp_path: Path) -> None:
+    output = write_bundle(prediction, tmp_path / "deep" / "bundle")
+    with pytest.raises(ProXError, match="exists; give another --output or --overwrite"):
+        write_bundle(prediction, output)
+    write_bundle(prediction, output, overwrite=True)
+    (output / "eval").mkdir()
+    (output / "eval" / "case.nii.gz").touch()
+    with pytest.raises(ProXError, match=r"is not replaced, for eval/case\.nii\.gz there were not exported"):
+        write_bundle(prediction, output, overwrite=True)
+    assert (output / "eval" / "case.nii.gz").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(ProXError, match="is not an exported member, so it is not replaced"):
+        write_bundle(prediction, tmp_path / "mine", overwrite=True)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_nothing_is_left_of_a_bundle_that_failed(
+    prediction: Prediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bundle_module, "ckpt_export", full)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ProXError, match="No space left on device; nothing was left behind"):
+        write_bundle(prediction, tmp_path / "new" / "bundle")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# ---------------------------------------------------------------------- what cannot be
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalization_schemes": ["ZScoreNormalization", "CTNormalization"]}, "normalises channels differently"),
+        ({"normalization_schemes": ["MyNormalization"] * 2}, "has no counterpart among MONAI's transforms"),
+        ({"normalization_schemes": ["CTNormalization"] * 2}, "has no counterpart among MONAI's transforms"),
+    ],
+    ids=["mixed", "unknown", "two of CT"],
+)
+def test_normalisation_that_cannot_be_repeated_is_refused(bare: Path, changes: dict[str, Any], message: str) -> None:
+    model = bare_model(plans_for(channels=2), dataset=dataset_for(2))
+    plans = json.loads((model.path / "plans.json").read_text())
+    plans["configurations"][FULLRES] |= changes
+    write_json(plans, model.path / "plans.json")
+    with pytest.raises(ProXError, match=message):
+        prediction_of(ModelFolder.open(model.path), "largest")
+
+
+@pytest.mark.parametrize(
+    ("changes", "dataset", "message"),
+    [
+        ({"image_reader_writer": "Tiff3DIO"}, {}, "the plan's image_reader_writer is Tiff3DIO; bundles repeat SimpleITKIO, "),
+        ({}, {"file_ending": ".nrrd"}, "the dataset's images are .nrrd files; bundles read .nii.gz and .nii"),
+    ],
+    ids=["reader", "ending"],
+)
+def test_files_that_are_read_in_another_way_are_refused(
+    bare: Path, changes: dict[str, Any], dataset: dict[str, Any], message: str
+) -> None:
+    model = bare_model(plans_for(), dataset=dataset_for(**dataset))
+    write_json(json.loads((model.path / "plans.json").read_text()) | changes, model.path / "plans.json")
+    with pytest.raises(ProXError, match=re.escape(message)):
+        prediction_of(ModelFolder.open(model.path), "largest")
+
+
+def test_a_folder_without_images_is_named(prediction: Prediction, tmp_path: Path) -> None:
+    bundle = write_bundle(prediction, tmp_path / "bundle")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RuntimeError) as failure:
+        parsed(bundle, tmp_path / "empty").get_parsed_content("dataset")
+    assert f"there is no image *_0000.nii.gz in {tmp_path / 'empty'}" in str(failure.value.__cause__)

@@ -178,6 +178,58 @@ def test_monais_files_are_read_with_the_affine_that_monai_gives_them(tmp_path: P
         np.testing.assert_allclose(nib.load(tmp_path / "mask.nii").affine, wanted.affine, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("how", STORED)
+@pytest.mark.parametrize("factor", [1.00003, 0.5], ids=["rounded", "half"])
+def test_a_qform_that_is_not_set_gives_its_spacing_alone(how: str, factor: float, tmp_path: Path) -> None:
+    """MONAI takes it for the orientation and the origin, too."""
+    image = stored(nifti(), how)
+    header = image.header.copy()
+    affine = image.affine @ np.diag([factor] * 3 + [1])
+    header.set_sform(affine, code=1)
+    for name in ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"):
+        header[name] = 0
+    header["pixdim"][0] = 1
+    path = write(nib.Nifti1Image(np.asanyarray(image.dataobj), None, header), tmp_path / "case.nii")
+    assert not np.allclose(LoadImage()(path).affine, image.affine, atol=0.1)
+    description = replace(description_of("NibabelIO", ".nii"), reader="LoadImage", orientation="RAS")
+    found = read_case(Case("case", (path,)), description)
+    np.testing.assert_array_equal(found.voxels[0].T, np.asanyarray(stored(image, "RAS").dataobj))
+    np.testing.assert_allclose(found.spacing, (1.5, 0.9, 1.1), rtol=1e-5)
+    found.save(np.zeros(found.voxels.shape[1:], np.uint8), tmp_path / "mask.nii")
+    np.testing.assert_allclose(nib.load(tmp_path / "mask.nii").affine, image.affine, atol=1e-4)
+
+
+NOWHERE = {"0": (0, 0, 0), "flat": (1, 0, 1), "NaN": (1, np.nan, 1)}
+READERS = ("NibabelIO", "NibabelIOWithReorient", "LoadImage", "SimpleITKIO")
+
+
+@pytest.mark.parametrize(
+    ("reader", "matrix"),
+    [(reader, NOWHERE[how]) for reader in READERS for how in NOWHERE if how != "NaN" or reader.startswith("Nibabel")],
+    ids=str,
+)
+def test_an_image_that_lies_nowhere_is_named(reader: str, matrix: Any, tmp_path: Path) -> None:
+    header = nib.Nifti1Header()
+    header.set_sform(np.diag([*matrix, 1]), code=1)
+    path = write(nib.Nifti1Image(voxels(), None, header), tmp_path / "case_0000.nii")
+    refused(f"{path} ", read_case, Case("case", (path,)), replace(description_of("NibabelIO", ".nii"), reader=reader))
+
+
+@pytest.mark.parametrize("name", ["d.nii", "d.nii.gz", "d.hdr", "1.2.840"])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mha"])
+def test_a_case_may_be_named_like_a_file(name: str, ending: str, tmp_path: Path) -> None:
+    path, description = tmp_path / f"{name}_0000{ending}", description_of("SimpleITKIO", ending)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels()), path)
+    (case,) = find_cases(tmp_path, description)
+    image = read_case(case, description)
+    labels = voxels().astype(np.uint8)
+    (tmp_path / "masks").mkdir()
+    image.save(labels, tmp_path / "masks" / f"{case.name}{ending}")
+    (mask,) = (tmp_path / "masks").iterdir()
+    assert mask.name == f"{name}{ending}"
+    np.testing.assert_array_equal(read_labels(mask, description), labels)
+
+
 def test_what_a_reader_cannot_take_is_named(tmp_path: Path) -> None:
     for reader, axes in (("NibabelIO", 4), ("NibabelIO", 2), ("LoadImage", 2), ("SimpleITKIO", 4)):
         path = write(nib.Nifti1Image(np.zeros((5, 4, 3, 2)[:axes], np.float32), np.eye(4)), tmp_path / "case_0000.nii")
@@ -277,11 +329,49 @@ def test_pictures_are_read_and_written_as_by_nnunet(kind: str, tmp_path: Path) -
     assert_as(NaturalImage2DIO(), list(files), description, tmp_path)
 
 
-def test_pictures_that_itk_reads_in_another_way_are_refused(tmp_path: Path) -> None:
+RGB = COLOUR[..., :3]
+OTHERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "1 bit": ("pixels of 1 bit", lambda path: tifffile.imwrite(path, GREY > 100)),
+    "palette": ("colours of a palette", lambda path: Picture.fromarray(GREY).convert("P").save(path)),
+    "float16": ("pixels of 16 bits, with a fraction", lambda path: tifffile.imwrite(path, GREY.astype(np.float16))),
+    "float16 in colour": (
+        "pixels of 16 bits, with a fraction",
+        lambda path: tifffile.imwrite(path, RGB.astype(np.float16), photometric="rgb"),
+    ),
+    "float16, large": (
+        "16 bits, with a fraction",
+        lambda path: tifffile.imwrite(path, RGB.astype(np.float16), bigtiff=True, photometric="rgb"),
+    ),
+    "float64": ("pixels of 64 bits, with a fraction", lambda path: tifffile.imwrite(path, GREY.astype(np.float64))),
+    "int64": ("pixels of 64 bits", lambda path: tifffile.imwrite(path, GREY.astype(np.int64))),
+    "tiles": ("tiles instead of rows", lambda path: tifffile.imwrite(path, GREY, tile=(16, 16))),
+    "planes": (
+        "a plane for each colour",
+        lambda path: tifffile.imwrite(path, RGB.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),
+    ),
+    "turned": ("a tag that turns or mirrors it", lambda path: tifffile.imwrite(path, GREY, extratags=[(274, 3, 1, 6, True)])),
+    "mirrored": ("a tag that turns or mirrors it", lambda path: tifffile.imwrite(path, GREY, extratags=[(274, 3, 1, 4, True)])),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_pictures_that_itk_reads_in_another_way_are_refused(kind: str, tmp_path: Path) -> None:
     path, description = tmp_path / "case_0000.tif", description_of("NaturalImage2DIO", ".tif")
-    for make in (lambda: tifffile.imwrite(path, GREY > 100), lambda: Picture.fromarray(GREY).convert("P").save(path)):
-        make()
-        refused(f"{path} has ", read_case, Case("case", (path,)), description)
+    words, make = OTHERS[kind]
+    make(path)
+    assert words in refused(f"{path} has ", read_case, Case("case", (path,)), description)
+    assert words in refused("; store it as TIFF in rows, upright", read_labels, path, description)
+
+
+@pytest.mark.parametrize("length", [4, 7, 10, 40])
+def test_a_tiff_that_ends_too_early_is_named(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "case_0000.tif"
+    tifffile.imwrite(path, GREY)
+    path.write_bytes(path.read_bytes()[:length])
+    refused(f"{path} cannot be read", read_case, Case("case", (path,)), description_of("NaturalImage2DIO", ".tif"))
+
+
+def test_pictures_are_png_or_tif() -> None:
     refused("pictures are files that end in .png, .tif, not in '.bmp'", description_of, "NaturalImage2DIO", ".bmp")
 
 

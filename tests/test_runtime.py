@@ -381,6 +381,25 @@ def rgb(low: float, high: float) -> tuple[np.ndarray, tuple[float, ...]]:
     return np.stack([np.linspace(low, high, 64, dtype=np.float32).reshape(4, 4, 4)]), (1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("ending", [".mhd", ".hdr", ".img", ".nhdr"])
+def test_masks_of_formats_of_two_files_are_whole(ending: str, tmp_path: Path) -> None:
+    """The header, and the voxels beside it."""
+    description = description_of(plans_of(), BARE_DATASET | {"file_ending": ending})
+    (tmp_path / "images").mkdir()
+    image = image_of()[0]
+    sitk.WriteImage(sitk.GetImageFromArray(image), tmp_path / "images" / f"case_0000{ending}")
+    cases = find_cases(tmp_path / "images", description)
+
+    def network(tile: np.ndarray) -> np.ndarray:
+        return np.concatenate([-tile, tile, np.zeros_like(tile)], 1)
+
+    for _ in range(2):
+        assert [problem for _, problem in predict(description, network, cases, tmp_path / "masks")] == [None]
+        mask = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "masks" / f"case{ending}"))
+        assert mask.shape == image.shape and len(np.unique(mask)) > 1
+        assert len(list((tmp_path / "masks").iterdir())) == 2
+
+
 def test_an_image_is_never_replaced(model: ModelFolder, images: Path, tmp_path: Path) -> None:
     opened = Model(device_file(model, "smallest", tmp_path / "model.onnx"), threads=1)
     (images / "case_0_0000.nii.gz").rename(images / "scan.nii.gz")

@@ -59,6 +59,13 @@ format=%(asctime)s - %(name)s - %(levelname)s - %(message)s
 """
 
 
+HIGHEST = 65535  # label
+# Voxels that are no finite numbers are 0, as ITK reads them for nnU-Net: one alone would leave nothing of an image
+FINITE = {
+    "_target_": "Lambdad",
+    "keys": "image",
+    "func": {"_target_": "torch.nan_to_num", "_mode_": "callable", "nan": 0.0, "posinf": 0.0, "neginf": 0.0},
+}
 MARKS = ("$", "@", "%")  # with which MONAI's configurations begin expressions, references and macros
 
 
@@ -84,6 +91,7 @@ class Prediction:
     name, task, source: of the member, of what it segments, and in words where it was trained.
     network, architecture: the stock network with its weights, and its entry as in nnU-Net's plans.
     channels: names; modality: "CT" or "MR" and so on; outputs: names of the network's output channels.
+    highest_label: in the label images that it makes of them, up to 65535.
     patch_size: voxels; spacing: mm. subnet: as JSON.
     metrics: as measured, {} where nothing was; measured_on: on what, in words.
     orientation: axis codes that images are turned to for the network, None where it sees them as stored.
@@ -102,6 +110,7 @@ class Prediction:
     channels: tuple[str, ...]
     modality: str
     outputs: tuple[str, ...]
+    highest_label: int
     patch_size: tuple[int, ...]
     spacing: tuple[float, ...]
     metrics: Mapping[str, float]
@@ -117,6 +126,8 @@ class Prediction:
     def __post_init__(self) -> None:
         names = self.name, self.task, self.source, self.channels, self.modality, self.outputs, self.licence
         check_plain([*names, self.architecture, self.metrics, self.subnet])
+        if not 0 <= self.highest_label <= HIGHEST:
+            raise ProXError(f"there is a label {self.highest_label}; bundles write labels from 0 to {HIGHEST}")
 
     def metadata(self) -> dict[str, Any]:
         return metadata(self)
@@ -343,12 +354,13 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         "keys": "pred",
         "output_dir": "@output_dir",
         "output_postfix": "@output_postfix",
-        "output_dtype": "$np.uint8",
+        "output_dtype": "$np.uint8" if prediction.highest_label <= 255 else "$np.uint16",
         "output_name_formatter": "@output_name",
         "separate_folder": False,
         "resample": True,  # to the grid that it is on: without, MONAI takes some affines for those of two axes, and stops
         "mode": "nearest",
     }
+    load, *others = prediction.preprocessing
     return {
         "imports": ["$import glob", "$import os", "$import sys", "$import numpy as np"],
         "bundle_root": ".",
@@ -362,7 +374,7 @@ def inference(prediction: Prediction) -> dict[str, Any]:
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "network_def": network_definition(prediction),
         "network": "$@network_def.to(@device)",
-        "preprocessing": {"_target_": "Compose", "transforms": list(prediction.preprocessing)},
+        "preprocessing": {"_target_": "Compose", "transforms": [load, FINITE, *others]},
         "dataset": {
             "_target_": "Dataset",
             "data": "$[{'image': image} for image in @datalist] or (_ for _ in ()).throw(FileNotFoundError("

@@ -64,6 +64,8 @@ NIfTI images in a folder, see `datalist` in configs/inference.json. Channels: {"
 
 {oriented}
 
+Voxels that are not finite numbers count as 0.
+
 ## Output
 
 Logits of the network's {len(p.outputs)} outputs:

@@ -38,6 +38,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
         channels=plan.channels,
         modality="CT" if plan.is_ct else "MR",
         outputs=plan.labels,
+        highest_label=len(plan.labels) - 1,
         patch_size=patch,
         spacing=spacing,
         metrics={f"dice {label}": value for label, value in measured.items() if value is not None},

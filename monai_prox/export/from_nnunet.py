@@ -71,6 +71,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
         channels=channels,
         modality="CT" if any(channel.casefold() == "ct" for channel in channels) else "MR",
         outputs=outputs_of(model.dataset),
+        highest_label=max(map(int, labels.regions_class_order)) if labels.has_regions else labels.num_segmentation_heads - 1,
         patch_size=tuple(int(configuration["patch_size"][axis]) for axis in order),
         spacing=tuple(spacing),
         metrics={f"dice {label}": value for label, value in measured.items() if value is not None},

@@ -15,6 +15,7 @@ import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
+from monai_prox.files import temporary_folder
 from monai_prox.runtime.images import Grid, Image, check_file, check_one_grid, check_size, stacked
 
 BETWEEN_SLICES = 999  # times the pixels' size: nnU-Net's spacing of the axis that images of two axes lack
@@ -23,7 +24,11 @@ METAIMAGE = re.compile(rb"^ElementDataFile\s*=(.*)$", re.MULTILINE | re.IGNORECA
 NRRD = re.compile(rb"^data ?file:(.*)$", re.MULTILINE | re.IGNORECASE)
 DETACHED = {".mha": METAIMAGE, ".mhd": METAIMAGE, ".nrrd": NRRD, ".nhdr": NRRD}  # how headers name files
 PICTURE = (1, 3, 4)  # channels: grey, RGB, RGBA
-TIFF_SHORT, TIFF_BITS, TIFF_COLOURS, TIFF_PALETTE = 3, 258, 262, 3  # a type, two tags, and a value of the second
+TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # byte orders; with + its numbers are of 64 bits
+TIFF_TYPES = {3: "H", 4: "I"}  # of tags' values, those of numbers that say how pixels are stored
+TIFF_BITS, TIFF_COLOURS, TIFF_ORIENTATION, TIFF_PLANES, TIFF_TILES, TIFF_NUMBERS = 258, 262, 274, 284, 322, 339  # tags
+MOST_TAGS = 1_000
+NIFTI = (".nii.gz", ".nii")
 UNCOMPRESSED = (".tif", ".tiff")  # what others read without further libraries
 
 
@@ -90,6 +95,7 @@ def read_pictures(files: Sequence[Path]) -> Image:
     """A file per channel, or files of several: (rows, columns) of grey, RGB or RGBA. They have no spacing."""
     channels: list[NDArray[Any]] = []
     for file in files:
+        _check_tiff(file)
         image = read_image(file)
         values = image.GetNumberOfComponentsPerPixel()
         if image.GetDimension() != 2 or values not in PICTURE:
@@ -106,6 +112,7 @@ def read_pictures(files: Sequence[Path]) -> Image:
 
 def read_labels(path: Path) -> NDArray[Any]:
     """(z, y, x), of images of two axes one slice."""
+    _check_tiff(path)
     image = read_image(path)
     return _pixels(path, image)[None] if image.GetDimension() == 2 else _array(image)
 
@@ -113,30 +120,62 @@ def read_labels(path: Path) -> NDArray[Any]:
 def _pixels(file: Path, image: sitk.Image) -> NDArray[Any]:
     """(rows, columns) or (rows, columns, channels), as the libraries behind nnU-Net's reader give them.
 
-    Where ITK gives others it is undone, for PNG of one bit, or refused by a ProXError, for TIFF of one bit and of a palette.
+    Where ITK gives others for PNG, of one bit, it is undone.
     """
     array: NDArray[Any] = sitk.GetArrayFromImage(image)
     with file.open("rb") as opened:
         head = opened.read(26)
-        if head[1:4] == b"PNG" and tuple(head[24:26]) == (1, 0):  # bits, and the code for grey
-            array //= 255
-        order = {b"II*\0": "<", b"MM\0*": ">"}.get(head[:4])
-        if order and _of_few_values(opened, order):
-            raise ProXError(f"{file} has pixels of one bit, or colours of a palette; store its values as 8 bits or more")
+    if head[1:4] == b"PNG" and tuple(head[24:26]) == (1, 0):  # bits, and the code for grey
+        array //= 255
     return array
 
 
-def _of_few_values(tiff: BinaryIO, order: str) -> bool:
-    """Whether the first picture of an open TIFF file, of this byte order, is of one bit or of a palette."""
-    try:
-        tiff.seek(4)
-        tiff.seek(struct.unpack(f"{order}I", tiff.read(4))[0])
-        (count,) = struct.unpack(f"{order}H", tiff.read(2))
-        entries = [struct.unpack(f"{order}HHIH", tiff.read(12)[:10]) for _ in range(count)]
-    except struct.error:  # it ends too early
-        return False
-    tags = {tag: value for tag, kind, _, value in entries if kind == TIFF_SHORT}
-    return bool(tags.get(TIFF_BITS, 1) == 1 or tags.get(TIFF_COLOURS) == TIFF_PALETTE)
+def _check_tiff(file: Path) -> None:
+    """Raises ProXError for a TIFF that ITK reads in another way than the libraries behind nnU-Net's reader, or not at all."""
+    if not file.is_file():
+        return
+    with file.open("rb") as opened:
+        start = opened.read(4)
+        if start not in TIFF_STARTS:
+            return
+        try:
+            tags = _tags(opened, TIFF_STARTS[start], big=b"+" in start)
+        except (struct.error, OverflowError, OSError):  # it ends too early, or leads beyond the file
+            return
+    bits, real = tags.get(TIFF_BITS, 1), tags.get(TIFF_NUMBERS) == 3
+    wrong = {
+        "colours of a palette, or others than grey and RGB": tags.get(TIFF_COLOURS, 0) > 2,
+        f"pixels of {bits} bit{'s' * (bits > 1)}{', with a fraction' if real else ''}": bits
+        not in ((32,) if real else (8, 16, 32)),
+        "tiles instead of rows": TIFF_TILES in tags,
+        "a plane for each colour": tags.get(TIFF_PLANES) == 2,
+        "a tag that turns or mirrors it": tags.get(TIFF_ORIENTATION, 1) != 1,
+    }
+    if found := [what for what, is_so in wrong.items() if is_so]:
+        raise ProXError(
+            f"{file} has {', '.join(found)}; store it as TIFF in rows, upright, of integers of 8, 16 or 32 bits or of float32"
+        )
+
+
+def _tags(tiff: BinaryIO, order: str, *, big: bool) -> dict[int, int]:
+    """The first number of each tag of the first picture in an open TIFF file, of this byte order."""
+
+    def read(form: str) -> tuple[int, ...]:
+        return struct.unpack(f"{order}{form}", tiff.read(struct.calcsize(f"{order}{form}")))
+
+    count, number, place = ("Q", "Q", 8) if big else ("H", "I", 4)  # of entries, of values, and for a value or where it is
+    tiff.seek(8 if big else 4)
+    tiff.seek(*read(number))
+    (entries,) = read(count)
+    start, found = tiff.tell(), {}
+    for index in range(min(entries, MOST_TAGS)):
+        tiff.seek(start + index * (4 + 2 * place))
+        tag, kind, values = read(f"HH{number}")
+        if form := TIFF_TYPES.get(kind):
+            if values * struct.calcsize(form) > place:
+                tiff.seek(*read(number))
+            (found[tag],) = read(form)
+    return found
 
 
 def _array(image: sitk.Image) -> NDArray[Any]:
@@ -145,16 +184,23 @@ def _array(image: sitk.Image) -> NDArray[Any]:
 
 
 def _save(place: tuple[Any, ...] | None, labels: NDArray[np.integer], path: Path) -> None:
-    """place: spacing, origin and direction, None for pictures.
-
-    Raises OSError where that did not succeed: for some formats ITK does not say so where a disk is full.
-    """
+    """place: spacing, origin and direction, None for pictures. Raises OSError where that did not succeed."""
     flat = place is None or len(place[0]) == 2
     image = sitk.GetImageFromArray(labels[0] if flat else labels)
     if place is not None:
         image.SetSpacing(place[0])
         image.SetOrigin(place[1])
         image.SetDirection(place[2])
+    if ending := next((ending for ending in NIFTI if path.name.endswith(ending)), None):
+        with temporary_folder(path) as folder:  # for ITK takes an ending off that is within a name: a.nii of a.nii.nii.gz
+            _write(image, folder / f"labels{ending}")
+            (folder / f"labels{ending}").replace(path)
+    else:
+        _write(image, path)
+
+
+def _write(image: sitk.Image, path: Path) -> None:
+    """Raises OSError where that did not succeed: for some formats ITK does not say so where a disk is full."""
     sitk.WriteImage(image, path, useCompression=path.suffix not in UNCOMPRESSED)
     try:
         whole = np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(path)), sitk.GetArrayViewFromImage(image))

@@ -24,10 +24,10 @@ def read(files: Sequence[Path], orientation: str | None) -> Image:
         image = _load(file, orientation)
         if image.ndim != 3:
             raise ProXError(f"{file} is an image of {image.ndim} axes; expected 3, and a file per channel")
+        _check_place(file, image.affine)
         images.append(image)
         arrays.append(_voxels(file, image).T)  # (z, y, x)
-        sizes = voxel_sizes(image.affine)
-        direction = image.affine[:3, :3] / np.where(sizes == 0, 1, sizes)
+        direction = directions(image.affine)
         zooms = tuple(float(mm) for mm in image.header.get_zooms())
         grids.append(Grid(image.shape, zooms, tuple(image.affine[:3, 3].tolist()), tuple(direction.ravel().tolist())))
     check_one_grid(files, grids)
@@ -41,6 +41,7 @@ def read_whole(file: Path, orientation: str | None) -> Image:
     image = _load(file, orientation, mended=True)
     if image.ndim not in (3, 4):
         raise ProXError(f"{file} has {image.ndim} axes; expected 3, or 4 of which the last is for channels")
+    _check_place(file, image.affine)
     voxels = _voxels(file, image)
     channels = [voxels.T] if image.ndim == 3 else list(voxels.T)
     sizes = voxel_sizes(image.affine)
@@ -88,10 +89,19 @@ def _voxels(file: Path, image: Any) -> NDArray[Any]:
     return voxels
 
 
+def _check_place(file: Path, affine: NDArray[np.float64]) -> None:
+    """Raises ProXError where an axis points nowhere, or where another does: no mask could be written there."""
+    if not (np.isfinite(affine).all() and np.linalg.det(affine[:3, :3])):
+        raise ProXError(
+            f"{file} does not say where it lies: its affine is {' '.join(str(affine[:3].round(4).tolist()).split())}"
+        )
+
+
 def _mended(image: Any) -> Any:
     """``image`` with the affine that MONAI's reader gives it: the qform, if it has the spacing of pixdim and the sform has not.
 
-    Of four axes MONAI compares also the fourth column of the affine, so that hardly any qform has it.
+    Of four axes MONAI compares also the fourth column of the affine, so that hardly any qform has it. A qform whose code is 0
+    says nothing of where the image lies, though MONAI takes it: of it only the spacing is taken.
     """
     axes = image.ndim
 
@@ -103,8 +113,16 @@ def _mended(image: Any) -> Any:
         return image
     sform, qform = image.get_sform(), image.get_qform()
     if image.header["sform_code"] != 0 and not agrees(sform) and agrees(qform):
+        if image.header["qform_code"] == 0 and np.isfinite(sform).all():
+            qform = nib.affines.from_matvec(directions(sform) * voxel_sizes(qform), sform[:3, 3])
         image.set_sform(qform)
     return image
+
+
+def directions(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The columns of an affine's matrix, (3, 3), of length 1 where they are not 0."""
+    sizes = voxel_sizes(affine)
+    return np.asarray(affine[:3, :3] / np.where(sizes == 0, 1, sizes))
 
 
 def _save(

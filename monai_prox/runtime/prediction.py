@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
-from monai_prox.files import make_folder, replacing
+from monai_prox.files import make_folder, replacing, to_disk
 from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.description import Description
 from monai_prox.runtime.images import Image
@@ -81,12 +81,20 @@ def predict(
             segmented = segment(image, description, network, done=partial(done, case.name) if done else None)
             with replacing(path) as temporary:
                 image.save(segmented, temporary)
+                _move_beside(temporary, path)
         except ModuleNotFoundError:  # the command says which library is missing
             raise
         except Exception as error:  # the runtimes' own have no common class, and a device may run out of memory
             yield case, problem(error)
         else:
             yield case, None
+
+
+def _move_beside(temporary: Path, path: Path) -> None:
+    """What ``temporary`` refers to in its folder, of formats that have voxels in a second file: beside ``path``."""
+    for other in [other for other in temporary.parent.iterdir() if other != temporary]:
+        to_disk(other)
+        other.replace(path.parent / other.name)
 
 
 def problem(error: Exception) -> str:
