@@ -116,6 +116,7 @@ def main() -> None:
 
 
 def _main() -> None:
+    import numpy  # noqa: F401 (first: without it onnxruntime fails in many lines)
     import onnxruntime
 
     parser = argparse.ArgumentParser(description="Measures the members beside this script on this device.")
