@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from monai_prox.errors import ProXError
 
 T = TypeVar("T")
 
@@ -23,6 +26,16 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if _several() else 1
+
+
+def check_shared(training: Sized, validation: Sized) -> None:
+    """Raises ProXError where there are fewer cases of either than processes, each of which needs one."""
+    for what, cases in (("training", training), ("validation", validation)):
+        if len(cases) < world_size():
+            raise ProXError(
+                f"{world_size()} processes share the {what} cases, of which there are {len(cases)}, and each needs one; "
+                "start fewer processes, or give more cases"
+            )
 
 
 def average(tensor: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ FURTHER = {  # what is in a family.json beside its members, of which either host
     "measure": Literal["dice", "accuracy"],
     "regions": Mapping[str, tuple[int, ...]] | None,
     "closed": Mapping[str, int] | None,
+    "mirroring": tuple[int, ...] | None,
 }
 
 

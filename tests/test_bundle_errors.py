@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from ranks import in_threads
 
 from monai_prox.bundle.errors import name_cause_last
+from monai_prox.distributed import check_shared
 from monai_prox.errors import ProXError
 
 
@@ -61,3 +63,16 @@ def test_torchrun_is_told_our_cause(error: Exception, tmp_path: Path, monkeypatc
     message = json.loads(report.read_text())["message"]
     assert message["message"] == "there is no folder DATA"
     assert message["extraInfo"]["py_callstack"] == "error: there is no folder DATA"
+
+
+@pytest.mark.parametrize(("training", "validation", "what"), [(1, 2, "training"), (2, 1, "validation"), (2, 2, None)])
+def test_fewer_cases_than_processes_are_said_before_a_sampler_fails(training: int, validation: int, what: str | None) -> None:
+    def check(rank: int) -> None:
+        check_shared(range(training), range(validation))
+
+    check(0)  # one process alone
+    if what is None:
+        in_threads(2, check)
+        return
+    with pytest.raises(ProXError, match=f"2 processes share the {what} cases, of which there are 1, and each needs one"):
+        in_threads(2, check)

@@ -23,6 +23,7 @@ from monai.transforms import Compose
 from orientations import assert_same, stored, write_stored
 from typer.testing import CliRunner
 
+from monai_prox.bundle.handlers import MemberValidationHandler
 from monai_prox.bundle.network import largest, prediction_graph
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import TrainedBundle
@@ -445,6 +446,32 @@ def test_what_cannot_work_is_said_before_training(
     assert "Epoch" not in said and not (tmp_path / "models").exists()
 
 
+def test_every_bundle_checks_that_its_processes_have_cases_to_share() -> None:
+    """Before anything that needs a sampler, of which MONAI's fails; in words that torchrun repeats."""
+    for file in sorted(ROOT.glob("bundles/*/configs/multi_gpu_train.json")):
+        steps = json.loads(file.read_text())["initialize"]
+        checks = [step.get("_target_") if isinstance(step, dict) else step for step in steps]
+        assert checks.index("monai_prox.distributed.check_shared") < min(
+            index for index, step in enumerate(checks) if "@train#trainer" in step or "@validate#evaluator" in step
+        )
+
+
+def test_another_plan_for_what_is_trained_is_refused(hippocampus: Trained) -> None:
+    files = str([f"bundles/hippocampus_prox/configs/{name}.json" for name in ("train", "evaluate")])
+    command = ["run", "--config_file", files, *arguments({"dataset_dir": hippocampus.task, "plan#features": 16})]
+    done = monai(command, cwd=hippocampus.root, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert done.returncode and said.startswith("error: plan#features is for training; what is trained already keeps its")
+
+
+def test_cases_and_epochs_may_be_overridden_as_applications_do(hippocampus: Trained, tmp_path: Path) -> None:
+    """MONAI Label's names for them: the cases to train on are taken, and a length is of the schedule, too."""
+    case = {part[:5]: str(hippocampus.task / part / "case_0.nii.gz") for part in ("imagesTr", "labelsTr")}
+    assert "Epoch[5]" in train(hippocampus, tmp_path / "data", **{"train#dataset#data": [case]})
+    said = train(hippocampus, tmp_path / "length", check=False, **{"train#trainer#max_epochs": 1})
+    assert said.splitlines()[-1] == "error: the schedule covers 5 epochs, max_epochs is 1; they must agree"
+
+
 def test_a_checkpoint_of_another_space_is_refused(hippocampus: Trained, tmp_path: Path) -> None:
     train(hippocampus, tmp_path / "first")
     checkpoint = tmp_path / "first" / "models" / "checkpoint_epoch=5.pt"
@@ -533,11 +560,11 @@ def test_monais_checks_pass_for_a_narrowed_family(narrowed: Trained, tmp_path: P
     check_network(narrowed.bundle, tmp_path, (1, *plan.patch_size), **as_trained(narrowed.bundle))
 
 
-@pytest.mark.parametrize("how", ["option", "file"])
+@pytest.mark.parametrize("how", ["option", "null", "false"])
 def test_the_monitor_can_be_switched_off(hippocampus: Trained, tmp_path: Path, how: str) -> None:
     files = [str(hippocampus.bundle / "configs" / "train.json")]
-    if how == "file":
-        (tmp_path / "off.json").write_text('{"monitor": null}')
+    if how != "option":
+        (tmp_path / "off.json").write_text(f'{{"monitor": {how}}}')
         files.append(str(tmp_path / "off.json"))
     workflow = ConfigWorkflow(
         config_file=files,
@@ -549,6 +576,12 @@ def test_the_monitor_can_be_switched_off(hippocampus: Trained, tmp_path: Path, h
     )
     workflow.initialize()
     assert workflow.parser.get_parsed_content("train#handlers#3").monitor is None
+
+
+def test_a_monitor_that_is_none_is_named() -> None:
+    engine: Any = None
+    with pytest.raises(ProXError, match="monitor is True; it is a Monitor, with threshold and patience, or false for none"):
+        MemberValidationHandler(None, engine, {}, regions={}, monitor=True)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------- recipes

@@ -63,7 +63,7 @@ def test_a_family_is_rebuilt_from_its_checkpoint(closed: dict[str, int], bare: P
     (folder / "family.json").unlink()
     rebuilt = model.family()
     assert made(rebuilt["members"]) == made(written["members"])
-    for key in ("trainer", "epochs", "patch_size", "space", "closed", "orientations", "validated_epoch"):
+    for key in ("trainer", "epochs", "patch_size", "space", "closed", "orientations", "mirroring", "validated_epoch"):
         assert rebuilt[key] == written[key], key
     assert {member["dice"] for member in rebuilt["members"]} == {None}
 

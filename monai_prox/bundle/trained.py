@@ -129,6 +129,13 @@ class FamilyWriter:
         plot_progress(probes, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", verdicts=verdicts)
 
 
+def plan_of(trained: TrainedBundle, **asked: Any) -> Any:
+    """The plan that the training had. Raises ProXError for entries of another, such as --plan#features."""
+    if asked:
+        raise ProXError(f"plan#{next(iter(asked))} is for training; what is trained already keeps its plan, so leave it out")
+    return trained.plan
+
+
 def _is_bundle(path: Path) -> bool:
     return (path / "models").is_dir() or (path / "configs").is_dir()
 

@@ -93,7 +93,7 @@ def onnx_run(path: Path, threads: int) -> Run:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own have no common class
         raise CannotMeasureError(
-            f"onnxruntime {onnxruntime.__version__} cannot read {path.name}: {' '.join(str(error).split()):.400}; "
+            f"onnxruntime {onnxruntime.__version__} cannot read {path.name}: {' '.join(str(error).split())[-120:]}; "
             "with a newer one it can: pip install --upgrade onnxruntime"
         ) from None
     name = session.get_inputs()[0].name
@@ -116,6 +116,7 @@ def main() -> None:
 
 
 def _main() -> None:
+    import numpy  # noqa: F401 (first: without it onnxruntime fails in many lines)
     import onnxruntime
 
     parser = argparse.ArgumentParser(description="Measures the members beside this script on this device.")

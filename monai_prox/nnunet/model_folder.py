@@ -38,10 +38,13 @@ ALL = "fold_all"  # trains on all cases
 UNUSABLE = "the model folder's files cannot be used"
 
 
-def scored_in(fold: str) -> str:
-    """In words, what the Dice are of that nnU-Net's validation of ``fold`` leaves, in summary.json and family.json."""
+def scored_in(fold: str, mirrors: bool = True) -> str:
+    """In words, what the Dice are of that nnU-Net's validation of ``fold`` leaves, in summary.json and family.json.
+
+    mirrors: false where a variant of nnU-Net's was mixed in that does not.
+    """
     cases = "cases that it was trained on, for fold_all holds none out" if fold == ALL else f"cases that {fold} held out"
-    return f"whole {cases}, by nnU-Net's validation, which mirrors"
+    return f"whole {cases}, by nnU-Net's validation, {'which mirrors' if mirrors else 'without mirroring'}"
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,8 @@ class ModelFolder:
     @property
     def scored(self) -> str:
         """In words, what ``family`` has the Dice of."""
-        return scored_in("fold_all" if self.folds == (ALL,) else "the folds")
+        mirrors = any(self.family_of(fold).get("mirroring", (0,)) for fold in self.folds)  # 0.1.0 does not say
+        return scored_in("fold_all" if self.folds == (ALL,) else "the folds", mirrors)
 
     @refusing(UNUSABLE)
     def family_of(self, fold: str) -> dict[str, Any]:
@@ -229,6 +233,7 @@ class ModelFolder:
         """written: the fold's family.json, whose Dice are those of this checkpoint if they are of the same epoch."""
         checkpoint = self.checkpoint(fold)
         family, prox, epochs = self._open_family(checkpoint), checkpoint["prox"], checkpoint["current_epoch"]
+        mirroring = checkpoint["inference_allowed_mirroring_axes"]
         source = f"{self.path}, {self._name(checkpoint)}"
         check_types(prox, ORIENTATIONS, source, missing=True)
         trained, patch = self.opened(checkpoint, family), self.configuration["patch_size"]
@@ -250,6 +255,7 @@ class ModelFolder:
             "epochs": epochs,
             "validated_epoch": epochs if scored else None,
             "patch_size": list(patch),
+            "mirroring": mirroring and list(mirroring),
             "orientations": dict(prox.get("orientations", {})),
             "space": trained.space.to_json(),
             "closed": prox["engine"].get("closed"),

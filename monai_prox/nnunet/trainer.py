@@ -461,6 +461,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             "epochs": self.num_epochs,
             "validated_epoch": self.current_epoch if summaries else None,  # as in the checkpoint that was validated
             "patch_size": list(patch),
+            "mirroring": self.inference_allowed_mirroring_axes,
             "orientations": self._orientations,
             "space": self.engine.final_space.to_json(),
             "closed": self.engine.closed,
@@ -488,7 +489,9 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             for m in members
         ]
         model = shlex.quote(str(self.output_folder_base))
-        self.print_to_log_file(family_text(rows, "dice", scored_in(f"fold_{self.fold}")))
+        self.print_to_log_file(
+            family_text(rows, "dice", scored_in(f"fold_{self.fold}", bool(self.inference_allowed_mirroring_axes)))
+        )
         search = "" if self.fold == "all" else f", or the best for a budget: monai-prox search {model}"  # on held-out cases
         self.print_to_log_file(
             "The checkpoint predicts as the member largest. Next, one as a model of its own: "
