@@ -68,9 +68,11 @@ def test_an_option_reaches_what_exports_or_is_refused(
     def noting(*names: str) -> Callable[..., Any]:
         return lambda *values, **named: seen.append(dict(zip(names, values, strict=True)) | named)
 
-    monkeypatch.setattr(cli, "_export_nnunet", noting("model", "subnet", "output", "folds", "overwrite", "fine_tune"))
-    monkeypatch.setattr(cli, "_export_bundle", noting("model", "subnet", "output", "overwrite", "", "folds", "dataset"))
-    monkeypatch.setattr(source, "open_source", lambda path, *, fold, dataset: seen.append({"folds": fold, "dataset": dataset}))
+    monkeypatch.setattr(cli, "_export_nnunet", noting("model", "subnet", "output", "folds", "checkpoint", "overwrite", "fine_tune"))
+    monkeypatch.setattr(cli, "_export_bundle", noting("model", "subnet", "output", "overwrite", "", "folds", "checkpoint", "dataset"))
+    monkeypatch.setattr(
+        source, "open_source", lambda path, *, fold, dataset, checkpoint: seen.append({"folds": fold, "dataset": dataset})
+    )
     monkeypatch.setattr(device_file, "export_file", noting("source", "subnet", "output", "format"))
     for format, kind in product(FORMATS, SOURCES):
         seen.clear()

@@ -81,7 +81,7 @@ def test_a_table_shows_weights_and_work_and_says_what_members_and_scores_are() -
     assert "Names go by MACs" in rows[2] and "may have more parameters" in rows[2]
     assert rows[3:] == ["smallest: width 4", "largest: width 4-16"]
     table = family_table(ROWS, "accuracy", "scans that training held out")
-    assert [column.header for column in table.columns] == head.split()
+    assert [str(column.header) for column in table.columns] == head.split()
     assert str(table.caption).endswith("Accuracy by class, of scans that training held out.")
 
 

@@ -187,7 +187,7 @@ def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Pat
     )
     (found,) = output.glob("*/front.json")
     front = json.loads(found.read_text())
-    assert front["measure"] == "accuracy" and front["cases"] == {"some": 8, "all": 16}
+    assert front["measure"] == "accuracy" and front["cases"] == {"some": 8, "all": 16, "left_out": {}}
     assert len(front["members"]) == 12 and all(one["price"]["parameters"] <= 2e6 for one in front["members"])
     named = [member["subnet"] for member in TrainedBundle.open(trained.bundle).family()["members"]]
     other = next(one for one in front["finalists"] if one["subnet"] not in named)

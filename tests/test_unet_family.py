@@ -395,7 +395,7 @@ def test_refused_choices_say_why(wrong: dict[str, Any], message: str) -> None:
     assert message in str(refusal.value) or f"a search space: {name} must be of type" in str(refusal.value)
 
 
-@pytest.mark.parametrize("wrong", [{"levels": True}, {"depth": ["all"]}, {"width": 0.5}, {"kernel": 3}, {"kernel": [True, 3]}])
+@pytest.mark.parametrize("wrong", [{"levels": True}, {"depth": ["all"]}, {"width": "1"}, {"kernel": [True, 3]}])
 def test_choices_of_another_type_are_refused(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(ProXError, match=f"a search space: {name} must be of type"):
@@ -411,10 +411,14 @@ def test_more_choices_than_anybody_means_are_refused() -> None:
         UNetChoices(kernel=tuple(range(3, 20_001, 2)))
 
 
-@pytest.mark.parametrize("data", [None, [], "papers", {"widths": [1.0]}, {"width": 1}, {"kernel": 3}, {"width": ["1"]}])
+@pytest.mark.parametrize("data", [None, [], "papers", {"widths": [1.0]}, {"width": ["1"]}, {"kernel": "3"}])
 def test_malformed_choices_are_refused(data: object) -> None:
     with pytest.raises(ProXError, match="search space"):
         UNetChoices.from_json(data)
+
+
+def test_single_numbers_are_choices_of_one() -> None:
+    assert UNetChoices.from_json({"kernel": 3, "width": 1}) == UNetChoices(kernel=(3,), width=(1,))
 
 
 def test_choices_from_json() -> None:
