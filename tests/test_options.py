@@ -68,8 +68,10 @@ def test_an_option_reaches_what_exports_or_is_refused(
     def noting(*names: str) -> Callable[..., Any]:
         return lambda *values, **named: seen.append(dict(zip(names, values, strict=True)) | named)
 
-    monkeypatch.setattr(cli, "_export_nnunet", noting("model", "subnet", "output", "folds", "checkpoint", "overwrite", "fine_tune"))
-    monkeypatch.setattr(cli, "_export_bundle", noting("model", "subnet", "output", "overwrite", "", "folds", "checkpoint", "dataset"))
+    to_nnunet = "model", "subnet", "output", "folds", "checkpoint", "overwrite", "fine_tune"
+    to_bundle = "model", "subnet", "output", "overwrite", "", "folds", "checkpoint", "dataset"
+    monkeypatch.setattr(cli, "_export_nnunet", noting(*to_nnunet))
+    monkeypatch.setattr(cli, "_export_bundle", noting(*to_bundle))
     monkeypatch.setattr(
         source, "open_source", lambda path, *, fold, dataset, checkpoint: seen.append({"folds": fold, "dataset": dataset})
     )
