@@ -495,8 +495,6 @@ def family(
         rows = [
             Row(m["name"], m["parameters"], m["macs"], m.get(measure) or {}, choices=what_it_is(m["subnet"])) for m in members
         ]
-            Row(m["name"], m["parameters"], m["macs"], m.get(measure) or {}, choices=what_it_is(m["subnet"])) for m in members
-        ]
         console.print(family_table(rows, measure, scored))
         _say(*choices_text(rows))
         if checkpoint is not None:
