@@ -492,9 +492,7 @@ def family(
     if as_json:
         print(json.dumps(members, indent=2))
     else:
-        rows = [
-            Row(m["name"], m["parameters"], m["macs"], m.get(measure) or {}, choices=what_it_is(m["subnet"])) for m in members
-        ]
+        rows = [Row(m["name"], m["parameters"], m["macs"], m[measure] or {}, choices=what_it_is(m["subnet"])) for m in members]
         console.print(family_table(rows, measure, scored))
         _say(*choices_text(rows))
         if checkpoint is not None:

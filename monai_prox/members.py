@@ -38,7 +38,7 @@ def check_family(data: Any, source: Path | str) -> dict[str, Any]:
     Raises ProXError, naming ``source``, unless it has a list of named members.
     """
     members = data.get("members") if isinstance(data, dict) else None
-    if not isinstance(members, list):
+    if not isinstance(members, list) or not members:
         raise ProXError(f"{source} is not a family: it has no list of members")
     if len(members) > MOST_MEMBERS:
         raise ProXError(f"{source} names {len(members):,} members, at most {MOST_MEMBERS:,} are allowed")

@@ -18,7 +18,7 @@ from monai_prox.files import write_json
 from monai_prox.latency.device import Device, fingerprint
 from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import choose_members
-from monai_prox.members import find_member
+from monai_prox.members import check_family, find_member
 from monai_prox.space import SearchSpace, Slot, Subnet
 
 pytest_plugins = ["nnunet_fixtures"]
@@ -87,3 +87,8 @@ def test_a_measured_member_in_another_order_keeps_its_time() -> None:
     data = profile(fingerprint(family, family.patch_size), "made up", 1, members)
     device = Device.from_json(data, family, family.patch_size, "a test")
     assert device.measured == {subnet: 1.0 + number for number, subnet in enumerate(chosen)}
+
+
+@pytest.mark.parametrize("members", [[], None, {}, 3])
+def test_a_family_has_members(members: Any, tmp_path: Path) -> None:
+    refused(f"{tmp_path} is not a family: it has no list of members", check_family, {"members": members}, tmp_path)

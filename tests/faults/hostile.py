@@ -17,7 +17,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -26,6 +26,7 @@ from typing import Any
 
 import onnx
 import torch
+from fuzzing import places
 from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, write_held_out
 
 from monai_prox.bundle.network import largest, prediction_graph
@@ -91,12 +92,6 @@ VALUES: list[Any] = [
 
 
 # ---------------------------------------------------------------------- what is spoilt
-def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield path
-    for key in data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ():
-        yield from places(data[key], (*path, key))
-
-
 def a_value(generator: random.Random) -> Any:
     return deepcopy(generator.choice(VALUES))
 
@@ -287,25 +282,27 @@ def make_valid(root: Path) -> None:
     device = {"processor": "a processor", "threads": 1}
     measured = {"format": 1, "family": fingerprint(family, source.size), "device": device, "runtime": "onnxruntime"}
     (root / "device.json").write_text(json.dumps(measured | {"members": members}))
-    write_bundle(root / "bundle")
+    architecture = bare_plans()["configurations"]["3d_fullres"]["architecture"]
+    write_bundle(
+        root / "bundle",
+        Plan(
+            task="Task",
+            channels=("MRI",),
+            labels=("background", "organ"),
+            spacing=(1.0, 1.0, 2.0),
+            patch_size=(16, 16, 16),
+            intensity={"kind": "z-score"},
+            architecture=architecture,
+        ),
+    )
     os.chdir(root)
     assert run_command(f"{SEARCH} --storage study.journal".replace("OUT", "made").split()) == (0, "")
     shutil.rmtree(root / "made")
 
 
-def write_bundle(folder: Path) -> None:
+def write_bundle(folder: Path, plan: Plan, choices: Any = None) -> Path:
     """As a training leaves it, without a training."""
-    architecture = bare_plans()["configurations"]["3d_fullres"]["architecture"]
-    plan = Plan(
-        task="Task",
-        channels=("MRI",),
-        labels=("background", "organ"),
-        spacing=(1.0, 1.0, 2.0),
-        patch_size=(16, 16, 16),
-        intensity={"kind": "z-score"},
-        architecture=architecture,
-    )
-    family = plan.family()
+    family = plan.family(choices)
     member = {
         "name": "smallest",
         "subnet": family.space.smallest().to_json(),
@@ -318,6 +315,7 @@ def write_bundle(folder: Path) -> None:
     (folder / "models").mkdir(parents=True)
     (folder / "models" / "family.json").write_text(json.dumps(data))
     torch.save(prediction_graph(largest(family)).state_dict(), folder / "models" / "model.pt")
+    return folder
 
 
 # ---------------------------------------------------------------------- running

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 import pytest
 from architectures import KINDS, unet_architecture
-from fuzzing import cases
+from fuzzing import cases, places
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,14 +44,6 @@ HOSTILE = [
     [],
     b"bytes",
 ]
-
-
-def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all nodes and leaves below ``data``."""
-    children = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    for key, child in children:
-        yield (*path, key)
-        yield from places(child, (*path, key))
 
 
 def put(data: Any, path: tuple[Any, ...], value: Any) -> Any:
@@ -90,7 +82,7 @@ def refused_or_plain(make: Callable[[], UNetFamily]) -> None:
 
 
 ENTRIES = {kind: unet_architecture(kind, axes=3, dropout=0.1) for kind in KINDS}
-EVERY = [(kind, path) for kind, entry in ENTRIES.items() for path in places(entry)]
+EVERY = [(kind, path) for kind, entry in ENTRIES.items() for path in places(entry) if path]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +99,7 @@ def test_hostile_values_beside_others_are_refused(data: Any) -> None:
     """New entries, at any node that is an object, and new items of lists."""
     kind, value = data.draw(st.sampled_from(KINDS)), data.draw(st.sampled_from(HOSTILE))
     entry = deepcopy(ENTRIES[kind])
-    objects = [(), *(path for path in places(entry) if isinstance(_at(entry, path), dict | list))]
+    objects = [path for path in places(entry) if isinstance(_at(entry, path), dict | list)]
     node = _at(entry, data.draw(st.sampled_from(objects)))
     if isinstance(node, list):
         node.append(value)

@@ -22,16 +22,17 @@ import numpy as np
 import pytest
 import torch
 from architectures import unet_architecture, unet_family
-from fuzzing import cases, leaves, plain_data
+from descriptions import DESCRIBED, SCANS
+from fuzzing import cases, leaves, places, plain_data
+from hostile import write_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, hold_out
 from refusals import refused
 
-from monai_prox.bundle.network import largest, prediction_graph
 from monai_prox.bundle.oct_plan import OctPlan
 from monai_prox.bundle.plan import Plan
-from monai_prox.bundle.trained import FORMAT, TrainedBundle
+from monai_prox.bundle.trained import TrainedBundle
 from monai_prox.decathlon import DecathlonTask
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle_source import BundleSource
@@ -46,7 +47,7 @@ from monai_prox.nnunet.model_folder import ModelFolder
 from monai_prox.nnunet.open_part import ENTRY, OpenPart
 from monai_prox.nnunet.plans import choices_of, monitor_of, recipe_of
 from monai_prox.phantom import write_phantom_task
-from monai_prox.runtime.description import Description, Normalisation, Resampling, ScanDescription, read_description
+from monai_prox.runtime.description import read_description
 from monai_prox.runtime.description import write_description as written
 from monai_prox.space import SearchSpace, Subnet
 
@@ -67,27 +68,6 @@ PLAN = Plan(
     patch_size=(32, 32, 32),
     intensity={"kind": "z-score"},
     architecture=unet_architecture(axes=3, dropout=0.1),
-)
-DESCRIBED = Description(
-    member="smallest",
-    subnet={"depth": [1]},
-    task="Task",
-    source="a test",
-    channels=("MRI",),
-    labels={"background": 0, "organ": 1},
-    regions=None,
-    outputs=2,
-    patch=(8, 8, 8),
-    spacing=(1.0, 1.0, 1.0),
-    transpose=(0, 1, 2),
-    normalisation=(Normalisation(scheme="ZScoreNormalization"),),
-    images=Resampling(order=3),
-    logits=Resampling(order=1),
-    reader="SimpleITKIO",
-    file_ending=".nii.gz",
-)
-SCANS = ScanDescription(
-    member="smallest", subnet={}, task="OCT", source="a test", classes=("A", "B"), image_size=(64, 64), working_size=(48, 48)
 )
 
 
@@ -155,12 +135,6 @@ READERS: dict[str, tuple[Any, Callable[[Any], object]]] = {
 
 
 # ---------------------------------------------------------------------- crafting
-def places(data: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield place
-    for key in data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ():
-        yield from places(data[key], (*place, key))
-
-
 @st.composite
 def crafted(draw: Any, valid: Any) -> Any:
     """``valid`` with something else in one place."""
@@ -239,21 +213,7 @@ def model(bare: Path) -> ModelFolder:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    folder = tmp_path / "bundle" / "models"
-    folder.mkdir(parents=True)
-    family = PLAN.family(CHOICES)
-    member = {
-        "name": "smallest",
-        "subnet": family.space.smallest().to_json(),
-        "parameters": 1,
-        "macs": 1,
-        "dice": {"organ": 0.5},
-    }
-    data = {"format": FORMAT, "plan": PLAN.to_json(), "choices": asdict(family.choices), "closed": {}, "recipe": "prox"}
-    data |= {"epochs": 5, "members": [member], "regions": {"organ": [1]}, "validation_cases": ["case.nii.gz"]}
-    (folder / "family.json").write_text(json.dumps(data))
-    torch.save(prediction_graph(largest(family)).state_dict(), folder / "model.pt")
-    return folder.parent
+    return write_bundle(tmp_path / "bundle", PLAN, CHOICES)
 
 
 def use_model(path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import descriptions
 import numpy as np
 import onnx
 import pytest
@@ -19,31 +21,11 @@ from monai_prox.errors import ProXError
 from monai_prox.export.onnx_file import write_onnx
 from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
 from monai_prox.families.unet import UNetFamily
-from monai_prox.runtime.description import Description, Normalisation, Resampling, ScanDescription
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.onnx_check import check_graph, read_model
 
-DESCRIBED = Description(
-    member="largest",
-    subnet={},
-    task="Task",
-    source="a test",
-    channels=("MRI",),
-    labels={"background": 0, "organ": 1},
-    regions=None,
-    outputs=2,
-    patch=(16, 16, 16),
-    spacing=(1.0, 1.0, 1.0),
-    transpose=(0, 1, 2),
-    normalisation=(Normalisation(scheme="ZScoreNormalization"),),
-    images=Resampling(order=3),
-    logits=Resampling(order=1),
-    reader="SimpleITKIO",
-    file_ending=".nii.gz",
-)
-SCANS = ScanDescription(
-    member="largest", subnet={}, task="OCT", source="a test", classes=("A", "B"), image_size=(64, 64), working_size=(64, 64)
-)
+DESCRIBED = replace(descriptions.DESCRIBED, patch=(16, 16, 16))
+SCANS = replace(descriptions.SCANS, working_size=(64, 64))
 
 
 def fill(folder: Path) -> None:
