@@ -400,7 +400,7 @@ def test_whoever_goes_on_proposes_children_of_what_is_known(toy: Any, monkeypatc
     study = going_on._study()
     number = study.ask(going_on._distributions).number
     attributes = study.get_trials()[number].system_attrs
-    generation = [value for key, value in attributes.items() if key.endswith(":generation")]  # which versions name by themselves
+    generation = [value for key, value in attributes.items() if key.endswith(":generation")]  # versions have names of their own
     assert generation == [1], "the members that are known are generation 0"
 
 
