@@ -1,7 +1,7 @@
 """How tests draw random cases: the same ones in every run, others if MONAI_PROX_FUZZ_SEED gives a number."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, seed, settings
@@ -37,10 +37,3 @@ def cases(count: int) -> Callable[[Any], Any]:
         return given(test if SEED is None else seed(int(SEED))(test))
 
     return of
-
-
-def places(data: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The keys and numbers that lead to ``data`` itself, to every object and list in it, and to every leaf."""
-    yield place
-    for key in data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ():
-        yield from places(data[key], (*place, key))

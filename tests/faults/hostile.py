@@ -26,8 +26,8 @@ from typing import Any
 
 import onnx
 import torch
-from fuzzing import places
 from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, write_held_out
+from places import places
 
 from monai_prox.bundle.network import largest, prediction_graph
 from monai_prox.bundle.plan import Plan

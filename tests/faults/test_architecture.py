@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from architectures import KINDS, unet_architecture
-from fuzzing import cases, places
+from fuzzing import cases
 from hypothesis import given
 from hypothesis import strategies as st
+from places import places
 
 from monai_prox.errors import ProXError
 from monai_prox.families.architecture import PLACE, build_network, checked, kind_of

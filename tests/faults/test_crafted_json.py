@@ -23,11 +23,12 @@ import pytest
 import torch
 from architectures import unet_architecture, unet_family
 from descriptions import DESCRIBED, SCANS
-from fuzzing import cases, leaves, places, plain_data
+from fuzzing import cases, leaves, plain_data
 from hostile import write_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, hold_out
+from places import places
 from refusals import refused
 
 from monai_prox.bundle.oct_plan import OctPlan
