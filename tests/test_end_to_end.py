@@ -41,7 +41,8 @@ from monai_prox.phantom import write_phantom_task
 
 TASK = "Task04_Hippocampus"
 CASES = 5
-QUICK = ["-device", "cpu", "-npp", 1, "-nps", 1, "--disable_tta"]
+MIRRORED = ["-device", "cpu", "-npp", 1, "-nps", 1]
+QUICK = [*MIRRORED, "--disable_tta"]
 # Four levels, of which a member may lack one: with two, nnU-Net has no output left to weigh under deep supervision.
 FEATURES = (4, 8, 16, 16)
 # At most two tiles per axis: those nnU-Net and MONAI lay alike, and a network this weak would show where they do not.
@@ -324,7 +325,7 @@ def test_stock_nnunet_validates_an_exported_member(trained: Trained, stock: Stoc
     (tmp_path / "images").mkdir()
     image = name.replace(".nii.gz", "_0000.nii.gz")
     (tmp_path / "images" / image).symlink_to(trained.prepared.root / "nnUNet_raw" / trained.prepared.name / "imagesTr" / image)
-    stock([*with_folders(predict, tmp_path / "images", tmp_path / "masks"), *QUICK], trained.theirs, cwd=tmp_path)
+    stock([*with_folders(predict, tmp_path / "images", tmp_path / "masks"), *MIRRORED], trained.theirs, cwd=tmp_path)
     assert same(voxels(validation, tmp_path / "images"), voxels(tmp_path / "masks", tmp_path / "images"))
 
 

@@ -48,6 +48,7 @@ from optuna.trial import TrialState
 
 from monai_prox.cli import app
 from monai_prox.engine import Engine
+from monai_prox.export.folder import LISTING
 from monai_prox.files import UNFINISHED
 from monai_prox.phantom import write_phantom_task
 from monai_prox.search.storage import open_storage
@@ -203,11 +204,17 @@ def onnx_model(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def json_data(path: Path) -> Any:
+    """Of the list of a folder's files the names: a TorchScript file's digest changes with the second it was written in."""
+    data = json.loads(path.read_text())
+    return sorted(data["files"]) if path.name == LISTING else data
+
+
 READERS: Mapping[str, Callable[[Path], Any]] = {
     ".pth": lambda path: torch.load(path, weights_only=True),
     ".pt": lambda path: torch.load(path, weights_only=True),
     ".ts": lambda path: torch.jit.load(str(path)).state_dict(),
-    ".json": lambda path: json.loads(path.read_text()),
+    ".json": json_data,
     ".onnx": onnx_model,
 }
 # Which nnU-Net writes, in place, and every time that a training starts or ends
