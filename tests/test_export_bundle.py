@@ -19,6 +19,7 @@ from bundle_hosts import deployed, labelled, scripts_from
 from commands import fresh
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import MetaTensor
+from monai.transforms import LoadImage
 from nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, bare_model, bare_plans, environment
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -32,7 +33,7 @@ from monai_prox.cli import app
 from monai_prox.errors import ProXError
 from monai_prox.export import bundle as bundle_module
 from monai_prox.export.bundle import Prediction, write_bundle
-from monai_prox.export.bundle_transforms import NNUNetInferer, mask_name
+from monai_prox.export.bundle_transforms import ChannelsReader, NNUNetInferer, SformReader, mask_name
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.families.architecture import build_network
@@ -341,6 +342,26 @@ def test_channels_that_lie_elsewhere_are_predicted_as_by_nnunet_with_a_warning(r
     ours, theirs = nib.load(tmp_path / "masks" / "case.nii.gz"), nib.load(tmp_path / "theirs.nii.gz")
     np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
     assert np.mean(np.asarray(ours.dataobj) == np.asarray(theirs.dataobj)) >= 0.99
+
+
+@pytest.mark.parametrize("turned", [None, True, False], ids=["alone", "turned", "stored"])
+@pytest.mark.parametrize("factor", [1.0, 1.00003, 0.5], ids=["same", "rounded", "half"])
+def test_an_image_lies_where_its_sform_says(factor: float, turned: bool | None, tmp_path: Path) -> None:
+    """Though its voxels have other sizes in pixdim, which are taken. MONAI takes the qform, which is not set."""
+    image = stored(nib.load(write_case(tmp_path / "images")[0]), "SLP")
+    header = image.header.copy()
+    header.set_sform(image.affine @ np.diag([factor, factor, factor, 1]), code=1)
+    for name in ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"):
+        header[name] = 0
+    header["pixdim"][0] = 1
+    file = tmp_path / "case_0000.nii.gz"
+    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), None, header), file)
+    assert np.allclose(LoadImage()(file).affine, image.affine, atol=0.1) == (factor == 1)
+    reader = SformReader() if turned is None else ChannelsReader(turned=turned)
+    for files in (file, [file]) if turned is None else ([file], [file, file]):
+        read = LoadImage(reader, image_only=True, ensure_channel_first=True)(files)
+        np.testing.assert_allclose(read.affine, image.affine, atol=1e-4)
+        np.testing.assert_array_equal(read[0], np.asanyarray(image.dataobj))
 
 
 def test_channels_of_other_voxels_are_refused_by_monai(bare: Path, tmp_path: Path) -> None:

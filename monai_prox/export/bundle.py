@@ -310,9 +310,9 @@ def resampling_by(resampler: Mapping[str, Any]) -> Mapping[str, Any]:
     return _own("Resampled", keys="image", resampler=resampler)
 
 
-def loading(*, turned: bool) -> Mapping[str, Any]:
-    """The transform that loads ``image``, a file or one per channel; turned: see ChannelsReader."""
-    return {"_target_": "LoadImaged", "keys": "image", "reader": _own("ChannelsReader", turned=turned)}
+def loading(reader: str, **arguments: Any) -> Mapping[str, Any]:
+    """The transform that loads ``image`` by one of our readers."""
+    return {"_target_": "LoadImaged", "keys": "image", "reader": _own(reader, **arguments)}
 
 
 def cropping() -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
@@ -14,8 +15,8 @@ from monai.data import NibabelReader
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
 from monai.transforms.utils import scale_affine
-from monai.utils import convert_to_dst_type
-from nibabel.affines import voxel_sizes
+from monai.utils import convert_to_dst_type, ensure_tuple
+from nibabel.affines import from_matvec, voxel_sizes
 from nibabel.orientations import io_orientation, ornt_transform
 from torch import Tensor
 
@@ -29,7 +30,32 @@ def mask_name(meta: Mapping[str, Any], _: Any, *, channel: str) -> dict[str, Any
     return {"subject": f"{stem}.nii.gz", "idx": None}
 
 
-class ChannelsReader(NibabelReader):  # type: ignore[misc]
+class SformReader(NibabelReader):  # type: ignore[misc]
+    """NIfTI files where their sform says, though the sizes of its voxels differ from pixdim, which are taken.
+
+    MONAI places such an image as its qform says, also if that is not set and says nothing.
+    """
+
+    def read(self, data: Any, **arguments: Any) -> Any:
+        images = super().read(data, **arguments)
+        if isinstance(images, list):
+            return [_by_sform(image, file) for image, file in zip(images, data, strict=True)]
+        return _by_sform(images, *ensure_tuple(data))
+
+
+def _by_sform(image: Any, file: Any) -> Any:
+    """``image``, which MONAI has read, where the sform of its file says, if no qform is set."""
+    stored = nib.load(file)
+    if not hasattr(stored, "get_sform") or stored.header["qform_code"] != 0 or not np.isfinite(stored.affine).all():
+        return image
+    lengths = voxel_sizes(stored.affine)
+    affine = from_matvec(
+        stored.affine[:3, :3] * (voxel_sizes(image.affine) / np.where(lengths, lengths, 1)), stored.affine[:3, 3]
+    )
+    return image if np.allclose(image.affine, affine) else type(image)(image.dataobj, affine, image.header)
+
+
+class ChannelsReader(SformReader):
     """NIfTI files of an image's channels. nnU-Net takes them for one image wherever they lie, MONAI does not.
 
     turned: whether they are turned to the first one's axes, as some of nnU-Net's readers turn them, or are left as stored.

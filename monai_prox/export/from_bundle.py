@@ -8,7 +8,7 @@ from typing import Any
 
 from monai_prox.bundle.plan import Plan
 from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.export.bundle import Prediction, cropping, inverting, orienting, resampling, resampling_by
+from monai_prox.export.bundle import Prediction, cropping, inverting, loading, orienting, resampling, resampling_by
 
 
 def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
@@ -67,7 +67,7 @@ def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[Mapping[str, 
         window = dict(zip(("a_min", "a_max", "b_min", "b_max"), plan.window, strict=True))
         normalise = {"_target_": "ScaleIntensityRanged", "keys": "image", **window, "clip": True}
     return [
-        {"_target_": "LoadImaged", "keys": "image"},
+        loading("SformReader"),
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         *orienting(plan.orientation),
         *([] if plan.is_ct else [cropping()]),

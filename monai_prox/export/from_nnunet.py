@@ -147,7 +147,7 @@ def _preprocessing(
 ) -> list[Mapping[str, Any]]:
     """nnU-Net's: crop to what is not 0, normalise, resample by cubic splines with the image's outer faces kept in place."""
     return [
-        loading(turned=plans["image_reader_writer"] == TO_RAS),
+        loading("ChannelsReader", turned=plans["image_reader_writer"] == TO_RAS),
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         *orienting(orientation),
         cropping(),
