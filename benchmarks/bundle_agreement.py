@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from monai_prox.decathlon import DecathlonTask
+from monai_prox.data.decathlon import DecathlonTask
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import write_json
-from monai_prox.nnunet.model_folder import ModelFolder
+from monai_prox.trained.nnunet_folder import ModelFolder
 
 MEMBERS = ("smallest", "middle", "largest")
 THREADS = 1

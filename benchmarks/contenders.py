@@ -18,14 +18,14 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
-from monai_prox import cost
+from monai_prox.core import cost
+from monai_prox.core.named_members import choose_probes
+from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.core.supernet import Member
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.nnunet.trainer import AnyLevelsLoss, ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerAdam
-from monai_prox.probes import choose_probes
-from monai_prox.schedule import RECIPES
-from monai_prox.space import SearchSpace, Subnet
-from monai_prox.supernet import Member
+from monai_prox.training.schedule import RECIPES
 
 ALONE = ("smallest", "middle", "largest")
 LONG, LENGTHENED = "prox long", 2.5  # times the epochs

@@ -19,7 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from stream import read_stream
 from torch import nn
 
-from monai_prox import cost
+from monai_prox.core import cost
 from monai_prox.files import write_json
 
 

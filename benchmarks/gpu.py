@@ -32,7 +32,7 @@ from gpu_hours import EPOCHS, STEPS, hours, put_into, table
 from gpu_parts import PARTS, measure
 from gpu_task import SIZES, SyntheticTask
 
-from monai_prox import cost
+from monai_prox.core import cost
 from monai_prox.errors import ProXError, refusing
 from monai_prox.files import make_folder, read_json, replacing, write_json
 

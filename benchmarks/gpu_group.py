@@ -18,7 +18,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from monai_prox.distributed import average, gather
+from monai_prox.core.distributed import average, gather
 from monai_prox.files import read_json, write_json
 from monai_prox.nnunet.trainer import ProXTrainer
 

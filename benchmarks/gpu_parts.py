@@ -17,8 +17,8 @@ from gpu_steps import summary, time_epoch, turns_of
 from gpu_task import SyntheticTask
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from monai_prox.core.supernet import SuperNet
 from monai_prox.nnunet.trainer import ProXTrainer
-from monai_prox.supernet import SuperNet
 
 SKELETONS = 32  # random members of an epoch
 WORKERS = (1, 2, 4, 8, 12, 16)  # 12 are nnU-Net's default

@@ -15,10 +15,10 @@ from about import about
 from rich.console import Console
 from rich.table import Table
 
-from monai_prox.export.source import open_source
 from monai_prox.files import write_json
 from monai_prox.latency.device import Device
 from monai_prox.latency.pack import choose_members, measure_here
+from monai_prox.trained.door import open_source
 
 
 def main() -> None:

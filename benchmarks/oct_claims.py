@@ -3,13 +3,13 @@
     python benchmarks/oct_claims.py --work WORK --results benchmarks/results/oct_claims
     python benchmarks/oct_claims.py --work WORK --results OUT --smoke
 
-The scans are ``monai_prox.oct_phantom``'s: they tell networks and recipes apart, and say nothing about patients. All contenders
-train on the same batches, for the same steps, with the same optimizer. Seconds are those of the training steps alone, each run
-in a process of its own on one thread; CPU seconds are the same without what other processes took from it. Accuracy is that
-on other synthetic patients. A family is its smallest and largest member and twelve random ones, the same in all runs. Every
-member is measured with statistics of its own (``accuracy``, see ``monai_prox.calibrate``) and with those that training left
-(``uncalibrated``). ``prox long`` is the recipe prox with two and a half times the steps. One JSON per contender and seed: an
-interrupted benchmark goes on where it stopped.
+The scans are ``monai_prox.data.oct_phantom``'s: they tell networks and recipes apart, and say nothing about patients. All
+contenders train on the same batches, for the same steps, with the same optimizer. Seconds are those of the training steps
+alone, each run in a process of its own on one thread; CPU seconds are the same without what other processes took from it.
+Accuracy is that on other synthetic patients. A family is its smallest and largest member and twelve random ones, the same in
+all runs. Every member is measured with statistics of its own (``accuracy``, see ``monai_prox.training.calibrate``) and with
+those that training left (``uncalibrated``). ``prox long`` is the recipe prox with two and a half times the steps. One JSON per
+contender and seed: an interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 from contenders import LONG
 from race import race
 
-from monai_prox.oct_phantom import write_phantom_scans
-from monai_prox.schedule import RECIPES
+from monai_prox.data.oct_phantom import write_phantom_scans
+from monai_prox.training.schedule import RECIPES
 
 CONTENDERS = [*RECIPES, LONG, "alone smallest", "alone middle", "alone largest"]
 SPACE = {"depth": [1, 2], "resolution": [64, 80, 96]}

@@ -18,16 +18,16 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import PolynomialLR
 from torchvision.transforms import v2
 
-from monai_prox import cost
-from monai_prox.calibrate import IMAGES, calibrate
-from monai_prox.engine import Engine
+from monai_prox.core import cost
+from monai_prox.core.named_members import choose_probes
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
+from monai_prox.data.oct import Scan, read_scan, read_scans
 from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
 from monai_prox.files import write_json
-from monai_prox.oct import Scan, read_scan, read_scans
-from monai_prox.probes import choose_probes
-from monai_prox.schedule import RECIPES, find_recipe, make_schedule
-from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.training.calibrate import IMAGES, calibrate
+from monai_prox.training.engine import Engine
+from monai_prox.training.schedule import RECIPES, find_recipe, make_schedule
 
 AUGMENT = v2.Compose(
     [

@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from monai_prox.errors import ProXError
-from monai_prox.evaluation import dice_of
 from monai_prox.export.device_file import ENDINGS, export_file
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.files import write_json
+from monai_prox.runtime.evaluation import dice_of
+from monai_prox.trained.nnunet_source import NNUNetSource
 
 MEMBERS = ("largest", "middle", "smallest")
 FILES = (("onnx", False), ("openvino", False), ("onnx", True), ("openvino", True))  # with the integers last

@@ -26,11 +26,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from monai_prox import cost
-from monai_prox.export.nnunet_source import NNUNetSource
+from monai_prox.core import cost
 from monai_prox.files import write_json
 from monai_prox.search.front import hypervolume
 from monai_prox.search.study import SAMPLERS, Result, Scored, Search, best_so_far
+from monai_prox.trained.nnunet_source import NNUNetSource
 
 EPOCH = re.compile(r"Epoch time: ([\d.]+) s")
 COLOURS = {"nsga2": "#1c7ed6", "random": "#868e96"}

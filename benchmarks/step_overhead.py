@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from monai_prox.bundle.plan import plan_architecture
+from monai_prox.core.named_members import choose_probes
+from monai_prox.core.supernet import SuperNet
+from monai_prox.data.decathlon_plan import plan_architecture
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import write_json
-from monai_prox.probes import choose_probes
-from monai_prox.supernet import SuperNet
 
 LEVELS = 4
 KERNELS = ((3, 3, 3),) * LEVELS

@@ -7,9 +7,9 @@ from monai_prox.errors import ProXError
 from monai_prox.requirements import warn_of_unsupported
 
 if TYPE_CHECKING:
-    from monai_prox.schedule import Schedule, Stage, prox, prox_paper
-    from monai_prox.space import SearchSpace, Slot, Subnet
-    from monai_prox.supernet import SuperNet
+    from monai_prox.core.space import SearchSpace, Slot, Subnet
+    from monai_prox.core.supernet import SuperNet
+    from monai_prox.training.schedule import Schedule, Stage, prox, prox_paper
 
 __version__ = "0.1.0"
 __all__ = ["ProXError", "Schedule", "SearchSpace", "Slot", "Stage", "Subnet", "SuperNet", "prox", "prox_paper"]

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from monai_prox.errors import printable
 from monai_prox.files import replacing
-from monai_prox.schedule import Schedule
+from monai_prox.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -25,19 +25,19 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from monai_prox.bundle.checkpoints import CheckpointSaver
+from monai_prox.bundle.family_writer import FamilyWriter
 from monai_prox.bundle.handlers import MemberValidationHandler, ProXExpansionHandler
-from monai_prox.bundle.network import largest
-from monai_prox.bundle.plan import Plan
-from monai_prox.bundle.trained import FamilyWriter
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.bundle.transforms import LabelsToRegionsd
-from monai_prox.decathlon import Case
-from monai_prox.engine import Engine
-from monai_prox.monitor import Monitor
-from monai_prox.probes import choose_probes
-from monai_prox.schedule import Schedule, Stage, make_schedule
-from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.core.named_members import choose_probes
+from monai_prox.core.network import largest
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
+from monai_prox.data.decathlon import Case
+from monai_prox.data.decathlon_plan import Plan
+from monai_prox.training.engine import Engine
+from monai_prox.training.monitor import Monitor
+from monai_prox.training.schedule import Schedule, Stage, make_schedule
 
 CHOICES = {"depth": "all", "width": [0.5, 1.0], "levels": 1, "resolution": [0.75, 1.0]}
 PATCH = (16, 16)

@@ -35,7 +35,7 @@ IMPORTED = [
     "monai.bundle.scripts",
     "monai.handlers",
     "monai_prox.bundle",
-    "monai_prox.cli",
+    "monai_prox.cli.app",
     "monai_prox.export.bundle",
     "monai_prox.export.onnx_file",
     "monai_prox.nnunet.trainer",

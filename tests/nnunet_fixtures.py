@@ -7,7 +7,7 @@ import pytest
 from made_once import made_once
 from nnunet_task import FULLRES, Prepared, ProXTrainerTiny, folders, prepare, run, training_on, write_trainers
 
-from monai_prox.phantom import write_phantom_task
+from monai_prox.data.phantom import write_phantom_task
 
 
 @pytest.fixture

@@ -24,12 +24,12 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
 from monai_prox.export.device_file import export_file
-from monai_prox.export.nnunet_source import NNUNetSource
-from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.nnunet.task import convert_task, task_id
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.prediction import segment
+from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
+from monai_prox.trained.nnunet_source import NNUNetSource
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 FULLRES = "3d_fullres"

@@ -7,7 +7,7 @@ import torch
 from ranks import in_threads
 from torch import Tensor, nn
 
-from monai_prox.batch_norm import synchronise
+from monai_prox.core.batch_norm import synchronise
 
 
 def test_the_statistics_are_those_of_all_values_of_a_channel() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from nnunet_task import environment
 
-from monai_prox.phantom import write_phantom_task
-from monai_prox.schedule import RECIPES
+from monai_prox.data.phantom import write_phantom_task
+from monai_prox.training.schedule import RECIPES
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CONTENDERS = [*RECIPES, "prox long", "alone smallest", "alone middle", "alone largest"]

@@ -8,7 +8,7 @@ import pytest
 from ranks import in_threads
 
 from monai_prox.bundle.errors import name_cause_last
-from monai_prox.distributed import check_shared
+from monai_prox.core.distributed import check_shared
 from monai_prox.errors import ProXError
 
 

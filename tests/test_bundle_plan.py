@@ -15,12 +15,12 @@ from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 from refusals import refused
 
-from monai_prox.bundle.network import largest, prediction_graph
-from monai_prox.bundle.plan import Plan, make_plan
-from monai_prox.decathlon import Case, DecathlonTask, Geometry
+from monai_prox.core.network import largest, prediction_graph
+from monai_prox.data.decathlon import Case, DecathlonTask, Geometry
+from monai_prox.data.decathlon_plan import Plan, make_plan
+from monai_prox.data.phantom import write_phantom_task
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json, write_json
-from monai_prox.phantom import write_phantom_task
 
 KINDS = ("PlainConvUNet", "ResidualEncoderUNet")
 

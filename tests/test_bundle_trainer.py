@@ -44,19 +44,19 @@ from refusals import refused
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from monai_prox import cost
-from monai_prox.bundle.network import largest, prediction_graph
-from monai_prox.bundle.trained import TrainedBundle
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.bundle.transforms import LabelsToRegionsd
-from monai_prox.decathlon import Case, DecathlonTask
+from monai_prox.core import cost
+from monai_prox.core.named_members import choose_probes
+from monai_prox.core.network import largest, prediction_graph
+from monai_prox.core.slicing import fill
+from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.core.supernet import SuperNet, finest
+from monai_prox.data.decathlon import Case, DecathlonTask
 from monai_prox.export.from_bundle import prediction_of
-from monai_prox.probes import choose_probes
 from monai_prox.report import plot_progress
-from monai_prox.schedule import Schedule, Stage
-from monai_prox.slicing import fill
-from monai_prox.space import SearchSpace, Subnet
-from monai_prox.supernet import SuperNet, finest
+from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.training.schedule import Schedule, Stage
 
 
 @pytest.fixture
@@ -803,7 +803,7 @@ def narrowed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Path, 
     level = run.trainer.logger.level
     run.trainer.logger.addHandler(handler)
     run.trainer.logger.setLevel(logging.INFO)
-    with patch("monai_prox.bundle.trained.plot_progress", wraps=plot_progress) as plot:
+    with patch("monai_prox.trained.bundle_folder.plot_progress", wraps=plot_progress) as plot:
         run.run()
     said.append(f"plotted verdicts: {plot.call_args.kwargs['verdicts']}")
     run.trainer.logger.removeHandler(handler)

@@ -24,17 +24,17 @@ from orientations import assert_same, stored, write_stored
 from typer.testing import CliRunner
 
 from monai_prox.bundle.handlers import MemberValidationHandler
-from monai_prox.bundle.network import largest, prediction_graph
-from monai_prox.bundle.plan import Plan
-from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.cli import app
+from monai_prox.cli.app import app
+from monai_prox.core.network import largest, prediction_graph
+from monai_prox.core.slicing import cut
+from monai_prox.core.supernet import SuperNet
+from monai_prox.data.decathlon_plan import Plan
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_bundle import prediction_of
-from monai_prox.export.source import open_source
 from monai_prox.search.study import runnable
-from monai_prox.slicing import cut
-from monai_prox.supernet import SuperNet
+from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.trained.door import open_source
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -451,7 +451,7 @@ def test_every_bundle_checks_that_its_processes_have_cases_to_share() -> None:
     for file in sorted(ROOT.glob("bundles/*/configs/multi_gpu_train.json")):
         steps = json.loads(file.read_text())["initialize"]
         checks = [step.get("_target_") if isinstance(step, dict) else step for step in steps]
-        assert checks.index("monai_prox.distributed.check_shared") < min(
+        assert checks.index("monai_prox.core.distributed.check_shared") < min(
             index for index, step in enumerate(checks) if "@train#trainer" in step or "@validate#evaluator" in step
         )
 

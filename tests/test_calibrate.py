@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_prox.calibrate import calibrate
+from monai_prox.training.calibrate import calibrate
 
 
 def network_of() -> nn.Sequential:

@@ -17,10 +17,10 @@ from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from monai_prox.errors import ProXError
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.export.nnunet_source import NNUNetSource
-from monai_prox.nnunet.model_folder import CHECKPOINTS, FINAL, ModelFolder
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer
 from monai_prox.tensor_file import write_tensors
+from monai_prox.trained.nnunet_folder import CHECKPOINTS, FINAL, ModelFolder
+from monai_prox.trained.nnunet_source import NNUNetSource
 
 pytest_plugins = ["nnunet_fixtures"]
 

@@ -11,9 +11,9 @@ from PIL import Image
 from refusals import refused
 from torch.nn import functional as F
 
-from monai_prox.evaluation import LabelledScan, LabelledScans
 from monai_prox.runtime.classification import classify, find_scans, prepare_scan, probabilities, read_scan
 from monai_prox.runtime.description import ScanDescription, read_description, write_description
+from monai_prox.runtime.evaluation import LabelledScan, LabelledScans
 from monai_prox.runtime.resampling import Array
 
 

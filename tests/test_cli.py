@@ -11,9 +11,9 @@ from commands import forked, fresh
 from nnunet_task import CUT, FULLRES, TWO_MEMBERS, VARIABLES, attempt, bare_model, bare_plans, environment, folders, run
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-from monai_prox.doctor import trainers_folder
+from monai_prox.cli.doctor import trainers_folder
 from monai_prox.files import write_json
-from monai_prox.nnunet.model_folder import FINAL, ModelFolder
+from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
 
 pytest_plugins = ["nnunet_fixtures"]
 

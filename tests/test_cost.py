@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from monai_prox import cost
+from monai_prox.core import cost
+from monai_prox.core.named_members import choose_probes
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.families.mobilenet import MobileNetFamily
 from monai_prox.families.unet import UNetChoices
-from monai_prox.probes import choose_probes
 from monai_prox.runtime.sliding_window import starts
-from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
 
 TOY = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5), levels=0, resolution=(0.5, 1.0))
 

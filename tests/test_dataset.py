@@ -14,12 +14,12 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from refusals import refused
 
-from monai_prox.evaluation import SegmentedCases
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.export.nnunet_source import NNUNetSource
-from monai_prox.nnunet.dataset import channels_of, foreground_of, named_scores, normalised, outputs_of
-from monai_prox.nnunet.model_folder import ModelFolder
+from monai_prox.runtime.evaluation import SegmentedCases
+from monai_prox.trained.nnunet_dataset import channels_of, foreground_of, named_scores, normalised, outputs_of
+from monai_prox.trained.nnunet_folder import ModelFolder
+from monai_prox.trained.nnunet_source import NNUNetSource
 
 pytest_plugins = ["nnunet_fixtures"]
 

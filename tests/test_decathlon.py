@@ -18,8 +18,8 @@ from monai.transforms import LoadImage
 from orientations import stored
 from refusals import refused
 
-from monai_prox.decathlon import Case, DecathlonTask, Geometry, check_tree, download, find_task, images
-from monai_prox.phantom import TASK_NAME, write_phantom_task
+from monai_prox.data.decathlon import Case, DecathlonTask, Geometry, check_tree, download, find_task, images
+from monai_prox.data.phantom import TASK_NAME, write_phantom_task
 
 SHAPE = (6, 5, 4)
 

@@ -12,9 +12,9 @@ from nnunet_task import Prepared, bare_plans, environment, run
 from rich.console import Console
 from rich.progress import Progress
 
-from monai_prox.demo import PLANS, _prepare, _Steps, _write_demo_plans, _write_split
+from monai_prox.cli.demo import PLANS, _prepare, _Steps, _write_demo_plans, _write_split
 from monai_prox.families.unet import UNetChoices
-from monai_prox.nnunet.plans import family_of
+from monai_prox.trained.nnunet_plans import family_of
 
 pytest_plugins = ["nnunet_fixtures"]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from monai_prox.distill import kl, mse
+from monai_prox.training.distill import kl, mse
 
 LOG3 = log(3)  # logits (0, log 3) are probabilities (1/4, 3/4)
 logits = st.lists(st.floats(-8, 8), min_size=6, max_size=6)

@@ -34,10 +34,10 @@ from nnunet_task import (
 )
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from monai_prox.nnunet.model_folder import FINAL
+from monai_prox.data.phantom import write_phantom_task
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerAdam
-from monai_prox.phantom import write_phantom_task
+from monai_prox.trained.nnunet_folder import FINAL
 
 TASK = "Task04_Hippocampus"
 CASES = 5

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 
-from monai_prox import distill
-from monai_prox.engine import Engine
+from monai_prox.core.slicing import fill, place
+from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices
-from monai_prox.schedule import Schedule, Stage, make_schedule, progressive_shrinking, prox, prox_paper, sandwich
-from monai_prox.slicing import fill, place
-from monai_prox.space import SearchSpace, Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.training import distill
+from monai_prox.training.engine import Engine
+from monai_prox.training.schedule import Schedule, Stage, make_schedule, progressive_shrinking, prox, prox_paper, sandwich
 
 LOW_RESOLUTION = UNetChoices(depth="all", width=(0.5, 1.0), kernel=None, levels=1, resolution=(0.75, 1.0))
 ALL = {"depth": 9, "decoder_depth": 9, "width": 9, "kernel": 9, "levels": 9, "resolution": 9}

@@ -29,16 +29,17 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from orientations import assert_same, stored, write_stored
 from typer.testing import CliRunner
 
-from monai_prox.cli import app
+from monai_prox.cli.app import app
 from monai_prox.errors import ProXError
-from monai_prox.export import bundle as bundle_module
-from monai_prox.export.bundle import Prediction, write_bundle
+from monai_prox.export.bundle import write_bundle
+from monai_prox.export.bundle_entries import output_name
 from monai_prox.export.bundle_transforms import ChannelsReader, NNUNetInferer, SformReader, mask_name
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
+from monai_prox.export.prediction import Prediction
 from monai_prox.families.architecture import build_network
 from monai_prox.files import write_json
-from monai_prox.nnunet.model_folder import ModelFolder
+from monai_prox.trained.nnunet_folder import ModelFolder
 
 pytest_plugins = ["nnunet_fixtures"]
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
@@ -225,7 +226,7 @@ def test_masks_do_not_depend_on_how_an_image_is_stored(bare: Path, tmp_path: Pat
     model = bare_model(plans_for(reader=reader))
     assert model.family_of("fold_0")["orientations"] == {how: 2}
     prediction = prediction_of(model, "largest")
-    assert prediction.orientation == how and f"turned to {how}" in bundle_module.readme(prediction)
+    assert prediction.orientation == how and f"turned to {how}" in prediction.readme()
     image = nib.load(write_case(tmp_path / "case", spacing=(1.1, 0.9, 1.2))[0])
     images = write_stored(image, tmp_path / "images", "_0000.nii.gz")
     predict(write_bundle(prediction, tmp_path / "bundle"), images, tmp_path / "masks")
@@ -245,7 +246,7 @@ def test_orientation_is_found_in_the_raw_dataset_where_the_training_did_not_note
         UserWarning, match="are not in nnUNet_raw, so their orientation is not known: the bundle takes images as"
     ):
         prediction = prediction_of(model, "largest")
-    assert prediction.orientation is None and "as they are stored" in bundle_module.readme(prediction)
+    assert prediction.orientation is None and "as they are stored" in prediction.readme()
     write_raw(bare, "LPS")
     assert prediction_of(model, "largest").orientation == "LPS"
     family = model.path / "fold_0" / "family.json"
@@ -392,7 +393,7 @@ def test_names_and_folders_are_taken_as_they_are(bare: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(("images", "names"), [("*_0000.nii", ["1.2", "a_0001"]), ("*.nii.gz", ["1.2_0000", "a_0001_0000"])])
 def test_only_nnunets_names_have_the_number_of_a_channel(images: str, names: list[str]) -> None:
     """To MONAI's families case_0000 and case are two cases."""
-    arguments = {key: value for key, value in bundle_module.output_name(images).items() if not key.startswith("_")}
+    arguments = {key: value for key, value in output_name(images).items() if not key.startswith("_")}
     named = partial(mask_name, **arguments)
     for image, name in zip(["1.2_0000", "a_0001_0000"], names, strict=True):
         assert named({"filename_or_obj": f"/a folder/{image}.nii.gz"}, None) == {"subject": f"{name}.nii.gz", "idx": None}
@@ -409,7 +410,7 @@ def test_tiles_are_weighed_as_in_nnunet(size: tuple[int, ...]) -> None:
 def test_metadata_say_where_the_member_comes_from(bare: Path) -> None:
     dataset = dataset_for(licence="CC0")
     prediction = prediction_of(bare_model(plans_for(), dataset=dataset), "smallest")
-    metadata = bundle_module.metadata(prediction)
+    metadata = prediction.metadata()
     assert metadata["prox_member"]["name"] == "smallest"
     assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == list(prediction.patch_size)
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {
@@ -418,8 +419,8 @@ def test_metadata_say_where_the_member_comes_from(bare: Path) -> None:
         "2": "posterior",
     }
     assert metadata["eval_metrics"] == {}, "nothing was validated"
-    assert "Not measured." in bundle_module.readme(prediction)
-    assert "CC0" in bundle_module.data_license(prediction)
+    assert "Not measured." in prediction.readme()
+    assert "CC0" in prediction.data_license()
     # resolution 3/4 of the patch (16, 24, 32), rounded to multiples of 4, and the axes turned
     assert prediction.patch_size == (24, 20, 12)
     assert prediction.spacing == pytest.approx((32 / 24, 24 / 20, 16 / 12))
@@ -462,7 +463,7 @@ def test_nothing_is_left_of_a_bundle_that_failed(
     def full(**_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundle_module, "ckpt_export", full)
+    monkeypatch.setattr("monai_prox.export.bundle.ckpt_export", full)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ProXError, match="No space left on device; nothing was left behind"):
         write_bundle(prediction, tmp_path / "new" / "bundle")

@@ -19,16 +19,16 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from refusals import refused
 from torch import nn
 
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.export import nnunet as export_module
 from monai_prox.export.folder import LISTING, new_folder
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import write_json
-from monai_prox.nnunet.model_folder import FINAL, ModelFolder
-from monai_prox.nnunet.open_part import ENTRY
-from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
+from monai_prox.trained.open_part import ENTRY
 
 pytest_plugins = ["nnunet_fixtures"]
 

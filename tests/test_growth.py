@@ -11,13 +11,13 @@ from architectures import FLAT, KINDS, batch, randomise_norms, segmentation_loss
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from monai_prox.engine import Engine
+from monai_prox.core.slicing import fill
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.families.unet import UNetChoices
-from monai_prox.growth import Freezer, frozen_parts, give_birth
-from monai_prox.schedule import Schedule, Stage
-from monai_prox.slicing import fill
-from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.training.engine import Engine
+from monai_prox.training.growth import Freezer, frozen_parts, give_birth
+from monai_prox.training.schedule import Schedule, Stage
 
 EVERYTHING = {"levels": 9, "depth": 9, "decoder_depth": 9, "width": 9, "kernel": 9}
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {

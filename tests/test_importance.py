@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.optim import SGD, AdamW
 
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices
-from monai_prox.importance import Permutations, narrower_members, permute, shallower_members, sort_channels
-from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.training.importance import Permutations, narrower_members, permute, shallower_members, sort_channels
 
 CASES = {  # stages of equal width are tied by their residuals, others have projections
     "2d": {"patch": (24, 24), "features": (4, 8, 8)},

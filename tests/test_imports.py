@@ -10,7 +10,7 @@ import monai_prox
 
 ADAPTED = ("nnunetv2", "batchgenerators", "batchgeneratorsv2", "monai", "nibabel", "SimpleITK", "typer", "matplotlib")
 FAMILIES = {"unet": "dynamic_network_architectures", "mobilenet": "torchvision"}
-CORE = "monai_prox, monai_prox.engine, monai_prox.calibrate, monai_prox.cost, monai_prox.probes, monai_prox.files"
+CORE = "monai_prox, monai_prox.training.engine, monai_prox.training.calibrate, monai_prox.core.named_members, monai_prox.files"
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

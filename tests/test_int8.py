@@ -12,15 +12,15 @@ from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, hold_o
 from onnx import TensorProto, helper, numpy_helper
 from refusals import refused
 
-from monai_prox.evaluation import Labelled, SegmentedCases, dice_of, find_labelled
 from monai_prox.export.device_file import export_file
 from monai_prox.export.int8 import Loss, compare, halves, quantise
-from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.export.onnx_file import OPSET
-from monai_prox.nnunet.model_folder import ModelFolder
 from monai_prox.runtime.cases import Case
 from monai_prox.runtime.description import KEY, Description, ScanDescription, write_description
+from monai_prox.runtime.evaluation import Labelled, SegmentedCases, dice_of, find_labelled
 from monai_prox.runtime.model import Model
+from monai_prox.trained.nnunet_folder import ModelFolder
+from monai_prox.trained.nnunet_source import NNUNetSource
 
 NAMES = [f"case_{index}" for index in range(4)]
 

@@ -14,10 +14,10 @@ from architectures import KINDS, batch, randomise_norms, segmentation_loss, unet
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from monai_prox.core.kernel_transform import KernelTransforms
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.families.unet import UNetChoices
-from monai_prox.kernel_transform import KernelTransforms
-from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
 
 CASES = {  # lowest feature maps hold kernels of 7 at the lower resolution
     "2d": {"patch": (48, 48), "features": (4, 8, 8)},

@@ -17,9 +17,8 @@ from nnunet_task import bare_model, bare_plans
 from refusals import refused
 from typer.testing import CliRunner
 
-from monai_prox import cost
-from monai_prox.cli import app
-from monai_prox.export.nnunet_source import NNUNetSource
+from monai_prox.cli.app import app
+from monai_prox.core import cost
 from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
 from monai_prox.families.unet import UNetFamily
 from monai_prox.files import write_json
@@ -27,6 +26,7 @@ from monai_prox.latency import measure
 from monai_prox.latency.device import Device, features, fingerprint
 from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import RUNTIMES, choose_members, measure_here, write_pack
+from monai_prox.trained.nnunet_source import NNUNetSource
 
 pytest_plugins = ["nnunet_fixtures"]
 

@@ -11,15 +11,15 @@ from architectures import unet_family
 from nnunet_task import TWO_MEMBERS, bare_model, bare_plans
 from refusals import refused
 
+from monai_prox.core.space import SearchSpace, Slot, Subnet
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.files import write_json
 from monai_prox.latency.device import Device, fingerprint
 from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import choose_members
-from monai_prox.members import check_family, find_member
-from monai_prox.space import SearchSpace, Slot, Subnet
+from monai_prox.trained.family_file import check_family, find_member
+from monai_prox.trained.nnunet_source import NNUNetSource
 
 pytest_plugins = ["nnunet_fixtures"]
 

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from torchvision.models import mobilenet_v3_large
 from torchvision.models.mobilenetv3 import InvertedResidual
 
-from monai_prox import cost
+from monai_prox.core import cost
+from monai_prox.core.slicing import place
+from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.families.mobilenet import CHOICES, STAGES, MobileNetChoices, MobileNetFamily, build_network
-from monai_prox.growth import give_birth
-from monai_prox.importance import narrower_members, shallower_members, sort_channels
-from monai_prox.slicing import place
-from monai_prox.space import SearchSpace, Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.training.growth import give_birth
+from monai_prox.training.importance import narrower_members, shallower_members, sort_channels
 
 SIZE = (64, 64)
 CHOSEN = MobileNetChoices(depth=(1, 2), kernel=(3, 5), resolution=(48, 64))

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
-from monai_prox.calibrate import calibrate
-from monai_prox.engine import Engine
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
-from monai_prox.schedule import RECIPES, Schedule, progressive_shrinking, prox_paper
-from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.training.calibrate import calibrate
+from monai_prox.training.engine import Engine
+from monai_prox.training.schedule import RECIPES, Schedule, progressive_shrinking, prox_paper
 
 CHOICES = MobileNetChoices(depth=(1, 2), expansion=(3, 4), kernel=(3, 5), width=(0.5, 1.0), resolution=(32, 64))
 

@@ -13,12 +13,12 @@ from architectures import unet_family
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from monai_prox import cost
+from monai_prox.core import cost
+from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices
-from monai_prox.monitor import CONFIDENCE, Comparison, Monitor, comparing_interval
-from monai_prox.space import SearchSpace, Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.training.monitor import CONFIDENCE, Comparison, Monitor, comparing_interval
 
 CHOICES = UNetChoices(depth="all", width=(0.5, 0.75, 1.0), kernel=(3, 5), levels=1, resolution=(0.75, 1.0))
 SUPERNET = SuperNet(unet_family(choices=CHOICES, features=(4, 8, 8)))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from refusals import refused
 
-from monai_prox.oct import CLASSES, OctScans, read_scan, read_scans
+from monai_prox.data.oct import CLASSES, OctScans, read_scan, read_scans
 
 DATA = Path(os.environ.get("MONAI_PROX_DATA", "")) / "roct"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from refusals import refused
 
-from monai_prox.oct import CLASSES, read_scans
-from monai_prox.oct_phantom import scan, write_phantom_scans
+from monai_prox.data.oct import CLASSES, read_scans
+from monai_prox.data.oct_phantom import scan, write_phantom_scans
 
 FEW = {"train": 2, "val": 1, "test": 1}
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from refusals import refused
 
-from monai_prox.bundle.calibrated import CalibratedMembers, statistics_of
 from monai_prox.bundle.metrics import CaseAccuracy
-from monai_prox.bundle.oct_plan import OctPlan, plan_scans
 from monai_prox.bundle.transforms import LoadScand
-from monai_prox.oct import OctScans, Scan
-from monai_prox.supernet import SuperNet
+from monai_prox.core.supernet import SuperNet
+from monai_prox.data.oct import OctScans, Scan
+from monai_prox.data.oct_plan import OctPlan, plan_scans
+from monai_prox.training.calibrated_members import CalibratedMembers, statistics_of
 
 PLAN = OctPlan(task="OCT2017", classes=("CNV", "DME", "DRUSEN", "NORMAL"), image_size=(64, 64))
 SPACE = {"resolution": [48, 64], "depth": [1, 2]}

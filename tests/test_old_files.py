@@ -17,15 +17,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from refusals import refused
 
-from monai_prox.evaluation import SegmentedCases
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.export.nnunet_source import NNUNetSource
-from monai_prox.nnunet.model_folder import ModelFolder
 from monai_prox.runtime.cases import Case
 from monai_prox.runtime.description import Description
+from monai_prox.runtime.evaluation import SegmentedCases
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.prediction import predict
+from monai_prox.trained.nnunet_folder import ModelFolder
+from monai_prox.trained.nnunet_source import NNUNetSource
 
 pytest_plugins = ["nnunet_fixtures"]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")

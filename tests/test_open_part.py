@@ -9,9 +9,9 @@ import torch
 from architectures import KINDS, batch, randomise_norms, unet_family
 from torch import Tensor
 
+from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
-from monai_prox.nnunet.open_part import ENTRY, OpenPart
-from monai_prox.supernet import SuperNet
+from monai_prox.trained.open_part import ENTRY, OpenPart
 
 CLOSED = {"levels": 1, "kernel": 1, "width": 2, "resolution": 1}
 

@@ -14,11 +14,12 @@ from nnunet_task import FULLRES, TWO_MEMBERS, attempt, bare_model, bare_plans, e
 from refusals import refused
 from typer.testing import CliRunner
 
-from monai_prox import cli
+from monai_prox.cli import app as cli
 from monai_prox.errors import ProXError
-from monai_prox.export import device_file, source
+from monai_prox.export import device_file
 from monai_prox.export.options import folds_of, one_fold
-from monai_prox.nnunet.model_folder import FINAL, ModelFolder
+from monai_prox.trained import source
+from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
 
 pytest_plugins = ["nnunet_fixtures"]
 

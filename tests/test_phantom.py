@@ -13,9 +13,9 @@ from nnunetv2.dataset_conversion.convert_MSD_dataset import convert_msd_dataset
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from scipy import ndimage
 
-from monai_prox import phantom
+from monai_prox.data import phantom
+from monai_prox.data.phantom import write_phantom_task
 from monai_prox.errors import ProXError
-from monai_prox.phantom import write_phantom_task
 
 CASES = 6
 

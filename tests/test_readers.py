@@ -24,10 +24,10 @@ from PIL import Image as Picture
 from refusals import refused
 
 from monai_prox.errors import ProXError
-from monai_prox.export.nnunet_source import describe
 from monai_prox.runtime import itk_images, nifti_images
 from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels
 from monai_prox.runtime.description import Description
+from monai_prox.trained.nnunet_source import describe
 
 AFFINE = np.array([[1.1, 0, 0, -7], [0, 0.9, 0, 5], [0, 0, 1.5, 3], [0, 0, 0, 1]])
 SHEARED = AFFINE + np.array([[0, 0.3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])

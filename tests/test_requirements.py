@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from monai_prox import doctor
+from monai_prox.cli import doctor
 from monai_prox.requirements import missing, warn_of_unsupported
 
 if sys.version_info >= (3, 11):

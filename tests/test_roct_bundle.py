@@ -21,18 +21,18 @@ from made_once import made_once
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from typer.testing import CliRunner
 
-from monai_prox.bundle.oct_plan import OctPlan
-from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.cli import app
+from monai_prox.cli.app import app
+from monai_prox.core.supernet import SuperNet
+from monai_prox.data.oct import CLASSES, read_scans
+from monai_prox.data.oct_phantom import write_phantom_scans
+from monai_prox.data.oct_plan import OctPlan
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
-from monai_prox.export.bundle_source import ClassifierSource
 from monai_prox.export.classifier import classification_of
 from monai_prox.export.device_file import export_file
-from monai_prox.oct import CLASSES, read_scans
-from monai_prox.oct_phantom import write_phantom_scans
 from monai_prox.runtime.model import Model
-from monai_prox.supernet import SuperNet
+from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.trained.bundle_source import ClassifierSource
 
 BUNDLE = ROOT / "bundles" / "roct_prox"
 TRAIN = "bundles/roct_prox/configs/train.json"

@@ -29,8 +29,6 @@ from refusals import refused
 from torch import nn
 
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.export.nnunet_source import describe
-from monai_prox.nnunet.model_folder import ModelFolder
 from monai_prox.runtime.cases import Case, find_cases
 from monai_prox.runtime.description import KEY, Description, Resampling, read_description, write_description
 from monai_prox.runtime.images import Image
@@ -39,6 +37,8 @@ from monai_prox.runtime.prediction import predict, prepare, segment
 from monai_prox.runtime.preprocessing import labels, preprocess
 from monai_prox.runtime.resampling import resample
 from monai_prox.runtime.sliding_window import sliding_window
+from monai_prox.trained.nnunet_folder import ModelFolder
+from monai_prox.trained.nnunet_source import describe
 
 pytest_plugins = ["nnunet_fixtures"]
 
@@ -575,7 +575,7 @@ def test_the_command_predicts_where_there_is_no_torch(model: ModelFolder, images
     path = device_file(model, "smallest", tmp_path / "model.onnx")
     (images / "broken_0000.nii.gz").write_bytes(b"no image")
     block = f"import sys\nsys.modules.update(dict.fromkeys({ONLY_ON_THE_WAY!r}))\n"
-    code = block + "from monai_prox.cli import main\nmain()"
+    code = block + "from monai_prox.cli.app import main\nmain()"
     command = [sys.executable, "-c", code, "predict", path, "-i", images, "-o", tmp_path / "output", "--threads", 1]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -595,7 +595,7 @@ def test_the_command_predicts_where_there_is_no_torch(model: ModelFolder, images
     ("missing", "arguments"), [("onnxruntime", ["predict", "m.onnx", "-i", ".", "-o", "."]), ("torch", ["family", "."])]
 )
 def test_a_library_that_is_not_there_is_named(missing: str, arguments: list[str], tmp_path: Path) -> None:
-    code = f"import sys\nsys.modules[{missing!r}] = None\nfrom monai_prox.cli import main\nmain()"
+    code = f"import sys\nsys.modules[{missing!r}] = None\nfrom monai_prox.cli.app import main\nmain()"
     command = [sys.executable, "-c", code, *arguments]
     (tmp_path / "m.onnx").touch()
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)

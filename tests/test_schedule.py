@@ -9,9 +9,10 @@ from architectures import unet_family
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monai_prox.core.space import SearchSpace, Slot
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import PAPER_CHOICES, UNetChoices
-from monai_prox.schedule import (
+from monai_prox.training.schedule import (
     RECIPES,
     Schedule,
     Stage,
@@ -22,7 +23,6 @@ from monai_prox.schedule import (
     prox_paper,
     sandwich,
 )
-from monai_prox.space import SearchSpace, Slot
 
 shares = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8)
 

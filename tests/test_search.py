@@ -30,23 +30,23 @@ from refusals import refused
 from torch import nn
 from typer.testing import CliRunner
 
-from monai_prox import cost
-from monai_prox.cli import app
-from monai_prox.evaluation import LabelledScan, LabelledScans, SegmentedCases
+from monai_prox.cli.app import app
+from monai_prox.core import cost
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.export.device_file import export_file
-from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import write_json
 from monai_prox.latency.device import Device, fingerprint
 from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import choose_members
+from monai_prox.runtime.evaluation import LabelledScan, LabelledScans, SegmentedCases
 from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
 from monai_prox.search.report import name_of, report_folder, write_report
 from monai_prox.search.storage import open_storage
 from monai_prox.search.study import POPULATION, Scored, Search, SearchProgress, runnable
-from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.trained.nnunet_source import NNUNetSource
 
 pytest_plugins = ["nnunet_fixtures"]
 

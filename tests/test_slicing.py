@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from monai_prox.slicing import Cut, Region, centre, covers, cut, fill, halves, place, prefix
+from monai_prox.core.slicing import Cut, Region, centre, covers, cut, fill, halves, place, prefix
 
 REGIONS = {
     "prefix and whole": ((5, 4), (prefix(3), prefix(4))),

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from monai_prox.core.space import ABSENT, Need, SearchSpace, Slot, Subnet
 from monai_prox.errors import ProXError
-from monai_prox.space import ABSENT, Need, SearchSpace, Slot, Subnet
 
 NAMES = ("first", "second", "third")
 VALUES = (1, 2, 3, 0.5)

@@ -48,20 +48,20 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from ranks import in_threads
 
-from monai_prox import cost
+from monai_prox.core import cost
+from monai_prox.core.named_members import choose_probes
+from monai_prox.core.slicing import fill
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.nnunet.checkpoint import load_checkpoint
 from monai_prox.nnunet.loader_process import EndWithTraining
-from monai_prox.nnunet.model_folder import FINAL, ModelFolder
-from monai_prox.nnunet.open_part import ENTRY
 from monai_prox.nnunet.trainer import AnyLevelsLoss
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainerPaper
-from monai_prox.probes import choose_probes
 from monai_prox.report import count, plot_progress
-from monai_prox.slicing import fill
-from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
+from monai_prox.trained.nnunet_checkpoint import load_checkpoint
+from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
+from monai_prox.trained.open_part import ENTRY
 
 pytest_plugins = ["nnunet_fixtures"]
 

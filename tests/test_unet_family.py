@@ -15,12 +15,12 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import monai_prox.supernet
+import monai_prox.core.supernet
+from monai_prox.core.slicing import place
+from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import PAPER_CHOICES, UNetChoices, UNetFamily
-from monai_prox.slicing import place
-from monai_prox.space import SearchSpace, Subnet
-from monai_prox.supernet import SuperNet
 
 CASES = {  # the widths have equal and unequal neighbours, on which the projections of residual stages depend
     "2d": {"patch": (48, 48), "features": (4, 8, 8, 12)},
@@ -569,7 +569,7 @@ def test_a_skeleton_keeps_no_weights_after_a_training_step(kind: str) -> None:
 
 
 def test_only_so_many_skeletons_are_kept_and_the_latest_used_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monai_prox.supernet, "SKELETONS", 3)
+    monkeypatch.setattr(monai_prox.core.supernet, "SKELETONS", 3)
     supernet, generator = supernet_of("PlainConvUNet", features=(4, 8), patch=(24, 24)), random.Random(0)
     always, *others = {supernet.family.space.sample(generator): None for _ in range(20)}
     first = supernet.shapes(always)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
-from monai_prox.distributed import average
-from monai_prox.engine import Step
+from monai_prox.core.distributed import average
 from monai_prox.errors import ProXError
-from monai_prox.update import Updates
+from monai_prox.training.engine import Step
+from monai_prox.training.update import Updates
 
 NAN, INF = float("nan"), float("inf")
 HUGE = 1e30  # its square is not finite in float32

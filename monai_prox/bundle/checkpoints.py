@@ -9,7 +9,7 @@ from typing import Any
 from ignite.engine import Events
 
 from monai_prox.bundle.trainer import SupernetTrainer
-from monai_prox.distributed import rank
+from monai_prox.core.distributed import rank
 from monai_prox.files import make_folder, remove_unfinished
 from monai_prox.tensor_file import write_tensors
 

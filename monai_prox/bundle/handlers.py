@@ -15,12 +15,12 @@ from monai.handlers import ValidationHandler
 from torch import Tensor, nn
 
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
-from monai_prox.distributed import rank, world_size
-from monai_prox.engine import Engine, check_format
+from monai_prox.core.distributed import rank, world_size
+from monai_prox.core.named_members import choose_probes
+from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
-from monai_prox.monitor import Monitor, comparing_interval
-from monai_prox.probes import choose_probes
-from monai_prox.space import Subnet
+from monai_prox.training.engine import Engine, check_format
+from monai_prox.training.monitor import Monitor, comparing_interval
 
 
 class ProXExpansionHandler:
@@ -153,8 +153,9 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
     none of them. The largest member that is open is validated last and leaves the validator's state, and so does the monitor's
     comparing. ``history`` keeps the validator's key metric and its mean per region. Save this handler, too.
 
-    members: names and subnets, as monai_prox.probes chooses them. regions: by name, in the order of the key metric's channels,
-    the values of their labels. network_of: a member as it is validated; None for its part of the supernet's own weights.
+    members: names and subnets, as monai_prox.core.named_members chooses them. regions: by name, in the order of the key
+        metric's channels, the values of their labels. network_of: a member as it is validated; None for its part of the
+        supernet's own weights.
     monitor: in stages that are monitored it is given the key metric by case of those that it compares, about three times as
         often as members are watched. What it finds not worth its cost is closed, and members are chosen anew from what remains.
         None or False: nothing is closed.

@@ -14,10 +14,10 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 from torch.optim import Optimizer
 
-from monai_prox.engine import Engine
+from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
-from monai_prox.space import Subnet
-from monai_prox.update import Updates
+from monai_prox.training.engine import Engine
+from monai_prox.training.update import Updates
 
 
 class ProXEvents(EventEnum):  # type: ignore[misc]

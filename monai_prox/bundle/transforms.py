@@ -13,8 +13,8 @@ from monai.transforms import MapTransform
 from nibabel.orientations import aff2axcodes
 from torch import Tensor
 
+from monai_prox.data.oct import read_scan
 from monai_prox.errors import ProXError
-from monai_prox.oct import read_scan
 
 
 class CheckCased(MapTransform):  # type: ignore[misc]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from textwrap import fill
-from typing import TYPE_CHECKING
 
+from monai_prox.export.prediction import Prediction
 from monai_prox.families.architecture import kind_of
-
-if TYPE_CHECKING:
-    from monai_prox.export.bundle import Prediction
 
 WIDTH = 120
 EXPORTED = "--ckpt_file models/model.pt --meta_file configs/metadata.json --config_file configs/inference.json"

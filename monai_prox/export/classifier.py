@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.export.bundle import MARK, SCHEMA, VERSION, check_plain
+from monai_prox.data.oct import SUFFIXES
+from monai_prox.export.bundle import MARK, SCHEMA, VERSION
 from monai_prox.export.bundle_docs import EXPORTED, LICENCE_NOTE, WIDTH
-from monai_prox.export.bundle_source import ClassifierSource
-from monai_prox.oct import SUFFIXES
+from monai_prox.export.prediction import check_plain
+from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.trained.bundle_source import ClassifierSource
 
 PACKAGES = ("pillow", "pytorch-ignite", "torchvision")
 CONFIG = ("input_channels", "kernel", "expanded_channels", "out_channels", "use_se", "activation", "stride")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from monai_prox.errors import ProXError
-from monai_prox.evaluation import HeldOut
 from monai_prox.export.folder import check_vacant
-from monai_prox.export.source import Source
 from monai_prox.export.torchscript_file import write_torchscript
 from monai_prox.files import remove_unfinished, temporary_folder, to_disk
 from monai_prox.runtime.description import Description, ScanDescription, write_description
+from monai_prox.runtime.evaluation import HeldOut
+from monai_prox.trained.source import Source
 
 if TYPE_CHECKING:
     from monai_prox.export.int8 import Loss

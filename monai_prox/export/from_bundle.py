@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from monai_prox.bundle.plan import Plan
-from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.export.bundle import Prediction, cropping, inverting, loading, orienting, resampling, resampling_by
+from monai_prox.data.decathlon_plan import Plan
+from monai_prox.export.bundle_entries import cropping, inverting, loading, orienting, resampling, resampling_by
+from monai_prox.export.segmentation_bundle import SegmentationBundle
+from monai_prox.trained.bundle_folder import TrainedBundle
 
 
-def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
+def prediction_of(bundle: TrainedBundle, which: str) -> SegmentationBundle:
     """The member ``which``, a name of family.json or a JSON file with a subnet.
 
     A member of lower resolution gets a coarser spacing and a smaller patch. Raises ProXError for an unknown or illegal member
@@ -28,7 +29,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> Prediction:
             "the family was trained on images as stored: the bundle takes them so, and is right for those stored alike",
             stacklevel=2,
         )
-    return Prediction(
+    return SegmentationBundle(
         name=name,
         task=plan.task,
         source=f"a family trained on {plan.task} by {bundle.family()['recipe']}, {bundle.family()['epochs']} epochs",

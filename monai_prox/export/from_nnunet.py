@@ -16,14 +16,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from monai_prox.errors import ProXError, refusing
-from monai_prox.export.bundle import Prediction, cropping, inverting, loading, orienting, regions_to_labels, resampling
-from monai_prox.export.nnunet import member_plans
+from monai_prox.export.bundle_entries import cropping, inverting, loading, orienting, regions_to_labels, resampling
+from monai_prox.export.segmentation_bundle import SegmentationBundle
 from monai_prox.families.architecture import build_network
-from monai_prox.nnunet.dataset import channels_of, licence_of, outputs_of
-from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder, scored_in
-from monai_prox.nnunet.orientation import stored_orientations
-from monai_prox.nnunet.plans import intensities_of
 from monai_prox.runtime.description import ORIENTATIONS
+from monai_prox.trained.nnunet_dataset import channels_of, licence_of, outputs_of
+from monai_prox.trained.nnunet_folder import UNUSABLE, ModelFolder, scored_in
+from monai_prox.trained.nnunet_member import member_plans
+from monai_prox.trained.nnunet_orientation import stored_orientations
+from monai_prox.trained.nnunet_plans import intensities_of
 
 PER_AXIS = ("kernel_sizes", "strides")
 AS_STORED, TO_RAS = ("SimpleITKIO", "NibabelIO"), "NibabelIOWithReorient"  # nnU-Net's readers, by what they do with axes
@@ -36,7 +37,7 @@ REPEATED = {
 
 
 @refusing(UNUSABLE)
-def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Prediction:
+def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> SegmentationBundle:
     """The member ``which``, see ModelFolder.member, of one fold, the first that is finished if None.
 
     Raises ProXError for an unknown or illegal member, a fold that is not there, and what MONAI's transforms cannot repeat.
@@ -60,7 +61,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Pr
     measured = (validated or {}).get("dice") or {}
     spacing = [configuration["spacing"][axis] for axis in order]
     ending = model.dataset["file_ending"]
-    return Prediction(
+    return SegmentationBundle(
         name=name,
         task=plans["dataset_name"],
         source=f"{checkpoint['trainer_name']} on {plans['dataset_name']}, {model.configuration_name}, {fold}, "

@@ -13,8 +13,8 @@ import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quant_pre_process, quantize_static
 
 from monai_prox.errors import ProXError
-from monai_prox.evaluation import HeldOut
 from monai_prox.export.onnx_file import describe_again
+from monai_prox.runtime.evaluation import HeldOut
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.resampling import Array
 

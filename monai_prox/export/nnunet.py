@@ -6,43 +6,24 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
 from monai_prox.export.folder import new_folder
 from monai_prox.export.validation import copy_validation
 from monai_prox.files import check_inside, write_json
-from monai_prox.nnunet.model_files import read_plans
-from monai_prox.nnunet.model_folder import FINAL, ModelFolder
-from monai_prox.nnunet.plans import member_configuration
-from monai_prox.space import Subnet
-from monai_prox.supernet import SuperNet
 from monai_prox.tensor_file import write_tensors
+from monai_prox.trained.nnunet_files import read_plans
+from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
+from monai_prox.trained.nnunet_member import member_plans
 
 STOCK_TRAINER = "nnUNetTrainer"
-EXPORTED = "-prox-"  # in the names of exported plans
 NOT_VALIDATED: dict[str, Any] = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
-
-
-def member_plans(model: ModelFolder, supernet: SuperNet, name: str, subnet: Subnet) -> dict[str, Any]:
-    """The plans file of a member of ``supernet``, one of ``model``'s, under a name of its own."""
-    plans = deepcopy(model.plans)
-    plans["plans_name"] = f"{plans['plans_name']}{EXPORTED}{name}"
-    configuration = model.configuration_name
-    plans["configurations"] = {
-        configuration: member_configuration(
-            model.configuration,
-            supernet.family,  # type: ignore[arg-type]
-            subnet,
-            data_identifier=f"{plans['plans_name']}_{configuration}",
-        )
-    }
-    return plans
 
 
 def stock_folder(model: ModelFolder, plans_name: str) -> Path:

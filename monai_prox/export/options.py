@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from monai_prox.errors import ProXError
-from monai_prox.export.source import FILES, FOLDERS
+from monai_prox.trained.source import FILES, FOLDERS
 
 ALL = "all"  # nnU-Net's name for the fold that trains on all cases
 INT8 = ("onnx", "openvino")

@@ -16,8 +16,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from monai_prox.errors import ProXError, refusing
 from monai_prox.files import check_inside
-from monai_prox.nnunet.model_folder import UNUSABLE, ModelFolder
 from monai_prox.runtime import itk_images, nifti_images
+from monai_prox.trained.nnunet_folder import UNUSABLE, ModelFolder
 
 
 def copy_validation(model: ModelFolder, summary: Path, target: Path) -> None:

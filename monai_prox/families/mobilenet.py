@@ -20,10 +20,10 @@ from torch.nn import functional as F
 from torchvision.models._utils import _make_divisible
 from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig, MobileNetV3
 
+from monai_prox.core.layers import Layer, convolution, strided, weightless
+from monai_prox.core.slicing import Region, centre, prefix
+from monai_prox.core.space import Need, SearchSpace, Slot, Subnet, Value
 from monai_prox.errors import ProXError
-from monai_prox.layers import Layer, convolution, strided, weightless
-from monai_prox.slicing import Region, centre, prefix
-from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
 from monai_prox.typed import listed, typed
 
 MOST = {"depth": 8, "expansion": 64, "kernel": 63, "resolution": 2048}  # of choices; others are not meant

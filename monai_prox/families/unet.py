@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_prox.core.layers import Layer, convolution, strided, weightless
+from monai_prox.core.slicing import Region, centre, halves, prefix
+from monai_prox.core.space import Need, SearchSpace, Slot, Subnet, Value
 from monai_prox.errors import ProXError, refusing
 from monai_prox.families.architecture import DEPTH_KEY, WHOLE, build_network, checked, kind_of
-from monai_prox.layers import Layer, convolution, strided, weightless
-from monai_prox.slicing import Region, centre, halves, prefix
-from monai_prox.space import Need, SearchSpace, Slot, Subnet, Value
 from monai_prox.typed import listed, typed
 
 STAGE = re.compile(r"^(decoder\.(?:stages|transpconvs|seg_layers)\.)(\d+)(.*)$")

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from monai_prox.core.family import Family
+from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
-from monai_prox.families import Family
 from monai_prox.files import read_json
 from monai_prox.latency.measure import FORMAT
-from monai_prox.space import Subnet
 from monai_prox.typed import check_types
 
 ENTRIES = {

@@ -13,15 +13,15 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 import torch
 
-from monai_prox import cost
+from monai_prox.core import cost
+from monai_prox.core.family import Family
+from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
 from monai_prox.export.folder import check_vacant
-from monai_prox.export.source import Source
-from monai_prox.families import Family
 from monai_prox.files import replacing
 from monai_prox.latency import measure
 from monai_prox.latency.device import FEWEST, fingerprint
-from monai_prox.space import Subnet
+from monai_prox.trained.source import Source
 
 MEMBERS = 24
 CANDIDATES = 20  # random members for each that is chosen

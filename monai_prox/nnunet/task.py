@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from monai_prox.decathlon import Case, check_tree, listed_cases
+from monai_prox.data.decathlon import Case, check_tree, listed_cases
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json, remove_unfinished, temporary_folder, write_json
 

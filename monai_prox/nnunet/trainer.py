@@ -2,7 +2,7 @@
 
 nnU-Net's ``self.network`` is the family's largest stock network, so checkpoints, prediction and pretrained weights work as
 they do for nnU-Net's own trainer. Members share its weights. Once choices have been closed, it computes what the largest open
-member does, see ``monai_prox.nnunet.open_part``.
+member does, see ``monai_prox.trained.open_part``.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from monai_prox import cost
-from monai_prox.distributed import gather, world_size
-from monai_prox.engine import Engine, check_format
+from monai_prox.core import cost
+from monai_prox.core.distributed import gather, world_size
+from monai_prox.core.named_members import choose_probes
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import Member, SuperNet
 from monai_prox.errors import ProXError, refusing
 from monai_prox.families.unet import UNetChoices, UNetFamily
 from monai_prox.files import remove_unfinished, write_json
-from monai_prox.monitor import Monitor, comparing_interval
 from monai_prox.nnunet import case_dice
-from monai_prox.nnunet.checkpoint import load_checkpoint, plain
-from monai_prox.nnunet.dataset import named_scores, normalised
 from monai_prox.nnunet.loader_process import EndWithTraining
 from monai_prox.nnunet.mix_ins import check_mixed_in
-from monai_prox.nnunet.model_files import check_plans
-from monai_prox.nnunet.model_folder import scored_in
-from monai_prox.nnunet.open_part import OpenPart
-from monai_prox.nnunet.orientation import stored_orientations
-from monai_prox.nnunet.plans import choices_of, family_of, monitor_of, recipe_of
-from monai_prox.nnunet.trained_members import dice_of, listed
-from monai_prox.probes import choose_probes
 from monai_prox.report import Row, count, family_text, plot_progress, what_it_is
-from monai_prox.schedule import find_recipe, make_schedule
-from monai_prox.space import Subnet
-from monai_prox.supernet import Member, SuperNet
 from monai_prox.tensor_file import write_tensors
-from monai_prox.update import Updates
+from monai_prox.trained.nnunet_checkpoint import load_checkpoint, plain
+from monai_prox.trained.nnunet_dataset import named_scores, normalised
+from monai_prox.trained.nnunet_files import check_plans
+from monai_prox.trained.nnunet_folder import scored_in
+from monai_prox.trained.nnunet_members import dice_of, listed
+from monai_prox.trained.nnunet_orientation import stored_orientations
+from monai_prox.trained.nnunet_plans import choices_of, family_of, monitor_of, recipe_of
+from monai_prox.trained.open_part import OpenPart
+from monai_prox.training.engine import Engine, check_format
+from monai_prox.training.monitor import Monitor, comparing_interval
+from monai_prox.training.schedule import find_recipe, make_schedule
+from monai_prox.training.update import Updates
 
 GRADIENT_NORM = 12  # nnU-Net's own limit
 
@@ -94,13 +94,13 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     """Trains the default family by the recipe ``prox``.
 
     A plan may say otherwise: a configuration's entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false}``,
-    see ``monai_prox.nnunet.plans``, overrides the class attributes.
+    see ``monai_prox.trained.nnunet_plans``, overrides the class attributes.
 
     nnU-Net's own variants are mixed in behind it: ``class Mine(ProXTrainer, nnUNetTrainerNoDA): pass``.
 
-    In stages that are monitored, choices that turn out not to be worth their cost are closed, see ``monai_prox.monitor``. The
-    Dice by case that this rests on is that of nnU-Net's validation batches, which are random patches, so a case is what was
-    drawn of it.
+    In stages that are monitored, choices that turn out not to be worth their cost are closed, see
+    ``monai_prox.training.monitor``. The Dice by case that this rests on is that of nnU-Net's validation batches, which are
+    random patches, so a case is what was drawn of it.
 
     With ``nnUNet_n_proc_DA=0`` on the CPU, an interrupted and continued training equals an uninterrupted one bit for bit;
     nnU-Net's loader processes run ahead of the training and cannot be wound back.

@@ -6,11 +6,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from monai_prox import cost
+from monai_prox.core import cost
+from monai_prox.core.family import Family
+from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
-from monai_prox.families import Family
 from monai_prox.latency.device import Device
-from monai_prox.space import Subnet
 
 UNITS = {
     "latency_ms": "latency a patch, ms",
@@ -30,7 +30,7 @@ def check_costs(names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Price:
-    """Of one member. latency_ms: None where no device was given. See ``monai_prox.cost.Cost`` for the others."""
+    """Of one member. latency_ms: None where no device was given. See ``monai_prox.core.cost.Cost`` for the others."""
 
     parameters: int
     macs: int

@@ -15,13 +15,13 @@ from typing import Any
 
 from rich.table import Table
 
-from monai_prox import cost
-from monai_prox.export.source import Source
+from monai_prox.core import cost
+from monai_prox.core.space import Subnet
 from monai_prox.files import replacing, write_json
 from monai_prox.report import count, plot_choices
 from monai_prox.search.budget import UNITS
 from monai_prox.search.study import Result, Scored, Search
-from monai_prox.space import Subnet
+from monai_prox.trained.source import Source
 
 FORMAT = 2
 CAPTION = "Dice without mirroring, as monai-prox predict computes labels; monai-prox family lists nnU-Net's, with it"

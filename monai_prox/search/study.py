@@ -20,17 +20,17 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from torch import Tensor, nn
 
+from monai_prox.core.named_members import choose_probes
+from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError, refusing
-from monai_prox.evaluation import HeldOut
-from monai_prox.export.source import Source
 from monai_prox.latency.device import Device, fingerprint
-from monai_prox.probes import choose_probes
+from monai_prox.runtime.evaluation import HeldOut
 from monai_prox.runtime.resampling import Array
 from monai_prox.search.budget import UNITS, Budget, Price, Prices, check_costs
 from monai_prox.search.front import front, fronts
 from monai_prox.search.sampler import ByFirstTrial
 from monai_prox.search.storage import open_storage
-from monai_prox.space import Subnet
+from monai_prox.trained.source import Source
 from monai_prox.typed import check_types
 
 STALE = 200  # proposals in a row of members that are known: the space, or what of it is within the budget, has no others

@@ -29,14 +29,14 @@ import torch
 from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, write_held_out
 from places import places
 
-from monai_prox.bundle.network import largest, prediction_graph
-from monai_prox.bundle.plan import Plan
-from monai_prox.bundle.trained import FORMAT
-from monai_prox.cli import main
-from monai_prox.export.nnunet_source import NNUNetSource
+from monai_prox.cli.app import main
+from monai_prox.core.network import largest, prediction_graph
+from monai_prox.data.decathlon_plan import Plan
 from monai_prox.latency.device import fingerprint
-from monai_prox.nnunet.model_folder import FINAL
 from monai_prox.runtime.description import KEY
+from monai_prox.trained.bundle_folder import FORMAT
+from monai_prox.trained.nnunet_folder import FINAL
+from monai_prox.trained.nnunet_source import NNUNetSource
 
 SECONDS = 30  # beyond which a command hangs
 BYTES = 2**30  # that a command may take beside what the process has

@@ -16,8 +16,8 @@ import pytest
 from monai.apps import DecathlonDataset
 from refusals import refused
 
-from monai_prox.decathlon import download
-from monai_prox.oct import SPLITS, read_scans
+from monai_prox.data.decathlon import download
+from monai_prox.data.oct import SPLITS, read_scans
 
 TASK = "Task04_Hippocampus"
 

@@ -31,26 +31,26 @@ from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, hold_out
 from places import places
 from refusals import refused
 
-from monai_prox.bundle.oct_plan import OctPlan
-from monai_prox.bundle.plan import Plan
-from monai_prox.bundle.trained import TrainedBundle
-from monai_prox.decathlon import DecathlonTask
+from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.data.decathlon import DecathlonTask
+from monai_prox.data.decathlon_plan import Plan
+from monai_prox.data.oct_plan import OctPlan
+from monai_prox.data.phantom import write_phantom_task
 from monai_prox.errors import ProXError
-from monai_prox.export.bundle_source import BundleSource
 from monai_prox.export.from_nnunet import prediction_of
-from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.families.mobilenet import MobileNetChoices
 from monai_prox.families.unet import UNetChoices
 from monai_prox.files import parse_json, read_json
 from monai_prox.latency.device import Device, fingerprint
-from monai_prox.members import check_family, find_member
-from monai_prox.nnunet.model_folder import ModelFolder
-from monai_prox.nnunet.open_part import ENTRY, OpenPart
-from monai_prox.nnunet.plans import choices_of, monitor_of, recipe_of
-from monai_prox.phantom import write_phantom_task
 from monai_prox.runtime.description import read_description
 from monai_prox.runtime.description import write_description as written
-from monai_prox.space import SearchSpace, Subnet
+from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.trained.bundle_source import BundleSource
+from monai_prox.trained.family_file import check_family, find_member
+from monai_prox.trained.nnunet_folder import ModelFolder
+from monai_prox.trained.nnunet_plans import choices_of, monitor_of, recipe_of
+from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.open_part import ENTRY, OpenPart
 
 pytest_plugins = ["nnunet_fixtures"]
 

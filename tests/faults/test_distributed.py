@@ -23,8 +23,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
-from monai_prox.engine import Engine
-from monai_prox.schedule import RECIPES
+from monai_prox.training.engine import Engine
+from monai_prox.training.schedule import RECIPES
 
 pytest_plugins = ["nnunet_fixtures"]
 pytestmark = [

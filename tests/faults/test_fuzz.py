@@ -21,16 +21,16 @@ from fuzzing import cases, plain_data
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from monai_prox import cost
-from monai_prox.bundle.oct_plan import OctPlan
-from monai_prox.bundle.plan import Plan
+from monai_prox.core import cost
+from monai_prox.core.space import ABSENT, SearchSpace, Subnet
+from monai_prox.core.supernet import SuperNet, finest
+from monai_prox.data.decathlon_plan import Plan
+from monai_prox.data.oct_plan import OctPlan
 from monai_prox.errors import ProXError
 from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
 from monai_prox.families.unet import UNetChoices, UNetFamily
-from monai_prox.nnunet.plans import choices_of, monitor_of, recipe_of
-from monai_prox.schedule import RECIPES, Stage, make_schedule
-from monai_prox.space import ABSENT, SearchSpace, Subnet
-from monai_prox.supernet import SuperNet, finest
+from monai_prox.trained.nnunet_plans import choices_of, monitor_of, recipe_of
+from monai_prox.training.schedule import RECIPES, Stage, make_schedule
 
 seeds = st.integers(0, 2**32 - 1)
 fractions = st.sampled_from([0.25, 1 / 3, 0.5, 0.7, 0.75, 0.9])

@@ -46,13 +46,13 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
-from monai_prox.cli import app
-from monai_prox.engine import Engine
+from monai_prox.cli.app import app
+from monai_prox.data.phantom import write_phantom_task
 from monai_prox.export.folder import LISTING
 from monai_prox.files import UNFINISHED
-from monai_prox.phantom import write_phantom_task
 from monai_prox.search.storage import open_storage
 from monai_prox.search.study import Search
+from monai_prox.training.engine import Engine
 
 pytest_plugins = ["nnunet_fixtures"]
 # Forks of a process of its own: no other test has left threads behind, nor has a fixture been made twice

@@ -28,7 +28,7 @@ from nnunet_task import FULLRES, TWO_MEMBERS, Prepared, cut_plans, folders, make
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from ranks import together
 
-from monai_prox.nnunet.checkpoint import load_checkpoint
+from monai_prox.trained.nnunet_checkpoint import load_checkpoint
 
 pytest_plugins = ["nnunet_fixtures"]
 pytestmark = [

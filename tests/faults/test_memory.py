@@ -21,15 +21,15 @@ from architectures import batch, segmentation_loss, unet_family
 from nnunet_task import bare_model, bare_plans, device_file
 from torch import Tensor, nn
 
-from monai_prox import cost
-from monai_prox.engine import Engine
+from monai_prox.core import cost
+from monai_prox.core.supernet import SKELETONS, SuperNet
 from monai_prox.families.unet import UNetChoices
 from monai_prox.runtime.images import Image
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.prediction import segment
-from monai_prox.schedule import Schedule, Stage
 from monai_prox.search.study import runnable
-from monai_prox.supernet import SKELETONS, SuperNet
+from monai_prox.training.engine import Engine
+from monai_prox.training.schedule import Schedule, Stage
 
 pytest_plugins = ["nnunet_fixtures"]
 

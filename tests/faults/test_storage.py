@@ -20,12 +20,12 @@ import torch
 from bundle_commands import ROOT, TINY, write_task
 from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, make_trainer, write_held_out
 
-from monai_prox import cli
-from monai_prox.engine import Engine
+from monai_prox.cli import app as cli
 from monai_prox.files import write_json
-from monai_prox.nnunet.checkpoint import load_checkpoint
-from monai_prox.nnunet.model_folder import ModelFolder
 from monai_prox.tensor_file import write_tensors
+from monai_prox.trained.nnunet_checkpoint import load_checkpoint
+from monai_prox.trained.nnunet_folder import ModelFolder
+from monai_prox.training.engine import Engine
 
 pytest_plugins = ["nnunet_fixtures"]
 

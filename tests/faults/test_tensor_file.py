@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from monai_prox.core.supernet import without_weights
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices, UNetFamily
-from monai_prox.supernet import without_weights
 from monai_prox.tensor_file import check_weights, read_tensors, write_tensors
 
 PLAIN = {

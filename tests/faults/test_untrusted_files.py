@@ -17,20 +17,20 @@ from architectures import unet_architecture
 from commands import forked
 from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, make_trainer
 
-from monai_prox.bundle.network import largest, prediction_graph
-from monai_prox.bundle.plan import Plan
-from monai_prox.bundle.trained import FAMILY, FORMAT, KERNEL_TRANSFORMS, STATISTICS, WEIGHTS, TrainedBundle
+from monai_prox.core.network import largest, prediction_graph
+from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.data.decathlon_plan import Plan
 from monai_prox.errors import ProXError
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.export.nnunet_source import NNUNetSource
 from monai_prox.families.unet import UNetFamily
 from monai_prox.files import read_json
 from monai_prox.latency.device import Device
-from monai_prox.nnunet.model_folder import FINAL, ModelFolder
 from monai_prox.runtime.description import read_description
 from monai_prox.search.storage import open_storage
-from monai_prox.space import SearchSpace, Subnet
+from monai_prox.trained.bundle_folder import FAMILY, FORMAT, KERNEL_TRANSFORMS, STATISTICS, WEIGHTS, TrainedBundle
+from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
+from monai_prox.trained.nnunet_source import NNUNetSource
 
 pytest_plugins = ["nnunet_fixtures"]
 

@@ -1,0 +1,112 @@
+"""What a bundle's training leaves: its members' family.json, the weights, a picture of the progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from monai_prox.bundle.handlers import MemberValidationHandler
+from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
+from monai_prox.core import cost
+from monai_prox.core.distributed import rank
+from monai_prox.core.network import prediction_graph
+from monai_prox.data.decathlon_plan import Plan
+from monai_prox.data.oct_plan import OctPlan
+from monai_prox.files import make_folder, write_json
+from monai_prox.report import plot_progress
+from monai_prox.tensor_file import write_tensors
+from monai_prox.trained.bundle_folder import FAMILY, FORMAT, KERNEL_TRANSFORMS, STATISTICS, WEIGHTS
+from monai_prox.training.calibrated_members import CalibratedMembers, statistics_of
+
+
+class FamilyWriter:
+    """Handler that writes the family whenever its members have been validated; the first process does.
+
+    cases: names of those of the validation. measure: what the key metric measures, the name of a member's scores. calibrated:
+    cuts the members out where their norms keep statistics.
+
+    ckpt_dir gets model.pt, a bare state_dict of what predicts in the largest member that is left, family.json with the plan,
+    the members' cost and scores and what was closed, kernel_transforms.pt where the recipe has them, and statistics.pt with
+    those of the members' norms where they keep any; output_dir gets prox_progress.png.
+    """
+
+    def __init__(
+        self,
+        plan: Plan | OctPlan,
+        recipe: str,
+        validation: MemberValidationHandler,
+        *,
+        cases: Sequence[str],
+        ckpt_dir: str,
+        output_dir: str,
+        measure: str = "dice",
+        calibrated: CalibratedMembers | None = None,
+    ) -> None:
+        self.plan, self.recipe, self.validation, self.cases = plan, recipe, validation, list(cases)
+        self.measure, self.calibrated = measure, calibrated
+        self.ckpt_dir, self.output_dir = Path(ckpt_dir), Path(output_dir)
+
+    def attach(self, trainer: SupernetTrainer) -> None:
+        trainer.add_event_handler(ProXEvents.MEMBERS_VALIDATED, self.write)
+
+    def write(self, trainer: SupernetTrainer) -> None:
+        if rank() > 0:
+            return
+        engine, history, monitor = trainer.engine, self.validation.history, self.validation.monitor
+        space, comparisons = engine.final_space, monitor.history if monitor else []
+        family: Any = engine.supernet.family
+        latest = history[-1]["scores"]
+        members = [
+            {
+                "name": name,
+                "subnet": subnet.to_json(),
+                "parameters": cost.parameters(engine.supernet.family, subnet),
+                "macs": cost.macs(engine.supernet.family, subnet, self.plan.patch_size),
+                self.measure: latest.get(name),
+            }
+            for name, subnet in self.validation.members.items()
+        ]
+        probes = [
+            {"epoch": entry["epoch"], self.measure: {name: of["mean"] for name, of in entry["scores"].items()}}
+            for entry in history
+        ]
+        for folder in (self.ckpt_dir, self.output_dir):
+            make_folder(folder)
+        starts = engine.schedule.starts
+        write_json(
+            {
+                "format": FORMAT,
+                "plan": self.plan.to_json(),
+                "choices": asdict(family.choices),
+                "recipe": self.recipe,
+                "epochs": engine.schedule.epochs,
+                "validated_epoch": history[-1]["epoch"] + 1,
+                "validation_cases": self.cases,
+                "measure": self.measure,
+                "regions": self.validation.regions,
+                "patch_size": list(self.plan.patch_size),
+                "space": space.to_json(),
+                "closed": engine.closed,
+                "stages": [
+                    s.to_json() | {"first_epoch": start} for s, start in zip(engine.schedule.stages, starts, strict=True)
+                ],
+                "members": members,
+                "probes": probes,
+                "monitor": [comparison.to_json() for comparison in comparisons],
+            },
+            self.ckpt_dir / FAMILY,
+        )
+        extract = engine.supernet.extract if self.calibrated is None else self.calibrated.extract
+        tensors: dict[str, Any] = {WEIGHTS: prediction_graph(extract(space.largest())).state_dict()}
+        if (transforms := engine.supernet.kernel_transforms) is not None:
+            tensors[KERNEL_TRANSFORMS] = transforms.state_dict()
+        if self.calibrated is not None:
+            named = self.validation.members.values()
+            tensors[STATISTICS] = {str(subnet): statistics_of(extract(subnet)) for subnet in named}
+        for name, state in tensors.items():
+            write_tensors(state, self.ckpt_dir / name)
+        verdicts = monitor.verdicts if monitor else []
+        path, measure = self.output_dir / "prox_progress.png", self.measure
+        plot_progress(probes, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", verdicts=verdicts)

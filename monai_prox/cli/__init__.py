@@ -1,0 +1,1 @@
+"""The command ``monai-prox``, a file for each group of commands."""

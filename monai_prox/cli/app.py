@@ -1,0 +1,50 @@
+"""The command ``monai-prox``. Thin: what a command needs is imported inside it, so that help is quick."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from monai_prox.cli.demo_command import demo
+from monai_prox.cli.doctor_command import doctor, trainers
+from monai_prox.cli.export_command import export
+from monai_prox.cli.family_command import family
+from monai_prox.cli.predict_command import predict
+from monai_prox.cli.profile_command import profile
+from monai_prox.cli.search_command import search
+from monai_prox.errors import ProXError, printable
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+for command in (demo, export, predict, search, family, doctor, trainers):
+    app.command()(command)
+app.add_typer(profile, name="profile")
+
+
+@app.callback()
+def about() -> None:
+    """Once-for-all supernets for nnU-Net and MONAI, trained by progressive expansion."""
+
+
+def main() -> None:
+    """Entry point: errors that users can mend are one line and exit code 1."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of packages that nnU-Net imports
+    try:
+        app()
+    except ProXError as error:
+        message = " ".join(str(error).split())
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("monai_prox"):
+            raise
+        from monai_prox.requirements import missing
+
+        message = f"this command needs a package: {missing(error.name)}"
+    except OSError as error:
+        message = f"{error.filename or 'a file'}: {error.strerror or error}"
+    else:
+        return
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(printable(message))}", highlight=False)
+    sys.exit(1)

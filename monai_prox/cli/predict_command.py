@@ -1,0 +1,63 @@
+"""``monai-prox predict``: an exported file on images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from monai_prox.cli.terminal import bars, say
+from monai_prox.errors import printable
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A file of `export --format onnx`, openvino or torchscript")],
+    images: Annotated[
+        Path, typer.Option("-i", "--input", help="Folder of case_0000.nii.gz, one per channel, or of scans; or one image")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for case.nii.gz, or for predictions.csv")],
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; all by default")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Predict again what is there")] = True,
+) -> None:
+    """Segment or classify images with an exported model, without torch. Exit code 1 if one failed; the others are done."""
+    from monai_prox.runtime.description import Description
+    from monai_prox.runtime.model import Model
+
+    opened = Model(model, threads=threads)
+    description = opened.description
+    if isinstance(description, Description):
+        from monai_prox.runtime.cases import find_cases
+        from monai_prox.runtime.prediction import predict as predict_cases
+
+        cases, what = find_cases(images, description), "cases"
+        count = len(cases)
+        with bars() as progress:
+            every, one = progress.add_task("cases", total=count), progress.add_task("tiles")
+
+            def done(name: str, tiles: int) -> None:
+                if progress.tasks[one].description != printable(name):
+                    progress.reset(one, total=tiles, description=printable(name))
+                progress.advance(one)
+
+            failed = {}
+            for case, problem in predict_cases(description, opened, cases, output, overwrite=overwrite, done=done):
+                progress.advance(every)
+                if problem is not None:
+                    failed[case.name] = problem
+    else:
+        from monai_prox.runtime.classification import classify, find_scans
+
+        scans, what = find_scans(images), "scans"
+        count = len(scans)
+        with bars() as progress:
+            outcomes = classify(description, opened, scans, output, overwrite=overwrite)
+            tracked = progress.track(outcomes, count, description=what)
+            failed = {str(path): problem for path, problem in tracked if problem is not None}
+    say(f"{output}: {count - len(failed)} of {count} {what}")
+    if failed:
+        lines = "\n".join(printable(f"{name}: {problem}") for name, problem in failed.items())
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]failed:[/]\n{escape(lines)}", highlight=False)
+        raise typer.Exit(1)

@@ -1,0 +1,103 @@
+"""``monai-prox profile``: how long members take on a device."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monai_prox.cli.terminal import FoldOption, ModelArgument, bars, console, open_family, say
+from monai_prox.errors import ProXError
+from monai_prox.files import make_folder, read_json, write_json
+
+if TYPE_CHECKING:
+    from monai_prox.trained.source import Source
+
+profile = typer.Typer(no_args_is_help=True, help="How long members take on a device.")
+
+
+@profile.command()
+def pack(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .zip to write")] = Path("prox_profile.zip"),
+    members: Annotated[int, typer.Option(help="To measure")] = 24,
+    fold: FoldOption = None,
+    dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
+) -> None:
+    """Pack members and a script that measures them where Python, numpy and onnxruntime are."""
+    from monai_prox.latency.pack import write_pack
+
+    source = open_to_measure(model, fold, dataset)
+    with bars() as progress:
+        bar = progress.add_task("members", total=members)
+        write_pack(
+            source,
+            output,
+            count=members,
+            overwrite=overwrite,
+            done=lambda number, total: progress.update(bar, completed=number, total=total),
+        )
+    say(str(output), "On the device:", f"  unzip {output.name} && python {output.stem}/measure.py --output device.json")
+    say("", f"Here: monai-prox search {shlex.quote(str(model))} --device device.json --max-latency-ms 800")
+
+
+@profile.command()
+def measure(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File for `search --device`")] = Path("device.json"),
+    runtime: Annotated[
+        str, typer.Option(help="onnxruntime or openvino on the processor; torch, on the GPU if there is one")
+    ] = ("onnxruntime"),
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; all by default")] = None,
+    members: Annotated[int, typer.Option(help="To measure")] = 24,
+    fold: FoldOption = None,
+    dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
+) -> None:
+    """Measure members on this machine."""
+    measure_members(open_to_measure(model, fold, dataset), runtime, threads, output, members)
+
+
+def open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None) -> Source:
+    source = open_family(model, fold, dataset, "a profile")
+    if dataset is not None and not source.classifies:
+        raise ProXError("--dataset is for classifiers, whose members' norms need scans; leave it out")
+    return source
+
+
+def of_this_machine(source: Source, path: Path) -> Path:
+    """Measured, unless ``path`` is of this machine and family already."""
+
+    from monai_prox.latency.device import fingerprint
+    from monai_prox.latency.measure import device
+
+    threads = os.cpu_count() or 1
+    try:
+        data = read_json(path)
+        same = data["family"] == fingerprint(source.supernet.family, source.size) and data["device"] == device(threads)
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        measure_members(source, "onnxruntime", threads, path)
+    return path
+
+
+def measure_members(source: Source, runtime: str, threads: int | None, output: Path, members: int = 24) -> None:
+    from monai_prox.latency.device import Device
+    from monai_prox.latency.pack import choose_members, measure_here
+
+    chosen, threads = choose_members(source.supernet.family, source.size, members), threads or os.cpu_count() or 1
+    with console.status("measuring") as status:
+        measured = measure_here(source, chosen, runtime, threads=threads, progress=lambda text: status.update(text))
+    make_folder(output.parent)
+    write_json(measured, output)
+    device = Device.from_json(measured, source.supernet.family, source.size, str(output))
+    times = device.measured.values()
+    say(
+        str(output),
+        f"{device.name}: {min(times):.3g} to {max(times):.3g} ms a patch, {len(times)} members",
+        f"others are predicted within {device.held_out_error:.1%} (median, of members left out)",
+    )

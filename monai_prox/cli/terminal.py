@@ -1,0 +1,64 @@
+"""What commands share: the console, progress bars, options, and the family that they work on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from monai_prox.errors import printable
+
+if TYPE_CHECKING:
+    from monai_prox.trained.source import Source
+
+console = Console()
+ModelArgument = Annotated[
+    Path, typer.Argument(help="Trained folder: .../ProXTrainer__nnUNetPlans__3d_fullres, or a MONAI bundle")
+]
+FoldOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Of an nnU-Net model: a number, several such as 0,1,2 for nnunet, or all, its fold_all; "
+        "by default the first that has finished, for nnunet each"
+    ),
+]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(help="Of an nnU-Net model: best or latest, e.g. of a training that has not finished; by default final"),
+]
+
+
+def bars() -> Progress:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+def say(first: str, *rest: str) -> None:
+    console.print(printable(first), soft_wrap=True, highlight=False, markup=False)
+    for line in rest:
+        console.print(printable(line), soft_wrap=True, highlight=False, markup=False, style="dim")
+
+
+def open_family(model: Path, fold: list[str] | None, dataset: Path | None, what: str) -> Source:
+    """The family of one fold. what: for a refusal of several."""
+    from monai_prox.export.options import folds_of, one_fold
+    from monai_prox.trained.door import open_source
+
+    return open_source(model, fold=one_fold(folds_of(fold or ()), what), dataset=dataset)
+
+
+def has_family(model: Path) -> bool:
+    return any((model / place / "family.json").is_file() for place in ("models", ".", "configs"))
+
+
+def say_origin(model: Path, checkpoint: str | None, folds: Sequence[str | None]) -> None:
+    """Where a model comes from that is not the end of a training."""
+    if checkpoint not in (None, "final"):
+        from monai_prox.trained.nnunet_folder import ModelFolder
+
+        opened = ModelFolder.open(model, checkpoint)
+        say(*(opened.origin(opened.checkpoint(opened.finished(fold))) for fold in folds))

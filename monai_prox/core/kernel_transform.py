@@ -1,0 +1,50 @@
+"""Learned transforms from larger kernels to smaller ones, as Progressive Shrinking has them.
+
+Source: Once-for-all, Cai et al., ICLR 2020, section 3.3, "elastic kernel size": the centre of a larger kernel has to serve
+both as part of it and as a kernel of its own, so a matrix per layer, shared by its channels, turns one into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_prox.core.slicing import centre
+
+
+class KernelTransforms(nn.Module):
+    """A matrix per layer and step from one kernel size to the next smaller one; each starts as the identity.
+
+    sizes: by the name of a convolution's weight, its kernel's sizes per axis, from the largest down.
+    """
+
+    def __init__(self, sizes: Mapping[str, Sequence[tuple[int, ...]]]) -> None:
+        super().__init__()
+        self.sizes = {name: tuple(steps) for name, steps in sizes.items() if len(steps) > 1}
+        self.matrices = nn.ParameterDict(
+            {
+                self._key(name, step): torch.eye(prod(size))
+                for name, steps in self.sizes.items()
+                for step, size in enumerate(steps[1:], start=1)
+            }
+        )
+
+    @staticmethod
+    def _key(name: str, step: int) -> str:
+        return f"{name.replace('.', '/')}:{step}"  # a module's parameter may not have dots in its name
+
+    def forward(self, name: str, weight: Tensor, size: Sequence[int]) -> Tensor:
+        """weight: (O, I, *largest size) of the layer ``name`` -> (O, I, *size), through all sizes between."""
+        for step, smaller in enumerate(self.sizes[name][1:], start=1):
+            if tuple(weight.shape[2:]) == tuple(size):
+                break
+            middle = [centre(length, full)[0] for length, full in zip(smaller, weight.shape[2:], strict=True)]
+            region = (slice(None), slice(None), *middle)
+            taps = weight[region].flatten(2)
+            with torch.autocast(weight.device.type, enabled=False):  # or a member would be another one once it is extracted
+                weight = F.linear(taps, self.matrices[self._key(name, step)]).view((*weight.shape[:2], *smaller))
+        return weight

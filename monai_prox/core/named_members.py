@@ -1,0 +1,39 @@
+"""A few members with names, watched during training and offered after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+from monai_prox.core import cost
+from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.core.supernet import SuperNet
+
+BETWEEN = ("small", "middle", "large")
+
+
+def choose_probes(supernet: SuperNet, size: Sequence[int], space: SearchSpace | None = None) -> dict[str, Subnet]:
+    """Smallest, largest and up to three members between, as equally spaced in the logarithm of their MACs as there are.
+
+    Those between are even: each dimension is as far open in all stages of the network. What a random member has by chance,
+    a bottleneck of width between wide stages, nobody would choose.
+
+    size: input voxels per axis for which MACs are counted. space: the whole one if None. The choice is a function of the space
+    alone.
+    """
+    space = supernet.family.space if space is None else space
+    smallest, largest = space.smallest(), space.largest()
+    if smallest == largest:
+        return {"largest": largest}
+    steps = [[(dimension, count) for count in range(1, space.choice_count(dimension) + 1)] for dimension in space.dimensions]
+    even = {space.restrict(dict(opened)).largest() for opened in product(*steps)} - {smallest, largest}
+    macs = {subnet: cost.macs(supernet.family, subnet, size) for subnet in even}
+    low, high = cost.macs(supernet.family, smallest, size), cost.macs(supernet.family, largest, size)
+    between: list[Subnet] = []
+    for number in range(1, len(BETWEEN) + 1):
+        target = low * (high / low) ** (number / (len(BETWEEN) + 1))
+        left = [subnet for subnet in macs if subnet not in between]
+        if left:
+            between.append(min(left, key=lambda subnet: (abs(macs[subnet] - target), str(subnet))))
+    between.sort(key=lambda subnet: (macs[subnet], str(subnet)))
+    return {"smallest": smallest, **dict(zip(BETWEEN, between, strict=False)), "largest": largest}

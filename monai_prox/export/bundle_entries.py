@@ -1,0 +1,69 @@
+"""Entries of an exported bundle's configuration: MONAI's transforms, and those of ours that the bundle ships as scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SCRIPTS, OWN_TRANSFORMS = "scripts", "transforms"  # as the model zoo's bundles have it; MONAI Label looks there
+SCRIPTS_PATH = "scripts_path"  # in a configuration: what makes Python find them
+# Voxels that are no finite numbers are 0, as ITK reads them for nnU-Net: one alone would leave nothing of an image
+FINITE = {
+    "_target_": "Lambdad",
+    "keys": "image",
+    "func": {"_target_": "torch.nan_to_num", "_mode_": "callable", "nan": 0.0, "posinf": 0.0, "neginf": 0.0},
+}
+
+
+def orienting(orientation: str | None) -> list[Mapping[str, Any]]:
+    """Transforms that turn ``image`` to these axis codes, which Invertd undoes; none where it stays as stored."""
+    if orientation is None:
+        return []
+    return [{"_target_": "Orientationd", "keys": "image", "axcodes": orientation, "labels": None}]
+
+
+def resampling(spacing: Sequence[float], *, mode: int | str, padding_mode: str) -> Mapping[str, Any]:
+    """The transform that brings ``image`` to ``spacing``, its outer faces kept in place, as nnU-Net and the families resize."""
+    return resampling_by(own("ResampleToSpacing", spacing=list(spacing), mode=mode, padding_mode=padding_mode))
+
+
+def resampling_by(resampler: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The transform that resamples ``image`` by one of MONAI's transforms of arrays, or of ours."""
+    return own("Resampled", keys="image", resampler=resampler)
+
+
+def loading(reader: str, **arguments: Any) -> Mapping[str, Any]:
+    """The transform that loads ``image`` by one of our readers."""
+    return {"_target_": "LoadImaged", "keys": "image", "reader": own(reader, **arguments)}
+
+
+def cropping() -> Mapping[str, Any]:
+    """The transform that crops ``image`` to what is not 0."""
+    crop = {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "allow_smaller": True}
+    return crop | {"select_fn": own("nonzero", _mode_="callable")}
+
+
+def regions_to_labels(values: Sequence[int]) -> Mapping[str, Any]:
+    """The transform that makes labels of the logits ``pred`` of regions, ``values`` by region; later ones on top."""
+    return own("RegionsToLabelsd", keys="pred", values=list(values))
+
+
+def inverting() -> Mapping[str, Any]:
+    """The transform that brings logits ``pred`` back to where ``image`` came from."""
+    return {
+        "_target_": "Invertd",
+        "keys": "pred",
+        "transform": "@preprocessing",
+        "orig_keys": "image",
+        "nearest_interp": False,
+    }
+
+
+def own(name: str, **arguments: Any) -> dict[str, Any]:
+    """One of bundle_transforms, which is in the bundle's folder of scripts."""
+    return {"_target_": f"{SCRIPTS}.{OWN_TRANSFORMS}.{name}", "_requires_": f"@{SCRIPTS_PATH}", **arguments}
+
+
+def output_name(images: str) -> Mapping[str, Any]:
+    """The function for the name of a mask: that of its image, of nnU-Net's ``images`` without the first channel's number."""
+    return own("mask_name", _mode_="callable", channel="_0000" if images.startswith("*_0000") else "")

@@ -1,0 +1,222 @@
+"""What a bundle's training leaves beside the weights, and the trained family read from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from monai_prox.core.network import prediction_graph
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import Member, SuperNet, without_weights
+from monai_prox.data.decathlon import Case, DecathlonTask
+from monai_prox.data.decathlon_plan import Plan
+from monai_prox.data.oct_plan import KIND, OctPlan
+from monai_prox.errors import ProXError, refusing
+from monai_prox.files import read_json
+from monai_prox.tensor_file import check_weights, read_tensors, write_tensors
+from monai_prox.trained.family_file import FURTHER, check_family, find_member
+from monai_prox.training.calibrate import keeps_statistics
+from monai_prox.training.calibrated_members import CalibratedMembers, Statistics, statistics_of
+from monai_prox.training.schedule import find_recipe
+from monai_prox.typed import check_types
+
+FORMAT = 1
+FAMILY = "family.json"
+WEIGHTS = "model.pt"
+KERNEL_TRANSFORMS = "kernel_transforms.pt"
+STATISTICS = "statistics.pt"  # of norms, by member
+UNUSABLE = f"the bundle's {FAMILY} cannot be used"
+
+
+def plan_of(trained: TrainedBundle, **asked: Any) -> Any:
+    """The plan that the training had. Raises ProXError for entries of another, such as --plan#features."""
+    if asked:
+        raise ProXError(f"plan#{next(iter(asked))} is for training; what is trained already keeps its plan, so leave it out")
+    return trained.plan
+
+
+def _is_bundle(path: Path) -> bool:
+    return (path / "models").is_dir() or (path / "configs").is_dir()
+
+
+@dataclass(frozen=True)
+class TrainedBundle:
+    """Read-only view of a family in a bundle: what its training wrote, or, before any training, what its authors planned."""
+
+    path: Path  # the folder of models: family.json and model.pt, once trained
+    data: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path | str, bundle_root: Path | str | None = None) -> TrainedBundle:
+        """path: a bundle, or the folder its training wrote models to; bundle_root: then the bundle, with the planned family.
+
+        Raises ProXError where there is neither a trained nor a planned family.
+        """
+        path = Path(path)
+        models = path if (path / FAMILY).is_file() or not _is_bundle(path) else path / "models"
+        planned = [Path(root) / "configs" / FAMILY for root in (path, bundle_root) if root is not None]
+        for place in (models / FAMILY, *planned):
+            if place.is_file():
+                data = read_json(place)
+                if not isinstance(data, dict) or data.get("format") != FORMAT or not {"plan", "choices"} <= set(data):
+                    raise ProXError(f"{place} is not a family of format {FORMAT}")
+                check_types(data, FURTHER, place, missing=True)
+                return cls(models, data)
+        raise ProXError(f"{path} is no bundle of a supernet, nor its models: there is no {FAMILY}, which training writes")
+
+    @cached_property
+    def plan(self) -> Any:
+        """A Plan or, of a classifier, an OctPlan."""
+        data = self.data["plan"]
+        kind = OctPlan if isinstance(data, dict) and data.get("kind") == KIND else Plan
+        return kind.from_json(data)
+
+    @cached_property
+    @refusing(UNUSABLE)
+    def network_family(self) -> Any:
+        """Of what remained open: a UNetFamily or, of a classifier, a MobileNetFamily."""
+        return self.plan.family(self.data["choices"], open=self.data.get("closed"))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the members classify images, instead of segmenting them."""
+        return isinstance(self.plan, OctPlan)
+
+    @property
+    def measure(self) -> str:
+        """What the members' scores measure, and their name in family.json."""
+        measure: str = self.data.get("measure", "dice")
+        return measure
+
+    @property
+    def scored(self) -> str:
+        """In words, what they are of."""
+        return "scans that training held out" if self.classifies else "whole cases that training held out, without mirroring"
+
+    @property
+    @refusing(UNUSABLE)
+    def kernel_transforms(self) -> bool:
+        """Whether the recipe had the supernet transform its kernels."""
+        return "recipe" in self.data and find_recipe(self.data["recipe"]).kernel_transforms
+
+    @property
+    @refusing(UNUSABLE)
+    def regions(self) -> dict[str, tuple[int, ...]]:
+        """What is evaluated: values of the labels by region."""
+        recorded = self.data.get("regions")
+        return self.plan.regions() if recorded is None else {name: tuple(values) for name, values in recorded.items()}
+
+    @refusing(UNUSABLE)
+    def validation_cases(self, task: DecathlonTask) -> list[Case]:
+        """The cases that the training held out. Raises ProXError where ``task`` does not have them all."""
+        cases = {case.image.name: case for case in task.cases}
+        names = self.family()["validation_cases"]
+        missing = [name for name in names if name not in cases]
+        if missing:
+            raise ProXError(f"{task.name} lacks {len(missing)} cases that the training held out, the first is {missing[0]}")
+        return [cases[name] for name in names]
+
+    def subnet(self, which: str) -> Subnet:
+        """The subnet of a name or a JSON file, see ``member``; "smallest" and "largest" are known before training, too."""
+        space = self.network_family.space
+        ends = {"smallest": space.smallest, "largest": space.largest}
+        subnet: Subnet = ends[which]() if which in ends else space.check(self.member(which)[1])
+        return subnet
+
+    def family(self) -> dict[str, Any]:
+        """family.json. Raises ProXError where nothing has been trained yet."""
+        if "members" not in self.data:
+            raise ProXError(
+                f"{self.path.parent} is not trained; first python -m monai.bundle run --config_file configs/train.json"
+            )
+        return check_family(self.data, self.path / FAMILY)
+
+    def member(self, which: str) -> tuple[str, Subnet]:
+        """Name and subnet of ``which``, a member's name or a JSON file with a subnet. Raises ProXError."""
+        return find_member(self.family(), which)
+
+    @refusing(UNUSABLE)
+    def measured(self, subnet: Subnet) -> dict[str, float]:
+        """Scores by class of ``subnet`` as its training measured them with the weights that are there; {} where it did not."""
+        same = [member for member in self.family()["members"] if dict(Subnet.from_json(member["subnet"])) == dict(subnet)]
+        return dict(same[0][self.measure] or {}) if same else {}
+
+    def supernet(self) -> SuperNet:
+        """With the trained weights. Raises ProXError as ``load_weights`` does."""
+        family, weights = self.network_family, self._weights()
+        network = family.build(family.space.largest(), initialise=False)
+        supernet = SuperNet(family, network, kernel_transforms=self.kernel_transforms)
+        self._load(weights, supernet)
+        return supernet.eval()
+
+    def load_weights(self, supernet: SuperNet) -> None:
+        """Loads the trained weights. Raises ProXError where they are missing, broken or another network's."""
+        self._load(self._weights(), supernet)
+
+    def _weights(self) -> list[Any]:
+        """Of the network and, if there are any, of its kernels' transforms, checked before anything is allocated for them."""
+        shapes = without_weights(self.network_family, kernel_transforms=self.kernel_transforms)
+        weights = []
+        for name, module in self._parts(shapes).items():
+            path = self.path / name
+            if not path.is_file():
+                raise ProXError(f"there is no {path}; training writes it, or give its folder as ckpt_dir")
+            weights.append(read_tensors(path))
+            check_weights(weights[-1], module, path)
+        return weights
+
+    def _load(self, weights: list[Any], supernet: SuperNet) -> None:
+        for state, module in zip(weights, self._parts(supernet).values(), strict=True):
+            module.load_state_dict(state)
+
+    @staticmethod
+    def _parts(supernet: SuperNet) -> dict[str, nn.Module]:
+        """By the file that their weights are in."""
+        parts: dict[str, nn.Module] = {WEIGHTS: prediction_graph(supernet.network)}
+        return parts if supernet.kernel_transforms is None else parts | {KERNEL_TRANSFORMS: supernet.kernel_transforms}
+
+    def network(self, which: str, supernet: SuperNet, calibrated: CalibratedMembers | None = None) -> Member:
+        """The trained member of a name or a JSON file, cut out; the trained weights are loaded into ``supernet``.
+
+        calibrated, and errors: as of ``extract`` and ``load_weights``.
+        """
+        subnet = self.subnet(which)
+        self.load_weights(supernet)
+        return Member(self.network_family, subnet, self.extract(supernet, subnet, calibrated))
+
+    def extract(self, supernet: SuperNet, subnet: Subnet, calibrated: CalibratedMembers | None = None) -> nn.Module:
+        """The stock network of ``subnet`` out of ``supernet``, which has the trained weights, with its norms' statistics.
+
+        Members whose statistics the training did not keep are given theirs by ``calibrated``, which are then kept, too.
+        Raises ProXError where that is None.
+        """
+        network = supernet.extract(subnet)
+        if not keeps_statistics(network):
+            return network
+        path, known = self.path / STATISTICS, self.statistics()
+        if str(subnet) not in known:
+            if calibrated is None:
+                raise ProXError(
+                    f"{path} has no statistics of the norms of {subnet}; evaluate this member first, which takes them from "
+                    "training images"
+                )
+            known[str(subnet)] = statistics_of(calibrated.calibrate(network, subnet))
+            write_tensors(known, path)
+        network.load_state_dict(known[str(subnet)], strict=False)
+        return network
+
+    def statistics(self) -> dict[str, Statistics]:
+        """Of the norms, by member: those that are kept. Raises ProXError where the file is broken."""
+        path = self.path / STATISTICS
+        if not path.is_file():
+            return {}
+        kept: dict[str, Statistics] = read_tensors(path)
+        check_types(kept, {}, path)
+        for member, statistics in kept.items():
+            if not isinstance(statistics, dict) or not all(isinstance(tensor, Tensor) for tensor in statistics.values()):
+                raise ProXError(f"{path} does not hold the statistics of norms, but of {member!s:.80} a {statistics!r:.80}")
+        return kept

@@ -1,0 +1,180 @@
+"""What a bundle's training has left, for the device."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
+from monai_prox.data.decathlon import DecathlonTask
+from monai_prox.data.oct import OctScans, read_scan, read_scans
+from monai_prox.errors import ProXError, refusing
+from monai_prox.runtime.cases import ALL_CHANNELS, Case
+from monai_prox.runtime.classification import prepare_scan
+from monai_prox.runtime.description import Description, Normalisation, Resampling, ScanDescription
+from monai_prox.runtime.evaluation import Labelled, LabelledScan, LabelledScans, SegmentedCases
+from monai_prox.trained.bundle_folder import UNUSABLE, TrainedBundle
+from monai_prox.trained.source import FILES
+from monai_prox.training.calibrated_members import CalibratedMembers
+
+ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class _Source:
+    bundle: TrainedBundle
+    dataset: Path | None
+
+    @property
+    def path(self) -> Path:
+        return self.bundle.path
+
+    @property
+    def measure(self) -> str:
+        return self.bundle.measure
+
+    @property
+    def classifies(self) -> bool:
+        return self.bundle.classifies
+
+    @property
+    def size(self) -> Sequence[int]:
+        patch: Sequence[int] = self.bundle.plan.patch_size
+        return patch
+
+    @cached_property
+    def supernet(self) -> SuperNet:
+        return self.bundle.supernet()
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return ("bundle", *FILES)
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--dataset", str(self.dataset.resolve())] if self.classifies and self.dataset is not None else []
+
+    def family(self) -> dict[str, Any]:
+        return self.bundle.family()
+
+    def member(self, which: str) -> tuple[str, Subnet]:
+        name, subnet = self.bundle.member(which)
+        return name, self.supernet.family.space.check(subnet)
+
+    @property
+    def _trained(self) -> str:
+        family = self.family()
+        return f"a family trained on {self.bundle.plan.task} by {family['recipe']}, {family['epochs']} epochs"
+
+    def _data(self, what: str) -> Path:
+        if self.dataset is None:
+            raise ProXError(f"give --dataset, {what}")
+        return self.dataset
+
+
+class BundleSource(_Source):
+    """A family that segments. See ``monai_prox.trained.source``."""
+
+    def network(self, subnet: Subnet) -> nn.Module:
+        return self.supernet.extract(subnet)
+
+    @refusing(UNUSABLE)
+    def describe(self, name: str, subnet: Subnet) -> Description:
+        plan, family = self.bundle.plan, self.bundle.network_family
+        patch = family.input_size(plan.patch_size, subnet["resolution"][0])
+        spacing = tuple(mm * (full / small) for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))
+        # The training's Spacing keeps the first voxel in place; at lower resolutions the family resizes, which keeps the faces
+        resampling = Resampling(order=1, separate_z=False, keeps="centre" if patch == plan.patch_size else "faces")
+        intensity = {key: value for key, value in plan.intensity.items() if key != "kind"}
+        scheme = "CTNormalization" if plan.is_ct else "NormalizeIntensity"
+        return Description(
+            member=name,
+            subnet=subnet.to_json(),
+            task=plan.task,
+            source=self._trained,
+            channels=plan.channels,
+            labels={label: value for value, label in enumerate(plan.labels)},
+            regions=None,
+            outputs=len(plan.labels),
+            patch=patch,
+            spacing=spacing,
+            transpose=(2, 1, 0),
+            normalisation=(Normalisation(scheme=scheme, masked=not plan.is_ct, **intensity),) * len(plan.channels),
+            images=resampling,
+            logits=resampling,
+            cropped=not plan.is_ct,
+            normalised_first=False,
+            reader=ALL_CHANNELS,
+            file_ending=ENDING,
+            orientation=plan.orientation,
+        )
+
+    def held_out(self) -> SegmentedCases:
+        task = DecathlonTask.read(self._data("the Decathlon task's folder that the bundle was trained on"))
+        self.bundle.plan.check_fits(task)
+        cases = self.bundle.validation_cases(task)
+        named = [(case.image.name.removesuffix(ENDING), case) for case in cases]
+        labelled = [Labelled(Case(name, (case.image,)), case.label) for name, case in named]
+        return SegmentedCases(labelled, self.bundle.regions)
+
+
+class ClassifierSource(_Source):
+    """A family that classifies. See ``monai_prox.trained.source``."""
+
+    def network(self, subnet: Subnet) -> nn.Module:
+        """Norms' statistics are those that the training has kept, else taken from images of ``dataset`` that it trained on."""
+        kept = str(subnet) in self.bundle.statistics()
+        return (self.bundle.extract(self.supernet, subnet) if kept else self._calibrated.extract(subnet)).eval()
+
+    @refusing(UNUSABLE)
+    def describe(self, name: str, subnet: Subnet) -> ScanDescription:
+        plan, family = self.bundle.plan, self.bundle.network_family
+        rows, columns = family.input_size(plan.image_size, subnet["resolution"][0])
+        return ScanDescription(
+            member=name,
+            subnet=subnet.to_json(),
+            task=plan.task,
+            source=self._trained,
+            classes=plan.classes,
+            image_size=plan.image_size,
+            working_size=(rows, columns),
+        )
+
+    def held_out(self) -> LabelledScans:
+        numbered = enumerate(self._scans.val)  # files of two classes may have one name
+        return LabelledScans([LabelledScan(f"{number} {scan.name}", scan.image, scan.label) for number, scan in numbered])
+
+    @cached_property
+    def _scans(self) -> OctScans:
+        """Split as in the training, by the names that it has noted. Raises ProXError where they do not tell."""
+        data = self._data("the folder of scans, or the .npz, that the bundle was trained on")
+        scans, noted = read_scans(data, classes=self.bundle.plan.classes), Counter(self.family()["validation_cases"])
+        if Counter(scan.name for scan in scans.val) == noted:
+            return scans
+        every = [*scans.train, *scans.val]  # it was told to split otherwise
+        val = [scan for scan in every if scan.name in noted]
+        if Counter(scan.name for scan in val) != noted:
+            raise ProXError(
+                f"{data}: of {noted.total()} scans that were held out in training, {len(val)} are found by their names"
+            )
+        patients = {scan.patient for scan in val} - {None}
+        train = [scan for scan in every if scan.name not in noted and scan.patient not in patients]
+        return replace(scans, train=tuple(train), val=tuple(val))
+
+    @cached_property
+    def _calibrated(self) -> CalibratedMembers:
+        largest = self.describe("largest", self.supernet.family.space.largest())
+
+        def prepare(item: dict[str, Any]) -> dict[str, Any]:
+            image = prepare_scan(read_scan(item["image"])[0], largest)
+            return {"image": torch.from_numpy(image)}
+
+        return CalibratedMembers(self.supernet, [{"image": scan.image} for scan in self._scans.train], prepare)

@@ -1,0 +1,301 @@
+"""A model folder that ProXTrainer wrote: ``nnUNet_results/DATASET/ProXTrainer__PLANS__CONFIGURATION``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet, without_weights
+from monai_prox.errors import ProXError, refusing
+from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.files import check_inside, read_json
+from monai_prox.tensor_file import check_weights
+from monai_prox.trained.family_file import check_family, find_member
+from monai_prox.trained.nnunet_checkpoint import load_checkpoint
+from monai_prox.trained.nnunet_dataset import named_scores
+from monai_prox.trained.nnunet_files import check_configuration, read_dataset, read_plans
+from monai_prox.trained.nnunet_members import Opened, dice_of, members_of, opened
+from monai_prox.trained.nnunet_plans import family_of
+from monai_prox.trained.open_part import ENTRY
+from monai_prox.typed import check_types
+
+FINAL = "checkpoint_final.pth"
+CHECKPOINTS = {"final": FINAL, "best": "checkpoint_best.pth", "latest": "checkpoint_latest.pth"}  # as nnU-Net names them
+SUMMARY = {"mean": Mapping[str, Mapping[str, Any]], "foreground_mean": Mapping[str, Any]}
+ORIENTATIONS = {"orientations": Mapping[str, int]}
+FOLD = re.compile(r"fold_([0-9]|[1-9][0-9]+|all)")  # as nnU-Net names them
+ALL = "fold_all"  # trains on all cases
+UNUSABLE = "the model folder's files cannot be used"
+
+
+def scored_in(fold: str, mirrors: bool = True) -> str:
+    """In words, what the Dice are of that nnU-Net's validation of ``fold`` leaves, in summary.json and family.json.
+
+    mirrors: false where a variant of nnU-Net's was mixed in that does not.
+    """
+    cases = "cases that it was trained on, for fold_all holds none out" if fold == ALL else f"cases that {fold} held out"
+    return f"whole {cases}, by nnU-Net's validation, {'which mirrors' if mirrors else 'without mirroring'}"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """Read-only view of a trained family. ``ModelFolder.open`` checks that it is one."""
+
+    path: Path
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    configuration_name: str
+    folds: tuple[str, ...]  # names of folders with such a checkpoint, e.g. ("fold_0", "fold_1")
+    file: str = FINAL  # of CHECKPOINTS
+
+    @classmethod
+    def open(cls, path: Path | str, checkpoint: str = "final") -> ModelFolder:
+        """checkpoint: of CHECKPOINTS; trainings that have not finished have another than the final one.
+
+        Raises ProXError where ``path`` is not the folder of a training that has such a checkpoint.
+        """
+        if checkpoint not in CHECKPOINTS:
+            raise ProXError(f"the checkpoint {checkpoint!r:.80} is not known; allowed: {', '.join(CHECKPOINTS)}")
+        path = Path(path).resolve()
+        if not (path / "plans.json").is_file():
+            raise ProXError(
+                f"{path} is not a trained model folder: it has no plans.json; expected e.g. "
+                "nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
+            )
+        plans, dataset = read_plans(path / "plans.json"), read_dataset(path / "dataset.json")
+        name = path.name.split("__")[-1]
+        if name not in plans["configurations"]:
+            raise ProXError(
+                f"the folder's name must end in __CONFIGURATION, one of {', '.join(plans['configurations'])}; got {path.name}"
+            )
+        file, found = CHECKPOINTS[checkpoint], [fold for fold in path.glob("fold_*") if FOLD.fullmatch(fold.name)]
+        having = [fold.name for fold in found if (fold / file).is_file()]
+        folds = tuple(sorted(having, key=lambda fold: (len(fold), fold)))  # fold_10 comes after fold_2, fold_all last
+        if not folds:
+            there = [one for one, other in CHECKPOINTS.items() if any((fold / other).is_file() for fold in found)]
+            instead = f", or use what there is: --checkpoint {' or '.join(there)}" if there else ""
+            raise ProXError(f"no fold of {path} has a {file}; finish the training first: nnUNetv2_train ... --c{instead}")
+        return cls(path, plans, dataset, name, folds, file)
+
+    @cached_property
+    def _manager(self) -> Any:
+        return PlansManager(self.plans)
+
+    @cached_property
+    @refusing(UNUSABLE)
+    def configuration(self) -> dict[str, Any]:
+        """The plan's configuration with inheritance resolved."""
+        configuration = dict(self._manager.get_configuration(self.configuration_name).configuration)
+        check_configuration(configuration, f"{self.path / 'plans.json'}, {self.configuration_name!r}")
+        return configuration
+
+    def checkpoint(self, fold: str) -> dict[str, Any]:
+        """Raises ProXError where it is truncated or of another trainer."""
+        return load_checkpoint(self.path / fold / self.file)
+
+    def opened(self, checkpoint: dict[str, Any], family: UNetFamily) -> Opened:
+        """What of ``family``, the one that remained open, the training had opened: in the end, all of it."""
+        if self.file == FINAL:
+            return Opened(family.space, family.space, "finished")
+        return opened(checkpoint["prox"], family, self._name(checkpoint))
+
+    def _name(self, checkpoint: dict[str, Any]) -> str:
+        return f"{self.file} of fold_{checkpoint['init_args']['fold']}"
+
+    def epochs(self, checkpoint: dict[str, Any]) -> str:
+        """In words, after how many, and in which checkpoint if not in the final one."""
+        return f"{checkpoint['current_epoch']} epochs" + ("" if self.file == FINAL else f", {self.file}")
+
+    @refusing(UNUSABLE)
+    def origin(self, checkpoint: dict[str, Any]) -> str:
+        """In words, how far the training of a checkpoint that is not the final one had come."""
+        family = self._open_family(checkpoint)
+        stage = self.opened(checkpoint, family).stage
+        return f"{self._name(checkpoint)}: after {checkpoint['current_epoch']} epochs, in {stage}; not the end of a training"
+
+    @refusing(UNUSABLE)
+    def supernet(self, checkpoint: dict[str, Any]) -> SuperNet:
+        """The supernet with the weights of ``checkpoint``, without what its training has closed."""
+        engine, source = checkpoint["prox"]["engine"], f"{self.path}, the checkpoint of fold {checkpoint['init_args']['fold']}"
+        transforms, closed = engine.get("kernel_transforms"), engine.get("closed")
+        family, weights = self._unet_family(checkpoint), dict(checkpoint["network_weights"])
+        weights.pop(ENTRY, None)
+        shapes = without_weights(family, kernel_transforms=transforms is not None)
+        check_weights(weights, shapes.network, source)
+        if shapes.kernel_transforms is not None:
+            check_weights(transforms, shapes.kernel_transforms, source)
+        network = family.build(family.space.largest(), initialise=False)
+        supernet = SuperNet(family, network, kernel_transforms=transforms is not None)
+        supernet.network.load_state_dict(weights)
+        if supernet.kernel_transforms is not None:
+            supernet.kernel_transforms.load_state_dict(transforms)
+        if closed:  # no recipe with transforms closes anything
+            family = self._open_family(checkpoint)
+            supernet = SuperNet(family, supernet.extract(family.space.largest()))
+        return supernet.eval()
+
+    def _unet_family(self, checkpoint: dict[str, Any], closed: dict[str, int] | None = None) -> UNetFamily:
+        manager, configuration = self._manager, self._manager.get_configuration(self.configuration_name)
+        return family_of(
+            self.configuration,
+            input_channels=determine_num_input_channels(manager, configuration, self.dataset),
+            num_classes=manager.get_label_manager(self.dataset).num_segmentation_heads,
+            choices=UNetChoices.from_json(checkpoint["prox"]["choices"]),
+            open=closed,
+        )
+
+    def _open_family(self, checkpoint: dict[str, Any]) -> UNetFamily:
+        """Without what its training has closed."""
+        return self._unet_family(checkpoint, checkpoint["prox"]["engine"].get("closed"))
+
+    def supernet_with(self, subnet: Subnet, checkpoint: dict[str, Any]) -> tuple[SuperNet, Subnet]:
+        """``supernet``, and its member ``subnet`` in normal form. Raises ProXError as ``check`` does."""
+        supernet = self.supernet(checkpoint)
+        return supernet, self.check(subnet, supernet, checkpoint)
+
+    def check(self, subnet: Subnet, supernet: SuperNet, checkpoint: dict[str, Any]) -> Subnet:
+        """``subnet`` in normal form.
+
+        Raises ProXError, with the fold and the reason, if it is no member of the checkpoint's ``supernet``, or none that the
+        training had opened.
+        """
+        try:
+            member = supernet.family.space.check(subnet)
+        except ProXError as error:
+            closed = ", ".join(checkpoint["prox"]["engine"].get("closed", {}))
+            why = f", whose training has closed choices of {closed}," if closed else ""
+            raise ProXError(f"fold_{checkpoint['init_args']['fold']}{why} has no such member: {error}") from None
+        trained = self.opened(checkpoint, supernet.family)  # type: ignore[arg-type]
+        if member not in trained.space:
+            raise ProXError(f"{self._name(checkpoint)} is of {trained.stage}, in which this member was not trained yet")
+        return member
+
+    @refusing(UNUSABLE)
+    def family(self) -> dict[str, Any]:
+        """family.json, each member's Dice being the mean over the folds that have validated it on what they held out.
+
+        fold_all holds nothing out, so its Dice are those of the family only where there is no other fold. Where folds have
+        closed different choices, it is that of the fold whose largest member costs least. Raises ProXError where one is none.
+        """
+        of_folds = {fold: self.family_of(fold) for fold in self.folds}
+        families = list(of_folds.values())
+        merged = deepcopy(min(families, key=lambda family: max((m["macs"] for m in family["members"]), default=0)))
+        for member in merged["members"]:
+            scored = [family for fold, family in of_folds.items() if fold != ALL or len(of_folds) == 1]
+            same = [m for f in scored for m in f["members"] if m["subnet"] == member["subnet"]]
+            scores = [m["dice"] for m in same if m["dice"]]
+            labels = list(dict.fromkeys(label for score in scores for label in score))
+            means = {label: [s[label] for s in scores if s.get(label) is not None] for label in labels}
+            member["dice"] = {label: fmean(values) if values else None for label, values in means.items()} or None
+        return merged
+
+    def finished(self, fold: str | None) -> str:
+        """``fold``, or the first. Raises ProXError unless its training has finished."""
+        if fold is None:
+            return self.folds[0]
+        if fold not in self.folds:
+            have = "has no finished {}; finished are" if self.file == FINAL else f"has no {self.file} of {{}}; there are"
+            raise ProXError(f"{self.path} {have.format(fold)} {', '.join(self.folds)}")
+        return fold
+
+    @property
+    def scored(self) -> str:
+        """In words, what ``family`` has the Dice of."""
+        mirrors = any(self.family_of(fold).get("mirroring", (0,)) for fold in self.folds)  # 0.1.0 does not say
+        return scored_in("fold_all" if self.folds == (ALL,) else "the folds", mirrors)
+
+    @refusing(UNUSABLE)
+    def family_of(self, fold: str) -> dict[str, Any]:
+        """The family.json of one fold, its Dice by the labels' names; rebuilt from the checkpoint where the file does not tell.
+
+        nnUNetv2_export_model_to_zip leaves the file out, and it says nothing of checkpoints but the final one. Raises ProXError
+        where it is none.
+        """
+        path = self.path / fold / "family.json"
+        written = check_family(read_json(path), path) if path.is_file() else None
+        family = self._rebuilt(fold, written) if written is None or self.file != FINAL else written
+        for member in family["members"]:
+            if member["dice"]:
+                member["dice"] = named_scores(member["dice"], self.dataset)
+        return family
+
+    def _rebuilt(self, fold: str, written: dict[str, Any] | None) -> dict[str, Any]:
+        """written: the fold's family.json, whose Dice are those of this checkpoint if they are of the same epoch."""
+        checkpoint = self.checkpoint(fold)
+        family, prox, epochs = self._open_family(checkpoint), checkpoint["prox"], checkpoint["current_epoch"]
+        mirroring = checkpoint["inference_allowed_mirroring_axes"]
+        source = f"{self.path}, {self._name(checkpoint)}"
+        check_types(prox, ORIENTATIONS, source, missing=True)
+        trained, patch = self.opened(checkpoint, family), self.configuration["patch_size"]
+        members = members_of(family, trained, patch, source)
+        scored: list[tuple[Subnet, Any]] = []
+        if written is None and self.file == FINAL:
+            summary = self.path / fold / "validation" / "summary.json"
+            if summary.is_file():
+                scores = read_json(check_inside(summary, self.path))
+                check_types(scores, SUMMARY, summary)
+                scored = [(trained.space.largest(), dice_of(scores))]
+        elif written is not None and written.get("validated_epoch") == epochs:
+            scored = [(Subnet.from_json(member["subnet"]), member.get("dice")) for member in written["members"]]
+        for member in members:
+            subnet = Subnet.from_json(member["subnet"])
+            member["dice"] = next((dice for one, dice in scored if dict(one) == dict(subnet)), None)
+        return {
+            "trainer": checkpoint["trainer_name"],
+            "epochs": epochs,
+            "validated_epoch": epochs if scored else None,
+            "patch_size": list(patch),
+            "mirroring": mirroring and list(mirroring),
+            "orientations": dict(prox.get("orientations", {})),
+            "space": trained.space.to_json(),
+            "closed": prox["engine"].get("closed"),
+            "members": members,
+        }
+
+    def member(self, which: str) -> tuple[str, Subnet]:
+        """Name and subnet of ``which``: a member's name in family.json, or a JSON file with a subnet.
+
+        Raises ProXError for an unknown name, with the known ones, and for a file that holds no subnet.
+        """
+        return find_member(self.family(), which)
+
+    @refusing(UNUSABLE)
+    def validated(self, fold: str, subnet: Subnet, epoch: int) -> dict[str, Any] | None:
+        """The member of family.json that is ``subnet``, if the trainer validated it after ``epoch`` epochs."""
+        family = self.family_of(fold)
+        if family.get("validated_epoch") != epoch:
+            return None
+        same = [member for member in family["members"] if dict(Subnet.from_json(member["subnet"])) == dict(subnet)]
+        return same[0] if same else None
+
+    @refusing(UNUSABLE)
+    def held_out(self, fold: str) -> list[str]:
+        """Names of the cases that the fold's training validated on.
+
+        Raises ProXError where it held none out, or was not validated.
+        """
+        summary = self.path / fold / "validation" / "summary.json"
+        if fold == ALL or not summary.is_file():
+            why = "trained on all cases" if fold == ALL else f"has no {summary.relative_to(self.path / fold)}"
+            raise ProXError(f"{self.path / fold} {why}, so no case is known that it was not trained on")
+        ending = self.dataset["file_ending"]
+        return [Path(case["reference_file"]).name.removesuffix(ending) for case in read_json(summary)["metric_per_case"]]
+
+    def validation_summary(self, fold: str, subnet: Subnet, epoch: int) -> Path | None:
+        """nnU-Net's summary of the trainer's validation of ``subnet`` after ``epoch`` epochs, where there was one."""
+        member = self.validated(fold, subnet, epoch)
+        if member is None:
+            return None
+        name, folder = member["name"], self.path / fold
+        path = (folder if name == "largest" else folder / "members" / name) / "validation" / "summary.json"
+        return path if path.is_file() else None

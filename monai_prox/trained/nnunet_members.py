@@ -1,0 +1,85 @@
+"""What family.json lists of members, by the trainer that has just made them or, where the file is lost, from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite, prod
+from typing import Any, NamedTuple
+
+from monai_prox.core import cost
+from monai_prox.core.named_members import choose_probes
+from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.core.supernet import without_weights
+from monai_prox.errors import ProXError
+from monai_prox.families.unet import UNetFamily
+from monai_prox.typed import check_types
+
+STAGE = {"name": str, "open": Mapping[str, int], "start": str}
+
+
+MOST = 2**14  # members of which those with names are chosen
+
+
+class Opened(NamedTuple):
+    """What a training had opened when a checkpoint was written.
+
+    space: the members that it had trained. final: those that it would have trained in the end. stage: in words.
+    """
+
+    space: SearchSpace
+    final: SearchSpace
+    stage: str
+
+
+def listed(family: UNetFamily, probes: Mapping[str, Subnet], patch: Sequence[int]) -> list[dict[str, Any]]:
+    """The members ``probes`` with what they cost in a patch, and no Dice."""
+    return [
+        {
+            "name": name,
+            "subnet": subnet.to_json(),
+            "parameters": cost.parameters(family, subnet),
+            "macs": cost.macs(family, subnet, patch),
+            "dice": None,
+        }
+        for name, subnet in probes.items()
+    ]
+
+
+def dice_of(summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """The Dice of nnU-Net's summary.json by its keys for labels, and their mean."""
+    scores = {"mean": summary["foreground_mean"]} | summary["mean"]
+    dice = {key: float(values["Dice"]) for key, values in scores.items()}
+    return {key: value if isfinite(value) else None for key, value in dice.items()}
+
+
+def opened(prox: Mapping[str, Any], family: UNetFamily, source: str) -> Opened:
+    """What of ``family``, the one that remained open, a checkpoint's entry ``prox`` had trained.
+
+    Raises ProXError, naming ``source``, where the entry does not say so.
+    """
+    engine, stages = prox["engine"], prox.get("stages")
+    check_types(engine, {"stage": int}, source)
+    index = max(engine["stage"], 0)
+    if not isinstance(stages, list | tuple) or not 0 <= index < len(stages):
+        raise ProXError(f"{source} is of stage {engine['stage']!s:.20}, of which it has no description")
+    spaces = []
+    for stage in (stages[index], stages[-1]):
+        check_types(stage, STAGE, f"{source}, a stage")
+        if stage["start"] not in ("smallest", "largest"):
+            raise ProXError(f"{source}: a stage starts with the smallest or the largest, got {stage['start']!r:.80}")
+        most = {dimension: family.space.choice_count(dimension) for dimension in family.space.dimensions}
+        counts = {dimension: min(count, most.get(dimension, 1)) for dimension, count in stage["open"].items()}
+        spaces.append(family.space.restrict(counts, start=stage["start"]))
+    return Opened(spaces[0], spaces[1], f"stage {index + 1} of {len(stages)}, {stages[index]['name']!r:.80}")
+
+
+def members_of(family: UNetFamily, of: Opened, patch: Sequence[int], source: str) -> list[dict[str, Any]]:
+    """As ``listed``, of those that the trainer watches the ones that are trained.
+
+    Raises ProXError, naming ``source``, for a search space in which choosing them takes long.
+    """
+    choices = prod(of.final.choice_count(dimension) for dimension in of.final.dimensions)
+    if choices > MOST:
+        raise ProXError(f"{source}: its search space has too many choices to name members of it, {choices:,}; at most {MOST:,}")
+    probes = choose_probes(without_weights(family), patch, of.final)
+    return listed(family, {name: subnet for name, subnet in probes.items() if subnet in of.space}, patch)

@@ -1,0 +1,104 @@
+"""From an nnU-Net plan to a family, and from a member back to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import fields
+from typing import Any
+
+from monai_prox.core.space import Subnet
+from monai_prox.errors import ProXError
+from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.training.schedule import find_recipe
+
+# Of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper" | ...,
+# "monitor": true | false | {"threshold": 0.005, "patience": 3}}, all of which may be missing
+PLAN_KEY = "prox"
+
+
+def _section(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    section = configuration.get(PLAN_KEY, {}) if isinstance(configuration, Mapping) else configuration
+    if not isinstance(section, dict) or not set(section) <= {"space", "recipe", "monitor"}:
+        of_space = [field.name for field in fields(UNetChoices) if isinstance(section, dict) and field.name in section]
+        hint = f"; {of_space[0]!r} belongs into 'space'" if of_space else ""
+        raise ProXError(f"the plan's {PLAN_KEY!r} entry may have 'space', 'recipe' and 'monitor', got {section!r:.120}{hint}")
+    return section
+
+
+def choices_of(configuration: Mapping[str, Any], default: UNetChoices) -> UNetChoices:
+    """The elastic choices a plan's configuration asks for, else ``default``."""
+    asked = _section(configuration).get("space")
+    return default if asked is None else UNetChoices.from_json(asked)
+
+
+def recipe_of(configuration: Mapping[str, Any], default: str) -> str:
+    """The name of the recipe that a plan's configuration asks for, else ``default``. Raises ProXError for an unknown one."""
+    name: str = _section(configuration).get("recipe", default)
+    find_recipe(name)
+    return name
+
+
+def monitor_of(configuration: Mapping[str, Any], *, monitored: bool, threshold: float, patience: int) -> dict[str, Any] | None:
+    """The monitor's threshold and patience that a plan's configuration asks for, else those given; None for no monitor."""
+    asked = _section(configuration).get("monitor", monitored)
+    if asked is False:
+        return None
+    asked = {} if asked is True else asked
+    if not isinstance(asked, dict) or not set(asked) <= {"threshold", "patience"}:
+        raise ProXError(f"the plan's 'monitor' is true, false, or may have 'threshold' and 'patience', got {asked!r:.120}")
+    return {"threshold": threshold, "patience": patience, **asked}
+
+
+def intensities_of(plans: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    """Of the training's foreground, by the number of the channel; earlier versions of nnU-Net called channels modalities."""
+    old, new = (f"foreground_intensity_properties_{by}" for by in ("by_modality", "per_channel"))
+    found: Mapping[str, Mapping[str, float]] = plans[old if new not in plans and old in plans else new]
+    return found
+
+
+def family_of(
+    configuration: Mapping[str, Any],
+    *,
+    input_channels: int,
+    num_classes: int,
+    choices: UNetChoices,
+    open: Mapping[str, int] | None = None,
+) -> UNetFamily:
+    """The family of a plan's configuration (a resolved one, as ``ConfigurationManager.configuration``).
+
+    open: by dimension, the choices that remain where the last ones were closed.
+    """
+    return UNetFamily(
+        configuration["architecture"],
+        input_channels=input_channels,
+        num_classes=num_classes,
+        patch_size=configuration["patch_size"],
+        choices=choices,
+        open=open,
+    )
+
+
+def member_configuration(
+    configuration: Mapping[str, Any], family: UNetFamily, subnet: Subnet, *, data_identifier: str
+) -> dict[str, Any]:
+    """A plan's configuration in which stock nnU-Net builds, preprocesses for and predicts with ``subnet``.
+
+    A member of lower resolution gets a smaller patch and, axis by axis, a coarser spacing in the same proportion. Its
+    preprocessed data has to be its own then, named ``data_identifier``.
+    """
+    member = deepcopy(dict(configuration))
+    member.pop(PLAN_KEY, None)
+    for key in ("inherits_from", "next_stage"):  # the plan is whole without other configurations
+        member.pop(key, None)
+    member["architecture"] = family.architecture_of(subnet)
+    patch = family.input_size(family.patch_size, subnet["resolution"][0])
+    if patch != family.patch_size:
+        scale = [small / full for small, full in zip(patch, family.patch_size, strict=True)]
+        member["patch_size"] = list(patch)
+        for axis, factor in enumerate(scale):
+            member["spacing"][axis] /= factor
+            if "median_image_size_in_voxels" in member:
+                member["median_image_size_in_voxels"][axis] *= factor
+        member["data_identifier"] = data_identifier
+    return member

@@ -1,0 +1,184 @@
+"""What ProXTrainer has trained, for the device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
+from monai_prox.errors import ProXError, refusing
+from monai_prox.runtime.cases import Case
+from monai_prox.runtime.description import READERS, SCHEMES, Description, Normalisation, Resampling
+from monai_prox.runtime.evaluation import Labelled, SegmentedCases, find_labelled
+from monai_prox.trained.nnunet_dataset import channels_of
+from monai_prox.trained.nnunet_files import listed_files
+from monai_prox.trained.nnunet_folder import UNUSABLE, ModelFolder
+from monai_prox.trained.nnunet_member import member_plans
+from monai_prox.trained.nnunet_plans import intensities_of
+from monai_prox.trained.source import FILES, FOLDERS
+
+REPEATED = {  # what of a plan the runtime does, too
+    "image_reader_writer": READERS[:-1],
+    "label_manager": ("LabelManager",),
+    "preprocessor_name": ("DefaultPreprocessor",),
+    "resampling_fn_data": ("resample_data_or_seg_to_shape",),
+    "resampling_fn_probabilities": ("resample_data_or_seg_to_shape",),
+}
+RESAMPLING = ("is_seg", "order", "order_z", "force_separate_z")
+
+
+@dataclass(frozen=True)
+class NNUNetSource:
+    """One fold of a model folder. See ``monai_prox.trained.source``."""
+
+    model: ModelFolder
+    fold: str
+    dataset: Path | None
+    measure: str = "dice"
+    classifies: bool = False
+
+    @classmethod
+    def open(
+        cls, path: Path, *, fold: str | None = None, dataset: Path | None = None, checkpoint: str = "final"
+    ) -> NNUNetSource:
+        """checkpoint: "final", "best" or "latest".
+
+        Raises ProXError where ``path`` is no model folder that has such a checkpoint, or has no such fold.
+        """
+        model = ModelFolder.open(path, checkpoint)
+        return cls(model, model.finished(fold), dataset)
+
+    @property
+    def path(self) -> Path:
+        return self.model.path
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return (*FOLDERS, *FILES)
+
+    @property
+    def arguments(self) -> list[str]:
+        return [
+            "--fold",
+            self.fold.removeprefix("fold_"),
+        ]  # without it nnunet takes all folds, others the first that is finished
+
+    @property
+    def size(self) -> Sequence[int]:
+        patch: Sequence[int] = self.model.configuration["patch_size"]
+        return patch
+
+    @cached_property
+    def _checkpoint(self) -> dict[str, Any]:
+        return self.model.checkpoint(self.fold)
+
+    @cached_property
+    def supernet(self) -> SuperNet:
+        return self.model.supernet(self._checkpoint)
+
+    def family(self) -> dict[str, Any]:
+        return self.model.family_of(self.fold)
+
+    def member(self, which: str) -> tuple[str, Subnet]:
+        name, subnet = self.model.member(which)
+        return name, self.model.check(subnet, self.supernet, self._checkpoint)
+
+    def network(self, subnet: Subnet) -> nn.Module:
+        return self.supernet.extract(subnet)
+
+    @refusing(UNUSABLE)
+    def describe(self, name: str, subnet: Subnet) -> Description:
+        epochs = self.model.epochs(self._checkpoint)
+        return describe(
+            member_plans(self.model, self.supernet, name, subnet),
+            self.model.configuration_name,
+            self.model.dataset,
+            member=name,
+            subnet=subnet.to_json(),
+            source=f"{self._checkpoint['trainer_name']}, {self.model.configuration_name}, {self.fold}, {epochs}",
+        )
+
+    def held_out(self) -> SegmentedCases:
+        names, dataset = self.model.held_out(self.fold), self.dataset
+        if dataset is None:
+            root = os.environ.get("nnUNet_raw")
+            if not root:
+                raise ProXError("nnUNet_raw is not set; set it, or give the folder with imagesTr and labelsTr as --dataset")
+            dataset = Path(root, self.model.plans["dataset_name"])
+        listed = listed_files(dataset)
+        cases = None
+        if listed is not None:
+            cases = {name: Labelled(Case(name, images, listed=True), label) for name, (images, label) in listed.items()}
+        description = self.describe("largest", self.supernet.family.space.largest())
+        return SegmentedCases(find_labelled(dataset, description, names, cases))
+
+
+def describe(
+    plans: Mapping[str, Any],
+    configuration_name: str,
+    dataset: Mapping[str, Any],
+    *,
+    member: str,
+    subnet: Mapping[str, Any],
+    source: str,
+) -> Description:
+    """What prediction needs of nnU-Net's plans and dataset.json. Raises ProXError for what the runtime cannot repeat."""
+    configuration = plans["configurations"][configuration_name]
+    for key, allowed in REPEATED.items():
+        value = configuration.get(key, plans.get(key))
+        if value not in allowed:
+            raise ProXError(f"the plan's {key} is {value}; the runtime repeats {', '.join(allowed)}")
+    labels = PlansManager(dict(plans)).get_label_manager(dict(dataset))
+    return Description(
+        member=member,
+        subnet=subnet,
+        task=plans["dataset_name"],
+        source=source,
+        channels=channels_of(dataset),
+        labels=dataset["labels"],
+        regions=tuple(dataset["regions_class_order"]) if labels.has_regions else None,
+        outputs=labels.num_segmentation_heads,
+        patch=tuple(configuration["patch_size"]),
+        spacing=tuple(configuration["spacing"]),
+        transpose=tuple(plans["transpose_forward"]),
+        normalisation=_normalisation(plans, configuration),
+        images=_resampling(configuration, "data", range(6)),
+        logits=_resampling(configuration, "probabilities", range(2)),
+        reader=plans["image_reader_writer"],
+        file_ending=dataset["file_ending"],
+    )
+
+
+def _normalisation(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> tuple[Normalisation, ...]:
+    rules, own = [], SCHEMES[:-1]
+    kinds = zip(configuration["normalization_schemes"], configuration["use_mask_for_norm"], strict=True)
+    for index, (scheme, masked) in enumerate(kinds):
+        if scheme not in own:
+            raise ProXError(f"the plan's normalisation {scheme!r} is not nnU-Net's own; known: {', '.join(own)}")
+        ct = {}
+        if scheme == "CTNormalization":
+            found = intensities_of(plans)[str(index)]
+            ct = {
+                "lower": found["percentile_00_5"],
+                "upper": found["percentile_99_5"],
+                "mean": found["mean"],
+                "std": found["std"],
+            }
+        rules.append(Normalisation(scheme=scheme, masked=bool(masked), **ct))
+    return tuple(rules)
+
+
+def _resampling(configuration: Mapping[str, Any], of: str, orders: Sequence[int]) -> Resampling:
+    given = configuration[f"resampling_fn_{of}_kwargs"]
+    if set(given) != set(RESAMPLING) or given["is_seg"] or given["order"] not in orders:
+        allowed = f"{', '.join(RESAMPLING)}, is_seg being false and order {orders[0]} to {orders[-1]}"
+        raise ProXError(f"the plan's resampling_fn_{of}_kwargs are {given}; the runtime repeats {allowed}")
+    return Resampling(order=given["order"], order_z=given["order_z"], separate_z=given["force_separate_z"])

@@ -1,0 +1,57 @@
+"""Members whose norms have statistics of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import Member, SuperNet
+from monai_prox.training.calibrate import IMAGES, calibrate
+
+Statistics = dict[str, Tensor]  # a network's buffers
+
+
+class CalibratedMembers:
+    """Cuts members out of ``supernet`` and calibrates each on the same training images.
+
+    data: of the training set, as ``transform`` takes it; as many as ``count``, evenly spaced, are used. transform: without
+    randomness, gives {"image": (C, *spatial)}.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNet,
+        data: Sequence[Mapping[str, Any]],
+        transform: Callable[[Any], Mapping[str, Any]],
+        *,
+        count: int = IMAGES,
+    ) -> None:
+        self.supernet, self._data, self._transform, self._count = supernet, data, transform, count
+
+    @cached_property
+    def _images(self) -> Tensor:
+        count = min(self._count, len(self._data))
+        chosen = [self._data[index * len(self._data) // count] for index in range(count)]
+        images = [torch.as_tensor(self._transform(dict(item))["image"]) for item in chosen]
+        return torch.stack(images).to(next(self.supernet.parameters()).device)
+
+    def calibrate(self, network: nn.Module, subnet: Subnet) -> nn.Module:
+        """Gives the stock network of ``subnet`` its statistics, in place."""
+        return calibrate(network, self._images, lambda x: self.supernet.family.run(network, x, subnet))
+
+    def extract(self, subnet: Subnet) -> nn.Module:
+        """The stock network of ``subnet``, with copies of its weights."""
+        return self.calibrate(self.supernet.extract(subnet), subnet)
+
+    def member(self, subnet: Subnet) -> Member:
+        """The same, for images at full resolution."""
+        return Member(self.supernet.family, subnet, self.extract(subnet))
+
+
+def statistics_of(network: nn.Module) -> Statistics:
+    return {name: buffer.detach().cpu().clone() for name, buffer in network.named_buffers()}

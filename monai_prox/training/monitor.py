@@ -1,0 +1,195 @@
+"""Is an expansion worth what it costs? The early warning of overparameterization.
+
+ProX (Lim et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127512) sees from the smallest members on whether larger ones
+still gain, and need not train layers that do not. Here the gain is a paired comparison over validation cases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from monai_prox.core import cost
+from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.core.supernet import SuperNet
+from monai_prox.errors import ProXError
+
+CONFIDENCE = 1.645  # standard errors: one-sided 95 % of a normal distribution
+FEWEST_CASES = 5  # below that no standard error means anything
+
+
+def comparing_interval(interval: int) -> int:
+    """Epochs between comparisons where members are validated every ``interval``: a comparison is of two of them only."""
+    return max(1, round(interval / 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What the last open choice of a dimension gains.
+
+    epoch: counts from 0. choices: open in the dimension, the last among them.
+    gain, error: mean over the cases of the score, Dice or accuracy, with the choice minus that without, and its standard error
+        over cases and validations.
+    parameters, macs: what the choice adds, weights and multiply-accumulates per patch.
+    judged: validations of the trial that this is of; 0 for the trial's first validation alone, which is not judged.
+    verdict: upon which the trial has ended.
+    """
+
+    epoch: int
+    dimension: str
+    choices: int
+    gain: float
+    error: float
+    cases: int
+    parameters: int
+    macs: int
+    judged: int
+    verdict: Literal["closed", "kept"] | None = None
+
+    def __str__(self) -> str:
+        weights = f", {self.gain / self.parameters * 1e6:+.4f} per million weights" if self.parameters else ""
+        macs = f", {self.gain / self.macs * 1e9:+.4f} per GMAC" if self.macs else ""
+        verdict = f": {self.verdict}" if self.verdict else ""
+        return (
+            f"{self.dimension}, choice {self.choices}: {self.gain:+.4f} ± {self.error:.4f} in {self.cases} cases"
+            f"{weights}{macs}{verdict}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Monitor:
+    """Puts the last choice of one dimension after the other on trial, those that cost the most work first.
+
+    During a trial half of the steps train members of what would be open without the choice, for what is hardly trained loses
+    every comparison. Whenever the largest members with it and without are validated in a stage that is monitored, ``observe``
+    takes their scores by case. The first validation of a trial is not judged. Of the ``patience`` ones that follow the gain is
+    averaged, and if the upper end of its confidence interval is below ``threshold``, the choice is closed, else it is kept.
+    Both are final. Where the last choice was closed, the one before may be on trial next.
+
+    A trial needs validations with enough cases and a largest member that has begun to learn: it does not score 0 in all. It
+    also needs the choices to be the same, so abandon it when a stage opens.
+
+    size: voxels per axis for which MACs are counted.
+    """
+
+    def __init__(self, supernet: SuperNet, size: Sequence[int], *, threshold: float = 0.005, patience: int = 3) -> None:
+        if type(threshold) not in (int, float):
+            raise ProXError(f"the monitor's threshold is a difference of scores such as 0.005, got {threshold!r:.120}")
+        if type(patience) is not int or patience < 1:
+            raise ProXError(f"the monitor's patience counts validations and is at least 1, got {patience!r:.120}")
+        self.supernet, self.size, self.threshold, self.patience = supernet, tuple(size), threshold, patience
+        self.history: list[Comparison] = []
+        self._trial: str | None = None  # the dimension whose last choice is on trial
+        self._gains: list[dict[str, float]] = []  # by case, of each validation in the trial
+        self._kept: dict[str, int] = {}  # choices by dimension
+
+    def trial(self, space: SearchSpace) -> SearchSpace | None:
+        """The part of ``space``, what is open, without the choice that is on trial; None where none is."""
+        return None if self._trial is None else space.without_last(self._trial)
+
+    def abandon(self) -> None:
+        """Ends the trial without a verdict."""
+        self._trial, self._gains = None, []
+
+    def members(self, space: SearchSpace) -> list[Subnet]:
+        """Those of ``space`` whose scores the next observation needs; none once every choice has had its trial."""
+        trial = self.trial(space)
+        if trial is not None:
+            return [space.largest(), trial.largest()]
+        return [space.largest()] if self._untried(space) else []
+
+    def observe(self, epoch: int, space: SearchSpace, scores: Mapping[Subnet, Mapping[str, float]]) -> str | None:
+        """The dimension whose last choice is to be closed, if there is one; another choice may be on trial then.
+
+        space: what is open. scores: by case, of ``members(space)``; a comparison is over the cases that both have.
+        """
+        members, trial = self.members(space), self.trial(space)
+        of = [{case: score for case, score in scores[member].items() if math.isfinite(score)} for member in members]
+        cases = sorted(set.intersection(*map(set, of)))
+        if len(cases) < FEWEST_CASES or not any(of[0][case] for case in cases):
+            self.abandon()
+            return None
+        if trial is None:
+            self._begin(space)
+            return None
+        self._gains.append({case: of[0][case] - of[1][case] for case in cases})
+        comparison = self._compare(epoch, space, trial)
+        self.history.append(comparison)
+        if comparison.verdict is None:
+            return None
+        if comparison.verdict == "kept":
+            self._kept[comparison.dimension] = comparison.choices
+            self._begin(space)
+            return None
+        self._begin(trial)
+        return comparison.dimension
+
+    def _compare(self, epoch: int, space: SearchSpace, trial: SearchSpace) -> Comparison:
+        assert self._trial is not None
+        judged = self._gains[1:]
+        gain, error, cases = _estimate(judged or self._gains)
+        verdict: Literal["closed", "kept"] | None = None
+        if len(judged) == self.patience:
+            verdict = "closed" if gain + CONFIDENCE * error < self.threshold else "kept"
+        family, largest, without = self.supernet.family, space.largest(), trial.largest()
+        return Comparison(
+            epoch=epoch,
+            dimension=self._trial,
+            choices=space.choice_count(self._trial),
+            gain=gain,
+            error=error,
+            cases=cases,
+            parameters=cost.parameters(family, largest) - cost.parameters(family, without),
+            macs=cost.macs(family, largest, self.size) - cost.macs(family, without, self.size),
+            judged=len(judged),
+            verdict=verdict,
+        )
+
+    def _untried(self, space: SearchSpace) -> dict[str, Subnet]:
+        """By dimension, the largest member without its last choice."""
+        parts = space.reductions()
+        return {d: part.largest() for d, part in parts.items() if self._kept.get(d) != space.choice_count(d)}
+
+    def _begin(self, space: SearchSpace) -> None:
+        """The next trial, of what saves most if it is closed."""
+        untried = self._untried(space)
+        macs = {dimension: cost.macs(self.supernet.family, subnet, self.size) for dimension, subnet in untried.items()}
+        self._trial, self._gains = min(macs, key=macs.__getitem__, default=None), []
+
+    @property
+    def verdicts(self) -> list[tuple[int, str, Literal["closed", "kept"]]]:
+        """Epochs after which trials ended, with the dimension whose last choice it was."""
+        return [(of.epoch, of.dimension, of.verdict) for of in self.history if of.verdict is not None]
+
+    # ------------------------------------------------------------------ resume
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "history": [comparison.to_json() for comparison in self.history],
+            "trial": self._trial,
+            "gains": [dict(gains) for gains in self._gains],
+            "kept": dict(self._kept),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.history = [Comparison(**comparison) for comparison in state["history"]]
+        self._trial, self._gains = state["trial"], [dict(gains) for gains in state["gains"]]
+        self._kept = dict(state["kept"])
+
+
+def _estimate(validations: Sequence[Mapping[str, float]]) -> tuple[float, float, int]:
+    """Mean over cases of the mean gain of each, its standard error, and the number of cases.
+
+    Two things vary, cases and weights; the latter from validation to validation, in all cases alike. What is left, the noise
+    of single scores, counts with both, so the error is rather too large.
+    """
+    by_case = [fmean(of[case] for of in validations if case in of) for case in sorted(set().union(*validations))]
+    variance = stdev(by_case) ** 2 / len(by_case)
+    if len(validations) > 1:
+        variance += stdev(fmean(of.values()) for of in validations) ** 2 / len(validations)
+    return fmean(by_case), math.sqrt(variance), len(by_case)
