@@ -19,7 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from monai_prox.core import cost
-from monai_prox.core.named_members import choose_probes
+from monai_prox.core.named_members import named_members
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import Member
 from monai_prox.families.unet import UNetChoices, UNetFamily
@@ -79,7 +79,7 @@ class Recipe(Contender):
         super().__init__(trainer, seed, steps, epochs)
         self.supernet, self._macs = trainer.supernet, {}
         size = self.trainer.configuration_manager.patch_size
-        probes = choose_probes(self.supernet, size)
+        probes = named_members(self.supernet, size)
         middle = {name: probes[name] for name in ("middle",) if name in probes}  # small spaces have none
         self.subnets = family_members(self.supernet.family.space) | middle
 
@@ -213,7 +213,7 @@ def make_contender(
     configuration = manager.configuration_manager
     manager.initialize()
     family: Any = manager.supernet.family
-    subnets = family_members(family.space) | choose_probes(manager.supernet, configuration.patch_size)
+    subnets = family_members(family.space) | named_members(manager.supernet, configuration.patch_size)
     which = name.removeprefix("alone ") if name != "modelopt" else "largest"
 
     Stock = stock_trainer(family, subnets[which], optimized.configure_optimizers, bare=name == "modelopt")

@@ -18,7 +18,7 @@ from rich.table import Table
 from monai_prox.files import write_json
 from monai_prox.latency.device import Device
 from monai_prox.latency.pack import choose_members, measure_here
-from monai_prox.trained.door import open_source
+from monai_prox.trained.door import open_trained
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=24)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    source = open_source(arguments.model)
+    source = open_trained(arguments.model)
     family, size, generator = source.supernet.family, source.size, random.Random(1)
     fitted = choose_members(family, size)
     others = {family.space.sample(generator) for _ in range(arguments.others)} - set(fitted)

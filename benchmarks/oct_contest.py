@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import PolynomialLR
 from torchvision.transforms import v2
 
 from monai_prox.core import cost
-from monai_prox.core.named_members import choose_probes
+from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.data.oct import Scan, read_scan, read_scans
@@ -66,7 +66,7 @@ class Contest:
         kernel_transforms = name in RECIPES and find_recipe(name).kernel_transforms
         self.family, self.supernet = family, SuperNet(family, kernel_transforms=kernel_transforms)
         self.calibrating = train.images[:: max(1, len(train.images) // IMAGES)]
-        self.subnets = family_members(family.space) | {"middle": choose_probes(self.supernet, self.size)["middle"]}
+        self.subnets = family_members(family.space) | {"middle": named_members(self.supernet, self.size)["middle"]}
         self.macs, self._counts = 0.0, dict[Subnet, int]()
         self.alone: nn.Module | None = None
         self.parameters = list(self.supernet.parameters())

@@ -29,7 +29,7 @@ from monai_prox.export.device_file import ENDINGS, export_file
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import write_json
 from monai_prox.runtime.evaluation import dice_of
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 MEMBERS = ("largest", "middle", "smallest")
 FILES = (("onnx", False), ("openvino", False), ("onnx", True), ("openvino", True))  # with the integers last
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     arguments = parser.parse_args()
     work, threads = arguments.work.resolve(), arguments.threads
-    source = NNUNetSource.open(arguments.model, dataset=arguments.dataset.resolve())
+    source = TrainedNNUNet.open(arguments.model, dataset=arguments.dataset.resolve())
     model = source.model
     images, programs = work / "images", Path(sys.executable).parent
     shutil.rmtree(images, ignore_errors=True)  # of another number of cases

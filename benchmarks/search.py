@@ -30,13 +30,13 @@ from monai_prox.core import cost
 from monai_prox.files import write_json
 from monai_prox.search.front import hypervolume
 from monai_prox.search.study import SAMPLERS, Result, Scored, Search, best_so_far
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 EPOCH = re.compile(r"Epoch time: ([\d.]+) s")
 COLOURS = {"nsga2": "#1c7ed6", "random": "#868e96"}
 
 
-def training_seconds(source: NNUNetSource) -> float:
+def training_seconds(source: TrainedNNUNet) -> float:
     logs = (source.path / source.fold).glob("training_log_*.txt")
     return sum(float(seconds) for log in logs for seconds in EPOCH.findall(log.read_text()))
 
@@ -90,7 +90,7 @@ def main() -> None:
     rows = []
     runs = [(seed, sampler) for seed in arguments.seeds for sampler in SAMPLERS]
     for seed, sampler in track(runs, "searching"):
-        source = NNUNetSource.open(arguments.model, dataset=arguments.dataset.resolve())
+        source = TrainedNNUNet.open(arguments.model, dataset=arguments.dataset.resolve())
         worst = cost.macs(source.supernet.family, source.supernet.family.space.largest(), source.size)
         with tempfile.TemporaryDirectory() as folder:
             storage = str(Path(folder, "study.journal"))

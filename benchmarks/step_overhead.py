@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from monai_prox.core.named_members import choose_probes
+from monai_prox.core.named_members import named_members
 from monai_prox.core.supernet import SuperNet
 from monai_prox.data.decathlon_plan import plan_architecture
 from monai_prox.families.unet import UNetChoices, UNetFamily
@@ -64,7 +64,7 @@ def measure(workload: Workload, device: str) -> Iterator[dict[str, Any]]:
     supernet = SuperNet(family).to(device)
     supernet.network.decoder.deep_supervision = True
     x = torch.randn(workload.batch_size, 1, *patch, device=device)
-    probes = choose_probes(supernet, patch)
+    probes = named_members(supernet, patch)
     for name in ("smallest", "middle", "largest"):
         subnet = probes[name]
         start = time.perf_counter()

@@ -1,25 +1,14 @@
-"""Once-for-all supernets for nnU-Net and MONAI, trained by progressive expansion."""
+"""Once-for-all supernets for nnU-Net and MONAI, trained by progressive expansion.
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+Every name that users and bundles' configurations need is here or in ``monai_prox.bundle``; ``__init__.pyi`` lists them. They
+are imported at first use: where ``monai_prox.runtime`` predicts there may be no torch. Deeper modules are private by convention.
+"""
 
-from monai_prox.errors import ProXError
+import lazy_loader
+
 from monai_prox.requirements import warn_of_unsupported
 
-if TYPE_CHECKING:
-    from monai_prox.core.space import SearchSpace, Slot, Subnet
-    from monai_prox.core.supernet import SuperNet
-    from monai_prox.training.schedule import Schedule, Stage, prox, prox_paper
-
-__version__ = "0.1.0"
-__all__ = ["ProXError", "Schedule", "SearchSpace", "Slot", "Stage", "Subnet", "SuperNet", "prox", "prox_paper"]
+__version__ = "0.2.0"
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 warn_of_unsupported()
-
-
-def __getattr__(name: str) -> Any:
-    """Imported at first use: where ``monai_prox.runtime`` predicts there may be no torch."""
-    places = {"SearchSpace": "space", "Slot": "space", "Subnet": "space", "SuperNet": "supernet"}
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{places.get(name, 'schedule')}"), name)

@@ -29,7 +29,7 @@ from monai_prox.bundle.family_writer import FamilyWriter
 from monai_prox.bundle.handlers import MemberValidationHandler, ProXExpansionHandler
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.bundle.transforms import LabelsToRegionsd
-from monai_prox.core.named_members import choose_probes
+from monai_prox.core.named_members import named_members
 from monai_prox.core.network import largest
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
@@ -140,7 +140,7 @@ class Training:
 @cache
 def probes(choices: str) -> Mapping[str, Subnet]:
     """Of the space in JSON; to count the cost of so many members takes longer than these trainings."""
-    return choose_probes(SuperNet(PLAN.family(json.loads(choices))), PATCH)
+    return named_members(SuperNet(PLAN.family(json.loads(choices))), PATCH)
 
 
 def sgd(network: nn.Module) -> Optimizer:

@@ -34,13 +34,13 @@ from made_once import SHARED
 
 ROOT = Path(__file__).parents[1]
 TESTS = {  # in this folder
-    "space": ("test_space.py", "test_monitor.py"),
-    "slicing": ("test_slicing.py",),
-    "supernet": ("test_unet_family.py", "test_kernel_transform.py"),
-    "growth": ("test_growth.py", "test_engine.py"),
-    "engine": ("test_engine.py", "test_growth.py", "test_mobilenet_training.py::test_a_frozen_teacher_without_them_is_refused"),
-    "monitor": ("test_monitor.py",),
-    "cost": ("test_cost.py", "test_search.py::test_patches_are_counted_as_nnunet_lays_them"),
+    "core.space": ("test_space.py", "test_monitor.py"),
+    "core.slicing": ("test_slicing.py",),
+    "core.supernet": ("test_unet_family.py", "test_kernel_transform.py"),
+    "training.growth": ("test_growth.py", "test_engine.py"),
+    "training.engine": ("test_engine.py", "test_growth.py", "test_mobilenet_training.py::test_a_frozen_teacher_without_them_is_refused"),
+    "training.monitor": ("test_monitor.py",),
+    "core.cost": ("test_cost.py", "test_search.py::test_patches_are_counted_as_nnunet_lays_them"),
 }
 HEAVY = ("torch", "torchvision", "hypothesis", "nnunetv2.utilities.get_network_from_plans")  # imported once, then forked
 MEMORY = 16 << 30  # bytes of address space that a mutant may take
@@ -240,7 +240,7 @@ def watched(module: str, path: Path) -> tuple[dict[int, set[str]], dict[str, flo
 # ---------------------------------------------------------------------- the check
 def check(module: str, sample: int, seed: int, jobs: int, known: Mapping[str, Result]) -> Iterator[Result]:
     """Results of a sample of the module's mutants, as they come; those ``known`` by their id are not tried again."""
-    path = ROOT / "monai_prox" / f"{module}.py"
+    path = (ROOT / "monai_prox" / module.replace(".", "/")).with_suffix(".py")
     source = path.read_bytes()
     tree, lines = ast.parse(source), source.decode().splitlines()
     every = [*mutants(tree)]

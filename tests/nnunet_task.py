@@ -29,7 +29,7 @@ from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.prediction import segment
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 FULLRES = "3d_fullres"
@@ -207,7 +207,7 @@ def bare_model(plans: Mapping[str, Any], folds: Sequence[int] = (0,), dataset: M
 
 def device_file(model: ModelFolder, which: str, path: Path, format: str = "onnx", **options: Any) -> Path:
     """A member of ``bare_model`` as a file for a device."""
-    export_file(NNUNetSource.open(model.path), which, path, format, **options)
+    export_file(TrainedNNUNet.open(model.path), which, path, format, **options)
     return path
 
 
@@ -225,7 +225,7 @@ def write_held_out(model: ModelFolder, names: Sequence[str], *, flat: bool = Fal
     flat: of two axes.
     """
     hold_out(model, names)
-    source = NNUNetSource.open(model.path)
+    source = TrainedNNUNet.open(model.path)
     name, largest = source.member("largest")
     description, network = source.describe(name, largest), source.network(largest)
 

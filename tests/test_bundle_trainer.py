@@ -47,7 +47,7 @@ from torch.optim import SGD, Optimizer
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.bundle.transforms import LabelsToRegionsd
 from monai_prox.core import cost
-from monai_prox.core.named_members import choose_probes
+from monai_prox.core.named_members import named_members
 from monai_prox.core.network import largest, prediction_graph
 from monai_prox.core.slicing import fill
 from monai_prox.core.space import SearchSpace, Subnet
@@ -829,7 +829,7 @@ def test_watched_members_are_chosen_anew_from_what_remains(narrowed: tuple[Train
     run, _, _ = narrowed
     space = run.engine.final_space
     assert space.size() < 24
-    assert run.validation.members == choose_probes(run.engine.supernet, PATCH, space)
+    assert run.validation.members == named_members(run.engine.supernet, PATCH, space)
     assert run.validation.members != probes(json.dumps(FEWER))
     assert set(run.metrics[10]) == {f"{METRIC}_{name}" for name in run.validation.members}
     assert set(run.validation.history[-1]["scores"]) == set(run.validation.members)

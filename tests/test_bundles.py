@@ -34,7 +34,7 @@ from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_bundle import prediction_of
 from monai_prox.search.study import runnable
 from monai_prox.trained.bundle_folder import TrainedBundle
-from monai_prox.trained.door import open_source
+from monai_prox.trained.door import open_trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -231,7 +231,7 @@ def test_training_evaluation_and_search_do_not_depend_on_how_a_task_is_stored(tm
     assert_evaluates(again, "large", tmp_path / "evaluated")
     scores = []
     for where in (trained, again):
-        source = open_source(where.bundle, dataset=where.task)
+        source = open_trained(where.bundle, dataset=where.task)
         name, subnet = source.member("largest")
         scores.append(source.held_out().scores([0], source.describe(name, subnet), runnable(source.network(subnet))))
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
@@ -239,7 +239,7 @@ def test_training_evaluation_and_search_do_not_depend_on_how_a_task_is_stored(tm
 
 def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
     """On whole cases, by regions where there are some; the training's own validation stays at its resolution."""
-    source = open_source(trained.bundle, dataset=trained.task)
+    source = open_trained(trained.bundle, dataset=trained.task)
     name, subnet = source.member("largest")
     network, held_out = source.network(subnet), source.held_out()
 

@@ -20,7 +20,7 @@ from monai_prox.export.nnunet import export_nnunet
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer
 from monai_prox.tensor_file import write_tensors
 from monai_prox.trained.nnunet_folder import CHECKPOINTS, FINAL, ModelFolder
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["nnunet_fixtures"]
 
@@ -170,7 +170,7 @@ def test_a_training_that_has_not_finished_is_listed_and_exported(checkpoint: str
     weights = torch.load(folder / "fold_0" / CHECKPOINTS[checkpoint], weights_only=True)["network_weights"]
     assert all(torch.equal(weight, weights[name]) for name, weight in predictor.network.state_dict().items())
     assert torch.load(exported / "fold_0" / FINAL, weights_only=True)["current_epoch"] == 5
-    source = NNUNetSource.open(folder, checkpoint=checkpoint)
+    source = TrainedNNUNet.open(folder, checkpoint=checkpoint)
     description = source.describe(*source.member("smallest"))
     said = f"fold_0, 5 epochs, {CHECKPOINTS[checkpoint]}"
     assert description.source.endswith(said) and prediction_of(model, "smallest").source.endswith(said)

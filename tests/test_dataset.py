@@ -19,7 +19,7 @@ from monai_prox.export.nnunet import export_nnunet
 from monai_prox.runtime.evaluation import SegmentedCases
 from monai_prox.trained.nnunet_dataset import channels_of, foreground_of, named_scores, normalised, outputs_of
 from monai_prox.trained.nnunet_folder import ModelFolder
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["nnunet_fixtures"]
 
@@ -98,7 +98,7 @@ def scored(dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Mo
     (model.path / "dataset.json").write_text(json.dumps(dataset))  # as nnU-Net's own trainers and earlier versions leave it
     model = ModelFolder.open(model.path)
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, ["one", "two"]).parent))
-    source = NNUNetSource.open(model.path)
+    source = TrainedNNUNet.open(model.path)
     name, subnet = source.member("smallest")
     network = source.network(subnet)
 
@@ -117,8 +117,8 @@ def test_dice_is_that_of_the_same_labels_as_numbers(
 ) -> None:
     model, scores = scored(dataset, monkeypatch)
     assert json.loads((model.path / "dataset.json").read_text())["labels"] == dataset["labels"], "the file stays as it is"
-    numbers = SegmentedCases(NNUNetSource.open(model.path).held_out().labelled, BARE_DATASET["labels"])  # type: ignore[attr-defined]
-    source = NNUNetSource.open(model.path)
+    numbers = SegmentedCases(TrainedNNUNet.open(model.path).held_out().labelled, BARE_DATASET["labels"])  # type: ignore[attr-defined]
+    source = TrainedNNUNet.open(model.path)
     name, subnet = source.member("smallest")
     network = source.network(subnet)
     wanted = numbers.scores([0, 1], source.describe(name, subnet), lambda x: network(torch.from_numpy(x)).detach().numpy())

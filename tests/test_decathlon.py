@@ -18,7 +18,7 @@ from monai.transforms import LoadImage
 from orientations import stored
 from refusals import refused
 
-from monai_prox.data.decathlon import Case, DecathlonTask, Geometry, check_tree, download, find_task, images
+from monai_prox.data.decathlon import Case, DecathlonTask, Geometry, check_tree, download, find_task, image_files
 from monai_prox.data.phantom import TASK_NAME, write_phantom_task
 
 SHAPE = (6, 5, 4)
@@ -396,21 +396,21 @@ def test_images_to_predict_are_the_test_images_then_the_training_images_then_tho
         return sorted(str(tmp_path / name) for name in names)
 
     own = touch("b.nii.gz", "a.nii.gz")
-    assert images(tmp_path) == own
+    assert image_files(tmp_path) == own
     (tmp_path / "imagesTr").mkdir()
-    assert images(tmp_path) == own
+    assert image_files(tmp_path) == own
     training = touch("imagesTr/d.nii.gz", "imagesTr/c.nii.gz")
-    assert images(str(tmp_path)) == training
+    assert image_files(str(tmp_path)) == training
     test = touch("imagesTs/e.nii.gz")
     touch("imagesTs/._e.nii.gz", "imagesTs/notes.txt")  # a Mac's shadow files are in the Decathlon's own archives
-    assert images(tmp_path) == test
+    assert image_files(tmp_path) == test
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     (tmp_path / "._a.nii.gz").touch()
-    refused(f"there is no image (*.nii.gz) in {tmp_path}, its imagesTs or its imagesTr", images, tmp_path)
-    refused("there is no image", images, tmp_path / "nowhere")
+    refused(f"there is no image (*.nii.gz) in {tmp_path}, its imagesTs or its imagesTr", image_files, tmp_path)
+    refused("there is no image", image_files, tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("written", ["false", "true", None, 1])

@@ -20,7 +20,7 @@ from monai_prox.runtime.description import KEY, Description, ScanDescription, wr
 from monai_prox.runtime.evaluation import Labelled, SegmentedCases, dice_of, find_labelled
 from monai_prox.runtime.model import Model
 from monai_prox.trained.nnunet_folder import ModelFolder
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 NAMES = [f"case_{index}" for index in range(4)]
 
@@ -51,7 +51,7 @@ def dataset(model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_integers_segment_almost_as_floats_do(
     format: str, ending: str, weights: str, model: ModelFolder, dataset: Path, tmp_path: Path
 ) -> None:
-    source = NNUNetSource.open(model.path)
+    source = TrainedNNUNet.open(model.path)
     output, plain = tmp_path / "new" / f"int8{ending}", tmp_path / f"plain{ending}"
     # random weights are more sensitive than trained ones
     loss = export_file(source, "largest", output, format, int8=True, most_loss=0.2)
@@ -70,7 +70,7 @@ def test_integers_segment_almost_as_floats_do(
 
 
 def test_what_loses_too_much_is_not_written(model: ModelFolder, dataset: Path, tmp_path: Path) -> None:
-    output, source = tmp_path / "out" / "int8.onnx", NNUNetSource.open(model.path)
+    output, source = tmp_path / "out" / "int8.onnx", TrainedNNUNet.open(model.path)
     words = refused(
         "more than the -1 that may be lost", export_file, source, "largest", output, "onnx", int8=True, most_loss=-1
     )
@@ -155,8 +155,8 @@ def test_every_case_calibrates_or_measures() -> None:
 
 def test_a_model_is_measured_on_what_its_training_held_out(model: ModelFolder, dataset: Path) -> None:
     hold_out(model, ["case_1", "case_3"])
-    assert NNUNetSource.open(model.path).held_out().names == ["case_1", "case_3"]
-    assert NNUNetSource.open(model.path, dataset=dataset).held_out().names == ["case_1", "case_3"]
+    assert TrainedNNUNet.open(model.path).held_out().names == ["case_1", "case_3"]
+    assert TrainedNNUNet.open(model.path, dataset=dataset).held_out().names == ["case_1", "case_3"]
 
 
 def test_where_nothing_was_held_out_nothing_is_measured(
@@ -165,7 +165,7 @@ def test_where_nothing_was_held_out_nothing_is_measured(
     """Its Dice would be that of cases that it knows."""
 
     def held_out(fold: str | None = None, dataset: Path | None = None) -> SegmentedCases:
-        return NNUNetSource.open(model.path, fold=fold, dataset=dataset).held_out()
+        return TrainedNNUNet.open(model.path, fold=fold, dataset=dataset).held_out()
 
     refused("no finished fold_3", held_out, fold="fold_3")
     hold_out(model, ["case_1", "case_9"])
@@ -180,7 +180,7 @@ def test_where_nothing_was_held_out_nothing_is_measured(
 
 
 def test_datasets_that_cannot_calibrate_are_named(model: ModelFolder, dataset: Path, tmp_path: Path) -> None:
-    opened, source = Model(device_file(model, "largest", tmp_path / "largest.onnx"), threads=1), NNUNetSource.open(model.path)
+    opened, source = Model(device_file(model, "largest", tmp_path / "largest.onnx"), threads=1), TrainedNNUNet.open(model.path)
     description = description_of(opened)
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), dataset / "labelsTr" / "case_0.nii.gz")
     cases = SegmentedCases(find_labelled(dataset, description, NAMES))

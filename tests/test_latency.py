@@ -26,7 +26,7 @@ from monai_prox.latency import measure
 from monai_prox.latency.device import Device, features, fingerprint
 from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import RUNTIMES, choose_members, measure_here, write_pack
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["nnunet_fixtures"]
 
@@ -123,8 +123,8 @@ def test_every_member_is_measured_in_every_round() -> None:
 
 
 @pytest.fixture
-def source(bare: Path) -> NNUNetSource:
-    return NNUNetSource.open(bare_model(bare_plans()).path)
+def source(bare: Path) -> TrainedNNUNet:
+    return TrainedNNUNet.open(bare_model(bare_plans()).path)
 
 
 # Runs a script where only numpy and onnxruntime are, of what we need
@@ -145,7 +145,7 @@ def in_a_hurry(script: Path) -> Path:
 
 
 def test_a_pack_runs_without_this_package_and_serves_the_search(
-    source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: TrainedNNUNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "new" / "pack.zip"
 
@@ -174,7 +174,7 @@ def test_a_pack_runs_without_this_package_and_serves_the_search(
     refused("exists; give another", write_pack, source, path, count=8, done=print)
 
 
-def test_the_script_says_in_a_line_what_is_wrong_with_a_device(source: NNUNetSource, tmp_path: Path) -> None:
+def test_the_script_says_in_a_line_what_is_wrong_with_a_device(source: TrainedNNUNet, tmp_path: Path) -> None:
     """A runtime that does not know the files' version is one that is too old for them."""
     write_pack(source, tmp_path / "pack.zip", count=8, done=lambda *_: None)
     with ZipFile(tmp_path / "pack.zip") as archive:
@@ -210,7 +210,7 @@ def test_the_script_says_in_a_line_what_is_wrong_with_a_device(source: NNUNetSou
     "runtime", [pytest.param(name, marks=() if name == "torch" else pytest.mark.slow) for name in RUNTIMES]
 )
 def test_this_machine_is_measured_with_every_runtime(
-    source: NNUNetSource, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: TrainedNNUNet, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "SECONDS", measure.SECONDS / 100)
     options = ["--runtime", runtime, "--threads", "1", "--members", "8", "-o", str(tmp_path / "device.json")]
@@ -221,6 +221,6 @@ def test_this_machine_is_measured_with_every_runtime(
     assert len(device.measured) == 8
 
 
-def test_an_unknown_runtime_is_named(source: NNUNetSource) -> None:
+def test_an_unknown_runtime_is_named(source: TrainedNNUNet) -> None:
     words = "the runtime 'tensorrt' is not known; allowed: onnxruntime, openvino, torch"
     refused(words, measure_here, source, [], "tensorrt", threads=1, progress=print)

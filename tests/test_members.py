@@ -19,7 +19,7 @@ from monai_prox.latency.device import Device, fingerprint
 from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import choose_members
 from monai_prox.trained.family_file import check_family, find_member
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["nnunet_fixtures"]
 
@@ -73,7 +73,7 @@ def test_a_member_in_another_order_keeps_its_scores(turned: tuple[Any, str]) -> 
     assert list(found.subnet) == list(smallest.subnet)
     folder = export_nnunet(model, file)
     assert json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())["foreground_mean"] == {"Dice": 0.7}
-    source = NNUNetSource.open(model.path)
+    source = TrainedNNUNet.open(model.path)
     assert source.member(file)[1] == source.member("smallest")[1]
 
 

@@ -25,7 +25,7 @@ from monai_prox.runtime.evaluation import SegmentedCases
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.prediction import predict
 from monai_prox.trained.nnunet_folder import ModelFolder
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["nnunet_fixtures"]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -74,7 +74,7 @@ def test_old_files_are_read_as_new_ones(kind: str, bare: Path, capsys: pytest.Ca
     for plans, dataset in ((old, MODALITY), (new_plans(old), MODALITY | {"channel_names": MODALITY["modality"]})):
         (model.path / "plans.json").write_text(json.dumps(plans))
         (model.path / "dataset.json").write_text(json.dumps(dataset))
-        source = NNUNetSource.open(model.path)
+        source = TrainedNNUNet.open(model.path)
         name, subnet = source.member("smallest")
         architectures.append(source.model.configuration["architecture"])
         networks.append(source.network(subnet).state_dict())
@@ -128,7 +128,7 @@ def test_held_out_cases_are_those_that_a_dataset_lists(bare: Path, tmp_path: Pat
     files = list_files(raw, tmp_path / "elsewhere", names)
     monkeypatch.setenv("PLACE", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("nnUNet_raw", str(raw.parent))
-    source = NNUNetSource.open(model.path)
+    source = TrainedNNUNet.open(model.path)
     held_out = source.held_out()
     assert isinstance(held_out, SegmentedCases)
     theirs = get_filenames_of_train_images_and_targets(str(raw))
@@ -163,7 +163,7 @@ def test_a_list_that_is_none_is_refused(listed: Any, bare: Path, monkeypatch: py
     raw = bare / "nnUNet_raw" / "Dataset990_Phantom"
     raw.mkdir()
     (raw / "dataset.json").write_text(json.dumps({"dataset": listed}))
-    refused("dataset.json", NNUNetSource.open(model.path).held_out)
+    refused("dataset.json", TrainedNNUNet.open(model.path).held_out)
 
 
 @pytest.mark.parametrize(

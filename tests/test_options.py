@@ -74,7 +74,7 @@ def test_an_option_reaches_what_exports_or_is_refused(
     monkeypatch.setattr(cli, "_export_nnunet", noting(*to_nnunet))
     monkeypatch.setattr(cli, "_export_bundle", noting(*to_bundle))
     monkeypatch.setattr(
-        source, "open_source", lambda path, *, fold, dataset, checkpoint: seen.append({"folds": fold, "dataset": dataset})
+        source, "open_trained", lambda path, *, fold, dataset, checkpoint: seen.append({"folds": fold, "dataset": dataset})
     )
     monkeypatch.setattr(device_file, "export_file", noting("source", "subnet", "output", "format"))
     for format, kind in product(FORMATS, SOURCES):

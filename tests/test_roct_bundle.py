@@ -32,7 +32,7 @@ from monai_prox.export.classifier import classification_of
 from monai_prox.export.device_file import export_file
 from monai_prox.runtime.model import Model
 from monai_prox.trained.bundle_folder import TrainedBundle
-from monai_prox.trained.bundle_source import ClassifierSource
+from monai_prox.trained.bundle_source import TrainedClassifier
 
 BUNDLE = ROOT / "bundles" / "roct_prox"
 TRAIN = "bundles/roct_prox/configs/train.json"
@@ -200,7 +200,7 @@ def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Pat
 
 
 def test_a_classifier_in_integers_is_compared_by_accuracy(trained: Trained, tmp_path: Path) -> None:
-    source = ClassifierSource(TrainedBundle.open(trained.bundle), trained.scans)
+    source = TrainedClassifier(TrainedBundle.open(trained.bundle), trained.scans)
     loss = export_file(source, "smallest", tmp_path / "int8.onnx", "onnx", int8=True, most_loss=1)
     assert loss is not None and (loss.calibrated, loss.measured) == (8, 8) and "Accuracy" in str(loss)
     assert Model(tmp_path / "int8.onnx").description == source.describe("smallest", source.member("smallest")[1])
@@ -209,17 +209,17 @@ def test_a_classifier_in_integers_is_compared_by_accuracy(trained: Trained, tmp_
 def test_a_search_knows_what_the_training_held_out(trained: Trained, tmp_path: Path) -> None:
     """By the names that it noted; another split, or scans that are not there, are seen."""
     bundle = TrainedBundle.open(trained.bundle)
-    held_out = ClassifierSource(bundle, trained.scans).held_out()
+    held_out = TrainedClassifier(bundle, trained.scans).held_out()
     assert sorted(name.split()[1] for name in held_out.names) == sorted(bundle.family()["validation_cases"])
     train, val = (sorted(path.name for path in (trained.scans / part).rglob("*.jpeg")) for part in ("train", "val"))
     other = replace(bundle, data=bundle.data | {"validation_cases": [train[0], val[0]]})
-    source = ClassifierSource(other, trained.scans)
+    source = TrainedClassifier(other, trained.scans)
     assert sorted(name.split()[1] for name in source.held_out().names) == sorted([train[0], val[0]])
-    missing = ClassifierSource(replace(bundle, data=bundle.data | {"validation_cases": ["gone.jpeg"]}), trained.scans)
+    missing = TrainedClassifier(replace(bundle, data=bundle.data | {"validation_cases": ["gone.jpeg"]}), trained.scans)
     with pytest.raises(ProXError, match="of 1 scans that were held out in training, 0 are found by their names"):
         missing.held_out()
     with pytest.raises(ProXError, match="give --dataset, the folder of scans"):
-        ClassifierSource(bundle, None).held_out()
+        TrainedClassifier(bundle, None).held_out()
 
 
 def command(*arguments: Any) -> None:

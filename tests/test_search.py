@@ -46,7 +46,7 @@ from monai_prox.search.front import front, fronts, hypervolume
 from monai_prox.search.report import name_of, report_folder, write_report
 from monai_prox.search.storage import open_storage
 from monai_prox.search.study import POPULATION, Scored, Search, SearchProgress, runnable
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["nnunet_fixtures"]
 
@@ -123,13 +123,13 @@ NAMES = [f"case_{index}" for index in range(3)]
 
 
 @pytest.fixture
-def source(bare: Path, monkeypatch: pytest.MonkeyPatch) -> NNUNetSource:
+def source(bare: Path, monkeypatch: pytest.MonkeyPatch) -> TrainedNNUNet:
     model = bare_model(bare_plans())
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
-    return NNUNetSource.open(model.path)
+    return TrainedNNUNet.open(model.path)
 
 
-def search_of(source: NNUNetSource, storage: Path, **settings: Any) -> Search:
+def search_of(source: TrainedNNUNet, storage: Path, **settings: Any) -> Search:
     few: dict[str, Any] = {"trials": 10, "cases": 1, "finalists": 3}
     return Search(source=source, storage=str(storage), **few | settings)
 
@@ -143,15 +143,15 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         seen.extend((index, LAST[0]) for index in which)
         return scores(self, which, description, network)
 
-    extract = NNUNetSource.network
+    extract = TrainedNNUNet.network
 
-    def network(self: NNUNetSource, subnet: Any) -> nn.Module:
+    def network(self: TrainedNNUNet, subnet: Any) -> nn.Module:
         built = extract(self, subnet)
         LAST[0] = sum(weight.numel() for weight in built.parameters())
         return built
 
     monkeypatch.setattr(SegmentedCases, "scores", watching)
-    monkeypatch.setattr(NNUNetSource, "network", network)
+    monkeypatch.setattr(TrainedNNUNet, "network", network)
     return seen
 
 
@@ -159,7 +159,7 @@ LAST = [0]
 
 
 def test_a_search_scores_members_on_some_cases_and_the_best_on_all(
-    source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: TrainedNNUNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, told = watched(monkeypatch), list[SearchProgress]()
     result = search_of(source, tmp_path / "new" / "study.journal").run(told.append)
@@ -177,7 +177,7 @@ def test_a_search_scores_members_on_some_cases_and_the_best_on_all(
     assert result.seconds > 0
 
 
-def test_a_case_that_cannot_be_read_is_named_and_left_out(source: NNUNetSource, tmp_path: Path) -> None:
+def test_a_case_that_cannot_be_read_is_named_and_left_out(source: TrainedNNUNet, tmp_path: Path) -> None:
     """Among those that all members are scored on, and among the others."""
     raw = source.path.parents[2] / "raw" / "Dataset990_Phantom"
     (raw / "imagesTr" / "case_0_0000.nii.gz").write_bytes(b"no image")
@@ -200,14 +200,14 @@ def test_images_of_two_axes_are_searched_and_quantised(bare: Path, tmp_path: Pat
     dataset = BARE_DATASET | {"file_ending": ".mha"}
     model = bare_model(bare_plans(patch=(24, 32), prox={"space": TWO_MEMBERS}), dataset=dataset)
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES, flat=True).parent))
-    source = NNUNetSource.open(model.path)
+    source = TrainedNNUNet.open(model.path)
     result = search_of(source, tmp_path / "study.journal", trials=2, cases=2, finalists=1).run()
     assert max(one.score for one in result.members) == pytest.approx(1, abs=1e-4)
     loss = export_file(source, "largest", tmp_path / "int8.onnx", "onnx", int8=True, most_loss=1)
     assert loss is not None and loss.before == pytest.approx(1, abs=1e-4) and loss.calibrated == 2
 
 
-def test_members_are_scored_by_what_torch_computes(source: NNUNetSource) -> None:
+def test_members_are_scored_by_what_torch_computes(source: TrainedNNUNet) -> None:
     name, subnet = source.member("largest")
     description, network = source.describe(name, subnet), source.network(subnet)
     x = torch.randn(1, *description.input_shape, generator=torch.Generator().manual_seed(0))
@@ -216,7 +216,7 @@ def test_members_are_scored_by_what_torch_computes(source: NNUNetSource) -> None
     np.testing.assert_allclose(runnable(source.network(subnet))(x.numpy()), wanted, atol=1e-4)
 
 
-def test_a_search_keeps_to_its_budget(source: NNUNetSource, tmp_path: Path) -> None:
+def test_a_search_keeps_to_its_budget(source: TrainedNNUNet, tmp_path: Path) -> None:
     prices = Prices(source.supernet.family, source.size)
     smallest, largest = (prices.of(end) for end in (prices.family.space.smallest(), prices.family.space.largest()))
     budget = Budget(parameters=(smallest.parameters + largest.parameters) / 4, memory_mb=largest.memory_mb * 0.8)
@@ -226,7 +226,7 @@ def test_a_search_keeps_to_its_budget(source: NNUNetSource, tmp_path: Path) -> N
 
 
 def test_what_a_killed_search_has_scored_is_not_lost(
-    source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: TrainedNNUNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, path = watched(monkeypatch), tmp_path / "study.journal"
 
@@ -244,14 +244,14 @@ def test_what_a_killed_search_has_scored_is_not_lost(
     assert {one.subnet for one in again.finalists} == {one.subnet for one in result.finalists}
 
 
-def test_a_database_serves_as_well_as_a_file(source: NNUNetSource, tmp_path: Path) -> None:
+def test_a_database_serves_as_well_as_a_file(source: TrainedNNUNet, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     settings: dict[str, Any] = {"source": source, "storage": url, "cases": 1, "finalists": 1}
     assert len(Search(**settings, trials=3).run().members) == 3
     assert len(Search(**settings, trials=5).run().members) == 5
 
 
-def test_another_budget_uses_what_is_known(source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_budget_uses_what_is_known(source: TrainedNNUNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "study.journal"
     first = search_of(source, path).run()
     seen = watched(monkeypatch)
@@ -264,7 +264,9 @@ def test_another_budget_uses_what_is_known(source: NNUNetSource, tmp_path: Path,
     assert len(new) < 10 and len(seen) == len(new) + rest
 
 
-def test_fewer_cases_are_compared_on_those_alone(source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_cases_are_compared_on_those_alone(
+    source: TrainedNNUNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "study.journal"
     search_of(source, path, cases=3).run()
     seen = watched(monkeypatch)
@@ -272,7 +274,7 @@ def test_fewer_cases_are_compared_on_those_alone(source: NNUNetSource, tmp_path:
     assert {tuple(one.scores) for one in result.members} == {("case_0",)} and len(seen) < 10
 
 
-def test_changed_labels_are_scored_anew(source: NNUNetSource, tmp_path: Path) -> None:
+def test_changed_labels_are_scored_anew(source: TrainedNNUNet, tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
     before = search_of(source, path, trials=2).run()
     labels = source.path.parents[2] / "raw" / "Dataset990_Phantom" / "labelsTr"
@@ -281,7 +283,7 @@ def test_changed_labels_are_scored_anew(source: NNUNetSource, tmp_path: Path) ->
     assert {one.subnet: one.score for one in after.members} != {one.subnet: one.score for one in before.members}
 
 
-def test_images_replaced_by_others_of_the_same_size_are_another_search(source: NNUNetSource) -> None:
+def test_images_replaced_by_others_of_the_same_size_are_another_search(source: TrainedNNUNet) -> None:
     """And an image that only moved in time is not."""
     raw = source.path.parents[2] / "raw" / "Dataset990_Phantom"
     image = raw / "imagesTr" / "case_0_0000.nii.gz"
@@ -303,7 +305,7 @@ def test_scans_replaced_by_others_of_the_same_size_are_another_search(tmp_path: 
     assert cases.fingerprint() != before
 
 
-def test_other_latencies_are_another_search(source: NNUNetSource, tmp_path: Path) -> None:
+def test_other_latencies_are_another_search(source: TrainedNNUNet, tmp_path: Path) -> None:
     """A device that was measured again may be slower: nothing beyond the budget is kept."""
     path, data = tmp_path / "study.journal", made_up_device(source)
     family, size = source.supernet.family, source.size
@@ -319,7 +321,7 @@ def test_other_latencies_are_another_search(source: NNUNetSource, tmp_path: Path
 
 
 def test_the_journal_may_be_named_relative_to_where_one_is(
-    source: NNUNetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: TrainedNNUNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = search_of(source, Path("some/study.journal"), trials=2).run()
@@ -330,12 +332,12 @@ def test_a_space_smaller_than_the_trials_ends_the_search(bare: Path, monkeypatch
     few = {"depth": "full", "width": [0.5, 1.0], "levels": 0, "resolution": [1.0]}
     model = bare_model(bare_plans(prox={"space": few}))
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
-    source = NNUNetSource.open(model.path)
+    source = TrainedNNUNet.open(model.path)
     result = search_of(source, tmp_path / "study.journal", trials=50).run()
     assert len(result.members) == source.supernet.family.space.size() == 8
 
 
-def test_what_cannot_be_searched_is_said(source: NNUNetSource, tmp_path: Path) -> None:
+def test_what_cannot_be_searched_is_said(source: TrainedNNUNet, tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
     refused("latency is known where a device's file is given", search_of, source, path, budget=Budget(latency_ms=5))
     refused("latency is known where a device's file is given", search_of, source, path, minimise=("latency_ms",))
@@ -460,13 +462,13 @@ def test_a_journal_of_nothing_but_half_a_line_begins_anew(tmp_path: Path) -> Non
 
 
 # ---------------------------------------------------------------------- the command
-def arguments(source: NNUNetSource, output: Path, *more: object) -> list[str]:
+def arguments(source: TrainedNNUNet, output: Path, *more: object) -> list[str]:
     few = ["--trials", 12, "--cases", 1, "--finalists", 3, "-o", output]
     return ["monai-prox", "search", str(source.path), *map(str, [*few, *more])]
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_search_and_a_killed_one_costs_its_trial(source: NNUNetSource, tmp_path: Path) -> None:
+def test_two_processes_are_one_search_and_a_killed_one_costs_its_trial(source: TrainedNNUNet, tmp_path: Path) -> None:
     raw = source.path.parents[2] / "raw"
     env = environment(nnUNet_raw=raw)
     command = [str(Path(sys.executable).parent / "monai-prox"), *arguments(source, tmp_path / "out")[1:]]
@@ -484,7 +486,7 @@ def test_two_processes_are_one_search_and_a_killed_one_costs_its_trial(source: N
     assert {len(one["subnet"]) for one in found["members"]} == {6}
 
 
-def test_the_command_writes_a_front_from_a_devices_file(source: NNUNetSource, tmp_path: Path) -> None:
+def test_the_command_writes_a_front_from_a_devices_file(source: TrainedNNUNet, tmp_path: Path) -> None:
     write_json(made_up_device(source), tmp_path / "device.json")
     output = tmp_path / "out"
     most = ["--device", tmp_path / "device.json", "--max-latency-ms", 30, "--max-params", 1e7, "--max-memory-mb", 900]
@@ -508,7 +510,7 @@ def test_the_command_writes_a_front_from_a_devices_file(source: NNUNetSource, tm
     assert done.returncode == 1 and "was measured with another family, another; this one is" in done.stderr
 
 
-def made_up_device(source: NNUNetSource) -> dict[str, Any]:
+def made_up_device(source: TrainedNNUNet) -> dict[str, Any]:
     family, size = source.supernet.family, source.size
     members = [
         {"subnet": subnet.to_json(), "milliseconds": 1 + 1e-5 * cost.macs(family, subnet, size)}
@@ -521,7 +523,7 @@ def test_the_commands_export_the_fold_that_was_scored(bare: Path, tmp_path: Path
     """The first one, too: another may be finished later, and nnunet takes all."""
     model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(0,))
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
-    source = NNUNetSource.open(model.path)
+    source = TrainedNNUNet.open(model.path)
     contents = write_report(search_of(source, tmp_path / "study.journal", trials=2, finalists=1).run(), tmp_path)
     bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(1,))
     for one in [*contents["members"], *contents["finalists"]]:
@@ -543,7 +545,7 @@ def page() -> Any:
         browser.close()
 
 
-def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tmp_path: Path, page: Page) -> None:
+def test_the_page_shows_the_best_member_within_a_budget(source: TrainedNNUNet, tmp_path: Path, page: Page) -> None:
     device = Device.from_json(made_up_device(source), source.supernet.family, source.size, "a test")
     search = search_of(source, tmp_path / "study.journal", device=device, minimise=("latency_ms",), finalists=4, trials=16)
     output = tmp_path / "</script><b>out"  # what is in the data must stay data
@@ -614,7 +616,7 @@ def test_the_page_shows_the_best_member_within_a_budget(source: NNUNetSource, tm
     assert wrong == [] and asked == [page.url], "nothing is fetched"
 
 
-def test_the_page_says_what_was_scored_on_what(source: NNUNetSource, tmp_path: Path, page: Page) -> None:
+def test_the_page_says_what_was_scored_on_what(source: TrainedNNUNet, tmp_path: Path, page: Page) -> None:
     raw = source.path.parents[2] / "raw" / "Dataset990_Phantom"
     (raw / "imagesTr" / "case_1_0000.nii.gz").write_bytes(b"no image")
     search = search_of(source, tmp_path / "study.journal", trials=4, cases=9, finalists=1)
@@ -633,7 +635,7 @@ def test_the_page_says_what_was_scored_on_what(source: NNUNetSource, tmp_path: P
     )
 
 
-def test_what_earlier_runs_scored_on_all_cases_is_not_forgotten(source: NNUNetSource, tmp_path: Path) -> None:
+def test_what_earlier_runs_scored_on_all_cases_is_not_forgotten(source: TrainedNNUNet, tmp_path: Path) -> None:
     """With more finalists, and within another budget."""
     storage = tmp_path / "study.journal"
     before = {one.subnet: one.scores for one in search_of(source, storage, finalists=4).run().finalists}
@@ -648,7 +650,7 @@ def test_what_earlier_runs_scored_on_all_cases_is_not_forgotten(source: NNUNetSo
 
 
 def test_a_guessed_score_is_none_above_1_and_displaces_no_measured_one(
-    source: NNUNetSource, tmp_path: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+    source: TrainedNNUNet, tmp_path: Path, page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The finalists do better on all cases than on the few, by more than others can."""
     costs = Prices(source.supernet.family, source.size)
@@ -673,7 +675,7 @@ def test_a_guessed_score_is_none_above_1_and_displaces_no_measured_one(
     assert all(name in finalists or prices[name] < cheapest for name in ahead)
 
 
-def test_the_shown_scores_of_members_are_shifted_to_those_of_all_cases(source: NNUNetSource, tmp_path: Path) -> None:
+def test_the_shown_scores_of_members_are_shifted_to_those_of_all_cases(source: TrainedNNUNet, tmp_path: Path) -> None:
     contents = write_report(search_of(source, tmp_path / "study.journal").run(), tmp_path / "out")
     before = {json.dumps(one["subnet"]): one for one in contents["members"]}
     same = [(one, before[json.dumps(one["subnet"])]) for one in contents["finalists"]]
@@ -681,7 +683,7 @@ def test_the_shown_scores_of_members_are_shifted_to_those_of_all_cases(source: N
     assert {path.stem for path in (tmp_path / "out" / "members").iterdir()} == {one["name"] for one in contents["members"]}
 
 
-def test_searches_lie_side_by_side_and_a_name_is_always_the_same_member(source: NNUNetSource, tmp_path: Path) -> None:
+def test_searches_lie_side_by_side_and_a_name_is_always_the_same_member(source: TrainedNNUNet, tmp_path: Path) -> None:
     storage, output = tmp_path / "study.journal", tmp_path / "out"
     prices = Prices(source.supernet.family, source.size)
     largest = prices.of(prices.family.space.largest())

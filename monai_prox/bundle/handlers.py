@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.core.distributed import rank, world_size
-from monai_prox.core.named_members import choose_probes
+from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
 from monai_prox.training.engine import Engine, check_format
@@ -247,7 +247,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
             trainer.logger.info(f"ProX monitor: {comparison}")
         if dimension is not None:
             engine.close(dimension)
-            self.members = choose_probes(engine.supernet, monitor.size, engine.final_space)
+            self.members = named_members(engine.supernet, monitor.size, engine.final_space)
             trainer.logger.info(
                 f"ProX closes the last choice of {dimension}: {engine.space.size():,} of "
                 f"{engine.supernet.family.space.size():,} members stay open. Open: {engine.space}"

@@ -69,9 +69,9 @@ def export(
         _export_bundle(model, subnet, output, overwrite, from_nnunet, chosen, checkpoint, dataset)
         return
     from monai_prox.export.device_file import export_file
-    from monai_prox.trained.door import open_source
+    from monai_prox.trained.door import open_trained
 
-    source = open_source(model, fold=chosen, dataset=dataset, checkpoint=checkpoint)
+    source = open_trained(model, fold=chosen, dataset=dataset, checkpoint=checkpoint)
     loss = export_file(source, subnet, output, format, overwrite=overwrite, any_patch=any_patch, int8=int8)
     command = f"monai-prox predict {shlex.quote(str(output))} -i INPUT -o OUTPUT"
     say(str(output), command, *([] if loss is None else [str(loss)]))

@@ -14,7 +14,7 @@ from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, read_json, write_json
 
 if TYPE_CHECKING:
-    from monai_prox.trained.source import Source
+    from monai_prox.trained.source import Trained
 
 profile = typer.Typer(no_args_is_help=True, help="How long members take on a device.")
 
@@ -61,14 +61,14 @@ def measure(
     measure_members(open_to_measure(model, fold, dataset), runtime, threads, output, members)
 
 
-def open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None) -> Source:
+def open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None) -> Trained:
     source = open_family(model, fold, dataset, "a profile")
     if dataset is not None and not source.classifies:
         raise ProXError("--dataset is for classifiers, whose members' norms need scans; leave it out")
     return source
 
 
-def of_this_machine(source: Source, path: Path) -> Path:
+def of_this_machine(source: Trained, path: Path) -> Path:
     """Measured, unless ``path`` is of this machine and family already."""
 
     from monai_prox.latency.device import fingerprint
@@ -85,7 +85,7 @@ def of_this_machine(source: Source, path: Path) -> Path:
     return path
 
 
-def measure_members(source: Source, runtime: str, threads: int | None, output: Path, members: int = 24) -> None:
+def measure_members(source: Trained, runtime: str, threads: int | None, output: Path, members: int = 24) -> None:
     from monai_prox.latency.device import Device
     from monai_prox.latency.pack import choose_members, measure_here
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from monai_prox.errors import printable
 
 if TYPE_CHECKING:
-    from monai_prox.trained.source import Source
+    from monai_prox.trained.source import Trained
 
 console = Console()
 ModelArgument = Annotated[
@@ -43,12 +43,12 @@ def say(first: str, *rest: str) -> None:
         console.print(printable(line), soft_wrap=True, highlight=False, markup=False, style="dim")
 
 
-def open_family(model: Path, fold: list[str] | None, dataset: Path | None, what: str) -> Source:
+def open_family(model: Path, fold: list[str] | None, dataset: Path | None, what: str) -> Trained:
     """The family of one fold. what: for a refusal of several."""
     from monai_prox.export.options import folds_of, one_fold
-    from monai_prox.trained.door import open_source
+    from monai_prox.trained.door import open_trained
 
-    return open_source(model, fold=one_fold(folds_of(fold or ()), what), dataset=dataset)
+    return open_trained(model, fold=one_fold(folds_of(fold or ()), what), dataset=dataset)
 
 
 def has_family(model: Path) -> bool:

@@ -12,7 +12,7 @@ from monai_prox.core.supernet import SuperNet
 BETWEEN = ("small", "middle", "large")
 
 
-def choose_probes(supernet: SuperNet, size: Sequence[int], space: SearchSpace | None = None) -> dict[str, Subnet]:
+def named_members(supernet: SuperNet, size: Sequence[int], space: SearchSpace | None = None) -> dict[str, Subnet]:
     """Smallest, largest and up to three members between, as equally spaced in the logarithm of their MACs as there are.
 
     Those between are even: each dimension is as far open in all stages of the network. What a random member has by chance,

@@ -161,7 +161,7 @@ def download(task: str, folder: Path) -> Path:
     return folder / task
 
 
-def images(folder: Path | str) -> list[str]:
+def image_files(folder: Path | str) -> list[str]:
     """Images to predict: a task's imagesTs, else its imagesTr, else what lies in ``folder`` itself; sorted.
 
     Raises ProXError where there are none.

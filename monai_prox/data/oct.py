@@ -206,7 +206,7 @@ def _first(names: Sequence[Any]) -> str:
     return ", ".join(map(str, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
 
 
-def images(folder: Path | str) -> list[str]:
+def scan_files(folder: Path | str) -> list[str]:
     """Paths of the scans in ``folder``. Raises ProXError where there are none or they are refused by ``check_scans``."""
     folder = Path(folder)
     if not folder.is_dir():

@@ -17,7 +17,7 @@ from monai_prox.export.bundle import MARK, SCHEMA, VERSION
 from monai_prox.export.bundle_docs import EXPORTED, LICENCE_NOTE, WIDTH
 from monai_prox.export.prediction import check_plain
 from monai_prox.trained.bundle_folder import TrainedBundle
-from monai_prox.trained.bundle_source import ClassifierSource
+from monai_prox.trained.bundle_source import TrainedClassifier
 
 PACKAGES = ("pillow", "pytorch-ignite", "torchvision")
 CONFIG = ("input_channels", "kernel", "expanded_channels", "out_channels", "use_se", "activation", "stride")
@@ -296,7 +296,7 @@ def classification_of(bundle: TrainedBundle, which: str, dataset: Path | None = 
         task=plan.task,
         source=f"a family trained on {plan.task} by {bundle.family()['recipe']}, {bundle.family()['epochs']} epochs",
         subnet=subnet.to_json(),
-        network=ClassifierSource(bundle, dataset).network(subnet),
+        network=TrainedClassifier(bundle, dataset).network(subnet),
         architecture=family.architecture_of(subnet),
         classes=plan.classes,
         image_size=plan.image_size,

@@ -16,7 +16,7 @@ from monai_prox.export.torchscript_file import write_torchscript
 from monai_prox.files import remove_unfinished, temporary_folder, to_disk
 from monai_prox.runtime.description import Description, ScanDescription, write_description
 from monai_prox.runtime.evaluation import HeldOut
-from monai_prox.trained.source import Source
+from monai_prox.trained.source import Trained
 
 if TYPE_CHECKING:
     from monai_prox.export.int8 import Loss
@@ -26,7 +26,7 @@ ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".ts"}
 
 
 def export_file(
-    source: Source,
+    source: Trained,
     which: str,
     output: Path,
     format: str,

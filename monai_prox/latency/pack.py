@@ -21,7 +21,7 @@ from monai_prox.export.folder import check_vacant
 from monai_prox.files import replacing
 from monai_prox.latency import measure
 from monai_prox.latency.device import FEWEST, fingerprint
-from monai_prox.trained.source import Source
+from monai_prox.trained.source import Trained
 
 MEMBERS = 24
 CANDIDATES = 20  # random members for each that is chosen
@@ -49,7 +49,7 @@ def choose_members(family: Family, size: Sequence[int], count: int = MEMBERS) ->
 
 
 def write_pack(
-    source: Source, output: Path, *, count: int = MEMBERS, overwrite: bool = False, done: Callable[[int, int], object]
+    source: Trained, output: Path, *, count: int = MEMBERS, overwrite: bool = False, done: Callable[[int, int], object]
 ) -> Path:
     """Writes a .zip with members as ONNX files and measure.py, which runs where Python, numpy and onnxruntime are.
 
@@ -74,7 +74,7 @@ def write_pack(
     return output
 
 
-def _files(source: Source, members: Sequence[Subnet]) -> Any:
+def _files(source: Trained, members: Sequence[Subnet]) -> Any:
     from monai_prox.export.onnx_file import write_onnx
 
     for number, subnet in enumerate(members):
@@ -86,7 +86,7 @@ def _files(source: Source, members: Sequence[Subnet]) -> Any:
 
 
 def measure_here(
-    source: Source,
+    source: Trained,
     members: Sequence[Subnet],
     runtime: str,
     *,
@@ -143,7 +143,7 @@ def _file_opener(path: Path, runtime: str, threads: int) -> Callable[[], measure
     return opened
 
 
-def _torch_opener(source: Source, subnet: Subnet, threads: int) -> Callable[[], measure.Run]:
+def _torch_opener(source: Trained, subnet: Subnet, threads: int) -> Callable[[], measure.Run]:
     def opened() -> measure.Run:
         torch.set_num_threads(threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from monai_prox.core import cost
 from monai_prox.core.distributed import gather, world_size
-from monai_prox.core.named_members import choose_probes
+from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import Member, SuperNet
 from monai_prox.errors import ProXError, refusing
@@ -205,7 +205,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.engine.guard(self.optimizer)
         self.updates = Updates(self.supernet.parameters(), max_norm=GRADIENT_NORM, log=self.print_to_log_file)
         patch = self.configuration_manager.patch_size
-        self.probes = choose_probes(self.supernet, patch)
+        self.probes = named_members(self.supernet, patch)
         settings = monitor_of(
             configuration, monitored=self.monitored, threshold=self.monitor_threshold, patience=self.monitor_patience
         )
@@ -402,7 +402,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Brings what is not the engine's own into accord with what it has closed."""
         network: Any = self.supernet.network
         network.open_part.close(self.engine.closed)
-        self.probes = choose_probes(self.supernet, self.monitor.size, self.engine.final_space)
+        self.probes = named_members(self.supernet, self.monitor.size, self.engine.final_space)
 
     # ------------------------------------------------------------------ after training
     def set_deep_supervision_enabled(self, enabled: bool) -> None:

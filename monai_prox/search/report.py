@@ -21,7 +21,7 @@ from monai_prox.files import replacing, write_json
 from monai_prox.report import count, plot_choices
 from monai_prox.search.budget import UNITS
 from monai_prox.search.study import Result, Scored, Search
-from monai_prox.trained.source import Source
+from monai_prox.trained.source import Trained
 
 FORMAT = 2
 CAPTION = "Dice without mirroring, as monai-prox predict computes labels; monai-prox family lists nnU-Net's, with it"
@@ -150,7 +150,7 @@ class _Patches:
         return self._known[grid]
 
 
-def _command(source: Source, output: Path, name: str) -> dict[str, Any]:
+def _command(source: Trained, output: Path, name: str) -> dict[str, Any]:
     subnet = (output / MEMBERS / f"{name}.json").resolve()
     words = ["monai-prox", "export", str(source.path.resolve()), "--subnet", str(subnet), *source.arguments]
     return {"file": str(subnet), "command": shlex.join(words)}

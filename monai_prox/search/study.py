@@ -20,7 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from torch import Tensor, nn
 
-from monai_prox.core.named_members import choose_probes
+from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError, refusing
 from monai_prox.latency.device import Device, fingerprint
@@ -30,7 +30,7 @@ from monai_prox.search.budget import UNITS, Budget, Price, Prices, check_costs
 from monai_prox.search.front import front, fronts
 from monai_prox.search.sampler import ByFirstTrial
 from monai_prox.search.storage import open_storage
-from monai_prox.trained.source import Source
+from monai_prox.trained.source import Trained
 from monai_prox.typed import check_types
 
 STALE = 200  # proposals in a row of members that are known: the space, or what of it is within the budget, has no others
@@ -76,7 +76,7 @@ class Search:
     storage: a database's URL, or a journal's file.
     """
 
-    source: Source
+    source: Trained
     storage: str
     device: Device | None = None
     budget: Budget = field(default_factory=Budget)
@@ -165,7 +165,7 @@ class Search:
         )
         study.set_user_attr("family", self._trained)
         if not study.get_trials(deepcopy=False):
-            probes = choose_probes(self.source.supernet, self.source.size).values() if self.sampler != "random" else ()
+            probes = named_members(self.source.supernet, self.source.size).values() if self.sampler != "random" else ()
             for subnet in dict.fromkeys([*probes, self.budget.cheapest(self.prices)]):
                 study.enqueue_trial(self._parameters(subnet), skip_if_exists=True)
         return study

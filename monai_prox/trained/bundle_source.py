@@ -80,7 +80,7 @@ class _Source:
         return self.dataset
 
 
-class BundleSource(_Source):
+class TrainedSegmenter(_Source):
     """A family that segments. See ``monai_prox.trained.source``."""
 
     def network(self, subnet: Subnet) -> nn.Module:
@@ -126,7 +126,7 @@ class BundleSource(_Source):
         return SegmentedCases(labelled, self.bundle.regions)
 
 
-class ClassifierSource(_Source):
+class TrainedClassifier(_Source):
     """A family that classifies. See ``monai_prox.trained.source``."""
 
     def network(self, subnet: Subnet) -> nn.Module:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from monai_prox.errors import ProXError
-from monai_prox.trained.source import Source
+from monai_prox.trained.source import Trained
 
 
-def open_source(path: Path, *, fold: str | None = None, dataset: Path | None = None, checkpoint: str | None = None) -> Source:
+def open_trained(path: Path, *, fold: str | None = None, dataset: Path | None = None, checkpoint: str | None = None) -> Trained:
     """The family that ProXTrainer left in a model folder, or that a bundle's training left in the bundle.
 
     fold: of an nnU-Net model, such as "fold_0", the first finished one if None. dataset: images and labels, in nnUNet_raw where
@@ -18,13 +18,13 @@ def open_source(path: Path, *, fold: str | None = None, dataset: Path | None = N
     if not path.is_dir():
         raise ProXError(f"there is no folder {path}")
     if (path / "plans.json").is_file():
-        from monai_prox.trained.nnunet_source import NNUNetSource
+        from monai_prox.trained.nnunet_source import TrainedNNUNet
 
-        return NNUNetSource.open(path, fold=fold, dataset=dataset, checkpoint=checkpoint or "final")
+        return TrainedNNUNet.open(path, fold=fold, dataset=dataset, checkpoint=checkpoint or "final")
     if fold is not None or checkpoint is not None:
         raise ProXError(f"--{'fold' if checkpoint is None else 'checkpoint'} is for nnU-Net's model folders, {path} is none")
     from monai_prox.trained.bundle_folder import TrainedBundle
-    from monai_prox.trained.bundle_source import BundleSource, ClassifierSource
+    from monai_prox.trained.bundle_source import TrainedClassifier, TrainedSegmenter
 
     bundle = TrainedBundle.open(path)
-    return (ClassifierSource if bundle.classifies else BundleSource)(bundle, dataset)
+    return (TrainedClassifier if bundle.classifies else TrainedSegmenter)(bundle, dataset)

@@ -7,7 +7,7 @@ from math import isfinite, prod
 from typing import Any, NamedTuple
 
 from monai_prox.core import cost
-from monai_prox.core.named_members import choose_probes
+from monai_prox.core.named_members import named_members
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import without_weights
 from monai_prox.errors import ProXError
@@ -81,5 +81,5 @@ def members_of(family: UNetFamily, of: Opened, patch: Sequence[int], source: str
     choices = prod(of.final.choice_count(dimension) for dimension in of.final.dimensions)
     if choices > MOST:
         raise ProXError(f"{source}: its search space has too many choices to name members of it, {choices:,}; at most {MOST:,}")
-    probes = choose_probes(without_weights(family), patch, of.final)
+    probes = named_members(without_weights(family), patch, of.final)
     return listed(family, {name: subnet for name, subnet in probes.items() if subnet in of.space}, patch)

@@ -36,7 +36,7 @@ RESAMPLING = ("is_seg", "order", "order_z", "force_separate_z")
 
 
 @dataclass(frozen=True)
-class NNUNetSource:
+class TrainedNNUNet:
     """One fold of a model folder. See ``monai_prox.trained.source``."""
 
     model: ModelFolder
@@ -48,7 +48,7 @@ class NNUNetSource:
     @classmethod
     def open(
         cls, path: Path, *, fold: str | None = None, dataset: Path | None = None, checkpoint: str = "final"
-    ) -> NNUNetSource:
+    ) -> TrainedNNUNet:
         """checkpoint: "final", "best" or "latest".
 
         Raises ProXError where ``path`` is no model folder that has such a checkpoint, or has no such fold.

@@ -16,7 +16,7 @@ from monai_prox.runtime.evaluation import HeldOut
 FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript")  # what members are exported as
 
 
-class Source(Protocol):
+class Trained(Protocol):
     """A trained family.
 
     path: where it was found. measure: what its members' scores measure, "dice" or "accuracy". size: of the input that costs are

@@ -36,7 +36,7 @@ from monai_prox.latency.device import fingerprint
 from monai_prox.runtime.description import KEY
 from monai_prox.trained.bundle_folder import FORMAT
 from monai_prox.trained.nnunet_folder import FINAL
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 SECONDS = 30  # beyond which a command hangs
 BYTES = 2**30  # that a command may take beside what the process has
@@ -273,7 +273,7 @@ def make_valid(root: Path) -> None:
         (root / "images" / f"{case}_0000.nii.gz").unlink()
     for ending, form in ((".onnx", "onnx"), (".ts", "torchscript"), (".xml", "openvino")):
         device_file(model, "smallest", root / f"a{ending}", form)
-    source = NNUNetSource.open(model.path)
+    source = TrainedNNUNet.open(model.path)
     family, generator = source.supernet.family, random.Random(0)
     smallest = family.space.smallest()
     (root / "member.json").write_text(json.dumps(smallest.to_json()))

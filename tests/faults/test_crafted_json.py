@@ -45,11 +45,11 @@ from monai_prox.latency.device import Device, fingerprint
 from monai_prox.runtime.description import read_description
 from monai_prox.runtime.description import write_description as written
 from monai_prox.trained.bundle_folder import TrainedBundle
-from monai_prox.trained.bundle_source import BundleSource
+from monai_prox.trained.bundle_source import TrainedSegmenter
 from monai_prox.trained.family_file import check_family, find_member
 from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.trained.nnunet_plans import choices_of, monitor_of, recipe_of
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.open_part import ENTRY, OpenPart
 
 pytest_plugins = ["nnunet_fixtures"]
@@ -218,7 +218,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def use_model(path: Path) -> None:
-    source = NNUNetSource.open(path)
+    source = TrainedNNUNet.open(path)
     source.family()
     name, subnet = source.member("largest")
     source.describe(name, subnet)
@@ -236,7 +236,7 @@ def use_bundle(path: Path) -> None:
 
 
 def use_trained(path: Path) -> None:
-    source = BundleSource(TrainedBundle.open(path), None)
+    source = TrainedSegmenter(TrainedBundle.open(path), None)
     source.describe(*source.member("smallest"))
 
 

@@ -30,7 +30,7 @@ from monai_prox.runtime.description import read_description
 from monai_prox.search.storage import open_storage
 from monai_prox.trained.bundle_folder import FAMILY, FORMAT, KERNEL_TRANSFORMS, STATISTICS, WEIGHTS, TrainedBundle
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
-from monai_prox.trained.nnunet_source import NNUNetSource
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["nnunet_fixtures"]
 
@@ -97,7 +97,7 @@ def test_a_checkpoint_executes_nothing(model: ModelFolder, tmp_path: Path) -> No
     data = torch.load(path, weights_only=True)
     torch.save(data | {"prox": {"engine": Bomb(marker)}}, path)
     is_refused(lambda: ModelFolder.open(model.path).checkpoint("fold_0"), marker)
-    is_refused(lambda: NNUNetSource.open(model.path).supernet, marker)
+    is_refused(lambda: TrainedNNUNet.open(model.path).supernet, marker)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, KERNEL_TRANSFORMS, STATISTICS])
@@ -133,7 +133,7 @@ def test_nonsense_in_a_model_folder_is_refused(name: str, nonsense: str, model: 
     (model.path / name).write_bytes(nonsense.encode(errors="surrogateescape"))
 
     def use() -> None:
-        source = NNUNetSource.open(model.path)
+        source = TrainedNNUNet.open(model.path)
         source.family()
         source.describe(*source.member("largest"))
 
@@ -199,7 +199,7 @@ def test_a_model_folder_is_not_followed_out_of_itself(model: ModelFolder, tmp_pa
     (model.path / "fold_0" / "family.json").write_text(json.dumps(family))
     shutil.rmtree(tmp_path / "outside", ignore_errors=True)
     with pytest.raises(ProXError):
-        NNUNetSource.open(model.path).member("../../outside")
+        TrainedNNUNet.open(model.path).member("../../outside")
 
 
 @pytest.mark.parametrize("file", ["fold_0/progress.png", "dataset_fingerprint.json", "fold_0/validation/summary.json"])

@@ -1,0 +1,12 @@
+from .checkpoints import CheckpointSaver as CheckpointSaver
+from .classification import ClassificationReport as ClassificationReport
+from .classification import ProbabilityWriter as ProbabilityWriter
+from .errors import name_cause_last as name_cause_last
+from .family_writer import FamilyWriter as FamilyWriter
+from .handlers import MemberValidationHandler as MemberValidationHandler
+from .handlers import ProXExpansionHandler as ProXExpansionHandler
+from .metrics import CaseAccuracy as CaseAccuracy
+from .trainer import SupernetTrainer as SupernetTrainer
+from .transforms import CheckCased as CheckCased
+from .transforms import LabelsToRegionsd as LabelsToRegionsd
+from .transforms import LoadScand as LoadScand
