@@ -38,7 +38,11 @@ TESTS = {  # in this folder
     "core.slicing": ("test_slicing.py",),
     "core.supernet": ("test_unet_family.py", "test_kernel_transform.py"),
     "training.growth": ("test_growth.py", "test_engine.py"),
-    "training.engine": ("test_engine.py", "test_growth.py", "test_mobilenet_training.py::test_a_frozen_teacher_without_them_is_refused"),
+    "training.engine": (
+        "test_engine.py",
+        "test_growth.py",
+        "test_mobilenet_training.py::test_a_frozen_teacher_without_them_is_refused",
+    ),
     "training.monitor": ("test_monitor.py",),
     "core.cost": ("test_cost.py", "test_search.py::test_patches_are_counted_as_nnunet_lays_them"),
 }

@@ -15,10 +15,11 @@ from refusals import refused
 from typer.testing import CliRunner
 
 from monai_prox.cli import app as cli
+from monai_prox.cli import export_command
 from monai_prox.errors import ProXError
 from monai_prox.export import device_file
 from monai_prox.export.options import folds_of, one_fold
-from monai_prox.trained import source
+from monai_prox.trained import door
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
 
 pytest_plugins = ["nnunet_fixtures"]
@@ -71,10 +72,10 @@ def test_an_option_reaches_what_exports_or_is_refused(
 
     to_nnunet = "model", "subnet", "output", "folds", "checkpoint", "overwrite", "fine_tune"
     to_bundle = "model", "subnet", "output", "overwrite", "", "folds", "checkpoint", "dataset"
-    monkeypatch.setattr(cli, "_export_nnunet", noting(*to_nnunet))
-    monkeypatch.setattr(cli, "_export_bundle", noting(*to_bundle))
+    monkeypatch.setattr(export_command, "_export_nnunet", noting(*to_nnunet))
+    monkeypatch.setattr(export_command, "_export_bundle", noting(*to_bundle))
     monkeypatch.setattr(
-        source, "open_trained", lambda path, *, fold, dataset, checkpoint: seen.append({"folds": fold, "dataset": dataset})
+        door, "open_trained", lambda path, *, fold, dataset, checkpoint: seen.append({"folds": fold, "dataset": dataset})
     )
     monkeypatch.setattr(device_file, "export_file", noting("source", "subnet", "output", "format"))
     for format, kind in product(FORMATS, SOURCES):
