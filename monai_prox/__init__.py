@@ -1,7 +1,8 @@
 """Once-for-all supernets for nnU-Net and MONAI, trained by progressive expansion.
 
 Every name that users and bundles' configurations need is here or in ``monai_prox.bundle``; ``__init__.pyi`` lists them. They
-are imported at first use: where ``monai_prox.runtime`` predicts there may be no torch. Deeper modules are private by convention.
+are imported at first use: where ``monai_prox.runtime`` predicts there may be no torch. Deeper modules are private by
+convention.
 """
 
 import lazy_loader
