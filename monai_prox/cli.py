@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
+PYTHONS_FORMAT = warnings.formatwarning
 ModelArgument = Annotated[
     Path, typer.Argument(help="Trained folder: .../ProXTrainer__nnUNetPlans__3d_fullres, or a MONAI bundle")
 ]
@@ -43,6 +44,7 @@ CheckpointOption = Annotated[
 def main() -> None:
     """Entry point: errors that users can mend are one line and exit code 1."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of packages that nnU-Net imports
+    warnings.formatwarning = _format_warning
     try:
         app()
     except ProXError as error:
@@ -59,6 +61,15 @@ def main() -> None:
         return
     Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(printable(message))}", highlight=False)
     sys.exit(1)
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of this package is for users, a line without the code that gave it; others as Python has them."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"warning: {printable(str(message))}\n"
+    return PYTHONS_FORMAT(message, category, filename, lineno, line)
 
 
 @app.callback()
@@ -151,16 +162,17 @@ def _say_origin(model: Path, checkpoint: str | None, folds: Sequence[str | None]
         _say(*(opened.origin(opened.checkpoint(opened.finished(fold))) for fold in folds))
 
 
-def _open(model: Path, fold: list[str] | None, dataset: Path | None, what: str) -> Source:
+def _open(model: Path, fold: list[str] | None, dataset: Path | None, checkpoint: str | None, what: str) -> Source:
     """The family of one fold. what: for a refusal of several."""
     from monai_prox.export.options import folds_of, one_fold
     from monai_prox.export.source import open_source
 
-    return open_source(model, fold=one_fold(folds_of(fold or ()), what), dataset=dataset)
+    return open_source(model, fold=one_fold(folds_of(fold or ()), what), dataset=dataset, checkpoint=checkpoint)
 
 
-def _open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None) -> Source:
-    source = _open(model, fold, dataset, "a profile")
+def _open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None, checkpoint: str | None) -> Source:
+    """Any checkpoint, for what its members have learnt takes no other time."""
+    source = _open(model, fold, dataset, checkpoint, "a profile")
     if dataset is not None and not source.classifies:
         raise ProXError("--dataset is for classifiers, whose members' norms need scans; leave it out")
     return source
@@ -316,6 +328,7 @@ def search(
         str | None, typer.Option(help="Of Optuna: a database's URL, or a file; by default in the output folder")
     ] = None,
     fold: FoldOption = None,
+    checkpoint: CheckpointOption = None,
     seed: Annotated[int, typer.Option(help="Of the proposals")] = 0,
 ) -> None:
     """Find the best members for what they cost. Goes on where it was interrupted; several processes can share a storage."""
@@ -323,13 +336,16 @@ def search(
     from rich.console import Group
     from rich.live import Live
 
+    from monai_prox.export.options import folds_of
     from monai_prox.latency.device import Device
     from monai_prox.search.budget import Budget, check_costs
     from monai_prox.search.report import PAGE, front_table, named, report_folder, write_report
     from monai_prox.search.study import Search, SearchProgress, best_so_far
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    source, output = _open(model, fold, dataset, "a search"), output or check_inside(model / "search", model)
+    source = _open(model, fold, dataset, checkpoint, "a search")
+    source.check_all_trained()
+    output = output or check_inside(model / "search", model)
     budget = Budget(
         latency_ms=max_latency_ms, macs=max_macs, parameters=max_params, memory_mb=max_memory_mb, file_mb=max_file_mb
     )
@@ -370,6 +386,7 @@ def search(
     for name, problem in one.held_out.left_out.items():
         _say(f"left out: {name}: {problem}")
     _say(f"{len(result.members)} members in {result.seconds:.0f} s; {report_folder(one, output) / PAGE}")
+    _say_origin(model, checkpoint, folds_of(fold or ()) or [None])
 
 
 profile = typer.Typer(no_args_is_help=True, help="How long members take on a device.")
@@ -382,13 +399,14 @@ def pack(
     output: Annotated[Path, typer.Option("-o", "--output", help="The .zip to write")] = Path("prox_profile.zip"),
     members: Annotated[int, typer.Option(help="To measure")] = 24,
     fold: FoldOption = None,
+    checkpoint: CheckpointOption = None,
     dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
 ) -> None:
     """Pack members and a script that measures them where Python, numpy and onnxruntime are."""
     from monai_prox.latency.pack import write_pack
 
-    source = _open_to_measure(model, fold, dataset)
+    source = _open_to_measure(model, fold, dataset, checkpoint)
     with _bars() as progress:
         bar = progress.add_task("members", total=members)
         write_pack(
@@ -412,10 +430,11 @@ def measure(
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; all by default")] = None,
     members: Annotated[int, typer.Option(help="To measure")] = 24,
     fold: FoldOption = None,
+    checkpoint: CheckpointOption = None,
     dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
 ) -> None:
     """Measure members on this machine."""
-    _measure(_open_to_measure(model, fold, dataset), runtime, threads, output, members)
+    _measure(_open_to_measure(model, fold, dataset, checkpoint), runtime, threads, output, members)
 
 
 def _of_this_machine(source: Source, path: Path) -> Path:
