@@ -225,7 +225,7 @@ def write_held_out(model: ModelFolder, names: Sequence[str], *, flat: bool = Fal
     flat: of two axes.
     """
     hold_out(model, names)
-    source = TrainedNNUNet.open(model.path)
+    source = TrainedNNUNet(model, "fold_0", None)
     name, largest = source.member("largest")
     description, network = source.describe(name, largest), source.network(largest)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from monai.transforms import Compose, CropForegroundd, EnsureChannelFirstd, LoadImaged
 
-from monai_prox.bundle.transforms import CheckCased, LabelsToRegionsd
+from monai_prox.bundle.transforms import CheckCased, LabelsToRegionsd, nonzero
 from monai_prox.errors import ProXError
 
 SHAPE = (5, 4, 3)
@@ -68,9 +68,17 @@ def test_arrays_are_checked_as_tensors_are() -> None:
     refused("an image has 2 voxels that are not finite numbers (NaN or infinite)", data)
 
 
-def test_an_empty_image_is_refused() -> None:
-    """Cropping would leave nothing of it."""
-    refused("an image is 0 everywhere", {"image": torch.zeros(2, *SHAPE)})
+def test_an_empty_image_is_not_trained_on_and_predicted_with_a_warning() -> None:
+    """Cropping would leave nothing of it in training; in prediction it is not cropped."""
+    data = case(torch.zeros(2, *SHAPE))
+    refused("imagesTr/a.nii.gz is 0 everywhere", data)
+    del data["label"]
+    with pytest.warns(UserWarning, match=r"^imagesTr/a\.nii\.gz is 0 everywhere; nothing can be seen in it$"):
+        assert CheckCased(channels=2, labels=3)(data) is data
+    crop = CropForegroundd("image", "image", select_fn=nonzero, allow_smaller=True)
+    assert crop(data)["image"].shape == (2, *SHAPE)
+    data["image"][:, 1:3] = 1
+    assert crop(data)["image"].shape == (2, 2, *SHAPE[1:])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

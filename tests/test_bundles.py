@@ -157,6 +157,21 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
             assert np.array_equal(label, within[file.replace(".nii.gz", "_seg.nii.gz")])
 
 
+def test_an_image_of_zeros_is_predicted_by_the_family_as_by_an_exported_member(trained: Trained, tmp_path: Path) -> None:
+    """The other images of a run are predicted, too."""
+    image = nib.load(trained.task / "imagesTr" / "case_0.nii.gz")
+    (tmp_path / "images").mkdir()
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), image.affine), tmp_path / "images" / "zero.nii.gz")
+    shutil.copy(trained.task / "imagesTr" / "case_0.nii.gz", tmp_path / "images")
+    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "largest"), tmp_path / "bundle")
+    with pytest.warns(UserWarning, match=r"zero\.nii\.gz is 0 everywhere; nothing can be seen in it"):
+        within = predict(trained.bundle, tmp_path / "images", tmp_path / "within", subnet="largest")
+    alone = predict(bundle, tmp_path / "images", tmp_path / "alone")
+    assert len(within) == len(alone) == 2
+    assert alone["zero.nii.gz"].shape == image.shape[:3]
+    assert np.array_equal(alone["zero.nii.gz"], within["zero_seg.nii.gz"])
+
+
 def decisive(bundle: Path, copy: Path) -> Path:
     """A copy whose last layers are random: a hardly trained network's classes would tie in the runtime's half precision."""
     shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("eval"))

@@ -9,11 +9,22 @@ from typing import Any
 import pytest
 import torch
 from commands import forked
-from nnunet_task import FULLRES, TWO_MEMBERS, ProXTrainerTiny, bare_model, bare_plans, environment, make_trainer
+from nnunet_task import (
+    FULLRES,
+    TWO_MEMBERS,
+    ProXTrainerTiny,
+    bare_model,
+    bare_plans,
+    environment,
+    make_trainer,
+    write_held_out,
+)
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
+from typer.testing import CliRunner
 
+from monai_prox.cli.app import app
 from monai_prox.errors import ProXError
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
@@ -240,6 +251,37 @@ def test_the_commands_say_where_it_comes_from(bare: Path) -> None:
         assert said in done.stdout
     done = forked(["monai-prox", "family", folder, "--checkpoint", "newest"], environment(COLUMNS="300"))
     assert done.returncode == 1 and "'newest' is not known; allowed: final, best, latest" in done.stderr
+
+
+def test_a_search_and_a_profile_take_the_checkpoint_that_the_others_take(bare: Path) -> None:
+    folder, said = unfinished(5, "best", **FEW), "checkpoint_best.pth of fold_0: after 5 epochs"
+    model = ModelFolder.open(folder, "best")
+    assert ModelFolder.open(folder, "best").checkpoint_option == ["--checkpoint", "best"]
+
+    def run(*words: object, taken: tuple[str, ...] = ("--checkpoint", "best")) -> tuple[int, str]:
+        done = CliRunner().invoke(app, [str(word) for word in (*words, *taken)])
+        return done.exit_code, done.output + str(done.exception or "")
+
+    assert "has a checkpoint_final.pth; finish the training first" in run("search", folder, taken=())[1]
+    assert "nnUNetv2_train ... --val writes it, of checkpoint_best with --val_best" in run("search", folder)[1]
+    options = ["--trials", 2, "--finalists", 1, "--dataset", write_held_out(model, ["a", "b"])]
+    code, output = run("search", folder, *options)
+    assert code == 0 and said in output
+    (page,) = folder.glob("search/*/report.html")
+    assert "--fold 0 --checkpoint best" in page.read_text()
+    stopped = unfinished(1, "best", **FEW)
+    message = "checkpoint_best.pth of fold_0 is of stage 1 of 3, 'smallest', in which 1 of 2 members were trained"
+    assert message in run("search", stopped, *options)[1]
+    measure = ("profile", "measure", stopped, "--runtime", "torch", "--threads", 1, "-o", bare / "device.json")
+    assert run(*measure)[0] == 0 and (bare / "device.json").is_file()
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "latest"])
+def test_a_finished_training_need_not_be_finished(checkpoint: str, bare: Path) -> None:
+    """Its last checkpoint is the final one, and others may have been removed."""
+    model = bare_model(bare_plans(prox=FEW))
+    with pytest.raises(ProXError, match=f"has a {CHECKPOINTS[checkpoint]}; use what there is: --checkpoint final$"):
+        ModelFolder.open(model.path, checkpoint)
 
 
 def test_an_unknown_damage_of_the_stage_is_one_line(bare: Path) -> None:

@@ -574,14 +574,16 @@ def test_plans_that_the_runtime_cannot_repeat_are_refused(change: dict[str, Any]
 def test_the_command_predicts_where_there_is_no_torch(model: ModelFolder, images: Path, tmp_path: Path) -> None:
     path = device_file(model, "smallest", tmp_path / "model.onnx")
     (images / "broken_0000.nii.gz").write_bytes(b"no image")
+    write_image(images / "empty_0000.nii.gz", 0, array=np.zeros(SHAPE, np.float32))
     block = f"import sys\nsys.modules.update(dict.fromkeys({ONLY_ON_THE_WAY!r}))\n"
     code = block + "from monai_prox.cli.app import main\nmain()"
     command = [sys.executable, "-c", code, "predict", path, "-i", images, "-o", tmp_path / "output", "--threads", 1]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert f"{tmp_path / 'output'}: 2 of 3 cases" in done.stdout
+    assert f"{tmp_path / 'output'}: 3 of 4 cases" in done.stdout
     assert "broken: " in done.stderr and "cannot be read" in done.stderr
-    assert {entry.name for entry in (tmp_path / "output").iterdir()} == {"case_0.nii.gz", "case_1.nii.gz"}
+    assert f"warning: {images / 'empty_0000.nii.gz'} is 0 everywhere; nothing can be seen in it" in done.stderr.splitlines()
+    assert {entry.name for entry in (tmp_path / "output").iterdir()} == {f"{n}.nii.gz" for n in ("case_0", "case_1", "empty")}
     written = onnx.load(path)  # as if the plan named nibabel's reader
     described = json.loads(written.metadata_props[0].value) | {"reader": "NibabelIO"}
     onnx.helper.set_model_props(written, {KEY: json.dumps(described)})

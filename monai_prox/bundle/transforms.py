@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from monai_prox.errors import ProXError
 class CheckCased(MapTransform):  # type: ignore[misc]
     """Passes a case on, or raises ProXError, naming the file, where its image or label cannot be trained on.
 
+    An image that is 0 everywhere is predicted, with a warning, and only refused where it has a label.
+
     channels, labels: how many there must be, the background among the labels. Images are (C, x, y, z), labels (1, x, y, z).
     """
 
@@ -35,7 +38,9 @@ class CheckCased(MapTransform):  # type: ignore[misc]
         if wrong:
             raise ProXError(f"{_name(image)} has {wrong} voxels that are not finite numbers (NaN or infinite)")
         if not torch.as_tensor(image).any():
-            raise ProXError(f"{_name(image)} is 0 everywhere")
+            if self.label_key in data:  # training would crop it to nothing
+                raise ProXError(f"{_name(image)} is 0 everywhere")
+            warnings.warn(f"{_name(image)} is 0 everywhere; nothing can be seen in it", stacklevel=2)
         if self.label_key in data:
             self._check_label(data[self.label_key], image)
         return data
@@ -56,6 +61,12 @@ class CheckCased(MapTransform):  # type: ignore[misc]
                 f"{_name(label)} has the labels {', '.join(f'{value:g}' for value in wrong[:5])}, which dataset.json does not "
                 f"declare; declared are 0 to {self.labels - 1}"
             )
+
+
+def nonzero(image: Tensor) -> Tensor:
+    """What of an image (C, x, y, z) is not 0, or everything where there is nothing else: to crop to it."""
+    seen: Tensor = image != 0
+    return seen if seen.any() else torch.ones_like(seen)
 
 
 class LoadScand(MapTransform):  # type: ignore[misc]

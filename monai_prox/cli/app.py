@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -17,6 +18,8 @@ from monai_prox.cli.predict_command import predict
 from monai_prox.cli.profile_command import profile
 from monai_prox.cli.search_command import search
 from monai_prox.errors import ProXError, printable
+
+PYTHONS_FORMAT = warnings.formatwarning
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for command in (demo, export, predict, search, family, doctor, trainers):
@@ -32,6 +35,7 @@ def about() -> None:
 def main() -> None:
     """Entry point: errors that users can mend are one line and exit code 1."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of packages that nnU-Net imports
+    warnings.formatwarning = format_warning
     try:
         app()
     except ProXError as error:
@@ -48,3 +52,10 @@ def main() -> None:
         return
     Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(printable(message))}", highlight=False)
     sys.exit(1)
+
+
+def format_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A warning of this package is for users, a line without the code that gave it; others as Python has them."""
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
+        return f"warning: {printable(str(message))}\n"
+    return PYTHONS_FORMAT(message, category, filename, lineno, line)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monai_prox.cli.terminal import FoldOption, ModelArgument, bars, console, open_family, say
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, open_family, say
 from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, read_json, write_json
 
@@ -25,13 +25,14 @@ def pack(
     output: Annotated[Path, typer.Option("-o", "--output", help="The .zip to write")] = Path("prox_profile.zip"),
     members: Annotated[int, typer.Option(help="To measure")] = 24,
     fold: FoldOption = None,
+    checkpoint: CheckpointOption = None,
     dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
 ) -> None:
     """Pack members and a script that measures them where Python, numpy and onnxruntime are."""
     from monai_prox.latency.pack import write_pack
 
-    source = open_to_measure(model, fold, dataset)
+    source = open_to_measure(model, fold, dataset, checkpoint)
     with bars() as progress:
         bar = progress.add_task("members", total=members)
         write_pack(
@@ -55,14 +56,16 @@ def measure(
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; all by default")] = None,
     members: Annotated[int, typer.Option(help="To measure")] = 24,
     fold: FoldOption = None,
+    checkpoint: CheckpointOption = None,
     dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
 ) -> None:
     """Measure members on this machine."""
-    measure_members(open_to_measure(model, fold, dataset), runtime, threads, output, members)
+    measure_members(open_to_measure(model, fold, dataset, checkpoint), runtime, threads, output, members)
 
 
-def open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None) -> Trained:
-    source = open_family(model, fold, dataset, "a profile")
+def open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None, checkpoint: str | None) -> Trained:
+    """Any checkpoint, for what its members have learnt takes no other time."""
+    source = open_family(model, fold, dataset, checkpoint, "a profile")
     if dataset is not None and not source.classifies:
         raise ProXError("--dataset is for classifiers, whose members' norms need scans; leave it out")
     return source

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from monai_prox.cli.profile_command import of_this_machine
-from monai_prox.cli.terminal import FoldOption, ModelArgument, bars, console, open_family, say
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, open_family, say, say_origin
 from monai_prox.files import check_inside, make_folder
 
 
@@ -38,6 +38,7 @@ def search(
         str | None, typer.Option(help="Of Optuna: a database's URL, or a file; by default in the output folder")
     ] = None,
     fold: FoldOption = None,
+    checkpoint: CheckpointOption = None,
     seed: Annotated[int, typer.Option(help="Of the proposals")] = 0,
 ) -> None:
     """Find the best members for what they cost. Goes on where it was interrupted; several processes can share a storage."""
@@ -45,13 +46,16 @@ def search(
     from rich.console import Group
     from rich.live import Live
 
+    from monai_prox.export.options import folds_of
     from monai_prox.latency.device import Device
     from monai_prox.search.budget import Budget, check_costs
     from monai_prox.search.report import PAGE, front_table, named, report_folder, write_report
     from monai_prox.search.study import Search, SearchProgress, best_so_far
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    source, output = open_family(model, fold, dataset, "a search"), output or check_inside(model / "search", model)
+    source = open_family(model, fold, dataset, checkpoint, "a search")
+    source.check_all_trained()
+    output = output or check_inside(model / "search", model)
     budget = Budget(
         latency_ms=max_latency_ms, macs=max_macs, parameters=max_params, memory_mb=max_memory_mb, file_mb=max_file_mb
     )
@@ -92,3 +96,4 @@ def search(
     for name, problem in one.held_out.left_out.items():
         say(f"left out: {name}: {problem}")
     say(f"{len(result.members)} members in {result.seconds:.0f} s; {report_folder(one, output) / PAGE}")
+    say_origin(model, checkpoint, folds_of(fold or ()) or [None])

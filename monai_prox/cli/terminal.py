@@ -43,12 +43,12 @@ def say(first: str, *rest: str) -> None:
         console.print(printable(line), soft_wrap=True, highlight=False, markup=False, style="dim")
 
 
-def open_family(model: Path, fold: list[str] | None, dataset: Path | None, what: str) -> Trained:
+def open_family(model: Path, fold: list[str] | None, dataset: Path | None, checkpoint: str | None, what: str) -> Trained:
     """The family of one fold. what: for a refusal of several."""
     from monai_prox.export.options import folds_of, one_fold
     from monai_prox.trained.door import open_trained
 
-    return open_trained(model, fold=one_fold(folds_of(fold or ()), what), dataset=dataset)
+    return open_trained(model, fold=one_fold(folds_of(fold or ()), what), dataset=dataset, checkpoint=checkpoint)
 
 
 def has_family(model: Path) -> bool:

@@ -83,8 +83,9 @@ class ModelFolder:
         folds = tuple(sorted(having, key=lambda fold: (len(fold), fold)))  # fold_10 comes after fold_2, fold_all last
         if not folds:
             there = [one for one, other in CHECKPOINTS.items() if any((fold / other).is_file() for fold in found)]
-            instead = f", or use what there is: --checkpoint {' or '.join(there)}" if there else ""
-            raise ProXError(f"no fold of {path} has a {file}; finish the training first: nnUNetv2_train ... --c{instead}")
+            finish = [] if "final" in there else ["finish the training first: nnUNetv2_train ... --c"]
+            instead = [f"use what there is: --checkpoint {' or '.join(there)}"] if there else []
+            raise ProXError(f"no fold of {path} has a {file}; {', or '.join(finish + instead)}")
         return cls(path, plans, dataset, name, folds, file)
 
     @cached_property
@@ -111,6 +112,11 @@ class ModelFolder:
 
     def _name(self, checkpoint: dict[str, Any]) -> str:
         return f"{self.file} of fold_{checkpoint['init_args']['fold']}"
+
+    @property
+    def checkpoint_option(self) -> list[str]:
+        """Of ``monai-prox`` commands, to take the same checkpoint."""
+        return [] if self.file == FINAL else ["--checkpoint", next(n for n, file in CHECKPOINTS.items() if file == self.file)]
 
     def epochs(self, checkpoint: dict[str, Any]) -> str:
         """In words, after how many, and in which checkpoint if not in the final one."""
@@ -287,7 +293,8 @@ class ModelFolder:
         summary = self.path / fold / "validation" / "summary.json"
         if fold == ALL or not summary.is_file():
             why = "trained on all cases" if fold == ALL else f"has no {summary.relative_to(self.path / fold)}"
-            raise ProXError(f"{self.path / fold} {why}, so no case is known that it was not trained on")
+            how = "" if fold == ALL else "; nnUNetv2_train ... --val writes it, of checkpoint_best with --val_best"
+            raise ProXError(f"{self.path / fold} {why}, so no case is known that it was not trained on{how}")
         ending = self.dataset["file_ending"]
         return [Path(case["reference_file"]).name.removesuffix(ending) for case in read_json(summary)["metric_per_case"]]
 

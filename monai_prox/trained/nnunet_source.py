@@ -66,10 +66,8 @@ class TrainedNNUNet:
 
     @property
     def arguments(self) -> list[str]:
-        return [
-            "--fold",
-            self.fold.removeprefix("fold_"),
-        ]  # without it nnunet takes all folds, others the first that is finished
+        # without --fold nnunet takes all folds, others the first that is finished
+        return ["--fold", self.fold.removeprefix("fold_"), *self.model.checkpoint_option]
 
     @property
     def size(self) -> Sequence[int]:
@@ -105,6 +103,14 @@ class TrainedNNUNet:
             subnet=subnet.to_json(),
             source=f"{self._checkpoint['trainer_name']}, {self.model.configuration_name}, {self.fold}, {epochs}",
         )
+
+    def check_all_trained(self) -> None:
+        opened = self.model.opened(self._checkpoint, self.supernet.family)  # type: ignore[arg-type]
+        if opened.space != opened.final:
+            raise ProXError(
+                f"{self.model.file} of {self.fold} is of {opened.stage}, in which {opened.space.size():,} of "
+                f"{opened.final.size():,} members were trained; a search is for trainings that have come to all of them"
+            )
 
     def held_out(self) -> SegmentedCases:
         names, dataset = self.model.held_out(self.fold), self.dataset

@@ -60,5 +60,8 @@ class Trained(Protocol):
     def describe(self, name: str, subnet: Subnet) -> Description | ScanDescription:
         """Raises ProXError for what the runtime cannot repeat."""
 
+    def check_all_trained(self) -> None:
+        """Raises ProXError where some members have not been trained yet."""
+
     def held_out(self) -> HeldOut:
         """The cases that training validated on. Raises ProXError where they are not known or not there."""
