@@ -109,7 +109,7 @@ class Family(Timed, ProXTrainerAdam):
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        self.num_val_iterations_per_epoch = 20 if self._compared else 1  # the others steer nothing
+        self.num_val_iterations_per_epoch = 20 if self.member_validation.compared else 1  # the others steer nothing
 
 
 def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, seed: int, monitored: bool) -> dict[str, Any]:

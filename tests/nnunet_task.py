@@ -24,6 +24,7 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
 from monai_prox.export.device_file import export_file
+from monai_prox.nnunet.family_report import write_family
 from monai_prox.nnunet.task import convert_task, task_id
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.runtime.cases import Case, read_case
@@ -198,7 +199,7 @@ def bare_model(plans: Mapping[str, Any], folds: Sequence[int] = (0,), dataset: M
         randomise_norms(trainer.network)
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         trainer.save_checkpoint(str(Path(trainer.output_folder, FINAL)))
-        trainer._write_family({})
+        write_family(trainer, {})
     folder = Path(trainer.output_folder_base)
     (folder / "plans.json").write_text(json.dumps(trainer.plans_manager.plans))
     (folder / "dataset.json").write_text(json.dumps(trainer.dataset_json))

@@ -28,6 +28,7 @@ from monai_prox.cli.app import app
 from monai_prox.errors import ProXError
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
+from monai_prox.nnunet.family_report import write_family
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer
 from monai_prox.tensor_file import write_tensors
 from monai_prox.trained.nnunet_folder import CHECKPOINTS, FINAL, ModelFolder
@@ -66,7 +67,7 @@ def test_a_family_is_rebuilt_from_its_checkpoint(closed: dict[str, int], bare: P
     trainer.current_epoch = trainer.num_epochs - 1
     folder = Path(trainer.output_folder)
     trainer.save_checkpoint(str(folder / FINAL))
-    trainer._write_family({})
+    write_family(trainer, {})
     for name, data in (("plans", trainer.plans_manager.plans), ("dataset", trainer.dataset_json)):
         (folder.parent / f"{name}.json").write_text(json.dumps(data))
     model = ModelFolder.open(folder.parent)

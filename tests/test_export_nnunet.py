@@ -27,6 +27,7 @@ from monai_prox.export.folder import LISTING, new_folder
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import write_json
+from monai_prox.nnunet.family_report import write_family
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
 from monai_prox.trained.open_part import ENTRY
 
@@ -226,7 +227,7 @@ def closing_model(**closed: Sequence[str]) -> tuple[ModelFolder, dict[str, Super
             trainer.engine.close(dimension)
         trainer._follow_closed()
         trainer.save_checkpoint(file)
-        trainer._write_family({})
+        write_family(trainer, {})
         supernets[fold] = trainer.supernet.eval()
     return model, supernets
 

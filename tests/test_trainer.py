@@ -56,7 +56,8 @@ from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.nnunet.loader_process import EndWithTraining
-from monai_prox.nnunet.trainer import AnyLevelsLoss
+from monai_prox.nnunet.loss import AnyLevelsLoss
+from monai_prox.nnunet.member_validation import pseudo_dice
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainerPaper
 from monai_prox.report import count, plot_progress
 from monai_prox.trained.nnunet_checkpoint import load_checkpoint
@@ -340,8 +341,8 @@ def test_all_members_are_measured_on_the_same_voxels(deep_supervision: bool, bar
     validate(trainer, [batch])
     assert equal(batch, before)
     labelled = (before["target"][0] if deep_supervision else before["target"])[..., PATCH[-1] // 2 :]
-    assert set(trainer._watched_outputs) == {"smallest", "largest"}
-    for name, (result,) in trainer._watched_outputs.items():
+    assert set(trainer.member_validation.outputs) == {"smallest", "largest"}
+    for name, (result,) in trainer.member_validation.outputs.items():
         with torch.no_grad():
             logits = trainer.supernet.view(trainer.probes[name]).eval()(batch["data"])
         predicted = logits.argmax(1, keepdim=True)[..., PATCH[-1] // 2 :]
@@ -828,16 +829,15 @@ def test_the_monitor_changes_nothing_in_validation(bare: Path) -> None:
     assert equal(results["on"], results["off"])
 
 
-def test_the_pseudo_dice_of_ranks_is_of_all_their_patches(bare: Path) -> None:
+def test_the_pseudo_dice_of_ranks_is_of_all_their_patches() -> None:
     """A third class neither occurs nor is predicted."""
-    trainer = make_trainer(bare_plans(prox=FEW))
     tp, fp, fn = ([[1, 0, 0], [3, 2, 0]], [[2, 0, 0], [0, 0, 0]], [[1, 4, 0], [0, 0, 0]])  # by rank
     parts = [
         [{"tp_hard": np.array(tp[rank]), "fp_hard": np.array(fp[rank]), "fn_hard": np.array(fn[rank])}] for rank in range(2)
     ]
-    both = in_threads(2, lambda rank: trainer._pseudo_dice(parts[rank]))
+    both = in_threads(2, lambda rank: pseudo_dice(parts[rank]))
     assert both == [pytest.approx((8 / 11 + 4 / 8) / 2)] * 2
-    assert trainer._pseudo_dice(parts[0] + parts[1]) == both[0]
+    assert pseudo_dice(parts[0] + parts[1]) == both[0]
 
 
 def test_ranks_close_by_the_cases_of_all(bare: Path) -> None:

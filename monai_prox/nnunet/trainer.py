@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import random
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -24,28 +23,27 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from monai_prox.core import cost
-from monai_prox.core.distributed import gather, world_size
+from monai_prox.core.distributed import world_size
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import Member, SuperNet
 from monai_prox.errors import ProXError, refusing
 from monai_prox.families.unet import UNetChoices, UNetFamily
-from monai_prox.files import remove_unfinished, write_json
-from monai_prox.nnunet import case_dice
+from monai_prox.files import remove_unfinished
+from monai_prox.nnunet.family_report import print_family, write_family
 from monai_prox.nnunet.loader_process import EndWithTraining
+from monai_prox.nnunet.loss import AnyLevelsLoss
+from monai_prox.nnunet.member_validation import MemberValidation
 from monai_prox.nnunet.mix_ins import check_mixed_in
-from monai_prox.report import Row, count, family_text, plot_progress, what_it_is
+from monai_prox.report import count, plot_progress
 from monai_prox.tensor_file import write_tensors
 from monai_prox.trained.nnunet_checkpoint import load_checkpoint, plain
-from monai_prox.trained.nnunet_dataset import named_scores, normalised
+from monai_prox.trained.nnunet_dataset import normalised
 from monai_prox.trained.nnunet_files import check_plans
-from monai_prox.trained.nnunet_folder import scored_in
-from monai_prox.trained.nnunet_members import dice_of, listed
 from monai_prox.trained.nnunet_orientation import stored_orientations
 from monai_prox.trained.nnunet_plans import choices_of, family_of, monitor_of, recipe_of
 from monai_prox.trained.open_part import OpenPart
@@ -55,30 +53,6 @@ from monai_prox.training.schedule import find_recipe, make_schedule
 from monai_prox.training.update import Updates
 
 GRADIENT_NORM = 12  # nnU-Net's own limit
-
-
-class AnyLevelsLoss(nn.Module):
-    """nnU-Net's deep supervision loss, also for members with fewer levels than there are targets.
-
-    Such a member gets the weights that nnU-Net would give a network of its own number of levels. A single output has the weight
-    1, also where nnU-Net's own weights of a plan of two levels are 0/0.
-    """
-
-    def __init__(self, loss: DeepSupervisionWrapper) -> None:
-        super().__init__()
-        self.whole = loss
-
-    def forward(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
-        """outputs and targets: (B, C, *spatial) each, the finest first -> scalar."""
-        count = len(outputs)
-        if count == len(targets) > 1:
-            value: Tensor = self.whole(outputs, targets)
-            return value
-        factors = np.array([0.5**level for level in range(count)])
-        if count > 1:
-            factors[-1] = self.whole.weight_factors[-1]  # 0, but a little under DistributedDataParallel
-        value = DeepSupervisionWrapper(self.whole.loss, factors / factors.sum())(outputs, targets[:count])
-        return value
 
 
 def _within(transform: Any) -> Iterator[Any]:
@@ -307,32 +281,17 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        space = self.engine.space
-        last = self.engine.schedule.is_last_of_stage(self.current_epoch)
-        due = last or self.current_epoch % self.probe_every == 0
+        space, epoch = self.engine.space, self.current_epoch
+        last = self.engine.schedule.is_last_of_stage(epoch)
+        due = last or epoch % self.probe_every == 0
         watched = {name: subnet for name, subnet in self.probes.items() if due and subnet in space}
-        self._watched = {name: self.supernet.member(subnet).eval() for name, subnet in watched.items()}
-        self._watched_outputs: dict[str, list[dict[str, Any]]] = {name: [] for name in watched}
-        largest = space.largest()
-        among = [member for member in self._watched.values() if member.subnet == largest]
-        self._largest_open = among[0] if among else self.supernet.member(largest).eval()
-        compares = last or self.current_epoch % comparing_interval(self.probe_every) == 0
-        compared = self.monitor.members(space) if compares and self.monitored and self.engine.stage.monitored else []
-        self._compared = {
-            subnet: self._largest_open if subnet == largest else self.supernet.member(subnet).eval() for subnet in compared
-        }
-        self._case_counts: dict[Subnet, case_dice.Counts] = {subnet: {} for subnet in self._compared}
+        compares = last or epoch % comparing_interval(self.probe_every) == 0
+        compared = self.monitor.members(space) if compares and self.monitored and self.engine.stage.monitored else ()
+        self.member_validation = MemberValidation(self.supernet, space.largest(), watched, compared)
 
     def validation_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
         """nnU-Net's pseudo Dice, of the largest member that is open: those beyond it are not trained yet."""
-        members = dict.fromkeys([*self._watched.values(), self._largest_open])  # in one order on all ranks
-        results = {member: self._evaluate(member, batch) for member in members}
-        for name, member in self._watched.items():
-            self._watched_outputs[name].append(results[member])
-        for subnet, member in self._compared.items():
-            for index, case in enumerate(batch.get("keys", ())):
-                case_dice.add(self._case_counts[subnet], str(case), self._evaluate_sample(member, batch, index))
-        return results[self._largest_open]
+        return self.member_validation.step(batch, self._evaluate, self._evaluate_sample)
 
     def _evaluate(self, member: Member, batch: dict[str, Any]) -> dict[str, Any]:
         target = batch["target"]  # nnU-Net's step overwrites ignored voxels in place
@@ -353,19 +312,11 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         super().on_validation_epoch_end(val_outputs)
-        if self._watched:
-            dice = {name: self._pseudo_dice(outputs) for name, outputs in self._watched_outputs.items()}
+        if dice := self.member_validation.pseudo_dice():
             self.probe_history.append({"epoch": self.current_epoch, "dice": dice})
             self.print_to_log_file("Probes, pseudo Dice: " + ", ".join(f"{k} {v:.4f}" for k, v in dice.items()))
-        if self._compared:
-            self._try_choices()
-
-    def _pseudo_dice(self, outputs: list[dict[str, Any]]) -> float:
-        collated = collate_outputs(outputs)
-        counts = np.stack([np.sum(collated[key], 0) for key in ("tp_hard", "fp_hard", "fn_hard")])
-        counts = np.sum(gather(counts), 0)
-        tp, fp, fn = counts[:, counts.sum(0) > 0]  # a class that neither occurs nor is predicted says nothing
-        return float(np.mean(2 * tp / (2 * tp + fp + fn))) if tp.size else float("nan")
+        if by_case := self.member_validation.dice_by_case():
+            self._try_choices(by_case)
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
@@ -375,9 +326,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             plot_progress(self.probe_history, schedule, path, measure="pseudo Dice", verdicts=verdicts)
 
     # ------------------------------------------------------------------ monitor
-    def _try_choices(self) -> None:
-        parts = gather(self._case_counts)  # so that all ranks decide alike
-        dice = {subnet: case_dice.dice_by_case(part[subnet] for part in parts) for subnet in self._case_counts}
+    def _try_choices(self, dice: dict[Subnet, dict[str, float]]) -> None:
         known = len(self.monitor.history)
         dimension = self.monitor.observe(self.current_epoch, self.engine.space, dice)
         for comparison in self.monitor.history[known:]:
@@ -411,7 +360,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def on_train_end(self) -> None:
         super().on_train_end()
-        self._write_family({})
+        if self.local_rank == 0:
+            write_family(self, {})
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation, of the largest member in ``validation``, of every other probe in ``members/NAME``."""
@@ -438,65 +388,12 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             validated["largest"] = Path(folder, "validation")
             summaries = {name: path / "summary.json" for name, path in validated.items()}
             if all(file.is_file() for file in summaries.values()):  # nnU-Net's benchmark variants validate nothing
-                self._write_family({name: load_json(str(file)) for name, file in summaries.items()})
-                self._print_family()
+                write_family(self, {name: load_json(str(file)) for name, file in summaries.items()})
+                print_family(self)
 
     @cached_property
-    def _orientations(self) -> dict[str, int]:
+    def orientations(self) -> dict[str, int]:
         return stored_orientations(self.plans_manager.dataset_name)
-
-    def _write_family(self, summaries: dict[str, Any]) -> None:
-        """family.json: the probes with what they cost and, once validated, their Dice on whole cases."""
-        if self.local_rank != 0:
-            return
-        patch = self.configuration_manager.patch_size
-        members = [
-            member | ({"dice": dice_of(summaries[member["name"]])} if member["name"] in summaries else {})
-            for member in listed(self._family, self.probes, patch)
-        ]
-        family = {
-            "format": 1,
-            "trainer": type(self).__name__,
-            "recipe": self.recipe_name,
-            "epochs": self.num_epochs,
-            "validated_epoch": self.current_epoch if summaries else None,  # as in the checkpoint that was validated
-            "patch_size": list(patch),
-            "mirroring": self.inference_allowed_mirroring_axes,
-            "orientations": self._orientations,
-            "space": self.engine.final_space.to_json(),
-            "closed": self.engine.closed,
-            "stages": [
-                stage.to_json() | {"first_epoch": start}
-                for stage, start in zip(self.engine.schedule.stages, self.engine.schedule.starts, strict=True)
-            ],
-            "members": members,
-            "probes": self.probe_history,
-            "monitor": [comparison.to_json() for comparison in self.monitor.history],
-        }
-        write_json(plain(family), Path(self.output_folder, "family.json"))
-
-    def _print_family(self) -> None:
-        """So that the log's last Dice is not that of the member that was validated last."""
-        members = load_json(str(Path(self.output_folder, "family.json")))["members"]
-        rows = [
-            Row(
-                m["name"],
-                m["parameters"],
-                m["macs"],
-                named_scores(m["dice"], self.dataset_json),
-                choices=what_it_is(m["subnet"]),
-            )
-            for m in members
-        ]
-        model = shlex.quote(str(self.output_folder_base))
-        self.print_to_log_file(
-            family_text(rows, "dice", scored_in(f"fold_{self.fold}", bool(self.inference_allowed_mirroring_axes)))
-        )
-        search = "" if self.fold == "all" else f", or the best for a budget: monai-prox search {model}"  # on held-out cases
-        self.print_to_log_file(
-            "The checkpoint predicts as the member largest. Next, one as a model of its own: "
-            f"monai-prox export {model} --subnet smallest{search}"
-        )
 
     # ------------------------------------------------------------------ checkpoints
     def save_checkpoint(self, filename: str) -> None:
@@ -513,7 +410,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             "choices": asdict(self._family.choices),
             "probes": self.probe_history,
             "monitor": self.monitor.state_dict(),
-            "orientations": self._orientations,
+            "orientations": self.orientations,
             **self.engine.origin,
         }
         write_tensors(plain(checkpoint), filename)

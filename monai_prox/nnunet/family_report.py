@@ -1,0 +1,73 @@
+"""What a training leaves beside nnU-Net's own files: family.json, and the last lines of its log."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from batchgenerators.utilities.file_and_folder_operations import load_json
+
+from monai_prox.files import write_json
+from monai_prox.report import Row, family_text, what_it_is
+from monai_prox.trained.nnunet_checkpoint import plain
+from monai_prox.trained.nnunet_dataset import named_scores
+from monai_prox.trained.nnunet_folder import scored_in
+from monai_prox.trained.nnunet_members import dice_of, listed
+
+
+def write_family(trainer: Any, summaries: Mapping[str, Any]) -> None:
+    """family.json: the named members with what they cost and, once validated, their Dice on whole cases.
+
+    trainer: a ProXTrainer. summaries: nnU-Net's of validations, by member.
+    """
+    patch = trainer.configuration_manager.patch_size
+    members = [
+        member | ({"dice": dice_of(summaries[member["name"]])} if member["name"] in summaries else {})
+        for member in listed(trainer.supernet.family, trainer.probes, patch)
+    ]
+    family = {
+        "format": 1,
+        "trainer": type(trainer).__name__,
+        "recipe": trainer.recipe_name,
+        "epochs": trainer.num_epochs,
+        "validated_epoch": trainer.current_epoch if summaries else None,  # as in the checkpoint that was validated
+        "patch_size": list(patch),
+        "mirroring": trainer.inference_allowed_mirroring_axes,
+        "orientations": trainer.orientations,
+        "space": trainer.engine.final_space.to_json(),
+        "closed": trainer.engine.closed,
+        "stages": [
+            stage.to_json() | {"first_epoch": start}
+            for stage, start in zip(trainer.engine.schedule.stages, trainer.engine.schedule.starts, strict=True)
+        ],
+        "members": members,
+        "probes": trainer.probe_history,
+        "monitor": [comparison.to_json() for comparison in trainer.monitor.history],
+    }
+    write_json(plain(family), Path(trainer.output_folder, "family.json"))
+
+
+def print_family(trainer: Any) -> None:
+    """Ends the log with a table of the members and the next command: its last Dice would be of the member validated last."""
+    members = load_json(str(Path(trainer.output_folder, "family.json")))["members"]
+    rows = [
+        Row(
+            m["name"],
+            m["parameters"],
+            m["macs"],
+            named_scores(m["dice"], trainer.dataset_json),
+            choices=what_it_is(m["subnet"]),
+        )
+        for m in members
+    ]
+    model = shlex.quote(str(trainer.output_folder_base))
+    trainer.print_to_log_file(
+        family_text(rows, "dice", scored_in(f"fold_{trainer.fold}", bool(trainer.inference_allowed_mirroring_axes)))
+    )
+    search = "" if trainer.fold == "all" else f", or the best for a budget: monai-prox search {model}"  # on held-out cases
+    trainer.print_to_log_file(
+        "The checkpoint predicts as the member largest. Next, one as a model of its own: "
+        f"monai-prox export {model} --subnet smallest{search}"
+    )
