@@ -10,9 +10,9 @@ import tempfile
 
 import pytest
 import torch
-from commands import forked
+from helpers.commands import forked
+from helpers.made_once import SHARED
 from hypothesis import settings
-from made_once import SHARED
 
 torch.set_num_threads(1)
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=10)

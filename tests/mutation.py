@@ -30,21 +30,21 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import pytest
-from made_once import SHARED
+from helpers.made_once import SHARED
 
 ROOT = Path(__file__).parents[1]
 TESTS = {  # in this folder
-    "core.space": ("test_space.py", "test_monitor.py"),
-    "core.slicing": ("test_slicing.py",),
-    "core.supernet": ("test_unet_family.py", "test_kernel_transform.py"),
-    "training.growth": ("test_growth.py", "test_engine.py"),
+    "core.space": ("core/test_space.py", "training/test_monitor.py"),
+    "core.slicing": ("core/test_slicing.py",),
+    "core.supernet": ("families/test_unet_family.py", "core/test_kernel_transform.py"),
+    "training.growth": ("training/test_growth.py", "training/test_engine.py"),
     "training.engine": (
-        "test_engine.py",
-        "test_growth.py",
-        "test_mobilenet_training.py::test_a_frozen_teacher_without_them_is_refused",
+        "training/test_engine.py",
+        "training/test_growth.py",
+        "training/test_mobilenet_training.py::test_a_frozen_teacher_without_them_is_refused",
     ),
-    "training.monitor": ("test_monitor.py",),
-    "core.cost": ("test_cost.py", "test_search.py::test_patches_are_counted_as_nnunet_lays_them"),
+    "training.monitor": ("training/test_monitor.py",),
+    "core.cost": ("core/test_cost.py", "search/test_search.py::test_patches_are_counted_as_nnunet_lays_them"),
 }
 HEAVY = ("torch", "torchvision", "hypothesis", "nnunetv2.utilities.get_network_from_plans")  # imported once, then forked
 MEMORY = 16 << 30  # bytes of address space that a mutant may take

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nnunet_task import environment
+from helpers.nnunet_task import environment
 
 from monai_prox.data.phantom import write_phantom_task
 from monai_prox.training.schedule import RECIPES

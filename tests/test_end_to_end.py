@@ -19,9 +19,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from commands import forked, fresh, pip
-from made_once import made_once
-from nnunet_task import (
+from helpers.commands import forked, fresh, pip
+from helpers.made_once import made_once
+from helpers.nnunet_task import (
     CUT,
     FULLRES,
     Prepared,

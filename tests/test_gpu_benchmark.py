@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nnunet_task import VARIABLES
+from helpers.nnunet_task import VARIABLES
 
 from monai_prox.training.schedule import make_schedule
 

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from commands import pip
+from helpers.commands import pip
 
 ROOT = Path(__file__).parent.parent
 IN_NNUNET = "nnunetv2/training/nnUNetTrainer/variants/monai_prox/"

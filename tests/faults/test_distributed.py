@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_mobilenet_training
 import torch
-from architectures import batch
-from bundle_training import EPOCHS, assert_equal, cases, checkpoint, sgd, training
+from helpers import mobilenet_engines
+from helpers.architectures import batch
+from helpers.bundle_training import EPOCHS, assert_equal, cases, checkpoint, sgd, training
+from helpers.engines import engine_of
+from helpers.nnunet_ranks import ProXTrainerOnCPU
+from helpers.nnunet_task import FULLRES, TWO_MEMBERS, bare_plans, folders, make_trainer
+from helpers.ranks import together
+from helpers.validation_batches import PATCH, images, validate
 from monai.data import CacheDataset, DataLoader, DistributedSampler
 from monai.transforms import Compose
-from nnunet_ranks import ProXTrainerOnCPU
-from nnunet_task import FULLRES, TWO_MEMBERS, bare_plans, folders, make_trainer
-from ranks import together
-from test_engine import engine_of
-from test_trainer import PATCH, images, validate
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
@@ -26,7 +26,7 @@ from torch.optim import SGD
 from monai_prox.training.engine import Engine
 from monai_prox.training.schedule import RECIPES
 
-pytest_plugins = ["nnunet_fixtures"]
+pytest_plugins = ["helpers.nnunet_fixtures"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
@@ -51,11 +51,11 @@ def unet_batch(seed: int) -> Any:
 
 def mobilenet(recipe: str) -> Engine:
     nn.Dropout.forward = lambda _, x: x  # type: ignore[method-assign]  # every process drops others
-    return test_mobilenet_training.engine_of(recipe)
+    return mobilenet_engines.engine_of(recipe)
 
 
 def mobilenet_batch(seed: int) -> Any:
-    return test_mobilenet_training.images(seed, 4), torch.tensor([0, 1, 2, seed % 3])
+    return mobilenet_engines.images(seed, 4), torch.tensor([0, 1, 2, seed % 3])
 
 
 MAKERS: dict[str, tuple[Callable[[str], Engine], Callable[[int], Any]]] = {

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import KINDS, randomise_norms, unet_architecture
-from fuzzing import cases, plain_data
+from helpers.architectures import KINDS, randomise_norms, unet_architecture
+from helpers.fuzzing import cases, plain_data
 from hypothesis import assume, given
 from hypothesis import strategies as st
 

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from commands import call
-from fuzzing import SEED
-from hostile import HARMS, KINDS, campaign, make_valid
-from made_once import made_once
-from nnunet_task import environment
+from helpers.commands import call
+from helpers.fuzzing import SEED
+from helpers.hostile import HARMS, KINDS, campaign, make_valid
+from helpers.made_once import made_once
+from helpers.nnunet_task import environment
 
 TIMES = int(os.environ.get("MONAI_PROX_FUZZ_TIMES", "1"))
 COUNTS = {"family": 150, "predict": 150, "search": 15}  # cases by command in a campaign; of the exports:

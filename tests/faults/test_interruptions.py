@@ -24,9 +24,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from bundle_commands import ROOT, TINY, write_task
-from equality import equal
-from nnunet_task import (
+from helpers.bundle_commands import ROOT, TINY, write_task
+from helpers.equality import equal
+from helpers.nnunet_task import (
     CUT,
     FULLRES,
     TWO_MEMBERS,
@@ -54,7 +54,7 @@ from monai_prox.search.storage import open_storage
 from monai_prox.search.study import Search
 from monai_prox.training.engine import Engine
 
-pytest_plugins = ["nnunet_fixtures"]
+pytest_plugins = ["helpers.nnunet_fixtures"]
 # Forks of a process of its own: no other test has left threads behind, nor has a fixture been made twice
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 

@@ -21,16 +21,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_commands import TINY, arguments, copy_bundles, write_task
-from bundle_training import assert_equal
-from nnunet_ranks import FAULT, LOST_IN, ProXTrainerOnCPU
-from nnunet_task import FULLRES, TWO_MEMBERS, Prepared, cut_plans, folders, make_trainer
+from helpers.bundle_commands import TINY, arguments, copy_bundles, write_task
+from helpers.bundle_training import assert_equal
+from helpers.nnunet_ranks import FAULT, LOST_IN, ProXTrainerOnCPU
+from helpers.nnunet_task import FULLRES, TWO_MEMBERS, Prepared, cut_plans, folders, make_trainer
+from helpers.ranks import together
 from nnunetv2.run.run_training import maybe_load_checkpoint
-from ranks import together
 
 from monai_prox.trained.nnunet_checkpoint import load_checkpoint
 
-pytest_plugins = ["nnunet_fixtures"]
+pytest_plugins = ["helpers.nnunet_fixtures"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
@@ -114,7 +114,7 @@ def killed(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Kille
     results = {"nnUNet_results": str(root / "results")}
     environment = {name: str(folder) for name, folder in folders(phantom.root).items()} | results
     training = Training(environment, plans, phantom.dataset())
-    command = ["-m", "nnunet_ranks", 990, FULLRES, 0, "-p", PLANS, "-num_gpus", 2]
+    command = ["-m", "helpers.nnunet_ranks", 990, FULLRES, 0, "-p", PLANS, "-num_gpus", 2]
     return Killed(training, ended(command, root, **environment, **{FAULT: "kill"}))
 
 

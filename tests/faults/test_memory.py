@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from architectures import batch, segmentation_loss, unet_family
-from nnunet_task import bare_model, bare_plans, device_file
+from helpers.architectures import batch, segmentation_loss, unet_family
+from helpers.nnunet_task import bare_model, bare_plans, device_file
 from torch import Tensor, nn
 
 from monai_prox.core import cost
@@ -31,7 +31,7 @@ from monai_prox.search.study import runnable
 from monai_prox.training.engine import Engine
 from monai_prox.training.schedule import Schedule, Stage
 
-pytest_plugins = ["nnunet_fixtures"]
+pytest_plugins = ["helpers.nnunet_fixtures"]
 
 ROUNDS = 2_000
 MEGABYTES = 12  # that the second half may add

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
-from bundle_commands import ROOT, TINY, write_task
-from nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, make_trainer, write_held_out
+from helpers.bundle_commands import ROOT, TINY, write_task
+from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, make_trainer, write_held_out
 
 from monai_prox.cli import app as cli
 from monai_prox.files import write_json
@@ -27,7 +27,7 @@ from monai_prox.trained.nnunet_checkpoint import load_checkpoint
 from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.training.engine import Engine
 
-pytest_plugins = ["nnunet_fixtures"]
+pytest_plugins = ["helpers.nnunet_fixtures"]
 
 FEW = {"space": TWO_MEMBERS}
 LIMIT = 20_000  # bytes

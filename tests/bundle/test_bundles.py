@@ -1,0 +1,659 @@
+"""Every bundle: the model zoo's rules, and MONAI's own commands from training to exports, on small tasks."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from helpers.bundle_checks import REQUIRED, check_network, check_zoo_rules, config, schema, targets
+from helpers.bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai, torchrun, write_task
+from helpers.bundle_hosts import deployed, labelled, scripts_from
+from helpers.equality import equal
+from helpers.made_once import made_once
+from helpers.orientations import assert_same, stored, write_stored
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
+from monai.transforms import Compose
+from typer.testing import CliRunner
+
+from monai_prox.bundle.handlers import MemberValidationHandler
+from monai_prox.cli.app import app
+from monai_prox.core.network import largest, prediction_graph
+from monai_prox.core.slicing import cut
+from monai_prox.core.supernet import SuperNet
+from monai_prox.data.decathlon_plan import Plan
+from monai_prox.errors import ProXError
+from monai_prox.export.bundle import write_bundle
+from monai_prox.export.from_bundle import prediction_of
+from monai_prox.search.study import runnable
+from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.trained.door import open_trained
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+# ---------------------------------------------------------------------- the zoo's rules, on files
+@pytest.mark.parametrize("name", BUNDLES)
+def test_the_bundles_keep_the_zoos_rules(name: str) -> None:
+    bundle = ROOT / "bundles" / name
+    check_zoo_rules(bundle, REQUIRED)
+    family, metadata = config(bundle, "family"), config(bundle, "metadata")
+    plan = Plan.from_json(family["plan"])
+    (image,), (pred,) = (metadata["network_data_format"][side].values() for side in ("inputs", "outputs"))
+    assert tuple(image["spatial_shape"]) == tuple(pred["spatial_shape"]) == plan.patch_size
+    assert tuple(image["channel_def"].values()) == plan.channels
+    assert tuple(pred["channel_def"].values()) == plan.labels
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_bundle_names_nothing_but_installed_components(name: str) -> None:
+    """Dotted targets into this package, MONAI, torch or ignite; short names are MONAI's."""
+    found = targets(ROOT / "bundles" / name)
+    assert {target.partition(".")[0] for target in found if "." in target} <= {"monai_prox", "monai", "torch", "ignite"}
+
+
+def test_the_bundles_differ_only_where_their_tasks_do() -> None:
+    """They are files of their own, because the zoo asks for it; what one learns, all learn."""
+    own = {"bundle_root", "task", "regions", "epochs", "batch_size", "samples_per_image", "dataset_dir"}
+    for file in ("train", "evaluate", "inference", "multi_gpu_train"):
+        shared = [{k: v for k, v in config(ROOT / "bundles" / name, file).items() if k not in own} for name in BUNDLES]
+        assert all(one == shared[0] for one in shared), file
+
+
+# ---------------------------------------------------------------------- MONAI's commands
+@dataclass(frozen=True)
+class Trained:
+    root: Path  # with bundles/ in it
+    bundle: Path
+    task: Path
+
+
+def trained_once(name: str, bundle: str, cases: int = 3, new: bool = False, **overrides: Any) -> Trained:
+    """A copy of the bundle, trained by MONAI's command from the folder that has ``bundles`` in it. new: in a new Python."""
+
+    def fill(root: Path) -> None:
+        copy_bundles(root)
+        file, task = f"bundles/{bundle}/configs/train.json", write_task(root, bundle, cases=cases)
+        done = monai(["run", "--config_file", file, *arguments(TINY | {"dataset_dir": task} | overrides)], cwd=root, new=new)
+        (root / "said").write_text(done.stdout + done.stderr)
+
+    root = made_once(name, fill)
+    (task,) = root.glob("Task990_*")
+    return Trained(root, root / "bundles" / bundle, task)
+
+
+@pytest.fixture(scope="module", params=BUNDLES)
+def trained(request: pytest.FixtureRequest) -> Trained:
+    return trained_once(request.param, request.param, new=request.param == "hippocampus_prox")
+
+
+def test_training_leaves_a_family(trained: Trained) -> None:
+    names = {path.name for path in (trained.bundle / "models").iterdir()}
+    assert names == {"model.pt", "family.json", "checkpoint_epoch=5.pt"}
+    assert (trained.bundle / "eval" / "prox_progress.png").is_file()
+    assert list((trained.bundle / "eval").glob("events.out.tfevents.*"))
+    family = TrainedBundle.open(trained.bundle).family()
+    assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
+    assert all(member["dice"]["mean"] is not None for member in family["members"])
+    assert [entry["epoch"] for entry in family["probes"]] == [0, 1, 2, 3, 4]
+    if trained.bundle.name == "brats_prox":
+        assert list(family["members"][0]["dice"]) == ["mean", "whole tumour", "tumour core", "enhancing tumour"]
+        assert family["plan"]["channels"] == ["FLAIR", "t1gd"]
+    if trained.bundle.name == "msd_prox":
+        assert family["plan"]["intensity"]["kind"] == "ct"
+        assert family["plan"]["architecture"]["arch_kwargs"]["kernel_sizes"][0] == [3, 3, 1]
+
+
+def assert_evaluates(trained: Trained, name: str, output: Path) -> None:
+    """MONAI's command from inside the bundle repeats the training's validation of a member."""
+    files = str(["configs/train.json", "configs/evaluate.json"])
+    options = {"dataset_dir": trained.task, "subnet": name, "num_workers": 0, "output_dir": output}
+    monai(["run", "--config_file", files, *arguments(options)], cwd=trained.bundle)
+    written = (output / name / "metrics.csv").read_text().splitlines()
+    dice = float(dict(line.split(",") for line in written)["val_mean_dice"])
+    member = next(m for m in TrainedBundle.open(trained.bundle).family()["members"] if m["name"] == name)
+    assert dice == pytest.approx(member["dice"]["mean"], abs=1e-5)
+
+
+def test_evaluation_repeats_the_trainings_validation(trained: Trained, tmp_path: Path) -> None:
+    assert_evaluates(trained, "middle", tmp_path)
+
+
+def predict(bundle: Path, images: Path, output: Path, **options: Any) -> dict[str, np.ndarray]:
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / "inference.json"),
+        workflow_type="infer",
+        logging_file=False,
+        bundle_root=str(bundle),
+        dataset_dir=str(images),
+        output_dir=str(output),
+        **options,
+    )
+    workflow.initialize()
+    workflow.run()
+    return {path.name: np.asarray(nib.load(path).dataobj) for path in sorted(output.glob("*.nii.gz"))}
+
+
+def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path: Path) -> None:
+    """A member within the family, at full resolution, and as a bundle of its own."""
+    images = trained.task / "imagesTr"
+    for name in ("large", "largest"):
+        prediction = prediction_of(TrainedBundle.open(trained.bundle), name)
+        plan = TrainedBundle.open(trained.bundle).plan
+        assert (prediction.patch_size, prediction.spacing) == (plan.patch_size, plan.spacing)
+        within = predict(trained.bundle, trained.task, tmp_path / "within" / name, subnet=name)
+        alone = predict(write_bundle(prediction, tmp_path / name), images, tmp_path / "alone" / name)
+        assert len(within) == len(alone) == 3
+        for file, label in alone.items():
+            original = nib.load(images / file)
+            assert label.shape == original.shape[:3] and label.dtype == np.uint8
+            assert np.array_equal(label, within[file.replace(".nii.gz", "_seg.nii.gz")])
+
+
+def test_an_image_of_zeros_is_predicted_by_the_family_as_by_an_exported_member(trained: Trained, tmp_path: Path) -> None:
+    """The other images of a run are predicted, too."""
+    image = nib.load(trained.task / "imagesTr" / "case_0.nii.gz")
+    (tmp_path / "images").mkdir()
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), image.affine), tmp_path / "images" / "zero.nii.gz")
+    shutil.copy(trained.task / "imagesTr" / "case_0.nii.gz", tmp_path / "images")
+    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "largest"), tmp_path / "bundle")
+    with pytest.warns(UserWarning, match=r"zero\.nii\.gz is 0 everywhere; nothing can be seen in it"):
+        within = predict(trained.bundle, tmp_path / "images", tmp_path / "within", subnet="largest")
+    alone = predict(bundle, tmp_path / "images", tmp_path / "alone")
+    assert len(within) == len(alone) == 2
+    assert alone["zero.nii.gz"].shape == image.shape[:3]
+    assert np.array_equal(alone["zero.nii.gz"], within["zero_seg.nii.gz"])
+
+
+def decisive(bundle: Path, copy: Path) -> Path:
+    """A copy whose last layers are random: a hardly trained network's classes would tie in the runtime's half precision."""
+    shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("eval"))
+    weights = torch.load(copy / "models" / "model.pt", weights_only=True)
+    generator = torch.Generator().manual_seed(0)
+    for key in filter(lambda key: "seg_layers" in key, weights):
+        weights[key] = torch.randn(weights[key].shape, generator=generator)
+    torch.save(weights, copy / "models" / "model.pt")
+    return copy
+
+
+@pytest.mark.parametrize("name", ["smallest", "largest"])
+def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, name: str, tmp_path: Path) -> None:
+    """With several channels, thick slices, CT; at the training's resolution and below it."""
+    images, file, source = trained.task / "imagesTr", tmp_path / "member.onnx", decisive(trained.bundle, tmp_path / "decisive")
+    bundle = write_bundle(prediction_of(TrainedBundle.open(source), name), tmp_path / "bundle")
+    wanted = predict(bundle, images, tmp_path / "wanted")
+    for command in (
+        ["export", str(source), "--subnet", name, "--format", "onnx", "--output", str(file)],
+        ["predict", str(file), "-i", str(images), "-o", str(tmp_path / "found"), "--threads", "1"],
+    ):
+        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    for path in sorted((tmp_path / "found").glob("*.nii.gz")):
+        found = nib.load(path)
+        label = wanted[path.name.replace(".nii.gz", "_seg.nii.gz")] if path.name not in wanted else wanted[path.name]
+        assert np.mean(np.asarray(found.dataobj) == label.reshape(found.shape)) >= 0.999, path.name
+        assert len(np.unique(label)) > 1
+    assert len(list((tmp_path / "found").glob("*.nii.gz"))) == len(wanted) == 3
+
+
+@pytest.mark.parametrize("name", ["largest", "smallest"])
+def test_masks_do_not_depend_on_how_an_image_is_stored(trained: Trained, name: str, tmp_path: Path) -> None:
+    """Of the training bundle, which predicts at full resolution, an exported one, and a file for a device."""
+    source = decisive(trained.bundle, tmp_path / "decisive")
+    image = nib.load(trained.task / "imagesTr" / "case_0.nii.gz")
+    images = write_stored(image, tmp_path / "images")
+    bundle = write_bundle(prediction_of(TrainedBundle.open(source), name), tmp_path / "bundle")
+    predict(bundle, images, tmp_path / "alone")
+    assert_same(tmp_path / "alone", images)
+    if name == "largest":
+        predict(source, images, tmp_path / "within", subnet=name)
+        assert_same(tmp_path / "within", images, "_seg.nii.gz")
+    for command in (
+        ["export", str(source), "--subnet", name, "--format", "onnx", "--output", str(tmp_path / "file.onnx")],
+        ["predict", str(tmp_path / "file.onnx"), "-i", str(images), "-o", str(tmp_path / "device"), "--threads", "1"],
+    ):
+        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert_same(tmp_path / "device", images)
+
+
+def test_training_evaluation_and_search_do_not_depend_on_how_a_task_is_stored(tmp_path: Path) -> None:
+    """The same plan, images before the network and Dice. Slices are thick, so that no axis passes for another."""
+    trained = trained_once("msd_prox", "msd_prox")
+    again = Trained(tmp_path, trained.bundle, tmp_path / trained.task.name)
+    shutil.copytree(trained.task, again.task)
+    for path in again.task.glob("*/*.nii.gz"):
+        nib.save(stored(nib.load(path), "SLA" if path.name == "case_0.nii.gz" else "PIR"), path)
+    seen = []
+    for where in (trained, again):
+        parser = ConfigParser()
+        parser.read_config(str(where.bundle / "configs" / "train.json"))
+        parser.update({**TINY, "dataset_dir": str(where.task), "bundle_root": str(where.bundle)})
+        transforms = Compose(parser.get_parsed_content("train#deterministic_transforms"))
+        case = parser.get_parsed_content("split")[0][0]
+        data = transforms({"image": str(case.image), "label": str(case.label)})
+        seen.append((parser.get_parsed_content("plan"), data["image"].as_tensor(), data["label"].as_tensor()))
+    assert seen[0][0].orientation == "RAS" and seen[0][0] == seen[1][0]
+    for one, other in zip(*(parts[1:] for parts in seen), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+    assert_evaluates(again, "large", tmp_path / "evaluated")
+    scores = []
+    for where in (trained, again):
+        source = open_trained(where.bundle, dataset=where.task)
+        name, subnet = source.member("largest")
+        scores.append(source.held_out().scores([0], source.describe(name, subnet), runnable(source.network(subnet))))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
+    """On whole cases, by regions where there are some; the training's own validation stays at its resolution."""
+    source = open_trained(trained.bundle, dataset=trained.task)
+    name, subnet = source.member("largest")
+    network, held_out = source.network(subnet), source.held_out()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return np.asarray(network(torch.from_numpy(x)))
+
+    score = np.mean(held_out.scores(range(len(held_out.names)), source.describe(name, subnet), run))
+    member = TrainedBundle.open(trained.bundle).family()["members"][-1]
+    assert score == pytest.approx(member["dice"]["mean"], abs=0.02)
+
+
+def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained: Trained, tmp_path: Path) -> None:
+    """As a bundle of its own it resamples whole images, and places the voxels where the family's resizing does."""
+    family = TrainedBundle.open(trained.bundle)
+    prediction = prediction_of(family, "smallest")
+    assert prediction.patch_size != family.plan.patch_size
+    image = np.random.default_rng(0).uniform(1, 2, (*family.plan.patch_size, len(family.plan.channels))).astype(np.float32)
+    image = image[..., 0] if image.shape[-1] == 1 else image
+    (tmp_path / "images").mkdir()
+    nib.save(nib.Nifti1Image(image, np.diag([*family.plan.spacing, 1.0])), tmp_path / "images" / "case.nii.gz")
+    bundle = write_bundle(prediction, tmp_path / "smallest")
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser.update({"bundle_root": str(bundle), "dataset_dir": str(tmp_path / "images")})
+    (seen,) = parser.get_parsed_content("dataset")
+    *_, normalise, _ = parser.get_parsed_content("preprocessing").transforms
+    whole = torch.as_tensor(image.reshape(*family.plan.patch_size, -1)).permute(3, 0, 1, 2)
+    small = torch.nn.functional.interpolate(whole[None], prediction.patch_size, mode="trilinear")[0]
+    torch.testing.assert_close(seen["image"].as_tensor(), normalise({"image": small})["image"], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["smallest", "largest"])
+def test_monai_deploy_and_label_predict_with_an_exported_member(trained: Trained, name: str, tmp_path: Path) -> None:
+    """What its own configuration predicts; the smallest is resampled by what the bundle's scripts have."""
+    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), name), tmp_path / name)
+    (tmp_path / "images").mkdir()
+    image = next(file for file in sorted((trained.task / "imagesTr").iterdir()) if not file.name.startswith("."))
+    (tmp_path / "images" / image.name).symlink_to(image.resolve())
+    (own,) = predict(bundle, tmp_path / "images", tmp_path / "masks").values()
+    with scripts_from(bundle):
+        by_deploy = deployed(bundle, image)
+    for found in (by_deploy, labelled(bundle, image)):
+        assert found.shape == own.shape and np.mean(found == own) >= 0.9999
+
+
+def test_our_commands_take_a_bundle(trained: Trained, tmp_path: Path) -> None:
+    runner = CliRunner()
+    listed = runner.invoke(app, ["family", str(trained.bundle), "--json"])
+    assert json.loads(listed.output) == TrainedBundle.open(trained.bundle).family()["members"]
+    output = str(tmp_path / "smallest")
+    exported = runner.invoke(app, ["export", str(trained.bundle), "--subnet", "smallest", "--output", output])
+    assert exported.exit_code == 0 and exported.output.splitlines()[0] == output
+    assert config(Path(output), "metadata")["prox_member"]["name"] == "smallest"
+    untrained = str(ROOT / "bundles" / trained.bundle.name)
+    for command in (["family", untrained], ["export", untrained, "--subnet", "smallest", "--output", str(tmp_path / "none")]):
+        with pytest.raises(ProXError, match="is not trained"):
+            runner.invoke(app, command, catch_exceptions=False)
+
+
+def as_trained(bundle: Path) -> dict[str, Any]:
+    """What the metadata of a training bundle would be for the task that it was trained on, here another than its own."""
+    plan, form = TrainedBundle.open(bundle).plan, "_meta_#network_data_format#"
+    channels = {f"{form}inputs#image#num_channels": len(plan.channels), f"{form}outputs#pred#num_channels": len(plan.labels)}
+    return channels | {f"{form}inputs#image#spatial_shape": list(plan.patch_size)}
+
+
+def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
+    plan = TrainedBundle.open(trained.bundle).plan
+    check_network(trained.bundle, tmp_path, (len(plan.channels), *plan.patch_size), **as_trained(trained.bundle))
+
+
+def test_monais_checks_pass_for_an_exported_member(trained: Trained, tmp_path: Path) -> None:
+    prediction = prediction_of(TrainedBundle.open(trained.bundle), "smallest")
+    bundle = write_bundle(prediction, tmp_path / "smallest")
+    check_zoo_rules(bundle, [name for name in REQUIRED if "train" not in name and not re.search("evaluate|family", name)])
+    check_network(bundle, tmp_path, (len(prediction.channels), *prediction.patch_size))
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"), [("train", ["train"]), ("infer", ["train", "evaluate"]), ("infer", ["inference"])], ids=str
+)
+def test_the_bundles_have_the_properties_that_workflows_ask_for(
+    trained: Trained, kind: str, names: list[str], tmp_path: Path
+) -> None:
+    workflow = ConfigWorkflow(
+        config_file=[str(trained.bundle / "configs" / f"{name}.json") for name in names],
+        workflow_type=kind,
+        logging_file=False,
+        bundle_root=str(trained.bundle),
+        output_dir=str(tmp_path),
+        dataset_dir=str(trained.task),
+        num_workers=0,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: Trained, tmp_path: Path) -> None:
+    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+    metadata = config(bundle, "metadata")
+    assert metadata["eval_metrics"] == {
+        f"dice {label}": value for label, value in TrainedBundle.open(trained.bundle).family()["members"][0]["dice"].items()
+    }
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / "inference.json"),
+        workflow_type="infer",
+        logging_file=False,
+        bundle_root=str(bundle),
+        dataset_dir=str(trained.task / "imagesTr"),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_network_can_be_checked_before_any_training(name: str) -> None:
+    bundle = ROOT / "bundles" / name
+    files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/inference.json")}
+    small = {"_meta_#network_data_format#inputs#image#spatial_shape": [64, 64, 32]}  # the whole patch takes seconds
+    verify_net_in_out(net_id="network_def", device="cpu", bundle_root=str(bundle), **files, **small)
+
+
+def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
+    member = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+    for bundle in (trained.bundle, member):
+        verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema(tmp_path)))
+        wrong = config(bundle, "metadata") | {"version": 1}
+        (tmp_path / "wrong.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match="is not of type 'string'"):
+            verify_metadata(meta_file=str(tmp_path / "wrong.json"), filepath=str(schema(tmp_path)))
+
+
+# ---------------------------------------------------------------------- going on, side by side, and what is refused
+@pytest.fixture
+def hippocampus(tmp_path: Path) -> Trained:
+    """Nothing trained yet."""
+    return Trained(tmp_path, copy_bundles(tmp_path) / "hippocampus_prox", write_task(tmp_path, "hippocampus_prox", cases=5))
+
+
+def train(
+    where: Trained, output: Path, check: bool = True, extra: tuple[str, ...] = (), new: bool = False, **overrides: Any
+) -> str:
+    places = {"dataset_dir": where.task, "ckpt_dir": output / "models", "output_dir": output / "eval"}
+    command = ["run", "--config_file", "bundles/hippocampus_prox/configs/train.json"]
+    done = monai([*command, *arguments(TINY | places | overrides), *extra], cwd=where.root, check=check, new=new)
+    assert check or done.returncode != 0
+    return done.stdout + done.stderr
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(hippocampus: Trained, tmp_path: Path) -> None:
+    """From the last epoch of a stage and from within one; with the optimizer and the learning rate."""
+    train(hippocampus, tmp_path / "whole", extra=("--train#handlers#4#n_saved", "9"), epochs=8)
+    for epoch in (1, 6):
+        checkpoint = tmp_path / "whole" / "models" / f"checkpoint_epoch={epoch}.pt"
+        train(hippocampus, tmp_path / f"from {epoch}", ckpt=checkpoint, epochs=8, new=epoch == 1)  # texts hash to other numbers
+        for file in ("model.pt", "checkpoint_epoch=8.pt"):
+            whole = torch.load(tmp_path / "whole" / "models" / file, weights_only=True)
+            resumed = torch.load(tmp_path / f"from {epoch}" / "models" / file, weights_only=True)
+            assert equal(whole, resumed), (epoch, file)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) -> None:
+    """Under torchrun, with gloo on the CPU; validation is shared out, and logged once, by MLflow, too."""
+    weights = "$torch.save([p.detach() for p in @largest.parameters()], @ckpt_dir + f'/rank_{dist.get_rank()}.pt')"
+    (tmp_path / "leave.json").write_text(json.dumps({"run": ["$@train#trainer.run()", weights]}))
+    files = [f"bundles/hippocampus_prox/configs/{name}.json" for name in ("train", "multi_gpu_train")]
+    files.append(str(tmp_path / "leave.json"))
+    places = {"dataset_dir": hippocampus.task, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
+    few = {"validation_cases": 3, "batch_size": 1, "tracking": "mlflow"}
+    command = ["run", "--config_file", str(files), *arguments(TINY | places | few)]
+    said = torchrun(2, command, cwd=hippocampus.root)
+    ranks = [torch.load(tmp_path / "models" / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert all(map(torch.equal, *ranks))
+    assert len(list((tmp_path / "eval").glob("events.out.tfevents.*"))) == 1
+    assert said.count("Epoch[5] Metrics") == 1
+    assert "val_mean_dice_largest" in said
+    assert (tmp_path / "eval" / "mlruns.db").is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"dataset_dir": "nowhere/Task04_Hippocampus"}, "there is no folder nowhere/Task04_Hippocampus; give the folder"),
+        (
+            {"space": {"depth": "full", "width": [1.0], "levels": 0, "resolution": [1.0]}},
+            "has one member only, so there is nothing to expand",
+        ),
+        (
+            {"regions": {"all": ["Middle"]}},
+            "regions name ['Middle']; the labels of Task990_Hippocampus are Anterior, Posterior",
+        ),
+        ({"recipe": "prix"}, "the recipe 'prix' is not known; known: prox, prox_paper"),
+        ({"epochs": 3}, "a recipe of 5 stages needs at least as many epochs, got 3"),
+    ],
+    ids=["no data", "closed space", "region", "recipe", "epochs"],
+)
+def test_what_cannot_work_is_said_before_training(
+    hippocampus: Trained, tmp_path: Path, overrides: dict[str, Any], message: str
+) -> None:
+    said = train(hippocampus, tmp_path, check=False, **overrides)
+    assert said.splitlines()[-1].startswith("error: ") and message in said.splitlines()[-1]
+    assert "Epoch" not in said and not (tmp_path / "models").exists()
+
+
+def test_every_bundle_checks_that_its_processes_have_cases_to_share() -> None:
+    """Before anything that needs a sampler, of which MONAI's fails; in words that torchrun repeats."""
+    for file in sorted(ROOT.glob("bundles/*/configs/multi_gpu_train.json")):
+        steps = json.loads(file.read_text())["initialize"]
+        checks = [step.get("_target_") if isinstance(step, dict) else step for step in steps]
+        assert checks.index("monai_prox.core.distributed.check_shared") < min(
+            index for index, step in enumerate(checks) if "@train#trainer" in step or "@validate#evaluator" in step
+        )
+
+
+def test_another_plan_for_what_is_trained_is_refused(hippocampus: Trained) -> None:
+    files = str([f"bundles/hippocampus_prox/configs/{name}.json" for name in ("train", "evaluate")])
+    command = ["run", "--config_file", files, *arguments({"dataset_dir": hippocampus.task, "plan#features": 16})]
+    done = monai(command, cwd=hippocampus.root, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert done.returncode and said.startswith("error: plan#features is for training; what is trained already keeps its")
+
+
+def test_cases_and_epochs_may_be_overridden_as_applications_do(hippocampus: Trained, tmp_path: Path) -> None:
+    """MONAI Label's names for them: the cases to train on are taken, and a length is of the schedule, too."""
+    case = {part[:5]: str(hippocampus.task / part / "case_0.nii.gz") for part in ("imagesTr", "labelsTr")}
+    assert "Epoch[5]" in train(hippocampus, tmp_path / "data", **{"train#dataset#data": [case]})
+    said = train(hippocampus, tmp_path / "length", check=False, **{"train#trainer#max_epochs": 1})
+    assert said.splitlines()[-1] == "error: the schedule covers 5 epochs, max_epochs is 1; they must agree"
+
+
+def test_a_checkpoint_of_another_space_is_refused(hippocampus: Trained, tmp_path: Path) -> None:
+    train(hippocampus, tmp_path / "first")
+    checkpoint = tmp_path / "first" / "models" / "checkpoint_epoch=5.pt"
+    said = train(hippocampus, tmp_path / "second", check=False, ckpt=checkpoint, space={"width": [0.25, 1.0]})
+    assert "the checkpoint was trained with another search space than this configuration asks for" in said
+    assert not (tmp_path / "second" / "models" / "model.pt").exists()
+
+
+@pytest.mark.parametrize("fault", ["NaN", "label"])
+def test_images_that_cannot_be_trained_on_are_named(tmp_path: Path, fault: str) -> None:
+    where = Trained(tmp_path, copy_bundles(tmp_path) / "hippocampus_prox", write_task(tmp_path, "hippocampus_prox"))
+    path = where.task / ("imagesTr" if fault == "NaN" else "labelsTr") / "case_1.nii.gz"
+    image = nib.load(path)
+    voxels = np.array(image.dataobj)
+    voxels[3, 4, 5] = np.nan if fault == "NaN" else 7
+    nib.save(nib.Nifti1Image(voxels, image.affine), path)
+    said = train(where, tmp_path / "run", check=False)
+    expected = "has 1 voxels that are not finite numbers" if fault == "NaN" else "has the labels 7, which dataset.json does not"
+    assert re.search(rf"case_1\.nii\.gz {expected}", said)
+    assert "Epoch" not in said
+
+
+# ---------------------------------------------------------------------- the monitor
+@pytest.fixture(scope="module")
+def narrowed() -> Trained:
+    """A training whose monitor closes two choices in its last stage of five epochs, for no gain is worth it."""
+    eager = {"monitor#threshold": 10, "monitor#patience": 1, "validation_cases": 5, "val_interval": 1, "epochs": 11}
+    return trained_once("narrowed", "hippocampus_prox", cases=7, **eager)
+
+
+def whole_supernet(where: Trained) -> SuperNet:
+    """As the last checkpoint has it, with everything that was closed."""
+    bundle = TrainedBundle.open(where.bundle)
+    family = bundle.plan.family(bundle.data["choices"])
+    (path,) = (where.bundle / "models").glob("checkpoint_epoch=*.pt")
+    supernet = SuperNet(family, largest(family))
+    supernet.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["network"])
+    return supernet.eval()
+
+
+def test_a_training_closes_choices_and_says_so(narrowed: Trained) -> None:
+    family = TrainedBundle.open(narrowed.bundle).family()
+    said = (narrowed.root / "said").read_text()
+    closed = [comparison["dimension"] for comparison in family["monitor"] if comparison["verdict"] == "closed"]
+    assert len(closed) == 2 and set(family["closed"]) == set(closed)
+    assert re.findall("ProX closes the last choice of ([a-z_]+): ", said) == closed
+    assert said.count("ProX monitor: ") == len(family["monitor"])
+    weights = torch.load(narrowed.bundle / "models" / "model.pt", weights_only=True)
+    whole = prediction_graph(whole_supernet(narrowed).network).state_dict()
+    # The decoder's stages count from the lowest level, so their names shift where that was closed
+    encoder = {name for name in weights if name.startswith("encoder.")}
+    assert encoder and encoder <= whole.keys() and len(weights) <= len(whole)
+    assert sum(w.numel() for w in weights.values()) < sum(w.numel() for w in whole.values())
+    listed = CliRunner().invoke(app, ["family", str(narrowed.bundle), "--json"])
+    assert json.loads(listed.output) == family["members"]
+
+
+@pytest.mark.parametrize("name", ["smallest", "largest"])
+def test_members_of_a_narrowed_family_predict_as_within_the_whole_one(narrowed: Trained, tmp_path: Path, name: str) -> None:
+    bundle, supernet = TrainedBundle.open(narrowed.bundle), whole_supernet(narrowed)
+    _, subnet = bundle.member(name)
+    whole = tmp_path / "models"
+    whole.mkdir()
+    (whole / "family.json").write_text(json.dumps(bundle.data | {"closed": {}}))
+    torch.save(prediction_graph(supernet.network).state_dict(), whole / "model.pt")
+    (tmp_path / "member.json").write_text(json.dumps(subnet.to_json()))
+    own = predict(narrowed.bundle, narrowed.task, tmp_path / "own", subnet=name)
+    theirs = predict(
+        narrowed.bundle, narrowed.task, tmp_path / "theirs", subnet=str(tmp_path / "member.json"), ckpt_dir=str(whole)
+    )
+    assert len(own) == 7 and own.keys() == theirs.keys()
+    assert all(np.array_equal(own[file], theirs[file]) for file in own)
+
+    output = tmp_path / "exported"
+    CliRunner().invoke(app, ["export", str(narrowed.bundle), "--subnet", name, "--output", str(output)], catch_exceptions=False)
+    weights = torch.load(output / "models" / "model.pt", weights_only=True)
+    assert equal(weights, dict(prediction_graph(supernet.extract(subnet)).state_dict()))
+
+
+def test_a_narrowed_family_is_evaluated(narrowed: Trained, tmp_path: Path) -> None:
+    assert_evaluates(narrowed, "largest", tmp_path)
+
+
+def test_monais_checks_pass_for_a_narrowed_family(narrowed: Trained, tmp_path: Path) -> None:
+    plan = TrainedBundle.open(narrowed.bundle).plan
+    check_network(narrowed.bundle, tmp_path, (1, *plan.patch_size), **as_trained(narrowed.bundle))
+
+
+@pytest.mark.parametrize("how", ["option", "null", "false"])
+def test_the_monitor_can_be_switched_off(hippocampus: Trained, tmp_path: Path, how: str) -> None:
+    files = [str(hippocampus.bundle / "configs" / "train.json")]
+    if how != "option":
+        (tmp_path / "off.json").write_text(f'{{"monitor": {how}}}')
+        files.append(str(tmp_path / "off.json"))
+    workflow = ConfigWorkflow(
+        config_file=files,
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(hippocampus.bundle),
+        dataset_dir=str(hippocampus.task),
+        **TINY | ({"monitor#_disabled_": True} if how == "option" else {}),
+    )
+    workflow.initialize()
+    assert workflow.parser.get_parsed_content("train#handlers#3").monitor is None
+
+
+def test_a_monitor_that_is_none_is_named() -> None:
+    engine: Any = None
+    with pytest.raises(ProXError, match="monitor is True; it is a Monitor, with threshold and patience, or false for none"):
+        MemberValidationHandler(None, engine, {}, regions={}, monitor=True)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------- recipes
+SHRINKING = {
+    "recipe": "progressive_shrinking",
+    "space": {"depth": "full", "width": [0.5, 1.0], "kernel": [3, 5], "levels": 0, "resolution": [1.0]},
+    "plan#patch_size": [20, 24, 20],  # a kernel of 5 fits into its lowest feature map
+    "epochs": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def shrunk() -> Trained:
+    """Trained by Progressive Shrinking, with all checkpoints."""
+    return trained_once("shrunk", "hippocampus_prox", **SHRINKING, **{"train#handlers#4#n_saved": 9})
+
+
+def test_progressive_shrinking_continues_bit_for_bit(shrunk: Trained, tmp_path: Path) -> None:
+    """From the end of the stage in which kernels opened."""
+    models = shrunk.bundle / "models"
+    family = TrainedBundle.open(shrunk.bundle)
+    assert [stage["first_epoch"] for stage in family.data["stages"]] == [0, 1, 3]
+    train(shrunk, tmp_path, ckpt=models / "checkpoint_epoch=3.pt", **SHRINKING)
+    for file in ("model.pt", "kernel_transforms.pt", "checkpoint_epoch=4.pt"):
+        whole, resumed = (torch.load(folder / file, weights_only=True) for folder in (models, tmp_path / "models"))
+        assert equal(whole, resumed), file
+
+
+def test_progressive_shrinking_is_evaluated_with_its_transformed_kernels(shrunk: Trained, tmp_path: Path) -> None:
+    assert_evaluates(shrunk, "smallest", tmp_path)
+
+
+def test_an_exported_member_has_transformed_kernels(shrunk: Trained, tmp_path: Path) -> None:
+    bundle = TrainedBundle.open(shrunk.bundle)
+    supernet = bundle.supernet()
+    assert supernet.kernel_transforms is not None
+    (_, subnet), regions = bundle.member("smallest"), supernet.regions(bundle.subnet("smallest"))
+    output = tmp_path / "smallest"
+    command = ["export", str(shrunk.bundle), "--subnet", "smallest", "--output", str(output)]
+    CliRunner().invoke(app, command, catch_exceptions=False)
+    weights = torch.load(output / "models" / "model.pt", weights_only=True)
+    assert equal(weights, dict(prediction_graph(supernet.extract(subnet)).state_dict()))
+    transformed = [name for name in supernet.kernel_transforms.sizes if name in weights]
+    assert transformed
+    for name in transformed:
+        (centre,) = cut([supernet.network.get_parameter(name).detach()], [regions[name]])
+        assert centre.shape == weights[name].shape and not torch.equal(centre, weights[name]), name
+
+    within = predict(shrunk.bundle, shrunk.task, tmp_path / "within", subnet="smallest")
+    alone = predict(output, shrunk.task / "imagesTr", tmp_path / "alone")
+    assert len(within) == len(alone) == 3
+    assert all(np.array_equal(label, within[file.replace(".nii.gz", "_seg.nii.gz")]) for file, label in alone.items())
+
+
+def test_the_sandwich_rule_trains(hippocampus: Trained, tmp_path: Path) -> None:
+    said = train(hippocampus, tmp_path, recipe="sandwich", epochs=2)
+    assert "ProX stage 'sandwich' opens: 1,872 of 1,872 members" in said
+    family = TrainedBundle.open(tmp_path / "models").family()
+    assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
+    assert all(member["dice"]["mean"] is not None for member in family["members"])

@@ -1,0 +1,160 @@
+"""The demo as a user runs it, with a trainer of a few steps."""
+
+import io
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from helpers.commands import fresh
+from helpers.nnunet_task import Prepared, bare_plans, environment, run
+from rich.console import Console
+from rich.progress import Progress
+
+from monai_prox.cli.demo import PLANS, _prepare, _Steps, _write_demo_plans, _write_split
+from monai_prox.families.unet import UNetChoices
+from monai_prox.trained.nnunet_plans import family_of
+
+pytest_plugins = ["helpers.nnunet_fixtures"]
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_stock_models_a_table_and_a_plot(tiny_trainers: Path, tmp_path: Path) -> None:
+    work = tmp_path / "demo"
+    command = ["monai-prox", "demo", "--work", str(work), "--trainer", "ProXTrainerTiny", "--device", "cpu", "--cases", "2"]
+    output = run(command, environment(nnUNet_extTrainer=tiny_trainers), start=fresh)
+    rows = json.loads((work / "table.json").read_text())
+    assert [row["name"] for row in rows] == ["smallest", "middle", "largest"]
+    assert rows[0]["parameters"] < rows[-1]["parameters"] and rows[0]["macs"] < rows[1]["macs"] < rows[2]["macs"]
+    assert all(set(row["scores"]) == {"anterior", "posterior"} and row["seconds"] > 0 for row in rows)
+    assert (work / "family.png").read_bytes().startswith(b"\x89PNG")
+    results = work / "nnUNet_results" / "Dataset990_Phantom"
+    for name in ("smallest", "middle", "largest"):
+        assert (
+            results / f"nnUNetTrainer__nnUNetPlansDemo-prox-{name}__3d_fullres" / "fold_0" / "checkpoint_final.pth"
+        ).is_file()
+        assert len(list((work / "predictions" / name).glob("*.nii.gz"))) == 2
+        assert name in output
+
+
+@pytest.mark.slow
+def test_the_demo_of_a_few_slices(tiny_trainers: Path, tmp_path: Path) -> None:
+    """Three images without a gzip, of one slice each, from within the task's folder, without loader processes."""
+    task = tmp_path / "Task208_Nuclei"
+    for part in ("imagesTr", "labelsTr"):
+        (task / part).mkdir(parents=True)
+    listed = []
+    for index in range(3):
+        y, x = np.mgrid[:48, :40]
+        label = ((y - 20 - index) ** 2 + (x - 18) ** 2 < 60).astype(np.uint8)[..., None]
+        image = (200 * label + np.random.default_rng(index).normal(100, 20, label.shape)).astype(np.float32)
+        for part, array in (("imagesTr", image), ("labelsTr", label)):
+            nib.save(nib.Nifti1Image(array, np.eye(4)), task / part / f"n{index}.nii")
+        listed.append({"image": f"./imagesTr/n{index}.nii", "label": f"./labelsTr/n{index}.nii"})
+    data = {"modality": {"0": "light"}, "labels": {"0": "Background", "1": "nucleus"}, "training": listed}
+    (task / "dataset.json").write_text(json.dumps(data))
+    command = [
+        "monai-prox",
+        "demo",
+        "--task",
+        ".",
+        "--work",
+        tmp_path / "work",
+        "--trainer",
+        "ProXTrainerTiny",
+        "--device",
+        "cpu",
+    ]
+    output = run(command, environment(nnUNet_extTrainer=tiny_trainers) | {"nnUNet_n_proc_DA": "0"}, cwd=task, start=fresh)
+    rows = json.loads((tmp_path / "work" / "table.json").read_text())
+    assert all(set(row["scores"]) == {"nucleus"} for row in rows) and len(rows) == 3
+    assert output.splitlines()[:3] == [
+        "Task into nnU-Net's raw format",
+        "Plan and preprocess",
+        "Train the supernet, ProXTrainerTiny",
+    ]
+
+
+def steps(log: Path, console: Console) -> _Steps:
+    return _Steps(Progress(console=console, disable=True), log)
+
+
+def test_what_nnunet_has_planned_is_what_is_trained(phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3d_fullres where there is one, else 2d; nothing is preprocessed again."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    step = steps(tmp_path / "log", Console(file=io.StringIO()))
+    for configurations in (("2d", "3d_fullres"), ("2d",)):
+        name = f"Dataset{len(configurations):03d}_Phantom"
+        folder = tmp_path / "nnUNet_preprocessed" / name
+        plans = phantom.plans()
+        plans["configurations"] = {one: plans["configurations"][one] for one in configurations}
+        for one in configurations:
+            (folder / f"nnUNetPlans_{one}").mkdir(parents=True)
+            (folder / f"nnUNetPlans_{one}" / "case.pkl").touch()
+        (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+        (tmp_path / "nnUNet_raw" / name).mkdir(parents=True)
+        (tmp_path / "nnUNet_raw" / name / "dataset.json").write_text('{"numTraining": 1}')
+        assert _prepare(step, 1, name, lambda _: None) == configurations[-1]
+    assert not (tmp_path / "log").exists()
+
+
+def test_without_a_terminal_there_is_a_line_a_step(tmp_path: Path) -> None:
+    for terminal in (False, True):
+        said = io.StringIO()
+        step = steps(tmp_path / "log", Console(file=said, force_terminal=terminal))
+        with step("Plan and preprocess", 100) as bar:
+            assert said.getvalue() == ("" if terminal else "Plan and preprocess\n")
+            bar(50)
+
+
+@pytest.mark.parametrize(
+    ("patch", "strides", "expected"),
+    [
+        ((40, 56, 40), 4, [40, 56, 40]),
+        ((128, 160, 96), 6, [64, 64, 64]),
+        ((512, 320), 8, [256, 256]),
+        ((1024, 1024), 9, [512, 512]),
+    ],
+    ids=["small", "large", "2d", "deep"],
+)
+def test_a_plan_is_cut_for_a_cpu_to_what_its_network_takes(
+    patch: tuple[int, ...], strides: int, expected: list[int], tmp_path: Path
+) -> None:
+    """At least two voxels are left on the lowest level."""
+    plans = bare_plans(patch=patch)
+    (name,) = plans["configurations"]
+    kwargs = plans["configurations"][name]["architecture"]["arch_kwargs"]
+    axes = len(patch)
+    kwargs |= {
+        "n_stages": strides,
+        "features_per_stage": [min(512, 32 * 2**level) for level in range(strides)],
+        "strides": [[1] * axes] + [[2] * axes] * (strides - 1),
+        "kernel_sizes": [[3] * axes] * strides,
+        "n_conv_per_stage": [2] * strides,
+        "n_conv_per_stage_decoder": [2] * (strides - 1),
+    }
+    (tmp_path / "nnUNetPlans.json").write_text(json.dumps(plans))
+    _write_demo_plans(tmp_path, name, "cpu")
+    cut = json.loads((tmp_path / f"{PLANS}.json").read_text())["configurations"][name]
+    assert cut["patch_size"] == expected and cut["batch_size"] == 2
+    family = family_of(cut, input_channels=1, num_classes=2, choices=UNetChoices())
+    assert family.space.size() > 1
+    _write_demo_plans(tmp_path, name, "cuda")
+    assert json.loads((tmp_path / f"{PLANS}.json").read_text())["configurations"][name]["patch_size"] == list(patch)
+
+
+def test_a_task_of_few_cases_has_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    labels = tmp_path / "Dataset001_A" / "labelsTr"
+    labels.mkdir(parents=True)
+    for count, name in enumerate("abcde", 1):
+        (labels / f"{name}.1.nii.gz").touch()
+        (tmp_path / "splits_final.json").unlink(missing_ok=True)
+        _write_split(tmp_path, "Dataset001_A")
+        assert (tmp_path / "splits_final.json").exists() == (count < 5)
+        if count == 2:
+            first = json.loads((tmp_path / "splits_final.json").read_text())[0]
+            assert first == {"train": ["b.1"], "val": ["a.1"]}

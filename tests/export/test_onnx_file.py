@@ -1,0 +1,33 @@
+"""ONNX files: of a version that older runtimes read, with the results of the newest."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file
+
+from monai_prox.export.onnx_file import describe_again
+from monai_prox.runtime.model import Model
+
+pytest_plugins = ["helpers.nnunet_fixtures"]
+
+
+@pytest.mark.parametrize("any_patch", [False, True], ids=["the plan's patch", "any patch"])
+def test_files_are_of_the_version_of_their_operators(any_patch: bool, bare: Path) -> None:
+    """IR version 8 came with opset 17 and 18; ONNX Runtime 1.15 reads it, but not 10, which the exporter writes."""
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    file = device_file(model, "smallest", bare / "smallest.onnx", any_patch=any_patch)
+    written = onnx.load(file)
+    onnx.checker.check_model(written, full_check=True)
+    assert written.ir_version == 8 and [(one.domain, one.version) for one in written.opset_import] == [("", 18)]
+    x = np.random.default_rng(0).normal(size=(1, 1, 12, 20, 12)).astype(np.float32)
+    result = Model(file)(x)
+    written.ir_version = 10
+    newer = onnxruntime.InferenceSession(written.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.array_equal(result, newer.run(None, {"image": x})[0])
+    described = Model(file).described
+    onnx.save(written, file)
+    describe_again(file, described)  # as after a quantisation
+    assert onnx.load(file).ir_version == 8 and Model(file).described == described

@@ -1,0 +1,1 @@
+"""What tests share: ways to call commands, tiny tasks and networks, batches, comparisons."""

@@ -1,0 +1,47 @@
+"""Fixtures around nnunet_task, a plugin: a module that uses them says ``pytest_plugins = ["helpers.nnunet_fixtures"]``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.made_once import made_once
+from helpers.nnunet_task import FULLRES, Prepared, ProXTrainerTiny, folders, prepare, run, training_on, write_trainers
+from monai_prox.data.phantom import write_phantom_task
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """nnU-Net's variables below the returned folder, with a preprocessed dataset that has the name of a case, no data."""
+    for variable, folder in folders(tmp_path).items():
+        monkeypatch.setenv(variable, str(folder))
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    for configuration in (FULLRES, "2d"):
+        folder = tmp_path / "nnUNet_preprocessed" / "Dataset990_Phantom" / f"nnUNetPlans_{configuration}"
+        folder.mkdir(parents=True)
+        (folder / "case.b2nd").touch()
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def phantom() -> Prepared:
+    """Eight phantom cases for 3d_fullres and 2d, with the plans of both planners; nothing may be changed in it."""
+
+    def fill(root: Path) -> None:
+        prepared = prepare(write_phantom_task(root, cases=8, test_cases=1), root, (FULLRES, "2d"))
+        run(["nnUNetv2_plan_experiment", "-d", prepared.identifier, "-pl", "nnUNetPlannerResEncM"], prepared.environment())
+
+    return Prepared(made_once("phantom", fill), 990, "Dataset990_Phantom")
+
+
+@pytest.fixture(scope="session")
+def tiny_trainers() -> Path:
+    """A folder for nnUNet_extTrainer in which nnU-Net's commands find ProXTrainerTiny."""
+    return made_once("tiny_trainers", lambda folder: write_trainers(folder, ProXTrainerTiny))
+
+
+@pytest.fixture
+def in_phantom(phantom: Prepared, tmp_path: Path) -> Iterator[Prepared]:
+    """The phantom, with this process set to train on it; results go below ``tmp_path``."""
+    with training_on(phantom, tmp_path / "nnUNet_results"):
+        yield phantom

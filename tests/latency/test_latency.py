@@ -1,0 +1,226 @@
+"""Latency: measured members on a device predict the others, and a pack runs where this package is not."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+import onnx
+import pytest
+from helpers.architectures import unet_architecture
+from helpers.nnunet_task import bare_model, bare_plans
+from helpers.refusals import refused
+from typer.testing import CliRunner
+
+from monai_prox.cli.app import app
+from monai_prox.core import cost
+from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
+from monai_prox.families.unet import UNetFamily
+from monai_prox.files import write_json
+from monai_prox.latency import measure
+from monai_prox.latency.device import Device, features, fingerprint
+from monai_prox.latency.measure import profile
+from monai_prox.latency.pack import RUNTIMES, choose_members, measure_here, write_pack
+from monai_prox.trained.nnunet_source import TrainedNNUNet
+
+pytest_plugins = ["helpers.nnunet_fixtures"]
+
+SIZE = (32, 32, 32)
+UNET = UNetFamily(unet_architecture("PlainConvUNet", axes=3), input_channels=1, num_classes=3, patch_size=SIZE)
+MOBILENET = MobileNetFamily(input_channels=1, num_classes=4, choices=MobileNetChoices(resolution=(48, 64)))
+
+
+def profile_of(family: Any, size: tuple[int, ...], noise: float = 0.0, count: int = 24) -> dict[str, Any]:
+    """Of a device whose time is exactly a sum of the features, but for relative ``noise``."""
+    generator = random.Random(1)
+
+    def time(subnet: Any) -> float:
+        return float(features(family, subnet, size) @ WEIGHTS) * (1 + generator.gauss(0, noise))
+
+    members = [{"subnet": subnet.to_json(), "milliseconds": time(subnet)} for subnet in choose_members(family, size, count)]
+    return profile(fingerprint(family, size), "made up", 2, members)
+
+
+WEIGHTS = np.array([0.3, 0.02, 2e-8, 1e-7, 1e-7, 3e-8])
+
+
+@pytest.mark.parametrize(("family", "size"), [(UNET, SIZE), (MOBILENET, (64, 64))], ids=["unet", "mobilenet"])
+def test_a_device_of_the_models_kind_is_predicted(family: Any, size: tuple[int, ...]) -> None:
+    device = Device.from_json(profile_of(family, size), family, size, "a test")
+    assert device.held_out_error < 1e-6
+    generator = random.Random(2)
+    for subnet in (family.space.sample(generator) for _ in range(20)):
+        assert device.latency_ms(subnet) == pytest.approx(float(features(family, subnet, size) @ WEIGHTS))
+
+
+def test_noise_shows_in_the_held_out_error_and_measured_members_keep_their_time() -> None:
+    data = profile_of(UNET, SIZE, noise=0.1)
+    device = Device.from_json(data, UNET, SIZE, "a test")
+    assert 0.02 < device.held_out_error < 0.2
+    smallest = UNET.space.smallest()
+    assert device.latency_ms(smallest) == data["members"][0]["milliseconds"]
+    assert device.name.endswith("2 threads, made up")
+
+
+def test_a_held_out_error_is_of_members_that_the_prediction_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of members with the same features and times t, one weight w is left, w = sum(1 / t) / sum(1 / t ** 2).
+
+    Of 1, 1 and 2 ms the others predict 1.5 / 1.25 = 1.2 ms for the first two, and 1 ms for the last: the errors are 0.2, 0.2
+    and 0.5.
+    """
+    monkeypatch.setattr("monai_prox.latency.device.features", lambda *_: np.ones(1))
+    members = [UNET.space.sample(random.Random(seed)) for seed in range(4)]
+    device = Device(UNET, SIZE, "made up", dict(zip(members, (1.0, 1.0, 2.0), strict=False)))
+    assert device.held_out_error == pytest.approx(0.2)
+    assert device.latency_ms(members[3]) == pytest.approx(2.5 / 2.25), "predicted from all three"
+
+
+def test_the_members_to_measure_span_the_family() -> None:
+    members = choose_members(UNET, SIZE)
+    macs = [cost.macs(UNET, subnet, SIZE) for subnet in members]
+    assert len(set(members)) == 24 and members == choose_members(UNET, SIZE)
+    assert members[0] == UNET.space.smallest() and members[-1] == UNET.space.largest()
+    assert all(subnet in UNET.space for subnet in members)
+    assert max(np.diff(np.log(sorted(macs)[1:-1]))) < 0.5
+    refused("7 members are too few to predict others from; at least 8", choose_members, UNET, SIZE, 7)
+
+
+def test_files_that_say_nothing_of_this_family_are_refused(tmp_path: Path) -> None:
+    path, data = tmp_path / "device.json", profile_of(UNET, SIZE)
+
+    def read(family: Any = UNET, size: tuple[int, ...] = SIZE) -> Device:
+        return Device.read(path, family, size)
+
+    write_json(data, path)
+    assert read().measured
+    refused("was measured with another family", read, MOBILENET, (64, 64))
+    refused("was measured with another family", read, UNET, (64, 32, 32))
+    for change, words in (
+        ({"format": 99}, "is no device's file"),
+        ({"members": [{"subnet": {"depth": [1]}}]}, "is no device's file"),
+        ({"members": data["members"][:5]}, "has 5 members of this family, at least 8 are needed"),
+    ):
+        write_json(data | change, path)
+        refused(words, read)
+    path.write_text("[]")
+    refused("is no device's file", read)
+
+
+def test_every_member_is_measured_in_every_round() -> None:
+    calls: list[tuple[int, tuple[int, ...]]] = []
+    members = [((lambda number=number: lambda x: calls.append((number, x.shape))), (1, number + 1)) for number in range(2)]
+    said: list[str] = []
+    times = measure.measure(members, said.append)
+    assert [of["runs"] for of in times] == [90, 90] and len(calls) == 2 * 3 * 31
+    assert set(calls) == {(0, (1, 1)), (1, (1, 2))}
+    assert said[0] == "round 1 of 3, member 1 of 2" and said[-1] == "round 3 of 3, member 2 of 2"
+    assert all(of["quartiles"][0] <= of["milliseconds"] <= of["quartiles"][1] for of in times)
+
+
+@pytest.fixture
+def source(bare: Path) -> TrainedNNUNet:
+    return TrainedNNUNet.open(bare_model(bare_plans()).path)
+
+
+# Runs a script where only numpy and onnxruntime are, of what we need
+ALONE = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(("monai_prox", "torch", "onnx", "scipy", "SimpleITK", "openvino")))
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def in_a_hurry(script: Path) -> Path:
+    """The script, but it measures each member for a hundredth of the time."""
+    text = script.read_text()
+    assert text.count(f"SECONDS = {measure.SECONDS}") == 1
+    script.write_text(text.replace(f"SECONDS = {measure.SECONDS}", f"SECONDS = {measure.SECONDS / 100}"))
+    return script
+
+
+def test_a_pack_runs_without_this_package_and_serves_the_search(
+    source: TrainedNNUNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new" / "pack.zip"
+
+    def noted(*arguments: Any, done: Any, write: Any = write_pack, **options: Any) -> Path:
+        return write(*arguments, done=lambda *of: (numbers.append(of), done(*of)), **options)
+
+    numbers: list[tuple[int, int]] = []
+    monkeypatch.setattr("monai_prox.latency.pack.write_pack", noted)
+    command = ["profile", "pack", str(source.path), "-o", str(path), "--members", "8"]
+    said = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert said.exit_code == 0 and "unzip pack.zip && python pack/measure.py" in said.output
+    assert numbers == [(number, 8) for number in range(1, 9)]
+    with ZipFile(path) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path)
+    assert len(names) == 10 and all(name.startswith("pack/") for name in names)
+    command = [sys.executable, "-c", ALONE, str(in_a_hurry(tmp_path / "pack" / "measure.py")), "--threads", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "device.json").read_text())
+    assert data["device"]["threads"] == 1 and data["runtime"].startswith("onnxruntime")
+    family = source.supernet.family
+    device = Device.read(tmp_path / "device.json", family, source.size)
+    assert len(device.measured) == 8 and all(time > 0 for time in device.measured.values())
+    assert 0 < device.latency_ms(family.space.largest()) < np.inf
+    refused("exists; give another", write_pack, source, path, count=8, done=print)
+
+
+def test_the_script_says_in_a_line_what_is_wrong_with_a_device(source: TrainedNNUNet, tmp_path: Path) -> None:
+    """A runtime that does not know the files' version is one that is too old for them."""
+    write_pack(source, tmp_path / "pack.zip", count=8, done=lambda *_: None)
+    with ZipFile(tmp_path / "pack.zip") as archive:
+        archive.extractall(tmp_path)
+    pack = tmp_path / "pack"
+    listed = json.loads((pack / measure.LISTED).read_text())["members"]
+    first = pack / listed[0]["file"]
+    assert {onnx.load(pack / one["file"]).ir_version for one in listed} == {8}
+    newer = onnx.load(first)
+    newer.ir_version = 99
+    onnx.save(newer, first)
+
+    def run(without: str = "torch", *options: str) -> str:
+        alone = f"{ALONE.partition('del')[0]}sys.modules[{without!r}] = None\ndel{ALONE.partition('del')[2]}"
+        command = [sys.executable, "-c", alone, str(pack / "measure.py"), "--threads", "1", *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and done.stdout == "" and not list(tmp_path.glob("device*"))
+        return done.stderr.rpartition("\r")[2]
+
+    said = run().rpartition("error: ")[2]
+    assert re.search(
+        r"onnxruntime [\d.]+ cannot read .*Unsupported model IR version.* pip install --upgrade onnxruntime\n$", said
+    )
+    assert run("onnxruntime") == "error: onnxruntime is not installed: pip install onnxruntime\n"
+    assert run("numpy").endswith("error: numpy is not installed: pip install numpy\n")
+    assert "No such file or directory" in run("torch", "--output", "nowhere/device.json")
+    (pack / measure.LISTED).unlink()
+    assert run() == f"error: {pack / measure.LISTED}: No such file or directory\n"
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    "runtime", [pytest.param(name, marks=() if name == "torch" else pytest.mark.slow) for name in RUNTIMES]
+)
+def test_this_machine_is_measured_with_every_runtime(
+    source: TrainedNNUNet, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "SECONDS", measure.SECONDS / 100)
+    options = ["--runtime", runtime, "--threads", "1", "--members", "8", "-o", str(tmp_path / "device.json")]
+    done = CliRunner().invoke(app, ["profile", "measure", str(source.path), *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    device = Device.read(tmp_path / "device.json", source.supernet.family, source.size)
+    assert json.loads((tmp_path / "device.json").read_text())["runtime"].startswith(f"{runtime} ")
+    assert len(device.measured) == 8
+
+
+def test_an_unknown_runtime_is_named(source: TrainedNNUNet) -> None:
+    words = "the runtime 'tensorrt' is not known; allowed: onnxruntime, openvino, torch"
+    refused(words, measure_here, source, [], "tensorrt", threads=1, progress=print)
