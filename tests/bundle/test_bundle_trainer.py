@@ -803,7 +803,7 @@ def narrowed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Path, 
     level = run.trainer.logger.level
     run.trainer.logger.addHandler(handler)
     run.trainer.logger.setLevel(logging.INFO)
-    with patch("monai_prox.trained.bundle_folder.plot_progress", wraps=plot_progress) as plot:
+    with patch("monai_prox.bundle.family_writer.plot_progress", wraps=plot_progress) as plot:
         run.run()
     said.append(f"plotted verdicts: {plot.call_args.kwargs['verdicts']}")
     run.trainer.logger.removeHandler(handler)

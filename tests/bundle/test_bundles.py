@@ -466,7 +466,7 @@ def test_every_bundle_checks_that_its_processes_have_cases_to_share() -> None:
     for file in sorted(ROOT.glob("bundles/*/configs/multi_gpu_train.json")):
         steps = json.loads(file.read_text())["initialize"]
         checks = [step.get("_target_") if isinstance(step, dict) else step for step in steps]
-        assert checks.index("monai_prox.core.distributed.check_shared") < min(
+        assert checks.index("monai_prox.check_shared") < min(
             index for index, step in enumerate(checks) if "@train#trainer" in step or "@validate#evaluator" in step
         )
 
