@@ -405,6 +405,7 @@ def train(
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(hippocampus: Trained, tmp_path: Path) -> None:
     """From the last epoch of a stage and from within one; with the optimizer and the learning rate."""
     train(hippocampus, tmp_path / "whole", extra=("--train#handlers#4#n_saved", "9"), epochs=8)

@@ -259,6 +259,7 @@ def test_orientation_is_found_in_the_raw_dataset_where_the_training_did_not_note
             prediction_of(model, "largest")
 
 
+@pytest.mark.slow
 def test_a_bundle_runs_from_anywhere_and_is_replaced_after_it(bare: Path, tmp_path: Path) -> None:
     """Also from a folder that has scripts of its own."""
     prediction = prediction_of(bare_model(plans_for()), "largest")

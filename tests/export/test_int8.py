@@ -46,7 +46,7 @@ def dataset(model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     ("format", "ending", "weights"),
-    [("onnx", ".onnx", ".onnx"), pytest.param("openvino", ".xml", ".bin", marks=pytest.mark.alone)],
+    [("onnx", ".onnx", ".onnx"), pytest.param("openvino", ".xml", ".bin", marks=[pytest.mark.alone, pytest.mark.slow])],
 )
 def test_integers_segment_almost_as_floats_do(
     format: str, ending: str, weights: str, model: ModelFolder, dataset: Path, tmp_path: Path

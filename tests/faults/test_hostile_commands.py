@@ -16,7 +16,6 @@ from helpers.nnunet_task import environment
 TIMES = int(os.environ.get("MONAI_PROX_FUZZ_TIMES", "1"))
 COUNTS = {"family": 150, "predict": 150, "search": 15}  # cases by command in a campaign; of the exports:
 BY_FORMAT = {"nnunet": 125, "bundle": 30, "onnx": 15, "torchscript": 25}
-FEW = 3  # in every other run, of the first command of each kind
 EVERY = [(name, command) for name, kind in KINDS.items() for command in kind.commands]
 
 
@@ -39,22 +38,14 @@ def valid() -> Path:
     return made_once("hostile", fill)
 
 
-def harms_nobody(name: str, command: str, count: int, valid: Path, work: Path) -> None:
-    result = work / "result.json"
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "command"), EVERY, ids=[f"{n}-{c.split()[0]}{i}" for i, (n, c) in enumerate(EVERY)])
+def test_every_command_refuses_spoilt_files_or_does_its_work(name: str, command: str, valid: Path, tmp_path: Path) -> None:
+    result, count = tmp_path / "result.json", TIMES * count_of(command)
     variables = {f"nnUNet_{part}": valid / part for part in ("raw", "preprocessed")}
-    call(campaign, name, command, count, int(SEED or 0), valid, work / "files", result, environment=environment(**variables))
+    files, known = tmp_path / "files", environment(**variables)
+    call(campaign, name, command, count, int(SEED or 0), valid, files, result, environment=known)
     found = json.loads(result.read_text())
     print(name, command, found["happened"])
     assert sum(found["happened"].values()) == count
     assert not set(HARMS) & set(found["happened"]), f"{found['happened']}\n" + "\n".join(found["faults"])
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_a_spoilt_file_is_refused_or_does_its_work(name: str, valid: Path, tmp_path: Path) -> None:
-    harms_nobody(name, KINDS[name].commands[0], FEW, valid, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "command"), EVERY, ids=[f"{n}-{c.split()[0]}{i}" for i, (n, c) in enumerate(EVERY)])
-def test_every_command_refuses_spoilt_files_or_does_its_work(name: str, command: str, valid: Path, tmp_path: Path) -> None:
-    harms_nobody(name, command, TIMES * count_of(command), valid, tmp_path)

@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from helpers import commands  # noqa: F401 (what processes are forked from has imported what it says)
 import torch
 from torch import Tensor, multiprocessing
 from torch import distributed as dist
+
+from helpers import commands  # noqa: F401 (what processes are forked from has imported what it says)
 
 
 def together(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:

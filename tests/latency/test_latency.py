@@ -174,6 +174,7 @@ def test_a_pack_runs_without_this_package_and_serves_the_search(
     refused("exists; give another", write_pack, source, path, count=8, done=print)
 
 
+@pytest.mark.slow
 def test_the_script_says_in_a_line_what_is_wrong_with_a_device(source: TrainedNNUNet, tmp_path: Path) -> None:
     """A runtime that does not know the files' version is one that is too old for them."""
     write_pack(source, tmp_path / "pack.zip", count=8, done=lambda *_: None)

@@ -134,7 +134,7 @@ def uninterrupted(request: pytest.FixtureRequest, phantom: Prepared) -> tuple[di
     return plans, torch.load(made_once(f"uninterrupted_{request.param}", fill) / "everything.pt", weights_only=False)
 
 
-@pytest.mark.parametrize("epoch", [2, 4, 5])
+@pytest.mark.parametrize("epoch", [2, 4, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_continued_training_equals_an_uninterrupted_one(
     epoch: int, uninterrupted: tuple[dict[str, Any], dict[str, Any]], in_phantom: Prepared
 ) -> None:
@@ -235,6 +235,7 @@ def regions(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Prep
     return copy
 
 
+@pytest.mark.slow
 def test_trains_and_validates_regions_with_an_ignore_label(
     regions: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -931,7 +932,11 @@ def test_what_is_closed_trains_no_more(closed: tuple[dict[str, Any], Any, dict[s
         assert not (stale.all() and parameter.requires_grad), name
 
 
-@pytest.mark.parametrize(("epoch", "closings"), [(8, 0), (9, 1), (10, 1)], ids=["trial", "closed", "next trial"])
+@pytest.mark.parametrize(
+    ("epoch", "closings"),
+    [pytest.param(8, 0, marks=pytest.mark.slow), (9, 1), pytest.param(10, 1, marks=pytest.mark.slow)],
+    ids=["trial", "closed", "next trial"],
+)
 def test_a_training_continues_across_a_closing(
     epoch: int, closings: int, closed: tuple[dict[str, Any], Any, dict[str, Any]], in_phantom: Prepared
 ) -> None:
@@ -993,6 +998,7 @@ class Shrinking(ProXTrainerTiny, ProgressiveShrinkingTrainer):
     epochs = 5
 
 
+@pytest.mark.slow
 def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepared) -> None:
     space = {"depth": "all", "width": [0.5, 1.0], "kernel": [3, 5], "levels": 0, "resolution": [1.0]}
     plans = cut_plans(in_phantom.plans(), FULLRES, CUT, PATCH, prox={"space": space})
