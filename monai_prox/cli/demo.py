@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +34,7 @@ CONFIGURATIONS = ("3d_fullres", "2d")  # the first that nnU-Net plans for a task
 PLANNED, PLANS = "nnUNetPlans", "nnUNetPlansDemo"
 DEVICES = ("cpu", "cuda", "mps")  # as nnU-Net calls them
 EXPORTED = ("smallest", "middle", "largest")
+ERROR = re.compile(r"[\w.]*(error|exception)\b[^:]*:\s*\S", re.IGNORECASE)  # begins the line that says what was wrong
 # The plan cut for a CPU: the first level's features, voxels per axis at most, patches per step.
 CPU_FEATURES = 16
 CPU_PATCH = {3: 64, 2: 256}  # by the number of axes
@@ -140,7 +142,7 @@ def _prepare(step: _Steps, identifier: int, dataset: str, bar: Callable[[float |
     plans = Path(os.environ["nnUNet_preprocessed"], dataset, f"{PLANNED}.json")
     processes = {"nnUNet_n_proc_DA": "1"} if os.environ["nnUNet_n_proc_DA"] == "0" else {}  # nnU-Net cannot plan with none
     if not plans.is_file():
-        command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-np", "2", "--no_pp"]
+        command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-np", "2", "--no_pp", "--verify_dataset_integrity"]
         step.run(command, lambda _: None, **processes)
     planned = read_json(plans)["configurations"]
     configuration = next(one for one in CONFIGURATIONS if one in planned)
@@ -184,12 +186,16 @@ class _Steps:
                 env=os.environ | variables,
             )
             assert process.stdout is not None
+            errors = []
             for line in process.stdout:
                 log.write(line)
                 log.flush()
                 on_line(line)
+                if ERROR.match(line):
+                    errors.append(line.strip())
             if process.wait():
-                raise ProXError(f"{command[0]} failed with exit code {process.returncode}; its output is in {self._log}")
+                why = f": {errors[0]:.400}" if errors else ""
+                raise ProXError(f"{command[0]} failed with exit code {process.returncode}{why}; its output is in {self._log}")
 
 
 def _set_variables(work: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,7 @@ def convert_task(task: Path, *, replace: bool = False) -> tuple[int, str]:
     identifier, short = task_id(task), task.name.partition("_")[2].replace("_", "")  # the converter allows one underscore
     name = f"Dataset{identifier:03d}_{short}"
     raw, data = Path(os.environ["nnUNet_raw"], name), read_json(task / "dataset.json")
+    _check_names(data, task / "dataset.json")
     cases = _cases(task, data)
     source = _source(task, data, cases)
     if raw.exists():
@@ -77,7 +79,7 @@ def convert_task(task: Path, *, replace: bool = False) -> tuple[int, str]:
     with temporary_folder(raw) as temporary:
         whole = temporary / f"Task{identifier:02d}_{short}"
         _gather(whole, task, data, cases)
-        _convert(whole, temporary)
+        _convert(whole, temporary, task)
         converted = temporary / name
         write_json(source, converted / NOTE)
         if raw.exists():
@@ -85,6 +87,18 @@ def convert_task(task: Path, *, replace: bool = False) -> tuple[int, str]:
             shutil.rmtree(Path(os.environ["nnUNet_preprocessed"], name), ignore_errors=True)
         converted.rename(raw)
     return identifier, name
+
+
+def _check_names(data: Mapping[str, Any], path: Path) -> None:
+    """Raises ProXError unless labels, the background among them, and channels are numbered and named as nnU-Net needs it."""
+    for key in ("labels", "modality"):
+        names = data[key]
+        if not (isinstance(names, Mapping) and "0" in names and all(number.isdecimal() for number in names)):
+            raise ProXError(f'{path}: {key} must be numbered from 0 on, {{"0": name, "1": name, ...}}, got {names!r:.160}')
+    named = Counter(BACKGROUND if number == "0" else str(name) for number, name in data["labels"].items())
+    (name, count), *_ = named.most_common()
+    if count > 1:
+        raise ProXError(f"{path}: {count} labels are named {name!r:.80}, of which nnU-Net would know one")
 
 
 def _source(task: Path, data: Mapping[str, Any], cases: Mapping[str, Case]) -> dict[str, Any]:
@@ -151,15 +165,16 @@ def _gather(whole: Path, task: Path, data: Mapping[str, Any], cases: Mapping[str
     write_json({**data, **lists, "labels": labels}, whole / "dataset.json")
 
 
-def _convert(whole: Path, target: Path) -> None:
-    """Into the folder ``target``, which stands for all of nnU-Net's meanwhile."""
+def _convert(whole: Path, target: Path, task: Path) -> None:
+    """Into the folder ``target``, which stands for all of nnU-Net's meanwhile. task: that ``whole`` is of."""
     from nnunetv2.dataset_conversion.convert_MSD_dataset import convert_msd_dataset
 
     with _variables({name: str(target) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}):
         try:
             convert_msd_dataset(str(whole), num_processes=2)
         except (AssertionError, RuntimeError, ValueError) as error:  # what the converter, and SimpleITK, raise of images
-            raise ProXError(f"nnU-Net cannot convert {whole.name}: {' '.join(str(error).split()):.200}") from None
+            said = " ".join(str(error).split()).replace(str(whole), str(task))
+            raise ProXError(f"nnU-Net cannot convert {whole.name}: {said}") from None
 
 
 @contextmanager

@@ -8,11 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers.commands import fresh
-from helpers.nnunet_task import Prepared, bare_plans, environment, run
+from helpers.nnunet_task import Prepared, attempt, bare_plans, environment, run
 from rich.console import Console
 from rich.progress import Progress
 
 from monai_prox.cli.demo import PLANS, _prepare, _Steps, _write_demo_plans, _write_split
+from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetChoices
 from monai_prox.trained.nnunet_plans import family_of
 
@@ -66,7 +67,14 @@ def test_the_demo_of_a_few_slices(tiny_trainers: Path, tmp_path: Path) -> None:
         "--device",
         "cpu",
     ]
-    output = run(command, environment(nnUNet_extTrainer=tiny_trainers) | {"nnUNet_n_proc_DA": "0"}, cwd=task, start=fresh)
+    variables = environment(nnUNet_extTrainer=tiny_trainers) | {"nnUNet_n_proc_DA": "0"}
+    right = (task / "labelsTr" / "n1.nii").read_bytes()
+    nib.save(nib.Nifti1Image(np.full((48, 40, 1), 7, np.uint8), np.eye(4)), task / "labelsTr" / "n1.nii")
+    refused = attempt(command, variables, cwd=task, start=fresh)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: nnUNetv2_plan_and_preprocess failed with exit code 1: Error: Unexpected labels")
+    (task / "labelsTr" / "n1.nii").write_bytes(right)
+    output = run(command, variables, cwd=task, start=fresh)
     rows = json.loads((tmp_path / "work" / "table.json").read_text())
     assert all(set(row["scores"]) == {"nucleus"} for row in rows) and len(rows) == 3
     assert output.splitlines()[:3] == [
@@ -74,6 +82,27 @@ def test_the_demo_of_a_few_slices(tiny_trainers: Path, tmp_path: Path) -> None:
         "Plan and preprocess",
         "Train the supernet, ProXTrainerTiny",
     ]
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        (
+            ["Using 2", "Error: Unexpected labels found in file a.nii.gz.", "RuntimeError: Some images"],
+            "Error: Unexpected labels .*",
+        ),
+        (["Exception in background worker 0:", "torch.OutOfMemoryError: no memory"], r"torch\.OutOfMemoryError: no memory"),
+        (["killed"], None),
+    ],
+    ids=["said", "raised", "nothing"],
+)
+def test_what_a_failed_step_says_is_in_the_error(output: list[str], why: str | None, tmp_path: Path) -> None:
+    """The first of its errors, of which others are consequences."""
+    step = steps(tmp_path / "log", Console(file=io.StringIO()))
+    told = "" if why is None else f": {why}"
+    with pytest.raises(ProXError, match=rf"python failed with exit code 3{told}; its output is in .*log$"):
+        step.run(["python", "-c", f"print(*{output}, sep='\\n'); raise SystemExit(3)"], lambda _: None)
+    assert [line for line in (tmp_path / "log").read_text().splitlines() if line in output] == output
 
 
 def steps(log: Path, console: Console) -> _Steps:

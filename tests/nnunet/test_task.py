@@ -186,7 +186,10 @@ def entry(name: str) -> dict[str, str]:
         (lambda task: [entry("a.png")], r"lists 2 files that are not there, the first is .*a\.png"),
         (lambda task: [write_case(task, "a", ".img")], r"a\.img is no \.nii\.gz or \.nii file"),
         (lambda task: [write_case(task, "a"), write_case(task, "a")], "lists 2 training cases, of which 1 have names of"),
-        (lambda task: [write_case(task, "flat", shape=(4, 5))], "nnU-Net cannot convert Task208_Nuclei: .*dimension"),
+        (
+            lambda task: [write_case(task, "flat", shape=(4, 5))],
+            r"nnU-Net cannot convert Task208_Nuclei: .*dimension.*/Task208_Nuclei/imagesTr/flat\.nii\.gz, cannot split$",
+        ),
         (lambda task: [entry("../a.nii.gz")], "files are named from the task's folder down"),
         (lambda task: [], "has no training cases"),
     ],
@@ -200,6 +203,30 @@ def test_a_task_that_cannot_be_converted_leaves_nothing(training: Any, message: 
     with pytest.raises(ProXError, match=message):
         convert_task(task)
     assert not list(nnunet.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"labels": ["background", "nucleus"]}, 'labels must be numbered from 0 on, {"0": name, "1": name, ...}, got '),
+        ({"labels": {"background": 0, "nucleus": 1}}, "labels must be numbered from 0 on"),
+        ({"labels": {"1": "nucleus"}}, "labels must be numbered from 0 on"),
+        ({"labels": {"0": "nothing", "1": "cell", "2": "cell"}}, "2 labels are named 'cell', of which nnU-Net would know one"),
+        ({"labels": {"0": "nothing", "1": "background"}}, "2 labels are named 'background'"),
+        ({"modality": ["light"]}, "modality must be numbered from 0 on"),
+    ],
+    ids=["list", "nnU-Net's", "no background", "one name", "background's name", "channels"],
+)
+def test_what_labels_and_channels_lack_is_named(entries: dict[str, Any], message: str, tmp_path: Path, nnunet: Path) -> None:
+    """And once it is mended the task is converted."""
+    task = tmp_path / "Task208_Nuclei"
+    listed = [write_case(task, "a")]
+    write_list(task, listed, **entries)
+    with pytest.raises(ProXError) as error:
+        convert_task(task)
+    assert str(error.value).startswith(f"{task / 'dataset.json'}: {message}")
+    write_list(task, listed)
+    assert converted(nnunet / convert_task(task)[1]) == {"a"}
 
 
 def test_an_id_that_another_dataset_has_is_named(tmp_path: Path, nnunet: Path) -> None:
