@@ -49,4 +49,8 @@ def describe_again(path: Path, described: str) -> None:
 def _save(model: onnx.ModelProto, described: str, path: Path) -> None:
     onnx.helper.set_model_props(model, {KEY: described})
     model.ir_version = IR_VERSION
+    used = {"", *(node.domain for node in model.graph.node)}
+    needed = [one for one in model.opset_import if one.domain in used]  # int8 has others, too new for older runtimes
+    del model.opset_import[:]
+    model.opset_import.extend(needed)
     onnx.save(model, path)

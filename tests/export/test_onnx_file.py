@@ -28,6 +28,9 @@ def test_files_are_of_the_version_of_their_operators(any_patch: bool, bare: Path
     newer = onnxruntime.InferenceSession(written.SerializeToString(), providers=["CPUExecutionProvider"])
     assert np.array_equal(result, newer.run(None, {"image": x})[0])
     described = Model(file).described
+    written.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 5))  # which the file has no operator of
     onnx.save(written, file)
     describe_again(file, described)  # as after a quantisation
-    assert onnx.load(file).ir_version == 8 and Model(file).described == described
+    again = onnx.load(file)
+    assert again.ir_version == 8 and [(one.domain, one.version) for one in again.opset_import] == [("", 18)]
+    assert Model(file).described == described
