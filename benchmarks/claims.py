@@ -30,7 +30,7 @@ from race import race
 from stream import missing, write_stream
 from task import prepare
 
-from monai_prox.families.unet import CHOICES
+from monai_prox.families.unet_choices import CHOICES
 from monai_prox.training.schedule import RECIPES
 
 CONTENDERS = [*RECIPES, LONG, *(f"alone {name}" for name in ALONE), "modelopt"]

@@ -22,7 +22,8 @@ from monai_prox.core import cost
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import Member
-from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.families.unet import UNetFamily
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.nnunet.loss import AnyLevelsLoss
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerAdam

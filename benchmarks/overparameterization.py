@@ -34,7 +34,7 @@ from rich.table import Table
 from task import prepare
 
 from monai_prox.core import cost
-from monai_prox.families.unet import UNetChoices
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import write_json
 from monai_prox.nnunet.variants import ProXTrainerAdam
 

@@ -29,7 +29,8 @@ from rich.table import Table
 from monai_prox.core import cost
 from monai_prox.files import write_json
 from monai_prox.search.front import hypervolume
-from monai_prox.search.study import SAMPLERS, Result, Scored, Search, best_so_far
+from monai_prox.search.scored import Scored, best_so_far
+from monai_prox.search.study import SAMPLERS, Result, Search
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 EPOCH = re.compile(r"Epoch time: ([\d.]+) s")

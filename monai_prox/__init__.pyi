@@ -24,8 +24,8 @@ from .export.device_file import export_file as export_file
 from .export.nnunet import export_nnunet as export_nnunet
 from .families.mobilenet import MobileNetChoices as MobileNetChoices
 from .families.mobilenet import MobileNetFamily as MobileNetFamily
-from .families.unet import UNetChoices as UNetChoices
 from .families.unet import UNetFamily as UNetFamily
+from .families.unet_choices import UNetChoices as UNetChoices
 from .trained.bundle_folder import TrainedBundle as TrainedBundle
 from .trained.bundle_folder import plan_of as plan_of
 from .trained.door import open_trained as open_trained

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from monai_prox.core.supernet import without_weights
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.families.unet import UNetFamily
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.tensor_file import check_weights, read_tensors, write_tensors
 
 PLAIN = {

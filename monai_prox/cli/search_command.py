@@ -50,7 +50,8 @@ def search(
     from monai_prox.latency.device import Device
     from monai_prox.search.budget import Budget, check_costs
     from monai_prox.search.report import PAGE, front_table, named, report_folder, write_report
-    from monai_prox.search.study import Search, SearchProgress, best_so_far
+    from monai_prox.search.scored import SearchProgress, best_so_far
+    from monai_prox.search.study import Search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     source = open_family(model, fold, dataset, checkpoint, "a search")

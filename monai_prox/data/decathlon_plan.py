@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from monai_prox.data.decathlon import Case, DecathlonTask, Geometry, open_header
 from monai_prox.errors import ProXError
 from monai_prox.families.architecture import DEPTH_KEY, PLACE
-from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.families.unet import UNetFamily
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.typed import typed
 
 FORMAT = 1

@@ -32,7 +32,8 @@ from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import Member, SuperNet
 from monai_prox.errors import ProXError, refusing
-from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.families.unet import UNetFamily
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import remove_unfinished
 from monai_prox.nnunet.family_report import print_family, write_family
 from monai_prox.nnunet.loader_process import EndWithTraining

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
-from monai_prox.families.unet import PAPER_CHOICES
+from monai_prox.families.unet_choices import PAPER_CHOICES
 from monai_prox.nnunet.trainer import ProXTrainer
 
 __all__ = [  # what nnU-Net finds

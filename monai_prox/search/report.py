@@ -20,7 +20,8 @@ from monai_prox.core.space import Subnet
 from monai_prox.files import replacing, write_json
 from monai_prox.report import count, plot_choices
 from monai_prox.search.budget import UNITS
-from monai_prox.search.study import Result, Scored, Search
+from monai_prox.search.scored import Scored
+from monai_prox.search.study import Result, Search
 from monai_prox.trained.source import Trained
 
 FORMAT = 2

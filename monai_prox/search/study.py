@@ -7,29 +7,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from hashlib import sha256
 from math import isnan
 from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from optuna.distributions import IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from torch import Tensor, nn
 
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError, refusing
 from monai_prox.latency.device import Device, fingerprint
 from monai_prox.runtime.evaluation import HeldOut
-from monai_prox.runtime.resampling import Array
-from monai_prox.search.budget import UNITS, Budget, Price, Prices, check_costs
-from monai_prox.search.front import front, fronts
+from monai_prox.search.budget import UNITS, Budget, Prices, check_costs
+from monai_prox.search.front import fronts
 from monai_prox.search.sampler import ByFirstTrial
+from monai_prox.search.scored import Scored, SearchProgress
 from monai_prox.search.storage import open_storage
+from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.source import Trained
 from monai_prox.typed import check_types
 
@@ -37,33 +36,6 @@ STALE = 200  # proposals in a row of members that are known: the space, or what 
 POPULATION = 16
 RECORDED = {"subnet": Mapping[str, tuple[float, ...]], "scores": Mapping}  # of a member, in the storage
 FINALIST = "finalist"  # begins the names of a study's attributes that hold scores on all cases
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A member with what it costs, and its scores by case, NaN where there was nothing to score; one is a number at least."""
-
-    subnet: Subnet
-    price: Price
-    scores: dict[str, float]
-
-    @property
-    def _known(self) -> list[float]:
-        return [score for score in self.scores.values() if not isnan(score)]
-
-    @property
-    def cases(self) -> int:
-        """How many the score is of."""
-        return len(self._known)
-
-    @property
-    def score(self) -> float:
-        return float(np.mean(self._known))
-
-    @property
-    def standard_error(self) -> float | None:
-        """Of the mean over the cases; None of a single case."""
-        return float(np.std(self._known, ddof=1) / self.cases**0.5) if self.cases > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,16 +281,6 @@ class Search:
         return {name: rank for name, rank in named.items() if name in self._distributions}
 
 
-@dataclass(frozen=True)
-class SearchProgress:
-    """what: "members" or "finalists", of which ``done`` of ``total`` are scored."""
-
-    what: str
-    done: int
-    total: int
-    scored: list[Scored]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """members: scored on some cases; finalists: on all. seconds: that scoring them took, of all processes together.
@@ -343,40 +305,6 @@ class Result:
         finalists, cases = {one.subnet for one in self.finalists}, self.cases
         others = (one for one in self.known if one.subnet not in finalists and set(cases) <= set(one.scores))
         return self.finalists + [Scored(one.subnet, one.price, {name: one.scores[name] for name in cases}) for one in others]
-
-
-def best_so_far(scored: Sequence[Scored], minimise: Sequence[str]) -> list[Scored]:
-    """Those that no other beats, from the cheapest on."""
-    points = np.array([[-one.score, *(one.price.of(name) for name in minimise)] for one in scored])
-    return sorted((scored[index] for index in front(points)), key=lambda one: one.price.of(minimise[0]))
-
-
-def runnable(network: nn.Module) -> Callable[[Array], Array]:
-    """network: (B, C, *patch) -> (B, outputs, *patch), a copy, which is changed; on the GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.to(device).eval()
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        _convolve_by_onednn(network)
-
-    def run(x: Array) -> Array:
-        with torch.inference_mode():
-            result: Array = network(torch.from_numpy(x).to(device)).float().cpu().numpy()
-        return result
-
-    return run
-
-
-def _convolve_by_onednn(network: nn.Module) -> None:
-    """torch takes another way for a single small volume than for two of them, which is up to seven times as slow."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv3d) and not isinstance(layer.padding, str) and layer.padding_mode == "zeros":
-            layer.forward = partial(_onednn, layer)  # type: ignore[method-assign]
-
-
-def _onednn(layer: nn.Conv3d, x: Tensor) -> Tensor:
-    settings = layer.padding, layer.stride, layer.dilation, layer.groups
-    result: Tensor = torch.ops.aten.mkldnn_convolution(x, layer.weight, layer.bias, *settings)
-    return result
 
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {

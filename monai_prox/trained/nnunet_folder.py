@@ -17,7 +17,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet, without_weights
 from monai_prox.errors import ProXError, refusing
-from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.families.unet import UNetFamily
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import check_inside, read_json
 from monai_prox.tensor_file import check_weights
 from monai_prox.trained.family_file import check_family, find_member

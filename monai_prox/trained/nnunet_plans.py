@@ -9,7 +9,8 @@ from typing import Any
 
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.families.unet import UNetFamily
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.training.schedule import find_recipe
 
 # Of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper" | ...,

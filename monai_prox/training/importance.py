@@ -7,49 +7,19 @@ count the same channels is read off the network's graph, so that sorting only re
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from monai_prox.core.slicing import Region, covers
 from monai_prox.core.space import SearchSpace
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
-
-Permutations = list[tuple[int, Tensor]]
-
-# Modules by their exact class, for a subclass may do anything, functions by themselves, methods by their names.
-_AXES = (1, 2, 3)
-_CONVOLUTIONS = {getattr(nn, f"Conv{kind}{n}d") for kind in ("", "Transpose") for n in _AXES}
-_NORMS = {getattr(nn, f"{kind}Norm{n}d") for kind in ("Batch", "Instance") for n in _AXES} | {nn.SyncBatchNorm}
-_POOLINGS = {getattr(nn, f"{kind}Pool{n}d"): n for kind in ("Avg", "Max", "AdaptiveAvg", "AdaptiveMax") for n in _AXES}
-_POOLINGS |= {getattr(F, f"{kind}_pool{n}d"): n for kind in ("avg", "max", "adaptive_avg", "adaptive_max") for n in _AXES}
-_ALIKE = {  # all channels alike, and each by itself
-    *[nn.Identity, nn.Upsample, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d],
-    *[nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus],
-    *[nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh],
-    *[F.interpolate, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d],
-    *[F.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.softplus],
-    *[F.hardsigmoid, F.hardswish, F.hardtanh, torch.relu, torch.sigmoid, torch.tanh],
-    *["relu", "sigmoid", "tanh", "contiguous", "clone"],
-}
-_PAIRINGS = {  # channel by channel from two values
-    *[operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv],
-    *[torch.add, torch.sub, torch.mul, torch.div],
-    *["add", "sub", "mul", "div"],
-}
-_CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
-_MEANS = {torch.mean, "mean"}
-_FLATTENINGS = {torch.flatten, "flatten"}
+from monai_prox.training.channel_ties import Permutations, Ties
 
 
-@torch.no_grad()
 def sort_channels(
     network: nn.Module, *shallower: nn.Module, narrower: Sequence[Mapping[str, Region]] = ()
 ) -> dict[nn.Parameter, Permutations]:
@@ -75,7 +45,7 @@ def sort_channels(
     Raises ProXError, before anything is changed, for networks that torch.fx cannot trace, for operations that are not known
     to keep channels apart and for parameters that take no part.
     """
-    ties = _Ties()
+    ties = Ties()
     for each in (network, *shallower):
         ties.follow(each)
     for name, parameter in network.named_parameters():
@@ -135,229 +105,3 @@ def permute(tensor: Tensor, permutations: Permutations) -> Tensor:
     for axis, permutation in permutations:
         tensor = tensor.index_select(axis, permutation.to(tensor.device))
     return tensor
-
-
-@dataclass(eq=False)
-class _Group:
-    """Channels that have one order: the output of a layer, or an input of the network."""
-
-    size: int  # 0 for an input that no layer has read yet
-    fixed: bool = False  # the world outside knows the order
-    tied: _Group | None = None  # whose order is this one's
-
-    def head(self) -> _Group:
-        group = self
-        while group.tied is not None:
-            group = group.tied
-        return group
-
-
-class _Channels(NamedTuple):
-    """Axis 1 of a value, group after group, and the number of axes after it, which is not known of inputs."""
-
-    groups: tuple[_Group, ...]
-    spatial: int | None
-
-    def sizes(self) -> list[int]:
-        return [group.head().size for group in self.groups]
-
-    def broadcasts(self) -> bool:
-        # A flattened channel may be many values, and an input may have any axes.
-        return bool(self.spatial) and self.sizes() == [1]
-
-
-class _UnclearError(Exception):
-    """Why channels cannot be followed through an operation."""
-
-
-class _Ties:
-    """Which channels the axes of tensors count, by following the channels through graphs."""
-
-    def __init__(self) -> None:
-        self.axes: dict[Tensor, dict[int, _Channels]] = {}
-        self._reading: dict[Tensor, int] = {}  # a weight's axis of input channels
-
-    def follow(self, network: nn.Module) -> None:
-        """Tensors that have been met before, in a layer used twice or in another network, tie what they meet."""
-        try:
-            graph = fx.Tracer().trace(network)
-        except Exception as error:  # the network's own code runs, on values that are none
-            raise ProXError(f"torch.fx cannot trace {type(network).__name__}: {error}") from error
-        values: dict[fx.Node, _Channels | None] = {}  # None for numbers, such as sizes
-        for node in graph.nodes:
-            layer = network.get_submodule(node.target) if node.op == "call_module" else None
-            try:
-                values[node] = self._value(node, layer, values)
-            except _UnclearError as error:
-                what = node.target if layer is None else type(layer)
-                raise ProXError(
-                    f"channels cannot be sorted through {node.name}, {getattr(what, '__name__', what)}: {error}"
-                ) from error
-
-    def widths(self, tensors: Mapping[str, Tensor], narrower: Sequence[Mapping[str, Region]]) -> dict[_Group, set[int]]:
-        """How many of its channels, the first ones, each group has in ``narrower`` members, see ``sort_channels``."""
-        widths: dict[_Group, set[int]] = {}
-        for name, region in ((name, region) for regions in narrower for name, region in regions.items() if name in tensors):
-            for axis, channels in self.axes[tensors[name]].items():
-                start = 0
-                for group in (group.head() for group in channels.groups):
-                    within = slice(start, start + group.size)
-                    width = sum(max(0, min(p.stop, within.stop) - max(p.start, within.start)) for p in region[axis])
-                    widths.setdefault(group, set()).add(width)
-                    start = within.stop
-        return widths
-
-    def permutations(self, widths: Mapping[_Group, set[int]]) -> dict[Tensor, Permutations]:
-        """For each tensor with hidden channels its permuted axes. Channels stay on their side of each of a group's widths."""
-        importance: dict[_Group, Tensor] = {}
-        for weight, axis in self._reading.items():
-            channels = self.axes[weight][axis]
-            # The order of sums must not break ties: that of single-precision weights hardly matters in double precision,
-            # which not every accelerator has.
-            absolute = weight.detach().to("cpu", torch.float64).abs()
-            norms = absolute.transpose(0, axis).flatten(1).sum(1)
-            for group, part in zip(channels.groups, torch.split(norms, channels.sizes()), strict=True):
-                importance[group.head()] = importance.get(group.head(), 0) + part
-        orders = {}
-        for group, norms in importance.items():
-            if not group.fixed:
-                first_to_last = norms.argsort(descending=True, stable=True)
-                bounds = torch.tensor(sorted(widths.get(group, ())), dtype=torch.long)
-                between = torch.bucketize(first_to_last, bounds, right=True)
-                orders[group] = first_to_last[between.argsort(stable=True)]
-
-        def order(channels: _Channels) -> Tensor:
-            parts, start = [], 0
-            for group in (group.head() for group in channels.groups):
-                parts.append(start + orders.get(group, torch.arange(group.size)))
-                start += group.size
-            return torch.cat(parts)
-
-        result: dict[Tensor, Permutations] = {}
-        for tensor, axes in self.axes.items():
-            hidden = {a: c for a, c in sorted(axes.items()) if not all(group.head().fixed for group in c.groups)}
-            if hidden:
-                result[tensor] = [(axis, order(channels).to(tensor.device)) for axis, channels in hidden.items()]
-        return result
-
-    # ------------------------------------------------------------------ operations
-    def _value(self, node: fx.Node, layer: Any, values: dict[fx.Node, _Channels | None]) -> _Channels | None:
-        if node.op == "placeholder":
-            return _Channels((_Group(0, fixed=True),), None)
-        inputs = [channels for source in node.all_input_nodes if (channels := values[source]) is not None]
-        if node.op == "output":
-            for channels in inputs:
-                for group in channels.groups:
-                    group.head().fixed = True
-            return None
-        if node.op == "get_attr":
-            raise _UnclearError("a tensor outside of layers")
-
-        operation: Any = node.target if layer is None else type(layer)
-        if isinstance(operation, str):
-            operation = operation.removesuffix("_")  # in place
-        if operation in _PAIRINGS and len(inputs) < 3:
-            return self._pair(inputs)
-        if operation in _CONCATENATIONS and _argument(node, 1, "dim", 0) == 1:
-            parts = [part for source in _argument(node, 0, "tensors", ()) if (part := values[source]) is not None]
-            spatial = next((part.spatial for part in parts if part.spatial is not None), None)
-            return _Channels(tuple(group for part in parts for group in part.groups), spatial)
-        if operation is operator.getitem and not inputs:
-            return None
-        if len(inputs) == 1 and (operation == "size" or (operation is getattr and node.args[1] == "shape")):
-            return None
-        if len(inputs) == 1 and (channels := self._single(node, operation, layer, inputs[0])) is not None:
-            return channels
-        raise _UnclearError("it is not known what that does to the order of channels")
-
-    def _single(self, node: fx.Node, operation: Any, layer: Any, x: _Channels) -> _Channels | None:
-        """What ``operation`` makes of ``x``; None if that is not known."""
-        if operation in _ALIKE or (operation is nn.PReLU and layer.num_parameters == 1):
-            for parameter in layer.parameters() if layer is not None else ():
-                self.axes.setdefault(parameter, {})
-            return x
-        if operation in _CONVOLUTIONS:
-            return self._convolution(layer, x)
-        if operation is nn.Linear and x.spatial == 0:
-            return self._dense(layer, x, reading=1, spatial=0)
-        if operation is nn.PReLU:
-            return self._counted(x, layer.weight)
-        if operation in _NORMS:
-            return self._counted(x, layer.weight, layer.bias, layer.running_mean, layer.running_var)
-        # With an axis less than it expects, a pooling takes channels for the first spatial axis.
-        if operation in _POOLINGS and x.spatial in (None, _POOLINGS[operation]):
-            return x
-        if operation in _MEANS:
-            return _mean(x, _argument(node, 1, "dim", None), keep=_argument(node, 2, "keepdim", False))
-        if operation in _FLATTENINGS:
-            axes = (_argument(node, 1, "start_dim", 0), _argument(node, 2, "end_dim", -1))
-        elif operation is nn.Flatten:
-            axes = (layer.start_dim, layer.end_dim)
-        else:
-            return None
-        return x._replace(spatial=0) if axes == (1, -1) else None
-
-    def _convolution(self, layer: Any, x: _Channels) -> _Channels:
-        if layer.groups == 1:
-            return self._dense(layer, x, reading=0 if layer.transposed else 1, spatial=layer.weight.ndim - 2)
-        if not layer.groups == layer.in_channels == layer.out_channels:
-            raise _UnclearError(f"of convolutions in groups only depthwise ones are known, not {layer.groups} groups")
-        return self._counted(x, layer.weight, layer.bias)
-
-    def _dense(self, layer: Any, x: _Channels, *, reading: int, spatial: int) -> _Channels:
-        """Every output channel from all input channels, which axis ``reading`` of the weight counts."""
-        weight: Tensor = layer.weight
-        result = _Channels((_Group(weight.shape[1 - reading]),), spatial)
-        self._count(weight, reading, x)
-        self._reading[weight] = reading
-        self._count(weight, 1 - reading, result)
-        return self._counted(result, layer.bias)
-
-    def _counted(self, channels: _Channels, *tensors: Tensor | None) -> _Channels:
-        for tensor in tensors:
-            if tensor is not None:
-                self._count(tensor, 0, channels)
-        return channels
-
-    def _count(self, tensor: Tensor, axis: int, channels: _Channels) -> None:
-        """``channels`` are what ``axis`` of ``tensor`` counts."""
-        if channels.sizes() == [0]:
-            channels.groups[0].head().size = tensor.shape[axis]
-        sizes = channels.sizes()
-        if sum(sizes) != tensor.shape[axis]:
-            raise _UnclearError(f"its weights are for {tensor.shape[axis]} channels, the graph has {sizes}, 0 if not known")
-        _tie(self.axes.setdefault(tensor, {}).setdefault(axis, channels), channels)
-
-    def _pair(self, inputs: Sequence[_Channels]) -> _Channels | None:
-        if len(inputs) < 2:  # with a number, with itself, or only numbers
-            return inputs[0] if inputs else None
-        one, other = inputs
-        if None not in (one.spatial, other.spatial) and one.spatial != other.spatial:
-            raise _UnclearError(f"its inputs have {one.spatial} and {other.spatial} axes after that of channels")
-        if one.broadcasts() != other.broadcasts():
-            return other if one.broadcasts() else one
-        _tie(one, other)
-        return other if one.spatial is None else one
-
-
-def _tie(one: _Channels, other: _Channels) -> None:
-    """Gives both one order, part by part."""
-    sizes = one.sizes(), other.sizes()
-    if len(sizes[0]) != len(sizes[1]) or any(a != b and a and b for a, b in zip(*sizes, strict=True)):
-        raise _UnclearError(f"it ties channels in parts of {sizes[0]} to channels in parts of {sizes[1]}")
-    for mine, its in zip(one.groups, other.groups, strict=True):
-        head, joins = mine.head(), its.head()
-        if head is not joins:
-            head.size, head.fixed, joins.tied = head.size or joins.size, head.fixed or joins.fixed, head
-
-
-def _mean(x: _Channels, axes: Any, *, keep: bool) -> _Channels | None:
-    """x: averaged over ``axes``; None if they are not spatial axes for certain."""
-    axes = [axes] if isinstance(axes, int) else axes or ()
-    if x.spatial is None or not axes or not all(isinstance(axis, int) and axis % (2 + x.spatial) > 1 for axis in axes):
-        return None
-    return x if keep else x._replace(spatial=x.spatial - len(axes))
-
-
-def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)

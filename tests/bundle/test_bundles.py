@@ -32,7 +32,7 @@ from monai_prox.data.decathlon_plan import Plan
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_bundle import prediction_of
-from monai_prox.search.study import runnable
+from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.door import open_trained
 

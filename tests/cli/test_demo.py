@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from monai_prox.cli.demo import PLANS, _prepare, _Steps, _write_demo_plans, _write_split
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import UNetChoices
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.trained.nnunet_plans import family_of
 
 pytest_plugins = ["helpers.nnunet_fixtures"]

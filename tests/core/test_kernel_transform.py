@@ -17,7 +17,7 @@ from torch.optim import SGD
 from monai_prox.core.kernel_transform import KernelTransforms
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
-from monai_prox.families.unet import UNetChoices
+from monai_prox.families.unet_choices import UNetChoices
 
 CASES = {  # lowest feature maps hold kernels of 7 at the lower resolution
     "2d": {"patch": (48, 48), "features": (4, 8, 8)},

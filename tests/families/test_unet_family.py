@@ -20,7 +20,8 @@ from monai_prox.core.slicing import place
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import PAPER_CHOICES, UNetChoices, UNetFamily
+from monai_prox.families.unet import UNetFamily
+from monai_prox.families.unet_choices import PAPER_CHOICES, UNetChoices
 
 CASES = {  # the widths have equal and unequal neighbours, on which the projections of residual stages depend
     "2d": {"patch": (48, 48), "features": (4, 8, 8, 12)},

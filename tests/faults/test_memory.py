@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from monai_prox.core import cost
 from monai_prox.core.supernet import SKELETONS, SuperNet
-from monai_prox.families.unet import UNetChoices
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.runtime.images import Image
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.prediction import segment
-from monai_prox.search.study import runnable
+from monai_prox.search.torch_runner import runnable
 from monai_prox.training.engine import Engine
 from monai_prox.training.schedule import Schedule, Stage
 

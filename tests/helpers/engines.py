@@ -8,7 +8,7 @@ import torch
 from helpers.architectures import FLAT, randomise_norms, segmentation_loss, unet_family
 from monai_prox.core.space import SearchSpace
 from monai_prox.core.supernet import SuperNet
-from monai_prox.families.unet import UNetChoices
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.training.engine import Engine
 from monai_prox.training.schedule import Schedule, Stage
 

@@ -35,7 +35,8 @@ from monai_prox.core import cost
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.export.device_file import export_file
-from monai_prox.families.unet import UNetChoices, UNetFamily
+from monai_prox.families.unet import UNetFamily
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import write_json
 from monai_prox.latency.device import Device, fingerprint
 from monai_prox.latency.measure import profile
@@ -44,8 +45,10 @@ from monai_prox.runtime.evaluation import LabelledScan, LabelledScans, Segmented
 from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
 from monai_prox.search.report import name_of, report_folder, write_report
+from monai_prox.search.scored import Scored, SearchProgress
 from monai_prox.search.storage import open_storage
-from monai_prox.search.study import POPULATION, Scored, Search, SearchProgress, runnable
+from monai_prox.search.study import POPULATION, Search
+from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["helpers.nnunet_fixtures"]

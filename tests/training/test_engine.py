@@ -22,7 +22,7 @@ from monai_prox.core.slicing import fill, place
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import UNetChoices
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.training import distill
 from monai_prox.training.engine import Engine
 from monai_prox.training.schedule import Stage, make_schedule, progressive_shrinking, prox, prox_paper, sandwich

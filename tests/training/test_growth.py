@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from monai_prox.core.slicing import fill
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
-from monai_prox.families.unet import UNetChoices
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.training.engine import Engine
 from monai_prox.training.growth import Freezer, frozen_parts, give_birth
 from monai_prox.training.schedule import Schedule, Stage

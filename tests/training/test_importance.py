@@ -18,7 +18,7 @@ from torch.optim import SGD, AdamW
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import UNetChoices
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.training.importance import Permutations, narrower_members, permute, shallower_members, sort_channels
 
 CASES = {  # stages of equal width are tied by their residuals, others have projections

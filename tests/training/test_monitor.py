@@ -17,7 +17,7 @@ from monai_prox.core import cost
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import UNetChoices
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.training.monitor import CONFIDENCE, Comparison, Monitor, comparing_interval
 
 CHOICES = UNetChoices(depth="all", width=(0.5, 0.75, 1.0), kernel=(3, 5), levels=1, resolution=(0.75, 1.0))

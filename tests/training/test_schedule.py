@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from monai_prox.core.space import SearchSpace, Slot
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import PAPER_CHOICES, UNetChoices
+from monai_prox.families.unet_choices import PAPER_CHOICES, UNetChoices
 from monai_prox.training.schedule import (
     RECIPES,
     Schedule,
