@@ -41,7 +41,6 @@ _MEANS = {torch.mean, "mean"}
 _FLATTENINGS = {torch.flatten, "flatten"}
 
 
-@torch.no_grad()
 @dataclass(eq=False)
 class Group:
     """Channels that have one order: the output of a layer, or an input of the network."""

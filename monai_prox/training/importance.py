@@ -20,6 +20,7 @@ from monai_prox.errors import ProXError
 from monai_prox.training.channel_ties import Permutations, Ties
 
 
+@torch.no_grad()
 def sort_channels(
     network: nn.Module, *shallower: nn.Module, narrower: Sequence[Mapping[str, Region]] = ()
 ) -> dict[nn.Parameter, Permutations]:
