@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -173,6 +173,8 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         network_of: Callable[[Subnet], nn.Module] | None = None,
     ) -> None:
         super().__init__(interval=interval, validator=validator, epoch_level=True)
+        if not isinstance(interval, int) or interval < 1:
+            raise ProXError(f"the interval of validations is {interval!r:.80}; it counts epochs and is at least 1")
         if monitor not in (None, False) and not isinstance(monitor, Monitor):
             raise ProXError(f"monitor is {monitor!r:.80}; it is a Monitor, with threshold and patience, or false for none")
         self.engine, self.members, self.regions, self.monitor = engine, dict(members), dict(regions), monitor or None
@@ -181,6 +183,10 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         self._names: set[str] = set()
 
     def attach(self, trainer: SupernetTrainer) -> None:
+        """Raises ProXError where there is nothing to validate on, before an epoch is trained."""
+        cases = getattr(self.validator.data_loader, "dataset", None)
+        if isinstance(cases, Sized) and not len(cases):
+            raise ProXError("there are no cases to validate on; the validator's data must have at least one")
         trainer.add_event_handler(Events.EPOCH_STARTED, self._forget)
         if self.monitor is not None:
             trainer.add_event_handler(ProXEvents.STAGE_STARTED, self.monitor.abandon)

@@ -600,6 +600,20 @@ def test_a_monitor_that_is_none_is_named() -> None:
         MemberValidationHandler(None, engine, {}, regions={}, monitor=True)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("interval", [0, -1, 2.5, "10", None])
+def test_an_interval_that_is_none_is_named(interval: Any) -> None:
+    engine: Any = None
+    message = f"the interval of validations is {interval!r}; it counts epochs and is at least 1"
+    with pytest.raises(ProXError, match=re.escape(message)):
+        MemberValidationHandler(None, engine, {}, regions={}, interval=interval)
+
+
+def test_a_validation_without_cases_is_refused_before_the_training(hippocampus: Trained, tmp_path: Path) -> None:
+    said = train(hippocampus, tmp_path, check=False, **{"validate#dataset#data": "$[]"})
+    message = "error: there are no cases to validate on; the validator's data must have at least one"
+    assert said.splitlines()[-1] == message and "Epoch" not in said
+
+
 # ---------------------------------------------------------------------- recipes
 SHRINKING = {
     "recipe": "progressive_shrinking",
