@@ -81,7 +81,7 @@ class Recipe(Contender):
         super().__init__(trainer, seed, steps, epochs)
         self.supernet, self._macs = trainer.supernet, {}
         size = self.trainer.configuration_manager.patch_size
-        probes = named_members(self.supernet, size)
+        probes = named_members(self.supernet.family, size)
         middle = {name: probes[name] for name in ("middle",) if name in probes}  # small spaces have none
         self.subnets = family_members(self.supernet.family.space) | middle
 
@@ -215,7 +215,7 @@ def make_contender(
     configuration = manager.configuration_manager
     manager.initialize()
     family: Any = manager.supernet.family
-    subnets = family_members(family.space) | named_members(manager.supernet, configuration.patch_size)
+    subnets = family_members(family.space) | named_members(manager.supernet.family, configuration.patch_size)
     which = name.removeprefix("alone ") if name != "modelopt" else "largest"
 
     Stock = stock_trainer(family, subnets[which], optimized.configure_optimizers, bare=name == "modelopt")

@@ -66,7 +66,7 @@ class Contest:
         kernel_transforms = name in RECIPES and find_recipe(name).kernel_transforms
         self.family, self.supernet = family, SuperNet(family, kernel_transforms=kernel_transforms)
         self.calibrating = train.images[:: max(1, len(train.images) // IMAGES)]
-        self.subnets = family_members(family.space) | {"middle": named_members(self.supernet, self.size)["middle"]}
+        self.subnets = family_members(family.space) | {"middle": named_members(self.supernet.family, self.size)["middle"]}
         self.macs, self._counts = 0.0, dict[Subnet, int]()
         self.alone: nn.Module | None = None
         self.parameters = list(self.supernet.parameters())

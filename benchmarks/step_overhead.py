@@ -65,7 +65,7 @@ def measure(workload: Workload, device: str) -> Iterator[dict[str, Any]]:
     supernet = SuperNet(family).to(device)
     supernet.network.decoder.deep_supervision = True
     x = torch.randn(workload.batch_size, 1, *patch, device=device)
-    probes = named_members(supernet, patch)
+    probes = named_members(supernet.family, patch)
     for name in ("smallest", "middle", "largest"):
         subnet = probes[name]
         start = time.perf_counter()

@@ -56,7 +56,6 @@ class FamilyWriter:
             return
         engine, history, monitor = trainer.engine, self.validation.history, self.validation.monitor
         space, comparisons = engine.final_space, monitor.history if monitor else []
-        family: Any = engine.supernet.family
         latest = history[-1]["scores"]
         members = [
             {
@@ -79,7 +78,7 @@ class FamilyWriter:
             {
                 "format": FORMAT,
                 "plan": self.plan.to_json(),
-                "choices": asdict(family.choices),
+                "choices": asdict(engine.supernet.family.choices),
                 "recipe": self.recipe,
                 "epochs": engine.schedule.epochs,
                 "validated_epoch": history[-1]["epoch"] + 1,

@@ -253,7 +253,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
             trainer.logger.info(f"ProX monitor: {comparison}")
         if dimension is not None:
             engine.close(dimension)
-            self.members = named_members(engine.supernet, monitor.size, engine.final_space)
+            self.members = named_members(engine.supernet.family, monitor.size, engine.final_space)
             trainer.logger.info(
                 f"ProX closes the last choice of {dimension}: {engine.space.size():,} of "
                 f"{engine.supernet.family.space.size():,} members stay open. Open: {engine.space}"

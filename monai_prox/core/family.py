@@ -16,6 +16,17 @@ class Family(Protocol):
     """What the core asks of a kind of network. ``monai_prox.families.unet`` is an example."""
 
     space: SearchSpace
+    choices: Any  # what is elastic, a dataclass of plain data
+
+    @property
+    def divisor(self) -> tuple[int, ...]:
+        """Of which sizes of an input are multiples, an axis each, where the largest network takes it as it is."""
+
+    def input_size(self, size: Sequence[int], resolution: float) -> tuple[int, ...]:
+        """The size per axis at which a member of ``resolution`` works on an input of ``size``."""
+
+    def architecture_of(self, subnet: Subnet) -> dict[str, Any]:
+        """The subnet's stock network as plain data."""
 
     def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
         """The subnet's stock network with freshly initialised weights, or any if not ``initialise``."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import product
 
 from monai_prox.core import cost
+from monai_prox.core.family import Family
 from monai_prox.core.space import SearchSpace, Subnet
-from monai_prox.core.supernet import SuperNet
 
 BETWEEN = ("small", "middle", "large")
 
 
-def named_members(supernet: SuperNet, size: Sequence[int], space: SearchSpace | None = None) -> dict[str, Subnet]:
+def named_members(family: Family, size: Sequence[int], space: SearchSpace | None = None) -> dict[str, Subnet]:
     """Smallest, largest and up to three members between, as equally spaced in the logarithm of their MACs as there are.
 
     Those between are even: each dimension is as far open in all stages of the network. What a random member has by chance,
@@ -21,14 +21,14 @@ def named_members(supernet: SuperNet, size: Sequence[int], space: SearchSpace | 
     size: input voxels per axis for which MACs are counted. space: the whole one if None. The choice is a function of the space
     alone.
     """
-    space = supernet.family.space if space is None else space
+    space = family.space if space is None else space
     smallest, largest = space.smallest(), space.largest()
     if smallest == largest:
         return {"largest": largest}
     steps = [[(dimension, count) for count in range(1, space.choice_count(dimension) + 1)] for dimension in space.dimensions]
     even = {space.restrict(dict(opened)).largest() for opened in product(*steps)} - {smallest, largest}
-    macs = {subnet: cost.macs(supernet.family, subnet, size) for subnet in even}
-    low, high = cost.macs(supernet.family, smallest, size), cost.macs(supernet.family, largest, size)
+    macs = {subnet: cost.macs(family, subnet, size) for subnet in even}
+    low, high = cost.macs(family, smallest, size), cost.macs(family, largest, size)
     between: list[Subnet] = []
     for number in range(1, len(BETWEEN) + 1):
         target = low * (high / low) ** (number / (len(BETWEEN) + 1))

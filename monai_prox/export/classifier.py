@@ -291,6 +291,7 @@ def classification_of(bundle: TrainedBundle, which: str, dataset: Path | None = 
     plan, family = bundle.plan, bundle.network_family
     name, subnet = bundle.member(which)
     subnet = family.space.check(subnet)
+    rows, columns = family.input_size(plan.image_size, subnet["resolution"][0])
     return Classification(
         name=name,
         task=plan.task,
@@ -300,6 +301,6 @@ def classification_of(bundle: TrainedBundle, which: str, dataset: Path | None = 
         architecture=family.architecture_of(subnet),
         classes=plan.classes,
         image_size=plan.image_size,
-        working_size=family.input_size(plan.image_size, subnet["resolution"][0]),
+        working_size=(rows, columns),
         scores={label: value for label, value in bundle.measured(subnet).items() if value is not None},
     )

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -55,8 +55,7 @@ def export_file(
         check_vacant(file, overwrite=overwrite)
     name, subnet = source.member(which)
     network, description = source.network(subnet), source.describe(name, subnet)
-    family: Any = source.supernet.family
-    divisors = family.divisor if any_patch and isinstance(description, Description) else None
+    divisors = source.supernet.family.divisor if any_patch and isinstance(description, Description) else None
     cases = source.held_out() if int8 else None
     loss = None
     try:

@@ -280,7 +280,12 @@ class MobileNetFamily:
         return f"stage {place[0]}" if place else ".".join(name.split(".")[:2])
 
     # ------------------------------------------------------------------ running
-    def input_size(self, size: Sequence[int], resolution: Value) -> tuple[int, ...]:
+    @property
+    def divisor(self) -> tuple[int, ...]:
+        """Any size will do."""
+        return (1, 1)
+
+    def input_size(self, size: Sequence[int], resolution: float) -> tuple[int, ...]:
         """The size per axis, in pixels, at which a member of ``resolution`` works on an image of ``size``.
 
         Raises ProXError where that is less than the network's stride.

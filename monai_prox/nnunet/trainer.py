@@ -180,12 +180,12 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.engine.guard(self.optimizer)
         self.updates = Updates(self.supernet.parameters(), max_norm=GRADIENT_NORM, log=self.print_to_log_file)
         patch = self.configuration_manager.patch_size
-        self.probes = named_members(self.supernet, patch)
+        self.probes = named_members(self._family, patch)
         settings = monitor_of(
             configuration, monitored=self.monitored, threshold=self.monitor_threshold, patience=self.monitor_patience
         )
         self.monitored = settings is not None
-        self.monitor = Monitor(self.supernet, patch, **(settings or {}))
+        self.monitor = Monitor(self._family, patch, **(settings or {}))
         # -pretrained_weights are loaded after this; growing must then open weights and not make them anew
         network.register_load_state_dict_post_hook(lambda *_: setattr(self.engine, "keep_weights", True))
         self.print_to_log_file(f"Search space, {space.size():,} members: {space}")
@@ -352,7 +352,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Brings what is not the engine's own into accord with what it has closed."""
         network: Any = self.supernet.network
         network.open_part.close(self.engine.closed)
-        self.probes = named_members(self.supernet, self.monitor.size, self.engine.final_space)
+        self.probes = named_members(self._family, self.monitor.size, self.engine.final_space)
 
     # ------------------------------------------------------------------ after training
     def set_deep_supervision_enabled(self, enabled: bool) -> None:

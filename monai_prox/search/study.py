@@ -137,7 +137,7 @@ class Search:
         )
         study.set_user_attr("family", self._trained)
         if not study.get_trials(deepcopy=False):
-            probes = named_members(self.source.supernet, self.source.size).values() if self.sampler != "random" else ()
+            probes = named_members(self.source.supernet.family, self.source.size).values() if self.sampler != "random" else ()
             for subnet in dict.fromkeys([*probes, self.budget.cheapest(self.prices)]):
                 study.enqueue_trial(self._parameters(subnet), skip_if_exists=True)
         return study

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from monai_prox.core.family import Family
 from monai_prox.core.network import prediction_graph
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import Member, SuperNet, without_weights
@@ -77,9 +78,10 @@ class TrainedBundle:
 
     @cached_property
     @refusing(UNUSABLE)
-    def network_family(self) -> Any:
+    def network_family(self) -> Family:
         """Of what remained open: a UNetFamily or, of a classifier, a MobileNetFamily."""
-        return self.plan.family(self.data["choices"], open=self.data.get("closed"))
+        family: Family = self.plan.family(self.data["choices"], open=self.data.get("closed"))
+        return family
 
     @property
     def classifies(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from monai_prox.core.family import Family
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet, without_weights
 from monai_prox.errors import ProXError, refusing
@@ -105,7 +106,7 @@ class ModelFolder:
         """Raises ProXError where it is truncated or of another trainer."""
         return load_checkpoint(self.path / fold / self.file)
 
-    def opened(self, checkpoint: dict[str, Any], family: UNetFamily) -> Opened:
+    def opened(self, checkpoint: dict[str, Any], family: Family) -> Opened:
         """What of ``family``, the one that remained open, the training had opened: in the end, all of it."""
         if self.file == FINAL:
             return Opened(family.space, family.space, "finished")
@@ -182,7 +183,7 @@ class ModelFolder:
             closed = ", ".join(checkpoint["prox"]["engine"].get("closed", {}))
             why = f", whose training has closed choices of {closed}," if closed else ""
             raise ProXError(f"fold_{checkpoint['init_args']['fold']}{why} has no such member: {error}") from None
-        trained = self.opened(checkpoint, supernet.family)  # type: ignore[arg-type]
+        trained = self.opened(checkpoint, supernet.family)
         if member not in trained.space:
             raise ProXError(f"{self._name(checkpoint)} is of {trained.stage}, in which this member was not trained yet")
         return member

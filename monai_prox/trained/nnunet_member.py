@@ -21,7 +21,7 @@ def member_plans(model: ModelFolder, supernet: SuperNet, name: str, subnet: Subn
     plans["configurations"] = {
         configuration: member_configuration(
             model.configuration,
-            supernet.family,  # type: ignore[arg-type]
+            supernet.family,
             subnet,
             data_identifier=f"{plans['plans_name']}_{configuration}",
         )

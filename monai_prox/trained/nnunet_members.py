@@ -7,11 +7,10 @@ from math import isfinite, prod
 from typing import Any, NamedTuple
 
 from monai_prox.core import cost
+from monai_prox.core.family import Family
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import SearchSpace, Subnet
-from monai_prox.core.supernet import without_weights
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import UNetFamily
 from monai_prox.typed import check_types
 
 STAGE = {"name": str, "open": Mapping[str, int], "start": str}
@@ -31,7 +30,7 @@ class Opened(NamedTuple):
     stage: str
 
 
-def listed(family: UNetFamily, probes: Mapping[str, Subnet], patch: Sequence[int]) -> list[dict[str, Any]]:
+def listed(family: Family, probes: Mapping[str, Subnet], patch: Sequence[int]) -> list[dict[str, Any]]:
     """The members ``probes`` with what they cost in a patch, and no Dice."""
     return [
         {
@@ -52,7 +51,7 @@ def dice_of(summary: Mapping[str, Any]) -> dict[str, float | None]:
     return {key: value if isfinite(value) else None for key, value in dice.items()}
 
 
-def opened(prox: Mapping[str, Any], family: UNetFamily, source: str) -> Opened:
+def opened(prox: Mapping[str, Any], family: Family, source: str) -> Opened:
     """What of ``family``, the one that remained open, a checkpoint's entry ``prox`` had trained.
 
     Raises ProXError, naming ``source``, where the entry does not say so.
@@ -73,7 +72,7 @@ def opened(prox: Mapping[str, Any], family: UNetFamily, source: str) -> Opened:
     return Opened(spaces[0], spaces[1], f"stage {index + 1} of {len(stages)}, {stages[index]['name']!r:.80}")
 
 
-def members_of(family: UNetFamily, of: Opened, patch: Sequence[int], source: str) -> list[dict[str, Any]]:
+def members_of(family: Family, of: Opened, patch: Sequence[int], source: str) -> list[dict[str, Any]]:
     """As ``listed``, of those that the trainer watches the ones that are trained.
 
     Raises ProXError, naming ``source``, for a search space in which choosing them takes long.
@@ -81,5 +80,5 @@ def members_of(family: UNetFamily, of: Opened, patch: Sequence[int], source: str
     choices = prod(of.final.choice_count(dimension) for dimension in of.final.dimensions)
     if choices > MOST:
         raise ProXError(f"{source}: its search space has too many choices to name members of it, {choices:,}; at most {MOST:,}")
-    probes = named_members(without_weights(family), patch, of.final)
+    probes = named_members(family, patch, of.final)
     return listed(family, {name: subnet for name, subnet in probes.items() if subnet in of.space}, patch)

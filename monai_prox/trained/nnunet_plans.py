@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import fields
 from typing import Any
 
+from monai_prox.core.family import Family
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetFamily
@@ -81,7 +82,7 @@ def family_of(
 
 
 def member_configuration(
-    configuration: Mapping[str, Any], family: UNetFamily, subnet: Subnet, *, data_identifier: str
+    configuration: Mapping[str, Any], family: Family, subnet: Subnet, *, data_identifier: str
 ) -> dict[str, Any]:
     """A plan's configuration in which stock nnU-Net builds, preprocesses for and predicts with ``subnet``.
 
@@ -93,9 +94,10 @@ def member_configuration(
     for key in ("inherits_from", "next_stage"):  # the plan is whole without other configurations
         member.pop(key, None)
     member["architecture"] = family.architecture_of(subnet)
-    patch = family.input_size(family.patch_size, subnet["resolution"][0])
-    if patch != family.patch_size:
-        scale = [small / full for small, full in zip(patch, family.patch_size, strict=True)]
+    whole = tuple(configuration["patch_size"])
+    patch = family.input_size(whole, subnet["resolution"][0])
+    if patch != whole:
+        scale = [small / full for small, full in zip(patch, whole, strict=True)]
         member["patch_size"] = list(patch)
         for axis, factor in enumerate(scale):
             member["spacing"][axis] /= factor

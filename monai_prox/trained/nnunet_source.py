@@ -105,7 +105,7 @@ class TrainedNNUNet:
         )
 
     def check_all_trained(self) -> None:
-        opened = self.model.opened(self._checkpoint, self.supernet.family)  # type: ignore[arg-type]
+        opened = self.model.opened(self._checkpoint, self.supernet.family)
         if opened.space != opened.final:
             raise ProXError(
                 f"{self.model.file} of {self.fold} is of {opened.stage}, in which {opened.space.size():,} of "

@@ -13,8 +13,8 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from monai_prox.core import cost
+from monai_prox.core.family import Family
 from monai_prox.core.space import SearchSpace, Subnet
-from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 
 CONFIDENCE = 1.645  # standard errors: one-sided 95 % of a normal distribution
@@ -77,12 +77,12 @@ class Monitor:
     size: voxels per axis for which MACs are counted.
     """
 
-    def __init__(self, supernet: SuperNet, size: Sequence[int], *, threshold: float = 0.005, patience: int = 3) -> None:
+    def __init__(self, family: Family, size: Sequence[int], *, threshold: float = 0.005, patience: int = 3) -> None:
         if type(threshold) not in (int, float):
             raise ProXError(f"the monitor's threshold is a difference of scores such as 0.005, got {threshold!r:.120}")
         if type(patience) is not int or patience < 1:
             raise ProXError(f"the monitor's patience counts validations and is at least 1, got {patience!r:.120}")
-        self.supernet, self.size, self.threshold, self.patience = supernet, tuple(size), threshold, patience
+        self.family, self.size, self.threshold, self.patience = family, tuple(size), threshold, patience
         self.history: list[Comparison] = []
         self._trial: str | None = None  # the dimension whose last choice is on trial
         self._gains: list[dict[str, float]] = []  # by case, of each validation in the trial
@@ -136,7 +136,7 @@ class Monitor:
         verdict: Literal["closed", "kept"] | None = None
         if len(judged) == self.patience:
             verdict = "closed" if gain + CONFIDENCE * error < self.threshold else "kept"
-        family, largest, without = self.supernet.family, space.largest(), trial.largest()
+        family, largest, without = self.family, space.largest(), trial.largest()
         return Comparison(
             epoch=epoch,
             dimension=self._trial,
@@ -158,7 +158,7 @@ class Monitor:
     def _begin(self, space: SearchSpace) -> None:
         """The next trial, of what saves most if it is closed."""
         untried = self._untried(space)
-        macs = {dimension: cost.macs(self.supernet.family, subnet, self.size) for dimension, subnet in untried.items()}
+        macs = {dimension: cost.macs(self.family, subnet, self.size) for dimension, subnet in untried.items()}
         self._trial, self._gains = min(macs, key=macs.__getitem__, default=None), []
 
     @property

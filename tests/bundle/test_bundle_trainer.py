@@ -829,7 +829,7 @@ def test_watched_members_are_chosen_anew_from_what_remains(narrowed: tuple[Train
     run, _, _ = narrowed
     space = run.engine.final_space
     assert space.size() < 24
-    assert run.validation.members == named_members(run.engine.supernet, PATCH, space)
+    assert run.validation.members == named_members(run.engine.supernet.family, PATCH, space)
     assert run.validation.members != probes(json.dumps(FEWER))
     assert set(run.metrics[10]) == {f"{METRIC}_{name}" for name in run.validation.members}
     assert set(run.validation.history[-1]["scores"]) == set(run.validation.members)

@@ -246,7 +246,7 @@ def test_tiles_lie_half_a_patch_apart_at_most(image: tuple[int, ...], patch: tup
 # ---------------------------------------------------------------------- probes
 def probes_of(**choices: object) -> tuple[SuperNet, dict[str, Subnet]]:
     supernet = SuperNet(unet_family(choices=UNetChoices(**choices), features=(4, 8, 8)))
-    return supernet, named_members(supernet, (24, 24))
+    return supernet, named_members(supernet.family, (24, 24))
 
 
 def test_probes_are_ordered_by_their_macs_and_spread_over_the_range() -> None:
@@ -261,7 +261,7 @@ def test_probes_are_ordered_by_their_macs_and_spread_over_the_range() -> None:
         assert value == pytest.approx(macs[0] * fourth**number, rel=0.2)
     random.seed(99)  # and no weights and no global randomness decide
     torch.nn.init.zeros_(supernet.network.decoder.seg_layers[-1].weight)
-    assert named_members(supernet, (24, 24)) == probes
+    assert named_members(supernet.family, (24, 24)) == probes
 
 
 @pytest.mark.parametrize(

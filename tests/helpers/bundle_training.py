@@ -140,7 +140,7 @@ class Training:
 @cache
 def probes(choices: str) -> Mapping[str, Subnet]:
     """Of the space in JSON; to count the cost of so many members takes longer than these trainings."""
-    return named_members(SuperNet(PLAN.family(json.loads(choices))), PATCH)
+    return named_members(PLAN.family(json.loads(choices)), PATCH)
 
 
 def sgd(network: nn.Module) -> Optimizer:
@@ -192,7 +192,7 @@ def training(
         members,
         regions=PLAN.regions(),
         interval=interval,
-        monitor=None if monitor is None else Monitor(supernet, PATCH, **monitor),
+        monitor=None if monitor is None else Monitor(supernet.family, PATCH, **monitor),
     )
     saved = {
         "expansion": expansion,

@@ -691,7 +691,7 @@ def test_what_is_not_worth_its_cost_is_closed(bare: Path) -> None:
     assert trainer.engine.closed == {closed.dimension: 1}
     space = trainer.engine.final_space
     assert space == before.restrict(dict.fromkeys(DIMENSIONS, 2) | {closed.dimension: 1})
-    assert trainer.probes == named_members(trainer.supernet, PATCH, space) != old
+    assert trainer.probes == named_members(trainer.supernet.family, PATCH, space) != old
     assert trainer._best_ema is None
     macs = [count(cost.macs(trainer.supernet.family, largest, PATCH)) for largest in (space.largest(), before.largest())]
     assert macs[0] != macs[1] and (
@@ -911,7 +911,7 @@ def test_a_training_reports_what_it_has_closed(closed: tuple[dict[str, Any], Any
     assert family["closed"] == trainer.engine.closed and family["space"] == space.to_json()
     assert family["monitor"] == [comparison.to_json() for comparison in trainer.monitor.history]
     members = {member["name"]: Subnet.from_json(member["subnet"]) for member in family["members"]}
-    assert members == named_members(trainer.supernet, PATCH, space) and members["largest"] == space.largest()
+    assert members == named_members(trainer.supernet.family, PATCH, space) and members["largest"] == space.largest()
     assert log_of(trainer).count("ProX closes the last choice of") == 2
     assert (folder / "prox_progress.png").read_bytes().startswith(b"\x89PNG")
     assert trainer.plotted["verdicts"] == trainer.monitor.verdicts
@@ -949,7 +949,7 @@ def test_a_training_continues_across_a_closing(
     second = make_trainer(plans, in_phantom.dataset(), cls=Closing, fold="all", continue_training=True)
     maybe_load_checkpoint(second, continue_training=True, validation_only=False)
     assert second.current_epoch == epoch and len(second.engine.closed) == closings and second.engine.trial is not None
-    assert second.probes == named_members(second.supernet, PATCH, second.engine.final_space)
+    assert second.probes == named_members(second.supernet.family, PATCH, second.engine.final_space)
     second.run_training()
     actual = everything(second)
     for part, value in expected.items():

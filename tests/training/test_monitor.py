@@ -37,7 +37,7 @@ def macs_are_counted_once() -> Iterator[None]:
 
 
 def monitor_of(**settings: Any) -> Monitor:
-    return Monitor(SUPERNET, SIZE, **settings)
+    return Monitor(SUPERNET.family, SIZE, **settings)
 
 
 def counts(space: SearchSpace) -> dict[str, int]:
@@ -162,7 +162,7 @@ def test_the_costs_added_are_the_difference_of_the_two_members(dimension: str) -
 
 
 def test_macs_are_counted_at_the_given_size() -> None:
-    monitor = Monitor(SUPERNET, [48, 48])
+    monitor = Monitor(SUPERNET.family, [48, 48])
     watch(monitor)
     members = (SPACE.largest(), SPACE.without_last("kernel").largest())
     macs = [cost.macs(SUPERNET.family, member, (24, 24)) for member in members]
