@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,14 @@ def test_the_bundles_keep_the_zoos_rules(name: str) -> None:
     assert tuple(image["spatial_shape"]) == tuple(pred["spatial_shape"]) == plan.patch_size
     assert tuple(image["channel_def"].values()) == plan.channels
     assert tuple(pred["channel_def"].values()) == plan.labels
+
+
+def test_the_decathlon_bundles_are_written_from_one() -> None:
+    generate = runpy.run_path(str(ROOT / "bundles" / "generate.py"))
+    files = dict(generate["generated"]())
+    assert len(files) == 10
+    for path, text in files.items():
+        assert path.read_text() == text, f"{path}: change msd_prox, and run python bundles/generate.py"
 
 
 @pytest.mark.parametrize("name", BUNDLES)
