@@ -55,7 +55,7 @@ def run_ddp(rank: int, *arguments: Any) -> None:
 NNUNET_RUN_DDP = run_training.run_ddp
 
 if __name__ == "__main__":
-    import nnunet_ranks  # by its name, under which the processes find it
+    from helpers import nnunet_ranks  # by its name, under which the processes find it
 
     run_training.run_ddp = nnunet_ranks.run_ddp
     sys.exit(run_training.run_training_entry())
