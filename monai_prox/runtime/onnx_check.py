@@ -27,7 +27,8 @@ SAME = frozenset(  # shape as of the first input, or a smaller one
     )
 )
 WINDOWS = frozenset(("Conv", "ConvTranspose", "AveragePool"))
-OPERATORS = BROADCAST | SAME | WINDOWS | {"Concat", "Constant", "Flatten", "Gemm", "Reshape"}
+OPERATORS = BROADCAST | SAME | WINDOWS | {"Concat", "Constant", "Flatten", "Gemm", "Reshape", "Shape"}
+MOST_AXES = 8  # of a tensor
 VALUES = (4, 5, 6, 7, 9, 10, 11)  # fields of a tensor, by type
 Shape = tuple[int, ...]
 
@@ -163,6 +164,11 @@ def _check(graph: Message, shape: Shape, size: int) -> None:
     if len(inputs) != 1:
         raise ProXError(f"it has {len(inputs)} inputs, and 1 is given")
     shapes[inputs[0]] = shape
+    sizes: dict[str, Shape] = {}  # by name, what a Shape gives, and what is put together of it: older exporters flatten so
+
+    def read(name: str) -> Shape:
+        return sizes[name] if name in sizes else _sizes(weights[name])
+
     for node in graph.messages(1, NODE):
         operator, names = node.text(4), node.texts(1)
         if operator not in OPERATORS or node.text(7) not in ("", "ai.onnx"):
@@ -171,7 +177,12 @@ def _check(graph: Message, shape: Shape, size: int) -> None:
             raise ProXError(f"a {operator} takes {unknown[0]!r:.40}, which nothing before it makes")
         attributes = {attribute.text(1): attribute for attribute in node.messages(5, ATTRIBUTE)}
         if operator == "Reshape":
-            result = _reshaped(shapes[names[0]], weights[names[1]])
+            result = _reshaped(shapes[names[0]], read(names[1]))
+        elif operator == "Shape" or (operator == "Concat" and not sizes.keys().isdisjoint(names)):
+            made = _part_of_shape(attributes, shapes[names[0]]) if operator == "Shape" else sum(map(read, names), ())
+            if len(made) > MOST_AXES:
+                raise ProXError(f"a {operator} makes the sizes of {len(made)} axes; at most {MOST_AXES} are allowed")
+            sizes[node.texts(2)[0]], result = made, (len(made),)
         else:
             result = _result(operator, attributes, [shapes[name] for name in names])
         most = size if fixed.issuperset(names) else MOST
@@ -229,11 +240,22 @@ def _result(operator: str, attributes: Mapping[str, Message], inputs: Sequence[S
     return image[0], weight[0 if _number_of(attributes, "transB", 0) else 1]
 
 
-def _reshaped(shape: Shape, wanted: Message) -> Shape:
-    """wanted: of 64-bit numbers, of which 0 keeps a size and -1 is what is left."""
-    raw = b"".join(bytes(value) for value in wanted.all(9))
-    sizes = [*struct.unpack(f"<{len(raw) // 8}q", raw), *wanted.numbers(7)]
-    sizes = [shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
+def _sizes(tensor: Message) -> Shape:
+    """What is in a tensor of 64-bit numbers."""
+    raw = b"".join(bytes(value) for value in tensor.all(9))
+    sizes = (*struct.unpack(f"<{len(raw) // 8}q", raw), *tensor.numbers(7)) if len(raw) <= 8 * MOST_AXES else ()
+    if len(sizes) != prod(tensor.numbers(1)) or len(sizes) > MOST_AXES:
+        raise ProXError(f"there are sizes of {prod(tensor.numbers(1))} axes; at most {MOST_AXES} are allowed")
+    return sizes
+
+
+def _part_of_shape(attributes: Mapping[str, Message], shape: Shape) -> Shape:
+    return shape[_number_of(attributes, "start", 0) : _number_of(attributes, "end", len(shape))]
+
+
+def _reshaped(shape: Shape, wanted: Shape) -> Shape:
+    """wanted: sizes, of which 0 keeps a size and -1 is what is left."""
+    sizes = [shape[axis] if size == 0 else size for axis, size in enumerate(wanted)]
     left = prod(shape) // max(prod(size for size in sizes if size > 0), 1)
     return tuple(left if size == -1 else size for size in sizes)
 

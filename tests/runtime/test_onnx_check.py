@@ -180,6 +180,38 @@ def unsorted(model: onnx.ModelProto) -> None:
     model.graph.node.insert(1, helper.make_node("Reshape", ["x", "row"], ["y"]))
 
 
+def flattened_by_its_shape(model: onnx.ModelProto, times: int = 1) -> None:
+    """As older exporters flatten what a classifier's pooling leaves: to (B, all others)."""
+    end = next(node for node in model.graph.node if node.op_type in ("Flatten", "Reshape"))
+    reads = next(node for node in model.graph.node if node.input[:1] == end.output)
+    width = next(weight.dims[1] for weight in model.graph.initializer if weight.name == reads.input[1])
+    model.graph.initializer.append(numpy_helper.from_array(np.array([width], np.int64), "rest"))
+    nodes = [
+        helper.make_node("Shape", ["image"], ["batch"], start=0, end=1),
+        helper.make_node("Concat", ["batch", *["rest"] * times], ["sizes"], axis=0),
+        helper.make_node("Reshape", [end.input[0], "sizes"], [end.output[0]], allowzero=1),
+    ]
+    at = list(model.graph.node).index(end)
+    model.graph.node.remove(end)
+    for number, node in enumerate(nodes):
+        model.graph.node.insert(at + number, node)
+
+
+def test_a_file_that_flattens_by_its_shape_is_read(files: Path, tmp_path: Path) -> None:
+    path = changed(files, tmp_path / "model.onnx", flattened_by_its_shape, "MobileNet")
+    x = np.random.default_rng(0).normal(size=(3, 1, 64, 64)).astype(np.float32)
+    np.testing.assert_allclose(Model(path)(x), Model(files / "MobileNet.onnx")(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("times", "reason"), [(2, "a result of Reshape has the shape"), (8, "makes the sizes of 9 axes")])
+def test_shapes_of_any_size_are_refused(times: int, reason: str, files: Path, tmp_path: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        flattened_by_its_shape(model, times)
+        model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.array([2**20], np.int64), "rest"))
+
+    refused(changed(files, tmp_path / "model.onnx", change, "MobileNet"), reason)
+
+
 def several(model: onnx.ModelProto) -> None:
     """None of the results is too large by itself."""
     for name, shape in (("column", (20_000, 1)), ("row", (1, 20_000))):
