@@ -16,7 +16,7 @@ from hypothesis import settings
 
 torch.set_num_threads(1)
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=10)
-settings.register_profile("campaign", settings.get_profile("repeatable"), max_examples=200)
+settings.register_profile("campaign", settings.get_profile("repeatable"), max_examples=100)
 
 ALONE = "MONAI_PROX_TEST_ALONE"
 
