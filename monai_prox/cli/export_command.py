@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, has_family, say, say_origin
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, say, say_origin
 from monai_prox.errors import ProXError
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ def export(
 ) -> None:
     """Cut a member out as a model that runs without this package, or as a file for a device."""
     from monai_prox.export.options import check_options, folds_of, one_fold
+    from monai_prox.trained.door import host_of
 
-    from_nnunet, folds = (model / "plans.json").is_file() or not has_family(model), folds_of(fold or ())
+    from_nnunet, folds = host_of(model) == "nnunet", folds_of(fold or ())
     format = format or ("nnunet" if from_nnunet else "bundle")
     check_options(
         format,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from monai_prox.cli.terminal import CheckpointOption, ModelArgument, console, has_family, say, say_origin
+from monai_prox.cli.terminal import CheckpointOption, ModelArgument, console, say, say_origin
 from monai_prox.errors import ProXError
 
 
@@ -18,8 +18,9 @@ def family(
 ) -> None:
     """List the members of a trained family that have names."""
     from monai_prox.report import Row, choices_text, family_table, what_it_is
+    from monai_prox.trained.door import host_of
 
-    if has_family(model):
+    if host_of(model) == "monai":
         from monai_prox.trained.bundle_folder import TrainedBundle
 
         if checkpoint is not None:

@@ -51,10 +51,6 @@ def open_family(model: Path, fold: list[str] | None, dataset: Path | None, check
     return open_trained(model, fold=one_fold(folds_of(fold or ()), what), dataset=dataset, checkpoint=checkpoint)
 
 
-def has_family(model: Path) -> bool:
-    return any((model / place / "family.json").is_file() for place in ("models", ".", "configs"))
-
-
 def say_origin(model: Path, checkpoint: str | None, folds: Sequence[str | None]) -> None:
     """Where a model comes from that is not the end of a training."""
     if checkpoint not in (None, "final"):

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from monai_prox.errors import ProXError
 from monai_prox.trained.source import Trained
+
+FAMILY = "family.json"
+
+
+def host_of(path: Path) -> Literal["nnunet", "monai"]:
+    """Whose training left ``path``: nnU-Net's model folders have plans, bundles a family.json of their own.
+
+    What is neither is taken for a model folder, whose reader says what it lacks.
+    """
+    has_family = any((path / place / FAMILY).is_file() for place in ("models", ".", "configs"))
+    return "monai" if has_family and not (path / "plans.json").is_file() else "nnunet"
 
 
 def open_trained(path: Path, *, fold: str | None = None, dataset: Path | None = None, checkpoint: str | None = None) -> Trained:
