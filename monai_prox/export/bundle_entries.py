@@ -7,12 +7,6 @@ from typing import Any
 
 SCRIPTS, OWN_TRANSFORMS = "scripts", "transforms"  # as the model zoo's bundles have it; MONAI Label looks there
 SCRIPTS_PATH = "scripts_path"  # in a configuration: what makes Python find them
-# Voxels that are no finite numbers are 0, as ITK reads them for nnU-Net: one alone would leave nothing of an image
-FINITE = {
-    "_target_": "Lambdad",
-    "keys": "image",
-    "func": {"_target_": "torch.nan_to_num", "_mode_": "callable", "nan": 0.0, "posinf": 0.0, "neginf": 0.0},
-}
 
 
 def orienting(orientation: str | None) -> list[Mapping[str, Any]]:
@@ -35,6 +29,11 @@ def resampling_by(resampler: Mapping[str, Any]) -> Mapping[str, Any]:
 def loading(reader: str, **arguments: Any) -> Mapping[str, Any]:
     """The transform that loads ``image`` by one of our readers."""
     return {"_target_": "LoadImaged", "keys": "image", "reader": own(reader, **arguments)}
+
+
+def finite() -> Mapping[str, Any]:
+    """The transform that makes 0 of ``image``'s voxels that are no finite numbers."""
+    return {"_target_": "Lambdad", "keys": "image", "func": own("finite", _mode_="callable")}
 
 
 def cropping() -> Mapping[str, Any]:

@@ -82,6 +82,18 @@ class ChannelsReader(SformReader):
         return type(image)(image.dataobj, first.affine, image.header)
 
 
+def finite(image: Tensor) -> Tensor:
+    """``image`` with 0 for voxels that are no finite numbers, as ITK reads them for nnU-Net, with a warning.
+
+    One alone would leave nothing of an image that is normalised.
+    """
+    wrong = int((~torch.isfinite(image)).sum())
+    if wrong:
+        name = getattr(image, "meta", {}).get("filename_or_obj", "an image")
+        warnings.warn(f"{name} has {wrong} voxels that are no finite numbers; they count as 0", stacklevel=2)
+    return torch.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
+
+
 def nonzero(image: Tensor) -> Tensor:
     """What of an image (C, x, y, z) is not 0, or everything with a warning, where there is nothing else: to crop to it."""
     seen: Tensor = image != 0
