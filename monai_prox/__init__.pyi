@@ -20,6 +20,7 @@ from .data.oct_plan import plan_scans as plan_scans
 from .errors import ProXError as ProXError
 from .export.bundle import write_bundle as write_bundle
 from .export.bundle_transforms import SformReader as SformReader
+from .export.bundle_transforms import nonzero as nonzero
 from .export.device_file import export_file as export_file
 from .export.nnunet import export_nnunet as export_nnunet
 from .families.mobilenet import MobileNetChoices as MobileNetChoices

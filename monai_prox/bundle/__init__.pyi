@@ -10,4 +10,3 @@ from .trainer import SupernetTrainer as SupernetTrainer
 from .transforms import CheckCased as CheckCased
 from .transforms import LabelsToRegionsd as LabelsToRegionsd
 from .transforms import LoadScand as LoadScand
-from .transforms import nonzero as nonzero

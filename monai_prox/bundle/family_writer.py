@@ -17,7 +17,8 @@ from monai_prox.data.oct_plan import OctPlan
 from monai_prox.files import make_folder, write_json
 from monai_prox.report import plot_progress
 from monai_prox.tensor_file import write_tensors
-from monai_prox.trained.bundle_folder import FAMILY, FORMAT, KERNEL_TRANSFORMS, STATISTICS, WEIGHTS
+from monai_prox.trained.bundle_folder import FORMAT, KERNEL_TRANSFORMS, STATISTICS, WEIGHTS
+from monai_prox.trained.family_file import FAMILY
 from monai_prox.training.calibrated_members import CalibratedMembers, statistics_of
 
 

@@ -63,12 +63,6 @@ class CheckCased(MapTransform):  # type: ignore[misc]
             )
 
 
-def nonzero(image: Tensor) -> Tensor:
-    """What of an image (C, x, y, z) is not 0, or everything where there is nothing else: to crop to it."""
-    seen: Tensor = image != 0
-    return seen if seen.any() else torch.ones_like(seen)
-
-
 class LoadScand(MapTransform):  # type: ignore[misc]
     """From a retinal scan, a file or an array (H, W), to an image (1, H, W) of 0 to 1. Raises ProXError as read_scan does."""
 

@@ -73,7 +73,6 @@ def open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None, c
 
 def of_this_machine(source: Trained, path: Path) -> Path:
     """Measured, unless ``path`` is of this machine and family already."""
-
     from monai_prox.latency.device import fingerprint
     from monai_prox.latency.measure import device
 

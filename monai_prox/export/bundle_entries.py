@@ -31,9 +31,9 @@ def loading(reader: str, **arguments: Any) -> Mapping[str, Any]:
     return {"_target_": "LoadImaged", "keys": "image", "reader": own(reader, **arguments)}
 
 
-def finite() -> Mapping[str, Any]:
-    """The transform that makes 0 of ``image``'s voxels that are no finite numbers."""
-    return {"_target_": "Lambdad", "keys": "image", "func": own("finite", _mode_="callable")}
+def checking() -> Mapping[str, Any]:
+    """The transform that makes ``image`` one that a network can take, with warnings."""
+    return {"_target_": "Lambdad", "keys": "image", "func": own("usable", _mode_="callable")}
 
 
 def cropping() -> Mapping[str, Any]:

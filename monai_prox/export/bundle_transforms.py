@@ -82,25 +82,26 @@ class ChannelsReader(SformReader):
         return type(image)(image.dataobj, first.affine, image.header)
 
 
-def finite(image: Tensor) -> Tensor:
-    """``image`` with 0 for voxels that are no finite numbers, as ITK reads them for nnU-Net, with a warning.
+def usable(image: Tensor) -> Tensor:
+    """``image`` with 0 for voxels that are no finite numbers, as ITK reads them for nnU-Net.
 
-    One alone would leave nothing of an image that is normalised.
+    One alone would leave nothing of an image that is normalised. Warns, with the file's name, of these and where nothing can be
+    seen.
     """
+    name = getattr(image, "meta", {}).get("filename_or_obj", "an image")
     wrong = int((~torch.isfinite(image)).sum())
     if wrong:
-        name = getattr(image, "meta", {}).get("filename_or_obj", "an image")
         warnings.warn(f"{name} has {wrong} voxels that are no finite numbers; they count as 0", stacklevel=2)
-    return torch.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
+    image = torch.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
+    if not image.any():
+        warnings.warn(f"{name} is 0 everywhere; nothing can be seen in it", stacklevel=2)
+    return image
 
 
 def nonzero(image: Tensor) -> Tensor:
-    """What of an image (C, x, y, z) is not 0, or everything with a warning, where there is nothing else: to crop to it."""
+    """What of an image (C, x, y, z) is not 0, or everything where there is nothing else: to crop to it."""
     seen: Tensor = image != 0
-    if not seen.any():
-        warnings.warn("an image is 0 everywhere; nothing can be seen in it", stacklevel=2)
-        return torch.ones_like(seen)
-    return seen
+    return seen if seen.any() else torch.ones_like(seen)
 
 
 class ResampleToSpacing(SpatialResample):  # type: ignore[misc]

@@ -9,7 +9,7 @@ import torch
 
 from monai_prox.export.bundle import MARK, SCHEMA, VERSION
 from monai_prox.export.bundle_docs import data_license, readme
-from monai_prox.export.bundle_entries import SCRIPTS_PATH, finite, output_name, own
+from monai_prox.export.bundle_entries import SCRIPTS_PATH, checking, output_name, own
 from monai_prox.export.prediction import Prediction
 from monai_prox.families.architecture import kind_of
 
@@ -100,7 +100,7 @@ class SegmentationBundle(Prediction):
             "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
             "network_def": network_definition(self),
             "network": "$@network_def.to(@device)",
-            "preprocessing": {"_target_": "Compose", "transforms": [load, finite(), *others]},
+            "preprocessing": {"_target_": "Compose", "transforms": [load, checking(), *others]},
             "dataset": {
                 "_target_": "Dataset",
                 "data": "$[{'image': image} for image in @datalist] or (_ for _ in ()).throw(FileNotFoundError("

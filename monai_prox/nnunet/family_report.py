@@ -11,6 +11,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 
 from monai_prox.files import write_json
 from monai_prox.report import Row, family_text, what_it_is
+from monai_prox.trained.family_file import FAMILY
 from monai_prox.trained.nnunet_checkpoint import plain
 from monai_prox.trained.nnunet_dataset import named_scores
 from monai_prox.trained.nnunet_folder import scored_in
@@ -46,12 +47,12 @@ def write_family(trainer: Any, summaries: Mapping[str, Any]) -> None:
         "probes": trainer.probe_history,
         "monitor": [comparison.to_json() for comparison in trainer.monitor.history],
     }
-    write_json(plain(family), Path(trainer.output_folder, "family.json"))
+    write_json(plain(family), Path(trainer.output_folder, FAMILY))
 
 
 def print_family(trainer: Any) -> None:
     """Ends the log with a table of the members and the next command: its last Dice would be of the member validated last."""
-    members = load_json(str(Path(trainer.output_folder, "family.json")))["members"]
+    members = load_json(str(Path(trainer.output_folder, FAMILY)))["members"]
     rows = [
         Row(
             m["name"],

@@ -19,14 +19,13 @@ from monai_prox.data.oct_plan import KIND, OctPlan
 from monai_prox.errors import ProXError, refusing
 from monai_prox.files import read_json
 from monai_prox.tensor_file import check_weights, read_tensors, write_tensors
-from monai_prox.trained.family_file import FURTHER, check_family, find_member
+from monai_prox.trained.family_file import FAMILY, FURTHER, check_family, find_member
 from monai_prox.training.calibrate import keeps_statistics
 from monai_prox.training.calibrated_members import CalibratedMembers, Statistics, statistics_of
 from monai_prox.training.schedule import find_recipe
 from monai_prox.typed import check_types
 
 FORMAT = 1
-FAMILY = "family.json"
 WEIGHTS = "model.pt"
 KERNEL_TRANSFORMS = "kernel_transforms.pt"
 STATISTICS = "statistics.pt"  # of norms, by member

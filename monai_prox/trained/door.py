@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from monai_prox.errors import ProXError
+from monai_prox.trained.family_file import FAMILY
 from monai_prox.trained.source import Trained
-
-FAMILY = "family.json"
 
 
 def host_of(path: Path) -> Literal["nnunet", "monai"]:

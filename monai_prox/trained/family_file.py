@@ -12,6 +12,7 @@ from monai_prox.errors import ProXError
 from monai_prox.files import read_json
 from monai_prox.typed import check_types
 
+FAMILY = "family.json"
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of paths
 # Of a file, without its ending: part of the names of plans, in which two underscores would divide a model folder's name
 FILE = re.compile(r"(?!.*__)[^\W_]([\w.-]*[^\W_])?")

@@ -22,7 +22,7 @@ from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import check_inside, read_json
 from monai_prox.tensor_file import check_weights
-from monai_prox.trained.family_file import check_family, find_member
+from monai_prox.trained.family_file import FAMILY, check_family, find_member
 from monai_prox.trained.nnunet_checkpoint import load_checkpoint
 from monai_prox.trained.nnunet_dataset import named_scores
 from monai_prox.trained.nnunet_files import check_configuration, read_dataset, read_plans
@@ -229,7 +229,7 @@ class ModelFolder:
         nnUNetv2_export_model_to_zip leaves the file out, and it says nothing of checkpoints but the final one. Raises ProXError
         where it is none.
         """
-        path = self.path / fold / "family.json"
+        path = self.path / fold / FAMILY
         written = check_family(read_json(path), path) if path.is_file() else None
         family = self._rebuilt(fold, written) if written is None or self.file != FINAL else written
         for member in family["members"]:

@@ -10,8 +10,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, EnsureChannelFirstd, LoadImaged
 
-from monai_prox.bundle.transforms import CheckCased, LabelsToRegionsd, nonzero
+from monai_prox.bundle.transforms import CheckCased, LabelsToRegionsd
 from monai_prox.errors import ProXError
+from monai_prox.export.bundle_transforms import nonzero
 
 SHAPE = (5, 4, 3)
 

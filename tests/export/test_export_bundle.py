@@ -315,7 +315,7 @@ def test_an_image_of_zeros_is_predicted_as_by_nnunet_with_a_warning(bare: Path, 
     model = bare_model(plans_for(masked=masked))
     (file,) = write_case(tmp_path / "images", margin=30)
     bundle = write_bundle(prediction_of(model, "largest"), tmp_path / "bundle")
-    with pytest.warns(UserWarning, match="is 0 everywhere"):
+    with pytest.warns(UserWarning, match=r"\.nii\.gz is 0 everywhere; nothing can be seen in it"):
         predict(bundle, tmp_path / "images", tmp_path / "masks")
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(export_nnunet(model, "largest")), None)
