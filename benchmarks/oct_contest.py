@@ -27,7 +27,7 @@ from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
 from monai_prox.files import write_json
 from monai_prox.training.calibrate import IMAGES, calibrate
 from monai_prox.training.engine import Engine
-from monai_prox.training.schedule import RECIPES, find_recipe, make_schedule
+from monai_prox.training.recipes import RECIPES, make_schedule
 
 AUGMENT = v2.Compose(
     [
@@ -63,8 +63,7 @@ class Contest:
         family = MobileNetFamily(input_channels=1, num_classes=classes, choices=choices)
         name, self.size = settings["contender"], (choices.resolution[-1],) * 2
         torch.manual_seed(settings["seed"])
-        kernel_transforms = name in RECIPES and find_recipe(name).kernel_transforms
-        self.family, self.supernet = family, SuperNet(family, kernel_transforms=kernel_transforms)
+        self.family, self.supernet = family, RECIPES[name].supernet(family) if name in RECIPES else SuperNet(family)
         self.calibrating = train.images[:: max(1, len(train.images) // IMAGES)]
         self.subnets = family_members(family.space) | {"middle": named_members(self.supernet.family, self.size)["middle"]}
         self.macs, self._counts = 0.0, dict[Subnet, int]()

@@ -34,14 +34,14 @@ from .training.calibrate import calibrate as calibrate
 from .training.calibrated_members import CalibratedMembers as CalibratedMembers
 from .training.engine import Engine as Engine
 from .training.monitor import Monitor as Monitor
-from .training.schedule import Schedule as Schedule
-from .training.schedule import Stage as Stage
-from .training.schedule import find_recipe as find_recipe
-from .training.schedule import make_schedule as make_schedule
-from .training.schedule import progressive_shrinking as progressive_shrinking
-from .training.schedule import prox as prox
-from .training.schedule import prox_paper as prox_paper
-from .training.schedule import sandwich as sandwich
+from .training.recipes import find_recipe as find_recipe
+from .training.recipes import make_schedule as make_schedule
+from .training.recipes import progressive_shrinking as progressive_shrinking
+from .training.recipes import prox as prox
+from .training.recipes import prox_paper as prox_paper
+from .training.recipes import sandwich as sandwich
+from .training.stage import Schedule as Schedule
+from .training.stage import Stage as Stage
 from .training.update import Updates as Updates
 
 __version__: str

@@ -20,6 +20,7 @@ from monai_prox.tensor_file import write_tensors
 from monai_prox.trained.bundle_folder import FORMAT, KERNEL_TRANSFORMS, STATISTICS, WEIGHTS
 from monai_prox.trained.family_file import FAMILY
 from monai_prox.training.calibrated_members import CalibratedMembers, statistics_of
+from monai_prox.training.monitor import verdicts_of
 
 
 class FamilyWriter:
@@ -55,8 +56,8 @@ class FamilyWriter:
     def write(self, trainer: SupernetTrainer) -> None:
         if rank() > 0:
             return
-        engine, history, monitor = trainer.engine, self.validation.history, self.validation.monitor
-        space, comparisons = engine.final_space, monitor.history if monitor else []
+        engine, history = trainer.engine, self.validation.history
+        space, comparisons = engine.final_space, engine.comparisons
         latest = history[-1]["scores"]
         members = [
             {
@@ -107,6 +108,6 @@ class FamilyWriter:
             tensors[STATISTICS] = {str(subnet): statistics_of(extract(subnet)) for subnet in named}
         for name, state in tensors.items():
             write_tensors(state, self.ckpt_dir / name)
-        verdicts = monitor.verdicts if monitor else []
+        verdicts = verdicts_of(comparisons)
         path, measure = self.output_dir / "prox_progress.png", self.measure
         plot_progress(probes, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", verdicts=verdicts)

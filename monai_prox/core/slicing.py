@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 Region = tuple[tuple[slice, ...], ...]
+Permutations = list[tuple[int, Tensor]]  # of a tensor: axes, and for each the old index of every new one (length of the axis,)
 
 
 def prefix(length: int) -> tuple[slice, ...]:
@@ -116,3 +117,10 @@ class Cut(torch.autograd.Function):
         place(wholes, [ctx.regions[index] for index in parts], [*parts.values()])
         of_index = dict(zip(parts, wholes, strict=True))
         return (None, *map(of_index.get, range(len(gradients))))
+
+
+def permute(tensor: Tensor, permutations: Permutations) -> Tensor:
+    """A copy of ``tensor`` with the entries of some axes in another order."""
+    for axis, permutation in permutations:
+        tensor = tensor.index_select(axis, permutation.to(tensor.device))
+    return tensor

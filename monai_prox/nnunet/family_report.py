@@ -10,12 +10,13 @@ from typing import Any
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
 from monai_prox.files import write_json
-from monai_prox.report import Row, family_text, what_it_is
+from monai_prox.report import Row, family_text, plot_progress, what_it_is
 from monai_prox.trained.family_file import FAMILY
 from monai_prox.trained.nnunet_checkpoint import plain
 from monai_prox.trained.nnunet_dataset import named_scores
 from monai_prox.trained.nnunet_folder import scored_in
 from monai_prox.trained.nnunet_members import dice_of, listed
+from monai_prox.training.monitor import verdicts_of
 
 
 def write_family(trainer: Any, summaries: Mapping[str, Any]) -> None:
@@ -26,7 +27,7 @@ def write_family(trainer: Any, summaries: Mapping[str, Any]) -> None:
     patch = trainer.configuration_manager.patch_size
     members = [
         member | ({"dice": dice_of(summaries[member["name"]])} if member["name"] in summaries else {})
-        for member in listed(trainer.supernet.family, trainer.probes, patch)
+        for member in listed(trainer.supernet.family, trainer.named_members, patch)
     ]
     family = {
         "format": 1,
@@ -44,8 +45,8 @@ def write_family(trainer: Any, summaries: Mapping[str, Any]) -> None:
             for stage, start in zip(trainer.engine.schedule.stages, trainer.engine.schedule.starts, strict=True)
         ],
         "members": members,
-        "probes": trainer.probe_history,
-        "monitor": [comparison.to_json() for comparison in trainer.monitor.history],
+        "probes": trainer.progress,
+        "monitor": [comparison.to_json() for comparison in trainer.engine.comparisons],
     }
     write_json(plain(family), Path(trainer.output_folder, FAMILY))
 
@@ -72,3 +73,21 @@ def print_family(trainer: Any) -> None:
         "The checkpoint predicts as the member largest. Next, one as a model of its own: "
         f"monai-prox export {model} --subnet smallest{search}"
     )
+
+
+def report_validated(trainer: Any) -> None:
+    """family.json with the Dice of nnU-Net's validations, and a table of it, if all named members have been validated."""
+    folders = {name: Path(trainer.output_folder, "members", name) for name in trainer.named_members}
+    folders["largest"] = Path(trainer.output_folder)
+    summaries = {name: folder / "validation" / "summary.json" for name, folder in folders.items()}
+    if all(file.is_file() for file in summaries.values()):  # nnU-Net's benchmark variants validate nothing
+        write_family(trainer, {name: load_json(str(file)) for name, file in summaries.items()})
+        print_family(trainer)
+
+
+def plot_training(trainer: Any) -> None:
+    """prox_progress.png: the named members' pseudo Dice over epochs, once there is any."""
+    if trainer.progress:
+        engine, path = trainer.engine, Path(trainer.output_folder, "prox_progress.png")
+        verdicts = verdicts_of(engine.comparisons)
+        plot_progress(trainer.progress, engine.schedule, path, measure="pseudo Dice", verdicts=verdicts)

@@ -75,5 +75,5 @@ class ProXTrainerDemo(ProXTrainerAdam):
     epochs = 15
     iterations_per_epoch = 100
     validation_iterations_per_epoch = 5
-    probe_every = 3
+    validation_interval = 3
     monitored = False  # too short to judge by

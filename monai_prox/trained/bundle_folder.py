@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from monai_prox.core.family import Family
 from monai_prox.core.network import prediction_graph
 from monai_prox.core.space import Subnet
-from monai_prox.core.supernet import Member, SuperNet, without_weights
+from monai_prox.core.supernet import Member, SuperNet, WeightTransforms, without_weights
 from monai_prox.data.decathlon import Case, DecathlonTask
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct_plan import KIND, OctPlan
@@ -22,7 +22,7 @@ from monai_prox.tensor_file import check_weights, read_tensors, write_tensors
 from monai_prox.trained.family_file import FAMILY, FURTHER, check_family, find_member
 from monai_prox.training.calibrate import keeps_statistics
 from monai_prox.training.calibrated_members import CalibratedMembers, Statistics, statistics_of
-from monai_prox.training.schedule import find_recipe
+from monai_prox.training.recipes import find_recipe
 from monai_prox.typed import check_types
 
 FORMAT = 1
@@ -100,9 +100,10 @@ class TrainedBundle:
 
     @property
     @refusing(UNUSABLE)
-    def kernel_transforms(self) -> bool:
-        """Whether the recipe had the supernet transform its kernels."""
-        return "recipe" in self.data and find_recipe(self.data["recipe"]).kernel_transforms
+    def kernel_transforms(self) -> WeightTransforms | None:
+        """New transforms of the supernet's kernels, if the recipe trains any."""
+        transforms_of = find_recipe(self.data["recipe"]).kernel_transforms if "recipe" in self.data else None
+        return transforms_of and transforms_of(self.network_family)
 
     @property
     @refusing(UNUSABLE)

@@ -600,13 +600,7 @@ def test_the_monitor_can_be_switched_off(hippocampus: Trained, tmp_path: Path, h
         **TINY | ({"monitor#_disabled_": True} if how == "option" else {}),
     )
     workflow.initialize()
-    assert workflow.parser.get_parsed_content("train#handlers#3").monitor is None
-
-
-def test_a_monitor_that_is_none_is_named() -> None:
-    engine: Any = None
-    with pytest.raises(ProXError, match="monitor is True; it is a Monitor, with threshold and patience, or false for none"):
-        MemberValidationHandler(None, engine, {}, regions={}, monitor=True)  # type: ignore[arg-type]
+    assert workflow.parser.get_parsed_content("engine").monitor is None
 
 
 @pytest.mark.parametrize("interval", [0, -1, 2.5, "10", None])

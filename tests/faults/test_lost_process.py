@@ -139,8 +139,7 @@ def go_on(rank: int, training: Training) -> dict[str, Any]:
     start = {
         "epoch": trainer.current_epoch,
         "stage": trainer.engine.stage.name,
-        "probes": list(trainer.probe_history),
-        "monitor": trainer.monitor.state_dict(),
+        "probes": list(trainer.progress),
         "network": deepcopy(dict(trainer.supernet.network.state_dict())),
         "optimizer": deepcopy(trainer.optimizer.state_dict()),
     }
