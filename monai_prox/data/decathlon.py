@@ -43,6 +43,10 @@ class Case:
     image: Path
     label: Path
 
+    @property
+    def name(self) -> str:
+        return self.image.name
+
 
 @dataclass(frozen=True)
 class DecathlonTask:
