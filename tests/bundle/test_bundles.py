@@ -33,6 +33,7 @@ from monai_prox.data.decathlon_plan import Plan
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_bundle import prediction_of
+from monai_prox.report import count
 from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.door import open_trained
@@ -119,6 +120,30 @@ def test_training_leaves_a_family(trained: Trained) -> None:
     if trained.bundle.name == "msd_prox":
         assert family["plan"]["intensity"]["kind"] == "ct"
         assert family["plan"]["architecture"]["arch_kwargs"]["kernel_sizes"][0] == [3, 3, 1]
+
+
+def test_a_training_says_first_what_was_planned(trained: Trained) -> None:
+    """With the memory that MONAI's caches then have."""
+    said = (trained.root / "said").read_text()
+    parser = ConfigParser()
+    parser.read_config(str(trained.bundle / "configs" / "train.json"))
+    parser.update({**TINY, "dataset_dir": str(trained.task), "bundle_root": str(trained.bundle)})
+    plan, prox = (parser.get_parsed_content(name) for name in ("plan", "prox"))
+    items = [item for part in ("train", "validate") for item in parser.get_parsed_content(f"{part}#dataset")._cache]
+    kept = count(sum(item[key].as_tensor().nbytes for item in items for key in ("image", "label")))
+    patch, features = " x ".join(map(str, plan.patch_size)), plan.architecture["arch_kwargs"]["features_per_stage"]
+    largest = TrainedBundle.open(trained.bundle).family()["members"][-1]
+    lines = (
+        f"Plan: patches of {patch} voxels of {' x '.join(f'{mm:g}' for mm in plan.spacing)} mm, of images turned to RAS; "
+        f"2 cases to train on, 1 to validate on, kept in up to {kept}B of memory\n",
+        f"Network: {len(features)} stages of {', '.join(map(str, features))} features; the largest of "
+        f"{prox.supernet.family.space.size():,} members has {count(largest['parameters'])} weights and takes "
+        f"{count(largest['macs'])}MAC for {patch}\n",
+    )
+    first, last = (said.find(line) for line in lines)
+    found = [line for line in said.splitlines() if "Plan: " in line or "Network: " in line]
+    assert 0 <= first < last < said.index("ProX stage"), (lines, found)
+    assert said.count("Plan: ") == said.count("Network: ") == 1
 
 
 def assert_evaluates(trained: Trained, name: str, output: Path) -> None:
@@ -442,7 +467,8 @@ def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) 
     ranks = [torch.load(tmp_path / "models" / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(map(torch.equal, *ranks))
     assert len(list((tmp_path / "eval").glob("events.out.tfevents.*"))) == 1
-    assert said.count("Epoch[5] Metrics") == 1
+    assert said.count("Epoch[5] Metrics") == said.count("Plan: patches of ") == 1
+    assert "of memory in each process" in said
     assert "val_mean_dice_largest" in said
     assert (tmp_path / "eval" / "mlruns.db").is_file()
 

@@ -1,6 +1,7 @@
 """The component that stands for supernet, schedule, engine, monitor and members, and handlers that have ids."""
 
 import json
+import logging
 import re
 from typing import Any
 
@@ -14,9 +15,10 @@ from helpers.refusals import refused
 from monai.bundle import ConfigParser
 from monai.handlers import StatsHandler
 
-from monai_prox.bundle import ProX
+from monai_prox.bundle import ProX, log_plan, summary
 from monai_prox.core.named_members import named_members
 from monai_prox.core.network import largest
+from monai_prox.data.oct_plan import OctPlan
 from monai_prox.families.mobilenet import MobileNetFamily
 from monai_prox.training.calibrated_members import CalibratedMembers
 from monai_prox.training.schedule import make_schedule
@@ -84,6 +86,38 @@ def test_other_arguments_that_cannot_be_are_refused() -> None:
     refused("the recipe 'prix' is not known", component, recipe="prix")
     refused("needs at least as many epochs, got 2", component, epochs=2)
     refused("threshold is a difference of scores such as 0.005, got 'low'", component, monitor={"threshold": "low"})
+
+
+# ---------------------------------------------------------------------- what is said before a training
+def logged(caplog: pytest.LogCaptureFixture, *data: Any, **settings: Any) -> list[str]:
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        log_plan(PLAN, component(), *data, **settings)
+    return caplog.messages
+
+
+def test_cases_are_counted_and_what_nobody_knows_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Images that are no single files have no header; without a cache nothing is kept."""
+    several = [{"image": ["a.nii.gz", "b.nii.gz"]}] * 3
+    plan, network = logged(caplog, several, several[:1])
+    assert plan.endswith("of images as stored; 3 cases to train on, 1 to validate on")
+    assert network.startswith("Network: 3 stages of 4, 8, 8 features; the largest of ")
+    (plan, _) = logged(caplog, [{"image": "nowhere.nii.gz"}], [], cache_rate=0.0)
+    assert plan.endswith("1 cases to train on, 0 to validate on")
+
+
+def test_scans_are_counted_by_their_size(caplog: pytest.LogCaptureFixture) -> None:
+    plan = OctPlan(task="a", classes=("CNV", "DME"), image_size=(64, 64))
+    with caplog.at_level(logging.INFO):
+        log_plan(plan, component(), [{"image": "a"}] * 8, [{"image": "b"}] * 3, cache_rate=0.5)
+    assert caplog.messages[0] == (
+        "Plan: images of 64 x 64 pixels, of CNV, DME; 8 cases to train on, 3 to validate on, kept in up to 81.9 kB of memory"
+    )
+
+
+def test_the_first_process_alone_says_it(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary, "rank", lambda: 1)
+    assert logged(caplog, [], []) == []
 
 
 # ---------------------------------------------------------------------- configurations
