@@ -17,6 +17,11 @@ from .data.decathlon_plan import make_plan as make_plan
 from .data.oct import read_scans as read_scans
 from .data.oct import scan_files as scan_files
 from .data.oct_plan import plan_scans as plan_scans
+from .data.planned import datalist as datalist
+from .data.planned import evaluated_regions as evaluated_regions
+from .data.planned import held_out_cases as held_out_cases
+from .data.planned import make_family as make_family
+from .data.planned import training_cases as training_cases
 from .errors import ProXError as ProXError
 from .export.bundle import write_bundle as write_bundle
 from .export.bundle_transforms import SformReader as SformReader

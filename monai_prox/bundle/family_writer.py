@@ -12,7 +12,9 @@ from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.core import cost
 from monai_prox.core.distributed import rank
 from monai_prox.core.network import prediction_graph
+from monai_prox.data.decathlon import Case
 from monai_prox.data.decathlon_plan import Plan
+from monai_prox.data.oct import Scan
 from monai_prox.data.oct_plan import OctPlan
 from monai_prox.files import make_folder, write_json
 from monai_prox.report import plot_progress
@@ -26,8 +28,8 @@ from monai_prox.training.monitor import verdicts_of
 class FamilyWriter:
     """Handler that writes the family whenever its members have been validated; the first process does.
 
-    cases: names of those of the validation. measure: what the key metric measures, the name of a member's scores. calibrated:
-    cuts the members out where their norms keep statistics.
+    cases: those of the validation, or their names. measure: what the key metric measures, the name of a member's scores.
+    calibrated: cuts the members out where their norms keep statistics.
 
     ckpt_dir gets model.pt, a bare state_dict of what predicts in the largest member that is left, family.json with the plan,
     the members' cost and scores and what was closed, kernel_transforms.pt where the recipe has them, and statistics.pt with
@@ -40,13 +42,14 @@ class FamilyWriter:
         recipe: str,
         validation: MemberValidationHandler,
         *,
-        cases: Sequence[str],
+        cases: Sequence[Case | Scan | str],
         ckpt_dir: str,
         output_dir: str,
         measure: str = "dice",
         calibrated: CalibratedMembers | None = None,
     ) -> None:
-        self.plan, self.recipe, self.validation, self.cases = plan, recipe, validation, list(cases)
+        self.plan, self.recipe, self.validation = plan, recipe, validation
+        self.cases = [case if isinstance(case, str) else case.name for case in cases]
         self.measure, self.calibrated = measure, calibrated
         self.ckpt_dir, self.output_dir = Path(ckpt_dir), Path(output_dir)
 

@@ -14,6 +14,7 @@ from monai.transforms import MapTransform
 from nibabel.orientations import aff2axcodes
 from torch import Tensor
 
+from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct import read_scan
 from monai_prox.errors import ProXError
 
@@ -23,12 +24,22 @@ class CheckCased(MapTransform):  # type: ignore[misc]
 
     An image that is 0 everywhere is predicted, with a warning, and only refused where it has a label.
 
-    channels, labels: how many there must be, the background among the labels. Images are (C, x, y, z), labels (1, x, y, z).
+    channels, labels: how many there must be, the background among the labels; or ``plan``, which names them. Images are
+        (C, x, y, z), labels (1, x, y, z).
     """
 
-    def __init__(self, *, channels: int, labels: int, image_key: str = "image", label_key: str = "label") -> None:
+    def __init__(
+        self,
+        plan: Plan | None = None,
+        *,
+        channels: int = 1,
+        labels: int = 2,
+        image_key: str = "image",
+        label_key: str = "label",
+    ) -> None:
         super().__init__([image_key, label_key], allow_missing_keys=True)
-        self.channels, self.labels, self.image_key, self.label_key = channels, labels, image_key, label_key
+        self.channels, self.labels = (channels, labels) if plan is None else (len(plan.channels), len(plan.labels))
+        self.image_key, self.label_key = image_key, label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         image = data[self.image_key]

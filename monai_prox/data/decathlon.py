@@ -43,6 +43,10 @@ class Case:
     image: Path
     label: Path
 
+    @property
+    def name(self) -> str:
+        return self.image.name
+
 
 @dataclass(frozen=True)
 class DecathlonTask:
@@ -107,11 +111,7 @@ class DecathlonTask:
             raise ProXError(f"{case.image} has the voxel size {spacing} mm; it must be positive")
         if any(abs(own - other) > 0.01 * own for own, other in zip(spacing, labels, strict=True)):
             raise ProXError(f"{case.label} has the voxel size {labels} mm, its image {case.image.name} {spacing}")
-        axes = range(3)
-        if orientation is not None:
-            turned = ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation))
-            axes = turned[:, 0].argsort().tolist()
-        return Geometry(tuple(shape[axis] for axis in axes), tuple(spacing[axis] for axis in axes))
+        return geometry_of(image, orientation)
 
 
 def check_tree(folder: Path) -> None:
@@ -201,6 +201,15 @@ def _within(folder: Path, name: Any) -> Path:
     if not isinstance(name, str) or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ProXError(f"{folder / 'dataset.json'} lists {name!r:.160}; files are named from the task's folder down")
     return folder / name
+
+
+def geometry_of(image: Any, orientation: str | None) -> Geometry:
+    """What the header of a NIfTI ``image`` says, see ``DecathlonTask.geometry``."""
+    spacing, axes = voxel_sizes(image.affine), range(3)
+    if orientation is not None:
+        turned = ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation))
+        axes = turned[:, 0].argsort().tolist()
+    return Geometry(tuple(image.shape[axis] for axis in axes), tuple(float(spacing[axis]) for axis in axes))
 
 
 def open_header(path: Path) -> Any:

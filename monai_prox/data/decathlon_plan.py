@@ -17,7 +17,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from numpy.typing import NDArray
 
-from monai_prox.data.decathlon import Case, DecathlonTask, Geometry, open_header
+from monai_prox.data.decathlon import Case, DecathlonTask, Geometry, geometry_of, open_header
 from monai_prox.errors import ProXError
 from monai_prox.families.architecture import DEPTH_KEY, PLACE
 from monai_prox.families.unet import UNetFamily
@@ -75,6 +75,27 @@ class Plan:
         """Radians about (x, y, z) that augmentation may turn a patch; thick slices only within their plane."""
         thick = [size > ANISOTROPIC * min(self.spacing) for size in self.spacing]
         return tuple(MOST_ROTATION if axis_thick or not any(thick) else 0.0 for axis_thick in thick)
+
+    @property
+    def images(self) -> str:
+        """What the network sees, in words."""
+        patch, spacing = (" x ".join(f"{size:g}" for size in sizes) for sizes in (self.patch_size, self.spacing))
+        turned = "as stored" if self.orientation is None else f"turned to {self.orientation}"
+        return f"patches of {patch} voxels of {spacing} mm, of images {turned}"
+
+    def cached_bytes(self, image: Path | str, *, trains: bool) -> int:
+        """Memory of a case that is preprocessed but not cropped to what is not 0, as images other than CT are.
+
+        image: a file, of which the header is read. trains: the label is resampled, too, and both are padded to a patch at
+        least; else the label is as stored.
+        """
+        geometry = geometry_of(open_header(Path(image)), self.orientation)
+        planned = zip(geometry.shape, geometry.spacing, self.spacing, self.patch_size, strict=True)
+        resampled = prod(
+            max(round((size - 1) * own / target) + 1, patch if trains else 1)  # Spacingd leaves voxels' centres where they are
+            for size, own, target, patch in planned
+        )
+        return 4 * (len(self.channels) * resampled + (resampled if trains else prod(geometry.shape)))
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}

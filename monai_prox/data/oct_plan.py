@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
 from monai_prox.data.oct import OctScans
@@ -27,6 +28,15 @@ class OctPlan:
     def patch_size(self) -> tuple[int, int]:
         """What the costs of members are counted for."""
         return self.image_size
+
+    @property
+    def images(self) -> str:
+        """What the network sees, in words."""
+        return f"images of {' x '.join(map(str, self.image_size))} pixels, of {', '.join(self.classes)}"
+
+    def cached_bytes(self, image: Any, *, trains: bool) -> int:
+        """Memory of a scan that is preprocessed."""
+        return 4 * prod(self.image_size)
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, "kind": KIND, **asdict(self)}

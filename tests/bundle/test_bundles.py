@@ -33,6 +33,7 @@ from monai_prox.data.decathlon_plan import Plan
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_bundle import prediction_of
+from monai_prox.report import count
 from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.door import open_trained
@@ -53,12 +54,13 @@ def test_the_bundles_keep_the_zoos_rules(name: str) -> None:
     assert tuple(pred["channel_def"].values()) == plan.labels
 
 
-def test_the_decathlon_bundles_are_written_from_one() -> None:
+def test_the_bundles_are_written_from_one_source() -> None:
     generate = runpy.run_path(str(ROOT / "bundles" / "generate.py"))
     files = dict(generate["generated"]())
-    assert len(files) == 10
+    described = {"family.json", "metadata.json"}
+    assert set(files) == {path for path in ROOT.glob("bundles/*/configs/*") if path.name not in described}
     for path, text in files.items():
-        assert path.read_text() == text, f"{path}: change msd_prox, and run python bundles/generate.py"
+        assert path.read_text() == text, f"{path}: change bundles/sources, and run python bundles/generate.py"
 
 
 @pytest.mark.parametrize("name", BUNDLES)
@@ -118,6 +120,30 @@ def test_training_leaves_a_family(trained: Trained) -> None:
     if trained.bundle.name == "msd_prox":
         assert family["plan"]["intensity"]["kind"] == "ct"
         assert family["plan"]["architecture"]["arch_kwargs"]["kernel_sizes"][0] == [3, 3, 1]
+
+
+def test_a_training_says_first_what_was_planned(trained: Trained) -> None:
+    """With the memory that MONAI's caches then have."""
+    said = (trained.root / "said").read_text()
+    parser = ConfigParser()
+    parser.read_config(str(trained.bundle / "configs" / "train.json"))
+    parser.update({**TINY, "dataset_dir": str(trained.task), "bundle_root": str(trained.bundle)})
+    plan, prox = (parser.get_parsed_content(name) for name in ("plan", "prox"))
+    items = [item for part in ("train", "validate") for item in parser.get_parsed_content(f"{part}#dataset")._cache]
+    kept = count(sum(item[key].as_tensor().nbytes for item in items for key in ("image", "label")))
+    patch, features = " x ".join(map(str, plan.patch_size)), plan.architecture["arch_kwargs"]["features_per_stage"]
+    largest = TrainedBundle.open(trained.bundle).family()["members"][-1]
+    lines = (
+        f"Plan: patches of {patch} voxels of {' x '.join(f'{mm:g}' for mm in plan.spacing)} mm, of images turned to RAS; "
+        f"2 cases to train on, 1 to validate on, kept in up to {kept}B of memory\n",
+        f"Network: {len(features)} stages of {', '.join(map(str, features))} features; the largest of "
+        f"{prox.supernet.family.space.size():,} members has {count(largest['parameters'])} weights and takes "
+        f"{count(largest['macs'])}MAC for {patch}\n",
+    )
+    first, last = (said.find(line) for line in lines)
+    found = [line for line in said.splitlines() if "Plan: " in line or "Network: " in line]
+    assert 0 <= first < last < said.index("ProX stage"), (lines, found)
+    assert said.count("Plan: ") == said.count("Network: ") == 1
 
 
 def assert_evaluates(trained: Trained, name: str, output: Path) -> None:
@@ -246,7 +272,7 @@ def test_training_evaluation_and_search_do_not_depend_on_how_a_task_is_stored(tm
         parser.read_config(str(where.bundle / "configs" / "train.json"))
         parser.update({**TINY, "dataset_dir": str(where.task), "bundle_root": str(where.bundle)})
         transforms = Compose(parser.get_parsed_content("train#deterministic_transforms"))
-        case = parser.get_parsed_content("split")[0][0]
+        case = parser.get_parsed_content("train#cases")[0]
         data = transforms({"image": str(case.image), "label": str(case.label)})
         seen.append((parser.get_parsed_content("plan"), data["image"].as_tensor(), data["label"].as_tensor()))
     assert seen[0][0].orientation == "RAS" and seen[0][0] == seen[1][0]
@@ -417,7 +443,7 @@ def train(
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(hippocampus: Trained, tmp_path: Path) -> None:
     """From the last epoch of a stage and from within one; with the optimizer and the learning rate."""
-    train(hippocampus, tmp_path / "whole", extra=("--train#handlers#4#n_saved", "9"), epochs=8)
+    train(hippocampus, tmp_path / "whole", extra=("--train#saver#n_saved", "9"), epochs=8)
     for epoch in (1, 6):
         checkpoint = tmp_path / "whole" / "models" / f"checkpoint_epoch={epoch}.pt"
         train(hippocampus, tmp_path / f"from {epoch}", ckpt=checkpoint, epochs=8, new=epoch == 1)  # texts hash to other numbers
@@ -441,7 +467,8 @@ def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) 
     ranks = [torch.load(tmp_path / "models" / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(map(torch.equal, *ranks))
     assert len(list((tmp_path / "eval").glob("events.out.tfevents.*"))) == 1
-    assert said.count("Epoch[5] Metrics") == 1
+    assert said.count("Epoch[5] Metrics") == said.count("Plan: patches of ") == 1
+    assert "of memory in each process" in said
     assert "val_mean_dice_largest" in said
     assert (tmp_path / "eval" / "mlruns.db").is_file()
 
@@ -475,8 +502,9 @@ def test_every_bundle_checks_that_its_processes_have_cases_to_share() -> None:
     """Before anything that needs a sampler, of which MONAI's fails; in words that torchrun repeats."""
     for file in sorted(ROOT.glob("bundles/*/configs/multi_gpu_train.json")):
         steps = json.loads(file.read_text())["initialize"]
-        checks = [step.get("_target_") if isinstance(step, dict) else step for step in steps]
-        assert checks.index("monai_prox.check_shared") < min(
+        checks = [json.dumps(step) for step in steps]
+        check = next(index for index, step in enumerate(checks) if '"monai_prox.check_shared"' in step)
+        assert check < min(
             index for index, step in enumerate(checks) if "@train#trainer" in step or "@validate#evaluator" in step
         )
 
@@ -597,10 +625,10 @@ def test_the_monitor_can_be_switched_off(hippocampus: Trained, tmp_path: Path, h
         logging_file=False,
         bundle_root=str(hippocampus.bundle),
         dataset_dir=str(hippocampus.task),
-        **TINY | ({"monitor#_disabled_": True} if how == "option" else {}),
+        **TINY | ({"monitor": False} if how == "option" else {}),
     )
     workflow.initialize()
-    assert workflow.parser.get_parsed_content("engine").monitor is None
+    assert workflow.parser.get_parsed_content("prox").engine.monitor is None
 
 
 @pytest.mark.parametrize("interval", [0, -1, 2.5, "10", None])
@@ -629,7 +657,7 @@ SHRINKING = {
 @pytest.fixture(scope="module")
 def shrunk() -> Trained:
     """Trained by Progressive Shrinking, with all checkpoints."""
-    return trained_once("shrunk", "hippocampus_prox", **SHRINKING, **{"train#handlers#4#n_saved": 9})
+    return trained_once("shrunk", "hippocampus_prox", **SHRINKING, **{"train#saver#n_saved": 9})
 
 
 def test_progressive_shrinking_continues_bit_for_bit(shrunk: Trained, tmp_path: Path) -> None:

@@ -61,10 +61,11 @@ def test_the_bundle_names_nothing_but_installed_components() -> None:
 
 def test_what_is_not_about_scans_is_as_in_the_other_bundles() -> None:
     own, other = (config(ROOT / "bundles" / name, "train") for name in ("roct_prox", BUNDLES[0]))
-    for key in ("supernet", "network_def", "optimizer", "lr_scheduler", "schedule", "initialize", "run", "device", "amp"):
+    for key in ("family", "network_def", "engine", "optimizer", "lr_scheduler", "initialize", "run", "device", "amp"):
         assert own[key] == other[key], key
     assert own["train"]["trainer"] == other["train"]["trainer"]
-    assert [of["_target_"] for of in own["train"]["handlers"]] == [of["_target_"] for of in other["train"]["handlers"]]
+    assert own["train"]["handlers"] == other["train"]["handlers"]
+    assert own["prox"] == other["prox"] | {"calibrated": "@calibrated"}
     for name in ("network_def", "largest", "trained", "plan", "family", "supernet"):
         assert config(BUNDLE, "inference")[name] == config(ROOT / "bundles" / BUNDLES[0], "inference")[name], name
 
@@ -286,7 +287,7 @@ def train(trained: Trained, output: Path, check: bool = True, extra: tuple[str, 
 
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(trained: Trained, tmp_path: Path) -> None:
-    train(trained, tmp_path / "whole", extra=("--train#handlers#4#n_saved", "9"), epochs=8)
+    train(trained, tmp_path / "whole", extra=("--train#saver#n_saved", "9"), epochs=8)
     train(trained, tmp_path / "resumed", ckpt=tmp_path / "whole" / "models" / "checkpoint_epoch=6.pt", epochs=8)
     for file in ("model.pt", "statistics.pt", "checkpoint_epoch=8.pt"):
         whole, resumed = (torch.load(tmp_path / run / "models" / file, weights_only=True) for run in ("whole", "resumed"))

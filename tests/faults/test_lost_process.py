@@ -188,7 +188,7 @@ KILL = [
     "$@train#trainer.add_event_handler(Events.ITERATION_STARTED(once=6), "
     "lambda: dist.get_rank() == 1 and os.kill(os.getpid(), signal.SIGKILL))",
 ]
-LEAVE = "$torch.save(@supernet.state_dict(), @ckpt_dir + f'/rank_{dist.get_rank()}.pt')"
+LEAVE = "$torch.save(@prox.supernet.state_dict(), @ckpt_dir + f'/rank_{dist.get_rank()}.pt')"
 
 
 @pytest.fixture
