@@ -14,7 +14,6 @@ from helpers.mobilenet_engines import CHOICES as MOBILE
 from helpers.refusals import refused
 from monai.bundle import ConfigParser
 from monai.handlers import StatsHandler
-from monai_prox.training.schedule import make_schedule
 
 from monai_prox.bundle import ProX, log_plan, summary
 from monai_prox.core.named_members import named_members
@@ -22,6 +21,7 @@ from monai_prox.core.network import largest
 from monai_prox.data.oct_plan import OctPlan
 from monai_prox.families.mobilenet import MobileNetFamily
 from monai_prox.training.calibrated_members import CalibratedMembers
+from monai_prox.training.recipes import make_schedule
 
 ALL = [*BUNDLES, "roct_prox"]
 MOST = 26  # expressions in a train.json
