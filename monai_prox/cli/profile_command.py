@@ -66,7 +66,7 @@ def measure(
 def open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None, checkpoint: str | None) -> Trained:
     """Any checkpoint, for what its members have learnt takes no other time."""
     source = open_family(model, fold, dataset, checkpoint, "a profile")
-    if dataset is not None and not source.classifies:
+    if dataset is not None and not source.kind.calibrated:
         raise ProXError("--dataset is for classifiers, whose members' norms need scans; leave it out")
     return source
 

@@ -7,10 +7,10 @@ The order of axes is MONAI's, (x, y, z) as in a NIfTI file that is stored as RAS
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import isfinite, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
@@ -48,6 +48,7 @@ class Plan:
         stored.
     """
 
+    kind: ClassVar = "segmentation"  # which family.json does not say
     task: str
     channels: tuple[str, ...]
     labels: tuple[str, ...]
@@ -82,9 +83,9 @@ class Plan:
     @classmethod
     def from_json(cls, data: Any) -> Plan:
         """Raises ProXError where ``data`` is no plan of this format."""
-        fields = set(cls.__dataclass_fields__)
-        what = f"not a plan of format {FORMAT} with {', '.join(sorted(fields))}"
-        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) | {"orientation"} != fields | {"format"}:
+        names = {field.name for field in fields(cls)}
+        what = f"not a plan of format {FORMAT} with {', '.join(sorted(names))}"
+        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) | {"orientation"} != names | {"format"}:
             raise ProXError(f"{what}: {data!r:.160}")
         plan = typed(cls, {name: value for name, value in data.items() if name != "format"}, what)
         if plan.orientation not in (None, ORIENTATION):

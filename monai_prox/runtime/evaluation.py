@@ -177,7 +177,7 @@ class SegmentedCases(_LeavesOut):
     def _prepared(self, index: int, description: Description) -> tuple[Array, Grid]:
         case = self.labelled[index].case
         made: tuple[Array, Grid] = self._images.get(
-            (index, description.spacing), lambda: prepare(read_case(case, description), description)
+            (index, description.grid), lambda: prepare(read_case(case, description), description)
         )
         return made
 
@@ -221,7 +221,7 @@ class LabelledScans(_LeavesOut):
             array = read_scan(scan) if isinstance(scan, Path) else np.asarray(scan / np.float32(255), np.float32)
             return (prepare_scan(array, description),)
 
-        (image,) = self._images.get((index, description.working_size), made)
+        (image,) = self._images.get((index, description.grid), made)
         return image  # type: ignore[no-any-return]
 
 

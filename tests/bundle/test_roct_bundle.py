@@ -28,8 +28,8 @@ from monai_prox.data.oct_phantom import write_phantom_scans
 from monai_prox.data.oct_plan import OctPlan
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
-from monai_prox.export.classifier import classification_of
 from monai_prox.export.device_file import export_file
+from monai_prox.export.from_bundle import classification_of
 from monai_prox.runtime.model import Model
 from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.bundle_source import TrainedClassifier
