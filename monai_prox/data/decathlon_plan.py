@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import isfinite, prod
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from numpy.typing import NDArray
 
@@ -22,6 +20,7 @@ from monai_prox.errors import ProXError
 from monai_prox.families.architecture import DEPTH_KEY, PLACE
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
+from monai_prox.runtime.nifti_images import turned, voxels_of
 from monai_prox.typed import typed
 
 FORMAT = 1
@@ -273,7 +272,8 @@ def _intensity(task: DecathlonTask, cases: Sequence[Case], orientation: str | No
         raise ProXError(f"{task.name} has CT beside other modalities ({', '.join(task.channels)}), which is not supported")
     samples = []
     for number, case in enumerate(cases):
-        image, label = _voxels(case.image, orientation), _voxels(case.label, orientation)
+        # in an order that does not depend on how they are stored, if ``orientation`` is given
+        image, label = (voxels_of(p, turned(p, open_header(p), orientation)) for p in (case.image, case.label))
         voxels = image[label.reshape(label.shape[:3]) > 0].ravel()
         if voxels.size:
             chosen = np.random.default_rng(number).integers(voxels.size, size=min(FOREGROUND_SAMPLES, voxels.size))
@@ -286,14 +286,3 @@ def _intensity(task: DecathlonTask, cases: Sequence[Case], orientation: str | No
     lower, upper = np.percentile(values, (0.5, 99.5))
     statistics = {"lower": lower, "upper": upper, "mean": values.mean(), "std": max(values.std(), 1e-4)}
     return {"kind": "ct", **{name: round(float(value), 4) for name, value in statistics.items()}}
-
-
-def _voxels(path: Path, orientation: str | None) -> NDArray[Any]:
-    """In an order that does not depend on how the image is stored, if ``orientation`` is given."""
-    image = open_header(path)
-    try:
-        if orientation is not None:
-            image = image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation)))
-        return np.asanyarray(image.dataobj)
-    except Exception as error:  # nibabel, gzip and zlib have each their own
-        raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None

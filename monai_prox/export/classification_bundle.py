@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Any
 
-from monai_prox.data.oct import SUFFIXES
 from monai_prox.export import bundle_configs, bundle_docs
 from monai_prox.export.prediction import Prediction, check_plain
+from monai_prox.runtime.classification import SUFFIXES
 
 PACKAGES = ("pillow", "pytorch-ignite", "torchvision")
 PLACE = "torchvision.models.mobilenetv3"

@@ -9,7 +9,16 @@ from typing import Any
 
 from monai_prox.core.space import Subnet
 from monai_prox.data.decathlon_plan import Plan
-from monai_prox.export.bundle_entries import cropping, inverting, loading, orienting, resampling, resampling_by
+from monai_prox.export.bundle_entries import (
+    cropping,
+    inverting,
+    loading,
+    normalising,
+    preprocessing,
+    resampling,
+    resampling_by,
+    scaling,
+)
 from monai_prox.export.classification_bundle import ClassificationBundle
 from monai_prox.export.segmentation_bundle import SegmentationBundle
 from monai_prox.trained.bundle_folder import TrainedBundle
@@ -53,7 +62,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> SegmentationBundle:
         if metrics
         else "",
         licence=plan.licence,
-        preprocessing=tuple(_preprocessing(plan, described.spacing)),
+        preprocessing=_preprocessing(plan, described.spacing),
         postprocessing=(
             inverting(),
             {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
@@ -100,21 +109,11 @@ def _metrics(bundle: TrainedBundle, subnet: Subnet) -> dict[str, float]:
     return {f"{bundle.measure} {label}": value for label, value in bundle.measured(subnet).items() if value is not None}
 
 
-def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[Mapping[str, Any]]:
+def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> tuple[Mapping[str, Any], ...]:
     """What train.json does to an image, for this plan."""
     resample = resampling_by({"_target_": "Spacing", "pixdim": list(spacing), "mode": "bilinear"})
     if spacing != plan.spacing:  # a member of lower resolution, to which the family resizes patches in training
         resample = resampling(spacing, mode="bilinear", padding_mode="border")
-    normalise: dict[str, Any] = {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True}
-    if plan.is_ct:
-        window = dict(zip(("a_min", "a_max", "b_min", "b_max"), plan.window, strict=True))
-        normalise = {"_target_": "ScaleIntensityRanged", "keys": "image", **window, "clip": True}
-    return [
-        loading("SformReader"),
-        {"_target_": "EnsureChannelFirstd", "keys": "image"},
-        *orienting(plan.orientation),
-        *([] if plan.is_ct else [cropping()]),
-        resample,
-        normalise,
-        {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
-    ]
+    window: tuple[Any, ...] = plan.window
+    steps = [resample, scaling(*window)] if plan.is_ct else [cropping(), resample, normalising(nonzero=True)]
+    return preprocessing(loading("SformReader"), plan.orientation, *steps)

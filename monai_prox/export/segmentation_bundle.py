@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from monai_prox.errors import ProXError
 from monai_prox.export import bundle_configs, bundle_docs
-from monai_prox.export.bundle_entries import SCRIPTS_PATH, checking, output_name, own
+from monai_prox.export.bundle_entries import SCRIPTS_PATH, output_name, own
 from monai_prox.export.prediction import Prediction, check_plain
 from monai_prox.families.architecture import kind_of
 
@@ -100,7 +100,6 @@ class SegmentationBundle(Prediction):
             "resample": True,  # to the grid that it is on: without, MONAI takes some affines for those of two axes, and stops
             "mode": "nearest",
         }
-        load, *others = self.preprocessing
         window = {"_target_": "SlidingWindowInferer"} if self.weighing == "monai" else own("NNUNetInferer")
         return bundle_configs.inference(
             imports=("sys", "numpy as np"),
@@ -112,7 +111,7 @@ class SegmentationBundle(Prediction):
             images=self.images,
             datalist=self.datalist,
             network={"network_def": self._network()},
-            preprocessing=[load, checking(), *others],
+            preprocessing=self.preprocessing,
             inferer={**window, "roi_size": list(self.patch_size), "sw_batch_size": 1, "overlap": 0.5, "mode": "gaussian"},
             postprocessing=[*self.postprocessing, save],
         )
