@@ -13,7 +13,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 import pytest
 import torch
 from helpers.architectures import unet_architecture
-from helpers.bundle_training import assert_equal
+from helpers.equality import assert_equal
 from helpers.fuzzing import cases
 from hypothesis import given
 from hypothesis import strategies as st

@@ -13,9 +13,8 @@ from monai_prox.core import cost
 from monai_prox.core.distributed import rank
 from monai_prox.core.network import prediction_graph
 from monai_prox.data.decathlon import Case
-from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct import Scan
-from monai_prox.data.oct_plan import OctPlan
+from monai_prox.data.plans import TrainingPlan
 from monai_prox.files import make_folder, write_json
 from monai_prox.report import plot_progress
 from monai_prox.tensor_file import write_tensors
@@ -38,7 +37,7 @@ class FamilyWriter:
 
     def __init__(
         self,
-        plan: Plan | OctPlan,
+        plan: TrainingPlan,
         recipe: str,
         validation: MemberValidationHandler,
         *,

@@ -45,6 +45,8 @@ def export(
 ) -> None:
     """Cut a member out as a model that runs without this package, or as a file for a device."""
     from monai_prox.export.options import check_options, folds_of, one_fold
+    from monai_prox.runtime.kinds import SEGMENTATION
+    from monai_prox.trained.bundle_folder import TrainedBundle
     from monai_prox.trained.door import host_of
 
     from_nnunet, folds = host_of(model) == "nnunet", folds_of(fold or ())
@@ -52,7 +54,7 @@ def export(
     check_options(
         format,
         of_nnunet=from_nnunet,
-        classifies=not from_nnunet and _classifies(model),
+        kind=SEGMENTATION if from_nnunet else TrainedBundle.open(model).kind,
         fine_tune=fine_tune,
         folds=folds,
         checkpoint=checkpoint is not None,
@@ -77,12 +79,6 @@ def export(
     command = f"monai-prox predict {shlex.quote(str(output))} -i INPUT -o OUTPUT"
     say(str(output), command, *([] if loss is None else [str(loss)]))
     say_origin(model, checkpoint, [chosen])
-
-
-def _classifies(model: Path) -> bool:
-    from monai_prox.trained.bundle_folder import TrainedBundle
-
-    return TrainedBundle.open(model).classifies
 
 
 def _export_nnunet(
@@ -135,12 +131,10 @@ def _export_bundle(
 
         prediction = prediction_of(ModelFolder.open(model, checkpoint or "final"), subnet, fold)
     else:
-        from monai_prox.export.classifier import classification_of
-        from monai_prox.export.from_bundle import prediction_of as member_of
+        from monai_prox.export.from_bundle import member_of
         from monai_prox.trained.bundle_folder import TrainedBundle
 
-        opened = TrainedBundle.open(model)
-        prediction = classification_of(opened, subnet, dataset) if opened.classifies else member_of(opened, subnet)
+        prediction = member_of(TrainedBundle.open(model), subnet, dataset)
     folder = write_bundle(prediction, output, overwrite=overwrite)
     command = "python -m monai.bundle run --config_file configs/inference.json --dataset_dir INPUT --output_dir OUTPUT"
     say(str(folder), f"cd {shlex.quote(str(folder))} && {command}")

@@ -7,13 +7,12 @@ The order of axes is MONAI's, (x, y, z) as in a NIfTI file that is stored as RAS
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import isfinite, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from numpy.typing import NDArray
 
@@ -22,6 +21,7 @@ from monai_prox.errors import ProXError
 from monai_prox.families.architecture import DEPTH_KEY, PLACE
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
+from monai_prox.runtime.nifti_images import turned, voxels_of
 from monai_prox.typed import typed
 
 FORMAT = 1
@@ -48,6 +48,7 @@ class Plan:
         stored.
     """
 
+    kind: ClassVar = "segmentation"  # which family.json does not say
     task: str
     channels: tuple[str, ...]
     labels: tuple[str, ...]
@@ -103,9 +104,9 @@ class Plan:
     @classmethod
     def from_json(cls, data: Any) -> Plan:
         """Raises ProXError where ``data`` is no plan of this format."""
-        fields = set(cls.__dataclass_fields__)
-        what = f"not a plan of format {FORMAT} with {', '.join(sorted(fields))}"
-        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) | {"orientation"} != fields | {"format"}:
+        names = {field.name for field in fields(cls)}
+        what = f"not a plan of format {FORMAT} with {', '.join(sorted(names))}"
+        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) | {"orientation"} != names | {"format"}:
             raise ProXError(f"{what}: {data!r:.160}")
         plan = typed(cls, {name: value for name, value in data.items() if name != "format"}, what)
         if plan.orientation not in (None, ORIENTATION):
@@ -293,7 +294,8 @@ def _intensity(task: DecathlonTask, cases: Sequence[Case], orientation: str | No
         raise ProXError(f"{task.name} has CT beside other modalities ({', '.join(task.channels)}), which is not supported")
     samples = []
     for number, case in enumerate(cases):
-        image, label = _voxels(case.image, orientation), _voxels(case.label, orientation)
+        # in an order that does not depend on how they are stored, if ``orientation`` is given
+        image, label = (voxels_of(p, turned(p, open_header(p), orientation)) for p in (case.image, case.label))
         voxels = image[label.reshape(label.shape[:3]) > 0].ravel()
         if voxels.size:
             chosen = np.random.default_rng(number).integers(voxels.size, size=min(FOREGROUND_SAMPLES, voxels.size))
@@ -306,14 +308,3 @@ def _intensity(task: DecathlonTask, cases: Sequence[Case], orientation: str | No
     lower, upper = np.percentile(values, (0.5, 99.5))
     statistics = {"lower": lower, "upper": upper, "mean": values.mean(), "std": max(values.std(), 1e-4)}
     return {"kind": "ct", **{name: round(float(value), 4) for name, value in statistics.items()}}
-
-
-def _voxels(path: Path, orientation: str | None) -> NDArray[Any]:
-    """In an order that does not depend on how the image is stored, if ``orientation`` is given."""
-    image = open_header(path)
-    try:
-        if orientation is not None:
-            image = image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation)))
-        return np.asanyarray(image.dataobj)
-    except Exception as error:  # nibabel, gzip and zlib have each their own
-        raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None

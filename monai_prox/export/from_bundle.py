@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from monai_prox.core.space import Subnet
 from monai_prox.data.decathlon_plan import Plan
-from monai_prox.export.bundle_entries import cropping, inverting, loading, orienting, resampling, resampling_by
+from monai_prox.export.bundle_entries import (
+    cropping,
+    inverting,
+    loading,
+    normalising,
+    preprocessing,
+    resampling,
+    resampling_by,
+    scaling,
+)
+from monai_prox.export.classification_bundle import ClassificationBundle
 from monai_prox.export.segmentation_bundle import SegmentationBundle
 from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.trained.bundle_source import TrainedClassifier, TrainedSegmenter
+
+
+def member_of(bundle: TrainedBundle, which: str, dataset: Path | None = None) -> SegmentationBundle | ClassificationBundle:
+    """The member ``which``, of a family of any kind. Arguments and errors as of the functions below."""
+    return MAKERS[bundle.kind.name](bundle, which, dataset)
 
 
 def prediction_of(bundle: TrainedBundle, which: str) -> SegmentationBundle:
-    """The member ``which``, a name of family.json or a JSON file with a subnet.
+    """The member ``which`` of a family that segments, a name of family.json or a JSON file with a subnet.
 
     A member of lower resolution gets a coarser spacing and a smaller patch. Raises ProXError for an unknown or illegal member
     and where nothing has been trained.
     """
-    plan, family = bundle.plan, bundle.network_family
-    name, subnet = bundle.member(which)
-    subnet = family.space.check(subnet)
-    patch = family.input_size(plan.patch_size, subnet["resolution"][0])
-    spacing = tuple(mm * (full / small) for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))
-    measured = bundle.measured(subnet)
+    plan, source = bundle.plan, TrainedSegmenter(bundle, None)
+    name, subnet = source.member(which)
+    described, metrics = source.describe(name, subnet), _metrics(bundle, subnet)
     if plan.orientation is None:
         warnings.warn(
             "the family was trained on images as stored: the bundle takes them so, and is right for those stored alike",
@@ -31,23 +46,23 @@ def prediction_of(bundle: TrainedBundle, which: str) -> SegmentationBundle:
         )
     return SegmentationBundle(
         name=name,
-        task=plan.task,
-        source=f"a family trained on {plan.task} by {bundle.family()['recipe']}, {bundle.family()['epochs']} epochs",
-        subnet=subnet.to_json(),
-        network=bundle.supernet().extract(subnet),
-        architecture=family.architecture_of(subnet),
+        task=described.task,
+        source=described.source,
+        subnet=described.subnet,
+        network=source.network(subnet),
+        architecture=bundle.network_family.architecture_of(subnet),
         channels=plan.channels,
         modality="CT" if plan.is_ct else "MR",
         outputs=plan.labels,
         highest_label=len(plan.labels) - 1,
-        patch_size=patch,
-        spacing=spacing,
-        metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
+        patch_size=described.patch,
+        spacing=described.spacing,
+        metrics=metrics,
         measured_on="the training's validation cases, whole and at their own resolution, as a member within the family"
-        if measured
+        if metrics
         else "",
         licence=plan.licence,
-        preprocessing=tuple(_preprocessing(plan, spacing)),
+        preprocessing=_preprocessing(plan, described.spacing),
         postprocessing=(
             inverting(),
             {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
@@ -58,21 +73,47 @@ def prediction_of(bundle: TrainedBundle, which: str) -> SegmentationBundle:
     )
 
 
-def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> list[Mapping[str, Any]]:
+def classification_of(bundle: TrainedBundle, which: str, dataset: Path | None = None) -> ClassificationBundle:
+    """The member ``which`` of a family that classifies, as above.
+
+    dataset: of the training, for members whose norms it has kept no statistics of.
+
+    Raises ProXError for an unknown or illegal member, and where nothing has been trained or the norms' statistics are missing.
+    """
+    source = TrainedClassifier(bundle, dataset)
+    name, subnet = source.member(which)
+    described = source.describe(name, subnet)
+    return ClassificationBundle(
+        name=name,
+        task=described.task,
+        source=described.source,
+        subnet=described.subnet,
+        network=source.network(subnet),
+        architecture=bundle.network_family.architecture_of(subnet),
+        classes=described.classes,
+        image_size=described.image_size,
+        working_size=described.working_size,
+        metrics=_metrics(bundle, subnet),
+        measured_on="the training's validation scans",
+    )
+
+
+MAKERS: Mapping[str, Callable[[TrainedBundle, str, Path | None], SegmentationBundle | ClassificationBundle]] = {
+    "segmentation": lambda bundle, which, _: prediction_of(bundle, which),
+    "classification": classification_of,
+}
+
+
+def _metrics(bundle: TrainedBundle, subnet: Subnet) -> dict[str, float]:
+    """As the training measured them, by the names of the measure and of what is measured."""
+    return {f"{bundle.measure} {label}": value for label, value in bundle.measured(subnet).items() if value is not None}
+
+
+def _preprocessing(plan: Plan, spacing: tuple[float, ...]) -> tuple[Mapping[str, Any], ...]:
     """What train.json does to an image, for this plan."""
     resample = resampling_by({"_target_": "Spacing", "pixdim": list(spacing), "mode": "bilinear"})
     if spacing != plan.spacing:  # a member of lower resolution, to which the family resizes patches in training
         resample = resampling(spacing, mode="bilinear", padding_mode="border")
-    normalise: dict[str, Any] = {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True}
-    if plan.is_ct:
-        window = dict(zip(("a_min", "a_max", "b_min", "b_max"), plan.window, strict=True))
-        normalise = {"_target_": "ScaleIntensityRanged", "keys": "image", **window, "clip": True}
-    return [
-        loading("SformReader"),
-        {"_target_": "EnsureChannelFirstd", "keys": "image"},
-        *orienting(plan.orientation),
-        *([] if plan.is_ct else [cropping()]),
-        resample,
-        normalise,
-        {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
-    ]
+    window: tuple[Any, ...] = plan.window
+    steps = [resample, scaling(*window)] if plan.is_ct else [cropping(), resample, normalising(nonzero=True)]
+    return preprocessing(loading("SformReader"), plan.orientation, *steps)

@@ -16,7 +16,16 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from monai_prox.errors import ProXError, refusing
-from monai_prox.export.bundle_entries import cropping, inverting, loading, orienting, regions_to_labels, resampling
+from monai_prox.export.bundle_entries import (
+    cropping,
+    inverting,
+    loading,
+    normalising,
+    preprocessing,
+    regions_to_labels,
+    resampling,
+    scaling,
+)
 from monai_prox.export.segmentation_bundle import SegmentationBundle
 from monai_prox.families.architecture import build_network
 from monai_prox.runtime.description import ORIENTATIONS
@@ -78,7 +87,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Se
         metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
         measured_on=scored_in(fold, bool(checkpoint["inference_allowed_mirroring_axes"])) if measured else "",
         licence=licence_of(model.dataset),
-        preprocessing=tuple(_preprocessing(plans, configuration, spacing, orientation)),
+        preprocessing=_preprocessing(plans, configuration, spacing, orientation),
         postprocessing=tuple(_postprocessing(model.dataset, labels.has_regions)),
         images=f"*_0000{ending}",
         orientation=orientation,
@@ -145,17 +154,15 @@ def turned_weights(network: nn.Module, order: Sequence[int]) -> dict[str, Any]:
 
 def _preprocessing(
     plans: Mapping[str, Any], configuration: Mapping[str, Any], spacing: Sequence[float], orientation: str | None
-) -> list[Mapping[str, Any]]:
+) -> tuple[Mapping[str, Any], ...]:
     """nnU-Net's: crop to what is not 0, normalise, resample by cubic splines with the image's outer faces kept in place."""
-    return [
+    return preprocessing(
         loading("ChannelsReader", turned=plans["image_reader_writer"] == TO_RAS),
-        {"_target_": "EnsureChannelFirstd", "keys": "image"},
-        *orienting(orientation),
+        orientation,
         cropping(),
         *_normalisation(plans, configuration),
         resampling(spacing, mode=3, padding_mode="nearest"),
-        {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
-    ]
+    )
 
 
 def _normalisation(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -165,24 +172,19 @@ def _normalisation(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -
         raise ProXError(f"the plan normalises channels differently, {schemes} with masks {masks}; use --format nnunet")
     ((scheme, masked),) = kinds
     if scheme == "ZScoreNormalization":
-        return [{"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": bool(masked), "channel_wise": True}]
+        return [normalising(nonzero=bool(masked))]
     if scheme == "CTNormalization" and len(schemes) == 1:
         ct = intensities_of(plans)["0"]
         lower, upper, mean, std = (ct[key] for key in ("percentile_00_5", "percentile_99_5", "mean", "std"))
         std = max(std, 1e-8)
-        return [_range(lower, upper, (lower - mean) / std, (upper - mean) / std)]
+        return [scaling(lower, upper, (lower - mean) / std, (upper - mean) / std)]
     if scheme == "RescaleTo01Normalization":
         return [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0, "channel_wise": True}]
     if scheme == "RGBTo01Normalization":
-        return [_range(0.0, 255.0, 0.0, 1.0)]
+        return [scaling(0.0, 255.0, 0.0, 1.0)]
     if scheme == "NoNormalization":
         return []
     raise ProXError(f"the plan's normalisation {schemes} has no counterpart among MONAI's transforms; use --format nnunet")
-
-
-def _range(lower: float, upper: float, start: float, end: float) -> dict[str, Any]:
-    bounds = {"a_min": lower, "a_max": upper, "b_min": start, "b_max": end}
-    return {"_target_": "ScaleIntensityRanged", "keys": "image", **bounds, "clip": True}
 
 
 def _postprocessing(dataset: Mapping[str, Any], has_regions: bool) -> list[Mapping[str, Any]]:

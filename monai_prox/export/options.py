@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from monai_prox.errors import ProXError
+from monai_prox.runtime.kinds import Kind
 from monai_prox.trained.source import FILES, FOLDERS
 
 ALL = "all"  # nnU-Net's name for the fold that trains on all cases
@@ -35,7 +36,7 @@ def check_options(
     format: str,
     *,
     of_nnunet: bool,
-    classifies: bool,
+    kind: Kind,
     fine_tune: bool = False,
     folds: Sequence[str] = (),
     checkpoint: bool = False,
@@ -45,7 +46,7 @@ def check_options(
 ) -> None:
     """Raises ProXError for an unknown format, and for an option that says nothing about it or about the family.
 
-    of_nnunet: a model folder, no bundle. classifies: its members do. Of the options, folds are names, the others whether they
+    of_nnunet: a model folder, no bundle. kind: of its members. Of the options, folds are names, the others whether they
     were given.
     """
     if format not in (*FOLDERS, *FILES):
@@ -54,14 +55,7 @@ def check_options(
         raise ProXError(f"a bundle's members become {', '.join((*FOLDERS[1:], *FILES))}, not nnunet")
     if format in FOLDERS and (int8 or any_patch):
         raise ProXError(f"--int8 and --any-patch are for files for devices, --format {', '.join(FILES)}")
-    if int8 and format not in INT8:
-        raise ProXError(f"there is no int8 for {format}; allowed: {', '.join(INT8)}")
-    if int8 and any_patch:
-        raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
-    if any_patch and classifies:
-        raise ProXError(
-            "--any-patch is for members that segment; leave it out, for scans of any size are resized in prediction"
-        )
+    check_file_options(format, kind, any_patch=any_patch, int8=int8)
     if fine_tune and format != "nnunet":
         raise ProXError(f"--fine-tune is for --format nnunet, got {format}")
     if folds and not of_nnunet:
@@ -70,7 +64,19 @@ def check_options(
         raise ProXError("--checkpoint is for nnU-Net's model folders; a bundle has one model")
     if format != "nnunet":
         one_fold(folds, f"the format {format}")
-    if dataset and not int8 and not classifies:
+    if dataset and not int8 and not kind.calibrated:
         raise ProXError("--dataset is for --int8 and for classifiers; leave it out")
     if dataset and format == "nnunet":
         raise ProXError("--dataset is not for --format nnunet; leave it out")
+
+
+def check_file_options(format: str, kind: Kind, *, any_patch: bool, int8: bool) -> None:
+    """Raises ProXError for an option of files that is not for their format, for members of this kind, or for the other."""
+    if int8 and format not in INT8:
+        raise ProXError(f"there is no int8 for {format}; allowed: {', '.join(INT8)}")
+    if int8 and any_patch:
+        raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
+    if any_patch and not kind.any_patch:
+        raise ProXError(
+            "--any-patch is for members that segment; leave it out, for scans of any size are resized in prediction"
+        )

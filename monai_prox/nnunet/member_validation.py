@@ -15,6 +15,7 @@ from torch import nn
 from monai_prox.core.distributed import gather
 from monai_prox.core.space import Subnet
 from monai_prox.nnunet import case_dice
+from monai_prox.runtime.dice import mean_dice
 
 COUNTED = ("tp_hard", "fp_hard", "fn_hard")  # in what nnU-Net's validation_step returns
 Evaluated = dict[str, Any]  # what it returns
@@ -90,9 +91,7 @@ class MemberValidation:
 def pseudo_dice(outputs: list[Evaluated]) -> float:
     """nnU-Net's mean over classes of all batches of all ranks; NaN if there is no class that occurs or is predicted."""
     collated = collate_outputs(outputs)
-    counts = np.sum(gather(np.stack([np.sum(collated[key], 0) for key in COUNTED])), 0)
-    tp, fp, fn = counts[:, counts.sum(0) > 0]  # a class that neither occurs nor is predicted says nothing
-    return float(np.mean(2 * tp / (2 * tp + fp + fn))) if tp.size else float("nan")
+    return mean_dice(np.sum(gather(np.stack([np.sum(collated[key], 0) for key in COUNTED])), 0))
 
 
 def validate_members(trainer: Any, validate: Callable[[], None]) -> None:

@@ -14,10 +14,10 @@ from monai_prox.core.network import prediction_graph
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import Member, SuperNet, WeightTransforms, without_weights
 from monai_prox.data.decathlon import Case, DecathlonTask
-from monai_prox.data.decathlon_plan import Plan
-from monai_prox.data.oct_plan import KIND, OctPlan
+from monai_prox.data.plans import read_plan
 from monai_prox.errors import ProXError, refusing
 from monai_prox.files import read_json
+from monai_prox.runtime.kinds import KINDS, Kind
 from monai_prox.tensor_file import check_weights, read_tensors, write_tensors
 from monai_prox.trained.family_file import FAMILY, FURTHER, check_family, find_member
 from monai_prox.training.calibrate import keeps_statistics
@@ -71,9 +71,7 @@ class TrainedBundle:
     @cached_property
     def plan(self) -> Any:
         """A Plan or, of a classifier, an OctPlan."""
-        data = self.data["plan"]
-        kind = OctPlan if isinstance(data, dict) and data.get("kind") == KIND else Plan
-        return kind.from_json(data)
+        return read_plan(self.data["plan"])
 
     @cached_property
     @refusing(UNUSABLE)
@@ -83,9 +81,9 @@ class TrainedBundle:
         return family
 
     @property
-    def classifies(self) -> bool:
-        """Whether the members classify images, instead of segmenting them."""
-        return isinstance(self.plan, OctPlan)
+    def kind(self) -> Kind:
+        """What the members do with images."""
+        return KINDS[self.plan.kind]
 
     @property
     def measure(self) -> str:
@@ -96,7 +94,7 @@ class TrainedBundle:
     @property
     def scored(self) -> str:
         """In words, what they are of."""
-        return "scans that training held out" if self.classifies else "whole cases that training held out, without mirroring"
+        return self.kind.scored
 
     @property
     @refusing(UNUSABLE)

@@ -35,7 +35,7 @@ def open_trained(path: Path, *, fold: str | None = None, dataset: Path | None = 
     if fold is not None or checkpoint is not None:
         raise ProXError(f"--{'fold' if checkpoint is None else 'checkpoint'} is for nnU-Net's model folders, {path} is none")
     from monai_prox.trained.bundle_folder import TrainedBundle
-    from monai_prox.trained.bundle_source import TrainedClassifier, TrainedSegmenter
+    from monai_prox.trained.bundle_source import SOURCES
 
     bundle = TrainedBundle.open(path)
-    return (TrainedClassifier if bundle.classifies else TrainedSegmenter)(bundle, dataset)
+    return SOURCES[bundle.kind.name](bundle, dataset)

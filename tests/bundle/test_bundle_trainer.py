@@ -24,7 +24,6 @@ from helpers.bundle_training import (
     SANDWICH,
     Training,
     adamw,
-    assert_equal,
     cases,
     checkpoint,
     evaluator,
@@ -34,6 +33,7 @@ from helpers.bundle_training import (
     sgd,
     training,
 )
+from helpers.equality import assert_equal
 from helpers.ranks import in_threads, together
 from helpers.refusals import refused
 from ignite.engine import Events

@@ -14,13 +14,23 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers.bundle_checks import REQUIRED, check_network, check_zoo_rules, config, schema, targets
-from helpers.bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai, torchrun, write_task
-from helpers.bundle_hosts import deployed, labelled, scripts_from
+from helpers.bundle_checks import (
+    REQUIRED,
+    check_before_training,
+    check_metadata,
+    check_network,
+    check_properties,
+    check_zoo_rules,
+    config,
+    targets,
+    train_in_two_processes,
+)
+from helpers.bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai, write_task
+from helpers.bundle_hosts import deployed, labelled, predict, scripts_from
 from helpers.equality import equal
 from helpers.made_once import made_once
 from helpers.orientations import assert_same, stored, write_stored
-from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
 from typer.testing import CliRunner
 
@@ -161,21 +171,6 @@ def test_evaluation_repeats_the_trainings_validation(trained: Trained, tmp_path:
     assert_evaluates(trained, "middle", tmp_path)
 
 
-def predict(bundle: Path, images: Path, output: Path, **options: Any) -> dict[str, np.ndarray]:
-    workflow = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "inference.json"),
-        workflow_type="infer",
-        logging_file=False,
-        bundle_root=str(bundle),
-        dataset_dir=str(images),
-        output_dir=str(output),
-        **options,
-    )
-    workflow.initialize()
-    workflow.run()
-    return {path.name: np.asarray(nib.load(path).dataobj) for path in sorted(output.glob("*.nii.gz"))}
-
-
 def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path: Path) -> None:
     """A member within the family, at full resolution, and as a bundle of its own."""
     images = trained.task / "imagesTr"
@@ -291,12 +286,7 @@ def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
     """On whole cases, by regions where there are some; the training's own validation stays at its resolution."""
     source = open_trained(trained.bundle, dataset=trained.task)
     name, subnet = source.member("largest")
-    network, held_out = source.network(subnet), source.held_out()
-
-    def run(x: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return np.asarray(network(torch.from_numpy(x)))
-
+    run, held_out = runnable(source.network(subnet)), source.held_out()
     score = np.mean(held_out.scores(range(len(held_out.names)), source.describe(name, subnet), run))
     member = TrainedBundle.open(trained.bundle).family()["members"][-1]
     assert score == pytest.approx(member["dice"]["mean"], abs=0.02)
@@ -375,17 +365,8 @@ def test_monais_checks_pass_for_an_exported_member(trained: Trained, tmp_path: P
 def test_the_bundles_have_the_properties_that_workflows_ask_for(
     trained: Trained, kind: str, names: list[str], tmp_path: Path
 ) -> None:
-    workflow = ConfigWorkflow(
-        config_file=[str(trained.bundle / "configs" / f"{name}.json") for name in names],
-        workflow_type=kind,
-        logging_file=False,
-        bundle_root=str(trained.bundle),
-        output_dir=str(tmp_path),
-        dataset_dir=str(trained.task),
-        num_workers=0,
-    )
-    workflow.initialize()
-    assert workflow.check_properties() == []
+    places = {"output_dir": str(tmp_path), "dataset_dir": str(trained.task)}
+    check_properties(trained.bundle, names, kind, **places, num_workers=0)
 
 
 def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: Trained, tmp_path: Path) -> None:
@@ -394,33 +375,19 @@ def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: T
     assert metadata["eval_metrics"] == {
         f"dice {label}": value for label, value in TrainedBundle.open(trained.bundle).family()["members"][0]["dice"].items()
     }
-    workflow = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "inference.json"),
-        workflow_type="infer",
-        logging_file=False,
-        bundle_root=str(bundle),
-        dataset_dir=str(trained.task / "imagesTr"),
-    )
-    workflow.initialize()
-    assert workflow.check_properties() == []
+    check_properties(bundle, ["inference"], "infer", dataset_dir=str(trained.task / "imagesTr"))
 
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_a_network_can_be_checked_before_any_training(name: str) -> None:
-    bundle = ROOT / "bundles" / name
-    files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/inference.json")}
     small = {"_meta_#network_data_format#inputs#image#spatial_shape": [64, 64, 32]}  # the whole patch takes seconds
-    verify_net_in_out(net_id="network_def", device="cpu", bundle_root=str(bundle), **files, **small)
+    check_before_training(ROOT / "bundles" / name, **small)
 
 
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
     member = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
     for bundle in (trained.bundle, member):
-        verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema(tmp_path)))
-        wrong = config(bundle, "metadata") | {"version": 1}
-        (tmp_path / "wrong.json").write_text(json.dumps(wrong))
-        with pytest.raises(ValueError, match="is not of type 'string'"):
-            verify_metadata(meta_file=str(tmp_path / "wrong.json"), filepath=str(schema(tmp_path)))
+        check_metadata(bundle, tmp_path)
 
 
 # ---------------------------------------------------------------------- going on, side by side, and what is refused
@@ -455,17 +422,11 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(hippocampus: Trai
 
 @pytest.mark.slow
 def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) -> None:
-    """Under torchrun, with gloo on the CPU; validation is shared out, and logged once, by MLflow, too."""
-    weights = "$torch.save([p.detach() for p in @largest.parameters()], @ckpt_dir + f'/rank_{dist.get_rank()}.pt')"
-    (tmp_path / "leave.json").write_text(json.dumps({"run": ["$@train#trainer.run()", weights]}))
-    files = [f"bundles/hippocampus_prox/configs/{name}.json" for name in ("train", "multi_gpu_train")]
-    files.append(str(tmp_path / "leave.json"))
-    places = {"dataset_dir": hippocampus.task, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
+    """Validation is shared out, and logged once, by MLflow, too."""
     few = {"validation_cases": 3, "batch_size": 1, "tracking": "mlflow"}
-    command = ["run", "--config_file", str(files), *arguments(TINY | places | few)]
-    said = torchrun(2, command, cwd=hippocampus.root)
-    ranks = [torch.load(tmp_path / "models" / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert all(map(torch.equal, *ranks))
+    said = train_in_two_processes(
+        hippocampus.root, "hippocampus_prox", tmp_path, **TINY | few | {"dataset_dir": hippocampus.task}
+    )
     assert len(list((tmp_path / "eval").glob("events.out.tfevents.*"))) == 1
     assert said.count("Epoch[5] Metrics") == said.count("Plan: patches of ") == 1
     assert "of memory in each process" in said

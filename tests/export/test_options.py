@@ -99,6 +99,13 @@ def test_an_option_reaches_what_exports_or_is_refused(
         assert wanted.items() <= given.items(), (format, kind, given)
 
 
+def test_a_file_of_a_classifier_of_any_patch_is_refused_also_without_the_command(tmp_path: Path) -> None:
+    source = door.open_trained(BUNDLES / "roct_prox")
+    options: dict[str, Any] = {"any_patch": True}
+    said = "--any-patch is for members that segment"
+    refused(said, device_file.export_file, source, "largest", tmp_path / "a.onnx", "onnx", **options)
+
+
 def test_folds_are_numbers_or_all() -> None:
     for given in (["0,2"], ["0", "2"], ["0 2"], ["0, 2"], [" 0,2 ", "0"]):
         assert folds_of(given) == ("fold_0", "fold_2")

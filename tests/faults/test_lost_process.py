@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bundle_commands import TINY, arguments, copy_bundles, write_task
-from helpers.bundle_training import assert_equal
+from helpers.equality import assert_equal
 from helpers.nnunet_ranks import FAULT, LOST_IN, ProXTrainerOnCPU
 from helpers.nnunet_task import FULLRES, TWO_MEMBERS, Prepared, cut_plans, folders, make_trainer
 from helpers.ranks import together

@@ -252,21 +252,3 @@ def training(
 def checkpoint(folder: Path, epochs: int) -> Path:
     """The one that was saved after so many epochs."""
     return folder / f"checkpoint_epoch={epochs}.pt"
-
-
-def assert_equal(one: Any, other: Any, where: str = "state") -> None:
-    """Bit for bit, through containers."""
-    if isinstance(one, Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, Mapping):
-        assert list(one) == list(other), where
-        for key in one:
-            assert_equal(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_equal(*pair, f"{where}[{index}]")
-    elif isinstance(one, float) and one != one:
-        assert other != other, where
-    else:
-        assert one == other, where

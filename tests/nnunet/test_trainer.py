@@ -61,6 +61,7 @@ from monai_prox.nnunet.loss import AnyLevelsLoss
 from monai_prox.nnunet.member_validation import pseudo_dice
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainerPaper
 from monai_prox.report import count, plot_progress
+from monai_prox.runtime.dice import dice_of
 from monai_prox.trained.nnunet_checkpoint import load_checkpoint
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
 from monai_prox.trained.open_part import ENTRY
@@ -647,16 +648,14 @@ def log_of(trainer: Any) -> str:
 
 def case_dice(trainer: Any, subnet: Subnet, batches: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Mean Dice of both classes by case, image by image."""
-    counts: dict[str, np.ndarray] = {}
+    seen: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for batch in batches:
         for image, target, case in zip(batch["data"], batch["target"][0], batch["keys"], strict=True):
             with torch.no_grad():
                 labels = trainer.supernet.view(subnet).eval()(image[None]).argmax(1)
-            both = [
-                [((a == c) & (b == c)).sum() for a, b in ((labels, target), (labels, labels), (target, target))] for c in (1, 2)
-            ]
-            counts[case] = counts.get(case, 0) + np.array(both, np.float64)
-    return {case: float(np.mean([2 * both / (a + b) for both, a, b in of])) for case, of in counts.items()}
+            seen.setdefault(case, []).append((labels.numpy().ravel(), target.numpy().ravel()))
+    pairs = {case: map(np.concatenate, zip(*of, strict=True)) for case, of in seen.items()}
+    return {case: dice_of(*pair, {"one": 1, "two": 2}) for case, pair in pairs.items()}
 
 
 def test_the_gain_of_a_choice_is_compared_case_by_case(bare: Path) -> None:
