@@ -17,7 +17,7 @@ def family(
     checkpoint: CheckpointOption = None,
 ) -> None:
     """List the members of a trained family that have names."""
-    from monai_prox.report import Row, choices_text, family_table, what_it_is
+    from monai_prox.report import choices_text, family_table, rows_of
     from monai_prox.trained.door import host_of
 
     if host_of(model) == "monai":
@@ -26,16 +26,16 @@ def family(
         if checkpoint is not None:
             raise ProXError("--checkpoint is for nnU-Net's model folders; a bundle has one model")
         opened = TrainedBundle.open(model)
-        members, measure, scored = opened.family()["members"], opened.measure, opened.scored
+        members, measure, scored = opened.family().members, opened.measure, opened.scored
     else:
         from monai_prox.trained.nnunet_folder import ModelFolder
 
         folder = ModelFolder.open(model, checkpoint or "final")
-        members, measure, scored = folder.family()["members"], "dice", folder.scored
+        members, measure, scored = folder.family().members, "dice", folder.scored
     if as_json:
-        print(json.dumps(members, indent=2))
+        print(json.dumps([member.to_json(measure) for member in members], indent=2))
     else:
-        rows = [Row(m["name"], m["parameters"], m["macs"], m[measure] or {}, choices=what_it_is(m["subnet"])) for m in members]
+        rows = rows_of(members)
         console.print(family_table(rows, measure, scored))
         say(*choices_text(rows))
         if checkpoint is not None:

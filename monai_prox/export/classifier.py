@@ -295,12 +295,12 @@ def classification_of(bundle: TrainedBundle, which: str, dataset: Path | None = 
     return Classification(
         name=name,
         task=plan.task,
-        source=f"a family trained on {plan.task} by {bundle.family()['recipe']}, {bundle.family()['epochs']} epochs",
+        source=bundle.origin,
         subnet=subnet.to_json(),
         network=TrainedClassifier(bundle, dataset).network(subnet),
         architecture=family.architecture_of(subnet),
         classes=plan.classes,
         image_size=plan.image_size,
         working_size=(rows, columns),
-        scores={label: value for label, value in bundle.measured(subnet).items() if value is not None},
+        scores=bundle.measured(subnet),
     )

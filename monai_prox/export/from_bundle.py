@@ -32,7 +32,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> SegmentationBundle:
     return SegmentationBundle(
         name=name,
         task=plan.task,
-        source=f"a family trained on {plan.task} by {bundle.family()['recipe']}, {bundle.family()['epochs']} epochs",
+        source=bundle.origin,
         subnet=subnet.to_json(),
         network=bundle.supernet().extract(subnet),
         architecture=family.architecture_of(subnet),
@@ -42,7 +42,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> SegmentationBundle:
         highest_label=len(plan.labels) - 1,
         patch_size=patch,
         spacing=spacing,
-        metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
+        metrics={f"dice {label}": value for label, value in measured.items()},
         measured_on="the training's validation cases, whole and at their own resolution, as a member within the family"
         if measured
         else "",

@@ -58,7 +58,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Se
     network = build_network(architecture, input_channels=len(channels), num_classes=labels.num_segmentation_heads)
     network.load_state_dict(turned_weights(supernet.extract(subnet), order))
     validated = model.validated(fold, subnet, checkpoint["current_epoch"])
-    measured = (validated or {}).get("dice") or {}
+    measured = (validated and validated.scores) or {}
     spacing = [configuration["spacing"][axis] for axis in order]
     ending = model.dataset["file_ending"]
     return SegmentationBundle(
@@ -106,7 +106,7 @@ def _orientation(model: ModelFolder, fold: str) -> str | None:
     """
     if model.plans["image_reader_writer"] == TO_RAS:
         return "RAS"
-    known = model.family_of(fold).get("orientations")
+    known = model.family_of(fold).orientations
     found = known or stored_orientations(model.plans["dataset_name"])
     if not isinstance(found, Mapping) or not set(found) <= ORIENTATIONS:
         raise ProXError(f"{fold}/family.json: orientations are axis codes such as RAS with numbers, got {found!r:.120}")

@@ -112,9 +112,9 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
             {**_of(one, result, output, patches), "expected": measured.get(one.subnet, min(1.0, one.score + shift))}
             for one in result.members
         ],
-        "stages": family.get("stages", []),
-        "monitor": family.get("monitor", []),
-        "closed": family.get("closed", {}),
+        "stages": family.stages,
+        "monitor": family.monitor,
+        "closed": family.closed or {},
     }
 
 

@@ -19,13 +19,12 @@ from monai_prox.data.oct_plan import KIND, OctPlan
 from monai_prox.errors import ProXError, refusing
 from monai_prox.files import read_json
 from monai_prox.tensor_file import check_weights, read_tensors, write_tensors
-from monai_prox.trained.family_file import FAMILY, FURTHER, check_family, find_member
+from monai_prox.trained.family_file import FAMILY, FORMAT, FamilyFile
 from monai_prox.training.calibrate import keeps_statistics
 from monai_prox.training.calibrated_members import CalibratedMembers, Statistics, statistics_of
 from monai_prox.training.schedule import find_recipe
 from monai_prox.typed import check_types
 
-FORMAT = 1
 WEIGHTS = "model.pt"
 KERNEL_TRANSFORMS = "kernel_transforms.pt"
 STATISTICS = "statistics.pt"  # of norms, by member
@@ -48,7 +47,7 @@ class TrainedBundle:
     """Read-only view of a family in a bundle: what its training wrote, or, before any training, what its authors planned."""
 
     path: Path  # the folder of models: family.json and model.pt, once trained
-    data: dict[str, Any]
+    file: FamilyFile
 
     @classmethod
     def open(cls, path: Path | str, bundle_root: Path | str | None = None) -> TrainedBundle:
@@ -61,25 +60,23 @@ class TrainedBundle:
         planned = [Path(root) / "configs" / FAMILY for root in (path, bundle_root) if root is not None]
         for place in (models / FAMILY, *planned):
             if place.is_file():
-                data = read_json(place)
-                if not isinstance(data, dict) or data.get("format") != FORMAT or not {"plan", "choices"} <= set(data):
+                file = FamilyFile.from_json(read_json(place), place, planned=True)
+                if file.plan is None or file.choices is None:
                     raise ProXError(f"{place} is not a family of format {FORMAT}")
-                check_types(data, FURTHER, place, missing=True)
-                return cls(models, data)
+                return cls(models, file)
         raise ProXError(f"{path} is no bundle of a supernet, nor its models: there is no {FAMILY}, which training writes")
 
     @cached_property
     def plan(self) -> Any:
         """A Plan or, of a classifier, an OctPlan."""
-        data = self.data["plan"]
-        kind = OctPlan if isinstance(data, dict) and data.get("kind") == KIND else Plan
-        return kind.from_json(data)
+        data = self.file.plan or {}
+        return (OctPlan if data.get("kind") == KIND else Plan).from_json(data)
 
     @cached_property
     @refusing(UNUSABLE)
     def network_family(self) -> Family:
         """Of what remained open: a UNetFamily or, of a classifier, a MobileNetFamily."""
-        family: Family = self.plan.family(self.data["choices"], open=self.data.get("closed"))
+        family: Family = self.plan.family(self.file.choices, open=self.file.closed)
         return family
 
     @property
@@ -90,8 +87,7 @@ class TrainedBundle:
     @property
     def measure(self) -> str:
         """What the members' scores measure, and their name in family.json."""
-        measure: str = self.data.get("measure", "dice")
-        return measure
+        return self.file.measure
 
     @property
     def scored(self) -> str:
@@ -102,24 +98,31 @@ class TrainedBundle:
     @refusing(UNUSABLE)
     def kernel_transforms(self) -> bool:
         """Whether the recipe had the supernet transform its kernels."""
-        return "recipe" in self.data and find_recipe(self.data["recipe"]).kernel_transforms
+        return self.file.recipe is not None and find_recipe(self.file.recipe).kernel_transforms
 
     @property
     @refusing(UNUSABLE)
     def regions(self) -> dict[str, tuple[int, ...]]:
         """What is evaluated: values of the labels by region."""
-        recorded = self.data.get("regions")
-        return self.plan.regions() if recorded is None else {name: tuple(values) for name, values in recorded.items()}
+        regions: dict[str, tuple[int, ...]] = self.plan.regions() if self.file.regions is None else dict(self.file.regions)
+        return regions
 
     @refusing(UNUSABLE)
     def validation_cases(self, task: DecathlonTask) -> list[Case]:
         """The cases that the training held out. Raises ProXError where ``task`` does not have them all."""
         cases = {case.image.name: case for case in task.cases}
-        names = self.family()["validation_cases"]
+        names = self.held_out()
         missing = [name for name in names if name not in cases]
         if missing:
             raise ProXError(f"{task.name} lacks {len(missing)} cases that the training held out, the first is {missing[0]}")
         return [cases[name] for name in names]
+
+    def held_out(self) -> tuple[str, ...]:
+        """Names of the cases that the training held out. Raises ProXError where family.json does not have them."""
+        names = self.family().validation_cases
+        if names is None:
+            raise ProXError(f"{self.path / FAMILY} has no 'validation_cases', those that the training held out")
+        return names
 
     def subnet(self, which: str) -> Subnet:
         """The subnet of a name or a JSON file, see ``member``; "smallest" and "largest" are known before training, too."""
@@ -128,23 +131,34 @@ class TrainedBundle:
         subnet: Subnet = ends[which]() if which in ends else space.check(self.member(which)[1])
         return subnet
 
-    def family(self) -> dict[str, Any]:
+    def family(self) -> FamilyFile:
         """family.json. Raises ProXError where nothing has been trained yet."""
-        if "members" not in self.data:
+        if not self.file.members:
             raise ProXError(
                 f"{self.path.parent} is not trained; first python -m monai.bundle run --config_file configs/train.json"
             )
-        return check_family(self.data, self.path / FAMILY)
+        return self.file
+
+    @property
+    def origin(self) -> str:
+        """In words, which training its members come from. Raises ProXError where family.json does not say."""
+        family = self.family()
+        if family.recipe is None or family.epochs is None:
+            raise ProXError(f"{self.path / FAMILY} has no 'recipe' or no 'epochs' of the training")
+        return f"a family trained on {self.plan.task} by {family.recipe}, {family.epochs} epochs"
 
     def member(self, which: str) -> tuple[str, Subnet]:
         """Name and subnet of ``which``, a member's name or a JSON file with a subnet. Raises ProXError."""
-        return find_member(self.family(), which)
+        return self.family().find(which)
 
-    @refusing(UNUSABLE)
     def measured(self, subnet: Subnet) -> dict[str, float]:
-        """Scores by class of ``subnet`` as its training measured them with the weights that are there; {} where it did not."""
-        same = [member for member in self.family()["members"] if dict(Subnet.from_json(member["subnet"])) == dict(subnet)]
-        return dict(same[0][self.measure] or {}) if same else {}
+        """Scores by class of ``subnet`` as its training measured them with the weights that are there; {} where it did not.
+
+        Classes that were in no case have none.
+        """
+        member = self.family().named(subnet)
+        scores = (member and member.scores) or {}
+        return {name: score for name, score in scores.items() if score is not None}
 
     def supernet(self) -> SuperNet:
         """With the trained weights. Raises ProXError as ``load_weights`` does."""

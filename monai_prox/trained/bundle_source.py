@@ -22,6 +22,7 @@ from monai_prox.runtime.classification import prepare_scan
 from monai_prox.runtime.description import Description, Normalisation, Resampling, ScanDescription
 from monai_prox.runtime.evaluation import Labelled, LabelledScan, LabelledScans, SegmentedCases
 from monai_prox.trained.bundle_folder import UNUSABLE, TrainedBundle
+from monai_prox.trained.family_file import FamilyFile
 from monai_prox.trained.source import FILES
 from monai_prox.training.calibrated_members import CalibratedMembers
 
@@ -62,7 +63,7 @@ class _Source:
     def arguments(self) -> list[str]:
         return ["--dataset", str(self.dataset.resolve())] if self.classifies and self.dataset is not None else []
 
-    def family(self) -> dict[str, Any]:
+    def family(self) -> FamilyFile:
         return self.bundle.family()
 
     def member(self, which: str) -> tuple[str, Subnet]:
@@ -71,11 +72,6 @@ class _Source:
 
     def check_all_trained(self) -> None:
         pass  # a bundle's model is what a training leaves in the end
-
-    @property
-    def _trained(self) -> str:
-        family = self.family()
-        return f"a family trained on {self.bundle.plan.task} by {family['recipe']}, {family['epochs']} epochs"
 
     def _data(self, what: str) -> Path:
         if self.dataset is None:
@@ -102,9 +98,9 @@ class TrainedSegmenter(_Source):
             member=name,
             subnet=subnet.to_json(),
             task=plan.task,
-            source=self._trained,
+            source=self.bundle.origin,
             channels=plan.channels,
-            labels={label: value for value, label in enumerate(plan.labels)},
+            labels=plan.values,
             regions=None,
             outputs=len(plan.labels),
             patch=patch,
@@ -145,7 +141,7 @@ class TrainedClassifier(_Source):
             member=name,
             subnet=subnet.to_json(),
             task=plan.task,
-            source=self._trained,
+            source=self.bundle.origin,
             classes=plan.classes,
             image_size=plan.image_size,
             working_size=(rows, columns),
@@ -159,7 +155,7 @@ class TrainedClassifier(_Source):
     def _scans(self) -> OctScans:
         """Split as in the training, by the names that it has noted. Raises ProXError where they do not tell."""
         data = self._data("the folder of scans, or the .npz, that the bundle was trained on")
-        scans, noted = read_scans(data, classes=self.bundle.plan.classes), Counter(self.family()["validation_cases"])
+        scans, noted = read_scans(data, classes=self.bundle.plan.classes), Counter(self.bundle.held_out())
         if Counter(scan.name for scan in scans.val) == noted:
             return scans
         every = [*scans.train, *scans.val]  # it was told to split otherwise

@@ -18,6 +18,7 @@ from monai_prox.errors import ProXError, refusing
 from monai_prox.runtime.cases import Case
 from monai_prox.runtime.description import READERS, SCHEMES, Description, Normalisation, Resampling
 from monai_prox.runtime.evaluation import Labelled, SegmentedCases, find_labelled
+from monai_prox.trained.family_file import FamilyFile
 from monai_prox.trained.nnunet_dataset import channels_of
 from monai_prox.trained.nnunet_files import listed_files
 from monai_prox.trained.nnunet_folder import UNUSABLE, ModelFolder
@@ -82,7 +83,7 @@ class TrainedNNUNet:
     def supernet(self) -> SuperNet:
         return self.model.supernet(self._checkpoint)
 
-    def family(self) -> dict[str, Any]:
+    def family(self) -> FamilyFile:
         return self.model.family_of(self.fold)
 
     def member(self, which: str) -> tuple[str, Subnet]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.runtime.description import Description, ScanDescription
 from monai_prox.runtime.evaluation import HeldOut
+from monai_prox.trained.family_file import FamilyFile
 
 FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript")  # what members are exported as
 
@@ -48,7 +49,7 @@ class Trained(Protocol):
     def classifies(self) -> bool:
         """Whether members classify images, instead of segmenting them."""
 
-    def family(self) -> dict[str, Any]:
+    def family(self) -> FamilyFile:
         """family.json."""
 
     def member(self, which: str) -> tuple[str, Subnet]:

@@ -6,7 +6,7 @@ import json
 import re
 import runpy
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +109,15 @@ def test_training_leaves_a_family(trained: Trained) -> None:
     assert (trained.bundle / "eval" / "prox_progress.png").is_file()
     assert list((trained.bundle / "eval").glob("events.out.tfevents.*"))
     family = TrainedBundle.open(trained.bundle).family()
-    assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
-    assert all(member["dice"]["mean"] is not None for member in family["members"])
-    assert [entry["epoch"] for entry in family["probes"]] == [0, 1, 2, 3, 4]
+    assert [member.name for member in family.members] == ["smallest", "small", "middle", "large", "largest"]
+    assert all(member.scores and member.scores["mean"] is not None for member in family.members)
+    assert [entry["epoch"] for entry in family.progress] == [0, 1, 2, 3, 4]
     if trained.bundle.name == "brats_prox":
-        assert list(family["members"][0]["dice"]) == ["mean", "whole tumour", "tumour core", "enhancing tumour"]
-        assert family["plan"]["channels"] == ["FLAIR", "t1gd"]
+        assert list(family.members[0].scores or ()) == ["mean", "whole tumour", "tumour core", "enhancing tumour"]
+        assert (family.plan or {})["channels"] == ["FLAIR", "t1gd"]
     if trained.bundle.name == "msd_prox":
-        assert family["plan"]["intensity"]["kind"] == "ct"
-        assert family["plan"]["architecture"]["arch_kwargs"]["kernel_sizes"][0] == [3, 3, 1]
+        assert (family.plan or {})["intensity"]["kind"] == "ct"
+        assert (family.plan or {})["architecture"]["arch_kwargs"]["kernel_sizes"][0] == [3, 3, 1]
 
 
 def assert_evaluates(trained: Trained, name: str, output: Path) -> None:
@@ -127,8 +127,8 @@ def assert_evaluates(trained: Trained, name: str, output: Path) -> None:
     monai(["run", "--config_file", files, *arguments(options)], cwd=trained.bundle)
     written = (output / name / "metrics.csv").read_text().splitlines()
     dice = float(dict(line.split(",") for line in written)["val_mean_dice"])
-    member = next(m for m in TrainedBundle.open(trained.bundle).family()["members"] if m["name"] == name)
-    assert dice == pytest.approx(member["dice"]["mean"], abs=1e-5)
+    member = next(m for m in TrainedBundle.open(trained.bundle).family().members if m.name == name)
+    assert dice == pytest.approx((member.scores or {})["mean"], abs=1e-5)
 
 
 def test_evaluation_repeats_the_trainings_validation(trained: Trained, tmp_path: Path) -> None:
@@ -272,8 +272,8 @@ def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
             return np.asarray(network(torch.from_numpy(x)))
 
     score = np.mean(held_out.scores(range(len(held_out.names)), source.describe(name, subnet), run))
-    member = TrainedBundle.open(trained.bundle).family()["members"][-1]
-    assert score == pytest.approx(member["dice"]["mean"], abs=0.02)
+    member = TrainedBundle.open(trained.bundle).family().members[-1]
+    assert score == pytest.approx((member.scores or {})["mean"], abs=0.02)
 
 
 def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained: Trained, tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_monai_deploy_and_label_predict_with_an_exported_member(trained: Trained
 def test_our_commands_take_a_bundle(trained: Trained, tmp_path: Path) -> None:
     runner = CliRunner()
     listed = runner.invoke(app, ["family", str(trained.bundle), "--json"])
-    assert json.loads(listed.output) == TrainedBundle.open(trained.bundle).family()["members"]
+    assert json.loads(listed.output) == TrainedBundle.open(trained.bundle).family().to_json()["members"]
     output = str(tmp_path / "smallest")
     exported = runner.invoke(app, ["export", str(trained.bundle), "--subnet", "smallest", "--output", output])
     assert exported.exit_code == 0 and exported.output.splitlines()[0] == output
@@ -366,7 +366,7 @@ def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: T
     bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
     metadata = config(bundle, "metadata")
     assert metadata["eval_metrics"] == {
-        f"dice {label}": value for label, value in TrainedBundle.open(trained.bundle).family()["members"][0]["dice"].items()
+        f"dice {label}": value for label, value in (TrainedBundle.open(trained.bundle).family().members[0].scores or {}).items()
     }
     workflow = ConfigWorkflow(
         config_file=str(bundle / "configs" / "inference.json"),
@@ -530,7 +530,7 @@ def narrowed() -> Trained:
 def whole_supernet(where: Trained) -> SuperNet:
     """As the last checkpoint has it, with everything that was closed."""
     bundle = TrainedBundle.open(where.bundle)
-    family = bundle.plan.family(bundle.data["choices"])
+    family = bundle.plan.family(bundle.file.choices)
     (path,) = (where.bundle / "models").glob("checkpoint_epoch=*.pt")
     supernet = SuperNet(family, largest(family))
     supernet.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["network"])
@@ -540,10 +540,10 @@ def whole_supernet(where: Trained) -> SuperNet:
 def test_a_training_closes_choices_and_says_so(narrowed: Trained) -> None:
     family = TrainedBundle.open(narrowed.bundle).family()
     said = (narrowed.root / "said").read_text()
-    closed = [comparison["dimension"] for comparison in family["monitor"] if comparison["verdict"] == "closed"]
-    assert len(closed) == 2 and set(family["closed"]) == set(closed)
+    closed = [comparison["dimension"] for comparison in family.monitor if comparison["verdict"] == "closed"]
+    assert len(closed) == 2 and set(family.closed or ()) == set(closed)
     assert re.findall("ProX closes the last choice of ([a-z_]+): ", said) == closed
-    assert said.count("ProX monitor: ") == len(family["monitor"])
+    assert said.count("ProX monitor: ") == len(family.monitor)
     weights = torch.load(narrowed.bundle / "models" / "model.pt", weights_only=True)
     whole = prediction_graph(whole_supernet(narrowed).network).state_dict()
     # The decoder's stages count from the lowest level, so their names shift where that was closed
@@ -551,7 +551,7 @@ def test_a_training_closes_choices_and_says_so(narrowed: Trained) -> None:
     assert encoder and encoder <= whole.keys() and len(weights) <= len(whole)
     assert sum(w.numel() for w in weights.values()) < sum(w.numel() for w in whole.values())
     listed = CliRunner().invoke(app, ["family", str(narrowed.bundle), "--json"])
-    assert json.loads(listed.output) == family["members"]
+    assert json.loads(listed.output) == family.to_json()["members"]
 
 
 @pytest.mark.parametrize("name", ["smallest", "largest"])
@@ -560,7 +560,7 @@ def test_members_of_a_narrowed_family_predict_as_within_the_whole_one(narrowed: 
     _, subnet = bundle.member(name)
     whole = tmp_path / "models"
     whole.mkdir()
-    (whole / "family.json").write_text(json.dumps(bundle.data | {"closed": {}}))
+    replace(bundle.file, closed={}).write(whole)
     torch.save(prediction_graph(supernet.network).state_dict(), whole / "model.pt")
     (tmp_path / "member.json").write_text(json.dumps(subnet.to_json()))
     own = predict(narrowed.bundle, narrowed.task, tmp_path / "own", subnet=name)
@@ -642,7 +642,7 @@ def test_progressive_shrinking_continues_bit_for_bit(shrunk: Trained, tmp_path: 
     """From the end of the stage in which kernels opened."""
     models = shrunk.bundle / "models"
     family = TrainedBundle.open(shrunk.bundle)
-    assert [stage["first_epoch"] for stage in family.data["stages"]] == [0, 1, 3]
+    assert [stage["first_epoch"] for stage in family.file.stages] == [0, 1, 3]
     train(shrunk, tmp_path, ckpt=models / "checkpoint_epoch=3.pt", **SHRINKING)
     for file in ("model.pt", "kernel_transforms.pt", "checkpoint_epoch=4.pt"):
         whole, resumed = (torch.load(folder / file, weights_only=True) for folder in (models, tmp_path / "models"))
@@ -679,5 +679,5 @@ def test_the_sandwich_rule_trains(hippocampus: Trained, tmp_path: Path) -> None:
     said = train(hippocampus, tmp_path, recipe="sandwich", epochs=2)
     assert "ProX stage 'sandwich' opens: 1,872 of 1,872 members" in said
     family = TrainedBundle.open(tmp_path / "models").family()
-    assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
-    assert all(member["dice"]["mean"] is not None for member in family["members"])
+    assert [member.name for member in family.members] == ["smallest", "small", "middle", "large", "largest"]
+    assert all(member.scores and member.scores["mean"] is not None for member in family.members)

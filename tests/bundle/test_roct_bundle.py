@@ -101,12 +101,13 @@ def test_training_leaves_a_family(trained: Trained) -> None:
     assert names == {"model.pt", "statistics.pt", "family.json", "checkpoint_epoch=5.pt"}
     assert (trained.bundle / "eval" / "prox_progress.png").is_file()
     family = TrainedBundle.open(trained.bundle).family()
-    assert family["measure"] == "accuracy" and len(family["validation_cases"]) == 16
-    assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
-    for member in family["members"]:
-        assert list(member["accuracy"]) == ["mean", *CLASSES]
-        mean = sum(member["accuracy"][name] for name in CLASSES) / len(CLASSES)  # there are as many of each
-        assert member["accuracy"]["mean"] == pytest.approx(mean)
+    assert family.measure == "accuracy" and len(family.validation_cases or ()) == 16
+    assert [member.name for member in family.members] == ["smallest", "small", "middle", "large", "largest"]
+    for member in family.members:
+        accuracy: Any = member.scores
+        assert list(accuracy) == ["mean", *CLASSES]
+        mean = sum(accuracy[name] for name in CLASSES) / len(CLASSES)  # there are as many of each
+        assert accuracy["mean"] == pytest.approx(mean)
 
 
 def evaluate(trained: Trained, subnet: str | Path, **more: Any) -> str:
@@ -118,8 +119,8 @@ def evaluate(trained: Trained, subnet: str | Path, **more: Any) -> str:
 def test_evaluation_on_the_trainings_validation_repeats_it(trained: Trained, tmp_path: Path) -> None:
     evaluate(trained, "middle", **{"validate#scans": "$@scans.val", "output_dir": tmp_path})
     written = json.loads((tmp_path / "middle" / "evaluation.json").read_text())
-    member = next(m for m in TrainedBundle.open(trained.bundle).family()["members"] if m["name"] == "middle")
-    assert {"mean": written["accuracy"], **written["recall"]} == pytest.approx(member["accuracy"])
+    member = next(m for m in TrainedBundle.open(trained.bundle).family().members if m.name == "middle")
+    assert {"mean": written["accuracy"], **written["recall"]} == pytest.approx(member.scores)
     matrix = torch.tensor(written["confusion"]["matrix"])
     assert matrix.sum(1).tolist() == [4, 4, 4, 4] and matrix.diagonal().sum() / 16 == pytest.approx(written["accuracy"])
     assert all(0 <= area <= 1 for area in written["auc"].values())
@@ -189,7 +190,7 @@ def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Pat
     front = json.loads(found.read_text())
     assert front["measure"] == "accuracy" and front["cases"] == {"some": 8, "all": 16, "left_out": {}}
     assert len(front["members"]) == 12 and all(one["price"]["parameters"] <= 2e6 for one in front["members"])
-    named = [member["subnet"] for member in TrainedBundle.open(trained.bundle).family()["members"]]
+    named = [member.subnet.to_json() for member in TrainedBundle.open(trained.bundle).family().members]
     other = next(one for one in front["finalists"] if one["subnet"] not in named)
     file = tmp_path / "int8.onnx"
     exported = [*shlex.split(other["command"])[1:], "--format"]
@@ -210,12 +211,12 @@ def test_a_search_knows_what_the_training_held_out(trained: Trained, tmp_path: P
     """By the names that it noted; another split, or scans that are not there, are seen."""
     bundle = TrainedBundle.open(trained.bundle)
     held_out = TrainedClassifier(bundle, trained.scans).held_out()
-    assert sorted(name.split()[1] for name in held_out.names) == sorted(bundle.family()["validation_cases"])
+    assert sorted(name.split()[1] for name in held_out.names) == sorted(bundle.held_out())
     train, val = (sorted(path.name for path in (trained.scans / part).rglob("*.jpeg")) for part in ("train", "val"))
-    other = replace(bundle, data=bundle.data | {"validation_cases": [train[0], val[0]]})
+    other = replace(bundle, file=replace(bundle.file, validation_cases=(train[0], val[0])))
     source = TrainedClassifier(other, trained.scans)
     assert sorted(name.split()[1] for name in source.held_out().names) == sorted([train[0], val[0]])
-    missing = TrainedClassifier(replace(bundle, data=bundle.data | {"validation_cases": ["gone.jpeg"]}), trained.scans)
+    missing = TrainedClassifier(replace(bundle, file=replace(bundle.file, validation_cases=("gone.jpeg",))), trained.scans)
     with pytest.raises(ProXError, match="of 1 scans that were held out in training, 0 are found by their names"):
         missing.held_out()
     with pytest.raises(ProXError, match="give --dataset, the folder of scans"):
@@ -301,7 +302,7 @@ def test_other_recipes_train(trained: Trained, tmp_path: Path, recipe: str) -> N
     assert "teacher previous" in said or "teacher first" in said
     bundle = TrainedBundle.open(tmp_path / "models")
     assert (tmp_path / "models" / "kernel_transforms.pt").is_file() == bundle.kernel_transforms == (recipe != "prox_paper")
-    assert isinstance(bundle.supernet(), SuperNet) and all(m["accuracy"] for m in bundle.family()["members"])
+    assert isinstance(bundle.supernet(), SuperNet) and all(member.scores for member in bundle.family().members)
 
 
 @pytest.mark.slow

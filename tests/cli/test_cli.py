@@ -72,8 +72,8 @@ def test_the_family_has_the_labels_names_and_says_what_its_dice_are_of(model: Mo
     fold("fold_0", 0.5)
     fold("fold_1", 0.7)
     fold("fold_all", 1.0)
-    members = ModelFolder.open(model.path).family()["members"]
-    assert members[0]["dice"] == {key: pytest.approx(0.6) for key in ("mean", "anterior", "posterior")}
+    members = ModelFolder.open(model.path).family().members
+    assert members[0].scores == {key: pytest.approx(0.6) for key in ("mean", "anterior", "posterior")}
     said = " ".join(prox("family", model.path, cwd=tmp_path).stdout.split())
     assert "anterior" in said and "posterior" in said and "0.600" in said and "cases that the folds held out" in said
     for name in ("fold_0", "fold_1"):

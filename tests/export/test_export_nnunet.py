@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_an_exported_member_computes_what_the_supernet_does(kind: str, bare: Pat
             assert torch.equal(supernet.family.run(network, x, subnet), expected)
         seen.append(expected)
         assert sum(p.numel() for p in network.parameters()) == next(
-            member["parameters"] for member in model.family()["members"] if member["name"] == name
+            member.parameters for member in model.family().members if member.name == name
         )
         assert predictor.trainer_name == "nnUNetTrainer"
     assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
@@ -159,7 +160,7 @@ def test_a_plan_that_inherits_is_whole_without_its_parent(bare: Path) -> None:
 def test_a_json_file_names_a_member(bare: Path) -> None:
     """With the subnet alone, or as an entry of family.json."""
     model = bare_model(bare_plans())
-    entry = next(member for member in model.family()["members"] if member["name"] == "largest")
+    entry = model.family().to_json()["members"][-1]
     subnet = entry["subnet"] | {"resolution": [0.75]}
     for name, content in {"coarse": subnet, "coarse-too": entry | {"subnet": subnet}}.items():
         (bare / f"{name}.json").write_text(json.dumps(content))
@@ -246,7 +247,7 @@ def test_members_of_what_remained_open_are_exported(dimensions: list[str], bare:
     assert family.space == whole.family.space.restrict(counts | dict.fromkeys(dimensions, 1))
     assert model.member("largest")[1] == family.space.largest() != whole.family.space.largest()
     x = torch.randn(1, 1, *family.patch_size, generator=torch.Generator().manual_seed(0))
-    for name in {member["name"] for member in model.family()["members"]}:
+    for name in {member.name for member in model.family().members}:
         _, subnet = model.member(name)
         network = stock(export_nnunet(model, name)).network.eval()
         with torch.no_grad():
@@ -293,14 +294,15 @@ def test_the_family_is_what_is_open_in_all_folds(bare: Path) -> None:
         for member in family["members"]:
             member["dice"] = {"mean": dice}
         write_json(family, model.path / fold / "family.json")
-    members = {member["name"]: member for member in model.family()["members"]}
-    assert Subnet.from_json(members["largest"]["subnet"]) == space.largest()
-    assert all(Subnet.from_json(member["subnet"]) in space for member in members.values())
-    assert members["smallest"]["dice"]["mean"] == pytest.approx(0.6)
+    members = {member.name: member for member in model.family().members}
+    assert members["largest"].subnet == space.largest()
+    assert all(member.subnet in space for member in members.values())
+    dice = {name: (member.scores or {})["mean"] for name, member in members.items()}
+    assert dice["smallest"] == pytest.approx(0.6)
     expected = 0.6  # unless another fold validated it too, under another name
     others = [json.loads((model.path / fold / "family.json").read_text())["members"] for fold in ("fold_0", "fold_2")]
-    same = [m["dice"]["mean"] for of in others for m in of if m["subnet"] == members["largest"]["subnet"]]
-    assert members["largest"]["dice"]["mean"] == pytest.approx((expected + sum(same)) / (1 + len(same)))
+    same = [m["dice"]["mean"] for of in others for m in of if m["subnet"] == members["largest"].subnet.to_json()]
+    assert dice["largest"] == pytest.approx((expected + sum(same)) / (1 + len(same)))
     for name in members:
         export_nnunet(model, name)
 
@@ -390,7 +392,7 @@ def test_a_validation_goes_only_with_the_member_and_the_weights_it_was_made_of(b
     model = bare_model(bare_plans(prox=FEW))
     fold = model.path / model.folds[0]
     epoch = model.checkpoint(model.folds[0])["current_epoch"]
-    write_json(model.family() | {"validated_epoch": epoch}, fold / "family.json")
+    replace(model.family(), validated_epoch=epoch).write(fold)
     summary = fold / "members" / "smallest" / "validation" / "summary.json"
     summary.parent.mkdir(parents=True, exist_ok=True)
     write_json({"mean": {}}, summary)

@@ -1085,7 +1085,7 @@ def test_a_training_leaves_plots_validations_and_the_family(trained: Path) -> No
         summary = json.loads((folder / "validation" / "summary.json").read_text())
         assert members[name]["dice"]["mean"] == pytest.approx(summary["foreground_mean"]["Dice"], nan_ok=True)
         assert set(members[name]["dice"]) == {"mean", "1", "2"}
-    assert [entry["epoch"] for entry in family["probes"]][-1] == 4
+    assert [entry["epoch"] for entry in family["progress"]][-1] == 4
     assert not list(trained.rglob(".*"))  # no temporary file is left
 
 

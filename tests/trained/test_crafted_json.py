@@ -46,7 +46,7 @@ from monai_prox.runtime.description import read_description
 from monai_prox.runtime.description import write_description as written
 from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.bundle_source import TrainedSegmenter
-from monai_prox.trained.family_file import check_family, find_member
+from monai_prox.trained.family_file import FamilyFile
 from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.trained.nnunet_plans import choices_of, monitor_of, recipe_of
 from monai_prox.trained.nnunet_source import TrainedNNUNet
@@ -105,7 +105,7 @@ def use_entry(data: Any) -> None:
 
 
 def use_family(data: Any) -> None:
-    find_member(check_family(data, "the file"), "smallest")
+    FamilyFile.from_json(data, "the file").find("smallest")
 
 
 READERS: dict[str, tuple[Any, Callable[[Any], object]]] = {

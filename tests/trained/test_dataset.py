@@ -79,15 +79,15 @@ def test_a_label_that_nnunet_cannot_convert_is_named(value: Any) -> None:
 def test_scores_have_the_names_of_the_labels() -> None:
     mean = {"mean": 0.5, "1": 0.4, "2": 0.6}
     for dataset in (BARE_DATASET, TEXT, LISTED):
-        assert named_scores(mean, normalised(dataset, "")) == {"mean": 0.5, "anterior": 0.4, "posterior": 0.6}
+        assert named_scores(mean, normalised(dataset, "")["labels"]) == {"mean": 0.5, "anterior": 0.4, "posterior": 0.6}
     regions = {"mean": 0.5, "(1, 2)": 0.7, "(2,)": 0.6, "1": 0.2}
-    assert named_scores(regions, normalised(REGIONS, "")) == {"mean": 0.5, "whole": 0.7, "core": 0.6, "rim": 0.2}
+    assert named_scores(regions, normalised(REGIONS, "")["labels"]) == {"mean": 0.5, "whole": 0.7, "core": 0.6, "rim": 0.2}
     crossed = {"labels": {"background": 0, "2": 1, "mean": 2}}
-    assert named_scores({"mean": 0.5, "1": 0.4}, crossed) == {"mean": 0.5, "2": 0.4}
-    assert named_scores(mean, crossed) == {"mean": 0.5, "2": 0.4, "mean (2)": 0.6}
+    assert named_scores({"mean": 0.5, "1": 0.4}, crossed["labels"]) == {"mean": 0.5, "2": 0.4}
+    assert named_scores(mean, crossed["labels"]) == {"mean": 0.5, "2": 0.4, "mean (2)": 0.6}
     for other, shown in (("b", "mean (1)"), ("1", "mean (1)"), ("mean (1)", "mean (1) (1)")):
         labels = {"background": 0, "mean": 1, other: 2}
-        assert named_scores(mean, {"labels": labels}) == {"mean": 0.5, shown: 0.4, other: 0.6}
+        assert named_scores(mean, labels) == {"mean": 0.5, shown: 0.4, other: 0.6}
 
 
 def scored(dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[ModelFolder, list[float]]:
