@@ -26,9 +26,9 @@ from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import read_json, write_json
 from monai_prox.nnunet.task import check_task, convert_task, is_preprocessed, named_task, split
 from monai_prox.report import Row, family_table, plot_family
+from monai_prox.trained.door import open_trained
 from monai_prox.trained.family_file import NamedMember
 from monai_prox.trained.nnunet_dataset import named_scores
-from monai_prox.trained.nnunet_folder import ModelFolder
 
 CONFIGURATIONS = ("3d_fullres", "2d")  # the first that nnU-Net plans for a task; images of a slice have no 3D one
 PLANNED, PLANS = "nnUNetPlans", "nnUNetPlansDemo"
@@ -85,13 +85,13 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
         with step(f"Train the supernet, {demo.trainer}", 100) as bar:
             command = ["nnUNetv2_train", str(identifier), configuration, "0", "-tr", demo.trainer, "-p", PLANS]
             step.run([*command, "-device", demo.device], _training_percent(demo.trainer, bar))
-        model = ModelFolder.open(trained / f"{demo.trainer}__{PLANS}__{configuration}")
-        members = {member.name: member for member in model.family().members}
+        source = open_trained(trained / f"{demo.trainer}__{PLANS}__{configuration}")
+        members = {member.name: member for member in source.members()}
         exported = [name for name in EXPORTED if name in members]
         with step("Export members", len(exported)) as bar:
             folders = {}
             for done, name in enumerate(exported, 1):
-                folders[name] = export_nnunet(model, name, overwrite=True, fine_tune=True)
+                folders[name] = export_nnunet(source, name, overwrite=True, fine_tune=True)
                 bar(done)
         images = _held_out_images(work, dataset, preprocessed, demo.cases)
         rows = []

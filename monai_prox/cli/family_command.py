@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from monai_prox.cli.terminal import CheckpointOption, ModelArgument, console, say, say_origin
-from monai_prox.errors import ProXError
 
 
 def family(
@@ -18,25 +17,14 @@ def family(
 ) -> None:
     """List the members of a trained family that have names."""
     from monai_prox.report import choices_text, family_table, rows_of
-    from monai_prox.trained.door import host_of
+    from monai_prox.trained.door import open_trained
 
-    if host_of(model) == "monai":
-        from monai_prox.trained.bundle_folder import TrainedBundle
-
-        if checkpoint is not None:
-            raise ProXError("--checkpoint is for nnU-Net's model folders; a bundle has one model")
-        opened = TrainedBundle.open(model)
-        members, measure, scored = opened.family().members, opened.measure, opened.scored
-    else:
-        from monai_prox.trained.nnunet_folder import ModelFolder
-
-        folder = ModelFolder.open(model, checkpoint or "final")
-        members, measure, scored = folder.family().members, "dice", folder.scored
+    source = open_trained(model, checkpoint=checkpoint)
+    members = source.members()
     if as_json:
-        print(json.dumps([member.to_json(measure) for member in members], indent=2))
+        print(json.dumps([member.to_json(source.measure) for member in members], indent=2))
     else:
         rows = rows_of(members)
-        console.print(family_table(rows, measure, scored))
+        console.print(family_table(rows, source.measure, source.scored))
         say(*choices_text(rows))
-        if checkpoint is not None:
-            say_origin(model, checkpoint, folder.folds)
+        say_origin(source, every=True)

@@ -9,18 +9,18 @@ from typing import Any
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.export.bundle_entries import cropping, inverting, loading, orienting, resampling, resampling_by
 from monai_prox.export.segmentation_bundle import SegmentationBundle
-from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.trained.bundle_source import TrainedSegmenter
 
 
-def prediction_of(bundle: TrainedBundle, which: str) -> SegmentationBundle:
+def prediction_of(source: TrainedSegmenter, which: str) -> SegmentationBundle:
     """The member ``which``, a name of family.json or a JSON file with a subnet.
 
     A member of lower resolution gets a coarser spacing and a smaller patch. Raises ProXError for an unknown or illegal member
     and where nothing has been trained.
     """
+    bundle = source.bundle
     plan, family = bundle.plan, bundle.network_family
-    name, subnet = bundle.member(which)
-    subnet = family.space.check(subnet)
+    name, subnet = source.member(which)
     patch = family.input_size(plan.patch_size, subnet["resolution"][0])
     spacing = tuple(mm * (full / small) for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))
     measured = bundle.measured(subnet)
@@ -34,7 +34,7 @@ def prediction_of(bundle: TrainedBundle, which: str) -> SegmentationBundle:
         task=plan.task,
         source=bundle.origin,
         subnet=subnet.to_json(),
-        network=bundle.supernet().extract(subnet),
+        network=source.network(subnet),
         architecture=family.architecture_of(subnet),
         channels=plan.channels,
         modality="CT" if plan.is_ct else "MR",

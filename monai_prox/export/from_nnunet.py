@@ -25,6 +25,7 @@ from monai_prox.trained.nnunet_folder import UNUSABLE, ModelFolder, scored_in
 from monai_prox.trained.nnunet_member import member_plans
 from monai_prox.trained.nnunet_orientation import stored_orientations
 from monai_prox.trained.nnunet_plans import intensities_of
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 PER_AXIS = ("kernel_sizes", "strides")
 AS_STORED, TO_RAS = ("SimpleITKIO", "NibabelIO"), "NibabelIOWithReorient"  # nnU-Net's readers, by what they do with axes
@@ -37,16 +38,14 @@ REPEATED = {
 
 
 @refusing(UNUSABLE)
-def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> SegmentationBundle:
-    """The member ``which``, see ModelFolder.member, of one fold, the first that is finished if None.
+def prediction_of(source: TrainedNNUNet, which: str) -> SegmentationBundle:
+    """The member ``which``, a name of family.json or a JSON file with a subnet, of the fold that is used.
 
-    Raises ProXError for an unknown or illegal member, a fold that is not there, and what MONAI's transforms cannot repeat.
+    Raises ProXError for an unknown or illegal member, and for what MONAI's transforms cannot repeat.
     """
-    fold = model.finished(fold)
-    name, subnet = model.member(which)
-    checkpoint = model.checkpoint(fold)
-    supernet, subnet = model.supernet_with(subnet, checkpoint)
-    plans = member_plans(model, supernet, name, subnet)
+    model, fold, checkpoint = source.model, source.fold, source.checkpoint
+    name, subnet = source.member(which)
+    plans = member_plans(model, source.supernet, name, subnet)
     configuration = plans["configurations"][model.configuration_name]
     if len(configuration["patch_size"]) != 3:
         raise ProXError(f"{model.configuration_name} is two-dimensional; only 3D models become bundles, use --format nnunet")
@@ -56,7 +55,7 @@ def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> Se
     channels = channels_of(model.dataset)
     architecture = turned_architecture(configuration["architecture"], order)
     network = build_network(architecture, input_channels=len(channels), num_classes=labels.num_segmentation_heads)
-    network.load_state_dict(turned_weights(supernet.extract(subnet), order))
+    network.load_state_dict(turned_weights(source.network(subnet), order))
     validated = model.validated(fold, subnet, checkpoint["current_epoch"])
     measured = (validated and validated.scores) or {}
     spacing = [configuration["spacing"][axis] for axis in order]

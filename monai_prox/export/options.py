@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from monai_prox.errors import ProXError
-from monai_prox.trained.source import FILES, FOLDERS
+from monai_prox.trained.source import FILES, FOLDERS, Trained
 
 ALL = "all"  # nnU-Net's name for the fold that trains on all cases
 INT8 = ("onnx", "openvino")
@@ -33,44 +33,37 @@ def one_fold(folds: Sequence[str], what: str) -> str | None:
 
 def check_options(
     format: str,
+    source: Trained,
     *,
-    of_nnunet: bool,
-    classifies: bool,
     fine_tune: bool = False,
     folds: Sequence[str] = (),
-    checkpoint: bool = False,
     any_patch: bool = False,
     int8: bool = False,
     dataset: bool = False,
 ) -> None:
     """Raises ProXError for an unknown format, and for an option that says nothing about it or about the family.
 
-    of_nnunet: a model folder, no bundle. classifies: its members do. Of the options, folds are names, the others whether they
-    were given.
+    Of the options, folds are names, the others whether they were given.
     """
     if format not in (*FOLDERS, *FILES):
         raise ProXError(f"the format {format!r} is not known; allowed: {', '.join((*FOLDERS, *FILES))}")
-    if format == "nnunet" and not of_nnunet:
-        raise ProXError(f"a bundle's members become {', '.join((*FOLDERS[1:], *FILES))}, not nnunet")
+    if format not in source.formats:
+        raise ProXError(f"a bundle's members become {', '.join(source.formats)}, not {format}")
     if format in FOLDERS and (int8 or any_patch):
         raise ProXError(f"--int8 and --any-patch are for files for devices, --format {', '.join(FILES)}")
     if int8 and format not in INT8:
         raise ProXError(f"there is no int8 for {format}; allowed: {', '.join(INT8)}")
     if int8 and any_patch:
         raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
-    if any_patch and classifies:
+    if any_patch and source.classifies:
         raise ProXError(
             "--any-patch is for members that segment; leave it out, for scans of any size are resized in prediction"
         )
     if fine_tune and format != "nnunet":
         raise ProXError(f"--fine-tune is for --format nnunet, got {format}")
-    if folds and not of_nnunet:
-        raise ProXError("--fold is for nnU-Net's model folders; a bundle has one training")
-    if checkpoint and not of_nnunet:
-        raise ProXError("--checkpoint is for nnU-Net's model folders; a bundle has one model")
     if format != "nnunet":
         one_fold(folds, f"the format {format}")
-    if dataset and not int8 and not classifies:
+    if dataset and not int8 and not source.classifies:
         raise ProXError("--dataset is for --int8 and for classifiers; leave it out")
     if dataset and format == "nnunet":
         raise ProXError("--dataset is not for --format nnunet; leave it out")

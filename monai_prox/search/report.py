@@ -140,7 +140,7 @@ class _Patches:
         self._search, self._known = search, dict[Any, dict[str, float]]()
 
     def of(self, subnet: Subnet) -> dict[str, float]:
-        description = self._search.source.describe("member", subnet)
+        description = self._search.source.describe(subnet)
         grid = description.patch, getattr(description, "spacing", None)  # cases of another grid are prepared anew
         if grid not in self._known:
             shapes, axes = self._search.held_out.shapes(self._search.scored_on, description), len(description.patch)

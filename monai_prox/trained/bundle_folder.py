@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -85,7 +85,7 @@ class TrainedBundle:
         return isinstance(self.plan, OctPlan)
 
     @property
-    def measure(self) -> str:
+    def measure(self) -> Literal["dice", "accuracy"]:
         """What the members' scores measure, and their name in family.json."""
         return self.file.measure
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -22,8 +22,8 @@ from monai_prox.runtime.classification import prepare_scan
 from monai_prox.runtime.description import Description, Normalisation, Resampling, ScanDescription
 from monai_prox.runtime.evaluation import Labelled, LabelledScan, LabelledScans, SegmentedCases
 from monai_prox.trained.bundle_folder import UNUSABLE, TrainedBundle
-from monai_prox.trained.family_file import FamilyFile
-from monai_prox.trained.source import FILES
+from monai_prox.trained.family_file import FamilyFile, NamedMember
+from monai_prox.trained.source import FILES, UNNAMED, named
 from monai_prox.training.calibrated_members import CalibratedMembers
 
 ENDING = ".nii.gz"
@@ -32,14 +32,14 @@ ENDING = ".nii.gz"
 @dataclass(frozen=True)
 class _Source:
     bundle: TrainedBundle
-    dataset: Path | None
+    dataset: Path | None = None
 
     @property
     def path(self) -> Path:
         return self.bundle.path
 
     @property
-    def measure(self) -> str:
+    def measure(self) -> Literal["dice", "accuracy"]:
         return self.bundle.measure
 
     @property
@@ -66,12 +66,22 @@ class _Source:
     def family(self) -> FamilyFile:
         return self.bundle.family()
 
+    def members(self) -> tuple[NamedMember, ...]:
+        return self.family().members
+
+    @property
+    def scored(self) -> str:
+        return self.bundle.scored
+
+    def origins(self, *, every: bool = False) -> list[str]:
+        return []  # a bundle's model is what a training leaves in the end
+
     def member(self, which: str) -> tuple[str, Subnet]:
         name, subnet = self.bundle.member(which)
         return name, self.supernet.family.space.check(subnet)
 
     def check_all_trained(self) -> None:
-        pass  # a bundle's model is what a training leaves in the end
+        pass
 
     def _data(self, what: str) -> Path:
         if self.dataset is None:
@@ -82,11 +92,12 @@ class _Source:
 class TrainedSegmenter(_Source):
     """A family that segments. See ``monai_prox.trained.source``."""
 
-    def network(self, subnet: Subnet) -> nn.Module:
-        return self.supernet.extract(subnet)
+    def network(self, which: str | Subnet) -> nn.Module:
+        return self.supernet.extract(named(self, which)[1])
 
     @refusing(UNUSABLE)
-    def describe(self, name: str, subnet: Subnet) -> Description:
+    def describe(self, which: str | Subnet, *, name: str = UNNAMED) -> Description:
+        name, subnet = named(self, which, name)
         plan, family = self.bundle.plan, self.bundle.network_family
         patch = family.input_size(plan.patch_size, subnet["resolution"][0])
         spacing = tuple(mm * (full / small) for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))
@@ -128,13 +139,15 @@ class TrainedSegmenter(_Source):
 class TrainedClassifier(_Source):
     """A family that classifies. See ``monai_prox.trained.source``."""
 
-    def network(self, subnet: Subnet) -> nn.Module:
+    def network(self, which: str | Subnet) -> nn.Module:
         """Norms' statistics are those that the training has kept, else taken from images of ``dataset`` that it trained on."""
+        _, subnet = named(self, which)
         kept = str(subnet) in self.bundle.statistics()
         return (self.bundle.extract(self.supernet, subnet) if kept else self._calibrated.extract(subnet)).eval()
 
     @refusing(UNUSABLE)
-    def describe(self, name: str, subnet: Subnet) -> ScanDescription:
+    def describe(self, which: str | Subnet, *, name: str = UNNAMED) -> ScanDescription:
+        name, subnet = named(self, which, name)
         plan, family = self.bundle.plan, self.bundle.network_family
         rows, columns = family.input_size(plan.image_size, subnet["resolution"][0])
         return ScanDescription(
@@ -170,7 +183,7 @@ class TrainedClassifier(_Source):
 
     @cached_property
     def _calibrated(self) -> CalibratedMembers:
-        largest = self.describe("largest", self.supernet.family.space.largest())
+        largest = self.describe(self.supernet.family.space.largest())
 
         def prepare(item: dict[str, Any]) -> dict[str, Any]:
             image = prepare_scan(read_scan(item["image"])[0], largest)

@@ -57,6 +57,7 @@ from monai_prox.data.decathlon import Case, DecathlonTask
 from monai_prox.export.from_bundle import prediction_of
 from monai_prox.report import plot_progress
 from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.trained.bundle_source import TrainedSegmenter
 from monai_prox.trained.family_file import FamilyFile
 from monai_prox.training.schedule import Schedule, Stage
 
@@ -1009,7 +1010,7 @@ def assert_left(run: Training, folder: Path) -> None:
             expected = finest(trained(batch["image"], subnet))
             assert torch.equal(supernet(batch["image"], subnet), expected), str(subnet)
         for name, subnet in run.validation.members.items():
-            prediction = prediction_of(bundle, name)
+            prediction = prediction_of(TrainedSegmenter(bundle), name)
             own = bundle.network_family.run(prediction.network, batch["image"], subnet)
             assert torch.equal(own, finest(trained(batch["image"], subnet))), name
             assert prediction.patch_size == trained.family.input_size(PATCH, subnet["resolution"][0])

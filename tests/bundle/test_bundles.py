@@ -35,6 +35,7 @@ from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_bundle import prediction_of
 from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.trained.bundle_source import TrainedSegmenter
 from monai_prox.trained.door import open_trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
@@ -154,7 +155,7 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
     """A member within the family, at full resolution, and as a bundle of its own."""
     images = trained.task / "imagesTr"
     for name in ("large", "largest"):
-        prediction = prediction_of(TrainedBundle.open(trained.bundle), name)
+        prediction = prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), name)
         plan = TrainedBundle.open(trained.bundle).plan
         assert (prediction.patch_size, prediction.spacing) == (plan.patch_size, plan.spacing)
         within = predict(trained.bundle, trained.task, tmp_path / "within" / name, subnet=name)
@@ -172,7 +173,7 @@ def test_an_image_of_zeros_is_predicted_by_the_family_as_by_an_exported_member(t
     (tmp_path / "images").mkdir()
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), image.affine), tmp_path / "images" / "zero.nii.gz")
     shutil.copy(trained.task / "imagesTr" / "case_0.nii.gz", tmp_path / "images")
-    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "largest"), tmp_path / "bundle")
+    bundle = write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "largest"), tmp_path / "bundle")
     with pytest.warns(UserWarning, match=r"zero\.nii\.gz is 0 everywhere; nothing can be seen in it"):
         within = predict(trained.bundle, tmp_path / "images", tmp_path / "within", subnet="largest")
     alone = predict(bundle, tmp_path / "images", tmp_path / "alone")
@@ -196,7 +197,7 @@ def decisive(bundle: Path, copy: Path) -> Path:
 def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, name: str, tmp_path: Path) -> None:
     """With several channels, thick slices, CT; at the training's resolution and below it."""
     images, file, source = trained.task / "imagesTr", tmp_path / "member.onnx", decisive(trained.bundle, tmp_path / "decisive")
-    bundle = write_bundle(prediction_of(TrainedBundle.open(source), name), tmp_path / "bundle")
+    bundle = write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(source)), name), tmp_path / "bundle")
     wanted = predict(bundle, images, tmp_path / "wanted")
     for command in (
         ["export", str(source), "--subnet", name, "--format", "onnx", "--output", str(file)],
@@ -218,7 +219,7 @@ def test_masks_do_not_depend_on_how_an_image_is_stored(trained: Trained, name: s
     source = decisive(trained.bundle, tmp_path / "decisive")
     image = nib.load(trained.task / "imagesTr" / "case_0.nii.gz")
     images = write_stored(image, tmp_path / "images")
-    bundle = write_bundle(prediction_of(TrainedBundle.open(source), name), tmp_path / "bundle")
+    bundle = write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(source)), name), tmp_path / "bundle")
     predict(bundle, images, tmp_path / "alone")
     assert_same(tmp_path / "alone", images)
     if name == "largest":
@@ -257,7 +258,7 @@ def test_training_evaluation_and_search_do_not_depend_on_how_a_task_is_stored(tm
     for where in (trained, again):
         source = open_trained(where.bundle, dataset=where.task)
         name, subnet = source.member("largest")
-        scores.append(source.held_out().scores([0], source.describe(name, subnet), runnable(source.network(subnet))))
+        scores.append(source.held_out().scores([0], source.describe(subnet, name=name), runnable(source.network(subnet))))
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
@@ -271,7 +272,7 @@ def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
         with torch.inference_mode():
             return np.asarray(network(torch.from_numpy(x)))
 
-    score = np.mean(held_out.scores(range(len(held_out.names)), source.describe(name, subnet), run))
+    score = np.mean(held_out.scores(range(len(held_out.names)), source.describe(subnet, name=name), run))
     member = TrainedBundle.open(trained.bundle).family().members[-1]
     assert score == pytest.approx((member.scores or {})["mean"], abs=0.02)
 
@@ -279,7 +280,7 @@ def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
 def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained: Trained, tmp_path: Path) -> None:
     """As a bundle of its own it resamples whole images, and places the voxels where the family's resizing does."""
     family = TrainedBundle.open(trained.bundle)
-    prediction = prediction_of(family, "smallest")
+    prediction = prediction_of(TrainedSegmenter(family), "smallest")
     assert prediction.patch_size != family.plan.patch_size
     image = np.random.default_rng(0).uniform(1, 2, (*family.plan.patch_size, len(family.plan.channels))).astype(np.float32)
     image = image[..., 0] if image.shape[-1] == 1 else image
@@ -299,7 +300,7 @@ def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained
 @pytest.mark.parametrize("name", ["smallest", "largest"])
 def test_monai_deploy_and_label_predict_with_an_exported_member(trained: Trained, name: str, tmp_path: Path) -> None:
     """What its own configuration predicts; the smallest is resampled by what the bundle's scripts have."""
-    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), name), tmp_path / name)
+    bundle = write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), name), tmp_path / name)
     (tmp_path / "images").mkdir()
     image = next(file for file in sorted((trained.task / "imagesTr").iterdir()) if not file.name.startswith("."))
     (tmp_path / "images" / image.name).symlink_to(image.resolve())
@@ -337,7 +338,7 @@ def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
 
 
 def test_monais_checks_pass_for_an_exported_member(trained: Trained, tmp_path: Path) -> None:
-    prediction = prediction_of(TrainedBundle.open(trained.bundle), "smallest")
+    prediction = prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "smallest")
     bundle = write_bundle(prediction, tmp_path / "smallest")
     check_zoo_rules(bundle, [name for name in REQUIRED if "train" not in name and not re.search("evaluate|family", name)])
     check_network(bundle, tmp_path, (len(prediction.channels), *prediction.patch_size))
@@ -363,7 +364,9 @@ def test_the_bundles_have_the_properties_that_workflows_ask_for(
 
 
 def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: Trained, tmp_path: Path) -> None:
-    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+    bundle = write_bundle(
+        prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "smallest"), tmp_path / "smallest"
+    )
     metadata = config(bundle, "metadata")
     assert metadata["eval_metrics"] == {
         f"dice {label}": value for label, value in (TrainedBundle.open(trained.bundle).family().members[0].scores or {}).items()
@@ -388,7 +391,9 @@ def test_a_network_can_be_checked_before_any_training(name: str) -> None:
 
 
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
-    member = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+    member = write_bundle(
+        prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "smallest"), tmp_path / "smallest"
+    )
     for bundle in (trained.bundle, member):
         verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema(tmp_path)))
         wrong = config(bundle, "metadata") | {"version": 1}

@@ -204,7 +204,7 @@ def test_a_classifier_in_integers_is_compared_by_accuracy(trained: Trained, tmp_
     source = TrainedClassifier(TrainedBundle.open(trained.bundle), trained.scans)
     loss = export_file(source, "smallest", tmp_path / "int8.onnx", "onnx", int8=True, most_loss=1)
     assert loss is not None and (loss.calibrated, loss.measured) == (8, 8) and "Accuracy" in str(loss)
-    assert Model(tmp_path / "int8.onnx").description == source.describe("smallest", source.member("smallest")[1])
+    assert Model(tmp_path / "int8.onnx").description == source.describe("smallest")
 
 
 def test_a_search_knows_what_the_training_held_out(trained: Trained, tmp_path: Path) -> None:

@@ -226,9 +226,9 @@ def write_held_out(model: ModelFolder, names: Sequence[str], *, flat: bool = Fal
     flat: of two axes.
     """
     hold_out(model, names)
-    source = TrainedNNUNet(model, "fold_0", None)
+    source = TrainedNNUNet(model, ("fold_0",))
     name, largest = source.member("largest")
-    description, network = source.describe(name, largest), source.network(largest)
+    description, network = source.describe(largest, name=name), source.network(largest)
 
     def run(x: Any) -> Any:
         with torch.inference_mode():

@@ -63,6 +63,7 @@ from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainerP
 from monai_prox.report import count, plot_progress
 from monai_prox.trained.nnunet_checkpoint import load_checkpoint
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.open_part import ENTRY
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
@@ -1022,7 +1023,9 @@ def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepare
         assert matrix.isfinite().all() and not torch.equal(matrix, torch.eye(len(matrix)))
     model = ModelFolder.open(continued.output_folder_base)
     _, subnet = model.member("smallest")
-    exported = torch.load(export_nnunet(model, "smallest") / "fold_0" / FINAL, weights_only=True)["network_weights"]
+    exported = torch.load(export_nnunet(TrainedNNUNet.of(model), "smallest") / "fold_0" / FINAL, weights_only=True)[
+        "network_weights"
+    ]
     assert equal(dict(exported), dict(trainer.supernet.extract(subnet).state_dict()))
     crops = SuperNet(trainer.supernet.family, trainer.network).extract(subnet).state_dict()
     kernels = [name for name, weight in exported.items() if name.endswith("conv.weight")]

@@ -38,7 +38,7 @@ from monai_prox.runtime.preprocessing import labels, preprocess
 from monai_prox.runtime.resampling import resample
 from monai_prox.runtime.sliding_window import sliding_window
 from monai_prox.trained.nnunet_folder import ModelFolder
-from monai_prox.trained.nnunet_source import describe
+from monai_prox.trained.nnunet_source import TrainedNNUNet, describe
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
@@ -262,7 +262,7 @@ def test_the_description_travels_in_the_file(model: ModelFolder, tmp_path: Path)
     onnx.checker.check_model(written)
     assert [one.version for one in written.opset_import if one.domain == ""] == [18]
     described = Model(path).description
-    plans = json.loads((export_nnunet(model, "smallest") / "plans.json").read_text())
+    plans = json.loads((export_nnunet(TrainedNNUNet.of(model), "smallest") / "plans.json").read_text())
     (configuration,) = plans["configurations"].values()
     assert list(described.patch) == configuration["patch_size"] and list(described.spacing) == configuration["spacing"]
     assert described.channels == ("MRI",) and described.labels == BARE_DATASET["labels"] and described.outputs == 3
@@ -306,7 +306,7 @@ def test_files_become_what_nnunet_makes_of_them(which: str, bare: Path, images: 
     cases = find_cases(images, description_in(opened))
     assert predicted(opened, cases, tmp_path / "ours") == {"case_0": None, "case_1": None}
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, which)), None)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), which)), None)
     files = [[str(case.files[0])] for case in cases]
     theirs = predictor.predict_from_files_sequential(files, None)
     for case, wanted in zip(cases, theirs, strict=True):
@@ -461,7 +461,7 @@ def test_files_by_nibabel_become_what_nnunet_makes_of_them(reader: str, bare: Pa
     assert problems.pop("unknown") == "the channel MRI has voxels that are no numbers, or infinite"
     assert problems == {"micron": None, "sheared": None, "turned": None}
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, "largest")), None)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), "largest")), None)
     for case in cases[:3]:
         predictor.predict_from_files_sequential([list(map(str, case.files))], [str(tmp_path / case.name)])
         found, wanted = (nib.load(folder / f"{case.name}.nii.gz") for folder in (tmp_path / "ours", tmp_path))
@@ -482,7 +482,7 @@ def test_images_of_two_axes_become_what_nnunet_makes_of_them(ending: str, bare: 
     cases = find_cases(tmp_path / "images", description_in(opened))
     assert predicted(opened, cases, tmp_path / "ours") == {"a.b": None}
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, "largest")), None)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), "largest")), None)
     predictor.predict_from_files_sequential([list(map(str, cases[0].files))], [str(tmp_path / "a.b")])
     found, wanted = (sitk.ReadImage(folder / f"a.b{ending}") for folder in (tmp_path / "ours", tmp_path))
     arrays = sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(wanted)
@@ -498,7 +498,7 @@ def test_an_image_of_zeros_is_predicted_as_by_nnunet_with_a_warning(model: Model
     with pytest.warns(UserWarning, match=r"empty_0000\.nii\.gz is 0 everywhere"):
         assert predicted(opened, find_cases(path, description_in(opened)), tmp_path / "ours") == {"empty": None}
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, "largest")), None)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), "largest")), None)
     (wanted,) = predictor.predict_from_files_sequential([[str(path)]], None)
     found = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "ours" / "empty.nii.gz"))
     assert np.mean(found == wanted) >= 0.99

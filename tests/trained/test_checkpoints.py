@@ -89,7 +89,7 @@ def test_the_largest_has_the_dice_of_nnunet_s_summary(bare: Path) -> None:
     (model.path / "fold_0" / "family.json").unlink()
     dice = {member.name: member.scores for member in model.family().members}
     assert dice == {"smallest": None, "largest": {"mean": 0.8, "anterior": 0.8, "posterior": None}}
-    exported = {name: export_nnunet(model, name) / "fold_0" / "validation" / "summary.json" for name in dice}
+    exported = {name: export_nnunet(TrainedNNUNet.of(model), name) / "fold_0" / "validation" / "summary.json" for name in dice}
     assert json.loads(exported["largest"].read_text())["foreground_mean"] == {"Dice": 0.8}
     assert json.loads(exported["smallest"].read_text())["foreground_mean"] == {}
 
@@ -110,7 +110,7 @@ def test_a_model_that_nnunet_has_shared_as_a_zip_is_a_family(bare: Path, monkeyp
     installed = ModelFolder.open(model.path)
     assert made(installed.family()) == before
     assert (installed.family().members[-1].scores or {})["mean"] == 0.8
-    assert prediction_of(installed, "smallest").orientation == "LPS"
+    assert prediction_of(TrainedNNUNet.of(installed), "smallest").orientation == "LPS"
 
 
 @pytest.mark.parametrize(
@@ -178,16 +178,16 @@ def test_a_training_that_has_not_finished_is_listed_and_exported(checkpoint: str
     model = ModelFolder.open(folder, checkpoint)
     names = [member.name for member in model.family().members]
     assert names[0] == "smallest" and names[-1] == "largest"
-    exported = export_nnunet(model, "largest")
+    exported = export_nnunet(TrainedNNUNet.of(model), "largest")
     predictor = nnUNetPredictor(device=torch.device("cpu"))
     predictor.initialize_from_trained_model_folder(str(exported), None)
     weights = torch.load(folder / "fold_0" / CHECKPOINTS[checkpoint], weights_only=True)["network_weights"]
     assert all(torch.equal(weight, weights[name]) for name, weight in predictor.network.state_dict().items())
     assert torch.load(exported / "fold_0" / FINAL, weights_only=True)["current_epoch"] == 5
     source = TrainedNNUNet.open(folder, checkpoint=checkpoint)
-    description = source.describe(*source.member("smallest"))
+    description = source.describe("smallest")
     said = f"fold_0, 5 epochs, {CHECKPOINTS[checkpoint]}"
-    assert description.source.endswith(said) and prediction_of(model, "smallest").source.endswith(said)
+    assert description.source.endswith(said) and prediction_of(TrainedNNUNet.of(model), "smallest").source.endswith(said)
 
 
 def test_only_what_has_trained_is_listed_and_exported(bare: Path) -> None:
@@ -200,9 +200,9 @@ def test_only_what_has_trained_is_listed_and_exported(bare: Path) -> None:
     with pytest.raises(
         ProXError, match=r"checkpoint_best\.pth of fold_0 is of stage 1 of 4, 'smallest', in which this member was"
     ):
-        export_nnunet(model, str(folder / "full.json"))
+        export_nnunet(TrainedNNUNet.of(model), str(folder / "full.json"))
     with pytest.raises(ProXError, match="there is no member 'largest'; known: smallest"):
-        export_nnunet(model, "largest")
+        export_nnunet(TrainedNNUNet.of(model), "largest")
 
 
 def test_shrinking_begins_with_the_largest(bare: Path) -> None:

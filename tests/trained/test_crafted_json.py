@@ -221,10 +221,10 @@ def use_model(path: Path) -> None:
     source = TrainedNNUNet.open(path)
     source.family()
     name, subnet = source.member("largest")
-    source.describe(name, subnet)
+    source.describe(subnet, name=name)
     source.model.validated("fold_0", subnet, 0)
     source.model.held_out("fold_0")
-    prediction_of(source.model, "largest")
+    prediction_of(source, "largest")
 
 
 def use_bundle(path: Path) -> None:
@@ -237,7 +237,7 @@ def use_bundle(path: Path) -> None:
 
 def use_trained(path: Path) -> None:
     source = TrainedSegmenter(TrainedBundle.open(path), None)
-    source.describe(*source.member("smallest"))
+    source.describe("smallest")
 
 
 @pytest.mark.parametrize("name", ["plans.json", "dataset.json", "fold_0/family.json", "fold_0/validation/summary.json"])

@@ -108,7 +108,7 @@ def scored(dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Mo
 
     held_out = source.held_out()
     assert isinstance(held_out, SegmentedCases)
-    return model, held_out.scores([0, 1], source.describe(name, subnet), run)
+    return model, held_out.scores([0, 1], source.describe(subnet, name=name), run)
 
 
 @pytest.mark.parametrize("dataset", [TEXT, LISTED], ids=["text", "listed"])
@@ -121,11 +121,11 @@ def test_dice_is_that_of_the_same_labels_as_numbers(
     source = TrainedNNUNet.open(model.path)
     name, subnet = source.member("smallest")
     network = source.network(subnet)
-    wanted = numbers.scores([0, 1], source.describe(name, subnet), lambda x: network(torch.from_numpy(x)).detach().numpy())
+    wanted = numbers.scores([0, 1], source.describe(subnet, name=name), lambda x: network(torch.from_numpy(x)).detach().numpy())
     assert scores == wanted and all(0 < score < 1 for score in scores)
-    prediction = prediction_of(model, "largest")
+    prediction = prediction_of(TrainedNNUNet.of(model), "largest")
     assert prediction.outputs == ("background", "anterior", "posterior")
-    exported = export_nnunet(model, "largest")
+    exported = export_nnunet(TrainedNNUNet.of(model), "largest")
     written = json.loads((exported / "dataset.json").read_text())
     assert written["labels"] == BARE_DATASET["labels"]
     assert written["file_ending"] == ".nii.gz" and labels_of(written).num_segmentation_heads == 3

@@ -70,10 +70,10 @@ def turned(bare: Path) -> tuple[Any, str]:
 
 def test_a_member_in_another_order_keeps_its_scores(turned: tuple[Any, str]) -> None:
     model, file = turned
-    smallest, found = prediction_of(model, "smallest"), prediction_of(model, file)
+    smallest, found = prediction_of(TrainedNNUNet.of(model), "smallest"), prediction_of(TrainedNNUNet.of(model), file)
     assert found.metrics == smallest.metrics and found.metrics["dice mean"] == 0.7
     assert list(found.subnet) == list(smallest.subnet)
-    folder = export_nnunet(model, file)
+    folder = export_nnunet(TrainedNNUNet.of(model), file)
     assert json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())["foreground_mean"] == {"Dice": 0.7}
     source = TrainedNNUNet.open(model.path)
     assert source.member(file)[1] == source.member("smallest")[1]

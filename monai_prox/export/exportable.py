@@ -1,0 +1,29 @@
+"""A member of any trained family, ready to be written as a bundle."""
+
+from __future__ import annotations
+
+from monai_prox.export.bundle import Exportable
+from monai_prox.trained.source import Trained
+
+
+def exportable(source: Trained, which: str) -> Exportable:
+    """The member ``which``, a name of family.json or a JSON file with a subnet.
+
+    Raises ProXError for an unknown or illegal member, and for what MONAI's transforms cannot repeat.
+    """
+    if "nnunet" in source.formats:  # nnU-Net may be missing otherwise
+        from monai_prox.export.from_nnunet import prediction_of
+        from monai_prox.trained.nnunet_source import TrainedNNUNet
+
+        assert isinstance(source, TrainedNNUNet)
+        return prediction_of(source, which)
+    from monai_prox.trained.bundle_source import TrainedClassifier, TrainedSegmenter
+
+    if isinstance(source, TrainedClassifier):
+        from monai_prox.export.classifier import classification_of
+
+        return classification_of(source.bundle, which, source.dataset)
+    from monai_prox.export.from_bundle import prediction_of as member_of
+
+    assert isinstance(source, TrainedSegmenter)
+    return member_of(source, which)
