@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -16,7 +15,6 @@ from monai_prox.data.oct import SUFFIXES
 from monai_prox.export.bundle import MARK, SCHEMA, VERSION
 from monai_prox.export.bundle_docs import EXPORTED, LICENCE_NOTE, WIDTH
 from monai_prox.export.prediction import check_plain
-from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.bundle_source import TrainedClassifier
 
 PACKAGES = ("pillow", "pytorch-ignite", "torchvision")
@@ -281,26 +279,22 @@ python -m monai.bundle onnx_export network_def --filepath models/model.onnx {EXP
         return f"The data are not part of this bundle.\n\n{self.task}: ask whoever provides it for its licence.\n"
 
 
-def classification_of(bundle: TrainedBundle, which: str, dataset: Path | None = None) -> Classification:
+def classification_of(source: TrainedClassifier, which: str) -> Classification:
     """The member ``which``, a name of family.json or a JSON file with a subnet.
-
-    dataset: of the training, for members whose norms it has kept no statistics of.
 
     Raises ProXError for an unknown or illegal member, and where nothing has been trained or the norms' statistics are missing.
     """
-    plan, family = bundle.plan, bundle.network_family
-    name, subnet = bundle.member(which)
-    subnet = family.space.check(subnet)
-    rows, columns = family.input_size(plan.image_size, subnet["resolution"][0])
+    name, subnet = source.member(which)
+    description = source.describe(subnet, name=name)
     return Classification(
         name=name,
-        task=plan.task,
-        source=bundle.origin,
-        subnet=subnet.to_json(),
-        network=TrainedClassifier(bundle, dataset).network(subnet),
-        architecture=family.architecture_of(subnet),
-        classes=plan.classes,
-        image_size=plan.image_size,
-        working_size=(rows, columns),
-        scores=bundle.measured(subnet),
+        task=description.task,
+        source=description.source,
+        subnet=description.subnet,
+        network=source.network(subnet),
+        architecture=source.supernet.family.architecture_of(subnet),
+        classes=description.classes,
+        image_size=description.image_size,
+        working_size=description.working_size,
+        scores=source.bundle.measured(subnet),
     )

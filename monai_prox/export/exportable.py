@@ -22,7 +22,7 @@ def exportable(source: Trained, which: str) -> Exportable:
     if isinstance(source, TrainedClassifier):
         from monai_prox.export.classifier import classification_of
 
-        return classification_of(source.bundle, which, source.dataset)
+        return classification_of(source, which)
     from monai_prox.export.from_bundle import prediction_of as member_of
 
     assert isinstance(source, TrainedSegmenter)

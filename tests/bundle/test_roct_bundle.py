@@ -134,9 +134,9 @@ def test_another_member_gets_its_statistics_when_it_is_evaluated(trained: Traine
     subnet = space.narrow({"depth": 1, "kernel": 1}).largest()
     (tmp_path / "own.json").write_text(json.dumps({"subnet": subnet.to_json()}))
     with pytest.raises(ProXError, match="give --dataset, the folder of scans"):
-        classification_of(bundle, str(tmp_path / "own.json"))
+        classification_of(TrainedClassifier(bundle), str(tmp_path / "own.json"))
     evaluate(own, tmp_path / "own.json")
-    assert classification_of(bundle, str(tmp_path / "own.json")).name == "own"
+    assert classification_of(TrainedClassifier(bundle), str(tmp_path / "own.json")).name == "own"
 
 
 def table(path: Path) -> list[list[str]]:
@@ -150,7 +150,7 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
     images = trained.scans / "test" / "DME"
     options = {"dataset_dir": images, "output_dir": tmp_path / "within", "subnet": name}
     monai(["run", "--config_file", "configs/inference.json", *arguments(options)], cwd=trained.bundle)
-    alone = write_bundle(classification_of(TrainedBundle.open(trained.bundle), name), tmp_path / name)
+    alone = write_bundle(classification_of(TrainedClassifier(TrainedBundle.open(trained.bundle)), name), tmp_path / name)
     options = {"dataset_dir": images, "output_dir": tmp_path / "alone"}
     command = ["run", "--config_file", "configs/inference.json", *arguments(options)]
     monai(command, cwd=alone, without=["monai_prox"])
@@ -244,7 +244,9 @@ def test_our_commands_take_the_bundle(trained: Trained, tmp_path: Path) -> None:
 def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
     size = {"_meta_#network_data_format#inputs#image#spatial_shape": [64, 64]}
     check_network(trained.bundle, tmp_path, (1, 64, 64), **size)
-    member = write_bundle(classification_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+    member = write_bundle(
+        classification_of(TrainedClassifier(TrainedBundle.open(trained.bundle)), "smallest"), tmp_path / "smallest"
+    )
     check_zoo_rules(
         member, ["LICENSE", "configs/metadata.json", "configs/inference.json", "docs/README.md", "docs/data_license.txt"]
     )
@@ -271,7 +273,9 @@ def test_the_bundle_has_the_properties_that_workflows_ask_for(
 
 
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
-    member = write_bundle(classification_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+    member = write_bundle(
+        classification_of(TrainedClassifier(TrainedBundle.open(trained.bundle)), "smallest"), tmp_path / "smallest"
+    )
     for bundle in (trained.bundle, member):
         verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema(tmp_path)))
 

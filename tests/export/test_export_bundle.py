@@ -61,12 +61,14 @@ def plans_for(
     masked: bool = False,
     transpose: tuple[int, ...] = (0, 1, 2),
     reader: str = "SimpleITKIO",
+    order: int = 3,
     **changes: Any,
 ) -> dict[str, Any]:
     plans = bare_plans(patch=PATCH, prox=FEW, **changes) | {"image_reader_writer": reader}
     (configuration,) = plans["configurations"].values()
     configuration["normalization_schemes"] = ["CTNormalization" if ct else "ZScoreNormalization"] * channels
     configuration["use_mask_for_norm"] = [masked] * channels
+    configuration["resampling_fn_data_kwargs"] = configuration["resampling_fn_data_kwargs"] | {"order": order}
     plans["foreground_intensity_properties_per_channel"] = {str(channel): CT for channel in range(channels)}
     plans["transpose_forward"] = list(transpose)
     plans["transpose_backward"] = [transpose.index(axis) for axis in range(3)]
@@ -143,6 +145,7 @@ def test_the_definition_in_the_bundle_builds_the_stock_network(bare: Path, tmp_p
 CASES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "resampled": {"spacing": (1.3, 0.9, 0.8)},
+    "resampled by lines": {"spacing": (1.3, 0.9, 0.8), "order": 1},
     "two channels": {"channels": 2, "spacing": (1.0, 1.25, 1.0)},
     "transposed": {"transpose": (1, 0, 2), "spacing": (1.1, 0.8, 1.3)},
     "CT": {"ct": True},
@@ -487,7 +490,7 @@ def test_nothing_is_left_of_a_bundle_that_failed(
     ("changes", "message"),
     [
         ({"normalization_schemes": ["ZScoreNormalization", "CTNormalization"]}, "normalises channels differently"),
-        ({"normalization_schemes": ["MyNormalization"] * 2}, "has no counterpart among MONAI's transforms"),
+        ({"normalization_schemes": ["MyNormalization"] * 2}, "the plan's normalisation 'MyNormalization' is not nnU-Net's own"),
         ({"normalization_schemes": ["CTNormalization"] * 2}, "has no counterpart among MONAI's transforms"),
     ],
     ids=["mixed", "unknown", "two of CT"],
@@ -496,6 +499,7 @@ def test_normalisation_that_cannot_be_repeated_is_refused(bare: Path, changes: d
     model = bare_model(plans_for(channels=2), dataset=dataset_for(2))
     plans = json.loads((model.path / "plans.json").read_text())
     plans["configurations"][FULLRES] |= changes
+    plans["foreground_intensity_properties_per_channel"]["1"] |= {"mean": 12.0}
     write_json(plans, model.path / "plans.json")
     with pytest.raises(ProXError, match=message):
         prediction_of(TrainedNNUNet.open(model.path), "largest")
@@ -584,5 +588,5 @@ def test_regions_of_high_values_are_written_as_they_are(bare: Path, tmp_path: Pa
 
 def test_a_region_above_16_bits_is_refused(bare: Path) -> None:
     model = bare_model(plans_for(), dataset=dataset_for(**REGIONS | {"regions_class_order": [1, 2, 65536]}))
-    with pytest.raises(ProXError, match="there is a label 65536; bundles write labels from 0 to 65535"):
+    with pytest.raises(ProXError, match=r"the regions are \(1, 2, 65536\); allowed are 3 values up to 65535"):
         prediction_of(TrainedNNUNet.of(model), "largest")

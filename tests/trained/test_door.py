@@ -63,7 +63,7 @@ def test_a_checkpoint_says_how_far_each_fold_had_come(folders: dict[str, Path]) 
         (folders["nnunet"] / fold / FINAL).rename(folders["nnunet"] / fold / CHECKPOINTS["best"])
     source: Trained = open_trained(folders["nnunet"], checkpoint="best")
     (used,), every = source.origins(), source.origins(every=True)
-    assert used.startswith("checkpoint_best.pth of fold_0: after 0 epochs") and every[0] == used
+    assert used.startswith("checkpoint_best.pth of fold_0: after 1 epochs, in stage 1 of 3") and every[0] == used
     assert [line.partition(":")[0] for line in every] == ["checkpoint_best.pth of fold_0", "checkpoint_best.pth of fold_2"]
 
 
