@@ -28,6 +28,7 @@ from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import write_json
 from monai_prox.trained.nnunet_folder import ModelFolder
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 MEMBERS = ("smallest", "middle", "largest")
 THREADS = 1
@@ -40,8 +41,9 @@ def call(command: list[Any], folder: Path) -> None:
 
 
 def compare(name: str, model: ModelFolder, images: Path, work: Path) -> dict[str, Any]:
-    stock = export_nnunet(model, name, work / "nnunet" / name, overwrite=True)
-    bundle = write_bundle(prediction_of(model, name), work / "bundle" / name, overwrite=True)
+    source = TrainedNNUNet.of(model)
+    stock = export_nnunet(source, name, work / "nnunet" / name, overwrite=True)
+    bundle = write_bundle(prediction_of(source, name), work / "bundle" / name, overwrite=True)
     outputs = [work / "predicted" / kind / name for kind in ("nnunet", "bundle")]
     program = Path(sys.executable).parent / "nnUNetv2_predict_from_modelfolder"
     fold = model.folds[0].removeprefix("fold_")

@@ -109,7 +109,7 @@ def main() -> None:
         "predicted_images": images,
         "members": family["members"],
         "evaluated": {member: evaluated(work / "eval" / member) for member in ("smallest", "largest")},
-        "probes": family["probes"],
+        "probes": family["progress"],
     }
     arguments.results.mkdir(parents=True, exist_ok=True)
     write_json(result, arguments.results / f"{arguments.setting}.json")

@@ -79,7 +79,7 @@ def main() -> None:
         for file in labelled.case.files:
             (images / file.name).symlink_to(file.resolve())
         truths[labelled.labels.name] = labelled.labels
-    stock = export_nnunet(model, "largest", work / "largest", overwrite=True)
+    stock = export_nnunet(source, "largest", work / "largest", overwrite=True)
     fold = model.folds[0].removeprefix("fold_")
     theirs = [programs / "nnUNetv2_predict_from_modelfolder", "-m", stock, "-f", fold, "-device", "cpu", "-i", images]
     contenders: dict[str, tuple[list[Any], Path]] = {

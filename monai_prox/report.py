@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -24,6 +24,8 @@ from monai_prox.training.stage import Schedule
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from monai_prox.trained.family_file import NamedMember
 
 UNITS = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 COLOURS = {"smallest": "#0b7285", "small": "#1c7ed6", "middle": "#7048e8", "large": "#c2255c", "largest": "#e8590c"}
@@ -62,6 +64,10 @@ def what_it_is(subnet: Mapping[str, Sequence[float]]) -> str:
     present = {name: sorted({value for value in values if value}) for name, values in subnet.items()}
     spans = {name: [values[0], values[-1]][: len(values)] for name, values in present.items() if values}
     return ", ".join(f"{name.replace('_', ' ')} {'-'.join(f'{value:g}' for value in span)}" for name, span in spans.items())
+
+
+def rows_of(members: Iterable[NamedMember]) -> list[Row]:
+    return [Row(m.name, m.parameters, m.macs, dict(m.scores or {}), choices=what_it_is(m.subnet)) for m in members]
 
 
 def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -186,24 +192,25 @@ def plot_progress(
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # where no line or label is
 
 
-def plot_family(members: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
+def plot_family(members: Iterable[NamedMember], path: Path, *, title: str) -> None:
     """Writes Dice over size to ``path``: a point per member of family.json that has been validated.
 
     The area of a point grows with the member's number of weights.
     """
-    shown = sorted((m for m in members if m["dice"] and m["dice"]["mean"] is not None), key=lambda m: m["macs"])
+    scored = [(member, mean) for member in members if (mean := (member.scores or {}).get("mean")) is not None]
+    scored.sort(key=lambda of: of[0].macs)
+    shown, dice = [member for member, _ in scored], [mean for _, mean in scored]
     with _axes(path, width=7, height=4.5) as axes:
         axes.set(xlabel="MACs per patch (billion)", ylabel="mean Dice on held-out cases", title=title)
         if not shown:
             return
-        most = max(m["parameters"] for m in shown)
-        macs = [m["macs"] / 1e9 for m in shown]
-        dice = [m["dice"]["mean"] for m in shown]
+        most = max(member.parameters for member in shown)
+        macs = [member.macs / 1e9 for member in shown]
         axes.plot(macs, dice, color="#ced4da", zorder=1)
         for member, x, y in zip(shown, macs, dice, strict=True):
-            area = 40 + 500 * member["parameters"] / most
-            axes.scatter(x, y, s=area, color=COLOURS.get(member["name"], "#495057"), alpha=0.85, zorder=2, linewidth=0)
-            label = f"{member['name']}\n{count(member['parameters'])} weights"
+            area = 40 + 500 * member.parameters / most
+            axes.scatter(x, y, s=area, color=COLOURS.get(member.name, "#495057"), alpha=0.85, zorder=2, linewidth=0)
+            label = f"{member.name}\n{count(member.parameters)} weights"
             style: dict[str, Any] = {
                 "textcoords": "offset points",
                 "xytext": (0, -16),

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from monai_prox.bundle.handlers import MemberValidationHandler
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
-from monai_prox.core import cost
 from monai_prox.core.distributed import rank
 from monai_prox.core.network import prediction_graph
 from monai_prox.data.decathlon import Case
 from monai_prox.data.oct import Scan
 from monai_prox.data.plans import TrainingPlan
-from monai_prox.files import make_folder, write_json
+from monai_prox.files import make_folder
 from monai_prox.report import plot_progress
 from monai_prox.tensor_file import write_tensors
-from monai_prox.trained.bundle_folder import FORMAT, KERNEL_TRANSFORMS, STATISTICS, WEIGHTS
-from monai_prox.trained.family_file import FAMILY
+from monai_prox.trained.bundle_folder import KERNEL_TRANSFORMS, STATISTICS, WEIGHTS
+from monai_prox.trained.family_file import FamilyFile, NamedMember
 from monai_prox.training.calibrated_members import CalibratedMembers, statistics_of
 from monai_prox.training.monitor import verdicts_of
 
@@ -44,7 +43,7 @@ class FamilyWriter:
         cases: Sequence[Case | Scan | str],
         ckpt_dir: str,
         output_dir: str,
-        measure: str = "dice",
+        measure: Literal["dice", "accuracy"] = "dice",
         calibrated: CalibratedMembers | None = None,
     ) -> None:
         self.plan, self.recipe, self.validation = plan, recipe, validation
@@ -61,46 +60,34 @@ class FamilyWriter:
         engine, history = trainer.engine, self.validation.history
         space, comparisons = engine.final_space, engine.comparisons
         latest = history[-1]["scores"]
-        members = [
-            {
-                "name": name,
-                "subnet": subnet.to_json(),
-                "parameters": cost.parameters(engine.supernet.family, subnet),
-                "macs": cost.macs(engine.supernet.family, subnet, self.plan.patch_size),
-                self.measure: latest.get(name),
-            }
-            for name, subnet in self.validation.members.items()
-        ]
-        probes = [
+        family, size = engine.supernet.family, self.plan.patch_size
+        progress = [
             {"epoch": entry["epoch"], self.measure: {name: of["mean"] for name, of in entry["scores"].items()}}
             for entry in history
         ]
         for folder in (self.ckpt_dir, self.output_dir):
             make_folder(folder)
-        starts = engine.schedule.starts
-        write_json(
-            {
-                "format": FORMAT,
-                "plan": self.plan.to_json(),
-                "choices": asdict(engine.supernet.family.choices),
-                "recipe": self.recipe,
-                "epochs": engine.schedule.epochs,
-                "validated_epoch": history[-1]["epoch"] + 1,
-                "validation_cases": self.cases,
-                "measure": self.measure,
-                "regions": self.validation.regions,
-                "patch_size": list(self.plan.patch_size),
-                "space": space.to_json(),
-                "closed": engine.closed,
-                "stages": [
-                    s.to_json() | {"first_epoch": start} for s, start in zip(engine.schedule.stages, starts, strict=True)
-                ],
-                "members": members,
-                "probes": probes,
-                "monitor": [comparison.to_json() for comparison in comparisons],
-            },
-            self.ckpt_dir / FAMILY,
-        )
+        FamilyFile(
+            members=tuple(
+                NamedMember.of(name, subnet, family, size, latest.get(name)) for name, subnet in self.validation.members.items()
+            ),
+            plan=self.plan.to_json(),
+            choices=asdict(family.choices),
+            recipe=self.recipe,
+            epochs=engine.schedule.epochs,
+            validated_epoch=history[-1]["epoch"] + 1,
+            validation_cases=tuple(self.cases),
+            measure=self.measure,
+            labels=self.plan.values,
+            regions=self.validation.regions,
+            patch_size=tuple(size),
+            mirroring=None,
+            space=space.to_json(),
+            closed=engine.closed,
+            stages=engine.schedule.to_json(),
+            progress=tuple(progress),
+            monitor=tuple(comparison.to_json() for comparison in comparisons),
+        ).write(self.ckpt_dir)
         extract = engine.supernet.extract if self.calibrated is None else self.calibrated.extract
         tensors: dict[str, Any] = {WEIGHTS: prediction_graph(extract(space.largest())).state_dict()}
         if (transforms := engine.supernet.kernel_transforms) is not None:
@@ -112,4 +99,4 @@ class FamilyWriter:
             write_tensors(state, self.ckpt_dir / name)
         verdicts = verdicts_of(comparisons)
         path, measure = self.output_dir / "prox_progress.png", self.measure
-        plot_progress(probes, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", verdicts=verdicts)
+        plot_progress(progress, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", verdicts=verdicts)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from glob import escape
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -27,8 +26,9 @@ from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import read_json, write_json
 from monai_prox.nnunet.task import check_task, convert_task, is_preprocessed, named_task, split
 from monai_prox.report import Row, family_table, plot_family
+from monai_prox.trained.door import open_trained
+from monai_prox.trained.family_file import NamedMember
 from monai_prox.trained.nnunet_dataset import named_scores
-from monai_prox.trained.nnunet_folder import ModelFolder
 
 CONFIGURATIONS = ("3d_fullres", "2d")  # the first that nnU-Net plans for a task; images of a slice have no 3D one
 PLANNED, PLANS = "nnUNetPlans", "nnUNetPlansDemo"
@@ -85,13 +85,13 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
         with step(f"Train the supernet, {demo.trainer}", 100) as bar:
             command = ["nnUNetv2_train", str(identifier), configuration, "0", "-tr", demo.trainer, "-p", PLANS]
             step.run([*command, "-device", demo.device], _training_percent(demo.trainer, bar))
-        model = ModelFolder.open(trained / f"{demo.trainer}__{PLANS}__{configuration}")
-        members = {member["name"]: member for member in model.family()["members"]}
+        source = open_trained(trained / f"{demo.trainer}__{PLANS}__{configuration}")
+        members = {member.name: member for member in source.members()}
         exported = [name for name in EXPORTED if name in members]
         with step("Export members", len(exported)) as bar:
             folders = {}
             for done, name in enumerate(exported, 1):
-                folders[name] = export_nnunet(model, name, overwrite=True, fine_tune=True)
+                folders[name] = export_nnunet(source, name, overwrite=True, fine_tune=True)
                 bar(done)
         images = _held_out_images(work, dataset, preprocessed, demo.cases)
         rows = []
@@ -290,15 +290,15 @@ def _seconds_a_case(files: Iterable[Path]) -> float | None:
     return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
 
 
-def _row(step: _Steps, member: dict[str, Any], output: Path, preprocessed: Path, folder: Path) -> Row:
+def _row(step: _Steps, member: NamedMember, output: Path, preprocessed: Path, folder: Path) -> Row:
     predictions = list(output.glob("*.nii.gz"))
     seconds = _seconds_a_case(predictions)
     truth = preprocessed / "gt_segmentations"
     files = ["-djfile", str(folder / "dataset.json"), "-pfile", str(folder / "plans.json")]
     step.run(["nnUNetv2_evaluate_folder", str(truth), str(output), *files, "-np", "2", "--chill"], lambda _: None)
     summary = read_json(output / "summary.json")
-    dice = named_scores({key: of["Dice"] for key, of in summary["mean"].items()}, read_json(folder / "dataset.json"))
-    return Row(member["name"], member["parameters"], member["macs"], dice, seconds)
+    dice = named_scores({key: of["Dice"] for key, of in summary["mean"].items()}, read_json(folder / "dataset.json")["labels"])
+    return Row(member.name, member.parameters, member.macs, dice, seconds)
 
 
 def default_device() -> str:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from monai_prox.cli.terminal import CheckpointOption, ModelArgument, console, say, say_origin
-from monai_prox.errors import ProXError
 
 
 def family(
@@ -17,26 +16,15 @@ def family(
     checkpoint: CheckpointOption = None,
 ) -> None:
     """List the members of a trained family that have names."""
-    from monai_prox.report import Row, choices_text, family_table, what_it_is
-    from monai_prox.trained.door import host_of
+    from monai_prox.report import choices_text, family_table, rows_of
+    from monai_prox.trained.door import open_trained
 
-    if host_of(model) == "monai":
-        from monai_prox.trained.bundle_folder import TrainedBundle
-
-        if checkpoint is not None:
-            raise ProXError("--checkpoint is for nnU-Net's model folders; a bundle has one model")
-        opened = TrainedBundle.open(model)
-        members, measure, scored = opened.family()["members"], opened.measure, opened.scored
-    else:
-        from monai_prox.trained.nnunet_folder import ModelFolder
-
-        folder = ModelFolder.open(model, checkpoint or "final")
-        members, measure, scored = folder.family()["members"], "dice", folder.scored
+    source = open_trained(model, checkpoint=checkpoint)
+    members = source.members()
     if as_json:
-        print(json.dumps(members, indent=2))
+        print(json.dumps([member.to_json(source.measure) for member in members], indent=2))
     else:
-        rows = [Row(m["name"], m["parameters"], m["macs"], m[measure] or {}, choices=what_it_is(m["subnet"])) for m in members]
-        console.print(family_table(rows, measure, scored))
+        rows = rows_of(members)
+        console.print(family_table(rows, source.measure, source.scored))
         say(*choices_text(rows))
-        if checkpoint is not None:
-            say_origin(model, checkpoint, folder.folds)
+        say_origin(source, every=True)

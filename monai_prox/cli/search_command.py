@@ -46,7 +46,6 @@ def search(
     from rich.console import Group
     from rich.live import Live
 
-    from monai_prox.export.options import folds_of
     from monai_prox.latency.device import Device
     from monai_prox.search.budget import Budget, check_costs
     from monai_prox.search.report import PAGE, front_table, named, report_folder, write_report
@@ -97,4 +96,4 @@ def search(
     for name, problem in one.held_out.left_out.items():
         say(f"left out: {name}: {problem}")
     say(f"{len(result.members)} members in {result.seconds:.0f} s; {report_folder(one, output) / PAGE}")
-    say_origin(model, checkpoint, folds_of(fold or ()) or [None])
+    say_origin(source)

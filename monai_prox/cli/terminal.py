@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,10 +50,7 @@ def open_family(model: Path, fold: list[str] | None, dataset: Path | None, check
     return open_trained(model, fold=one_fold(folds_of(fold or ()), what), dataset=dataset, checkpoint=checkpoint)
 
 
-def say_origin(model: Path, checkpoint: str | None, folds: Sequence[str | None]) -> None:
-    """Where a model comes from that is not the end of a training."""
-    if checkpoint not in (None, "final"):
-        from monai_prox.trained.nnunet_folder import ModelFolder
-
-        opened = ModelFolder.open(model, checkpoint)
-        say(*(opened.origin(opened.checkpoint(opened.finished(fold))) for fold in folds))
+def say_origin(source: Trained, *, every: bool = False) -> None:
+    """Where a model comes from that is not the end of a training. every: of every fold."""
+    if origins := source.origins(every=every):
+        say(*origins)

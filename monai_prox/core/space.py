@@ -324,23 +324,15 @@ class SearchSpace:
     @classmethod
     def from_json(cls, data: Any) -> SearchSpace:
         """Raises ProXError where ``data`` is not what ``to_json`` writes."""
+
+        def one(slot: Mapping[str, Any]) -> Slot:
+            need = Need(*slot["need"]) if "need" in slot else None
+            return Slot(choices=tuple(slot["choices"]), need=need, equals=slot.get("equals"), differs=slot.get("differs"))
+
         try:
             if not data:
                 raise TypeError("there are no dimensions")
-            return cls(
-                {
-                    name: tuple(
-                        Slot(
-                            choices=tuple(slot["choices"]),
-                            need=Need(*slot["need"]) if "need" in slot else None,
-                            equals=slot.get("equals"),
-                            differs=slot.get("differs"),
-                        )
-                        for slot in slots
-                    )
-                    for name, slots in data.items()
-                }
-            )
+            return cls({name: tuple(one(slot) for slot in slots) for name, slots in data.items()})
         except (AttributeError, KeyError, TypeError) as error:
             raise ProXError(f"not a search space: {error!r}, in {data!r:.80}") from error
 

@@ -64,6 +64,11 @@ class Plan:
         return bool(self.intensity["kind"] == "ct")
 
     @property
+    def values(self) -> dict[str, int]:
+        """Of the labels, by their names."""
+        return {label: value for value, label in enumerate(self.labels)}
+
+    @property
     def window(self) -> tuple[float | None, ...]:
         """CT: the bounds in Hounsfield units and what they become, (lower, upper, from, to); four times None for others."""
         if not self.is_ct:

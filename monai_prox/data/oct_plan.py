@@ -38,6 +38,11 @@ class OctPlan:
         """Memory of a scan that is preprocessed."""
         return 4 * prod(self.image_size)
 
+    @property
+    def values(self) -> dict[str, int]:
+        """Of the classes, by their names."""
+        return {name: value for value, name in enumerate(self.classes)}
+
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, "kind": self.kind, **asdict(self)}
 
@@ -69,7 +74,7 @@ class OctPlan:
 
     def regions(self) -> dict[str, tuple[int, ...]]:
         """What is evaluated one by one: each class, with the value of its label."""
-        return {name: (label,) for label, name in enumerate(self.classes)}
+        return {name: (value,) for name, value in self.values.items()}
 
     def check_fits(self, scans: OctScans) -> None:
         """Raises ProXError where ``scans`` have other classes than the network was trained with."""

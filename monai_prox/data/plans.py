@@ -26,6 +26,10 @@ class TrainingPlan(Protocol):
     @property
     def patch_size(self) -> Sequence[int]: ...
 
+    @property
+    def values(self) -> dict[str, int]:
+        """Of the labels or classes, by their names."""
+
     def to_json(self) -> dict[str, Any]: ...
 
     def family(self, space: Any = None, *, open: Mapping[str, int] | None = None) -> Family:

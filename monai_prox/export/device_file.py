@@ -53,8 +53,7 @@ def export_file(
     files = [output, output.with_suffix(".bin")] if format == "openvino" else [output]
     for file in files:
         check_vacant(file, overwrite=overwrite)
-    name, subnet = source.member(which)
-    network, description = source.network(subnet), source.describe(name, subnet)
+    network, description = source.network(which), source.describe(which)
     divisors = source.supernet.family.divisor if any_patch else None
     cases = source.held_out() if int8 else None
     loss = None

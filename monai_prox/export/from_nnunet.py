@@ -1,42 +1,25 @@
 """A member of a family that ProXTrainer trained, ready to be written as a MONAI bundle that predicts as nnU-Net does.
 
-nnU-Net's arrays have the axes of the NIfTI file reversed and, by ``transpose_forward``, perhaps reordered; MONAI's have them as
-in the file. So the network's kernels are turned instead of the images. Not repeated are nnU-Net's mirroring, the placing and
-weighting of its windows in images larger than a patch, its slice-wise resampling of thick slices, and, where a plan normalises
-within a mask, holes of 0 within it.
+Not repeated are nnU-Net's mirroring, the placing and weighting of its windows in images larger than a patch, its slice-wise
+resampling of thick slices, and, where a plan normalises within a mask, holes of 0 within it.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import nn
-
 from monai_prox.errors import ProXError, refusing
-from monai_prox.export.bundle_entries import (
-    cropping,
-    inverting,
-    loading,
-    normalising,
-    preprocessing,
-    regions_to_labels,
-    resampling,
-    scaling,
-)
+from monai_prox.export.segmentation import TO_RAS, segmentation
 from monai_prox.export.segmentation_bundle import SegmentationBundle
-from monai_prox.families.architecture import build_network
 from monai_prox.runtime.description import ORIENTATIONS
 from monai_prox.trained.nnunet_dataset import channels_of, licence_of, outputs_of
 from monai_prox.trained.nnunet_folder import UNUSABLE, ModelFolder, scored_in
-from monai_prox.trained.nnunet_member import member_plans
 from monai_prox.trained.nnunet_orientation import stored_orientations
-from monai_prox.trained.nnunet_plans import intensities_of
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
-PER_AXIS = ("kernel_sizes", "strides")
-AS_STORED, TO_RAS = ("SimpleITKIO", "NibabelIO"), "NibabelIOWithReorient"  # nnU-Net's readers, by what they do with axes
+AS_STORED = ("SimpleITKIO", "NibabelIO")  # nnU-Net's readers that keep the axes of the file
 # What of a plan MONAI's transforms repeat below
 REPEATED = {
     "preprocessor_name": "DefaultPreprocessor",
@@ -46,51 +29,29 @@ REPEATED = {
 
 
 @refusing(UNUSABLE)
-def prediction_of(model: ModelFolder, which: str, fold: str | None = None) -> SegmentationBundle:
-    """The member ``which``, see ModelFolder.member, of one fold, the first that is finished if None.
+def prediction_of(source: TrainedNNUNet, which: str) -> SegmentationBundle:
+    """The member ``which``, a name of family.json or a JSON file with a subnet, of the fold that is used.
 
-    Raises ProXError for an unknown or illegal member, a fold that is not there, and what MONAI's transforms cannot repeat.
+    Raises ProXError for an unknown or illegal member, and for what MONAI's transforms cannot repeat.
     """
-    fold = model.finished(fold)
-    name, subnet = model.member(which)
-    checkpoint = model.checkpoint(fold)
-    supernet, subnet = model.supernet_with(subnet, checkpoint)
-    plans = member_plans(model, supernet, name, subnet)
-    configuration = plans["configurations"][model.configuration_name]
-    if len(configuration["patch_size"]) != 3:
+    model, checkpoint = source.model, source.checkpoint
+    name, subnet = source.member(which)
+    if len(model.configuration["patch_size"]) != 3:
         raise ProXError(f"{model.configuration_name} is two-dimensional; only 3D models become bundles, use --format nnunet")
-    _check_repeatable(plans, configuration, model.dataset["file_ending"])
-    order, orientation = _order(plans["transpose_forward"]), _orientation(model, fold)
-    labels = PlansManager(plans).get_label_manager(model.dataset)
-    channels = channels_of(model.dataset)
-    architecture = turned_architecture(configuration["architecture"], order)
-    network = build_network(architecture, input_channels=len(channels), num_classes=labels.num_segmentation_heads)
-    network.load_state_dict(turned_weights(supernet.extract(subnet), order))
-    validated = model.validated(fold, subnet, checkpoint["current_epoch"])
-    measured = (validated or {}).get("dice") or {}
-    spacing = [configuration["spacing"][axis] for axis in order]
     ending = model.dataset["file_ending"]
-    return SegmentationBundle(
-        name=name,
-        task=plans["dataset_name"],
-        source=f"{checkpoint['trainer_name']} on {plans['dataset_name']}, {model.configuration_name}, {fold}, "
-        f"{model.epochs(checkpoint)}",
-        subnet=subnet.to_json(),
-        network=network,
-        architecture=architecture,
-        channels=channels,
-        modality="CT" if any(channel.casefold() == "ct" for channel in channels) else "MR",
+    _check_repeatable(model.plans, model.configuration, ending)
+    validated = model.validated(source.fold, subnet, checkpoint["current_epoch"])
+    return segmentation(
+        source,
+        subnet,
+        source.describe(subnet, name=name),
+        orientation=_orientation(model, source.fold),
         outputs=outputs_of(model.dataset),
-        highest_label=max(map(int, labels.regions_class_order)) if labels.has_regions else labels.num_segmentation_heads - 1,
-        patch_size=tuple(int(configuration["patch_size"][axis]) for axis in order),
-        spacing=tuple(spacing),
-        metrics={f"dice {label}": value for label, value in measured.items() if value is not None},
-        measured_on=scored_in(fold, bool(checkpoint["inference_allowed_mirroring_axes"])) if measured else "",
+        scores=(validated and validated.scores) or {},
+        measured_on=scored_in(source.fold, bool(checkpoint["inference_allowed_mirroring_axes"])),
         licence=licence_of(model.dataset),
-        preprocessing=_preprocessing(plans, configuration, spacing, orientation),
-        postprocessing=tuple(_postprocessing(model.dataset, labels.has_regions)),
+        modality="CT" if any(channel.casefold() == "ct" for channel in channels_of(model.dataset)) else "MR",
         images=f"*_0000{ending}",
-        orientation=orientation,
         datalist=f"$[sorted(glob.glob(glob.escape(first[: -len('0000{ending}')]) + '[0-9]' * 4 + '{ending}')) "
         f"for first in sorted(glob.glob(os.path.join(glob.escape(@dataset_dir), '*_0000{ending}')))]",
         weighing="nnunet",
@@ -115,7 +76,7 @@ def _orientation(model: ModelFolder, fold: str) -> str | None:
     """
     if model.plans["image_reader_writer"] == TO_RAS:
         return "RAS"
-    known = model.family_of(fold).get("orientations")
+    known = model.family_of(fold).orientations
     found = known or stored_orientations(model.plans["dataset_name"])
     if not isinstance(found, Mapping) or not set(found) <= ORIENTATIONS:
         raise ProXError(f"{fold}/family.json: orientations are axis codes such as RAS with numbers, got {found!r:.120}")
@@ -129,66 +90,3 @@ def _orientation(model: ModelFolder, fold: str) -> str | None:
         stacklevel=2,
     )
     return None
-
-
-def _order(transpose_forward: Sequence[int]) -> list[int]:
-    """For each axis of the file, (x, y, z), the axis of nnU-Net's arrays that it is."""
-    return [list(transpose_forward).index(2 - axis) for axis in range(3)]
-
-
-def turned_architecture(architecture: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:
-    """The network for images whose axis i is axis ``order[i]`` of those that ``architecture`` is for."""
-    kwargs = dict(architecture["arch_kwargs"])
-    for key in PER_AXIS:
-        kwargs[key] = [v if isinstance(v, int) else [v[axis] for axis in order] for v in kwargs[key]]
-    return {**architecture, "arch_kwargs": kwargs}
-
-
-def turned_weights(network: nn.Module, order: Sequence[int]) -> dict[str, Any]:
-    """The weights of ``network`` for such images: kernels, (O, I, 3 axes), are turned."""
-    return {
-        name: tensor.permute(0, 1, *(2 + axis for axis in order)).contiguous() if tensor.ndim == 5 else tensor
-        for name, tensor in network.state_dict().items()
-    }
-
-
-def _preprocessing(
-    plans: Mapping[str, Any], configuration: Mapping[str, Any], spacing: Sequence[float], orientation: str | None
-) -> tuple[Mapping[str, Any], ...]:
-    """nnU-Net's: crop to what is not 0, normalise, resample by cubic splines with the image's outer faces kept in place."""
-    return preprocessing(
-        loading("ChannelsReader", turned=plans["image_reader_writer"] == TO_RAS),
-        orientation,
-        cropping(),
-        *_normalisation(plans, configuration),
-        resampling(spacing, mode=3, padding_mode="nearest"),
-    )
-
-
-def _normalisation(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    schemes, masks = configuration["normalization_schemes"], configuration["use_mask_for_norm"]
-    kinds = set(zip(schemes, masks, strict=True))
-    if len(kinds) > 1:
-        raise ProXError(f"the plan normalises channels differently, {schemes} with masks {masks}; use --format nnunet")
-    ((scheme, masked),) = kinds
-    if scheme == "ZScoreNormalization":
-        return [normalising(nonzero=bool(masked))]
-    if scheme == "CTNormalization" and len(schemes) == 1:
-        ct = intensities_of(plans)["0"]
-        lower, upper, mean, std = (ct[key] for key in ("percentile_00_5", "percentile_99_5", "mean", "std"))
-        std = max(std, 1e-8)
-        return [scaling(lower, upper, (lower - mean) / std, (upper - mean) / std)]
-    if scheme == "RescaleTo01Normalization":
-        return [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0, "channel_wise": True}]
-    if scheme == "RGBTo01Normalization":
-        return [scaling(0.0, 255.0, 0.0, 1.0)]
-    if scheme == "NoNormalization":
-        return []
-    raise ProXError(f"the plan's normalisation {schemes} has no counterpart among MONAI's transforms; use --format nnunet")
-
-
-def _postprocessing(dataset: Mapping[str, Any], has_regions: bool) -> list[Mapping[str, Any]]:
-    """Logits back at the resolution of what was cropped, as nnU-Net resamples them, with 0 around it, then labels."""
-    if has_regions:
-        return [inverting(), regions_to_labels(dataset["regions_class_order"])]
-    return [inverting(), {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]

@@ -21,6 +21,8 @@ from monai_prox.tensor_file import write_tensors
 from monai_prox.trained.nnunet_files import read_plans
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
 from monai_prox.trained.nnunet_member import member_plans
+from monai_prox.trained.nnunet_source import TrainedNNUNet
+from monai_prox.trained.source import Trained
 
 STOCK_TRAINER = "nnUNetTrainer"
 NOT_VALIDATED: dict[str, Any] = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
@@ -31,34 +33,56 @@ def stock_folder(model: ModelFolder, plans_name: str) -> Path:
     return model.path.parent / f"{STOCK_TRAINER}__{plans_name}__{model.configuration_name}"
 
 
-def is_found_by_name(model: ModelFolder, folder: Path, plans_name: str) -> bool:
+def _is_found_by_name(model: ModelFolder, folder: Path, plans_name: str) -> bool:
     """Whether ``nnUNetv2_predict -p plans_name`` finds ``folder``, which it looks for in nnUNet_results only."""
     results, found = os.environ.get("nnUNet_results"), model.path.parent
     there = results is not None and Path(results, model.plans["dataset_name"]).resolve() == found
     return there and folder.resolve() == stock_folder(model, plans_name)
 
 
+def how_to_predict(source: TrainedNNUNet, folder: Path) -> list[list[str]]:
+    """nnU-Net's commands for the exported ``folder``, by its place and, where nnU-Net finds it so, by its name."""
+    model, plans = source.model, read_plans(folder / "plans.json")["plans_name"]
+    # nnU-Net asks for the folds 0 to 4 otherwise
+    named = ["-f", *(fold.removeprefix("fold_") for fold in source.folds), "-i", "INPUT", "-o", "OUTPUT"]
+    commands = [["nnUNetv2_predict_from_modelfolder", "-m", str(folder), *named]]
+    if _is_found_by_name(model, folder, plans):
+        which = ["-d", model.plans["dataset_name"], "-c", model.configuration_name, "-p", plans]
+        commands.append(["nnUNetv2_predict", *which, *named])
+    return commands
+
+
+def how_to_preprocess(source: TrainedNNUNet, folder: Path) -> list[str] | None:
+    """nnU-Net's command before the exported ``folder`` is trained further, None where the family's data do for it."""
+    model, plans = source.model, read_plans(folder / "plans.json")
+    if plans["configurations"][model.configuration_name]["data_identifier"] == model.configuration["data_identifier"]:
+        return None
+    which = ["-d", model.plans["dataset_name"], "-plans_name", plans["plans_name"], "-c", model.configuration_name]
+    return ["nnUNetv2_preprocess", *which]
+
+
 def export_nnunet(
-    model: ModelFolder,
+    source: Trained,
     which: str,
     output: Path | None = None,
     *,
-    folds: Sequence[str] = (),
     overwrite: bool = False,
     fine_tune: bool = False,
 ) -> Path:
     """Writes the member ``which`` as a model folder of nnU-Net's own trainer, and returns it.
 
-    output: the folder; None for the place where ``nnUNetv2_predict -tr nnUNetTrainer -p PLANS`` looks, beside ``model``.
-    folds: such as "fold_0"; all that are finished if none is named.
+    source: a model folder of ProXTrainer, with all of its folds or those that it was opened for. output: the folder; None for
+    the place where ``nnUNetv2_predict -tr nnUNetTrainer -p PLANS`` looks, beside the model.
     fine_tune: puts the plans beside the preprocessed data too, for ``nnUNetv2_train ... -pretrained_weights``.
 
-    Raises ProXError for an unknown or illegal member, a fold that is not there, a member that a fold has closed, an existing
-    folder without ``overwrite`` or with what was not exported, such as a training's results, a plan beside the data that is
-    another than that of the folder, and where nothing can be written; then no part of it is left.
+    Raises ProXError for a bundle, an unknown or illegal member, a member that a fold has closed, an existing folder without
+    ``overwrite`` or with what was not exported, such as a training's results, a plan beside the data that is another than that
+    of the folder, and where nothing can be written; then no part of it is left.
     """
+    if not isinstance(source, TrainedNNUNet):
+        raise ProXError(f"{source.path}: a bundle's members become {', '.join(source.formats)}, not nnunet")
+    model, folds = source.model, source.folds
     name, subnet = model.member(which)
-    folds = [model.finished(fold) for fold in folds] or model.folds
     supernet, subnet = model.supernet_with(subnet, model.checkpoint(folds[0]))
     plans = member_plans(model, supernet, name, subnet)
     plans_name = plans["plans_name"]

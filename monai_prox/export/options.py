@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from monai_prox.errors import ProXError
 from monai_prox.runtime.kinds import Kind
-from monai_prox.trained.source import FILES, FOLDERS
+from monai_prox.trained.source import FILES, FOLDERS, Trained
 
 ALL = "all"  # nnU-Net's name for the fold that trains on all cases
 INT8 = ("onnx", "openvino")
@@ -34,37 +34,30 @@ def one_fold(folds: Sequence[str], what: str) -> str | None:
 
 def check_options(
     format: str,
+    source: Trained,
     *,
-    of_nnunet: bool,
-    kind: Kind,
     fine_tune: bool = False,
     folds: Sequence[str] = (),
-    checkpoint: bool = False,
     any_patch: bool = False,
     int8: bool = False,
     dataset: bool = False,
 ) -> None:
     """Raises ProXError for an unknown format, and for an option that says nothing about it or about the family.
 
-    of_nnunet: a model folder, no bundle. kind: of its members. Of the options, folds are names, the others whether they
-    were given.
+    Of the options, folds are names, the others whether they were given.
     """
     if format not in (*FOLDERS, *FILES):
         raise ProXError(f"the format {format!r} is not known; allowed: {', '.join((*FOLDERS, *FILES))}")
-    if format == "nnunet" and not of_nnunet:
-        raise ProXError(f"a bundle's members become {', '.join((*FOLDERS[1:], *FILES))}, not nnunet")
+    if format not in source.formats:
+        raise ProXError(f"a bundle's members become {', '.join(source.formats)}, not {format}")
     if format in FOLDERS and (int8 or any_patch):
         raise ProXError(f"--int8 and --any-patch are for files for devices, --format {', '.join(FILES)}")
-    check_file_options(format, kind, any_patch=any_patch, int8=int8)
+    check_file_options(format, source.kind, any_patch=any_patch, int8=int8)
     if fine_tune and format != "nnunet":
         raise ProXError(f"--fine-tune is for --format nnunet, got {format}")
-    if folds and not of_nnunet:
-        raise ProXError("--fold is for nnU-Net's model folders; a bundle has one training")
-    if checkpoint and not of_nnunet:
-        raise ProXError("--checkpoint is for nnU-Net's model folders; a bundle has one model")
     if format != "nnunet":
         one_fold(folds, f"the format {format}")
-    if dataset and not int8 and not kind.calibrated:
+    if dataset and not int8 and not source.kind.calibrated:
         raise ProXError("--dataset is for --int8 and for classifiers; leave it out")
     if dataset and format == "nnunet":
         raise ProXError("--dataset is not for --format nnunet; leave it out")

@@ -28,6 +28,11 @@ def check_plain(data: Any) -> None:
         )
 
 
+def metrics_of(measure: str, scores: Mapping[str, float | None]) -> dict[str, float]:
+    """Scores by what is measured, as ``Prediction`` has them; those of classes that no case has are left out."""
+    return {f"{measure} {label}": value for label, value in scores.items() if value is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What the members of all families have. Each kind says what is in its files, see ``monai_prox.export.bundle.Exportable``.

@@ -80,7 +80,7 @@ def _files(source: Trained, members: Sequence[Subnet]) -> Any:
     for number, subnet in enumerate(members):
         file = f"member_{number:02d}.onnx"
         with tempfile.TemporaryDirectory() as folder:
-            description = source.describe(file.removesuffix(".onnx"), subnet)
+            description = source.describe(subnet, name=file.removesuffix(".onnx"))
             write_onnx(source.network(subnet), description, Path(folder, file))
             yield file, Path(folder, file).read_bytes(), [1, *description.input_shape], subnet
 
@@ -101,7 +101,7 @@ def measure_here(
         raise ProXError(f"the runtime {runtime!r} is not known; allowed: {', '.join(RUNTIMES)}")
     with tempfile.TemporaryDirectory() as folder:
         if runtime == "torch":
-            shapes = [(1, *source.describe("member", subnet).input_shape) for subnet in members]
+            shapes = [(1, *source.describe(subnet).input_shape) for subnet in members]
             openers = [_torch_opener(source, subnet, threads) for subnet in members]
             version = f"torch {torch.__version__}" + (
                 f" on {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""

@@ -9,13 +9,12 @@ from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
-from monai_prox.files import write_json
-from monai_prox.report import Row, family_text, plot_progress, what_it_is
-from monai_prox.trained.family_file import FAMILY
+from monai_prox.report import family_text, plot_progress, rows_of
+from monai_prox.trained.family_file import FAMILY, FamilyFile, NamedMember
 from monai_prox.trained.nnunet_checkpoint import plain
-from monai_prox.trained.nnunet_dataset import named_scores
+from monai_prox.trained.nnunet_dataset import labels_of
 from monai_prox.trained.nnunet_folder import scored_in
-from monai_prox.trained.nnunet_members import dice_of, listed
+from monai_prox.trained.nnunet_members import dice_of, with_names
 from monai_prox.training.monitor import verdicts_of
 
 
@@ -24,46 +23,30 @@ def write_family(trainer: Any, summaries: Mapping[str, Any]) -> None:
 
     trainer: a ProXTrainer. summaries: nnU-Net's of validations, by member.
     """
-    patch = trainer.configuration_manager.patch_size
-    members = [
-        member | ({"dice": dice_of(summaries[member["name"]])} if member["name"] in summaries else {})
-        for member in listed(trainer.supernet.family, trainer.named_members, patch)
-    ]
-    family = {
-        "format": 1,
-        "trainer": type(trainer).__name__,
-        "recipe": trainer.recipe_name,
-        "epochs": trainer.num_epochs,
-        "validated_epoch": trainer.current_epoch if summaries else None,  # as in the checkpoint that was validated
-        "patch_size": list(patch),
-        "mirroring": trainer.inference_allowed_mirroring_axes,
-        "orientations": trainer.orientations,
-        "space": trainer.engine.final_space.to_json(),
-        "closed": trainer.engine.closed,
-        "stages": [
-            stage.to_json() | {"first_epoch": start}
-            for stage, start in zip(trainer.engine.schedule.stages, trainer.engine.schedule.starts, strict=True)
-        ],
-        "members": members,
-        "probes": trainer.progress,
-        "monitor": [comparison.to_json() for comparison in trainer.engine.comparisons],
-    }
-    write_json(plain(family), Path(trainer.output_folder, FAMILY))
+    family, patch = trainer.supernet.family, trainer.configuration_manager.patch_size
+    dice = {name: dice_of(summary) for name, summary in summaries.items()}
+    engine, named = trainer.engine, trainer.named_members.items()
+    FamilyFile(
+        members=tuple(NamedMember.of(name, subnet, family, patch, dice.get(name)) for name, subnet in named),
+        trainer=type(trainer).__name__,
+        recipe=trainer.recipe_name,
+        epochs=trainer.num_epochs,
+        validated_epoch=trainer.current_epoch if summaries else None,  # as in the checkpoint that was validated
+        labels=labels_of(trainer.dataset_json),
+        patch_size=plain(tuple(patch)),
+        mirroring=plain(trainer.inference_allowed_mirroring_axes),
+        orientations=trainer.orientations,
+        space=engine.final_space.to_json(),
+        closed=engine.closed,
+        stages=engine.schedule.to_json(),
+        progress=plain(tuple(trainer.progress)),
+        monitor=tuple(plain(comparison.to_json()) for comparison in engine.comparisons),
+    ).write(Path(trainer.output_folder))
 
 
 def print_family(trainer: Any) -> None:
     """Ends the log with a table of the members and the next command: its last Dice would be of the member validated last."""
-    members = load_json(str(Path(trainer.output_folder, FAMILY)))["members"]
-    rows = [
-        Row(
-            m["name"],
-            m["parameters"],
-            m["macs"],
-            named_scores(m["dice"], trainer.dataset_json),
-            choices=what_it_is(m["subnet"]),
-        )
-        for m in members
-    ]
+    rows = rows_of(with_names(FamilyFile.read(Path(trainer.output_folder, FAMILY)), trainer.dataset_json).members)
     model = shlex.quote(str(trainer.output_folder_base))
     trainer.print_to_log_file(
         family_text(rows, "dice", scored_in(f"fold_{trainer.fold}", bool(trainer.inference_allowed_mirroring_axes)))

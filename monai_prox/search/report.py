@@ -111,9 +111,9 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
             {**_of(one, result, output, patches), "expected": measured.get(one.subnet, min(1.0, one.score + shift))}
             for one in result.members
         ],
-        "stages": family.get("stages", []),
-        "monitor": family.get("monitor", []),
-        "closed": family.get("closed", {}),
+        "stages": family.stages,
+        "monitor": family.monitor,
+        "closed": family.closed or {},
     }
 
 
@@ -139,7 +139,7 @@ class _Patches:
         self._search, self._known = search, dict[Any, dict[str, float]]()
 
     def of(self, subnet: Subnet) -> dict[str, float]:
-        description = self._search.source.describe("member", subnet)
+        description = self._search.source.describe(subnet)
         grid = description.patch, description.grid  # cases of another grid are prepared anew
         if grid not in self._known:
             shapes, axes = self._search.held_out.shapes(self._search.scored_on, description), len(description.patch)

@@ -93,7 +93,7 @@ class Search:
         return self._usable(self.subset)
 
     def _usable(self, which: Sequence[int]) -> list[int]:
-        return self.held_out.usable(which, self.source.describe("largest", self.source.supernet.family.space.largest()))
+        return self.held_out.usable(which, self.source.describe(self.source.supernet.family.space.largest()))
 
     @cached_property
     def _trained(self) -> str:
@@ -255,7 +255,7 @@ class Search:
 
     def _scores(self, subnet: Subnet, cases: Sequence[int]) -> list[float]:
         network = runnable(self.source.network(subnet))
-        return self.held_out.scores(cases, self.source.describe("member", subnet), network)
+        return self.held_out.scores(cases, self.source.describe(subnet), network)
 
     # ------------------------------------------------------------------ members as Optuna's parameters
     @cached_property

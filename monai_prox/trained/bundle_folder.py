@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -19,13 +19,12 @@ from monai_prox.errors import ProXError, refusing
 from monai_prox.files import read_json
 from monai_prox.runtime.kinds import KINDS, Kind
 from monai_prox.tensor_file import check_weights, read_tensors, write_tensors
-from monai_prox.trained.family_file import FAMILY, FURTHER, check_family, find_member
+from monai_prox.trained.family_file import FAMILY, FORMAT, FamilyFile
 from monai_prox.training.calibrate import keeps_statistics
 from monai_prox.training.calibrated_members import CalibratedMembers, Statistics, statistics_of
 from monai_prox.training.recipes import find_recipe
 from monai_prox.typed import check_types
 
-FORMAT = 1
 WEIGHTS = "model.pt"
 KERNEL_TRANSFORMS = "kernel_transforms.pt"
 STATISTICS = "statistics.pt"  # of norms, by member
@@ -48,7 +47,7 @@ class TrainedBundle:
     """Read-only view of a family in a bundle: what its training wrote, or, before any training, what its authors planned."""
 
     path: Path  # the folder of models: family.json and model.pt, once trained
-    data: dict[str, Any]
+    file: FamilyFile
 
     @classmethod
     def open(cls, path: Path | str, bundle_root: Path | str | None = None) -> TrainedBundle:
@@ -61,23 +60,22 @@ class TrainedBundle:
         planned = [Path(root) / "configs" / FAMILY for root in (path, bundle_root) if root is not None]
         for place in (models / FAMILY, *planned):
             if place.is_file():
-                data = read_json(place)
-                if not isinstance(data, dict) or data.get("format") != FORMAT or not {"plan", "choices"} <= set(data):
+                file = FamilyFile.from_json(read_json(place), place, planned=True)
+                if file.plan is None or file.choices is None:
                     raise ProXError(f"{place} is not a family of format {FORMAT}")
-                check_types(data, FURTHER, place, missing=True)
-                return cls(models, data)
+                return cls(models, file)
         raise ProXError(f"{path} is no bundle of a supernet, nor its models: there is no {FAMILY}, which training writes")
 
     @cached_property
     def plan(self) -> Any:
         """A Plan or, of a classifier, an OctPlan."""
-        return read_plan(self.data["plan"])
+        return read_plan(self.file.plan)
 
     @cached_property
     @refusing(UNUSABLE)
     def network_family(self) -> Family:
         """Of what remained open: a UNetFamily or, of a classifier, a MobileNetFamily."""
-        family: Family = self.plan.family(self.data["choices"], open=self.data.get("closed"))
+        family: Family = self.plan.family(self.file.choices, open=self.file.closed)
         return family
 
     @property
@@ -86,10 +84,9 @@ class TrainedBundle:
         return KINDS[self.plan.kind]
 
     @property
-    def measure(self) -> str:
+    def measure(self) -> Literal["dice", "accuracy"]:
         """What the members' scores measure, and their name in family.json."""
-        measure: str = self.data.get("measure", "dice")
-        return measure
+        return self.file.measure
 
     @property
     def scored(self) -> str:
@@ -100,25 +97,32 @@ class TrainedBundle:
     @refusing(UNUSABLE)
     def kernel_transforms(self) -> WeightTransforms | None:
         """New transforms of the supernet's kernels, if the recipe trains any."""
-        transforms_of = find_recipe(self.data["recipe"]).kernel_transforms if "recipe" in self.data else None
+        transforms_of = None if self.file.recipe is None else find_recipe(self.file.recipe).kernel_transforms
         return transforms_of and transforms_of(self.network_family)
 
     @property
     @refusing(UNUSABLE)
     def regions(self) -> dict[str, tuple[int, ...]]:
         """What is evaluated: values of the labels by region."""
-        recorded = self.data.get("regions")
-        return self.plan.regions() if recorded is None else {name: tuple(values) for name, values in recorded.items()}
+        regions: dict[str, tuple[int, ...]] = self.plan.regions() if self.file.regions is None else dict(self.file.regions)
+        return regions
 
     @refusing(UNUSABLE)
     def validation_cases(self, task: DecathlonTask) -> list[Case]:
         """The cases that the training held out. Raises ProXError where ``task`` does not have them all."""
         cases = {case.image.name: case for case in task.cases}
-        names = self.family()["validation_cases"]
+        names = self.held_out()
         missing = [name for name in names if name not in cases]
         if missing:
             raise ProXError(f"{task.name} lacks {len(missing)} cases that the training held out, the first is {missing[0]}")
         return [cases[name] for name in names]
+
+    def held_out(self) -> tuple[str, ...]:
+        """Names of the cases that the training held out. Raises ProXError where family.json does not have them."""
+        names = self.family().validation_cases
+        if names is None:
+            raise ProXError(f"{self.path / FAMILY} has no 'validation_cases', those that the training held out")
+        return names
 
     def subnet(self, which: str) -> Subnet:
         """The subnet of a name or a JSON file, see ``member``; "smallest" and "largest" are known before training, too."""
@@ -127,23 +131,34 @@ class TrainedBundle:
         subnet: Subnet = ends[which]() if which in ends else space.check(self.member(which)[1])
         return subnet
 
-    def family(self) -> dict[str, Any]:
+    def family(self) -> FamilyFile:
         """family.json. Raises ProXError where nothing has been trained yet."""
-        if "members" not in self.data:
+        if not self.file.members:
             raise ProXError(
                 f"{self.path.parent} is not trained; first python -m monai.bundle run --config_file configs/train.json"
             )
-        return check_family(self.data, self.path / FAMILY)
+        return self.file
+
+    @property
+    def origin(self) -> str:
+        """In words, which training its members come from. Raises ProXError where family.json does not say."""
+        family = self.family()
+        if family.recipe is None or family.epochs is None:
+            raise ProXError(f"{self.path / FAMILY} has no 'recipe' or no 'epochs' of the training")
+        return f"a family trained on {self.plan.task} by {family.recipe}, {family.epochs} epochs"
 
     def member(self, which: str) -> tuple[str, Subnet]:
         """Name and subnet of ``which``, a member's name or a JSON file with a subnet. Raises ProXError."""
-        return find_member(self.family(), which)
+        return self.family().find(which)
 
-    @refusing(UNUSABLE)
     def measured(self, subnet: Subnet) -> dict[str, float]:
-        """Scores by class of ``subnet`` as its training measured them with the weights that are there; {} where it did not."""
-        same = [member for member in self.family()["members"] if dict(Subnet.from_json(member["subnet"])) == dict(subnet)]
-        return dict(same[0][self.measure] or {}) if same else {}
+        """Scores by class of ``subnet`` as its training measured them with the weights that are there; {} where it did not.
+
+        Classes that were in no case have none.
+        """
+        member = self.family().named(subnet)
+        scores = (member and member.scores) or {}
+        return {name: score for name, score in scores.items() if score is not None}
 
     def supernet(self) -> SuperNet:
         """With the trained weights. Raises ProXError as ``load_weights`` does."""

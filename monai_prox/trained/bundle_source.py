@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -23,7 +23,8 @@ from monai_prox.runtime.description import Description, Normalisation, Resamplin
 from monai_prox.runtime.evaluation import Labelled, LabelledScan, LabelledScans, SegmentedCases
 from monai_prox.runtime.kinds import CLASSIFICATION, SEGMENTATION, Kind
 from monai_prox.trained.bundle_folder import UNUSABLE, TrainedBundle
-from monai_prox.trained.source import FILES, Trained
+from monai_prox.trained.family_file import FamilyFile, NamedMember
+from monai_prox.trained.source import FILES, UNNAMED, Trained, named
 from monai_prox.training.calibrated_members import CalibratedMembers
 
 ENDING = ".nii.gz"
@@ -32,7 +33,7 @@ ENDING = ".nii.gz"
 @dataclass(frozen=True)
 class _Source:
     bundle: TrainedBundle
-    dataset: Path | None
+    dataset: Path | None = None
     note: str | None = None
 
     @property
@@ -40,7 +41,7 @@ class _Source:
         return self.bundle.path
 
     @property
-    def measure(self) -> str:
+    def measure(self) -> Literal["dice", "accuracy"]:
         return self.bundle.measure
 
     @property
@@ -64,20 +65,25 @@ class _Source:
     def arguments(self) -> list[str]:
         return ["--dataset", str(self.dataset.resolve())] if self.kind.calibrated and self.dataset is not None else []
 
-    def family(self) -> dict[str, Any]:
+    def family(self) -> FamilyFile:
         return self.bundle.family()
+
+    def members(self) -> tuple[NamedMember, ...]:
+        return self.family().members
+
+    @property
+    def scored(self) -> str:
+        return self.bundle.scored
+
+    def origins(self, *, every: bool = False) -> list[str]:
+        return []  # a bundle's model is what a training leaves in the end
 
     def member(self, which: str) -> tuple[str, Subnet]:
         name, subnet = self.bundle.member(which)
         return name, self.supernet.family.space.check(subnet)
 
     def check_all_trained(self) -> None:
-        pass  # a bundle's model is what a training leaves in the end
-
-    @property
-    def _trained(self) -> str:
-        family = self.family()
-        return f"a family trained on {self.bundle.plan.task} by {family['recipe']}, {family['epochs']} epochs"
+        pass
 
     def _data(self, what: str) -> Path:
         if self.dataset is None:
@@ -88,11 +94,12 @@ class _Source:
 class TrainedSegmenter(_Source):
     """A family that segments. See ``monai_prox.trained.source``."""
 
-    def network(self, subnet: Subnet) -> nn.Module:
-        return self.supernet.extract(subnet)
+    def network(self, which: str | Subnet) -> nn.Module:
+        return self.supernet.extract(named(self, which)[1])
 
     @refusing(UNUSABLE)
-    def describe(self, name: str, subnet: Subnet) -> Description:
+    def describe(self, which: str | Subnet, *, name: str = UNNAMED) -> Description:
+        name, subnet = named(self, which, name)
         plan, family = self.bundle.plan, self.bundle.network_family
         patch = family.input_size(plan.patch_size, subnet["resolution"][0])
         spacing = tuple(mm * (full / small) for mm, full, small in zip(plan.spacing, plan.patch_size, patch, strict=True))
@@ -104,9 +111,9 @@ class TrainedSegmenter(_Source):
             member=name,
             subnet=subnet.to_json(),
             task=plan.task,
-            source=self._trained,
+            source=self.bundle.origin,
             channels=plan.channels,
-            labels={label: value for value, label in enumerate(plan.labels)},
+            labels=plan.values,
             regions=None,
             outputs=len(plan.labels),
             patch=patch,
@@ -134,20 +141,22 @@ class TrainedSegmenter(_Source):
 class TrainedClassifier(_Source):
     """A family that classifies. See ``monai_prox.trained.source``."""
 
-    def network(self, subnet: Subnet) -> nn.Module:
+    def network(self, which: str | Subnet) -> nn.Module:
         """Norms' statistics are those that the training has kept, else taken from images of ``dataset`` that it trained on."""
+        _, subnet = named(self, which)
         kept = str(subnet) in self.bundle.statistics()
         return (self.bundle.extract(self.supernet, subnet) if kept else self._calibrated.extract(subnet)).eval()
 
     @refusing(UNUSABLE)
-    def describe(self, name: str, subnet: Subnet) -> ScanDescription:
+    def describe(self, which: str | Subnet, *, name: str = UNNAMED) -> ScanDescription:
+        name, subnet = named(self, which, name)
         plan, family = self.bundle.plan, self.bundle.network_family
         rows, columns = family.input_size(plan.image_size, subnet["resolution"][0])
         return ScanDescription(
             member=name,
             subnet=subnet.to_json(),
             task=plan.task,
-            source=self._trained,
+            source=self.bundle.origin,
             classes=plan.classes,
             image_size=plan.image_size,
             working_size=(rows, columns),
@@ -161,7 +170,7 @@ class TrainedClassifier(_Source):
     def _scans(self) -> OctScans:
         """Split as in the training, by the names that it has noted. Raises ProXError where they do not tell."""
         data = self._data("the folder of scans, or the .npz, that the bundle was trained on")
-        scans, noted = read_scans(data, classes=self.bundle.plan.classes), Counter(self.family()["validation_cases"])
+        scans, noted = read_scans(data, classes=self.bundle.plan.classes), Counter(self.bundle.held_out())
         if Counter(scan.name for scan in scans.val) == noted:
             return scans
         every = [*scans.train, *scans.val]  # it was told to split otherwise
@@ -176,7 +185,7 @@ class TrainedClassifier(_Source):
 
     @cached_property
     def _calibrated(self) -> CalibratedMembers:
-        largest = self.describe("largest", self.supernet.family.space.largest())
+        largest = self.describe(self.supernet.family.space.largest())
 
         def prepare(item: dict[str, Any]) -> dict[str, Any]:
             image = prepare_scan(read_scan(item["image"])[0], largest)

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from monai_prox.errors import ProXError
 from monai_prox.trained.family_file import FAMILY
 from monai_prox.trained.source import Trained
 
 
-def host_of(path: Path) -> Literal["nnunet", "monai"]:
-    """Whose training left ``path``: nnU-Net's model folders have plans, bundles a family.json of their own.
-
-    What is neither is taken for a model folder, whose reader says what it lacks.
-    """
-    has_family = any((path / place / FAMILY).is_file() for place in ("models", ".", "configs"))
-    return "monai" if has_family and not (path / "plans.json").is_file() else "nnunet"
-
-
-def open_trained(path: Path, *, fold: str | None = None, dataset: Path | None = None, checkpoint: str | None = None) -> Trained:
+def open_trained(
+    path: Path, *, fold: str | Sequence[str] | None = None, dataset: Path | None = None, checkpoint: str | None = None
+) -> Trained:
     """The family that ProXTrainer left in a model folder, or that a bundle's training left in the bundle.
 
-    fold: of an nnU-Net model, such as "fold_0", the first finished one if None. dataset: images and labels, in nnUNet_raw where
-    it is None, for bundles a Decathlon task, for classifiers the scans. checkpoint: of an nnU-Net model, "best" or "latest";
-    the final one if None. Raises ProXError where there is no trained family.
+    fold: of an nnU-Net model, such as "fold_0", or several, of which the first is used where one is; if None, all that have
+    finished. dataset: images and labels, in nnUNet_raw where it is None, for bundles a Decathlon task, for classifiers the
+    scans. checkpoint: of an nnU-Net model, "best" or "latest"; the final one if None.
+
+    Raises ProXError where ``path`` is neither, and for a fold or checkpoint that is not there.
     """
     if not path.is_dir():
         raise ProXError(f"there is no folder {path}")
@@ -32,8 +27,16 @@ def open_trained(path: Path, *, fold: str | None = None, dataset: Path | None = 
         from monai_prox.trained.nnunet_source import TrainedNNUNet
 
         return TrainedNNUNet.open(path, fold=fold, dataset=dataset, checkpoint=checkpoint or "final")
-    if fold is not None or checkpoint is not None:
-        raise ProXError(f"--{'fold' if checkpoint is None else 'checkpoint'} is for nnU-Net's model folders, {path} is none")
+    if not any((path / place / FAMILY).is_file() for place in ("models", ".", "configs")):
+        raise ProXError(
+            f"{path} is no bundle of a supernet, nor its models: there is no {FAMILY}, which training writes; and it is not a "
+            "trained model folder: it has no plans.json, expected e.g. "
+            "nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
+        )
+    if fold:
+        raise ProXError(f"--fold is for nnU-Net's model folders; {path} is a bundle, which has one training")
+    if checkpoint is not None:
+        raise ProXError(f"--checkpoint is for nnU-Net's model folders; {path} is a bundle, which has one model")
     from monai_prox.trained.bundle_folder import TrainedBundle
     from monai_prox.trained.bundle_source import SOURCES
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,12 @@ def licence_of(dataset: Mapping[str, Any]) -> str:
     return stated if isinstance(stated, str) else ""
 
 
-def foreground_of(dataset: Mapping[str, Any]) -> dict[str, int | list[int]]:
+def labels_of(dataset: Mapping[str, Any]) -> dict[str, int | tuple[int, ...]]:
+    """Names and values of the labels of a ``normalised`` dataset, a tuple of values for a region."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in dataset["labels"].items()}
+
+
+def foreground_of(dataset: Mapping[str, Any]) -> dict[str, int | Sequence[int]]:
     """Names and values of what is segmented, of a ``normalised`` dataset: neither background nor what is ignored."""
     labels = dataset["labels"].items()
     return {name: value for name, value in labels if name != IGNORED and value != 0 and set(_listed(value)) != {0}}
@@ -65,18 +70,21 @@ def outputs_of(dataset: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(by_value[value] for value in sorted(by_value))
 
 
-def named_scores(scores: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores by the keys of nnU-Net's summary.json, "1" or "(1, 2)", with the names of a ``normalised`` dataset instead."""
-    foreground = foreground_of(dataset)
+def named_scores(scores: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores by the keys of nnU-Net's summary.json, "1" or "(1, 2)", with the names of the labels instead.
+
+    labels: names and values, of a ``normalised`` dataset or as ``labels_of`` it.
+    """
+    foreground = foreground_of({"labels": labels})
     names: dict[str, str] = {}
     for name, value in foreground.items():
         shown = name
         while shown == MEAN or (shown != name and shown in foreground):
-            shown = f"{shown} ({value})"
+            shown = f"{shown} ({value if isinstance(value, int) else list(value)})"
         for key in (str(value), str(tuple(_listed(value)))):
             names.setdefault(key, shown)
     return {names.get(key, key): score for key, score in scores.items()}
 
 
-def _listed(value: int | list[int]) -> list[int]:
-    return value if isinstance(value, list) else [value]
+def _listed(value: int | Sequence[int]) -> list[int]:
+    return [value] if isinstance(value, int) else list(value)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -23,11 +22,11 @@ from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import check_inside, read_json
 from monai_prox.tensor_file import check_weights
-from monai_prox.trained.family_file import FAMILY, check_family, find_member
+from monai_prox.trained.family_file import FAMILY, FamilyFile, NamedMember, Scores
 from monai_prox.trained.nnunet_checkpoint import load_checkpoint
-from monai_prox.trained.nnunet_dataset import named_scores
+from monai_prox.trained.nnunet_dataset import labels_of, named_scores
 from monai_prox.trained.nnunet_files import check_configuration, read_dataset, read_plans
-from monai_prox.trained.nnunet_members import Opened, dice_of, members_of, opened
+from monai_prox.trained.nnunet_members import Opened, dice_of, members_of, opened, with_names
 from monai_prox.trained.nnunet_plans import family_of
 from monai_prox.trained.open_part import ENTRY
 from monai_prox.typed import check_types
@@ -189,24 +188,16 @@ class ModelFolder:
             raise ProXError(f"{self._name(checkpoint)} is of {trained.stage}, in which this member was not trained yet")
         return member
 
-    @refusing(UNUSABLE)
-    def family(self) -> dict[str, Any]:
+    def family(self) -> FamilyFile:
         """family.json, each member's Dice being the mean over the folds that have validated it on what they held out.
 
         fold_all holds nothing out, so its Dice are those of the family only where there is no other fold. Where folds have
         closed different choices, it is that of the fold whose largest member costs least. Raises ProXError where one is none.
         """
         of_folds = {fold: self.family_of(fold) for fold in self.folds}
-        families = list(of_folds.values())
-        merged = deepcopy(min(families, key=lambda family: max((m["macs"] for m in family["members"]), default=0)))
-        for member in merged["members"]:
-            scored = [family for fold, family in of_folds.items() if fold != ALL or len(of_folds) == 1]
-            same = [m for f in scored for m in f["members"] if m["subnet"] == member["subnet"]]
-            scores = [m["dice"] for m in same if m["dice"]]
-            labels = list(dict.fromkeys(label for score in scores for label in score))
-            means = {label: [s[label] for s in scores if s.get(label) is not None] for label in labels}
-            member["dice"] = {label: fmean(values) if values else None for label, values in means.items()} or None
-        return merged
+        of_all = min(of_folds.values(), key=lambda family: max((member.macs for member in family.members), default=0))
+        scored = [family for fold, family in of_folds.items() if fold != ALL or len(of_folds) == 1]
+        return replace(of_all, members=_with_scores(of_all.members, scored))
 
     def finished(self, fold: str | None) -> str:
         """``fold``, or the first. Raises ProXError unless its training has finished."""
@@ -220,25 +211,23 @@ class ModelFolder:
     @property
     def scored(self) -> str:
         """In words, what ``family`` has the Dice of."""
-        mirrors = any(self.family_of(fold).get("mirroring", (0,)) for fold in self.folds)  # 0.1.0 does not say
+        mirrors = any(self.family_of(fold).mirroring for fold in self.folds)
         return scored_in("fold_all" if self.folds == (ALL,) else "the folds", mirrors)
 
     @refusing(UNUSABLE)
-    def family_of(self, fold: str) -> dict[str, Any]:
+    def family_of(self, fold: str) -> FamilyFile:
         """The family.json of one fold, its Dice by the labels' names; rebuilt from the checkpoint where the file does not tell.
 
         nnUNetv2_export_model_to_zip leaves the file out, and it says nothing of checkpoints but the final one. Raises ProXError
         where it is none.
         """
         path = self.path / fold / FAMILY
-        written = check_family(read_json(path), path) if path.is_file() else None
-        family = self._rebuilt(fold, written) if written is None or self.file != FINAL else written
-        for member in family["members"]:
-            if member["dice"]:
-                member["dice"] = named_scores(member["dice"], self.dataset)
-        return family
+        written = FamilyFile.read(path) if path.is_file() else None
+        if written is not None:
+            written = with_names(written, self.dataset)
+        return self._rebuilt(fold, written) if written is None or self.file != FINAL else written
 
-    def _rebuilt(self, fold: str, written: dict[str, Any] | None) -> dict[str, Any]:
+    def _rebuilt(self, fold: str, written: FamilyFile | None) -> FamilyFile:
         """written: the fold's family.json, whose Dice are those of this checkpoint if they are of the same epoch."""
         checkpoint = self.checkpoint(fold)
         family, prox, epochs = self._open_family(checkpoint), checkpoint["prox"], checkpoint["current_epoch"]
@@ -247,45 +236,40 @@ class ModelFolder:
         check_types(prox, ORIENTATIONS, source, missing=True)
         trained, patch = self.opened(checkpoint, family), self.configuration["patch_size"]
         members = members_of(family, trained, patch, source)
-        scored: list[tuple[Subnet, Any]] = []
+        scored: list[FamilyFile] = []
         if written is None and self.file == FINAL:
             summary = self.path / fold / "validation" / "summary.json"
             if summary.is_file():
                 scores = read_json(check_inside(summary, self.path))
                 check_types(scores, SUMMARY, summary)
-                scored = [(trained.space.largest(), dice_of(scores))]
-        elif written is not None and written.get("validated_epoch") == epochs:
-            scored = [(Subnet.from_json(member["subnet"]), member.get("dice")) for member in written["members"]]
-        for member in members:
-            subnet = Subnet.from_json(member["subnet"])
-            member["dice"] = next((dice for one, dice in scored if dict(one) == dict(subnet)), None)
-        return {
-            "trainer": checkpoint["trainer_name"],
-            "epochs": epochs,
-            "validated_epoch": epochs if scored else None,
-            "patch_size": list(patch),
-            "mirroring": mirroring and list(mirroring),
-            "orientations": dict(prox.get("orientations", {})),
-            "space": trained.space.to_json(),
-            "closed": prox["engine"].get("closed"),
-            "members": members,
-        }
+                largest, dice = trained.space.largest(), named_scores(dice_of(scores), self.dataset["labels"])
+                scored = [FamilyFile(members=tuple(replace(m, scores=dice) for m in members if m.is_of(largest)))]
+        elif written is not None and written.validated_epoch == epochs:
+            scored = [written]
+        return FamilyFile(
+            members=_with_scores(members, scored),
+            trainer=checkpoint["trainer_name"],
+            epochs=epochs,
+            validated_epoch=epochs if scored else None,
+            labels=labels_of(self.dataset),
+            patch_size=tuple(patch),
+            mirroring=mirroring and tuple(mirroring),
+            orientations=dict(prox.get("orientations", {})),
+            space=trained.space.to_json(),
+            closed=prox["engine"].get("closed"),
+        )
 
     def member(self, which: str) -> tuple[str, Subnet]:
         """Name and subnet of ``which``: a member's name in family.json, or a JSON file with a subnet.
 
         Raises ProXError for an unknown name, with the known ones, and for a file that holds no subnet.
         """
-        return find_member(self.family(), which)
+        return self.family().find(which)
 
-    @refusing(UNUSABLE)
-    def validated(self, fold: str, subnet: Subnet, epoch: int) -> dict[str, Any] | None:
+    def validated(self, fold: str, subnet: Subnet, epoch: int) -> NamedMember | None:
         """The member of family.json that is ``subnet``, if the trainer validated it after ``epoch`` epochs."""
         family = self.family_of(fold)
-        if family.get("validated_epoch") != epoch:
-            return None
-        same = [member for member in family["members"] if dict(Subnet.from_json(member["subnet"])) == dict(subnet)]
-        return same[0] if same else None
+        return family.named(subnet) if family.validated_epoch == epoch else None
 
     @refusing(UNUSABLE)
     def held_out(self, fold: str) -> list[str]:
@@ -306,6 +290,18 @@ class ModelFolder:
         member = self.validated(fold, subnet, epoch)
         if member is None:
             return None
-        name, folder = member["name"], self.path / fold
+        name, folder = member.name, self.path / fold
         path = (folder if name == "largest" else folder / "members" / name) / "validation" / "summary.json"
         return path if path.is_file() else None
+
+
+def _with_scores(members: Sequence[NamedMember], families: Sequence[FamilyFile]) -> tuple[NamedMember, ...]:
+    """Each with the mean of what ``families`` have of it, whatever its name in them."""
+    return tuple(replace(member, scores=_mean(member.subnet, families)) for member in members)
+
+
+def _mean(subnet: Subnet, families: Sequence[FamilyFile]) -> Scores | None:
+    scores = [member.scores for family in families for member in family.members if member.is_of(subnet) and member.scores]
+    labels = list(dict.fromkeys(label for score in scores for label in score))
+    known = {label: [value for score in scores if (value := score.get(label)) is not None] for label in labels}
+    return {label: fmean(values) if values else None for label, values in known.items()} or None

@@ -1,21 +1,21 @@
-"""What family.json lists of members, by the trainer that has just made them or, where the file is lost, from a checkpoint."""
+"""What of family.json can be told from a checkpoint, where the file is lost or is of another."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isfinite, prod
 from typing import Any, NamedTuple
 
-from monai_prox.core import cost
 from monai_prox.core.family import Family
 from monai_prox.core.named_members import named_members
-from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.core.space import SearchSpace
 from monai_prox.errors import ProXError
+from monai_prox.trained.family_file import FamilyFile, NamedMember
+from monai_prox.trained.nnunet_dataset import named_scores
 from monai_prox.typed import check_types
 
 STAGE = {"name": str, "open": Mapping[str, int], "start": str}
-
-
 MOST = 2**14  # members of which those with names are chosen
 
 
@@ -30,25 +30,18 @@ class Opened(NamedTuple):
     stage: str
 
 
-def listed(family: Family, probes: Mapping[str, Subnet], patch: Sequence[int]) -> list[dict[str, Any]]:
-    """The members ``probes`` with what they cost in a patch, and no Dice."""
-    return [
-        {
-            "name": name,
-            "subnet": subnet.to_json(),
-            "parameters": cost.parameters(family, subnet),
-            "macs": cost.macs(family, subnet, patch),
-            "dice": None,
-        }
-        for name, subnet in probes.items()
-    ]
-
-
 def dice_of(summary: Mapping[str, Any]) -> dict[str, float | None]:
     """The Dice of nnU-Net's summary.json by its keys for labels, and their mean."""
     scores = {"mean": summary["foreground_mean"]} | summary["mean"]
     dice = {key: float(values["Dice"]) for key, values in scores.items()}
     return {key: value if isfinite(value) else None for key, value in dice.items()}
+
+
+def with_names(family: FamilyFile, dataset: Mapping[str, Any]) -> FamilyFile:
+    """A fold's family.json, its scores by the names of its labels, which 0.1.0 did not write, else by those of ``dataset``."""
+    labels = family.labels or dataset["labels"]
+    named = [replace(member, scores=member.scores and named_scores(member.scores, labels)) for member in family.members]
+    return replace(family, members=tuple(named))
 
 
 def opened(prox: Mapping[str, Any], family: Family, source: str) -> Opened:
@@ -57,8 +50,8 @@ def opened(prox: Mapping[str, Any], family: Family, source: str) -> Opened:
     Raises ProXError, naming ``source``, where the entry does not say so.
     """
     engine, stages = prox["engine"], prox.get("stages")
-    check_types(engine, {"stage": int}, source)
-    index = max(engine["stage"], 0)
+    check_types(engine, {"stage": int | None}, source)
+    index = max(engine["stage"] or 0, 0)  # None, or -1 of 0.1.0, before the first stage
     if not isinstance(stages, list | tuple) or not 0 <= index < len(stages):
         raise ProXError(f"{source} is of stage {engine['stage']!s:.20}, of which it has no description")
     spaces = []
@@ -72,8 +65,8 @@ def opened(prox: Mapping[str, Any], family: Family, source: str) -> Opened:
     return Opened(spaces[0], spaces[1], f"stage {index + 1} of {len(stages)}, {stages[index]['name']!r:.80}")
 
 
-def members_of(family: Family, of: Opened, patch: Sequence[int], source: str) -> list[dict[str, Any]]:
-    """As ``listed``, of those that the trainer watches the ones that are trained.
+def members_of(family: Family, of: Opened, patch: Sequence[int], source: str) -> tuple[NamedMember, ...]:
+    """Of those that the trainer watches the ones that are trained, without scores.
 
     Raises ProXError, naming ``source``, for a search space in which choosing them takes long.
     """
@@ -81,4 +74,4 @@ def members_of(family: Family, of: Opened, patch: Sequence[int], source: str) ->
     if choices > MOST:
         raise ProXError(f"{source}: its search space has too many choices to name members of it, {choices:,}; at most {MOST:,}")
     probes = named_members(family, patch, of.final)
-    return listed(family, {name: subnet for name, subnet in probes.items() if subnet in of.space}, patch)
+    return tuple(NamedMember.of(name, subnet, family, patch) for name, subnet in probes.items() if subnet in of.space)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
@@ -19,12 +19,13 @@ from monai_prox.runtime.cases import Case
 from monai_prox.runtime.description import READERS, SCHEMES, Description, Normalisation, Resampling
 from monai_prox.runtime.evaluation import Labelled, SegmentedCases, find_labelled
 from monai_prox.runtime.kinds import SEGMENTATION, Kind
+from monai_prox.trained.family_file import FamilyFile, NamedMember
 from monai_prox.trained.nnunet_dataset import channels_of
 from monai_prox.trained.nnunet_files import listed_files
-from monai_prox.trained.nnunet_folder import UNUSABLE, ModelFolder
+from monai_prox.trained.nnunet_folder import FINAL, UNUSABLE, ModelFolder
 from monai_prox.trained.nnunet_member import member_plans
 from monai_prox.trained.nnunet_plans import intensities_of
-from monai_prox.trained.source import FILES, FOLDERS
+from monai_prox.trained.source import FILES, FOLDERS, UNNAMED, named
 
 REPEATED = {  # what of a plan the runtime does, too
     "image_reader_writer": READERS[:-1],
@@ -39,25 +40,39 @@ RESAMPLING = ("is_seg", "order", "order_z", "force_separate_z")
 
 @dataclass(frozen=True)
 class TrainedNNUNet:
-    """One fold of a model folder. See ``monai_prox.trained.source``."""
+    """Folds of a model folder, of which the first is used where one is. See ``monai_prox.trained.source``."""
 
     model: ModelFolder
-    fold: str
-    dataset: Path | None
-    measure: str = "dice"
+    folds: tuple[str, ...]
+    dataset: Path | None = None
+    measure: Literal["dice", "accuracy"] = "dice"
     kind: Kind = SEGMENTATION
     note: str | None = NOTE
 
     @classmethod
     def open(
-        cls, path: Path, *, fold: str | None = None, dataset: Path | None = None, checkpoint: str = "final"
+        cls,
+        path: Path,
+        *,
+        fold: str | Sequence[str] | None = None,
+        dataset: Path | None = None,
+        checkpoint: str = "final",
     ) -> TrainedNNUNet:
-        """checkpoint: "final", "best" or "latest".
+        """fold: one or several, all that have finished if None. checkpoint: "final", "best" or "latest".
 
         Raises ProXError where ``path`` is no model folder that has such a checkpoint, or has no such fold.
         """
-        model = ModelFolder.open(path, checkpoint)
-        return cls(model, model.finished(fold), dataset)
+        return cls.of(ModelFolder.open(path, checkpoint), fold, dataset)
+
+    @classmethod
+    def of(cls, model: ModelFolder, fold: str | Sequence[str] | None = None, dataset: Path | None = None) -> TrainedNNUNet:
+        """As ``open``."""
+        folds = [fold] if isinstance(fold, str) else fold or model.folds
+        return cls(model, tuple(model.finished(one) for one in folds), dataset)
+
+    @property
+    def fold(self) -> str:
+        return self.folds[0]
 
     @property
     def path(self) -> Path:
@@ -78,37 +93,51 @@ class TrainedNNUNet:
         return patch
 
     @cached_property
-    def _checkpoint(self) -> dict[str, Any]:
+    def checkpoint(self) -> dict[str, Any]:
+        """The fold's. Raises ProXError where it is truncated or of another trainer."""
         return self.model.checkpoint(self.fold)
 
     @cached_property
     def supernet(self) -> SuperNet:
-        return self.model.supernet(self._checkpoint)
+        return self.model.supernet(self.checkpoint)
 
-    def family(self) -> dict[str, Any]:
+    def family(self) -> FamilyFile:
         return self.model.family_of(self.fold)
+
+    def members(self) -> tuple[NamedMember, ...]:
+        return self.model.family().members
+
+    @property
+    def scored(self) -> str:
+        return self.model.scored
+
+    def origins(self, *, every: bool = False) -> list[str]:
+        if self.model.file == FINAL:
+            return []
+        return [self.model.origin(self.model.checkpoint(fold)) for fold in self.folds[: None if every else 1]]
 
     def member(self, which: str) -> tuple[str, Subnet]:
         name, subnet = self.model.member(which)
-        return name, self.model.check(subnet, self.supernet, self._checkpoint)
+        return name, self.model.check(subnet, self.supernet, self.checkpoint)
 
-    def network(self, subnet: Subnet) -> nn.Module:
-        return self.supernet.extract(subnet)
+    def network(self, which: str | Subnet) -> nn.Module:
+        return self.supernet.extract(named(self, which)[1])
 
     @refusing(UNUSABLE)
-    def describe(self, name: str, subnet: Subnet) -> Description:
-        epochs = self.model.epochs(self._checkpoint)
+    def describe(self, which: str | Subnet, *, name: str = UNNAMED) -> Description:
+        name, subnet = named(self, which, name)
+        epochs = self.model.epochs(self.checkpoint)
         return describe(
             member_plans(self.model, self.supernet, name, subnet),
             self.model.configuration_name,
             self.model.dataset,
             member=name,
             subnet=subnet.to_json(),
-            source=f"{self._checkpoint['trainer_name']}, {self.model.configuration_name}, {self.fold}, {epochs}",
+            source=f"{self.checkpoint['trainer_name']}, {self.model.configuration_name}, {self.fold}, {epochs}",
         )
 
     def check_all_trained(self) -> None:
-        opened = self.model.opened(self._checkpoint, self.supernet.family)
+        opened = self.model.opened(self.checkpoint, self.supernet.family)
         if opened.space != opened.final:
             raise ProXError(
                 f"{self.model.file} of {self.fold} is of {opened.stage}, in which {opened.space.size():,} of "
@@ -126,7 +155,7 @@ class TrainedNNUNet:
         cases = None
         if listed is not None:
             cases = {name: Labelled(Case(name, images, listed=True), label) for name, (images, label) in listed.items()}
-        description = self.describe("largest", self.supernet.family.space.largest())
+        description = self.describe(self.supernet.family.space.largest())
         return SegmentedCases(find_labelled(dataset, description, names, cases))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 from torch import nn
 
@@ -13,26 +13,28 @@ from monai_prox.core.supernet import SuperNet
 from monai_prox.runtime.description import Description, ScanDescription
 from monai_prox.runtime.evaluation import HeldOut
 from monai_prox.runtime.kinds import Kind
+from monai_prox.trained.family_file import FamilyFile, NamedMember
 
 FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript")  # what members are exported as
+UNNAMED = "member"  # the name of a subnet that has none
 
 
 class Trained(Protocol):
-    """A trained family.
+    """A trained family. Of nnU-Net's folds, one is used for networks.
 
-    path: where it was found. measure: what its members' scores measure, "dice" or "accuracy". size: of the input that costs are
-    counted for, at full resolution.
+    path: where it was found. measure: what its members' scores measure. size: of the input that costs are counted for, at full
+    resolution. A member is given by its name in family.json, a JSON file with a subnet, or as a subnet of the family's space.
     """
 
     @property
     def path(self) -> Path: ...
 
     @property
-    def measure(self) -> str: ...
+    def measure(self) -> Literal["dice", "accuracy"]: ...
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """Of FOLDERS and FILES, what its members can be exported as."""
+        """Of FOLDERS and FILES, what its members can be exported as; the first is of the kind that it is itself."""
 
     @property
     def arguments(self) -> list[str]:
@@ -53,20 +55,35 @@ class Trained(Protocol):
     def note(self) -> str | None:
         """In words, in what the scores of a search differ from those in family.json, which are of the same measure."""
 
-    def family(self) -> dict[str, Any]:
-        """family.json."""
+    def family(self) -> FamilyFile:
+        """family.json, of the fold that is used."""
+
+    def members(self) -> tuple[NamedMember, ...]:
+        """Those that have names, their scores being the mean over all folds."""
+
+    @property
+    def scored(self) -> str:
+        """In words, what the scores of ``members`` are of."""
+
+    def origins(self, *, every: bool = False) -> list[str]:
+        """In words, how far the training had come, unless its end is what it is. every: of every fold, not of the one used."""
 
     def member(self, which: str) -> tuple[str, Subnet]:
-        """Of a name of family.json or a JSON file with a subnet. Raises ProXError for others, and where it is no member."""
+        """Name and subnet. Raises ProXError for an unknown name, and for what is no member."""
 
-    def network(self, subnet: Subnet) -> nn.Module:
+    def network(self, which: str | Subnet) -> nn.Module:
         """The member as a stock network, in evaluation mode, its norms with statistics of their own."""
 
-    def describe(self, name: str, subnet: Subnet) -> Description | ScanDescription:
-        """Raises ProXError for what the runtime cannot repeat."""
+    def describe(self, which: str | Subnet, *, name: str = UNNAMED) -> Description | ScanDescription:
+        """name: of a subnet. Raises ProXError for what the runtime cannot repeat."""
 
     def check_all_trained(self) -> None:
         """Raises ProXError where some members have not been trained yet."""
 
     def held_out(self) -> HeldOut:
         """The cases that training validated on. Raises ProXError where they are not known or not there."""
+
+
+def named(trained: Trained, which: str | Subnet, name: str = UNNAMED) -> tuple[str, Subnet]:
+    """Name and subnet of a member. name: of a subnet."""
+    return trained.member(which) if isinstance(which, str) else (name, which)

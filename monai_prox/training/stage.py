@@ -120,6 +120,10 @@ class Schedule:
             starts.append(min(max(round(self.epochs * cumulated / total), starts[-1] + 1), latest))
         return tuple(starts)
 
+    def to_json(self) -> tuple[dict[str, Any], ...]:
+        """The stages, each with its first epoch."""
+        return tuple(s.to_json() | {"first_epoch": start} for s, start in zip(self.stages, self.starts, strict=True))
+
     def index(self, epoch: int) -> int:
         """The stage of ``epoch``; epochs past the end belong to the last stage."""
         return sum(start <= epoch for start in self.starts) - 1

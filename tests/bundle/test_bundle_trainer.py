@@ -44,6 +44,7 @@ from monai.metrics import DiceMetric
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from monai_prox import __version__
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.bundle.transforms import LabelsToRegionsd
 from monai_prox.core import cost
@@ -56,6 +57,8 @@ from monai_prox.data.decathlon import Case, DecathlonTask
 from monai_prox.export.from_bundle import prediction_of
 from monai_prox.report import plot_progress
 from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.trained.bundle_source import TrainedSegmenter
+from monai_prox.trained.family_file import FamilyFile
 from monai_prox.training.monitor import Comparison, verdicts_of
 from monai_prox.training.stage import Schedule, Stage
 
@@ -582,8 +585,8 @@ def test_a_region_that_no_case_has_is_not_a_number(tmp_path: Path) -> None:
     run.run()
     for classes in run.validation.history[-1]["scores"].values():
         assert classes["one"] == classes["one"] and classes["two"] != classes["two"]
-    for member in TrainedBundle.open(tmp_path).family()["members"]:
-        assert member["dice"]["mean"] == member["dice"]["one"] and member["dice"]["two"] is None
+    for member in TrainedBundle.open(tmp_path).family().members:
+        assert member.scores is not None and member.scores["mean"] == member.scores["one"] and member.scores["two"] is None
     rest = training("prox", epochs=5, ckpt=checkpoint(tmp_path, 5)).run()
     assert_equal(rest.validation.history, run.validation.history)
 
@@ -618,7 +621,10 @@ def test_the_family_is_written_as_it_was_trained(finished: tuple[Training, Path]
     assert {key: family[key] for key in expected} == json.loads(json.dumps(expected))
     assert [stage.pop("first_epoch") for stage in family["stages"]] == list(engine.schedule.starts)
     assert family["stages"] == json.loads(json.dumps([stage.to_json() for stage in engine.schedule.stages]))
-    assert set(family) == {*expected, "stages", "members", "probes"}
+    assert family["version"] == __version__ and list(family["labels"]) == list(PLAN.labels)
+    of_nnunet = {name: family[name] for name in ("trainer", "mirroring", "orientations")}
+    assert set(of_nnunet.values()) == {None}
+    assert set(family) == {*expected, *of_nnunet, "version", "labels", "stages", "members", "progress"}
 
     assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
     classes = run.validation.history[-1]["scores"]
@@ -630,8 +636,8 @@ def test_the_family_is_written_as_it_was_trained(finished: tuple[Training, Path]
         assert member["macs"] == cost.macs(engine.supernet.family, subnet, PATCH)
         assert member["dice"] == classes[member["name"]]
         assert list(member["dice"]) == ["mean", "one", "two"]
-    assert [probe["epoch"] for probe in family["probes"]] == [entry["epoch"] for entry in run.validation.history]
-    for probe, entry in zip(family["probes"], run.validation.history, strict=True):
+    assert [probe["epoch"] for probe in family["progress"]] == [entry["epoch"] for entry in run.validation.history]
+    for probe, entry in zip(family["progress"], run.validation.history, strict=True):
         assert probe["dice"] == {name: dice["mean"] for name, dice in entry["scores"].items()}
     assert (bundle / "models" / "eval" / "prox_progress.png").read_bytes().startswith(b"\x89PNG")
 
@@ -667,9 +673,9 @@ def test_the_family_is_written_at_every_validation_and_members_not_open_have_no_
         family = TrainedBundle.open(tmp_path).family()
         weights = torch.load(tmp_path / "model.pt", weights_only=True)
         assert_equal(weights, {name: run.network.state_dict()[name] for name in weights})
-        measured = [member["name"] for member in family["members"] if member["dice"] is not None]
+        measured = [member.name for member in family.members if member.scores is not None]
         assert measured == [name for name, subnet in run.validation.members.items() if subnet in trainer.engine.space]
-        written.append((family["validated_epoch"], len(family["probes"]), len(measured)))
+        written.append((family.validated_epoch, len(family.progress), len(measured)))
 
     run.run()
     assert [entry[:2] for entry in written] == [(epoch, epoch) for epoch in range(1, 6)]
@@ -686,7 +692,7 @@ def test_a_bundle_opens_by_its_folder_by_its_models_and_before_its_training(
     (planned / "configs" / "family.json").write_text(json.dumps({key: data[key] for key in ("format", "plan", "choices")}))
     for path, root in ((trained, None), (str(trained), None), (trained / "models", None), (trained / "models", planned)):
         bundle = TrainedBundle.open(path, root)
-        assert bundle.path == trained / "models" and bundle.data == data
+        assert bundle.path == trained / "models" and bundle.file == FamilyFile.read(trained / "models" / "family.json")
     for path, root in ((planned, None), (tmp_path / "not yet there", planned), (str(planned / "models"), str(planned))):
         bundle = TrainedBundle.open(path, root)
         assert bundle.path == (planned / "models" if path == planned else Path(path))
@@ -726,12 +732,13 @@ def test_members_are_found_by_name_and_by_file(tmp_path: Path, finished: tuple[T
 def test_dice_is_known_of_members_that_were_measured(tmp_path: Path, finished: tuple[Training, Path]) -> None:
     run, folder = finished
     bundle = TrainedBundle.open(folder)
-    for member in bundle.family()["members"]:
-        assert bundle.measured(Subnet.from_json(member["subnet"])) == member["dice"]
+    for member in bundle.family().members:
+        assert bundle.measured(member.subnet) == member.scores
     strangers = (bundle.network_family.space.sample(random.Random(seed)) for seed in range(99))
     assert bundle.measured(next(s for s in strangers if s not in run.validation.members.values())) == {}
-    bundle.data["members"][0]["dice"] = None  # as in a family written before that member opened
-    assert bundle.measured(Subnet.from_json(bundle.data["members"][0]["subnet"])) == {}
+    first, *others = bundle.file.members
+    unmeasured = replace(bundle.file, members=(replace(first, scores=None), *others))  # as written before that member opened
+    assert replace(bundle, file=unmeasured).measured(first.subnet) == {}
 
 
 def test_before_training_only_the_ends_of_the_space_are_known(tmp_path: Path) -> None:
@@ -916,7 +923,7 @@ def test_fewer_than_five_cases_decide_nothing() -> None:
 def test_nothing_is_closed_where_no_stage_is_monitored_or_there_is_no_monitor(tmp_path: Path, off: dict[str, Any]) -> None:
     run = monitored(folder=tmp_path, family=True, **off).run()
     family = TrainedBundle.open(tmp_path).family()
-    assert family["monitor"] == [] and family["closed"] == run.engine.closed == {}
+    assert family.monitor == () and family.closed == run.engine.closed == {}
     assert run.validation.members == probes(json.dumps(FEWER))
 
 
@@ -970,12 +977,12 @@ def test_a_monitored_checkpoint_is_plain_data(narrowed: tuple[Training, Path, li
 def test_the_family_that_is_left_is_the_narrowed_one(narrowed: tuple[Training, Path, list[str]]) -> None:
     run, folder, said = narrowed
     family, bundle = TrainedBundle.open(folder).family(), TrainedBundle.open(folder)
-    assert family["closed"] == run.engine.closed
-    assert family["space"] == json.loads(json.dumps(run.engine.final_space.to_json()))
-    assert family["monitor"] == [comparison.to_json() for comparison in run.engine.comparisons]
-    assert {m["name"]: Subnet.from_json(m["subnet"]) for m in family["members"]} == run.validation.members
-    assert {m["name"]: m["dice"] for m in family["members"]} == run.validation.history[-1]["scores"]
-    assert [probe["epoch"] for probe in family["probes"]] == list(range(11))
+    assert family.closed == run.engine.closed
+    assert family.space == json.loads(json.dumps(run.engine.final_space.to_json()))
+    assert family.monitor == tuple(comparison.to_json() for comparison in run.engine.comparisons)
+    assert {member.name: member.subnet for member in family.members} == run.validation.members
+    assert {member.name: member.scores for member in family.members} == run.validation.history[-1]["scores"]
+    assert [entry["epoch"] for entry in family.progress] == list(range(11))
     assert bundle.network_family.space == run.engine.final_space
     assert bundle.subnet("largest") == run.engine.final_space.largest() == bundle.member("largest")[1]
     weights = torch.load(folder / "models" / "model.pt", weights_only=True)
@@ -998,7 +1005,7 @@ def assert_left(run: Training, folder: Path) -> None:
             expected = finest(trained(batch["image"], subnet))
             assert torch.equal(supernet(batch["image"], subnet), expected), str(subnet)
         for name, subnet in run.validation.members.items():
-            prediction = prediction_of(bundle, name)
+            prediction = prediction_of(TrainedSegmenter(bundle), name)
             own = bundle.network_family.run(prediction.network, batch["image"], subnet)
             assert torch.equal(own, finest(trained(batch["image"], subnet))), name
             assert prediction.patch_size == trained.family.input_size(PATCH, subnet["resolution"][0])
@@ -1018,7 +1025,7 @@ def test_any_dimension_can_be_closed(tmp_path: Path, dimension: str) -> None:
         epoch=epoch, dimension=dimension, choices=2, **closing
     )
     run.run()
-    assert TrainedBundle.open(tmp_path).family()["closed"] == {dimension: 1}
+    assert TrainedBundle.open(tmp_path).family().closed == {dimension: 1}
     assert_left(run, tmp_path)
 
 

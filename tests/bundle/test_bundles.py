@@ -6,7 +6,7 @@ import json
 import re
 import runpy
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from monai_prox.export.from_bundle import prediction_of
 from monai_prox.report import count
 from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.trained.bundle_source import TrainedSegmenter
 from monai_prox.trained.door import open_trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
@@ -121,15 +122,15 @@ def test_training_leaves_a_family(trained: Trained) -> None:
     assert (trained.bundle / "eval" / "prox_progress.png").is_file()
     assert list((trained.bundle / "eval").glob("events.out.tfevents.*"))
     family = TrainedBundle.open(trained.bundle).family()
-    assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
-    assert all(member["dice"]["mean"] is not None for member in family["members"])
-    assert [entry["epoch"] for entry in family["probes"]] == [0, 1, 2, 3, 4]
+    assert [member.name for member in family.members] == ["smallest", "small", "middle", "large", "largest"]
+    assert all(member.scores and member.scores["mean"] is not None for member in family.members)
+    assert [entry["epoch"] for entry in family.progress] == [0, 1, 2, 3, 4]
     if trained.bundle.name == "brats_prox":
-        assert list(family["members"][0]["dice"]) == ["mean", "whole tumour", "tumour core", "enhancing tumour"]
-        assert family["plan"]["channels"] == ["FLAIR", "t1gd"]
+        assert list(family.members[0].scores or ()) == ["mean", "whole tumour", "tumour core", "enhancing tumour"]
+        assert (family.plan or {})["channels"] == ["FLAIR", "t1gd"]
     if trained.bundle.name == "msd_prox":
-        assert family["plan"]["intensity"]["kind"] == "ct"
-        assert family["plan"]["architecture"]["arch_kwargs"]["kernel_sizes"][0] == [3, 3, 1]
+        assert (family.plan or {})["intensity"]["kind"] == "ct"
+        assert (family.plan or {})["architecture"]["arch_kwargs"]["kernel_sizes"][0] == [3, 3, 1]
 
 
 def test_a_training_says_first_what_was_planned(trained: Trained) -> None:
@@ -142,13 +143,13 @@ def test_a_training_says_first_what_was_planned(trained: Trained) -> None:
     items = [item for part in ("train", "validate") for item in parser.get_parsed_content(f"{part}#dataset")._cache]
     kept = count(sum(item[key].as_tensor().nbytes for item in items for key in ("image", "label")))
     patch, features = " x ".join(map(str, plan.patch_size)), plan.architecture["arch_kwargs"]["features_per_stage"]
-    largest = TrainedBundle.open(trained.bundle).family()["members"][-1]
+    largest = TrainedBundle.open(trained.bundle).family().members[-1]
     lines = (
         f"Plan: patches of {patch} voxels of {' x '.join(f'{mm:g}' for mm in plan.spacing)} mm, of images turned to RAS; "
         f"2 cases to train on, 1 to validate on, kept in up to {kept}B of memory\n",
         f"Network: {len(features)} stages of {', '.join(map(str, features))} features; the largest of "
-        f"{prox.supernet.family.space.size():,} members has {count(largest['parameters'])} weights and takes "
-        f"{count(largest['macs'])}MAC for {patch}\n",
+        f"{prox.supernet.family.space.size():,} members has {count(largest.parameters)} weights and takes "
+        f"{count(largest.macs)}MAC for {patch}\n",
     )
     first, last = (said.find(line) for line in lines)
     found = [line for line in said.splitlines() if "Plan: " in line or "Network: " in line]
@@ -163,8 +164,8 @@ def assert_evaluates(trained: Trained, name: str, output: Path) -> None:
     monai(["run", "--config_file", files, *arguments(options)], cwd=trained.bundle)
     written = (output / name / "metrics.csv").read_text().splitlines()
     dice = float(dict(line.split(",") for line in written)["val_mean_dice"])
-    member = next(m for m in TrainedBundle.open(trained.bundle).family()["members"] if m["name"] == name)
-    assert dice == pytest.approx(member["dice"]["mean"], abs=1e-5)
+    member = next(m for m in TrainedBundle.open(trained.bundle).family().members if m.name == name)
+    assert dice == pytest.approx((member.scores or {})["mean"], abs=1e-5)
 
 
 def test_evaluation_repeats_the_trainings_validation(trained: Trained, tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
     """A member within the family, at full resolution, and as a bundle of its own."""
     images = trained.task / "imagesTr"
     for name in ("large", "largest"):
-        prediction = prediction_of(TrainedBundle.open(trained.bundle), name)
+        prediction = prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), name)
         plan = TrainedBundle.open(trained.bundle).plan
         assert (prediction.patch_size, prediction.spacing) == (plan.patch_size, plan.spacing)
         within = predict(trained.bundle, trained.task, tmp_path / "within" / name, subnet=name)
@@ -193,7 +194,7 @@ def test_an_image_of_zeros_is_predicted_by_the_family_as_by_an_exported_member(t
     (tmp_path / "images").mkdir()
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), image.affine), tmp_path / "images" / "zero.nii.gz")
     shutil.copy(trained.task / "imagesTr" / "case_0.nii.gz", tmp_path / "images")
-    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "largest"), tmp_path / "bundle")
+    bundle = write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "largest"), tmp_path / "bundle")
     with pytest.warns(UserWarning, match=r"zero\.nii\.gz is 0 everywhere; nothing can be seen in it"):
         within = predict(trained.bundle, tmp_path / "images", tmp_path / "within", subnet="largest")
     alone = predict(bundle, tmp_path / "images", tmp_path / "alone")
@@ -217,7 +218,7 @@ def decisive(bundle: Path, copy: Path) -> Path:
 def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, name: str, tmp_path: Path) -> None:
     """With several channels, thick slices, CT; at the training's resolution and below it."""
     images, file, source = trained.task / "imagesTr", tmp_path / "member.onnx", decisive(trained.bundle, tmp_path / "decisive")
-    bundle = write_bundle(prediction_of(TrainedBundle.open(source), name), tmp_path / "bundle")
+    bundle = write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(source)), name), tmp_path / "bundle")
     wanted = predict(bundle, images, tmp_path / "wanted")
     for command in (
         ["export", str(source), "--subnet", name, "--format", "onnx", "--output", str(file)],
@@ -239,7 +240,7 @@ def test_masks_do_not_depend_on_how_an_image_is_stored(trained: Trained, name: s
     source = decisive(trained.bundle, tmp_path / "decisive")
     image = nib.load(trained.task / "imagesTr" / "case_0.nii.gz")
     images = write_stored(image, tmp_path / "images")
-    bundle = write_bundle(prediction_of(TrainedBundle.open(source), name), tmp_path / "bundle")
+    bundle = write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(source)), name), tmp_path / "bundle")
     predict(bundle, images, tmp_path / "alone")
     assert_same(tmp_path / "alone", images)
     if name == "largest":
@@ -278,7 +279,7 @@ def test_training_evaluation_and_search_do_not_depend_on_how_a_task_is_stored(tm
     for where in (trained, again):
         source = open_trained(where.bundle, dataset=where.task)
         name, subnet = source.member("largest")
-        scores.append(source.held_out().scores([0], source.describe(name, subnet), runnable(source.network(subnet))))
+        scores.append(source.held_out().scores([0], source.describe(subnet, name=name), runnable(source.network(subnet))))
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
@@ -287,15 +288,15 @@ def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
     source = open_trained(trained.bundle, dataset=trained.task)
     name, subnet = source.member("largest")
     run, held_out = runnable(source.network(subnet)), source.held_out()
-    score = np.mean(held_out.scores(range(len(held_out.names)), source.describe(name, subnet), run))
-    member = TrainedBundle.open(trained.bundle).family()["members"][-1]
-    assert score == pytest.approx(member["dice"]["mean"], abs=0.02)
+    score = np.mean(held_out.scores(range(len(held_out.names)), source.describe(subnet, name=name), run))
+    member = TrainedBundle.open(trained.bundle).family().members[-1]
+    assert score == pytest.approx((member.scores or {})["mean"], abs=0.02)
 
 
 def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained: Trained, tmp_path: Path) -> None:
     """As a bundle of its own it resamples whole images, and places the voxels where the family's resizing does."""
     family = TrainedBundle.open(trained.bundle)
-    prediction = prediction_of(family, "smallest")
+    prediction = prediction_of(TrainedSegmenter(family), "smallest")
     assert prediction.patch_size != family.plan.patch_size
     image = np.random.default_rng(0).uniform(1, 2, (*family.plan.patch_size, len(family.plan.channels))).astype(np.float32)
     image = image[..., 0] if image.shape[-1] == 1 else image
@@ -315,7 +316,7 @@ def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained
 @pytest.mark.parametrize("name", ["smallest", "largest"])
 def test_monai_deploy_and_label_predict_with_an_exported_member(trained: Trained, name: str, tmp_path: Path) -> None:
     """What its own configuration predicts; the smallest is resampled by what the bundle's scripts have."""
-    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), name), tmp_path / name)
+    bundle = write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), name), tmp_path / name)
     (tmp_path / "images").mkdir()
     image = next(file for file in sorted((trained.task / "imagesTr").iterdir()) if not file.name.startswith("."))
     (tmp_path / "images" / image.name).symlink_to(image.resolve())
@@ -329,7 +330,7 @@ def test_monai_deploy_and_label_predict_with_an_exported_member(trained: Trained
 def test_our_commands_take_a_bundle(trained: Trained, tmp_path: Path) -> None:
     runner = CliRunner()
     listed = runner.invoke(app, ["family", str(trained.bundle), "--json"])
-    assert json.loads(listed.output) == TrainedBundle.open(trained.bundle).family()["members"]
+    assert json.loads(listed.output) == TrainedBundle.open(trained.bundle).family().to_json()["members"]
     output = str(tmp_path / "smallest")
     exported = runner.invoke(app, ["export", str(trained.bundle), "--subnet", "smallest", "--output", output])
     assert exported.exit_code == 0 and exported.output.splitlines()[0] == output
@@ -353,7 +354,7 @@ def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
 
 
 def test_monais_checks_pass_for_an_exported_member(trained: Trained, tmp_path: Path) -> None:
-    prediction = prediction_of(TrainedBundle.open(trained.bundle), "smallest")
+    prediction = prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "smallest")
     bundle = write_bundle(prediction, tmp_path / "smallest")
     check_zoo_rules(bundle, [name for name in REQUIRED if "train" not in name and not re.search("evaluate|family", name)])
     check_network(bundle, tmp_path, (len(prediction.channels), *prediction.patch_size))
@@ -370,10 +371,12 @@ def test_the_bundles_have_the_properties_that_workflows_ask_for(
 
 
 def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: Trained, tmp_path: Path) -> None:
-    bundle = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+    bundle = write_bundle(
+        prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "smallest"), tmp_path / "smallest"
+    )
     metadata = config(bundle, "metadata")
     assert metadata["eval_metrics"] == {
-        f"dice {label}": value for label, value in TrainedBundle.open(trained.bundle).family()["members"][0]["dice"].items()
+        f"dice {label}": value for label, value in (TrainedBundle.open(trained.bundle).family().members[0].scores or {}).items()
     }
     check_properties(bundle, ["inference"], "infer", dataset_dir=str(trained.task / "imagesTr"))
 
@@ -385,7 +388,9 @@ def test_a_network_can_be_checked_before_any_training(name: str) -> None:
 
 
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
-    member = write_bundle(prediction_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+    member = write_bundle(
+        prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "smallest"), tmp_path / "smallest"
+    )
     for bundle in (trained.bundle, member):
         check_metadata(bundle, tmp_path)
 
@@ -519,7 +524,7 @@ def narrowed() -> Trained:
 def whole_supernet(where: Trained) -> SuperNet:
     """As the last checkpoint has it, with everything that was closed."""
     bundle = TrainedBundle.open(where.bundle)
-    family = bundle.plan.family(bundle.data["choices"])
+    family = bundle.plan.family(bundle.file.choices)
     (path,) = (where.bundle / "models").glob("checkpoint_epoch=*.pt")
     supernet = SuperNet(family, largest(family))
     supernet.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["network"])
@@ -529,10 +534,10 @@ def whole_supernet(where: Trained) -> SuperNet:
 def test_a_training_closes_choices_and_says_so(narrowed: Trained) -> None:
     family = TrainedBundle.open(narrowed.bundle).family()
     said = (narrowed.root / "said").read_text()
-    closed = [comparison["dimension"] for comparison in family["monitor"] if comparison["verdict"] == "closed"]
-    assert len(closed) == 2 and set(family["closed"]) == set(closed)
+    closed = [comparison["dimension"] for comparison in family.monitor if comparison["verdict"] == "closed"]
+    assert len(closed) == 2 and set(family.closed or ()) == set(closed)
     assert re.findall("ProX closes the last choice of ([a-z_]+): ", said) == closed
-    assert said.count("ProX monitor: ") == len(family["monitor"])
+    assert said.count("ProX monitor: ") == len(family.monitor)
     weights = torch.load(narrowed.bundle / "models" / "model.pt", weights_only=True)
     whole = prediction_graph(whole_supernet(narrowed).network).state_dict()
     # The decoder's stages count from the lowest level, so their names shift where that was closed
@@ -540,7 +545,7 @@ def test_a_training_closes_choices_and_says_so(narrowed: Trained) -> None:
     assert encoder and encoder <= whole.keys() and len(weights) <= len(whole)
     assert sum(w.numel() for w in weights.values()) < sum(w.numel() for w in whole.values())
     listed = CliRunner().invoke(app, ["family", str(narrowed.bundle), "--json"])
-    assert json.loads(listed.output) == family["members"]
+    assert json.loads(listed.output) == family.to_json()["members"]
 
 
 @pytest.mark.parametrize("name", ["smallest", "largest"])
@@ -549,7 +554,7 @@ def test_members_of_a_narrowed_family_predict_as_within_the_whole_one(narrowed: 
     _, subnet = bundle.member(name)
     whole = tmp_path / "models"
     whole.mkdir()
-    (whole / "family.json").write_text(json.dumps(bundle.data | {"closed": {}}))
+    replace(bundle.file, closed={}).write(whole)
     torch.save(prediction_graph(supernet.network).state_dict(), whole / "model.pt")
     (tmp_path / "member.json").write_text(json.dumps(subnet.to_json()))
     own = predict(narrowed.bundle, narrowed.task, tmp_path / "own", subnet=name)
@@ -625,7 +630,7 @@ def test_progressive_shrinking_continues_bit_for_bit(shrunk: Trained, tmp_path: 
     """From the end of the stage in which kernels opened."""
     models = shrunk.bundle / "models"
     family = TrainedBundle.open(shrunk.bundle)
-    assert [stage["first_epoch"] for stage in family.data["stages"]] == [0, 1, 3]
+    assert [stage["first_epoch"] for stage in family.file.stages] == [0, 1, 3]
     train(shrunk, tmp_path, ckpt=models / "checkpoint_epoch=3.pt", **SHRINKING)
     for file in ("model.pt", "kernel_transforms.pt", "checkpoint_epoch=4.pt"):
         whole, resumed = (torch.load(folder / file, weights_only=True) for folder in (models, tmp_path / "models"))
@@ -662,5 +667,5 @@ def test_the_sandwich_rule_trains(hippocampus: Trained, tmp_path: Path) -> None:
     said = train(hippocampus, tmp_path, recipe="sandwich", epochs=2)
     assert "ProX stage 'sandwich' opens: 1,872 of 1,872 members" in said
     family = TrainedBundle.open(tmp_path / "models").family()
-    assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
-    assert all(member["dice"]["mean"] is not None for member in family["members"])
+    assert [member.name for member in family.members] == ["smallest", "small", "middle", "large", "largest"]
+    assert all(member.scores and member.scores["mean"] is not None for member in family.members)

@@ -110,12 +110,13 @@ def test_training_leaves_a_family(trained: Trained) -> None:
     assert names == {"model.pt", "statistics.pt", "family.json", "checkpoint_epoch=5.pt"}
     assert (trained.bundle / "eval" / "prox_progress.png").is_file()
     family = TrainedBundle.open(trained.bundle).family()
-    assert family["measure"] == "accuracy" and len(family["validation_cases"]) == 16
-    assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
-    for member in family["members"]:
-        assert list(member["accuracy"]) == ["mean", *CLASSES]
-        mean = sum(member["accuracy"][name] for name in CLASSES) / len(CLASSES)  # there are as many of each
-        assert member["accuracy"]["mean"] == pytest.approx(mean)
+    assert family.measure == "accuracy" and len(family.validation_cases or ()) == 16
+    assert [member.name for member in family.members] == ["smallest", "small", "middle", "large", "largest"]
+    for member in family.members:
+        accuracy: Any = member.scores
+        assert list(accuracy) == ["mean", *CLASSES]
+        mean = sum(accuracy[name] for name in CLASSES) / len(CLASSES)  # there are as many of each
+        assert accuracy["mean"] == pytest.approx(mean)
 
 
 def evaluate(trained: Trained, subnet: str | Path, **more: Any) -> str:
@@ -127,8 +128,8 @@ def evaluate(trained: Trained, subnet: str | Path, **more: Any) -> str:
 def test_evaluation_on_the_trainings_validation_repeats_it(trained: Trained, tmp_path: Path) -> None:
     evaluate(trained, "middle", **{"validate#scans": "$@scans.val", "output_dir": tmp_path})
     written = json.loads((tmp_path / "middle" / "evaluation.json").read_text())
-    member = next(m for m in TrainedBundle.open(trained.bundle).family()["members"] if m["name"] == "middle")
-    assert {"mean": written["accuracy"], **written["recall"]} == pytest.approx(member["accuracy"])
+    member = next(m for m in TrainedBundle.open(trained.bundle).family().members if m.name == "middle")
+    assert {"mean": written["accuracy"], **written["recall"]} == pytest.approx(member.scores)
     matrix = torch.tensor(written["confusion"]["matrix"])
     assert matrix.sum(1).tolist() == [4, 4, 4, 4] and matrix.diagonal().sum() / 16 == pytest.approx(written["accuracy"])
     assert all(0 <= area <= 1 for area in written["auc"].values())
@@ -142,9 +143,9 @@ def test_another_member_gets_its_statistics_when_it_is_evaluated(trained: Traine
     subnet = space.narrow({"depth": 1, "kernel": 1}).largest()
     (tmp_path / "own.json").write_text(json.dumps({"subnet": subnet.to_json()}))
     with pytest.raises(ProXError, match="give --dataset, the folder of scans"):
-        classification_of(bundle, str(tmp_path / "own.json"))
+        classification_of(TrainedClassifier(bundle), str(tmp_path / "own.json"))
     evaluate(own, tmp_path / "own.json")
-    assert classification_of(bundle, str(tmp_path / "own.json")).name == "own"
+    assert classification_of(TrainedClassifier(bundle), str(tmp_path / "own.json")).name == "own"
 
 
 def table(path: Path) -> list[list[str]]:
@@ -158,7 +159,7 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
     images = trained.scans / "test" / "DME"
     options = {"dataset_dir": images, "output_dir": tmp_path / "within", "subnet": name}
     monai(["run", "--config_file", "configs/inference.json", *arguments(options)], cwd=trained.bundle)
-    alone = write_bundle(classification_of(TrainedBundle.open(trained.bundle), name), tmp_path / name)
+    alone = write_bundle(classification_of(TrainedClassifier(TrainedBundle.open(trained.bundle)), name), tmp_path / name)
     options = {"dataset_dir": images, "output_dir": tmp_path / "alone"}
     command = ["run", "--config_file", "configs/inference.json", *arguments(options)]
     monai(command, cwd=alone, without=["monai_prox"])
@@ -198,7 +199,7 @@ def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Pat
     front = json.loads(found.read_text())
     assert front["measure"] == "accuracy" and front["cases"] == {"some": 8, "all": 16, "left_out": {}}
     assert len(front["members"]) == 12 and all(one["price"]["parameters"] <= 2e6 for one in front["members"])
-    named = [member["subnet"] for member in TrainedBundle.open(trained.bundle).family()["members"]]
+    named = [member.subnet.to_json() for member in TrainedBundle.open(trained.bundle).family().members]
     other = next(one for one in front["finalists"] if one["subnet"] not in named)
     file = tmp_path / "int8.onnx"
     exported = [*shlex.split(other["command"])[1:], "--format"]
@@ -212,19 +213,19 @@ def test_a_classifier_in_integers_is_compared_by_accuracy(trained: Trained, tmp_
     source = TrainedClassifier(TrainedBundle.open(trained.bundle), trained.scans)
     loss = export_file(source, "smallest", tmp_path / "int8.onnx", "onnx", int8=True, most_loss=1)
     assert loss is not None and (loss.calibrated, loss.measured) == (8, 8) and "Accuracy" in str(loss)
-    assert Model(tmp_path / "int8.onnx").description == source.describe("smallest", source.member("smallest")[1])
+    assert Model(tmp_path / "int8.onnx").description == source.describe("smallest")
 
 
 def test_a_search_knows_what_the_training_held_out(trained: Trained, tmp_path: Path) -> None:
     """By the names that it noted; another split, or scans that are not there, are seen."""
     bundle = TrainedBundle.open(trained.bundle)
     held_out = TrainedClassifier(bundle, trained.scans).held_out()
-    assert sorted(name.split()[1] for name in held_out.names) == sorted(bundle.family()["validation_cases"])
+    assert sorted(name.split()[1] for name in held_out.names) == sorted(bundle.held_out())
     train, val = (sorted(path.name for path in (trained.scans / part).rglob("*.jpeg")) for part in ("train", "val"))
-    other = replace(bundle, data=bundle.data | {"validation_cases": [train[0], val[0]]})
+    other = replace(bundle, file=replace(bundle.file, validation_cases=(train[0], val[0])))
     source = TrainedClassifier(other, trained.scans)
     assert sorted(name.split()[1] for name in source.held_out().names) == sorted([train[0], val[0]])
-    missing = TrainedClassifier(replace(bundle, data=bundle.data | {"validation_cases": ["gone.jpeg"]}), trained.scans)
+    missing = TrainedClassifier(replace(bundle, file=replace(bundle.file, validation_cases=("gone.jpeg",))), trained.scans)
     with pytest.raises(ProXError, match="of 1 scans that were held out in training, 0 are found by their names"):
         missing.held_out()
     with pytest.raises(ProXError, match="give --dataset, the folder of scans"):
@@ -252,7 +253,9 @@ def test_our_commands_take_the_bundle(trained: Trained, tmp_path: Path) -> None:
 def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
     size = {"_meta_#network_data_format#inputs#image#spatial_shape": [64, 64]}
     check_network(trained.bundle, tmp_path, (1, 64, 64), **size)
-    member = write_bundle(classification_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+    member = write_bundle(
+        classification_of(TrainedClassifier(TrainedBundle.open(trained.bundle)), "smallest"), tmp_path / "smallest"
+    )
     check_zoo_rules(
         member, ["LICENSE", "configs/metadata.json", "configs/inference.json", "docs/README.md", "docs/data_license.txt"]
     )
@@ -272,7 +275,9 @@ def test_the_bundle_has_the_properties_that_workflows_ask_for(
 
 
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
-    member = write_bundle(classification_of(TrainedBundle.open(trained.bundle), "smallest"), tmp_path / "smallest")
+    member = write_bundle(
+        classification_of(TrainedClassifier(TrainedBundle.open(trained.bundle)), "smallest"), tmp_path / "smallest"
+    )
     for bundle in (trained.bundle, member):
         check_metadata(bundle, tmp_path)
 
@@ -303,7 +308,7 @@ def test_other_recipes_train(trained: Trained, tmp_path: Path, recipe: str) -> N
     assert "teacher previous" in said or "teacher first" in said
     bundle = TrainedBundle.open(tmp_path / "models")
     assert (tmp_path / "models" / "kernel_transforms.pt").is_file() == bundle.kernel_transforms == (recipe != "prox_paper")
-    assert isinstance(bundle.supernet(), SuperNet) and all(m["accuracy"] for m in bundle.family()["members"])
+    assert isinstance(bundle.supernet(), SuperNet) and all(member.scores for member in bundle.family().members)
 
 
 @pytest.mark.slow

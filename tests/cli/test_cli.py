@@ -72,8 +72,8 @@ def test_the_family_has_the_labels_names_and_says_what_its_dice_are_of(model: Mo
     fold("fold_0", 0.5)
     fold("fold_1", 0.7)
     fold("fold_all", 1.0)
-    members = ModelFolder.open(model.path).family()["members"]
-    assert members[0]["dice"] == {key: pytest.approx(0.6) for key in ("mean", "anterior", "posterior")}
+    members = ModelFolder.open(model.path).family().members
+    assert members[0].scores == {key: pytest.approx(0.6) for key in ("mean", "anterior", "posterior")}
     said = " ".join(prox("family", model.path, cwd=tmp_path).stdout.split())
     assert "anterior" in said and "posterior" in said and "0.600" in said and "cases that the folds held out" in said
     for name in ("fold_0", "fold_1"):
@@ -140,7 +140,11 @@ def test_an_export_that_cannot_be_is_one_line(arguments: list[str], message: str
 @pytest.mark.parametrize("command", [["family"], ["export", "--subnet", "largest"]], ids=["family", "export"])
 def test_a_missing_model_folder_is_one_line(command: list[str], tmp_path: Path) -> None:
     error = the_error(prox(command[0], "no/model", *command[1:], cwd=tmp_path))
-    assert error.startswith(f"{tmp_path}/no/model is not a trained model folder: it has no plans.json")
+    assert error == "there is no folder no/model"
+    (tmp_path / "no" / "model").mkdir(parents=True)
+    error = the_error(prox(command[0], "no/model", *command[1:], cwd=tmp_path))
+    assert error.startswith("no/model is no bundle of a supernet, nor its models: there is no family.json")
+    assert "it is not a trained model folder: it has no plans.json, expected e.g. nnUNet_results/" in error
 
 
 def test_a_truncated_checkpoint_is_one_line(model: ModelFolder, tmp_path: Path) -> None:
@@ -152,7 +156,7 @@ def test_a_truncated_checkpoint_is_one_line(model: ModelFolder, tmp_path: Path) 
 
 def test_brackets_in_a_path_are_printed_as_they_are(model: ModelFolder, tmp_path: Path) -> None:
     """The printer would take them for markup."""
-    assert "/[old] model is not a trained model" in the_error(prox("family", "[old] model", cwd=tmp_path))
+    assert the_error(prox("family", "[old] model", cwd=tmp_path)) == "there is no folder [old] model"
     done = prox("export", model.path, "--subnet", "largest", "--output", "[new] model", cwd=tmp_path)
     assert done.stdout.splitlines()[0] == "[new] model"
 

@@ -38,6 +38,7 @@ from monai_prox.export.prediction import Prediction
 from monai_prox.families.architecture import build_network
 from monai_prox.files import write_json
 from monai_prox.trained.nnunet_folder import ModelFolder
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
@@ -58,12 +59,14 @@ def plans_for(
     masked: bool = False,
     transpose: tuple[int, ...] = (0, 1, 2),
     reader: str = "SimpleITKIO",
+    order: int = 3,
     **changes: Any,
 ) -> dict[str, Any]:
     plans = bare_plans(patch=PATCH, prox=FEW, **changes) | {"image_reader_writer": reader}
     (configuration,) = plans["configurations"].values()
     configuration["normalization_schemes"] = ["CTNormalization" if ct else "ZScoreNormalization"] * channels
     configuration["use_mask_for_norm"] = [masked] * channels
+    configuration["resampling_fn_data_kwargs"] = configuration["resampling_fn_data_kwargs"] | {"order": order}
     plans["foreground_intensity_properties_per_channel"] = {str(channel): CT for channel in range(channels)}
     plans["transpose_forward"] = list(transpose)
     plans["transpose_backward"] = [transpose.index(axis) for axis in range(3)]
@@ -111,7 +114,7 @@ def file_axes(array: torch.Tensor, transpose: tuple[int, ...]) -> torch.Tensor:
 @pytest.mark.parametrize("which", ["smallest", "largest"])
 def test_the_turned_network_computes_the_same(bare: Path, kind: str, transpose: tuple[int, ...], which: str) -> None:
     model = bare_model(plans_for(kind=kind, transpose=transpose, anisotropic=True))
-    prediction = prediction_of(model, which)
+    prediction = prediction_of(TrainedNNUNet.of(model), which)
     own = model.supernet(model.checkpoint("fold_0")).extract(model.member(which)[1])
     own.decoder.deep_supervision = False
     height, width, depth = prediction.patch_size
@@ -124,7 +127,7 @@ def test_the_turned_network_computes_the_same(bare: Path, kind: str, transpose: 
 
 
 def test_the_definition_in_the_bundle_builds_the_stock_network(bare: Path, tmp_path: Path) -> None:
-    prediction = prediction_of(bare_model(plans_for()), "largest")
+    prediction = prediction_of(TrainedNNUNet.of(bare_model(plans_for())), "largest")
     bundle = write_bundle(prediction, tmp_path / "bundle")
     network = parsed(bundle, tmp_path).get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True), strict=True)
@@ -140,6 +143,7 @@ def test_the_definition_in_the_bundle_builds_the_stock_network(bare: Path, tmp_p
 CASES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "resampled": {"spacing": (1.3, 0.9, 0.8)},
+    "resampled by lines": {"spacing": (1.3, 0.9, 0.8), "order": 1},
     "two channels": {"channels": 2, "spacing": (1.0, 1.25, 1.0)},
     "transposed": {"transpose": (1, 0, 2), "spacing": (1.1, 0.8, 1.3)},
     "CT": {"ct": True},
@@ -158,7 +162,7 @@ def test_images_reach_the_network_as_in_nnunet(bare: Path, tmp_path: Path, case:
     files = write_case(tmp_path / "images", channels, spacing)
     manager = PlansManager(plans)
     data, _, _ = DefaultPreprocessor(verbose=False).run_case(files, None, manager, manager.get_configuration(FULLRES), dataset)
-    bundle = write_bundle(prediction_of(bare_model(plans, dataset=dataset), "largest"), tmp_path / "bundle")
+    bundle = write_bundle(prediction_of(TrainedNNUNet.of(bare_model(plans, dataset=dataset)), "largest"), tmp_path / "bundle")
     (ours,) = parsed(bundle, tmp_path / "images").get_parsed_content("dataset")
     expected = file_axes(torch.as_tensor(data), options.get("transpose", (0, 1, 2)))
     assert ours["image"].shape == expected.shape
@@ -183,7 +187,7 @@ def test_logits_become_labels_as_in_nnunet(bare: Path, tmp_path: Path, regions: 
     )[0]
     theirs = convert_predicted_logits_to_segmentation_with_correct_shape(logits, manager, configuration, labels, properties)
 
-    bundle = write_bundle(prediction_of(bare_model(plans, dataset=dataset), "largest"), tmp_path / "bundle")
+    bundle = write_bundle(prediction_of(TrainedNNUNet.of(bare_model(plans, dataset=dataset)), "largest"), tmp_path / "bundle")
     parser = parsed(bundle, tmp_path / "images")
     (item,) = parser.get_parsed_content("dataset")
     item["pred"] = MetaTensor(file_axes(logits, (0, 1, 2)).contiguous(), meta=item["image"].meta)
@@ -214,8 +218,8 @@ def test_masks_do_not_depend_on_how_an_image_is_stored(bare: Path, tmp_path: Pat
     how, reader = ("RAS", "NibabelIOWithReorient") if trained_on == "reoriented" else (trained_on, "SimpleITKIO")
     write_raw(bare, how, how)
     model = bare_model(plans_for(reader=reader))
-    assert model.family_of("fold_0")["orientations"] == {how: 2}
-    prediction = prediction_of(model, "largest")
+    assert model.family_of("fold_0").orientations == {how: 2}
+    prediction = prediction_of(TrainedNNUNet.of(model), "largest")
     assert prediction.orientation == how and f"turned to {how}" in prediction.readme()
     image = nib.load(write_case(tmp_path / "case", spacing=(1.1, 0.9, 1.2))[0])
     images = write_stored(image, tmp_path / "images", "_0000.nii.gz")
@@ -228,28 +232,29 @@ def test_masks_do_not_depend_on_how_an_image_is_stored(bare: Path, tmp_path: Pat
 def test_orientation_is_found_in_the_raw_dataset_where_the_training_did_not_note_it(bare: Path) -> None:
     """As version 0.1.0 did not; without it, or of mixed images, the bundle takes images as stored, and says so."""
     model = bare_model(plans_for())
-    assert model.family_of("fold_0")["orientations"] == {}
+    assert model.family_of("fold_0").orientations == {}
     with pytest.warns(
         UserWarning, match="are not in nnUNet_raw, so their orientation is not known: the bundle takes images as"
     ):
-        prediction = prediction_of(model, "largest")
+        prediction = prediction_of(TrainedNNUNet.of(model), "largest")
     assert prediction.orientation is None and "as they are stored" in prediction.readme()
     write_raw(bare, "LPS")
-    assert prediction_of(model, "largest").orientation == "LPS"
+    assert prediction_of(TrainedNNUNet.of(model), "largest").orientation == "LPS"
     family = model.path / "fold_0" / "family.json"
     write_json(json.loads(family.read_text()) | {"orientations": {"LPS": 3, "RAS": 1}}, family)
     with pytest.warns(UserWarning, match="are stored in different orientations, LPS, RAS: the bundle takes images as stored"):
-        assert prediction_of(model, "largest").orientation is None
+        assert prediction_of(TrainedNNUNet.of(model), "largest").orientation is None
+    axis_codes = r"fold_0/family\.json: orientations (are axis codes such as RAS with numbers|must be of type)"
     for wrong in ({"$exit()": 1}, ["RAS"], {"RAR": 2}):
         write_json(json.loads(family.read_text()) | {"orientations": wrong}, family)
-        with pytest.raises(ProXError, match=r"fold_0/family\.json: orientations are axis codes such as RAS with numbers"):
-            prediction_of(model, "largest")
+        with pytest.raises(ProXError, match=axis_codes):
+            prediction_of(TrainedNNUNet.of(model), "largest")
 
 
 @pytest.mark.slow
 def test_a_bundle_runs_from_anywhere_and_is_replaced_after_it(bare: Path, tmp_path: Path) -> None:
     """Also from a folder that has scripts of its own."""
-    prediction = prediction_of(bare_model(plans_for()), "largest")
+    prediction = prediction_of(TrainedNNUNet.of(bare_model(plans_for())), "largest")
     bundle = write_bundle(prediction, tmp_path / "bundle")
     write_case(tmp_path / "images", spacing=(1.2, 0.9, 1.1))
     (tmp_path / "elsewhere" / "scripts").mkdir(parents=True)
@@ -282,7 +287,9 @@ def test_monai_deploy_and_label_predict_with_a_bundle(bare: Path, tmp_path: Path
     options, changes = dict(HOSTED[kind][0]), HOSTED[kind][1]
     spacing = options.pop("spacing", (1.0, 1.0, 1.0))
     dataset = dataset_for(ct=options.get("ct", False), **changes)
-    bundle = write_bundle(prediction_of(bare_model(plans_for(**options), dataset=dataset), which), tmp_path / "bundle")
+    bundle = write_bundle(
+        prediction_of(TrainedNNUNet.of(bare_model(plans_for(**options), dataset=dataset)), which), tmp_path / "bundle"
+    )
     (file,) = write_case(tmp_path / "images", spacing=spacing)
     parser = parsed(bundle, tmp_path / "images")
     (preprocessed,) = parser.get_parsed_content("dataset")
@@ -301,7 +308,7 @@ def test_monai_deploy_and_label_predict_with_a_bundle(bare: Path, tmp_path: Path
 def test_an_image_of_zeros_is_predicted_as_by_nnunet_with_a_warning(bare: Path, tmp_path: Path, masked: bool) -> None:
     model = bare_model(plans_for(masked=masked))
     (file,) = write_case(tmp_path / "images", margin=30)
-    bundle = write_bundle(prediction_of(model, "largest"), tmp_path / "bundle")
+    bundle = write_bundle(prediction_of(TrainedNNUNet.of(model), "largest"), tmp_path / "bundle")
     with pytest.warns(UserWarning, match=r"\.nii\.gz is 0 everywhere; nothing can be seen in it"):
         predict(bundle, tmp_path / "images", tmp_path / "masks")
     ours = np.asarray(nib.load(tmp_path / "masks" / "case.nii.gz").dataobj)
@@ -319,7 +326,7 @@ def test_channels_that_lie_elsewhere_are_predicted_as_by_nnunet_with_a_warning(r
     second = nib.load(files[1])
     moved = nib.Nifti1Image(np.asarray(second.dataobj), TURNED @ second.affine)
     nib.save(moved if reader == "SimpleITKIO" else stored(moved, "SRA"), files[1])
-    bundle = write_bundle(prediction_of(model, "largest"), tmp_path / "bundle")
+    bundle = write_bundle(prediction_of(TrainedNNUNet.of(model), "largest"), tmp_path / "bundle")
     with pytest.warns(UserWarning, match=r"case_0001\.nii\.gz lies elsewhere than the first channel"):
         predict(bundle, tmp_path / "images", tmp_path / "masks")
     stock_predictor(model).predict_from_files_sequential([files], [str(tmp_path / "theirs")])
@@ -350,7 +357,8 @@ def test_an_image_lies_where_its_sform_says(factor: float, turned: bool | None, 
 
 def test_channels_of_other_voxels_are_refused_by_monai(bare: Path, tmp_path: Path) -> None:
     bundle = write_bundle(
-        prediction_of(bare_model(plans_for(channels=2), dataset=dataset_for(2)), "largest"), tmp_path / "bundle"
+        prediction_of(TrainedNNUNet.of(bare_model(plans_for(channels=2), dataset=dataset_for(2))), "largest"),
+        tmp_path / "bundle",
     )
     files = write_case(tmp_path / "images", 2)
     second = nib.load(files[1])
@@ -369,7 +377,11 @@ def test_names_and_folders_are_taken_as_they_are(bare: Path, tmp_path: Path) -> 
     names = ["1.2.840.1001", "1.2.840.1002", "a[1]", "b*", "c.nii", "plain"]
     for name in names:
         shutil.copyfile(written, images / f"{name}_0000.nii.gz")
-    predict(write_bundle(prediction_of(bare_model(plans_for()), "largest"), tmp_path / "bundle"), images, tmp_path / "masks")
+    predict(
+        write_bundle(prediction_of(TrainedNNUNet.of(bare_model(plans_for())), "largest"), tmp_path / "bundle"),
+        images,
+        tmp_path / "masks",
+    )
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [f"{name}.nii.gz" for name in names]
 
 
@@ -392,7 +404,7 @@ def test_tiles_are_weighed_as_in_nnunet(size: tuple[int, ...]) -> None:
 
 def test_metadata_say_where_the_member_comes_from(bare: Path) -> None:
     dataset = dataset_for(licence="CC0")
-    prediction = prediction_of(bare_model(plans_for(), dataset=dataset), "smallest")
+    prediction = prediction_of(TrainedNNUNet.of(bare_model(plans_for(), dataset=dataset)), "smallest")
     metadata = prediction.metadata()
     assert metadata["prox_member"]["name"] == "smallest"
     assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == list(prediction.patch_size)
@@ -411,16 +423,18 @@ def test_metadata_say_where_the_member_comes_from(bare: Path) -> None:
 
 def test_folds_have_bundles_of_their_own(bare: Path) -> None:
     model = bare_model(plans_for(), folds=(0, 2))
-    first, third = (prediction_of(model, "largest", fold) for fold in ("fold_0", "fold_2"))
+    first, third = (prediction_of(TrainedNNUNet.of(model, fold), "largest") for fold in ("fold_0", "fold_2"))
     assert not torch.equal(next(first.network.parameters()), next(third.network.parameters()))
-    assert torch.equal(next(first.network.parameters()), next(prediction_of(model, "largest").network.parameters()))
+    assert torch.equal(
+        next(first.network.parameters()), next(prediction_of(TrainedNNUNet.of(model), "largest").network.parameters())
+    )
     with pytest.raises(ProXError, match="has no finished fold_1; finished are fold_0, fold_2"):
-        prediction_of(model, "largest", "fold_1")
+        prediction_of(TrainedNNUNet.of(model, "fold_1"), "largest")
 
 
 @pytest.fixture
 def prediction(bare: Path) -> Prediction:
-    return prediction_of(bare_model(plans_for()), "largest")
+    return prediction_of(TrainedNNUNet.of(bare_model(plans_for())), "largest")
 
 
 def test_a_folder_is_replaced_only_if_asked_and_only_a_bundle_of_ours(prediction: Prediction, tmp_path: Path) -> None:
@@ -458,7 +472,7 @@ def test_nothing_is_left_of_a_bundle_that_failed(
     ("changes", "message"),
     [
         ({"normalization_schemes": ["ZScoreNormalization", "CTNormalization"]}, "normalises channels differently"),
-        ({"normalization_schemes": ["MyNormalization"] * 2}, "has no counterpart among MONAI's transforms"),
+        ({"normalization_schemes": ["MyNormalization"] * 2}, "the plan's normalisation 'MyNormalization' is not nnU-Net's own"),
         ({"normalization_schemes": ["CTNormalization"] * 2}, "has no counterpart among MONAI's transforms"),
     ],
     ids=["mixed", "unknown", "two of CT"],
@@ -467,9 +481,10 @@ def test_normalisation_that_cannot_be_repeated_is_refused(bare: Path, changes: d
     model = bare_model(plans_for(channels=2), dataset=dataset_for(2))
     plans = json.loads((model.path / "plans.json").read_text())
     plans["configurations"][FULLRES] |= changes
+    plans["foreground_intensity_properties_per_channel"]["1"] |= {"mean": 12.0}
     write_json(plans, model.path / "plans.json")
     with pytest.raises(ProXError, match=message):
-        prediction_of(ModelFolder.open(model.path), "largest")
+        prediction_of(TrainedNNUNet.open(model.path), "largest")
 
 
 @pytest.mark.parametrize(
@@ -486,7 +501,7 @@ def test_files_that_are_read_in_another_way_are_refused(
     model = bare_model(plans_for(), dataset=dataset_for(**dataset))
     write_json(json.loads((model.path / "plans.json").read_text()) | changes, model.path / "plans.json")
     with pytest.raises(ProXError, match=re.escape(message)):
-        prediction_of(ModelFolder.open(model.path), "largest")
+        prediction_of(TrainedNNUNet.open(model.path), "largest")
 
 
 def test_a_folder_without_images_is_named(prediction: Prediction, tmp_path: Path) -> None:
@@ -500,7 +515,7 @@ def test_a_folder_without_images_is_named(prediction: Prediction, tmp_path: Path
 def test_two_dimensional_models_are_refused(bare: Path) -> None:
     model = bare_model(bare_plans(patch=(24, 32), prox=FEW))
     with pytest.raises(ProXError, match="2d is two-dimensional; only 3D models become bundles, use --format nnunet"):
-        prediction_of(model, "largest")
+        prediction_of(TrainedNNUNet.of(model), "largest")
 
 
 # ---------------------------------------------------------------------- the command
@@ -530,7 +545,7 @@ def test_a_voxel_that_is_no_number_is_0_as_nnunet_reads_it(bare: Path, tmp_path:
     voxels = image.get_fdata(dtype=np.float32)
     voxels[12, 9, 9] = wrong
     nib.save(nib.Nifti1Image(voxels, image.affine), file)
-    bundle = write_bundle(prediction_of(model, "largest"), tmp_path / "bundle")
+    bundle = write_bundle(prediction_of(TrainedNNUNet.of(model), "largest"), tmp_path / "bundle")
     with pytest.warns(UserWarning, match=r"case_0000\.nii\.gz has 1 voxels that are no finite numbers; they count as 0"):
         predict(bundle, tmp_path / "images", tmp_path / "masks")
     ours = np.asarray(nib.load(tmp_path / "masks" / "case.nii.gz").dataobj)
@@ -541,7 +556,9 @@ def test_a_voxel_that_is_no_number_is_0_as_nnunet_reads_it(bare: Path, tmp_path:
 @pytest.mark.parametrize(("highest", "dtype"), [(255, np.uint8), (300, np.uint16), (65535, np.uint16)])
 def test_regions_of_high_values_are_written_as_they_are(bare: Path, tmp_path: Path, highest: int, dtype: Any) -> None:
     dataset = dataset_for(**REGIONS | {"regions_class_order": [1, 2, highest]})
-    bundle = write_bundle(prediction_of(bare_model(plans_for(), dataset=dataset), "largest"), tmp_path / "bundle")
+    bundle = write_bundle(
+        prediction_of(TrainedNNUNet.of(bare_model(plans_for(), dataset=dataset)), "largest"), tmp_path / "bundle"
+    )
     write_case(tmp_path / "images")
     predict(bundle, tmp_path / "images", tmp_path / "masks")
     mask = np.asarray(nib.load(tmp_path / "masks" / "case.nii.gz").dataobj)
@@ -551,5 +568,5 @@ def test_regions_of_high_values_are_written_as_they_are(bare: Path, tmp_path: Pa
 
 def test_a_region_above_16_bits_is_refused(bare: Path) -> None:
     model = bare_model(plans_for(), dataset=dataset_for(**REGIONS | {"regions_class_order": [1, 2, 65536]}))
-    with pytest.raises(ProXError, match="there is a label 65536; bundles write labels from 0 to 65535"):
-        prediction_of(model, "largest")
+    with pytest.raises(ProXError, match=r"the regions are \(1, 2, 65536\); allowed are 3 values up to 65535"):
+        prediction_of(TrainedNNUNet.of(model), "largest")

@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import write_json
 from monai_prox.nnunet.family_report import write_family
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.open_part import ENTRY
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
@@ -72,7 +74,7 @@ def test_an_exported_member_computes_what_the_supernet_does(kind: str, bare: Pat
     seen = []
     for name in ("smallest", "middle", "largest"):
         _, subnet = model.member(name)
-        predictor = stock(export_nnunet(model, name))
+        predictor = stock(export_nnunet(TrainedNNUNet.of(model), name))
         network = predictor.network.eval()
         assert type(network).__module__ == "dynamic_network_architectures.architectures.unet"
         with torch.no_grad():
@@ -80,7 +82,7 @@ def test_an_exported_member_computes_what_the_supernet_does(kind: str, bare: Pat
             assert torch.equal(supernet.family.run(network, x, subnet), expected)
         seen.append(expected)
         assert sum(p.numel() for p in network.parameters()) == next(
-            member["parameters"] for member in model.family()["members"] if member["name"] == name
+            member.parameters for member in model.family().members if member.name == name
         )
         assert predictor.trainer_name == "nnUNetTrainer"
     assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
@@ -88,7 +90,7 @@ def test_an_exported_member_computes_what_the_supernet_does(kind: str, bare: Pat
 
 def test_every_fold_is_exported_with_weights_of_its_own(bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW), folds=(0, 2))
-    predictor = stock(export_nnunet(model, "largest"))
+    predictor = stock(export_nnunet(TrainedNNUNet.of(model), "largest"))
     assert len(predictor.list_of_parameters) == 2
     x = torch.randn(1, 1, 16, 24, 16, generator=torch.Generator().manual_seed(0))
     outputs = []
@@ -103,7 +105,7 @@ def test_every_fold_is_exported_with_weights_of_its_own(bare: Path) -> None:
 
 def test_the_checkpoint_carries_what_prediction_and_fine_tuning_need(bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW), folds=(2,))
-    folder = export_nnunet(model, "smallest")
+    folder = export_nnunet(TrainedNNUNet.of(model), "smallest")
     checkpoint = torch.load(folder / "fold_2" / FINAL, weights_only=True)
     assert checkpoint["trainer_name"] == "nnUNetTrainer"
     assert checkpoint["inference_allowed_mirroring_axes"] == (0, 1, 2)
@@ -121,7 +123,7 @@ def test_lower_resolution_is_a_coarser_spacing(kind: str, patch: list[int], bare
     """Axis by axis in the proportion by which the patch got smaller; thick slices stay as they are."""
     model = bare_model(PLANS[kind]())
     full = model.configuration
-    member = configuration_of(export_nnunet(model, "smallest"))
+    member = configuration_of(export_nnunet(TrainedNNUNet.of(model), "smallest"))
     assert member["patch_size"] == patch
     for axis, (small, large) in enumerate(zip(patch, full["patch_size"], strict=True)):
         assert member["spacing"][axis] == pytest.approx(full["spacing"][axis] * large / small)
@@ -133,7 +135,7 @@ def test_lower_resolution_is_a_coarser_spacing(kind: str, patch: list[int], bare
 
 def test_full_resolution_shares_the_preprocessed_data(bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW))
-    folder = export_nnunet(model, "largest")
+    folder = export_nnunet(TrainedNNUNet.of(model), "largest")
     member = configuration_of(folder)
     for key in ("patch_size", "spacing", "data_identifier", "architecture", "batch_size"):
         assert member[key] == model.configuration[key], key
@@ -150,7 +152,7 @@ def test_a_plan_that_inherits_is_whole_without_its_parent(bare: Path) -> None:
     path = model.path
     for configuration, batch_size in (("3d_wide", 7), (FULLRES, 2)):
         path = path.rename(path.with_name(f"ProXTrainerTiny__{CUT}__{configuration}"))
-        member = configuration_of(export_nnunet(ModelFolder.open(path), "largest"))
+        member = configuration_of(export_nnunet(TrainedNNUNet.open(path), "largest"))
         assert member["batch_size"] == batch_size
         assert not {"inherits_from", "next_stage"} & set(member)
 
@@ -159,11 +161,11 @@ def test_a_plan_that_inherits_is_whole_without_its_parent(bare: Path) -> None:
 def test_a_json_file_names_a_member(bare: Path) -> None:
     """With the subnet alone, or as an entry of family.json."""
     model = bare_model(bare_plans())
-    entry = next(member for member in model.family()["members"] if member["name"] == "largest")
+    entry = model.family().to_json()["members"][-1]
     subnet = entry["subnet"] | {"resolution": [0.75]}
     for name, content in {"coarse": subnet, "coarse-too": entry | {"subnet": subnet}}.items():
         (bare / f"{name}.json").write_text(json.dumps(content))
-        folder = export_nnunet(model, str(bare / f"{name}.json"))
+        folder = export_nnunet(TrainedNNUNet.of(model), str(bare / f"{name}.json"))
         assert folder.name == f"nnUNetTrainer__{CUT}-prox-{name}__{FULLRES}"
         assert configuration_of(folder)["patch_size"] == [12, 20, 12]
         assert configuration_of(folder)["architecture"] == model.configuration["architecture"]
@@ -194,7 +196,7 @@ def test_a_file_that_holds_no_member_is_refused(content: Callable[[ModelFolder],
         (bare / "member.json").write_text(content(model))
     before = tree(bare)
     with pytest.raises(ProXError, match=message):
-        export_nnunet(model, str(bare / "member.json"))
+        export_nnunet(TrainedNNUNet.of(model), str(bare / "member.json"))
     assert tree(bare) == before
 
 
@@ -202,7 +204,7 @@ def test_an_unknown_member_is_refused_with_the_known_ones(bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW))
     before = tree(bare)
     with pytest.raises(ProXError, match="there is no member 'tiny'; known: smallest, largest"):
-        export_nnunet(model, "tiny")
+        export_nnunet(TrainedNNUNet.of(model), "tiny")
     assert tree(bare) == before
 
 
@@ -246,13 +248,13 @@ def test_members_of_what_remained_open_are_exported(dimensions: list[str], bare:
     assert family.space == whole.family.space.restrict(counts | dict.fromkeys(dimensions, 1))
     assert model.member("largest")[1] == family.space.largest() != whole.family.space.largest()
     x = torch.randn(1, 1, *family.patch_size, generator=torch.Generator().manual_seed(0))
-    for name in {member["name"] for member in model.family()["members"]}:
+    for name in {member.name for member in model.family().members}:
         _, subnet = model.member(name)
-        network = stock(export_nnunet(model, name)).network.eval()
+        network = stock(export_nnunet(TrainedNNUNet.of(model), name)).network.eval()
         with torch.no_grad():
             assert torch.equal(family.run(network, x, subnet), whole.view(subnet)(x)), name
         assert ENTRY not in network.state_dict()
-        assert prediction_of(model, name).subnet == subnet.to_json()
+        assert prediction_of(TrainedNNUNet.of(model), name).subnet == subnet.to_json()
 
 
 def test_members_beyond_what_remained_open_are_refused(bare: Path) -> None:
@@ -262,7 +264,7 @@ def test_members_beyond_what_remained_open_are_refused(bare: Path) -> None:
     message = r"fold_0, whose training has closed choices of width, has no such member: width\[0\] = 4 is not legal"
     for export in (export_nnunet, prediction_of):
         with pytest.raises(ProXError, match=message):
-            export(model, largest)
+            export(TrainedNNUNet.of(model), largest)
     assert tree(bare) == before
 
 
@@ -275,12 +277,12 @@ def test_a_member_has_to_be_open_in_every_fold(bare: Path) -> None:
     for subnet, message in ((space.largest(), "fold_1, .*choices of width, has no"), (narrow, "fold_2, .*of levels, has no")):
         file = save_subnet(subnet, bare / "asked.json")
         with pytest.raises(ProXError, match=message):
-            export_nnunet(model, file)
-    assert prediction_of(model, file, "fold_1").subnet == narrow.to_json()
+            export_nnunet(TrainedNNUNet.of(model), file)
+    assert prediction_of(TrainedNNUNet.of(model, "fold_1"), file).subnet == narrow.to_json()
     with pytest.raises(ProXError, match=r"fold_2, .*of levels, has no such member"):
-        prediction_of(model, file, "fold_2")
+        prediction_of(TrainedNNUNet.of(model, "fold_2"), file)
     assert tree(model.path) == before and not list(model.path.parent.glob("nnUNetTrainer*"))
-    folder = export_nnunet(model, "smallest")
+    folder = export_nnunet(TrainedNNUNet.of(model), "smallest")
     assert sorted(path.name for path in folder.glob("fold_*")) == ["fold_0", "fold_1", "fold_2"]
 
 
@@ -293,28 +295,29 @@ def test_the_family_is_what_is_open_in_all_folds(bare: Path) -> None:
         for member in family["members"]:
             member["dice"] = {"mean": dice}
         write_json(family, model.path / fold / "family.json")
-    members = {member["name"]: member for member in model.family()["members"]}
-    assert Subnet.from_json(members["largest"]["subnet"]) == space.largest()
-    assert all(Subnet.from_json(member["subnet"]) in space for member in members.values())
-    assert members["smallest"]["dice"]["mean"] == pytest.approx(0.6)
+    members = {member.name: member for member in model.family().members}
+    assert members["largest"].subnet == space.largest()
+    assert all(member.subnet in space for member in members.values())
+    dice = {name: (member.scores or {})["mean"] for name, member in members.items()}
+    assert dice["smallest"] == pytest.approx(0.6)
     expected = 0.6  # unless another fold validated it too, under another name
     others = [json.loads((model.path / fold / "family.json").read_text())["members"] for fold in ("fold_0", "fold_2")]
-    same = [m["dice"]["mean"] for of in others for m in of if m["subnet"] == members["largest"]["subnet"]]
-    assert members["largest"]["dice"]["mean"] == pytest.approx((expected + sum(same)) / (1 + len(same)))
+    same = [m["dice"]["mean"] for of in others for m in of if m["subnet"] == members["largest"].subnet.to_json()]
+    assert dice["largest"] == pytest.approx((expected + sum(same)) / (1 + len(same)))
     for name in members:
-        export_nnunet(model, name)
+        export_nnunet(TrainedNNUNet.of(model), name)
 
 
 # ---------------------------------------------------------------------- whole or not there
 def test_an_existing_folder_stays_unless_it_may_be_overwritten(bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW))
     output = bare / "exported"
-    export_nnunet(model, "smallest", output)
+    export_nnunet(TrainedNNUNet.of(model), "smallest", output)
     before = tree(output)
     with pytest.raises(ProXError, match=f"{output} exists; give another --output or --overwrite"):
-        export_nnunet(model, "largest", output)
+        export_nnunet(TrainedNNUNet.of(model), "largest", output)
     assert tree(output) == before
-    assert export_nnunet(model, "largest", output, overwrite=True) == output
+    assert export_nnunet(TrainedNNUNet.of(model), "largest", output, overwrite=True) == output
     assert configuration_of(output)["patch_size"] == [16, 24, 16]
     assert stock(output).network is not None
     assert not list(bare.glob(".*"))
@@ -329,14 +332,14 @@ def test_nothing_but_an_exported_member_is_ever_replaced(bare: Path) -> None:
     before = tree(bare)
     for output in (model.path, mine):
         with pytest.raises(ProXError, match=f"{output} is not an exported member, so it is not replaced"):
-            export_nnunet(model, "smallest", output, overwrite=True)
+            export_nnunet(TrainedNNUNet.of(model), "smallest", output, overwrite=True)
     assert tree(bare) == before
 
 
 def test_what_nnunet_trained_into_an_exported_folder_is_kept(bare: Path) -> None:
     """Fine-tuning writes checkpoint_final.pth where the exported one was."""
     model = bare_model(bare_plans(prox=FEW))
-    output = export_nnunet(model, "largest", fine_tune=True)
+    output = export_nnunet(TrainedNNUNet.of(model), "largest", fine_tune=True)
     trainer = make_trainer(json.loads((output / "plans.json").read_text()), cls=nnUNetTrainer)
     trainer.initialize()
     assert Path(trainer.output_folder) == output / "fold_0"
@@ -345,11 +348,11 @@ def test_what_nnunet_trained_into_an_exported_folder_is_kept(bare: Path) -> None
     before = tree(bare)
     (log,) = (output / "fold_0").glob("training_log_*.txt")
     words = f"{output} is not replaced, for fold_0/{FINAL}, fold_0/{log.name} there were not exported; move them"
-    refused(words, export_nnunet, model, "largest", overwrite=True)
+    refused(words, export_nnunet, TrainedNNUNet.of(model), "largest", overwrite=True)
     assert tree(bare) == before
     kept = output.with_name("fine_tuned")
     output.rename(kept)
-    assert export_nnunet(model, "largest", overwrite=True) == output and tree(kept)
+    assert export_nnunet(TrainedNNUNet.of(model), "largest", overwrite=True) == output and tree(kept)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +393,7 @@ def test_a_validation_goes_only_with_the_member_and_the_weights_it_was_made_of(b
     model = bare_model(bare_plans(prox=FEW))
     fold = model.path / model.folds[0]
     epoch = model.checkpoint(model.folds[0])["current_epoch"]
-    write_json(model.family() | {"validated_epoch": epoch}, fold / "family.json")
+    replace(model.family(), validated_epoch=epoch).write(fold)
     summary = fold / "members" / "smallest" / "validation" / "summary.json"
     summary.parent.mkdir(parents=True, exist_ok=True)
     write_json({"mean": {}}, summary)
@@ -427,7 +430,7 @@ def test_segmentations_and_probabilities_of_the_validation_go_with_the_member(re
     segmentation = np.random.default_rng(0).integers(0, 3, (5, 6, 7), np.uint8)
     affine = np.array([[-1.1, 0, 0, 10], [0, 0, 1.3, -20], [0, 0.9, 0, 30], [0, 0, 0, 1]])
     found = validate(model, "smallest", nib.Nifti1Image(segmentation, affine))
-    folder = export_nnunet(ModelFolder.open(model.path), "smallest") / "fold_0" / "validation"
+    folder = export_nnunet(TrainedNNUNet.open(model.path), "smallest") / "fold_0" / "validation"
     assert sorted(path.name for path in folder.iterdir()) == ["case.nii.gz", "case.npz", "case.pkl", "summary.json"]
     for name in ("case.nii.gz", "case.npz", "summary.json"):
         assert (folder / name).read_bytes() == (found / name).read_bytes()
@@ -447,7 +450,7 @@ def test_no_pickle_comes_without_probabilities(bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW))
     found = validate(model, "largest", nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)))
     (found / "case.npz").unlink()
-    folder = export_nnunet(ModelFolder.open(model.path), "largest") / "fold_0" / "validation"
+    folder = export_nnunet(TrainedNNUNet.open(model.path), "largest") / "fold_0" / "validation"
     assert sorted(path.name for path in folder.iterdir()) == ["case.nii.gz", "summary.json"]
 
 
@@ -458,7 +461,7 @@ def test_a_validation_that_leads_out_of_the_model_folder_is_refused(name: str, b
     secret = (found / name).rename(bare / name)
     (found / name).symlink_to(secret)
     before = tree(bare)
-    refused(f"{name} is a link out of ", export_nnunet, ModelFolder.open(model.path), "smallest")
+    refused(f"{name} is a link out of ", export_nnunet, TrainedNNUNet.open(model.path), "smallest")
     assert tree(bare) == before
 
 
@@ -469,7 +472,7 @@ def test_a_segmentation_that_says_more_than_it_holds_is_refused(bare: Path) -> N
     data = bytearray(gzip.decompress((found / "case.nii.gz").read_bytes()))
     data[40:48] = np.array([3, 3000, 3000, 3000], np.int16).tobytes()
     (found / "case.nii.gz").write_bytes(gzip.compress(data))
-    refused("its header says (3000, 3000, 3000) voxels", export_nnunet, ModelFolder.open(model.path), "smallest")
+    refused("its header says (3000, 3000, 3000) voxels", export_nnunet, TrainedNNUNet.open(model.path), "smallest")
 
 
 @pytest.mark.parametrize("reader", ["BaseReaderWriter", "Mystery", "sitk"])
@@ -477,7 +480,7 @@ def test_a_reader_that_is_none_is_refused(reader: str, bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW))
     validate(model, "smallest", nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)))
     write_json(model.plans | {"image_reader_writer": reader}, model.path / "plans.json")
-    refused("", export_nnunet, ModelFolder.open(model.path), "smallest")
+    refused("", export_nnunet, TrainedNNUNet.open(model.path), "smallest")
 
 
 FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
@@ -488,7 +491,7 @@ def test_a_full_disk_leaves_nothing_behind(existed: bool, bare: Path, monkeypatc
     """In the second fold, so that one has been written; beside the model, where nnU-Net would look."""
     model = bare_model(bare_plans(prox=FEW), folds=(0, 1))
     if existed:
-        export_nnunet(model, "largest")
+        export_nnunet(TrainedNNUNet.of(model), "largest")
     before = tree(bare)
     save, calls = torch.save, []
 
@@ -501,7 +504,7 @@ def test_a_full_disk_leaves_nothing_behind(existed: bool, bare: Path, monkeypatc
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(ProXError, match=r"cannot write .*; nothing was left behind"):
-        export_nnunet(model, "largest", overwrite=True, fine_tune=True)
+        export_nnunet(TrainedNNUNet.of(model), "largest", overwrite=True, fine_tune=True)
     assert len(calls) == 2
     assert tree(bare) == before
 
@@ -515,7 +518,7 @@ def test_a_full_disk_leaves_no_new_folders_behind(bare: Path, monkeypatch: pytes
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(ProXError, match="nothing was left behind"):
-        export_nnunet(model, "largest", bare / "new" / "folders" / "exported")
+        export_nnunet(TrainedNNUNet.of(model), "largest", bare / "new" / "folders" / "exported")
     assert tree(bare) == before
 
 
@@ -523,7 +526,7 @@ def test_an_output_below_a_file_is_refused(bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW))
     (bare / "file").write_text("mine")
     with pytest.raises(ProXError, match=r"cannot write .*file/exported"):
-        export_nnunet(model, "largest", bare / "file" / "exported")
+        export_nnunet(TrainedNNUNet.of(model), "largest", bare / "file" / "exported")
     assert (bare / "file").read_text() == "mine"
 
 
@@ -531,9 +534,9 @@ def test_an_output_below_a_file_is_refused(bare: Path) -> None:
 def test_fine_tuning_puts_the_plan_beside_the_preprocessed_data(bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW))
     preprocessed = bare / "nnUNet_preprocessed" / "Dataset990_Phantom"
-    export_nnunet(model, "largest")
+    export_nnunet(TrainedNNUNet.of(model), "largest")
     assert not list(preprocessed.glob("*.json"))  # only where it was asked for
-    folder = export_nnunet(model, "smallest", fine_tune=True)
+    folder = export_nnunet(TrainedNNUNet.of(model), "smallest", fine_tune=True)
     plans = json.loads((preprocessed / f"{CUT}-prox-smallest.json").read_text())
     assert plans == json.loads((folder / "plans.json").read_text())
 
@@ -545,7 +548,7 @@ def test_a_plan_beside_the_data_that_was_edited_is_not_replaced(bare: Path) -> N
 
     def export(which: str, **options: Any) -> Path:
         write_json({"subnet": model.member(which)[1].to_json()}, taken)
-        return export_nnunet(model, str(taken), fine_tune=True, **options)
+        return export_nnunet(TrainedNNUNet.of(model), str(taken), fine_tune=True, **options)
 
     folder = export("smallest")
     plan = bare / "nnUNet_preprocessed" / "Dataset990_Phantom" / f"{CUT}-prox-mine.json"
@@ -581,7 +584,7 @@ def test_fine_tuning_needs_the_preprocessed_data(unset: bool, bare: Path, monkey
         monkeypatch.setenv("nnUNet_preprocessed", str(bare / "elsewhere"))
         message = "elsewhere/Dataset990_Phantom does not exist; preprocess"
     with pytest.raises(ProXError, match=message):
-        export_nnunet(model, "largest", fine_tune=True)
+        export_nnunet(TrainedNNUNet.of(model), "largest", fine_tune=True)
     assert tree(bare) == before
 
 
@@ -597,7 +600,7 @@ def test_a_plan_that_cannot_be_written_leaves_no_model_either(bare: Path, monkey
 
     monkeypatch.setattr(export_module, "write_json", full)
     with pytest.raises(ProXError, match="nothing was left behind"):
-        export_nnunet(model, "largest", fine_tune=True)
+        export_nnunet(TrainedNNUNet.of(model), "largest", fine_tune=True)
     assert tree(bare) == before
 
 
@@ -632,7 +635,7 @@ def test_a_damaged_model_folder_is_named(damage: Callable[[ModelFolder], Any], m
     damage(model)
     before = tree(bare)
     with pytest.raises(ProXError, match=message):
-        export_nnunet(ModelFolder.open(model.path), "largest")
+        export_nnunet(TrainedNNUNet.open(model.path), "largest")
     assert tree(bare) == before
 
 
@@ -645,6 +648,6 @@ def test_a_renamed_model_folder_is_named(bare: Path) -> None:
 def test_the_trained_model_is_not_changed_by_an_export(bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW))
     before = tree(model.path)
-    network = stock(export_nnunet(model, "smallest")).network
+    network = stock(export_nnunet(TrainedNNUNet.of(model), "smallest")).network
     assert isinstance(network, nn.Module)
     assert tree(model.path) == before

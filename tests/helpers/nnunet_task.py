@@ -218,7 +218,7 @@ def device_file(model: ModelFolder, which: str, path: Path, format: str = "onnx"
 def stock_predictor(model: ModelFolder, which: str = "largest") -> nnUNetPredictor:
     """nnU-Net's own, without mirroring, with a member that is exported for it."""
     predictor = nnUNetPredictor(use_mirroring=False, device=CPU, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(model, which)), None)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), which)), None)
     return predictor
 
 
@@ -236,9 +236,9 @@ def write_held_out(model: ModelFolder, names: Sequence[str], *, flat: bool = Fal
     flat: of two axes.
     """
     hold_out(model, names)
-    source = TrainedNNUNet(model, "fold_0", None)
+    source = TrainedNNUNet(model, ("fold_0",))
     name, largest = source.member("largest")
-    description, run = source.describe(name, largest), runnable(source.network(largest))
+    description, run = source.describe(largest, name=name), runnable(source.network(largest))
     folder = model.path.parents[2] / "raw" / model.plans["dataset_name"]
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)

@@ -156,7 +156,7 @@ def test_trains_with_several_at_once(in_phantom: Prepared) -> None:
     assert isinstance(trainer.network(torch.zeros(1, 1, 20, 24, 20)), torch.Tensor)
     model = ModelFolder.open(trainer.output_folder_base)
     assert model.checkpoint("fold_0")["trainer_name"] == "Mine"
-    assert {member["name"] for member in model.family()["members"]} == {"smallest", "largest"}
+    assert {member.name for member in model.family().members} == {"smallest", "largest"}
     assert model.scored.endswith("by nnU-Net's validation, without mirroring")
 
 

@@ -64,6 +64,7 @@ from monai_prox.report import count, plot_progress
 from monai_prox.runtime.dice import dice_of
 from monai_prox.trained.nnunet_checkpoint import load_checkpoint
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.open_part import ENTRY
 from monai_prox.training.monitor import verdicts_of
 
@@ -1024,7 +1025,9 @@ def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepare
         assert matrix.isfinite().all() and not torch.equal(matrix, torch.eye(len(matrix)))
     model = ModelFolder.open(continued.output_folder_base)
     _, subnet = model.member("smallest")
-    exported = torch.load(export_nnunet(model, "smallest") / "fold_0" / FINAL, weights_only=True)["network_weights"]
+    exported = torch.load(export_nnunet(TrainedNNUNet.of(model), "smallest") / "fold_0" / FINAL, weights_only=True)[
+        "network_weights"
+    ]
     assert equal(dict(exported), dict(trainer.supernet.extract(subnet).state_dict()))
     crops = SuperNet(trainer.supernet.family, trainer.network).extract(subnet).state_dict()
     kernels = [name for name, weight in exported.items() if name.endswith("conv.weight")]
@@ -1087,7 +1090,7 @@ def test_a_training_leaves_plots_validations_and_the_family(trained: Path) -> No
         summary = json.loads((folder / "validation" / "summary.json").read_text())
         assert members[name]["dice"]["mean"] == pytest.approx(summary["foreground_mean"]["Dice"], nan_ok=True)
         assert set(members[name]["dice"]) == {"mean", "1", "2"}
-    assert [entry["epoch"] for entry in family["probes"]][-1] == 4
+    assert [entry["epoch"] for entry in family["progress"]][-1] == 4
     assert not list(trained.rglob(".*"))  # no temporary file is left
 
 

@@ -38,7 +38,7 @@ from monai_prox.runtime.preprocessing import labels, preprocess
 from monai_prox.runtime.resampling import resample
 from monai_prox.runtime.sliding_window import sliding_window
 from monai_prox.trained.nnunet_folder import ModelFolder
-from monai_prox.trained.nnunet_source import describe
+from monai_prox.trained.nnunet_source import TrainedNNUNet, describe
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
@@ -262,7 +262,7 @@ def test_the_description_travels_in_the_file(model: ModelFolder, tmp_path: Path)
     onnx.checker.check_model(written)
     assert [one.version for one in written.opset_import if one.domain == ""] == [18]
     described = Model(path).description
-    plans = json.loads((export_nnunet(model, "smallest") / "plans.json").read_text())
+    plans = json.loads((export_nnunet(TrainedNNUNet.of(model), "smallest") / "plans.json").read_text())
     (configuration,) = plans["configurations"].values()
     assert list(described.patch) == configuration["patch_size"] and list(described.spacing) == configuration["spacing"]
     assert described.channels == ("MRI",) and described.labels == BARE_DATASET["labels"] and described.outputs == 3

@@ -221,7 +221,7 @@ def test_images_of_two_axes_are_searched_and_quantised(bare: Path, tmp_path: Pat
 
 def test_members_are_scored_by_what_torch_computes(source: TrainedNNUNet) -> None:
     name, subnet = source.member("largest")
-    description, network = source.describe(name, subnet), source.network(subnet)
+    description, network = source.describe(subnet, name=name), source.network(subnet)
     x = torch.randn(1, *description.input_shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = network(x).numpy()

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from monai_prox.export.nnunet import export_nnunet
 from monai_prox.nnunet.family_report import write_family
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer
 from monai_prox.tensor_file import write_tensors
+from monai_prox.trained.family_file import FamilyFile, NamedMember
 from monai_prox.trained.nnunet_folder import CHECKPOINTS, FINAL, ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
@@ -38,11 +40,11 @@ pytest_plugins = ["helpers.nnunet_fixtures"]
 
 FEW = {"space": TWO_MEMBERS}
 WIDTHS = {"space": {"depth": "full", "width": [0.5, 1.0], "levels": 0, "resolution": [0.75, 1.0]}}  # stages of two kinds
-MADE = ("subnet", "parameters", "macs", "name")
 
 
-def made(members: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: member[key] for key in MADE} for member in members]
+def made(family: FamilyFile) -> list[NamedMember]:
+    """Its members without their scores."""
+    return [replace(member, scores=None) for member in family.members]
 
 
 def validated(model: ModelFolder, dice: float = 0.8) -> dict[str, Any]:
@@ -62,7 +64,8 @@ def test_a_family_is_rebuilt_from_its_checkpoint(closed: dict[str, int], bare: P
     for epoch in range(trainer.num_epochs):
         trainer.engine.begin_epoch(epoch)
     for dimension in closed:
-        trainer._close(dimension)
+        trainer.engine.close(dimension)
+    trainer._follow_closed()
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     trainer.current_epoch = trainer.num_epochs - 1
     folder = Path(trainer.output_folder)
@@ -71,13 +74,13 @@ def test_a_family_is_rebuilt_from_its_checkpoint(closed: dict[str, int], bare: P
     for name, data in (("plans", trainer.plans_manager.plans), ("dataset", trainer.dataset_json)):
         (folder.parent / f"{name}.json").write_text(json.dumps(data))
     model = ModelFolder.open(folder.parent)
-    written = json.loads((folder / "family.json").read_text())
+    written = FamilyFile.read(folder / "family.json")
     (folder / "family.json").unlink()
     rebuilt = model.family()
-    assert made(rebuilt["members"]) == made(written["members"])
+    assert made(rebuilt) == made(written)
     for key in ("trainer", "epochs", "patch_size", "space", "closed", "orientations", "mirroring", "validated_epoch"):
-        assert rebuilt[key] == written[key], key
-    assert {member["dice"] for member in rebuilt["members"]} == {None}
+        assert getattr(rebuilt, key) == getattr(written, key), key
+    assert {member.scores for member in rebuilt.members} == {None}
 
 
 def test_the_largest_has_the_dice_of_nnunet_s_summary(bare: Path) -> None:
@@ -85,9 +88,9 @@ def test_the_largest_has_the_dice_of_nnunet_s_summary(bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW))
     validated(model)
     (model.path / "fold_0" / "family.json").unlink()
-    dice = {member["name"]: member["dice"] for member in model.family()["members"]}
+    dice = {member.name: member.scores for member in model.family().members}
     assert dice == {"smallest": None, "largest": {"mean": 0.8, "anterior": 0.8, "posterior": None}}
-    exported = {name: export_nnunet(model, name) / "fold_0" / "validation" / "summary.json" for name in dice}
+    exported = {name: export_nnunet(TrainedNNUNet.of(model), name) / "fold_0" / "validation" / "summary.json" for name in dice}
     assert json.loads(exported["largest"].read_text())["foreground_mean"] == {"Dice": 0.8}
     assert json.loads(exported["smallest"].read_text())["foreground_mean"] == {}
 
@@ -97,7 +100,7 @@ def test_a_model_that_nnunet_has_shared_as_a_zip_is_a_family(bare: Path, monkeyp
     monkeypatch.setattr("monai_prox.nnunet.trainer.stored_orientations", lambda dataset: {"LPS": 8})
     model = bare_model(bare_plans(prox=FEW))
     validated(model)
-    before = made(model.family()["members"])
+    before = made(model.family())
     (model.path / "fold_0" / "progress.png").touch()
     (model.path / "dataset_fingerprint.json").write_text("{}")
     where = {"trainer": "ProXTrainerTiny", "plans_identifier": model.plans["plans_name"], "configurations": (FULLRES,)}
@@ -106,9 +109,9 @@ def test_a_model_that_nnunet_has_shared_as_a_zip_is_a_family(bare: Path, monkeyp
     install_model_from_zip_file(str(bare / "shared.zip"))
     assert not (model.path / "fold_0" / "family.json").exists()
     installed = ModelFolder.open(model.path)
-    assert made(installed.family()["members"]) == before
-    assert installed.family()["members"][-1]["dice"]["mean"] == 0.8
-    assert prediction_of(installed, "smallest").orientation == "LPS"
+    assert made(installed.family()) == before
+    assert (installed.family().members[-1].scores or {})["mean"] == 0.8
+    assert prediction_of(TrainedNNUNet.of(installed), "smallest").orientation == "LPS"
 
 
 @pytest.mark.parametrize(
@@ -174,33 +177,33 @@ def test_a_training_that_has_not_finished_is_listed_and_exported(checkpoint: str
     with pytest.raises(ProXError, match=f"no fold of .* has a {FINAL}; .*, or use what there is: --checkpoint {checkpoint}$"):
         ModelFolder.open(folder)
     model = ModelFolder.open(folder, checkpoint)
-    names = [member["name"] for member in model.family()["members"]]
+    names = [member.name for member in model.family().members]
     assert names[0] == "smallest" and names[-1] == "largest"
-    exported = export_nnunet(model, "largest")
+    exported = export_nnunet(TrainedNNUNet.of(model), "largest")
     predictor = nnUNetPredictor(device=torch.device("cpu"))
     predictor.initialize_from_trained_model_folder(str(exported), None)
     weights = torch.load(folder / "fold_0" / CHECKPOINTS[checkpoint], weights_only=True)["network_weights"]
     assert all(torch.equal(weight, weights[name]) for name, weight in predictor.network.state_dict().items())
     assert torch.load(exported / "fold_0" / FINAL, weights_only=True)["current_epoch"] == 5
     source = TrainedNNUNet.open(folder, checkpoint=checkpoint)
-    description = source.describe(*source.member("smallest"))
+    description = source.describe("smallest")
     said = f"fold_0, 5 epochs, {CHECKPOINTS[checkpoint]}"
-    assert description.source.endswith(said) and prediction_of(model, "smallest").source.endswith(said)
+    assert description.source.endswith(said) and prediction_of(TrainedNNUNet.of(model), "smallest").source.endswith(said)
 
 
 def test_only_what_has_trained_is_listed_and_exported(bare: Path) -> None:
     """Stages open one after the other; a member beyond them is as it was drawn."""
     folder = unfinished(1, "best")
     model = ModelFolder.open(folder, "best")
-    assert [member["name"] for member in model.family()["members"]] == ["smallest"]
+    assert [member.name for member in model.family().members] == ["smallest"]
     whole = model._open_family(model.checkpoint("fold_0")).space
     (folder / "full.json").write_text(json.dumps({"subnet": whole.largest().to_json()}))
     with pytest.raises(
         ProXError, match=r"checkpoint_best\.pth of fold_0 is of stage 1 of 4, 'smallest', in which this member was"
     ):
-        export_nnunet(model, str(folder / "full.json"))
+        export_nnunet(TrainedNNUNet.of(model), str(folder / "full.json"))
     with pytest.raises(ProXError, match="there is no member 'largest'; known: smallest"):
-        export_nnunet(model, "largest")
+        export_nnunet(TrainedNNUNet.of(model), "largest")
 
 
 def test_shrinking_begins_with_the_largest(bare: Path) -> None:
@@ -208,7 +211,7 @@ def test_shrinking_begins_with_the_largest(bare: Path) -> None:
         epochs = 5
 
     model = ModelFolder.open(unfinished(1, "latest", Shrinking), "latest")
-    assert [member["name"] for member in model.family()["members"]] == ["largest"]
+    assert [member.name for member in model.family().members] == ["largest"]
 
 
 def test_the_best_of_a_finished_training_has_no_dice_unless_it_was_validated(bare: Path) -> None:
@@ -223,7 +226,7 @@ def test_the_best_of_a_finished_training_has_no_dice_unless_it_was_validated(bar
     for epoch, expected in ((1, None), (4, {"mean": 0.7, "anterior": 0.6, "posterior": 0.8})):  # --val_best
         (fold / "family.json").write_text(json.dumps(family | {"validated_epoch": epoch}))
         best = ModelFolder.open(model.path, "best")
-        assert [member["dice"] for member in best.family()["members"]] == [expected] * 2
+        assert [member.scores for member in best.family().members] == [expected] * 2
     assert ModelFolder.open(model.path).file == FINAL
 
 
@@ -302,7 +305,7 @@ def test_an_unknown_damage_of_the_stage_is_one_line(bare: Path) -> None:
         write_tensors(spoilt, file)
         model = ModelFolder.open(folder, "best")
         if message is None:
-            assert model.family()["members"]
+            assert model.family().members
             continue
         with pytest.raises(ProXError, match=message):
             model.family()

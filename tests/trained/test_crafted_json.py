@@ -32,6 +32,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.data.decathlon import DecathlonTask
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct_plan import OctPlan
@@ -46,7 +47,7 @@ from monai_prox.runtime.description import read_description
 from monai_prox.runtime.description import write_description as written
 from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.bundle_source import TrainedSegmenter
-from monai_prox.trained.family_file import check_family, find_member
+from monai_prox.trained.family_file import FamilyFile
 from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.trained.nnunet_plans import choices_of, monitor_of, recipe_of
 from monai_prox.trained.nnunet_source import TrainedNNUNet
@@ -105,7 +106,7 @@ def use_entry(data: Any) -> None:
 
 
 def use_family(data: Any) -> None:
-    find_member(check_family(data, "the file"), "smallest")
+    FamilyFile.from_json(data, "the file").find("smallest")
 
 
 READERS: dict[str, tuple[Any, Callable[[Any], object]]] = {
@@ -221,10 +222,10 @@ def use_model(path: Path) -> None:
     source = TrainedNNUNet.open(path)
     source.family()
     name, subnet = source.member("largest")
-    source.describe(name, subnet)
+    source.describe(subnet, name=name)
     source.model.validated("fold_0", subnet, 0)
     source.model.held_out("fold_0")
-    prediction_of(source.model, "largest")
+    prediction_of(source, "largest")
 
 
 def use_bundle(path: Path) -> None:
@@ -237,7 +238,7 @@ def use_bundle(path: Path) -> None:
 
 def use_trained(path: Path) -> None:
     source = TrainedSegmenter(TrainedBundle.open(path), None)
-    source.describe(*source.member("smallest"))
+    source.describe("smallest")
 
 
 @pytest.mark.parametrize("name", ["plans.json", "dataset.json", "fold_0/family.json", "fold_0/validation/summary.json"])
@@ -322,7 +323,7 @@ def test_what_the_grammar_allows_is_read_or_refused(text: str, never: bool, tmp_
 
 def test_what_weights_say_is_closed_is_read_as_carefully() -> None:
     network = FAMILY.build(FAMILY.space.largest())
-    OpenPart(FAMILY, network)
+    OpenPart(SuperNet(FAMILY, network))
     for text in ("[" * 100_000, "{", "[]", "3", '{"depth": null}', '{"depth": 99}', '{"no such": 1}', "1" + "0" * 5_000):
         entry = torch.tensor(list(text.encode()), dtype=torch.uint8)
         with pytest.raises(ProXError):

@@ -80,15 +80,15 @@ def test_a_label_that_nnunet_cannot_convert_is_named(value: Any) -> None:
 def test_scores_have_the_names_of_the_labels() -> None:
     mean = {"mean": 0.5, "1": 0.4, "2": 0.6}
     for dataset in (BARE_DATASET, TEXT, LISTED):
-        assert named_scores(mean, normalised(dataset, "")) == {"mean": 0.5, "anterior": 0.4, "posterior": 0.6}
+        assert named_scores(mean, normalised(dataset, "")["labels"]) == {"mean": 0.5, "anterior": 0.4, "posterior": 0.6}
     regions = {"mean": 0.5, "(1, 2)": 0.7, "(2,)": 0.6, "1": 0.2}
-    assert named_scores(regions, normalised(REGIONS, "")) == {"mean": 0.5, "whole": 0.7, "core": 0.6, "rim": 0.2}
+    assert named_scores(regions, normalised(REGIONS, "")["labels"]) == {"mean": 0.5, "whole": 0.7, "core": 0.6, "rim": 0.2}
     crossed = {"labels": {"background": 0, "2": 1, "mean": 2}}
-    assert named_scores({"mean": 0.5, "1": 0.4}, crossed) == {"mean": 0.5, "2": 0.4}
-    assert named_scores(mean, crossed) == {"mean": 0.5, "2": 0.4, "mean (2)": 0.6}
+    assert named_scores({"mean": 0.5, "1": 0.4}, crossed["labels"]) == {"mean": 0.5, "2": 0.4}
+    assert named_scores(mean, crossed["labels"]) == {"mean": 0.5, "2": 0.4, "mean (2)": 0.6}
     for other, shown in (("b", "mean (1)"), ("1", "mean (1)"), ("mean (1)", "mean (1) (1)")):
         labels = {"background": 0, "mean": 1, other: 2}
-        assert named_scores(mean, {"labels": labels}) == {"mean": 0.5, shown: 0.4, other: 0.6}
+        assert named_scores(mean, labels) == {"mean": 0.5, shown: 0.4, other: 0.6}
 
 
 def scored(dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[ModelFolder, list[float]]:
@@ -104,7 +104,7 @@ def scored(dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Mo
     run = runnable(source.network(subnet))
     held_out = source.held_out()
     assert isinstance(held_out, SegmentedCases)
-    return model, held_out.scores([0, 1], source.describe(name, subnet), run)
+    return model, held_out.scores([0, 1], source.describe(subnet, name=name), run)
 
 
 @pytest.mark.parametrize("dataset", [TEXT, LISTED], ids=["text", "listed"])
@@ -116,12 +116,11 @@ def test_dice_is_that_of_the_same_labels_as_numbers(
     numbers = SegmentedCases(TrainedNNUNet.open(model.path).held_out().labelled, BARE_DATASET["labels"])  # type: ignore[attr-defined]
     source = TrainedNNUNet.open(model.path)
     name, subnet = source.member("smallest")
-    run = runnable(source.network(subnet))
-    wanted = numbers.scores([0, 1], source.describe(name, subnet), run)
+    wanted = numbers.scores([0, 1], source.describe(subnet, name=name), runnable(source.network(subnet)))
     assert scores == wanted and all(0 < score < 1 for score in scores)
-    prediction = prediction_of(model, "largest")
+    prediction = prediction_of(TrainedNNUNet.of(model), "largest")
     assert prediction.outputs == ("background", "anterior", "posterior")
-    exported = export_nnunet(model, "largest")
+    exported = export_nnunet(TrainedNNUNet.of(model), "largest")
     written = json.loads((exported / "dataset.json").read_text())
     assert written["labels"] == BARE_DATASET["labels"]
     assert written["file_ending"] == ".nii.gz" and labels_of(written).num_segmentation_heads == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from monai_prox.files import write_json
 from monai_prox.latency.device import Device, fingerprint
 from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import choose_members
-from monai_prox.trained.family_file import check_family, find_member
+from monai_prox.trained.family_file import FamilyFile
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
@@ -37,7 +38,7 @@ def test_a_member_is_checked_into_its_normal_form() -> None:
 @pytest.mark.parametrize("name", ["net", "my_net", "my-net", "mynet", "my.net", "v1.2_final", "7", "größte", "choice-1a2b3c4d"])
 def test_a_files_name_is_the_members(name: str, tmp_path: Path) -> None:
     write_json({"subnet": SPACE.smallest().to_json()}, tmp_path / f"{name}.json")
-    assert find_member({"members": []}, str(tmp_path / f"{name}.json")) == (name, SPACE.smallest())
+    assert FamilyFile().find(str(tmp_path / f"{name}.json")) == (name, SPACE.smallest())
 
 
 @pytest.mark.parametrize("name", ["my net", "my__net", "_net", "net_", ".net", "net.", "a+b", "ä/..", "-net", ""])
@@ -45,7 +46,7 @@ def test_a_files_name_that_cannot_be_a_members_is_refused(name: str, tmp_path: P
     path = tmp_path / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     write_json({"subnet": SPACE.smallest().to_json()}, path)
-    words = refused("a file's name becomes the member's", find_member, {"members": []}, str(path))
+    words = refused("a file's name becomes the member's", FamilyFile().find, str(path))
     assert str(path) in words
 
 
@@ -56,8 +57,9 @@ def turned(bare: Path) -> tuple[Any, str]:
     fold = model.path / "fold_0"
     family = model.family()
     epoch = model.checkpoint("fold_0")["current_epoch"]
-    family["members"][0]["dice"] = {"mean": 0.7, "1": 0.6, "2": 0.8}
-    write_json(family | {"validated_epoch": epoch}, fold / "family.json")
+    first, *others = family.members
+    scored = replace(first, scores={"mean": 0.7, "1": 0.6, "2": 0.8})
+    replace(family, validated_epoch=epoch, members=(scored, *others)).write(fold)
     summary = fold / "members" / "smallest" / "validation" / "summary.json"
     summary.parent.mkdir(parents=True)
     write_json({"mean": {}, "metric_per_case": [], "foreground_mean": {"Dice": 0.7}}, summary)
@@ -68,10 +70,10 @@ def turned(bare: Path) -> tuple[Any, str]:
 
 def test_a_member_in_another_order_keeps_its_scores(turned: tuple[Any, str]) -> None:
     model, file = turned
-    smallest, found = prediction_of(model, "smallest"), prediction_of(model, file)
+    smallest, found = prediction_of(TrainedNNUNet.of(model), "smallest"), prediction_of(TrainedNNUNet.of(model), file)
     assert found.metrics == smallest.metrics and found.metrics["dice mean"] == 0.7
     assert list(found.subnet) == list(smallest.subnet)
-    folder = export_nnunet(model, file)
+    folder = export_nnunet(TrainedNNUNet.of(model), file)
     assert json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())["foreground_mean"] == {"Dice": 0.7}
     source = TrainedNNUNet.open(model.path)
     assert source.member(file)[1] == source.member("smallest")[1]
@@ -91,4 +93,4 @@ def test_a_measured_member_in_another_order_keeps_its_time() -> None:
 
 @pytest.mark.parametrize("members", [[], None, {}, 3])
 def test_a_family_has_members(members: Any, tmp_path: Path) -> None:
-    refused(f"{tmp_path} is not a family: it has no list of members", check_family, {"members": members}, tmp_path)
+    refused(f"{tmp_path} is not a family: it has no list of members", FamilyFile.from_json, {"members": members}, tmp_path)

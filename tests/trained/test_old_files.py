@@ -87,8 +87,8 @@ def test_old_files_are_read_as_new_ones(kind: str, bare: Path, capsys: pytest.Ca
         name, subnet = source.member("smallest")
         architectures.append(source.model.configuration["architecture"])
         networks.append(source.network(subnet).state_dict())
-        descriptions.append(source.describe(name, subnet))
-        bundles.append(prediction_of(source.model, "smallest").inference())
+        descriptions.append(source.describe(subnet, name=name))
+        bundles.append(prediction_of(source, "smallest").inference())
     assert architectures[0] == architectures[1] and descriptions[0] == descriptions[1] and bundles[0] == bundles[1]
     assert all(torch.equal(networks[0][key], networks[1][key]) for key in networks[1])
     assert descriptions[0].channels == ("CT",) and descriptions[0].normalisation[0].lower == -50
@@ -144,14 +144,14 @@ def test_held_out_cases_are_those_that_a_dataset_lists(bare: Path, tmp_path: Pat
     ]
     name, largest = source.member("largest")
     run = runnable(source.network(largest))
-    assert held_out.scores([0, 1], source.describe(name, largest), run) == [1, 1]
+    assert held_out.scores([0, 1], source.describe(largest, name=name), run) == [1, 1]
     hold_out(model, [*names, "three"])
     refused("lacks 1 of the 3 cases", source.held_out)
     hold_out(model, names)
     files["two"]["images"] *= 2
     (raw / "dataset.json").write_text(json.dumps({"dataset": files}))
     held_out = source.held_out()
-    held_out.usable([0, 1], source.describe(name, largest))
+    held_out.usable([0, 1], source.describe(largest, name=name))
     assert held_out.left_out == {"two": "the network needs 1 images (MRI); listed are scan 1.nii.gz, scan 1.nii.gz"}
 
 
@@ -173,4 +173,4 @@ def test_a_list_that_is_none_is_refused(listed: Any, bare: Path, monkeypatch: py
 )
 def test_what_nnunet_does_not_read_may_be_anything(stated: dict[str, Any], licence: str, bare: Path) -> None:
     model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), dataset=BARE_DATASET | stated | {"numTraining": "8"})
-    assert prediction_of(model, "smallest").licence == licence
+    assert prediction_of(TrainedNNUNet.of(model), "smallest").licence == licence

@@ -135,7 +135,7 @@ def test_nonsense_in_a_model_folder_is_refused(name: str, nonsense: str, model: 
     def use() -> None:
         source = TrainedNNUNet.open(model.path)
         source.family()
-        source.describe(*source.member("largest"))
+        source.describe("largest")
 
     with pytest.raises(ProXError):
         use()
@@ -189,7 +189,7 @@ def test_names_do_not_become_code_in_an_exported_bundle(where: str, model: Model
         (configuration,) = plans["configurations"].values()
         configuration["architecture"]["arch_kwargs"]["norm_op_kwargs"]["eps"] = CODE
     with pytest.raises(ProXError, match=r"would be read as an expression in a bundle|allowed is a float such as 1e-05"):
-        prediction_of(replace(model, dataset=dataset, plans=plans), "largest")
+        prediction_of(TrainedNNUNet.of(replace(model, dataset=dataset, plans=plans)), "largest")
 
 
 def test_a_model_folder_is_not_followed_out_of_itself(model: ModelFolder, tmp_path: Path) -> None:
@@ -215,12 +215,12 @@ def test_links_that_lead_out_of_a_model_folder_are_not_followed_into_an_export(
         family["validated_epoch"] = model.checkpoint("fold_0")["current_epoch"]
         (model.path / "fold_0" / "family.json").write_text(json.dumps(family))
     with pytest.raises(ProXError, match=f"{file} is a link out of .*, to {secret}; put the file itself there"):
-        export_nnunet(model, "largest", tmp_path / "exported__a__3d_fullres")
+        export_nnunet(TrainedNNUNet.of(model), "largest", tmp_path / "exported__a__3d_fullres")
     assert not (tmp_path / "exported__a__3d_fullres").exists()
     (model.path / "elsewhere").write_text('{"metric_per_case": []}')
     link.unlink()
     link.symlink_to(model.path / "elsewhere")  # inside it, links are as good as files
-    export_nnunet(model, "largest", tmp_path / "exported__a__3d_fullres")
+    export_nnunet(TrainedNNUNet.of(model), "largest", tmp_path / "exported__a__3d_fullres")
 
 
 # ---------------------------------------------------------------------- what a terminal shows
