@@ -7,8 +7,8 @@ from .core.family import Family as Family
 from .core.named_members import named_members as named_members
 from .core.network import largest as largest
 from .core.network import prediction_graph as prediction_graph
+from .core.slots import Slot as Slot
 from .core.space import SearchSpace as SearchSpace
-from .core.space import Slot as Slot
 from .core.space import Subnet as Subnet
 from .core.supernet import SuperNet as SuperNet
 from .data.decathlon import find_task as find_task

@@ -22,7 +22,8 @@ from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualCon
 
 from monai_prox.core.layers import Layer, convolution, strided, weightless
 from monai_prox.core.slicing import Region, centre, prefix
-from monai_prox.core.space import Need, SearchSpace, Slot, Subnet, Value
+from monai_prox.core.slots import Need, Slot, Value
+from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError
 from monai_prox.typed import listed, typed
 

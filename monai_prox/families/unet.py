@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from monai_prox.core.layers import Layer, convolution, strided, weightless
 from monai_prox.core.slicing import Region, centre, halves, prefix
-from monai_prox.core.space import Need, SearchSpace, Slot, Subnet, Value
+from monai_prox.core.slots import Need, Slot, Value
+from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError, refusing
 from monai_prox.families.architecture import DEPTH_KEY, WHOLE, build_network, checked, kind_of
 from monai_prox.families.unet_choices import UNetChoices

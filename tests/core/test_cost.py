@@ -36,7 +36,7 @@ def toy(kind: str = "PlainConvUNet", **changes: object) -> SuperNet:
 
 def member(**changes: tuple[float, ...]) -> Subnet:
     own = {"levels": (2,), "resolution": (1.0,), "depth": (1, 1), "decoder_depth": (1,), "width": (4, 8)}
-    return Subnet.of(**own | {"kernel": (3, 3)} | changes)
+    return Subnet.from_values(**own | {"kernel": (3, 3)} | changes)
 
 
 # A convolution has inputs x outputs x taps weights, a bias per output, and a norm of two values per output follows it.

@@ -22,7 +22,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from monai_prox.core import cost
-from monai_prox.core.space import ABSENT, SearchSpace, Subnet
+from monai_prox.core.slots import ABSENT
+from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet, finest
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct_plan import OctPlan
@@ -199,7 +200,7 @@ def test_illegal_members_are_refused_with_a_reason(family: Any, seed: int) -> No
     subnet = space.sample(generator)
     assert subnet in space and space.check(subnet) == subnet
     dimension, values = spoilt(space, subnet, generator)
-    illegal = Subnet.of(**values)
+    illegal = Subnet.from_values(**values)
     assert illegal not in space
     for use in (space.check, family.architecture_of, lambda subnet: cost.parameters(family, subnet)):
         with pytest.raises(ProXError) as refusal:
@@ -228,7 +229,7 @@ def test_ties_between_slots_are_kept_by_every_member_and_refused_elsewhere(famil
         return value in slot.choices and tied and (slot.differs is None or values[name][slot.differs] != value)
 
     legal = all(allowed(name, index) for name, of in values.items() for index in range(len(of)))
-    asked = Subnet.of(**{name: tuple(of) for name, of in values.items()})
+    asked = Subnet.from_values(**{name: tuple(of) for name, of in values.items()})
     assert (asked in space) == legal
     near = space.nearest(
         {name: [generator.randrange(len(slot.choices)) for slot in of] for name, of in space.dimensions.items()}
@@ -344,7 +345,7 @@ def raised(space: SearchSpace, subnet: Subnet, dimension: str, index: int) -> Su
             if not larger:
                 return None
             chosen[name].append(larger[0])
-    return Subnet.of(**{name: tuple(of) for name, of in chosen.items()})
+    return Subnet.from_values(**{name: tuple(of) for name, of in chosen.items()})
 
 
 def costs(family: Any, subnet: Subnet) -> dict[str, float]:

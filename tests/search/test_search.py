@@ -707,6 +707,6 @@ def test_searches_lie_side_by_side_and_a_name_is_always_the_same_member(source: 
     again = write_report(search_of(source, storage, budget=budgets[1], finalists=2).run(), output)
     assert [one["name"] for one in again["finalists"]] == [one["name"] for one in found[1]["finalists"]]
     assert (folders[0] / "front.json").read_bytes() == before
-    assert name_of(Subnet.of(levels=(3,), resolution=(0.75,), width=(4, 8, 16))) == "choice-5605506b", (
+    assert name_of(Subnet.from_values(levels=(3,), resolution=(0.75,), width=(4, 8, 16))) == "choice-5605506b", (
         "names that were given must mean the same in later versions"
     )
