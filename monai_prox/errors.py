@@ -28,7 +28,7 @@ class ProXError(ValueError):
 
 
 @contextmanager
-def refusing(what: str) -> Iterator[None]:
+def refusing(subject: str) -> Iterator[None]:
     """Within it, whatever values from outside make code raise becomes a ProXError that begins with ``what``.
 
     For data that others check, or nobody: torch's layers, nnU-Net's plans. A decorator, too.
@@ -38,4 +38,4 @@ def refusing(what: str) -> Iterator[None]:
     except ProXError:
         raise
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ProXError(f"{what}: {type(error).__name__}: {' '.join(str(error).split()):.160}") from error
+        raise ProXError(f"{subject}: {type(error).__name__}: {' '.join(str(error).split()):.160}") from error

@@ -38,19 +38,19 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
     """Removes what killed processes of this machine have left in ``folder`` of the file or folder ``name``, or of any."""
-    for left in folder.glob(f".{name if name == '*' else escape(name[:SHORT])}.*{UNFINISHED}"):
-        owner = OWNER.search(left.name)
+    for leftover in folder.glob(f".{name if name == '*' else escape(name[:SHORT])}.*{UNFINISHED}"):
+        owner = OWNER.search(leftover.name)
         if owner is not None and owner["host"] == _host() and not _runs(int(owner["process"])):
-            _put_back(left)
-            shutil.rmtree(left, ignore_errors=True)
+            _put_back(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _put_back(left: Path) -> None:
+def _put_back(leftover: Path) -> None:
     """What was to be replaced by a folder in ``left``, if its process ended after it had taken it away."""
-    if (left / REPLACED).is_dir():
-        for unfinished in left.iterdir():
-            if unfinished.name != REPLACED and not (place := left.parent / unfinished.name).exists():
-                (left / REPLACED).rename(place)
+    if (leftover / REPLACED).is_dir():
+        for unfinished in leftover.iterdir():
+            if unfinished.name != REPLACED and not (place := leftover.parent / unfinished.name).exists():
+                (leftover / REPLACED).rename(place)
 
 
 def _host() -> str:

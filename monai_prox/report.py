@@ -30,7 +30,7 @@ class Row:
     """A member in a table.
 
     scores: by class, None where no case has the class; seconds: per case, None where not measured. choices: what of the space
-    it takes, see ``what_it_is``.
+    it takes, see ``describe_choices``.
     """
 
     name: str
@@ -53,7 +53,7 @@ def count(number: float) -> str:
     return f"{number:.3g}"
 
 
-def what_it_is(subnet: Mapping[str, Sequence[float]]) -> str:
+def describe_choices(subnet: Mapping[str, Sequence[float]]) -> str:
     """What a member is: by dimension its value, or the smallest and the largest where its stages differ; 0 is no stage."""
     present = {name: sorted({value for value in values if value}) for name, values in subnet.items()}
     spans = {name: [values[0], values[-1]][: len(values)] for name, values in present.items() if values}
@@ -74,7 +74,7 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return head, body
 
 
-def caption_of(rows: Sequence[Row], measure: str, scored: str) -> str:
+def _caption(rows: Sequence[Row], measure: str, scored: str) -> str:
     """scored: in words, what the scores are of, if ``rows`` have some."""
     scores = f" {measure.capitalize()} by class, of {scored}." if any(row.scores for row in rows) else ""
     return (
@@ -89,7 +89,7 @@ def family_table(rows: Sequence[Row], measure: str, scored: str) -> Table:
     from rich.text import Text
 
     head, body = _cells(rows)
-    table = Table(title="Members of the family", caption=caption_of(rows, measure, scored))
+    table = Table(title="Members of the family", caption=_caption(rows, measure, scored))
     for column in head:
         table.add_column(Text(printable(column)), justify="left" if column == "member" else "right", no_wrap=column == "member")
     for cells in body:
@@ -109,7 +109,7 @@ def family_text(rows: Sequence[Row], measure: str, scored: str) -> str:
     first, *lines = (
         "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in (head, *body)
     )
-    return "\n".join(["Members of the family", first, *lines, caption_of(rows, measure, scored), *choices_text(rows)])
+    return "\n".join(["Members of the family", first, *lines, _caption(rows, measure, scored), *choices_text(rows)])
 
 
 def plot_progress(
@@ -156,12 +156,12 @@ def plot_family(members: Sequence[dict[str, Any]], path: Path, *, title: str) ->
         axes.set(xlabel="MACs per patch (billion)", ylabel="mean Dice on held-out cases", title=title)
         if not shown:
             return
-        most = max(m["parameters"] for m in shown)
+        largest = max(m["parameters"] for m in shown)
         macs = [m["macs"] / 1e9 for m in shown]
         dice = [m["dice"]["mean"] for m in shown]
         axes.plot(macs, dice, color="#ced4da", zorder=1)
         for member, x, y in zip(shown, macs, dice, strict=True):
-            area = 40 + 500 * member["parameters"] / most
+            area = 40 + 500 * member["parameters"] / largest
             axes.scatter(x, y, s=area, color=COLOURS.get(member["name"], "#495057"), alpha=0.85, zorder=2, linewidth=0)
             label = f"{member['name']}\n{count(member['parameters'])} weights"
             style: dict[str, Any] = {
@@ -201,10 +201,10 @@ def plot_choices(
             place.spines[["top", "right"]].set_visible(False)
             place.scatter([c[name] for c, _ in members], [score for _, score in members], s=14, color="#ced4da", linewidth=0)
             scored = [*members, *((costs, score) for costs, score, _ in finalists)]
-            every = sorted((costs[name], score) for costs, score in scored)
-            best = list(accumulate((score for _, score in every), max))
-            place.step([cost for cost, _ in every], best, where="post", color="#a5d8ff", zorder=1)
-            ordered = sorted(finalists, key=lambda one: one[0][name])
+            points = sorted((costs[name], score) for costs, score in scored)
+            best = list(accumulate((score for _, score in points), max))
+            place.step([cost for cost, _ in points], best, where="post", color="#a5d8ff", zorder=1)
+            ordered = sorted(finalists, key=lambda finalist: finalist[0][name])
             errors = [error or 0 for *_, error in ordered]
             style: dict[str, Any] = {"fmt": "o", "color": COLOURS["small"], "markersize": 5, "elinewidth": 1, "zorder": 2}
             place.errorbar([c[name] for c, *_ in ordered], [score for _, score, _ in ordered], yerr=errors, **style)

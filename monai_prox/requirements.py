@@ -29,8 +29,8 @@ class Requirement:
 
     @property
     def problem(self) -> str | None:
-        wanted = f"{self.name}{self.supported}"
-        remedy = f"use {wanted}" if self.name == "Python" else f"pip install '{wanted}'"
+        specifier = f"{self.name}{self.supported}"
+        remedy = f"use {specifier}" if self.name == "Python" else f"pip install '{specifier}'"
         if self.installed is None:
             return f"not installed; {remedy}"
         if not self.supported.contains(self.installed, prereleases=True):
@@ -44,14 +44,14 @@ def requirements() -> Iterator[Requirement]:
         import packaging.requirements as pep508
         from packaging.specifiers import SpecifierSet
 
-        ours = metadata("monai-prox")
+        package = metadata("monai-prox")
     except ImportError:  # PackageNotFoundError is one
         return
-    yield Requirement("Python", SpecifierSet(ours["Requires-Python"]), ".".join(map(str, sys.version_info[:3])))
-    for line in ours.get_all("Requires-Dist", []):
-        asked = pep508.Requirement(line)
-        if asked.marker is None or asked.marker.evaluate({"extra": ""}):
-            yield Requirement(asked.name, asked.specifier, _installed(asked.name))
+    yield Requirement("Python", SpecifierSet(package["Requires-Python"]), ".".join(map(str, sys.version_info[:3])))
+    for line in package.get_all("Requires-Dist", []):
+        requirement = pep508.Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield Requirement(requirement.name, requirement.specifier, _installed(requirement.name))
 
 
 def missing(module: str) -> str:
@@ -60,12 +60,12 @@ def missing(module: str) -> str:
     project = PROJECTS.get(name, name).lower()
     by_extra = _extras()
     for extra, lines in by_extra.items():
-        if project in (known.lower() for known in lines):
-            wanted = list(lines.values()) if extra else [line for known, line in lines.items() if known.lower() == project]
+        if project in (entry.lower() for entry in lines):
+            packages = list(lines.values()) if extra else [line for entry, line in lines.items() if entry.lower() == project]
             break
     else:
-        wanted = [project]
-    return f"{name} is not installed: pip install {shlex.join(wanted)}"
+        packages = [project]
+    return f"{name} is not installed: pip install {shlex.join(packages)}"
 
 
 def _extras() -> dict[str, dict[str, str]]:
@@ -76,12 +76,12 @@ def _extras() -> dict[str, dict[str, str]]:
         lines = metadata("monai-prox").get_all("Requires-Dist", [])
     except ImportError:
         return {}
-    found: dict[str, dict[str, str]] = {extra: {} for extra in EXTRAS}
-    for one in map(pep508.Requirement, lines):
-        of = [extra for extra in EXTRAS if one.marker is None or one.marker.evaluate({"extra": extra})]
-        if of and one.name != "monai-prox":
-            found[of[0]][one.name] = f"{one.name}{one.specifier}"
-    return found
+    lines_by_extra: dict[str, dict[str, str]] = {extra: {} for extra in EXTRAS}
+    for requirement in map(pep508.Requirement, lines):
+        extras = [extra for extra in EXTRAS if requirement.marker is None or requirement.marker.evaluate({"extra": extra})]
+        if extras and requirement.name != "monai-prox":
+            lines_by_extra[extras[0]][requirement.name] = f"{requirement.name}{requirement.specifier}"
+    return lines_by_extra
 
 
 def _installed(name: str) -> str | None:

@@ -49,7 +49,7 @@ def write_tensors(data: Any, path: Path | str) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, what: str = "file of tensors") -> Any:
+def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, kind: str = "file of tensors") -> Any:
     """Tensors and plain data. what: the file is, for the errors.
 
     Raises ProXError, naming ``path``, if it is missing, broken, or holds or asks for more.
@@ -63,12 +63,12 @@ def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, what: 
         if Counter(size for size in storages.values() if size) - stored:  # torch of old reads on behind what is there
             raise ProXError("a tensor is larger than what is stored of it")
     except FileNotFoundError:
-        raise ProXError(f"there is no {what} {path}") from None
+        raise ProXError(f"there is no {kind} {path}") from None
     except pickle.UnpicklingError:  # its message tells users to load it unsafely
-        raise ProXError(f"{path} is not a whole {what}: it holds more than tensors and plain data") from None
+        raise ProXError(f"{path} is not a whole {kind}: it holds more than tensors and plain data") from None
     except Exception as error:  # torch raises many kinds for broken files; all mean the same to the user
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ProXError(f"{path} is not a whole {what}: {reason:.200}") from None
+        raise ProXError(f"{path} is not a whole {kind}: {reason:.200}") from None
     return data
 
 
@@ -81,9 +81,9 @@ def _check_archive(path: Path) -> Counter[int]:
             names = {entry.filename.lower() for entry in entries}  # torch knows no other letters
             if len(entries) > MOST_ENTRIES or len(names) < len(entries):
                 raise ProXError(f"it has {len(entries):,} entries, which may be {MOST_ENTRIES:,} with names of their own")
-            whole = sum(entry.file_size for entry in entries)
-            if any(entry.compress_type != ZIP_STORED for entry in entries) or whole > size:
-                raise ProXError(f"it is compressed, {size:,} bytes hold {whole:,}; save it again by torch.save")
+            inflated = sum(entry.file_size for entry in entries)
+            if any(entry.compress_type != ZIP_STORED for entry in entries) or inflated > size:
+                raise ProXError(f"it is compressed, {size:,} bytes hold {inflated:,}; save it again by torch.save")
             _check_directory(path, archive.start_dir)
             top = entries[0].filename.partition("/")[0] + "/" if entries else ""
             pickles = [entry for entry in entries if entry.filename.lower().endswith("data.pkl")]
@@ -105,15 +105,15 @@ def _check_directory(path: Path, start: int) -> None:
     with path.open("rb") as file:
         file.seek(-END, os.SEEK_END)
         end = file.tell()
-        signature, *_, first, comment = struct.unpack("<4s4H2LH", file.read(END))
-        said = [first]
+        signature, *_, start_there, comment = struct.unpack("<4s4H2LH", file.read(END))
+        starts = [start_there]
         file.seek(end - LOCATOR)
         if file.read(4) == b"PK\6\7":  # of an archive that could be large
             file.read(4)
             (record,) = struct.unpack("<Q", file.read(8))
             file.seek(record + 48)
-            said = [value for value in said if value != 2**32 - 1] + list(struct.unpack("<Q", file.read(8)))
-    if signature != b"PK\5\6" or comment or any(place != start for place in said):
+            starts = [value for value in starts if value != 2**32 - 1] + list(struct.unpack("<Q", file.read(8)))
+    if signature != b"PK\5\6" or comment or any(place != start for place in starts):
         raise ProXError("it is no archive of torch.save, its directory is not where it says")
 
 
@@ -125,7 +125,7 @@ def _check_pickle(data: bytes) -> None:
             raise ProXError(f"it holds more than tensors and plain data: {str(argument or opcode.name).replace(' ', '.'):.80}")
 
 
-def _count(data: Any, known: dict[int, int], depth: int, storages: dict[int, int]) -> int:
+def _count(data: Any, counts: dict[int, int], depth: int, storages: dict[int, int]) -> int:
     """The number of values in ``data``, as often as they are reached: who goes through it needs as long.
 
     storages: gets the bytes of each.
@@ -141,13 +141,13 @@ def _count(data: Any, known: dict[int, int], depth: int, storages: dict[int, int
         return 1
     if not isinstance(data, (dict, list, tuple)):
         raise ProXError(f"it holds a {type(data).__name__}")
-    if id(data) not in known:
+    if id(data) not in counts:
         children = [*data, *data.values()] if isinstance(data, dict) else data
-        known[id(data)] = MOST_VALUES  # of one that holds itself
-        known[id(data)] = 1 + sum(_count(child, known, depth + 1, storages) for child in children)
-    if known[id(data)] > MOST_VALUES:
+        counts[id(data)] = MOST_VALUES  # of one that holds itself
+        counts[id(data)] = 1 + sum(_count(child, counts, depth + 1, storages) for child in children)
+    if counts[id(data)] > MOST_VALUES:
         raise ProXError(f"it holds more than {MOST_VALUES:,} values")
-    return known[id(data)]
+    return counts[id(data)]
 
 
 def check_weights(weights: Any, network: nn.Module, source: Path | str) -> None:
@@ -156,19 +156,22 @@ def check_weights(weights: Any, network: nn.Module, source: Path | str) -> None:
     network: on the meta device, so that nothing is allocated for what a file only claims. Beside names and shapes, what was
     read has to have a byte for each weight.
     """
-    wrong = f"{source} does not hold the weights of this network"
+    problem = f"{source} does not hold the weights of this network"
     if not isinstance(weights, Mapping):
-        raise ProXError(f"{wrong}: it holds a {type(weights).__name__}")
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(of.shape) if isinstance(of, Tensor) else f"a {type(of).__name__}" for name, of in weights.items()}
-    for name in (*wanted, *found):
-        if wanted.get(name) != found.get(name):
-            here, there = found.get(name, "missing"), wanted.get(name, "missing")
-            raise ProXError(f"{wrong}: {name!s:.80} is {here}, the network's is {there}")
+        raise ProXError(f"{problem}: it holds a {type(weights).__name__}")
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {
+        name: tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        for name, value in weights.items()
+    }
+    for name in (*expected, *found):
+        if expected.get(name) != found.get(name):
+            given, needed_shape = found.get(name, "missing"), expected.get(name, "missing")
+            raise ProXError(f"{problem}: {name!s:.80} is {given}, the network's is {needed_shape}")
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ProXError(f"{source} has weights that are no finite numbers, {name:.80}: its training has diverged")
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in weights.values()}
-    needed, held = sum(parameter.numel() for parameter in network.parameters()), sum(storages.values())
-    if needed > held:
-        raise ProXError(f"{wrong}: it has {held:,} bytes for {needed:,} weights")
+    needed, stored = sum(parameter.numel() for parameter in network.parameters()), sum(storages.values())
+    if needed > stored:
+        raise ProXError(f"{problem}: it has {stored:,} bytes for {needed:,} weights")

@@ -68,11 +68,11 @@ class Cost:
         return 4e-6 * self.parameters
 
 
-def of(family: Family, subnet: Subnet, size: Sequence[int]) -> Cost:
+def member_cost(family: Family, subnet: Subnet, size: Sequence[int]) -> Cost:
     """Of one input of ``size`` voxels at full resolution."""
     total = macs_ = live = 0
     for layer in family.layers(subnet, size):
-        total += layer.weights + layer.others
+        total += layer.weights + layer.other_parameters
         macs_ += layer.weights * layer.uses
         live = max(live, layer.live)
     return Cost(total, macs_, live)
@@ -80,17 +80,17 @@ def of(family: Family, subnet: Subnet, size: Sequence[int]) -> Cost:
 
 def parameters(family: Family, subnet: Subnet) -> int:
     """See ``Cost``."""
-    return sum(layer.weights + layer.others for layer in family.layers(subnet))
+    return sum(layer.weights + layer.other_parameters for layer in family.layers(subnet))
 
 
 def macs(family: Family, subnet: Subnet, size: Sequence[int]) -> int:
     """See ``Cost``."""
-    return of(family, subnet, size).macs
+    return member_cost(family, subnet, size).macs
 
 
 def activations(family: Family, subnet: Subnet, size: Sequence[int]) -> int:
     """See ``Cost``."""
-    return of(family, subnet, size).activations
+    return member_cost(family, subnet, size).activations
 
 
 def tiles(image: Sequence[int], patch: Sequence[int], *, mirrored: int = 0) -> int:

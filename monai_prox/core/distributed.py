@@ -30,10 +30,10 @@ def world_size() -> int:
 
 def check_shared(training: Sized, validation: Sized) -> None:
     """Raises ProXError where there are fewer cases of either than processes, each of which needs one."""
-    for what, cases in (("training", training), ("validation", validation)):
+    for name, cases in (("training", training), ("validation", validation)):
         if len(cases) < world_size():
             raise ProXError(
-                f"{world_size()} processes share the {what} cases, of which there are {len(cases)}, and each needs one; "
+                f"{world_size()} processes share the {name} cases, of which there are {len(cases)}, and each needs one; "
                 "start fewer processes, or give more cases"
             )
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 class Layer(NamedTuple):
     """A convolution or linear layer with the norm that follows it, if one does; or a pooling or concatenation.
 
-    weights: without biases. others: biases, and what the norm learns.
+    weights: without biases. other_parameters: biases, and what the norm learns.
     uses: how often a forward pass uses each weight: output voxels, or input voxels of a transposed convolution; 0 for a layer
         that does not run in prediction.
     live: elements of the feature maps there are while it runs: its inputs and outputs, and what is kept for later layers.
@@ -18,7 +18,7 @@ class Layer(NamedTuple):
     """
 
     weights: int
-    others: int
+    other_parameters: int
     uses: int
     live: int
 
@@ -41,8 +41,8 @@ def convolution(
     runs: bool = True,
 ) -> Layer:
     """A layer that uses its weights at ``voxels``, of each axis. norm: one that learns a scale and a shift."""
-    others = outputs * (bias + 2 * norm)
-    return Layer(inputs // groups * outputs * prod(kernel), others, prod(voxels) if runs else 0, live if runs else 0)
+    other_parameters = outputs * (bias + 2 * norm)
+    return Layer(inputs // groups * outputs * prod(kernel), other_parameters, prod(voxels) if runs else 0, live if runs else 0)
 
 
 def strided(size: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from monai_prox.core import cost
 from monai_prox.core.family import Family
 from monai_prox.core.space import SearchSpace, Subnet
 
-BETWEEN = ("small", "middle", "large")
+INTERMEDIATE = ("small", "middle", "large")
 
 
 def named_members(family: Family, size: Sequence[int], space: SearchSpace | None = None) -> dict[str, Subnet]:
@@ -26,14 +26,14 @@ def named_members(family: Family, size: Sequence[int], space: SearchSpace | None
     if smallest == largest:
         return {"largest": largest}
     steps = [[(dimension, count) for count in range(1, space.choice_count(dimension) + 1)] for dimension in space.dimensions]
-    even = {space.restrict(dict(opened)).largest() for opened in product(*steps)} - {smallest, largest}
-    macs = {subnet: cost.macs(family, subnet, size) for subnet in even}
+    balanced = {space.restrict(dict(opened)).largest() for opened in product(*steps)} - {smallest, largest}
+    macs = {subnet: cost.macs(family, subnet, size) for subnet in balanced}
     low, high = cost.macs(family, smallest, size), cost.macs(family, largest, size)
-    between: list[Subnet] = []
-    for number in range(1, len(BETWEEN) + 1):
-        target = low * (high / low) ** (number / (len(BETWEEN) + 1))
-        left = [subnet for subnet in macs if subnet not in between]
-        if left:
-            between.append(min(left, key=lambda subnet: (abs(macs[subnet] - target), str(subnet))))
-    between.sort(key=lambda subnet: (macs[subnet], str(subnet)))
-    return {"smallest": smallest, **dict(zip(BETWEEN, between, strict=False)), "largest": largest}
+    chosen: list[Subnet] = []
+    for number in range(1, len(INTERMEDIATE) + 1):
+        target = low * (high / low) ** (number / (len(INTERMEDIATE) + 1))
+        remaining = [subnet for subnet in macs if subnet not in chosen]
+        if remaining:
+            chosen.append(min(remaining, key=lambda subnet: (abs(macs[subnet] - target), str(subnet))))
+    chosen.sort(key=lambda subnet: (macs[subnet], str(subnet)))
+    return {"smallest": smallest, **dict(zip(INTERMEDIATE, chosen, strict=False)), "largest": largest}

@@ -83,10 +83,10 @@ def fill(tensor: Tensor, region: Region, value: float | bool) -> None:
 
 def _copy(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Copies the second of each pair into the first. Vectors, the most of a network's tensors, are one launch on a GPU."""
-    every = [*pairs]
-    for several in ([pair for pair in every if pair[0].ndim == 1], [pair for pair in every if pair[0].ndim != 1]):
-        if several:
-            targets, sources = zip(*several, strict=True)
+    all_pairs = [*pairs]
+    for same_rank in ([pair for pair in all_pairs if pair[0].ndim == 1], [pair for pair in all_pairs if pair[0].ndim != 1]):
+        if same_rank:
+            targets, sources = zip(*same_rank, strict=True)
             torch._foreach_copy_(targets, sources)
 
 
@@ -114,5 +114,5 @@ class Cut(torch.autograd.Function):
         wholes = [part.new_empty(ctx.shapes[index]) for index, part in parts.items()]
         torch._foreach_zero_(wholes)
         place(wholes, [ctx.regions[index] for index in parts], [*parts.values()])
-        of_index = dict(zip(parts, wholes, strict=True))
-        return (None, *map(of_index.get, range(len(gradients))))
+        by_index = dict(zip(parts, wholes, strict=True))
+        return (None, *map(by_index.get, range(len(gradients))))

@@ -57,10 +57,10 @@ class SuperNet(nn.Module):
     def _kernel_sizes(self) -> dict[str, list[tuple[int, ...]]]:
         """Of each convolution's weight the kernel sizes that members have, from the largest down."""
         space = self.family.space
-        every = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
+        counts = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
         sizes: dict[str, list[tuple[int, ...]]] = {}
-        for count in range(every.get("kernel", 1), 0, -1):
-            widest = space.restrict(every | {"kernel": count}).largest()
+        for kernel_count in range(counts.get("kernel", 1), 0, -1):
+            widest = space.restrict(counts | {"kernel": kernel_count}).largest()
             for source, region in self._skeleton(widest).sources.values():
                 size = tuple(sum(part.stop - part.start for part in parts) for parts in region[2:])
                 if len(region) > 2 and size not in sizes.setdefault(source, []):

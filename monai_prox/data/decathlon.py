@@ -102,11 +102,11 @@ class DecathlonTask:
         if label.shape not in (shape[:3], (*shape[:3], 1)):
             raise ProXError(f"{case.label} has the shape {label.shape}, its image {case.image.name} {shape[:3]}")
         # Of the affine, by which images are resampled; the header's own voxel sizes may say something else
-        spacing, labels = (tuple(float(size) for size in voxel_sizes(opened.affine)) for opened in (image, label))
-        if not all(isfinite(size) and size > 0 for size in spacing):
+        spacing, label_spacing = (tuple(float(length) for length in voxel_sizes(opened.affine)) for opened in (image, label))
+        if not all(isfinite(length) and length > 0 for length in spacing):
             raise ProXError(f"{case.image} has the voxel size {spacing} mm; it must be positive")
-        if any(abs(own - other) > 0.01 * own for own, other in zip(spacing, labels, strict=True)):
-            raise ProXError(f"{case.label} has the voxel size {labels} mm, its image {case.image.name} {spacing}")
+        if any(abs(size - label_size) > 0.01 * size for size, label_size in zip(spacing, label_spacing, strict=True)):
+            raise ProXError(f"{case.label} has the voxel size {label_spacing} mm, its image {case.image.name} {spacing}")
         axes = range(3)
         if orientation is not None:
             turned = ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation))
@@ -147,8 +147,8 @@ def download(task: str, folder: Path) -> Path:
     from monai.apps import DecathlonDataset, download_and_extract
 
     if task not in DecathlonDataset.resource:
-        known = ", ".join(DecathlonDataset.resource)
-        raise ProXError(f"{task} is neither a folder nor a Decathlon task to download; known tasks: {known}")
+        names = ", ".join(DecathlonDataset.resource)
+        raise ProXError(f"{task} is neither a folder nor a Decathlon task to download; known tasks: {names}")
     if not (folder / task / "dataset.json").is_file():
         try:
             url, checksum = DecathlonDataset.resource[task], DecathlonDataset.md5[task]
@@ -167,9 +167,9 @@ def image_files(folder: Path | str) -> list[str]:
     Raises ProXError where there are none.
     """
     for place in (Path(folder, "imagesTs"), Path(folder, "imagesTr"), Path(folder)):
-        found = sorted(str(path) for path in place.glob(IMAGES) if not path.name.startswith("."))
-        if found:
-            return found
+        files = sorted(str(path) for path in place.glob(IMAGES) if not path.name.startswith("."))
+        if files:
+            return files
     raise ProXError(f"there is no image ({IMAGES}) in {folder}, its imagesTs or its imagesTr")
 
 

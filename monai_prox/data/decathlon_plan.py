@@ -83,21 +83,23 @@ class Plan:
     def from_json(cls, data: Any) -> Plan:
         """Raises ProXError where ``data`` is no plan of this format."""
         fields = set(cls.__dataclass_fields__)
-        what = f"not a plan of format {FORMAT} with {', '.join(sorted(fields))}"
+        problem = f"not a plan of format {FORMAT} with {', '.join(sorted(fields))}"
         if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) | {"orientation"} != fields | {"format"}:
-            raise ProXError(f"{what}: {data!r:.160}")
-        plan = typed(cls, {name: value for name, value in data.items() if name != "format"}, what)
+            raise ProXError(f"{problem}: {data!r:.160}")
+        plan = typed(cls, {name: value for name, value in data.items() if name != "format"}, problem)
         if plan.orientation not in (None, ORIENTATION):
-            raise ProXError(f"{what}: orientation is {ORIENTATION}, or null for images as stored, got {plan.orientation!r:.80}")
+            raise ProXError(
+                f"{problem}: orientation is {ORIENTATION}, or null for images as stored, got {plan.orientation!r:.80}"
+            )
         axes = {len(plan.spacing), len(plan.patch_size)}
         if axes not in ({2}, {3}) or not min(*plan.spacing, *plan.patch_size) > 0:
             raise ProXError(
-                f"{what}: spacing and patch_size are a positive number an axis, got {plan.spacing}, {plan.patch_size}"
+                f"{problem}: spacing and patch_size are a positive number an axis, got {plan.spacing}, {plan.patch_size}"
             )
         kind, numbers = plan.intensity.get("kind"), [plan.intensity.get(key) for key in CT]
         measured = all(isinstance(number, int | float) and isfinite(number) for number in numbers)
         if kind != "z-score" and not (kind == "ct" and measured and plan.intensity["std"] > 0):
-            raise ProXError(f"{what}: intensity is of kind z-score, or ct with {', '.join(CT)}, got {plan.intensity!r:.120}")
+            raise ProXError(f"{problem}: intensity is of kind z-score, or ct with {', '.join(CT)}, got {plan.intensity!r:.120}")
         return plan
 
     def family(self, space: Any = None, *, open: Mapping[str, int] | None = None) -> UNetFamily:
@@ -137,9 +139,9 @@ class Plan:
 
     def check_fits(self, task: DecathlonTask) -> None:
         """Raises ProXError where ``task`` has other channels or labels than the network was trained with."""
-        for what, own, theirs in (("channels", self.channels, task.channels), ("labels", self.labels, task.labels)):
-            if own != theirs:
-                raise ProXError(f"{task.name} has the {what} {', '.join(theirs)}; this was trained with {', '.join(own)}")
+        for kind, trained, given in (("channels", self.channels, task.channels), ("labels", self.labels, task.labels)):
+            if trained != given:
+                raise ProXError(f"{task.name} has the {kind} {', '.join(given)}; this was trained with {', '.join(trained)}")
 
 
 def make_plan(
@@ -166,9 +168,9 @@ def make_plan(
         raise ProXError(f"network is {network!r}; allowed: {', '.join(DEPTH_KEY)}")
     if features < 2 or patch_voxels < SMALLEST_FEATURE_MAP**3:
         raise ProXError(f"features is {features} and patch_voxels {patch_voxels}; at least 2 and {SMALLEST_FEATURE_MAP**3}")
-    for name, given in (("spacing", spacing), ("patch_size", patch_size)):
-        if given is not None and (len(given) != 3 or not all(isfinite(size) and size > 0 for size in given)):
-            raise ProXError(f"{name} is {list(given)}; it must be three positive numbers, for the axes x, y, z")
+    for name, numbers in (("spacing", spacing), ("patch_size", patch_size)):
+        if numbers is not None and (len(numbers) != 3 or not all(isfinite(size) and size > 0 for size in numbers)):
+            raise ProXError(f"{name} is {list(numbers)}; it must be three positive numbers, for the axes x, y, z")
     if patch_size is not None and any(size != int(size) for size in patch_size):
         raise ProXError(f"patch_size is {list(patch_size)}; it must be three positive whole numbers, for the axes x, y, z")
     if orientation not in (None, ORIENTATION):
@@ -197,9 +199,9 @@ def _target_spacing(geometries: Sequence[Geometry]) -> NDArray[np.float64]:
     target: NDArray[np.float64] = np.median(spacings, axis=0)
     shape = np.median([g.shape for g in geometries], axis=0)
     worst = int(target.argmax())
-    others = [axis for axis in range(3) if axis != worst]
-    if target[worst] > ANISOTROPIC * target[others].max() and shape[worst] * ANISOTROPIC < shape[others].min():
-        target[worst] = max(np.percentile(spacings[:, worst], 10), target[others].max() + 1e-5)
+    in_plane = [axis for axis in range(3) if axis != worst]
+    if target[worst] > ANISOTROPIC * target[in_plane].max() and shape[worst] * ANISOTROPIC < shape[in_plane].min():
+        target[worst] = max(np.percentile(spacings[:, worst], 10), target[in_plane].max() + 1e-5)
     return target
 
 
@@ -207,15 +209,15 @@ Sizes = tuple[tuple[int, ...], ...]
 
 
 def _topology(
-    spacing: NDArray[np.float64], median_shape: NDArray[np.int64], voxels: int, asked: Sequence[int] | None
+    spacing: NDArray[np.float64], median_shape: NDArray[np.int64], voxels: int, patch_size: Sequence[int] | None
 ) -> tuple[tuple[int, ...], Sizes, Sizes]:
     """Patch, strides and kernels per level. The patch is smaller than the median image, and cut axis by axis to ``voxels``."""
 
     def plan(patch: Sequence[int]) -> tuple[Any, ...]:
         return tuple(get_pool_and_conv_props(tuple(spacing), tuple(patch), SMALLEST_FEATURE_MAP, 999))
 
-    if asked is not None:
-        _, strides, kernels, patch, _ = plan(asked)
+    if patch_size is not None:
+        _, strides, kernels, patch, _ = plan(patch_size)
     else:
         cube = 1 / spacing * (256**3 / np.prod(1 / spacing)) ** (1 / 3)
         start = np.minimum(cube.round().astype(int), median_shape)
@@ -224,12 +226,12 @@ def _topology(
             share = np.where(np.array(patch) - divisor >= SMALLEST_FEATURE_MAP, np.array(patch) / median_shape, 0)
             if not share.any():
                 raise ProXError(f"patch_voxels is {voxels}; the least that can be halved here is {prod(patch)}")
-            axis, smaller, before = int(np.argmax(share)), list(patch), prod(patch)
+            axis, smaller, voxels_before = int(np.argmax(share)), list(patch), prod(patch)
             smaller[axis] -= divisor[axis]
             smaller[axis] = patch[axis] - plan(smaller)[4][axis]  # a smaller patch may be halved less often
             _, strides, kernels, patch, divisor = plan(smaller)
-            if prod(patch) >= before:
-                raise ProXError(f"patch_voxels is {voxels}; the least that can be halved here is {before}")
+            if prod(patch) >= voxels_before:
+                raise ProXError(f"patch_voxels is {voxels}; the least that can be halved here is {voxels_before}")
     if len(strides) < 2:
         raise ProXError(
             f"a patch of {'x'.join(map(str, patch))} voxels cannot be halved to {SMALLEST_FEATURE_MAP} or more an axis; the "

@@ -96,18 +96,18 @@ def read_scans(path: Path | str, *, classes: Sequence[str] = CLASSES, validation
     for split in ("train", "test"):
         if not (path / split).is_dir():
             raise ProXError(f"{path} has no folder {split}; there must be train and test, and may be val")
-    found = {split: _read_split(path / split, tuple(classes)) for split in SPLITS if (path / split).is_dir()}
-    check_scans(scan for split in found.values() for scan in split)
-    test, pool = found["test"], found["train"]
+    splits = {split: _read_split(path / split, tuple(classes)) for split in SPLITS if (path / split).is_dir()}
+    check_scans(scan for split in splits.values() for scan in split)
+    test, pool = splits["test"], splits["train"]
     tested = {scan.patient for scan in test} - {None}
-    if "val" in found and validation is None:
-        val = [scan for scan in found["val"] if scan.patient not in tested]
+    if "val" in splits and validation is None:
+        val = [scan for scan in splits["val"] if scan.patient not in tested]
     else:
-        pool = [*pool, *found.get("val", [])]
+        pool = [*pool, *splits.get("val", [])]
         val = _validation([scan for scan in pool if scan.patient not in tested], 0.1 if validation is None else validation)
     held_out, chosen = tested | {scan.patient for scan in val} - {None}, {id(scan) for scan in val}
     train = [scan for scan in pool if scan.patient not in held_out and id(scan) not in chosen]
-    left_out = sum(map(len, found.values())) - len(train) - len(val) - len(test)
+    left_out = sum(map(len, splits.values())) - len(train) - len(val) - len(test)
     scans = OctScans(tuple(classes), tuple(train), tuple(val), tuple(test), left_out)
     for split in ("train", "val"):
         _check_classes(scans, split, f"{path}, once patients of the other splits are taken out")
@@ -175,10 +175,10 @@ def _read_npz(path: Path, classes: tuple[str, ...]) -> OctScans:
     return scans
 
 
-def _check_classes(scans: OctScans, split: str, where: str) -> None:
+def _check_classes(scans: OctScans, split: str, source: str) -> None:
     empty = [name for name, count in scans.count(getattr(scans, split)).items() if not count]
     if empty:
-        raise ProXError(f"{where}: nothing of {', '.join(empty)} is left in {split}; every class needs some in every split")
+        raise ProXError(f"{source}: nothing of {', '.join(empty)} is left in {split}; every class needs some in every split")
 
 
 def check_scans(scans: Iterable[Scan]) -> None:
@@ -199,7 +199,7 @@ def check_scans(scans: Iterable[Scan]) -> None:
             too_small = f"are smaller than the {SMALLEST} pixels of the network's stride"
             wrong.setdefault(too_small, []).append(f"{scan.image} ({size[0]}x{size[1]})")
     if wrong:
-        raise ProXError("; ".join(f"{len(names)} scans {what}, {_first(names)}" for what, names in wrong.items()))
+        raise ProXError("; ".join(f"{len(names)} scans {problem}, {_first(names)}" for problem, names in wrong.items()))
 
 
 def _first(names: Sequence[Any]) -> str:

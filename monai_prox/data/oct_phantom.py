@@ -185,9 +185,9 @@ def scan(
     band = y - epithelium  # pixels below the inner border of the pigment epithelium
     if fluid.any():
         image = np.where((band < 0) & (band >= -fluid), 0.05, image)
-    below = np.maximum(y - base, 0) / rows
+    depth_below = np.maximum(y - base, 0) / rows
     texture = ndimage.gaussian_filter(g.normal(size=size), (2 * unit, 3 * unit)) * 6
-    choroid = (0.55 + 0.18 * texture) * np.exp(-eye.decay * below)
+    choroid = (0.55 + 0.18 * texture) * np.exp(-eye.decay * depth_below)
     image = np.where(band >= 0, choroid, image)
     inside = (band >= 0) & (y < base + 2 * unit)
     image = np.where(inside & (mass > 0.5), 0.72 + 0.1 * texture, image)  # the mass of a CNV

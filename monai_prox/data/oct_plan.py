@@ -34,10 +34,10 @@ class OctPlan:
     @classmethod
     def from_json(cls, data: Any) -> OctPlan:
         """Raises ProXError where ``data`` is no plan of this kind and format."""
-        what = f"not a plan for classification of format {FORMAT}"
+        problem = f"not a plan for classification of format {FORMAT}"
         if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("kind") != KIND:
-            raise ProXError(f"{what}: {data!r:.160}")
-        return typed(cls, {key: value for key, value in data.items() if key not in ("format", "kind")}, what)
+            raise ProXError(f"{problem}: {data!r:.160}")
+        return typed(cls, {key: value for key, value in data.items() if key not in ("format", "kind")}, problem)
 
     def family(self, space: Any = None, *, open: Mapping[str, int] | None = None) -> MobileNetFamily:
         """The family of this plan's network.

@@ -49,9 +49,9 @@ def write_phantom_task(folder: Path | str, *, cases: int = 24, seed: int = 0, te
             incomplete.
     """
     parameters: dict[str, Any] = {"cases": cases, "seed": seed, "test_cases": test_cases}
-    for (name, value), least in zip(parameters.items(), (1, 0, 0), strict=True):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ProXError(f"{name} must be an integer of at least {least}, got {value!r}")
+    for (name, value), minimum in zip(parameters.items(), (1, 0, 0), strict=True):
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise ProXError(f"{name} must be an integer of at least {minimum}, got {value!r}")
     parameters["generator_version"] = GENERATOR_VERSION
 
     folder = Path(folder)
@@ -88,8 +88,8 @@ def _check_reusable(task: Path, parameters: dict[str, Any], training: list[str],
     except (OSError, ValueError):
         recorded = None
     if recorded != parameters:
-        found = "no readable phantom.json" if recorded is None else f"other parameters, {recorded}"
-        raise ProXError(f"{task} exists with {found}, not {parameters}; remove it or choose another folder")
+        state = "no readable phantom.json" if recorded is None else f"other parameters, {recorded}"
+        raise ProXError(f"{task} exists with {state}, not {parameters}; remove it or choose another folder")
     files = [task / "dataset.json", *(task / "imagesTs" / name for name in test)]
     files += [task / part / name for part in ("imagesTr", "labelsTr") for name in training]
     missing = [str(file.relative_to(task)) for file in files if not file.is_file()]

@@ -55,12 +55,12 @@ def kind_of(architecture: Mapping[str, Any]) -> str:
 
     Raises ProXError for others than nnU-Net's two U-Nets.
     """
-    asked = architecture["network_class_name"]
-    if not isinstance(asked, str) or asked not in KINDS:
+    name = architecture["network_class_name"]
+    if not isinstance(name, str) or name not in KINDS:
         raise ProXError(
-            f"plans ask for the network {asked!s:.120}; supported are nnU-Net's {', '.join(NETWORKS)} of {PLACE}.unet"
+            f"plans ask for the network {name!s:.120}; supported are nnU-Net's {', '.join(NETWORKS)} of {PLACE}.unet"
         )
-    return KINDS[asked]
+    return KINDS[name]
 
 
 def checked(architecture: Mapping[str, Any], axes: int) -> dict[str, Any]:
@@ -68,24 +68,24 @@ def checked(architecture: Mapping[str, Any], axes: int) -> dict[str, Any]:
 
     Raises ProXError for an entry that is unknown, missing, of another type, or larger than anybody means.
     """
-    kind, given = kind_of(architecture), architecture["arch_kwargs"]
-    if not isinstance(given, Mapping):
-        raise ProXError(f"the plan's arch_kwargs are {given!r:.80}; they must be an object")
+    kind, entries = kind_of(architecture), architecture["arch_kwargs"]
+    if not isinstance(entries, Mapping):
+        raise ProXError(f"the plan's arch_kwargs are {entries!r:.80}; they must be an object")
     names = architecture["_kw_requires_import"]
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name in CLASSES for name in names):
         raise ProXError(f"the plan's _kw_requires_import is {names!r:.80}; allowed are {', '.join(CLASSES)}")
-    others = [key for key in UNSUPPORTED if given.get(key)]
-    if others:
-        raise ProXError(f"plans with {' and '.join(others)} are not supported")
+    unsupported = [key for key in UNSUPPORTED if entries.get(key)]
+    if unsupported:
+        raise ProXError(f"plans with {' and '.join(unsupported)} are not supported")
     required = ("features_per_stage", "kernel_sizes", "strides", DEPTH_KEY[kind], "n_conv_per_stage_decoder")
-    missing = [key for key in ("n_stages", *required, "conv_op", "norm_op", "nonlin") if given.get(key) is None]
+    missing = [key for key in ("n_stages", *required, "conv_op", "norm_op", "nonlin") if entries.get(key) is None]
     if missing:
         raise ProXError(f"the plan's arch_kwargs lack {', '.join(missing)}")
-    levels = _whole("n_stages", given["n_stages"])
+    levels = _whole("n_stages", entries["n_stages"])
     counts = ((levels, None), (levels, axes), (levels, axes), (levels, None), (levels - 1, None))
     per_level = dict(zip(required, counts, strict=True))
     read: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in entries.items():
         if key == "n_stages":
             read[key] = levels
         elif key in per_level:
@@ -93,7 +93,7 @@ def checked(architecture: Mapping[str, Any], axes: int) -> dict[str, Any]:
         elif key in CLASSES:
             read[key] = _class_name(key, value, axes)
         elif key in KEYWORDS:
-            name = given.get(KEYWORDS[key])
+            name = entries.get(KEYWORDS[key])
             read[key] = _keywords(key, value, None if name is None else _class(KEYWORDS[key], name))
         elif key in SWITCHES:
             read[key] = _switch(key, value)
@@ -116,13 +116,13 @@ def build_network(architecture: Mapping[str, Any], *, input_channels: int, num_c
 
 
 def _whole(key: str, value: Any) -> int:
-    most = MOST.get(key, MOST_BLOCKS)
-    if isinstance(value, bool) or not isinstance(value, WHOLE) or not 1 <= value <= most:
-        raise ProXError(f"the plan's {key} has {value!r:.80}; allowed are whole numbers from 1 to {most}")
+    maximum = MOST.get(key, MOST_BLOCKS)
+    if isinstance(value, bool) or not isinstance(value, WHOLE) or not 1 <= value <= maximum:
+        raise ProXError(f"the plan's {key} has {value!r:.80}; allowed are whole numbers from 1 to {maximum}")
     return int(value)
 
 
-def _per_level(key: str, given: Any, count: int, axes: int | None) -> list[Any]:
+def _per_level(key: str, entry: Any, count: int, axes: int | None) -> list[Any]:
     """Numbers, one a level, or as many lists of one an axis; a plan may give one number for all."""
 
     def spread(value: Any, count: int) -> list[Any]:
@@ -133,7 +133,7 @@ def _per_level(key: str, given: Any, count: int, axes: int | None) -> list[Any]:
             raise ProXError(f"the plan's {key} has {len(values)} entries, {value!r:.80}; there must be {count}")
         return list(values)
 
-    values = spread(given, count)
+    values = spread(entry, count)
     if axes is None:
         return [_whole(key, value) for value in values]
     return [[_whole(key, size) for size in spread(value, axes)] for value in values]
@@ -161,14 +161,14 @@ def _switch(key: str, value: Any) -> bool:
     return value
 
 
-def _keywords(key: str, given: Any, cls: type[nn.Module] | None) -> dict[str, Any] | None:
+def _keywords(key: str, entries: Any, cls: type[nn.Module] | None) -> dict[str, Any] | None:
     """Of the arguments of ``cls``, each of the type that its default has."""
-    if given is None:
+    if entries is None:
         return None
-    if not isinstance(given, Mapping):
-        raise ProXError(f"the plan's {key} are {given!r:.80}; they must be an object or null")
+    if not isinstance(entries, Mapping):
+        raise ProXError(f"the plan's {key} are {entries!r:.80}; they must be an object or null")
     defaults = {} if cls is None else {name: p.default for name, p in signature(cls).parameters.items()}
-    for name, value in given.items():
+    for name, value in entries.items():
         default = defaults.get(name)
         if name in FORBIDDEN or type(default) not in (bool, int, float, str):
             allowed = [n for n, d in defaults.items() if n not in FORBIDDEN and type(d) in (bool, int, float, str)]
@@ -181,4 +181,4 @@ def _keywords(key: str, given: Any, cls: type[nn.Module] | None) -> dict[str, An
             raise ProXError(
                 f"the plan's {key} have {name} = {value!r:.80}; allowed is a {type(default).__name__} such as {default!r}"
             )
-    return dict(given)
+    return dict(entries)

@@ -77,8 +77,8 @@ class MobileNetChoices:
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             values = getattr(self, name)
-            whole = name == "width" or all(type(value) is int for value in values)
-            if not values or not whole or list(values) != sorted(set(values)) or not all(value > 0 for value in values):
+            integers = name == "width" or all(type(value) is int for value in values)
+            if not values or not integers or list(values) != sorted(set(values)) or not all(value > 0 for value in values):
                 kind = "numbers" if name == "width" else "whole numbers"
                 raise ProXError(f"{name} must be positive, ascending {kind}, got {list(values)!s:.80}")
             if name in MOST and values[-1] > MOST[name]:
@@ -139,11 +139,11 @@ class MobileNetFamily:
         def widths(full: int) -> tuple[Value, ...]:
             return tuple(sorted({InvertedResidualConfig.adjust_channels(full, fraction) for fraction in c.width}))
 
-        def of_block(stage: int, block: int, choices: Sequence[Value]) -> Slot:
+        def block_slot(stage: int, block: int, choices: Sequence[Value]) -> Slot:
             need = Need("depth", stage, block + 1) if block >= c.depth[0] else None
             return Slot(choices=tuple(choices), need=need)
 
-        def between(stage: int) -> Slot:
+        def width_slot(stage: int) -> Slot:
             # A first block that neither strides nor changes the width would get a residual connection.
             return Slot(choices=widths(STAGES[stage].width), differs=stage if STAGES[stage].stride == 1 else None)
 
@@ -152,9 +152,9 @@ class MobileNetFamily:
             {
                 "resolution": (Slot(choices=c.resolution),),
                 "depth": tuple(Slot(choices=c.depth) for _ in STAGES),
-                "width": (Slot(choices=widths(STEM)), *map(between, range(len(STAGES)))),
-                "expansion": tuple(of_block(stage, block, c.expansion) for stage, block in blocks),
-                "kernel": tuple(of_block(stage, block, c.kernel) for stage, block in blocks),
+                "width": (Slot(choices=widths(STEM)), *map(width_slot, range(len(STAGES)))),
+                "expansion": tuple(block_slot(stage, block, c.expansion) for stage, block in blocks),
+                "kernel": tuple(block_slot(stage, block, c.kernel) for stage, block in blocks),
             }
         )
 
@@ -198,18 +198,18 @@ class MobileNetFamily:
 
     def layers(self, subnet: Subnet, size: Sequence[int] | None = None) -> Iterator[Layer]:
         """See ``Family``."""
-        architecture, whole = self.architecture_of(subnet), self.choices.resolution[-1]
-        side = self.input_size((whole, whole) if size is None else size, subnet["resolution"][0])
+        architecture, full = self.architecture_of(subnet), self.choices.resolution[-1]
+        side = self.input_size((full, full) if size is None else size, subnet["resolution"][0])
         channels = self.input_channels
 
-        def pointwise(outputs: int, kept: int = 0) -> Layer:
-            return convolution(channels, outputs, (1, 1), side, live=kept + (channels + outputs) * prod(side), norm=True)
+        def pointwise(outputs: int, waiting: int = 0) -> Layer:
+            return convolution(channels, outputs, (1, 1), side, live=waiting + (channels + outputs) * prod(side), norm=True)
 
-        def pooled(inputs: int, outputs: int, kept: int = 0) -> Layer:
-            return convolution(inputs, outputs, (1,), (1,), live=kept + inputs + outputs, bias=True)
+        def pooled(inputs: int, outputs: int, waiting: int = 0) -> Layer:
+            return convolution(inputs, outputs, (1,), (1,), live=waiting + inputs + outputs, bias=True)
 
-        before, side, outputs = side, strided(side, (2, 2)), architecture["blocks"][0][0]
-        live = channels * prod(before) + outputs * prod(side)
+        side_before, side, outputs = side, strided(side, (2, 2)), architecture["blocks"][0][0]
+        live = channels * prod(side_before) + outputs * prod(side)
         yield convolution(channels, outputs, (3, 3), side, live=live, norm=True)
         channels = outputs
         for inputs, kernel, inner, outputs, squeeze, _, stride in architecture["blocks"]:
@@ -217,15 +217,15 @@ class MobileNetFamily:
             if inner != inputs:
                 yield pointwise(inner)  # its input is the residual
                 channels = inner
-            kept = residual if inner != inputs else 0
-            before, side = side, strided(side, (stride, stride))
-            live = kept + inner * (prod(before) + prod(side))
+            waiting = residual if inner != inputs else 0
+            side_before, side = side, strided(side, (stride, stride))
+            live = waiting + inner * (prod(side_before) + prod(side))
             yield convolution(inner, inner, (kernel, kernel), side, live=live, norm=True, groups=inner)
             if squeeze:
-                squeezed, kept = _make_divisible(inner // SQUEEZE, DIVISOR), residual + inner * prod(side)
-                yield weightless(kept + inner)
-                yield pooled(inner, squeezed, kept)
-                yield pooled(squeezed, inner, kept)
+                squeezed, waiting = _make_divisible(inner // SQUEEZE, DIVISOR), residual + inner * prod(side)
+                yield weightless(waiting + inner)
+                yield pooled(inner, squeezed, waiting)
+                yield pooled(squeezed, inner, waiting)
             yield pointwise(outputs, residual)
             channels = outputs
         yield pointwise(WIDENED * channels)
@@ -260,8 +260,8 @@ class MobileNetFamily:
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
         if (match := FEATURE.match(name)) and int(match[1]) >= HEAD:  # entries shift where blocks are missing
             place = self._place(int(match[1]), subnet["depth"])
-            before = self._largest_depths if place is None else self._largest_depths[: place[0]]
-            name = f"features.{HEAD + int(sum(before)) + (0 if place is None else place[1])}{match[2]}"
+            depths_before = self._largest_depths if place is None else self._largest_depths[: place[0]]
+            name = f"features.{HEAD + int(sum(depths_before)) + (0 if place is None else place[1])}{match[2]}"
         full = self._largest_shapes.get(name)
         if full is None or len(full) != len(shape) or any(s > f for s, f in zip(shape, full, strict=True)):
             raise ProXError(f"the largest network has no {name} that holds the shape {shape}, it has {full}: {subnet}")
@@ -311,8 +311,8 @@ def build_network(architecture: Mapping[str, Any]) -> nn.Module:
     """torchvision's MobileNetV3 from plain data, see ``MobileNetFamily.architecture_of``. Raises ProXError for other data."""
     try:
         blocks = [
-            InvertedResidualConfig(*map(int, of[:4]), bool(of[4]), str(of[5]), int(of[6]), 1, 1.0)
-            for of in architecture["blocks"]
+            InvertedResidualConfig(*map(int, block[:4]), bool(block[4]), str(block[5]), int(block[6]), 1, 1.0)
+            for block in architecture["blocks"]
         ]
         channels = int(architecture["input_channels"])
         network: nn.Module = MobileNetV3(blocks, int(architecture["last_channel"]), int(architecture["num_classes"]))

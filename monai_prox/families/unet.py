@@ -66,8 +66,8 @@ class UNetFamily:
     # ------------------------------------------------------------------ reading the plan
     def _read(self, architecture: Mapping[str, Any], patch_size: Sequence[int]) -> None:
         self.patch_size = tuple(patch_size)
-        whole = all(isinstance(size, WHOLE) and not isinstance(size, bool) and size > 0 for size in self.patch_size)
-        if len(self.patch_size) not in (2, 3) or not whole or prod(self.patch_size) > MOST_VOXELS:
+        positive = all(isinstance(size, WHOLE) and not isinstance(size, bool) and size > 0 for size in self.patch_size)
+        if len(self.patch_size) not in (2, 3) or not positive or prod(self.patch_size) > MOST_VOXELS:
             raise ProXError(
                 f"patch_size is {list(patch_size)!s:.80}; it must be two or three positive whole numbers, at most "
                 f"{MOST_VOXELS:,} voxels together"
@@ -93,12 +93,12 @@ class UNetFamily:
     def input_size(self, size: Sequence[int], resolution: float) -> tuple[int, ...]:
         """The size per axis, in voxels, at which a member of ``resolution`` works on an input of ``size``."""
 
-        def one(length: int, divisor: int, kernel: int) -> int:
+        def axis_size(length: int, divisor: int, kernel: int) -> int:
             if resolution == 1 or kernel == 1:
                 return length
             return max(1, int(length * resolution / divisor + 0.5)) * divisor
 
-        return tuple(map(one, size, self.divisor, self._kernels[0]))
+        return tuple(map(axis_size, size, self.divisor, self._kernels[0]))
 
     def _kernel_value(self, level: int) -> int:
         return int(max(self._kernels[level]))
@@ -124,15 +124,15 @@ class UNetFamily:
             # A residual stage projects its input exactly where its width differs from the stage's above.
             if self.kind != "ResidualEncoderUNet" or level == 0:
                 return {}
-            same = self._features[level] == self._features[level - 1]
-            return {"equals": level - 1} if same else {"differs": level - 1}
+            equal = self._features[level] == self._features[level - 1]
+            return {"equals": level - 1} if equal else {"differs": level - 1}
 
         def kernels(level: int) -> list[int]:
-            own = self._kernel_value(level)
-            if c.kernel is None or own == 1:
-                return [own]
-            if max(c.kernel) < own:
-                raise ProXError(f"kernel {list(c.kernel)} would make the largest member smaller than the plan's, {own}")
+            planned = self._kernel_value(level)
+            if c.kernel is None or planned == 1:
+                return [planned]
+            if max(c.kernel) < planned:
+                raise ProXError(f"kernel {list(c.kernel)} would make the largest member smaller than the plan's, {planned}")
             return sorted(set(c.kernel))
 
         sizes: dict[tuple[int, ...], float] = {}
@@ -199,35 +199,35 @@ class UNetFamily:
         channels, sizes = self.input_channels, []
         skips = 0  # elements of the stages' outputs that the decoder waits for, without the current feature map
 
-        def block(outputs: int, kernel: Sequence[int], kept: int) -> Layer:
-            live = kept + channels * prod(before) + outputs * prod(voxels)
+        def block(outputs: int, kernel: Sequence[int], waiting: int) -> Layer:
+            live = waiting + channels * prod(voxels_before) + outputs * prod(voxels)
             return convolution(channels, outputs, kernel, voxels, live=live, bias=bias, norm=affine)
 
-        before = voxels
+        voxels_before = voxels
         if self.kind == "ResidualEncoderUNet":
             yield block(features[0], kernels[0], 0)
             channels = features[0]
         for stage, (outputs, kernel, stride, depth) in enumerate(zip(features, kernels, strides, depths, strict=True)):
-            voxels, entering = strided(before, stride), channels * prod(before)
+            voxels, entering = strided(voxels_before, stride), channels * prod(voxels_before)
             sizes.append(voxels)
             for index in range(depth):
                 if self.kind == "PlainConvUNet":
                     yield block(outputs, kernel, skips)
                 else:
                     yield from self._residual(
-                        channels, outputs, kernel, before, voxels, skips, index == 0 < stage, bias, affine
+                        channels, outputs, kernel, voxels_before, voxels, skips, index == 0 < stage, bias, affine
                     )
                 if index == 0 < stage:
                     skips += entering
-                channels, before = outputs, voxels
+                channels, voxels_before = outputs, voxels
         for level in reversed(range(len(features) - 1)):
             outputs, voxels = features[level], sizes[level]
             upsampled = outputs * prod(voxels)  # as many as are skipped
-            live = skips + channels * prod(before) + upsampled
-            yield convolution(channels, outputs, strides[level + 1], before, live=live, bias=bias)
+            live = skips + channels * prod(voxels_before) + upsampled
+            yield convolution(channels, outputs, strides[level + 1], voxels_before, live=live, bias=bias)
             yield weightless(skips + upsampled + 2 * upsampled)
             skips -= upsampled
-            channels, before = 2 * outputs, voxels
+            channels, voxels_before = 2 * outputs, voxels
             for _ in range(decoder_depths[level]):
                 yield block(outputs, kernels[level], skips)
                 channels = outputs
@@ -240,26 +240,26 @@ class UNetFamily:
         inputs: int,
         outputs: int,
         kernel: Sequence[int],
-        before: Sequence[int],
+        voxels_before: Sequence[int],
         voxels: Sequence[int],
-        kept: int,
+        waiting: int,
         stays: bool,
         bias: bool,
         affine: bool,
     ) -> Iterator[Layer]:
         """A block of two convolutions. stays: whether its input is kept for the decoder."""
-        entering, inner = inputs * prod(before), outputs * prod(voxels)
+        entering, inner = inputs * prod(voxels_before), outputs * prod(voxels)
         residual, pooled = 0, 0  # elements besides the input
-        if tuple(before) != tuple(voxels):
+        if tuple(voxels_before) != tuple(voxels):
             residual = pooled = inputs * prod(voxels)
-            yield weightless(kept + entering + pooled)
+            yield weightless(waiting + entering + pooled)
         if inputs != outputs:
             residual = inner
-            live = kept + entering + pooled + residual
+            live = waiting + entering + pooled + residual
             yield convolution(inputs, outputs, (1,) * len(voxels), voxels, live=live, norm=affine)
-        live = kept + entering + residual + inner
+        live = waiting + entering + residual + inner
         yield convolution(inputs, outputs, kernel, voxels, live=live, bias=bias, norm=affine)
-        live = kept + (entering if stays or not residual else 0) + residual + 2 * inner
+        live = waiting + (entering if stays or not residual else 0) + residual + 2 * inner
         yield convolution(outputs, outputs, kernel, voxels, live=live, bias=bias, norm=affine)
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:

@@ -75,19 +75,19 @@ class Device:
         """source: for the errors."""
         try:
             check_types(data, ENTRIES, source)
-            for one in data["members"]:
-                check_types(one, MEMBER, f"{source}, a member")
+            for member in data["members"]:
+                check_types(member, MEMBER, f"{source}, a member")
         except ProXError as error:
             raise ProXError(f"{source} is no device's file of monai-prox profile: {error}") from None
         name = f"{data['device']['processor']}, {data['device']['threads']} threads, {data['runtime']}"
         made_for = data["family"]
-        measured = {Subnet.from_json(one["subnet"]): float(one["milliseconds"]) for one in data["members"]}
-        if made_for != (own := fingerprint(family, size)):
+        measured = {Subnet.from_json(member["subnet"]): float(member["milliseconds"]) for member in data["members"]}
+        if made_for != (expected := fingerprint(family, size)):
             raise ProXError(
-                f"{source} was measured with another family, {made_for}; this one is {own}: measure its own members, see "
+                f"{source} was measured with another family, {made_for}; this one is {expected}: measure its own members, see "
                 "monai-prox profile pack"
             )
-        usable = {family.space.check(one): time for one, time in measured.items() if one in family.space and time > 0}
+        usable = {family.space.check(member): time for member, time in measured.items() if member in family.space and time > 0}
         if len(usable) < min(FEWEST, family.space.size()):
             raise ProXError(f"{source} has {len(usable)} members of this family, at least {FEWEST} are needed")
         return cls(family, tuple(size), name, usable)
@@ -103,8 +103,8 @@ class Device:
         """Median of the relative errors of the prediction for each measured member from all others."""
         errors = []
         for index, time in enumerate(self._times):
-            others = np.arange(len(self._times)) != index
-            errors.append(abs(self._features[index] @ _fit(self._features[others], self._times[others]) / time - 1))
+            fitted = np.arange(len(self._times)) != index
+            errors.append(abs(self._features[index] @ _fit(self._features[fitted], self._times[fitted]) / time - 1))
         return float(np.median(errors))
 
     @cached_property

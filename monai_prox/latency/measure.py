@@ -44,19 +44,19 @@ def measure(
             run(x)  # the first run allocates
             start = time.perf_counter()
             for done in range(1, MOST + 1):
-                before = time.perf_counter()
+                begin = time.perf_counter()
                 run(x)
-                after = time.perf_counter()
-                times[number].append(1e3 * (after - before))
-                if done >= LEAST and after - start >= SECONDS:
+                end = time.perf_counter()
+                times[number].append(1e3 * (end - begin))
+                if done >= LEAST and end - start >= SECONDS:
                     break
     return [
         {
-            "milliseconds": float(np.median(of)),
-            "quartiles": [float(np.percentile(of, percent)) for percent in (25, 75)],
-            "runs": len(of),
+            "milliseconds": float(np.median(milliseconds)),
+            "quartiles": [float(np.percentile(milliseconds, percent)) for percent in (25, 75)],
+            "runs": len(milliseconds),
         }
-        for of in times
+        for milliseconds in times
     ]
 
 
@@ -126,18 +126,18 @@ def _main() -> None:
     temporary = arguments.output.with_name(arguments.output.name + ".part")
     temporary.touch()  # better now than after all measurements, if it cannot be written
     temporary.unlink()
-    here = Path(__file__).resolve().parent
-    listed = json.loads((here / LISTED).read_text())
+    folder = Path(__file__).resolve().parent
+    listed = json.loads((folder / LISTED).read_text())
 
     def opener(file: str) -> Callable[[], Run]:
-        return lambda: onnx_run(here / file, arguments.threads)
+        return lambda: onnx_run(folder / file, arguments.threads)
 
     def progress(text: str) -> None:
         print(f"\r{text}", end="", file=sys.stderr, flush=True)
 
-    measured = measure([(opener(one["file"]), tuple(one["input"])) for one in listed["members"]], progress)
+    measured = measure([(opener(entry["file"]), tuple(entry["input"])) for entry in listed["members"]], progress)
     print(file=sys.stderr)
-    members = [{"subnet": one["subnet"], **times} for one, times in zip(listed["members"], measured, strict=True)]
+    members = [{"subnet": entry["subnet"], **times} for entry, times in zip(listed["members"], measured, strict=True)]
     runtime = f"onnxruntime {onnxruntime.__version__}"
     temporary.write_text(json.dumps(profile(listed["family"], runtime, arguments.threads, members), indent=2) + "\n")
     temporary.replace(arguments.output)

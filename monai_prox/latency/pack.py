@@ -42,9 +42,9 @@ def choose_members(family: Family, size: Sequence[int], count: int = MEMBERS) ->
     logs = np.log([cost.macs(family, subnet, size) for subnet in ordered] or [1])
     chosen: list[Subnet] = []
     for target in np.linspace(logs[0], logs[-1], max(count - 2, 0)):
-        left = [index for index, subnet in enumerate(ordered) if subnet not in chosen]
-        if left:
-            chosen.append(ordered[min(left, key=lambda index: abs(logs[index] - target))])
+        remaining = [index for index, subnet in enumerate(ordered) if subnet not in chosen]
+        if remaining:
+            chosen.append(ordered[min(remaining, key=lambda index: abs(logs[index] - target))])
     return list(dict.fromkeys([ends[0], *chosen, ends[1]]))
 
 
@@ -115,7 +115,7 @@ def measure_here(
                 openers.append(_file_opener(Path(folder, file), runtime, threads))
             version = _version(runtime)
         times = measure.measure(list(zip(openers, shapes, strict=True)), progress)
-    measured = [{"subnet": subnet.to_json(), **of} for subnet, of in zip(members, times, strict=True)]
+    measured = [{"subnet": subnet.to_json(), **timing} for subnet, timing in zip(members, times, strict=True)]
     return measure.profile(fingerprint(source.supernet.family, source.size), version, threads, measured)
 
 

@@ -38,7 +38,7 @@ class Price:
     file_mb: float
     latency_ms: float | None
 
-    def of(self, name: str) -> float:
+    def value(self, name: str) -> float:
         value: float = getattr(self, name)
         return value
 
@@ -51,8 +51,8 @@ class Prices:
     size: Sequence[int]
     device: Device | None = None
 
-    def of(self, subnet: Subnet) -> Price:
-        counted = cost.of(self.family, subnet, self.size)
+    def price(self, subnet: Subnet) -> Price:
+        counted = cost.member_cost(self.family, subnet, self.size)
         latency = None if self.device is None else self.device.latency_ms(subnet)
         return Price(counted.parameters, counted.macs, counted.memory_mb, counted.file_mb, latency)
 
@@ -68,19 +68,19 @@ class Budget:
     file_mb: float | None = None
 
     def __post_init__(self) -> None:
-        for name, most in self.limits().items():
-            if not most > 0:
-                raise ProXError(f"the most {UNITS[name]} is {most}; it must be above 0")
+        for name, limit in self.limits().items():
+            if not limit > 0:
+                raise ProXError(f"the most {UNITS[name]} is {limit}; it must be above 0")
 
     def limits(self) -> dict[str, float]:
-        return {name: most for name, most in asdict(self).items() if most is not None}
+        return {name: limit for name, limit in asdict(self).items() if limit is not None}
 
     def allows(self, price: Price) -> bool:
         return self.excess(price) <= 1
 
     def excess(self, price: Price) -> float:
         """The largest of the ratios of what is spent to what may be; 0 without limits."""
-        return max((price.of(name) / most for name, most in self.limits().items()), default=0.0)
+        return max((price.value(name) / limit for name, limit in self.limits().items()), default=0.0)
 
     def cheapest(self, prices: Prices) -> Subnet:
         """A member that leaves as much of the budget as any of those looked at.
@@ -88,14 +88,14 @@ class Budget:
         Raises ProXError, with the member that comes closest, where none is within it.
         """
         generator, space = random.Random(0), prices.family.space
-        seen = {space.smallest(), *(space.sample(generator) for _ in range(LOOKED_AT))}
+        candidates = {space.smallest(), *(space.sample(generator) for _ in range(LOOKED_AT))}
         closest, price = min(
-            ((subnet, prices.of(subnet)) for subnet in seen), key=lambda pair: (self.excess(pair[1]), str(pair[0]))
+            ((subnet, prices.price(subnet)) for subnet in candidates), key=lambda pair: (self.excess(pair[1]), str(pair[0]))
         )
         if not self.allows(price):
-            asked = ", ".join(f"{UNITS[name]} {most:g}" for name, most in self.limits().items())
-            has = ", ".join(f"{UNITS[name]} {price.of(name):.4g}" for name in self.limits())
-            raise ProXError(f"no member is within the budget ({asked}); the closest has {has}: {closest}")
+            wanted = ", ".join(f"{UNITS[name]} {limit:g}" for name, limit in self.limits().items())
+            spent = ", ".join(f"{UNITS[name]} {price.value(name):.4g}" for name in self.limits())
+            raise ProXError(f"no member is within the budget ({wanted}); the closest has {spent}: {closest}")
         return closest
 
     def nearest(self, ranks: Mapping[str, Sequence[int]], prices: Prices) -> Subnet:
@@ -104,13 +104,13 @@ class Budget:
         Which one is drawn, but always the same for the same ranks. What no budget allows becomes the smallest member.
         """
         space, generator = prices.family.space, random.Random(str(ranks))
-        left = {name: list(of) for name, of in ranks.items()}
-        subnet = space.nearest(left)
-        while not self.allows(prices.of(subnet)):
-            slots = [(name, index) for name, of in left.items() for index, rank in enumerate(of) if rank > 0]
+        lowered = {name: list(indices) for name, indices in ranks.items()}
+        subnet = space.nearest(lowered)
+        while not self.allows(prices.price(subnet)):
+            slots = [(name, index) for name, indices in lowered.items() for index, rank in enumerate(indices) if rank > 0]
             if not slots:
                 break
             name, index = generator.choice(slots)
-            left[name][index] -= 1
-            subnet = space.nearest(left)
+            lowered[name][index] -= 1
+            subnet = space.nearest(lowered)
         return subnet

@@ -24,9 +24,9 @@ def fronts(points: Points, count: int) -> list[int]:
 
     Where there is room for one only, that is the best by the first objective.
     """
-    left, chosen = list(range(len(points))), list[int]()
-    while left and len(chosen) < count:
-        best = [left[index] for index in front(points[left])]
+    remaining, chosen = list(range(len(points))), list[int]()
+    while remaining and len(chosen) < count:
+        best = [remaining[index] for index in front(points[remaining])]
         best.sort(key=lambda index: points[index, -1])
         room = count - len(chosen)
         if room == 1:
@@ -34,7 +34,7 @@ def fronts(points: Points, count: int) -> list[int]:
         elif len(best) > room:
             best = [best[round(step)] for step in np.linspace(0, len(best) - 1, room)]
         chosen += best
-        left = [index for index in left if index not in best]
+        remaining = [index for index in remaining if index not in best]
     return chosen
 
 

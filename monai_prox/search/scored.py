@@ -42,9 +42,9 @@ class Scored:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """what: "members" or "finalists", of which ``done`` of ``total`` are scored."""
+    """phase: "members" or "finalists", of which ``done`` of ``total`` are scored."""
 
-    what: str
+    phase: str
     done: int
     total: int
     scored: list[Scored]
@@ -52,5 +52,5 @@ class SearchProgress:
 
 def best_so_far(scored: Sequence[Scored], minimise: Sequence[str]) -> list[Scored]:
     """Those that no other beats, from the cheapest on."""
-    points = np.array([[-one.score, *(one.price.of(name) for name in minimise)] for one in scored])
-    return sorted((scored[index] for index in front(points)), key=lambda one: one.price.of(minimise[0]))
+    points = np.array([[-member.score, *(member.price.value(name) for name in minimise)] for member in scored])
+    return sorted((scored[index] for index in front(points)), key=lambda member: member.price.value(minimise[0]))

@@ -28,13 +28,13 @@ class _Lock(JournalFileSymlinkLock):
         super().__init__(str(path))
 
     def acquire(self) -> bool:
-        held = super().acquire()
+        acquired = super().acquire()
         try:
             self._drop_half_a_line()
         except BaseException:
             self.release()
             raise
-        return held
+        return acquired
 
     def _drop_half_a_line(self) -> None:
         with self.path.open("rb+") as file:

@@ -84,16 +84,16 @@ class Search:
     def subset(self) -> list[int]:
         """The cases that every member is scored on, evenly spread over all."""
         count = len(self.held_out.names)
-        few = min(self.cases, count)
-        return [index * count // few for index in range(few)]
+        number = min(self.cases, count)
+        return [index * count // number for index in range(number)]
 
     @cached_property
     def scored_on(self) -> list[int]:
         """Those of ``subset`` that can be used. Raises ProXError if none can."""
         return self._usable(self.subset)
 
-    def _usable(self, which: Sequence[int]) -> list[int]:
-        return self.held_out.usable(which, self.source.describe("largest", self.source.supernet.family.space.largest()))
+    def _usable(self, cases: Sequence[int]) -> list[int]:
+        return self.held_out.usable(cases, self.source.describe("largest", self.source.supernet.family.space.largest()))
 
     @cached_property
     def _trained(self) -> str:
@@ -147,7 +147,7 @@ class Search:
         known: dict[Subnet, Scored] = {}
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             subnet, scores = self._recorded(trial.user_attrs)
-            known.setdefault(subnet, Scored(subnet, self.prices.of(subnet), scores))
+            known.setdefault(subnet, Scored(subnet, self.prices.price(subnet), scores))
         return known
 
     def _search(self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]) -> None:
@@ -157,21 +157,21 @@ class Search:
                 trial = study.ask(self._distributions)
                 known |= self._known(study)
             subnet = self.budget.nearest(self._ranks(trial.params), self.prices)
-            stale = stale + 1 if subnet in known or not self.budget.allows(self.prices.of(subnet)) else 0
-            if not self.budget.allows(self.prices.of(subnet)):
+            stale = stale + 1 if subnet in known or not self.budget.allows(self.prices.price(subnet)) else 0
+            if not self.budget.allows(self.prices.price(subnet)):
                 study.tell(trial, state=TrialState.FAIL)
                 continue
             if subnet in known:
                 scores = known[subnet].scores
             else:
                 scores = self._elsewhere(subnet, names) or dict(zip(names, self._scores(subnet, self.scored_on), strict=True))
-            scored = Scored(subnet, self.prices.of(subnet), scores)
+            scored = Scored(subnet, self.prices.price(subnet), scores)
             if not scored.cases:
                 raise ProXError(f"no class occurs in, or is predicted for, the cases {', '.join(names)}; score on more --cases")
             with self._stored():
                 trial.set_user_attr("subnet", subnet.to_json())
                 trial.set_user_attr("scores", scores)
-                study.tell(trial, [scored.score, *(scored.price.of(name) for name in self.minimise)])
+                study.tell(trial, [scored.score, *(scored.price.value(name) for name in self.minimise)])
             known[subnet] = scored
             watch(SearchProgress("members", len(known), self.trials, list(known.values())))
 
@@ -180,35 +180,43 @@ class Search:
     ) -> tuple[list[Scored], float]:
         """The best of the members on all cases, and the seconds for it; what another process has scored is not scored again."""
         members = list(known.values())
-        points = np.array([[-one.score, *(one.price.of(name) for name in self.minimise)] for one in members])
+        points = np.array([[-member.score, *(member.price.value(name) for name in self.minimise)] for member in members])
         chosen = [members[index] for index in fronts(points, self.finalists)]
         random.shuffle(chosen)  # two processes begin with different ones
         finalists, seconds = list[Scored](), 0.0
-        for one in chosen:
-            key = f"{FINALIST} {one.subnet}"
-            whole = study.user_attrs.get(key)  # other processes', too
-            if whole is not None:
-                check_types(whole, {"seconds": float}, f"{self.storage.split('://')[0]}, {key:.80}")
+        for member in chosen:
+            key = f"{FINALIST} {member.subnet}"
+            record = study.user_attrs.get(key)  # other processes', too
+            if record is not None:
+                check_types(record, {"seconds": float}, f"{self.storage.split('://')[0]}, {key:.80}")
             else:
                 start = time.perf_counter()
-                found = self._others.get(one.subnet, {}) | one.scores
+                scores_by_case = self._others.get(member.subnet, {}) | member.scores
                 usable = {self.held_out.names[index]: index for index in self._usable(range(len(self.held_out.names)))}
-                rest = {name: index for name, index in usable.items() if name not in found}
-                found |= dict(zip(rest, self._scores(one.subnet, list(rest.values())), strict=True)) if rest else {}
-                scores = {name: found[name] for name in usable}
-                whole = {"subnet": one.subnet.to_json(), "scores": scores, "seconds": time.perf_counter() - start}
-                study.set_user_attr(key, whole)
-            finalists.append(Scored(one.subnet, one.price, self._recorded(whole)[1]))
-            seconds += whole["seconds"]
+                remaining = {name: index for name, index in usable.items() if name not in scores_by_case}
+                scores_by_case |= (
+                    dict(zip(remaining, self._scores(member.subnet, list(remaining.values())), strict=True))
+                    if remaining
+                    else {}
+                )
+                scores = {name: scores_by_case[name] for name in usable}
+                record = {"subnet": member.subnet.to_json(), "scores": scores, "seconds": time.perf_counter() - start}
+                study.set_user_attr(key, record)
+            finalists.append(Scored(member.subnet, member.price, self._recorded(record)[1]))
+            seconds += record["seconds"]
             watch(SearchProgress("finalists", len(finalists), len(chosen), finalists))
         return finalists, seconds
 
     def _all_known(self, study: optuna.Study, members: Sequence[Scored]) -> list[Scored]:
         """With all of their known scores, those of this run and of others."""
-        own = dict(self._recorded(finalist) for finalist in self._finalists(study.user_attrs))
+        finalist_scores = dict(self._recorded(finalist) for finalist in self._finalists(study.user_attrs))
         return [
-            Scored(one.subnet, one.price, self._others.get(one.subnet, {}) | own.get(one.subnet, {}) | one.scores)
-            for one in members
+            Scored(
+                member.subnet,
+                member.price,
+                self._others.get(member.subnet, {}) | finalist_scores.get(member.subnet, {}) | member.scores,
+            )
+            for member in members
         ]
 
     def _elsewhere(self, subnet: Subnet, names: Sequence[str]) -> dict[str, float] | None:
@@ -229,19 +237,19 @@ class Search:
             if study.user_attrs.get("family") == self._trained and study.study_name != self.name:
                 trials = storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.COMPLETE,))
                 for attributes in [*(trial.user_attrs for trial in trials), *self._finalists(study.user_attrs)]:
-                    subnet, found = self._recorded(attributes)
-                    scores.setdefault(subnet, {}).update(found)
+                    subnet, scores_by_case = self._recorded(attributes)
+                    scores.setdefault(subnet, {}).update(scores_by_case)
         return scores
 
     @contextmanager
     def _stored(self) -> Iterator[None]:
         """Within it the storage is read, which may be another's. Raises ProXError if Optuna can make nothing of it."""
-        what = f"the storage {self.storage.split('://')[0]} is of no search of this version"  # without a password
-        with refusing(what):
+        problem = f"the storage {self.storage.split('://')[0]} is of no search of this version"  # without a password
+        with refusing(problem):
             try:
                 yield
             except optuna.exceptions.OptunaError as error:
-                raise ProXError(f"{what}: {type(error).__name__}: {error!s:.160}") from error
+                raise ProXError(f"{problem}: {type(error).__name__}: {error!s:.160}") from error
 
     def _recorded(self, attributes: Any) -> tuple[Subnet, dict[str, float]]:
         """What a trial or a finalist has left in the storage. Raises ProXError if no search of this family has."""
@@ -277,7 +285,7 @@ class Search:
 
     def _parameters(self, subnet: Subnet) -> dict[str, int]:
         ranks = self.prices.family.space.ranks(subnet)
-        named = {f"{dimension} {index}": rank for dimension, of in ranks.items() for index, rank in enumerate(of)}
+        named = {f"{dimension} {index}": rank for dimension, indices in ranks.items() for index, rank in enumerate(indices)}
         return {name: rank for name, rank in named.items() if name in self._distributions}
 
 
@@ -297,14 +305,16 @@ class Result:
     @property
     def cases(self) -> list[str]:
         """Names of all that can be used."""
-        return max((list(one.scores) for one in self.finalists), key=len)
+        return max((list(member.scores) for member in self.finalists), key=len)
 
     @property
     def measured(self) -> list[Scored]:
         """The finalists, and members that are known on all cases, too: from other runs, or because some cases are all."""
-        finalists, cases = {one.subnet for one in self.finalists}, self.cases
-        others = (one for one in self.known if one.subnet not in finalists and set(cases) <= set(one.scores))
-        return self.finalists + [Scored(one.subnet, one.price, {name: one.scores[name] for name in cases}) for one in others]
+        finalists, cases = {member.subnet for member in self.finalists}, self.cases
+        complete = (member for member in self.known if member.subnet not in finalists and set(cases) <= set(member.scores))
+        return self.finalists + [
+            Scored(member.subnet, member.price, {name: member.scores[name] for name in cases}) for member in complete
+        ]
 
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {

@@ -76,8 +76,8 @@ def test_a_plain_network_by_hand(subnet: Subnet, parameters: int, macs: int) -> 
     for _ in range(2):  # asking twice changes nothing
         assert cost.parameters(supernet.family, subnet) == parameters
         assert cost.macs(supernet.family, subnet, (16, 16)) == macs
-        of = cost.of(supernet.family, subnet, (16, 16))
-        assert (of.parameters, of.macs) == (parameters, macs)
+        counted = cost.member_cost(supernet.family, subnet, (16, 16))
+        assert (counted.parameters, counted.macs) == (parameters, macs)
 
 
 def test_a_residual_network_by_hand() -> None:

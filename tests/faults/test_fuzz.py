@@ -349,7 +349,7 @@ def raised(space: SearchSpace, subnet: Subnet, dimension: str, index: int) -> Su
 
 
 def costs(family: Any, subnet: Subnet) -> dict[str, float]:
-    of = cost.of(family, subnet, size_of(family))
+    of = cost.member_cost(family, subnet, size_of(family))
     return {"parameters": of.parameters, "macs": of.macs, "activations": of.activations, "memory": of.memory_mb}
 
 
