@@ -1,4 +1,4 @@
-"""A few members with names, watched during training and offered after it."""
+"""A few members with names, which are scored during training and offered after it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,26 @@ INTERMEDIATE = ("small", "middle", "large")
 
 
 def named_members(family: Family, size: Sequence[int], space: SearchSpace | None = None) -> dict[str, Subnet]:
-    """Smallest, largest and up to three members between, as equally spaced in the logarithm of their MACs as there are.
+    """The smallest member, the largest, and up to three in between, about equally spaced in the logarithm of their MACs.
 
-    Those between are even: each dimension is as far open in all stages of the network. What a random member has by chance,
-    a bottleneck of width between wide stages, nobody would choose.
+    Those in between have an equally large part of their choices in all stages of the network. A random member may have a narrow
+    stage between wide ones, which nobody would choose. The result depends on the family, the size and the space only.
 
-    size: input voxels per axis for which MACs are counted. space: the whole one if None. The choice is a function of the space
-    alone.
+    Args:
+        family: the family.
+        size: voxels per axis of the input for which MACs are counted.
+        space: the part of the family's space to choose from. None means the whole space.
+
+    Returns:
+        The members by name, from the smallest to the largest: "smallest", "small", "middle", "large", "largest".
+
+    Raises:
+        ProXError: the space has no member.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> family = MobileNetFamily(input_channels=1, num_classes=2)
+    >>> list(named_members(family, (224, 224)))
+    ['smallest', 'small', 'middle', 'large', 'largest']
     """
     space = family.space if space is None else space
     smallest, largest = space.smallest(), space.largest()
