@@ -1,15 +1,15 @@
 """Synthetic B-scans in the folder layout of the Kermany retinal OCT data set: SYNTHETIC, made by a program, of no patient.
 
-A scan shows the layers of a retina around its fovea, with vessel shadows and speckle, as a device with a contrast, a noise
-and a sharpness of its own would see them. By class:
+A scan shows the layers of a retina around its fovea, with vessel shadows and speckle. Each patient is scanned by a device with
+its own contrast, noise and sharpness. The classes are:
 
-NORMAL  nothing more.
+NORMAL  no lesion.
 DRUSEN  one to four low bumps of the pigment epithelium.
-DME     dark cysts between the inner layers, which swell there.
-CNV     a bright, ragged mass below a raised pigment epithelium, its shadow, and often fluid above it.
+DME     dark cysts between the inner layers, which are swollen there.
+CNV     a bright, ragged mass below a raised pigment epithelium, with its shadow, and often fluid above it.
 
-Small lesions are a few pixels high, and uneven epithelia, shadows and wide pits are in all classes, so that shape has to be
-told from noise. A higher severity makes lesions larger, for short trainings.
+Small lesions are a few pixels high. Uneven epithelia, shadows and wide pits occur in all classes. So a network has to tell
+shape from noise. A higher severity makes lesions larger, for short trainings.
 """
 
 from __future__ import annotations
@@ -47,13 +47,23 @@ def write_phantom_scans(
     severity: float = 1.0,
     seed: int = 0,
 ) -> Path:
-    """Writes ``<folder>/phantom_oct/{train,val,test}/CLASS/CLASS-PATIENT-NUMBER.jpeg`` and returns ``<folder>/phantom_oct``.
+    """Writes ``<folder>/phantom_oct/{train,val,test}/CLASS/CLASS-PATIENT-NUMBER.jpeg``.
 
-    patients: of each class by split; none is in two classes or splits. size: pixels, rows and columns. severity: of
-    lesions' heights and widths. A scan is a function of these, ``seed``, its patient and number. A folder of the same
-    arguments is returned as it is.
+    A scan depends on the size, the severity, the seed, its patient and its number only. A folder with the same arguments is
+    returned as it is.
 
-    Raises ProXError for counts below 1, sizes below 64, a severity outside of 0.5 to 3 and a folder of other arguments.
+    Args:
+        folder: folder in which phantom_oct is made.
+        patients: number of patients of each class, by split. No patient is in two classes or splits.
+        size: pixels (rows, columns).
+        severity: factor of the heights and widths of lesions, from 0.5 to 3.
+        seed: seed of all scans.
+
+    Returns:
+        ``<folder>/phantom_oct``.
+
+    Raises:
+        ProXError: an argument is out of range, or the folder exists with other arguments.
     """
     if set(patients) != set(PATIENTS) or not all(type(count) is int and count > 0 for count in patients.values()):
         raise ProXError(f"patients must be positive numbers for {', '.join(PATIENTS)}, got {dict(patients)}")
@@ -90,7 +100,7 @@ def write_phantom_scans(
 
 @dataclass(frozen=True)
 class _Eye:
-    """Of one patient: lengths in fractions of the image's height or width."""
+    """The eye of one patient, and the device that scans it. Lengths are fractions of the image's height or width."""
 
     level: float
     tilt: float
@@ -129,7 +139,18 @@ class _Eye:
 def scan(
     kind: str, *, size: tuple[int, int], patient: tuple[int, int], number: int, severity: float = 1.0
 ) -> NDArray[np.uint8]:
-    """One B-scan of ``size``. kind: one of CLASSES. patient: (seed, number of the patient)."""
+    """One B-scan.
+
+    Args:
+        kind: name of the class.
+        size: pixels (rows, columns).
+        patient: the seed and the number of the patient.
+        number: number of the scan of this patient.
+        severity: factor of the heights and widths of lesions.
+
+    Returns:
+        (rows, columns), from 0 to 255.
+    """
     eye = _Eye.draw(np.random.default_rng(patient))
     g = np.random.default_rng((*patient, number))
     rows, columns = size

@@ -1,7 +1,7 @@
-"""The ``architecture`` entry of an nnU-Net plan: checked, key by key, and built.
+"""The ``architecture`` entry of an nnU-Net plan: checked, entry by entry, and built.
 
-Plans come from outside, and their entries reach nnU-Net, which imports what they name, and MONAI's ConfigParser, which runs
-what looks like an expression. So nothing passes this file that is not of exactly the type it has in nnU-Net's own plans.
+Plans come from outside. nnU-Net imports what their entries name, and MONAI's ConfigParser runs texts that look like
+expressions. So this module only lets pass what has exactly the type that it has in nnU-Net's own plans.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LARGEST = 65_536  # of any other number
 
 
 def _classes(place: str, *classes: type[nn.Module]) -> dict[str, type[nn.Module]]:
-    """By the two names that each has in plans."""
+    """The classes by the two names that each has in plans."""
     return {f"{module}.{cls.__name__}": cls for module in ("torch.nn", f"torch.nn.modules.{place}") for cls in classes}
 
 
@@ -51,9 +51,16 @@ UNSUPPORTED = ("bottleneck_channels", "stem_channels", "squeeze_excitation")  # 
 
 
 def kind_of(architecture: Mapping[str, Any]) -> str:
-    """The class of an ``architecture`` entry's network, without its place.
+    """The name of the network's class, without its module.
 
-    Raises ProXError for others than nnU-Net's two U-Nets.
+    Args:
+        architecture: an ``architecture`` entry.
+
+    Returns:
+        "PlainConvUNet" or "ResidualEncoderUNet".
+
+    Raises:
+        ProXError: the network is another one.
     """
     name = architecture["network_class_name"]
     if not isinstance(name, str) or name not in KINDS:
@@ -64,9 +71,17 @@ def kind_of(architecture: Mapping[str, Any]) -> str:
 
 
 def checked(architecture: Mapping[str, Any], axes: int) -> dict[str, Any]:
-    """``architecture``, an entry for ``axes`` axes, in normal form: new objects of plain types, one number a level and axis.
+    """An ``architecture`` entry in normal form.
 
-    Raises ProXError for an entry that is unknown, missing, of another type, or larger than anybody means.
+    Args:
+        architecture: the entry.
+        axes: the number of axes of the plan's patch.
+
+    Returns:
+        New objects of plain types, with one number per level and axis.
+
+    Raises:
+        ProXError: an entry is unknown or missing, has another type, or is out of range.
     """
     kind, entries = kind_of(architecture), architecture["arch_kwargs"]
     if not isinstance(entries, Mapping):
@@ -106,7 +121,13 @@ def checked(architecture: Mapping[str, Any], axes: int) -> dict[str, Any]:
 
 
 def build_network(architecture: Mapping[str, Any], *, input_channels: int, num_classes: int) -> nn.Module:
-    """The stock network of an entry that ``checked`` has returned."""
+    """The stock network of an ``architecture`` entry.
+
+    Args:
+        architecture: what ``checked`` returned.
+        input_channels: number of input channels.
+        num_classes: number of output channels.
+    """
     kwargs = dict(architecture["arch_kwargs"])
     kwargs |= {key: kwargs[key] and _class(key, kwargs[key]) for key in CLASSES if key in kwargs}
     network: nn.Module = NETWORKS[kind_of(architecture)](
@@ -123,7 +144,7 @@ def _whole(key: str, value: Any) -> int:
 
 
 def _per_level(key: str, entry: Any, count: int, axes: int | None) -> list[Any]:
-    """Numbers, one a level, or as many lists of one an axis; a plan may give one number for all."""
+    """A list of one number per level, or of one list per level with one number per axis. A plan may give one number for all."""
 
     def spread(value: Any, count: int) -> list[Any]:
         values = [value] * count if isinstance(value, WHOLE) else value
@@ -162,7 +183,7 @@ def _switch(key: str, value: Any) -> bool:
 
 
 def _keywords(key: str, entries: Any, cls: type[nn.Module] | None) -> dict[str, Any] | None:
-    """Of the arguments of ``cls``, each of the type that its default has."""
+    """The arguments of a class, each checked to be of the type of its default."""
     if entries is None:
         return None
     if not isinstance(entries, Mapping):

@@ -1,8 +1,8 @@
 """MobileNetV3 for classification: torchvision's own network with another ``inverted_residual_setting`` per member.
 
-The layout is MobileNetV3-Large's (Howard et al., ICCV 2019, table 1), with all stages of the same depth, as Once-for-all
-(Cai et al., ICLR 2020) and ProX (Lim et al., Neurocomputing 2024) have it. Every member is plain data, see
-``MobileNetFamily.architecture_of``, which is what makes members stock.
+The layout is that of MobileNetV3-Large (Howard et al., ICCV 2019, table 1), but all stages have the same depth, as in
+Once-for-all (Cai et al., ICLR 2020) and ProX (Lim et al., Neurocomputing 2024). Every member is plain data, see
+``MobileNetFamily.architecture_of``, so every member is a stock network.
 """
 
 from __future__ import annotations
@@ -36,7 +36,14 @@ HEAD = 2  # the stem and the first block, which is never left out
 
 
 class _Stage(NamedTuple):
-    """width: of the full network; stride: of the first block; squeeze: and excitation; activation: torchvision's name of it."""
+    """A stage of the full network.
+
+    Args:
+        width: output channels.
+        stride: of the first block.
+        squeeze: whether blocks have squeeze and excitation.
+        activation: torchvision's name of the activation.
+    """
 
     width: int
     stride: int
@@ -59,13 +66,20 @@ SQUEEZE = 4  # of squeeze and excitation: inner channels to those between its tw
 
 @dataclass(frozen=True, kw_only=True)
 class MobileNetChoices:
-    """What is elastic. The last of each is the largest member's.
+    """What is elastic in a family of MobileNetV3. The last value of each field is the largest member's.
 
-    depth: blocks of a stage, each stage by itself.
-    expansion: ratio of a block's inner channels to its input's, above 1, each block by itself.
-    kernel: odd sizes of the depthwise convolutions, each block by itself.
-    width: fractions of the channels between blocks, ending in 1, each stage by itself, in multiples of 8.
-    resolution: pixels per axis at which an image is worked on; images are brought to the last of them.
+    Args:
+        depth: number of blocks, for each stage.
+        expansion: ratio of a block's inner channels to its input channels, above 1, for each block.
+        kernel: odd sizes of the depthwise convolutions, for each block.
+        width: fractions of the channels between blocks, for each stage. The last one is 1. Channels are multiples of 8.
+        resolution: pixels per axis of the network's input. Images are resized to the largest one first.
+
+    Raises:
+        ProXError: a value is out of range.
+
+    >>> MobileNetChoices(width=(0.5, 1.0), resolution=(32, 64)).resolution
+    (32, 64)
     """
 
     depth: tuple[int, ...] = (1, 2, 3)
@@ -96,7 +110,17 @@ class MobileNetChoices:
 
     @classmethod
     def from_json(cls, data: Any) -> MobileNetChoices:
-        """From a name of CHOICES or an object with some of the fields above. Raises ProXError."""
+        """The choices that a configuration asks for.
+
+        Args:
+            data: a name of CHOICES, or an object with some of the fields above.
+
+        Raises:
+            ProXError: the name is unknown, or a field is unknown, has another type or is out of range.
+
+        >>> MobileNetChoices.from_json("paper").width
+        (0.5, 1.0)
+        """
         if isinstance(data, str):
             if data not in CHOICES:
                 raise ProXError(f"the search space {data!r} is not known; known by name: {', '.join(CHOICES)}")
@@ -109,12 +133,22 @@ CHOICES: Mapping[str, MobileNetChoices] = {"default": MobileNetChoices(), "paper
 
 
 class MobileNetFamily:
-    """All subnets of a MobileNetV3 with stages of the deepest choice.
+    """All subnets of a MobileNetV3 whose stages have the deepest choice.
 
-    input_channels: 1 or 3. num_classes: at least 2.
-    open: of a family whose last choices were closed, how many remain by dimension, see ``SearchSpace.narrow``.
+    Args:
+        input_channels: 1 or 3.
+        num_classes: at least 2.
+        choices: what is elastic.
+        open: number of choices that remain of each dimension whose last choices were closed, see ``SearchSpace.narrow``. None
+            means that all remain.
 
-    Raises ProXError for other numbers and for choices that leave no legal member.
+    Raises:
+        ProXError: a number is out of range, or the choices leave no legal member.
+
+    >>> family = MobileNetFamily(input_channels=1, num_classes=4, choices=MobileNetChoices(resolution=(32, 64)))
+    >>> network = family.build(family.space.smallest())
+    >>> network(torch.zeros(2, 1, 32, 32)).shape
+    torch.Size([2, 4])
     """
 
     def __init__(
@@ -160,7 +194,14 @@ class MobileNetFamily:
 
     # ------------------------------------------------------------------ building members
     def architecture_of(self, subnet: Subnet) -> dict[str, Any]:
-        """The subnet's network as plain data, for ``build_network``: a block is torchvision's InvertedResidualConfig."""
+        """The network of a member as plain data, for ``build_network``. A block is a torchvision InvertedResidualConfig.
+
+        Args:
+            subnet: the member.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         self.space.check(subnet)
         stem, *widths = (int(width) for width in subnet["width"])
         blocks: list[list[Any]] = [[stem, 3, stem, stem, False, "RE", 1]]
@@ -181,9 +222,17 @@ class MobileNetFamily:
         }
 
     def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
-        """The subnet's stock network, initialised as torchvision does, but with residual blocks that start as the identity.
+        """The stock network of a member. Its residual blocks are the identity at the start, the rest is initialised by
+        torchvision.
 
-        A block born into a trained network then passes its input on (Goyal et al., 2017, section 5.1).
+        A block that is added to a trained network passes its input on in this way (Goyal et al., 2017, section 5.1).
+
+        Args:
+            subnet: the member.
+            initialise: whether the weights are initialised. If not, they may have any values.
+
+        Raises:
+            ProXError: the subnet is not a member.
         """
         if not initialise:  # torchvision's initialisation takes longer than a forward pass
             device = torch.get_default_device()
@@ -197,7 +246,7 @@ class MobileNetFamily:
         return network
 
     def layers(self, subnet: Subnet, size: Sequence[int] | None = None) -> Iterator[Layer]:
-        """See ``Family``."""
+        """The layers of a member's network. See ``Family.layers``."""
         architecture, full = self.architecture_of(subnet), self.choices.resolution[-1]
         side = self.input_size((full, full) if size is None else size, subnet["resolution"][0])
         channels = self.input_channels
@@ -235,7 +284,7 @@ class MobileNetFamily:
         yield pooled(LAST, self.num_classes)
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
-        """There is nothing to switch."""
+        """Does nothing, because there are no switches. See ``Family.synchronise``."""
 
     # ------------------------------------------------------------------ where weights live
     @cached_property
@@ -243,7 +292,7 @@ class MobileNetFamily:
         return self.space.largest()["depth"]
 
     def _place(self, feature: int, depths: Sequence[Value]) -> tuple[int, int] | None:
-        """Stage and block of an entry of ``features`` in a network of these depths; None outside of the stages."""
+        """Stage and block of an entry of ``features`` in a network of these depths; None for an entry outside of the stages."""
         feature -= HEAD
         for stage, depth in enumerate(depths):
             if 0 <= feature < depth:
@@ -258,6 +307,7 @@ class MobileNetFamily:
         return {name: tuple(tensor.shape) for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
 
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
+        """The place of a member's tensor in the largest network. See ``Family.locate``."""
         if (match := FEATURE.match(name)) and int(match[1]) >= HEAD:  # entries shift where blocks are missing
             place = self._place(int(match[1]), subnet["depth"])
             depths_before = self._largest_depths if place is None else self._largest_depths[: place[0]]
@@ -270,12 +320,15 @@ class MobileNetFamily:
         return name, tuple(region)
 
     def output_axis(self, name: str) -> int:
+        """The axis of output channels, which is 0 for all weights. See ``Family.output_axis``."""
         return 0
 
     def passes_through(self, name: str) -> int | None:
+        """None, because residual blocks are the identity at the start. See ``Family.passes_through``."""
         return None
 
     def group(self, name: str) -> str:
+        """The stage that a tensor belongs to. See ``Family.group``."""
         match = FEATURE.match(name)
         place = match and self._place(int(match[1]), self._largest_depths)
         return f"stage {place[0]}" if place else ".".join(name.split(".")[:2])
@@ -283,13 +336,18 @@ class MobileNetFamily:
     # ------------------------------------------------------------------ running
     @property
     def divisor(self) -> tuple[int, ...]:
-        """Any size will do."""
+        """One per axis, because images may have any size."""
         return (1, 1)
 
     def input_size(self, size: Sequence[int], resolution: float) -> tuple[int, ...]:
-        """The size per axis, in pixels, at which a member of ``resolution`` works on an image of ``size``.
+        """The size at which a member works on an image.
 
-        Raises ProXError where that is less than the network's stride.
+        Args:
+            size: pixels per axis of the image.
+            resolution: the member's value of the dimension ``resolution``.
+
+        Raises:
+            ProXError: the result is less than the network's stride of 32.
         """
         working = tuple(round(length * resolution / self.choices.resolution[-1]) for length in size)
         if min(working) < STRIDE:
@@ -300,7 +358,19 @@ class MobileNetFamily:
         return working
 
     def run(self, network: Callable[[Tensor], Any], x: Tensor, subnet: Subnet) -> Any:
-        """x: (B, C, H, W) -> logits (B, classes)."""
+        """Runs a member's network at the member's resolution.
+
+        Args:
+            network: the member's network.
+            x: (B, C, H, W).
+            subnet: the member.
+
+        Returns:
+            Logits (B, classes).
+
+        Raises:
+            ProXError: the images are too small.
+        """
         working = self.input_size(x.shape[2:], subnet["resolution"][0])
         if working != tuple(x.shape[2:]):
             x = F.interpolate(x, working, mode="bilinear", align_corners=False, antialias=True)
@@ -308,7 +378,14 @@ class MobileNetFamily:
 
 
 def build_network(architecture: Mapping[str, Any]) -> nn.Module:
-    """torchvision's MobileNetV3 from plain data, see ``MobileNetFamily.architecture_of``. Raises ProXError for other data."""
+    """torchvision's MobileNetV3 from plain data.
+
+    Args:
+        architecture: what ``MobileNetFamily.architecture_of`` returned.
+
+    Raises:
+        ProXError: the data is something else.
+    """
     try:
         blocks = [
             InvertedResidualConfig(*map(int, block[:4]), bool(block[4]), str(block[5]), int(block[6]), 1, 1.0)

@@ -1,7 +1,7 @@
 """nnU-Net's U-Nets: PlainConvUNet and ResidualEncoderUNet, 2D and 3D, isotropic and anisotropic.
 
 The family is derived from the ``architecture`` entry of an nnU-Net plan. Every member is again such an entry, see
-``UNetFamily.architecture_of``, which is what makes members stock.
+``UNetFamily.architecture_of``, so every member is a stock network.
 """
 
 from __future__ import annotations
@@ -31,15 +31,39 @@ MOST_VOXELS = 2**26  # of a patch, 406 an axis; nobody trains on more
 
 
 class UNetFamily:
-    """All subnets of one plan's network.
+    """All subnets of the network of an nnU-Net plan.
 
-    architecture: a plan's ``architecture`` entry (``network_class_name``, ``arch_kwargs``, ``_kw_requires_import``).
-    input_channels, num_classes: channels in and out, as nnU-Net counts them (regions included, ignore label not).
-    patch_size: voxels per axis at full resolution, as in the plan; 2 or 3 axes.
-    open: of a family whose last choices were closed, how many remain by dimension, see ``SearchSpace.narrow``. Members are
-        the same networks as in the whole family and work at the same resolutions; only the largest of them is another.
+    Args:
+        architecture: the plan's ``architecture`` entry (``network_class_name``, ``arch_kwargs``, ``_kw_requires_import``).
+        input_channels: number of input channels.
+        num_classes: number of output channels as nnU-Net counts them. Regions are included, an ignore label is not.
+        patch_size: voxels per axis at full resolution, as in the plan; 2 or 3 axes.
+        choices: what is elastic.
+        open: number of choices that remain of each dimension whose last choices were closed, see ``SearchSpace.narrow``. None
+            means that all remain. Members keep their networks and their resolutions. Only the largest member is another.
 
-    Raises ProXError for architectures other than nnU-Net's two U-Nets and for choices that leave no legal member.
+    Raises:
+        ProXError: the architecture is not one of nnU-Net's two U-Nets, or the choices leave no legal member.
+
+    >>> architecture = {
+    ...     "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+    ...     "arch_kwargs": {
+    ...         "n_stages": 3,
+    ...         "features_per_stage": [4, 8, 16],
+    ...         "conv_op": "torch.nn.modules.conv.Conv2d",
+    ...         "kernel_sizes": [3, 3, 3],
+    ...         "strides": [1, 2, 2],
+    ...         "n_conv_per_stage": [2, 2, 2],
+    ...         "n_conv_per_stage_decoder": [2, 2],
+    ...         "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+    ...         "nonlin": "torch.nn.LeakyReLU",
+    ...     },
+    ...     "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    ... }
+    >>> family = UNetFamily(architecture, input_channels=1, num_classes=2, patch_size=(32, 32))
+    >>> network = family.build(family.space.largest())
+    >>> network(torch.zeros(1, 1, 32, 32)).shape
+    torch.Size([1, 2, 32, 32])
     """
 
     def __init__(
@@ -87,11 +111,16 @@ class UNetFamily:
 
     @cached_property
     def divisor(self) -> tuple[int, ...]:
-        """Input sizes are multiples of this, per axis."""
+        """The product of the strides per axis. Input sizes are multiples of it."""
         return tuple(prod(stride[axis] for stride in self._strides) for axis in range(len(self.patch_size)))
 
     def input_size(self, size: Sequence[int], resolution: float) -> tuple[int, ...]:
-        """The size per axis, in voxels, at which a member of ``resolution`` works on an input of ``size``."""
+        """The size at which a member works on an input.
+
+        Args:
+            size: voxels per axis of the input at full resolution.
+            resolution: the member's value of the dimension ``resolution``.
+        """
 
         def axis_size(length: int, divisor: int, kernel: int) -> int:
             if resolution == 1 or kernel == 1:
@@ -166,7 +195,14 @@ class UNetFamily:
 
     # ------------------------------------------------------------------ building members
     def architecture_of(self, subnet: Subnet) -> dict[str, Any]:
-        """The subnet's network as the ``architecture`` entry of a stock plan."""
+        """The network of a member as the ``architecture`` entry of a stock plan.
+
+        Args:
+            subnet: the member.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         self.space.check(subnet)
         n = int(subnet["levels"][0])
         kernels = [[1 if axis == 1 else int(subnet["kernel"][level]) for axis in self._kernels[level]] for level in range(n)]
@@ -182,14 +218,22 @@ class UNetFamily:
 
     @refusing("the plan's network cannot be built")
     def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
-        """The subnet's stock network, initialised as nnU-Net does; where weights are replaced anyway, save the time."""
+        """The stock network of a member.
+
+        Args:
+            subnet: the member.
+            initialise: whether the weights are initialised as nnU-Net does. If not, they may have any values.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         network = build_network(self.architecture_of(subnet), input_channels=self.input_channels, num_classes=self.num_classes)
         if initialise:
             network.apply(network.initialize)  # type: ignore[arg-type]
         return network
 
     def layers(self, subnet: Subnet, size: Sequence[int] | None = None) -> Iterator[Layer]:
-        """See ``Family``."""
+        """The layers of a member's network. See ``Family.layers``."""
         plan = self.architecture_of(subnet)["arch_kwargs"]
         features, kernels, strides = plan["features_per_stage"], plan["kernel_sizes"], plan["strides"]
         depths, decoder_depths = plan[DEPTH_KEY[self.kind]], plan["n_conv_per_stage_decoder"][::-1]
@@ -247,7 +291,7 @@ class UNetFamily:
         bias: bool,
         affine: bool,
     ) -> Iterator[Layer]:
-        """A block of two convolutions. stays: whether its input is kept for the decoder."""
+        """The layers of a block of two convolutions. ``stays`` says whether its input is kept for the decoder."""
         entering, inner = inputs * prod(voxels_before), outputs * prod(voxels)
         residual, pooled = 0, 0  # elements besides the input
         if tuple(voxels_before) != tuple(voxels):
@@ -263,6 +307,7 @@ class UNetFamily:
         yield convolution(outputs, outputs, kernel, voxels, live=live, bias=bias, norm=affine)
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
+        """Copies the switch of deep supervision. See ``Family.synchronise``."""
         skeleton.decoder.deep_supervision = network.decoder.deep_supervision  # type: ignore[union-attr]
 
     # ------------------------------------------------------------------ where weights live
@@ -271,6 +316,7 @@ class UNetFamily:
         return int(self.space.largest()["levels"][0])
 
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
+        """The place of a member's tensor in the largest network. See ``Family.locate``."""
         if match := STAGE.match(name):  # decoder stages count from the bottom, so they shift where levels are missing
             index = int(match[2]) + self._largest_levels - int(subnet["levels"][0])
             name = f"{match[1]}{index}{match[3]}"
@@ -284,19 +330,32 @@ class UNetFamily:
         return name, tuple(region)
 
     def output_axis(self, name: str) -> int:
+        """The axis of output channels, which is 1 for transposed convolutions. See ``Family.output_axis``."""
         return 1 if name.startswith("decoder.transpconvs.") else 0
 
     def passes_through(self, name: str) -> int | None:
+        """The input channel that a new convolution can pass on. See ``Family.passes_through``."""
         if FIRST_DECODER_CONV.match(name):  # a new level's decoder stage stands where its skip alone used to go on
             return self._largest_shapes[name][1] // 2
         return 0 if LATER_CONV.search(name) else None
 
     def group(self, name: str) -> str:
+        """The stage of the encoder or decoder that a tensor belongs to. See ``Family.group``."""
         return ".".join(name.split(".")[:3])
 
     # ------------------------------------------------------------------ running
     def run(self, network: Callable[[Tensor], Any], x: Tensor, subnet: Subnet) -> Any:
-        """x: (B, C, *spatial). Outputs, one or a list under deep supervision, keep the sizes they have at resolution 1."""
+        """Runs a member's network at the member's resolution.
+
+        Args:
+            network: the member's network.
+            x: (B, C, *spatial) at full resolution.
+            subnet: the member.
+
+        Returns:
+            The output at the resolution of ``x``. Under deep supervision a list, whose sizes do not depend on the member's
+            resolution.
+        """
         size = tuple(x.shape[2:])
         working = self.input_size(size, subnet["resolution"][0])
         if working == size:
@@ -311,5 +370,5 @@ class UNetFamily:
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Linear, voxel centres aligned and without a prefilter, as nnU-Net's own resampling places its samples."""
+    """Linear interpolation with aligned voxel centres and without a prefilter, as nnU-Net's own resampling places samples."""
     return F.interpolate(x, size, mode="bilinear" if len(size) == 2 else "trilinear", align_corners=False)
