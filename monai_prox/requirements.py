@@ -1,4 +1,4 @@
-"""The versions that this package supports, as pyproject.toml and so its metadata name them, and those that are installed."""
+"""The supported versions, as in pyproject.toml and so in the package's metadata, and the installed versions."""
 
 from __future__ import annotations
 
@@ -18,17 +18,26 @@ PROJECTS = {"PIL": "pillow", "ignite": "pytorch-ignite"}  # of modules that have
 
 
 class UnsupportedVersionWarning(UserWarning):
-    """A version that this package is not tested with; what does not need what is new in a later one may work."""
+    """A package has a version that this package is not tested with. It may work."""
 
 
 @dataclass(frozen=True)
 class Requirement:
+    """A package that is needed.
+
+    Args:
+        name: name of the package, or "Python".
+        supported: supported versions.
+        installed: installed version, or None.
+    """
+
     name: str
     supported: SpecifierSet
     installed: str | None
 
     @property
     def problem(self) -> str | None:
+        """What is wrong with the installed version and what to do, or None."""
         specifier = f"{self.name}{self.supported}"
         remedy = f"use {specifier}" if self.name == "Python" else f"pip install '{specifier}'"
         if self.installed is None:
@@ -39,7 +48,11 @@ class Requirement:
 
 
 def requirements() -> Iterator[Requirement]:
-    """Of Python and all packages but those of extras; nothing is known in a checkout that is not installed."""
+    """Python and all packages that are always needed.
+
+    Returns:
+        Nothing if this package is not installed.
+    """
     try:
         import packaging.requirements as pep508
         from packaging.specifiers import SpecifierSet
@@ -55,7 +68,13 @@ def requirements() -> Iterator[Requirement]:
 
 
 def missing(module: str) -> str:
-    """Of a module that was not found: its name, and the pip command for it and, if it is of an extra, for what goes with it."""
+    """The message for a module that is not installed, with the pip command that installs it.
+
+    For an optional package the command installs all packages of its extra.
+
+    Args:
+        module: name of the module.
+    """
     name = module.partition(".")[0]
     project = PROJECTS.get(name, name).lower()
     by_extra = _extras()
@@ -69,7 +88,7 @@ def missing(module: str) -> str:
 
 
 def _extras() -> dict[str, dict[str, str]]:
-    """What pip installs for each of EXTRAS, without what it shares with others, by the project's name; "" for no extra."""
+    """The requirement of each package by its name, by extra. "" stands for packages that are always needed."""
     try:
         import packaging.requirements as pep508
 
@@ -92,9 +111,10 @@ def _installed(name: str) -> str | None:
 
 
 def warn_of_unsupported() -> None:
-    """Warns and goes on: nnU-Net imports this package in every search for a trainer, and `monai-prox doctor` has to start.
+    """Warns of installed packages with unsupported versions.
 
-    What is not installed is no problem here: prediction needs only a few of the packages.
+    It does not raise, because nnU-Net imports this package whenever it searches for a trainer, and `monai-prox doctor` has to
+    start. Missing packages are not reported, because prediction needs only a few.
     """
     for requirement in requirements():
         if requirement.installed is not None and requirement.problem is not None:

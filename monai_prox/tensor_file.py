@@ -1,7 +1,7 @@
-"""Files of tensors and plain data, as torch.save writes them: read without executing, inflating or believing anything.
+"""Files of tensors and plain data that torch.save wrote, read without executing code, inflating archives or trusting sizes.
 
-torch.load(weights_only=True) executes nothing. But it inflates archives, makes byte arrays of any length that a file asks for,
-and returns lists that hold each other thousands of times. What torch.save writes does nothing of that.
+torch.load(weights_only=True) does not execute code. But it inflates archives, makes byte arrays of any length that a file asks
+for, and returns lists that contain each other thousands of times. torch.save writes nothing of this kind.
 """
 
 from __future__ import annotations
@@ -42,7 +42,15 @@ PLAIN = (type(None), bool, int, float, str, torch.device)
 
 
 def write_tensors(data: Any, path: Path | str) -> None:
-    """As ``read_tensors`` reads them, if they are tensors and plain data."""
+    """Writes tensors and plain data for ``read_tensors``.
+
+    Args:
+        data: tensors and plain data.
+        path: path of the file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     buffer = BytesIO()  # of a full disk torch's own writer says neither that nor where
     torch.save(data, buffer)
     with replacing(path) as temporary:
@@ -50,9 +58,15 @@ def write_tensors(data: Any, path: Path | str) -> None:
 
 
 def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, kind: str = "file of tensors") -> Any:
-    """Tensors and plain data. what: the file is, for the errors.
+    """Reads a file of tensors and plain data.
 
-    Raises ProXError, naming ``path``, if it is missing, broken, or holds or asks for more.
+    Args:
+        path: path of the file.
+        device: device of the tensors.
+        kind: name of the kind of file, for errors.
+
+    Raises:
+        ProXError: the file is missing or broken, or contains something else.
     """
     path = Path(path)
     try:
@@ -73,7 +87,7 @@ def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, kind: 
 
 
 def _check_archive(path: Path) -> Counter[int]:
-    """The sizes of what is stored in it. torch's reader and Python's have to see the same archive."""
+    """Checks the archive and returns the sizes of its tensors. torch's and Python's readers must find the same content."""
     size = path.stat().st_size
     try:
         with ZipFile(path) as archive:
@@ -98,9 +112,9 @@ def _check_archive(path: Path) -> Counter[int]:
 
 
 def _check_directory(path: Path, start: int) -> None:
-    """Raises ProXError unless the archive ends with one directory, which begins at ``start`` as it says itself.
+    """Raises ProXError unless the archive ends with one directory, which begins at ``start`` as the archive itself says.
 
-    Python takes a directory that lies elsewhere than the archive's end says for one of an archive with something in front.
+    Python reads a directory at another place as that of an archive with other data in front.
     """
     with path.open("rb") as file:
         file.seek(-END, os.SEEK_END)
@@ -126,9 +140,9 @@ def _check_pickle(data: bytes) -> None:
 
 
 def _count(data: Any, counts: dict[int, int], depth: int, storages: dict[int, int]) -> int:
-    """The number of values in ``data``, as often as they are reached: who goes through it needs as long.
+    """The number of values in ``data``, each counted as often as it is reached. Reading them takes as long.
 
-    storages: gets the bytes of each.
+    The size of each storage in bytes is added to ``storages``.
     """
     if depth > DEEPEST:
         raise ProXError(f"it is nested more than {DEEPEST} deep")
@@ -151,10 +165,17 @@ def _count(data: Any, counts: dict[int, int], depth: int, storages: dict[int, in
 
 
 def check_weights(weights: Any, network: nn.Module, source: Path | str) -> None:
-    """Raises ProXError, naming ``source``, unless ``weights``, which ``read_tensors`` gave, are those of ``network``.
+    """Checks that weights from a file are those of a network.
 
-    network: on the meta device, so that nothing is allocated for what a file only claims. Beside names and shapes, what was
-    read has to have a byte for each weight.
+    The file must contain at least one byte per weight, because a file could claim any shape.
+
+    Args:
+        weights: what ``read_tensors`` returned.
+        network: the network on the meta device, which takes no memory.
+        source: the file, which the error names.
+
+    Raises:
+        ProXError: names, shapes or sizes differ, or a weight is not a finite number.
     """
     problem = f"{source} does not hold the weights of this network"
     if not isinstance(weights, Mapping):

@@ -1,4 +1,4 @@
-"""Plain data, read from files of others: every value has to be of the type that is asked for, and of no other."""
+"""Plain data from outside. Every value has to be of the type that is asked for."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ T = TypeVar("T")
 
 
 def typed(cls: type[T], data: Any, subject: str) -> T:
-    """The dataclass ``cls`` of ``data``, an object with its fields; fields with a default may be missing. Lists become tuples.
+    """A dataclass from plain data.
 
-    Raises ProXError, which begins with ``what``, for other fields and for values of other types.
+    Args:
+        cls: the dataclass.
+        data: an object with its fields. Fields with a default may be missing. Lists become tuples.
+        subject: beginning of error messages.
+
+    Raises:
+        ProXError: a field is unknown or missing, or a value has another type.
     """
     kind_names = {field.name: str(field.type) for field in fields(cls)}  # type: ignore[arg-type]
     if not isinstance(data, Mapping) or not set(data) <= set(kind_names):
@@ -35,17 +41,31 @@ def typed(cls: type[T], data: Any, subject: str) -> T:
 
 
 def listed(data: Any, names: Collection[str]) -> Any:
-    """``data`` with a list of one number where an object has a number for one of ``names``, as people write it."""
+    """An object from a configuration in which single numbers stand for lists of one number.
+
+    Args:
+        data: the object. Other data is returned unchanged.
+        names: fields that are lists.
+
+    >>> listed({"width": 1, "depth": "full"}, ["width"])
+    {'width': [1], 'depth': 'full'}
+    """
     if not isinstance(data, Mapping):
         return data
     return {key: [value] if key in names and type(value) in (int, float) else value for key, value in data.items()}
 
 
 def check_types(data: Any, kinds: Mapping[str, Any], source: Path | str, *, missing: bool = False) -> None:
-    """Raises ProXError, naming ``source``, unless ``data`` is an object whose entries ``kinds`` are of these types.
+    """Checks the types of the entries of an object. Other entries are allowed.
 
-    kinds: by name a type as ``typed`` knows them, or kinds again for the entries of an object. Other entries may be anything.
-    missing: whether entries may be missing.
+    Args:
+        data: the object.
+        kinds: types as in dataclasses, by the name of the entry. A mapping stands for an object with such entries.
+        source: file or description that the error names.
+        missing: whether entries may be missing.
+
+    Raises:
+        ProXError: ``data`` is not an object, or an entry is missing or has another type.
     """
     if not isinstance(data, Mapping):
         raise ProXError(f"{source} must be an object, got {data!r:.80}")
@@ -67,7 +87,7 @@ def check_types(data: Any, kinds: Mapping[str, Any], source: Path | str, *, miss
 
 
 def _convert(value: Any, kind: Any, subject: str) -> Any:
-    """``value`` as one of ``kind``. Raises TypeError where it is none."""
+    """The value as the type ``kind``. Raises TypeError if it has another type."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any or (origin is Literal and value in arguments):
         return value

@@ -222,10 +222,10 @@ class MobileNetFamily:
         }
 
     def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
-        """The stock network of a member. Its residual blocks are the identity at the start, the rest is initialised by
-        torchvision.
+        """The stock network of a member. Its residual blocks are the identity at the start.
 
-        A block that is added to a trained network passes its input on in this way (Goyal et al., 2017, section 5.1).
+        All other layers are initialised by torchvision. A block that is added to a trained network then passes its input on
+        (Goyal et al., 2017, section 5.1).
 
         Args:
             subnet: the member.

@@ -1,4 +1,4 @@
-"""What a device's measurements say of members that were not measured there."""
+"""Prediction of the latency of members from measurements of others on the same device."""
 
 from __future__ import annotations
 
@@ -34,7 +34,12 @@ FEWEST = 8  # members: as many as there are features, and some to say how far th
 
 
 def fingerprint(family: Family, size: Sequence[int]) -> str:
-    """The same for families whose members take as long: of the same space, layers and input ``size``."""
+    """A text that is equal for families whose members have equal latencies: with equal space, layers and input size.
+
+    Args:
+        family: the family.
+        size: voxels per axis of the input at full resolution.
+    """
     ends = [
         [list(layer) for layer in family.layers(subnet, size)] for subnet in (family.space.smallest(), family.space.largest())
     ]
@@ -42,9 +47,18 @@ def fingerprint(family: Family, size: Sequence[int]) -> str:
 
 
 def features(family: Family, subnet: Subnet, size: Sequence[int]) -> NDArray[np.float64]:
-    """What time is spent on: the call, layers, multiply-accumulates, feature maps, weights, and what convolutions move.
+    """The numbers that latency is predicted from.
 
-    A convolution of c to d channels with kernels of k voxels reads and writes about sqrt(c d k) values at each of its voxels.
+    They are 1 for the call, layers, multiply-accumulates, elements of feature maps, weights, and values that convolutions move.
+    A convolution of c to d channels with kernels of k voxels moves about sqrt(c d k) values per voxel.
+
+    Args:
+        family: the family of the member.
+        subnet: the member.
+        size: voxels per axis of the input at full resolution.
+
+    Returns:
+        (6,)
     """
     layers = list(family.layers(subnet, size))
     running = [layer for layer in layers if layer.uses]
@@ -55,9 +69,15 @@ def features(family: Family, subnet: Subnet, size: Sequence[int]) -> NDArray[np.
 
 @dataclass(frozen=True)
 class Device:
-    """A device's file, of ``measure.py``, for one family. name: processor, threads and runtime in words.
+    """The measurements of one family on one device.
 
-    Latency is that of one input at the member's own resolution, a batch of one, in milliseconds.
+    Latency is that of one input at the member's own resolution in a batch of one, in milliseconds.
+
+    Args:
+        family: the family.
+        size: voxels per axis of the input at full resolution.
+        name: processor, threads and runtime in words.
+        measured: latency in milliseconds by member.
     """
 
     family: Family
@@ -67,12 +87,31 @@ class Device:
 
     @classmethod
     def read(cls, path: Path, family: Family, size: Sequence[int]) -> Device:
-        """Raises ProXError where ``path`` is no such file, or of another family."""
+        """Reads a file that ``measure.py`` wrote.
+
+        Args:
+            path: path of the file.
+            family: the family.
+            size: voxels per axis of the input at full resolution.
+
+        Raises:
+            ProXError: the file is something else, is of another family, or has too few members.
+        """
         return cls.from_json(read_json(path), family, size, str(path))
 
     @classmethod
     def from_json(cls, data: Any, family: Family, size: Sequence[int], source: str) -> Device:
-        """source: for the errors."""
+        """The measurements in the content of such a file.
+
+        Args:
+            data: content of the file.
+            family: the family.
+            size: voxels per axis of the input at full resolution.
+            source: the file, which the error names.
+
+        Raises:
+            ProXError: see ``read``.
+        """
         try:
             check_types(data, ENTRIES, source)
             for member in data["members"]:
@@ -93,14 +132,20 @@ class Device:
         return cls(family, tuple(size), name, usable)
 
     def latency_ms(self, subnet: Subnet) -> float:
-        """As measured, or predicted by ``features`` with a non-negative weight for each."""
+        """The latency of a member in milliseconds, measured or predicted.
+
+        The prediction is a sum of ``features``, each with a non-negative weight.
+
+        Args:
+            subnet: the member.
+        """
         if subnet in self.measured:
             return self.measured[subnet]
         return float(features(self.family, subnet, self.size) @ self._weights)
 
     @cached_property
     def held_out_error(self) -> float:
-        """Median of the relative errors of the prediction for each measured member from all others."""
+        """The median relative error of the prediction, each measured member being predicted from the others."""
         errors = []
         for index, time in enumerate(self._times):
             fitted = np.arange(len(self._times)) != index
@@ -121,7 +166,7 @@ class Device:
 
 
 def _fit(rows: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights whose relative errors are least in squares."""
+    """Non-negative weights with the least sum of squared relative errors."""
     scale = rows.max(0).clip(1e-12)
     weights, _ = nnls(rows / scale / times[:, None], np.ones(len(times)))
     return np.asarray(weights / scale)

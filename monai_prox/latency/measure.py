@@ -27,13 +27,21 @@ Run = Callable[[Any], Any]
 
 
 class CannotMeasureError(RuntimeError):
-    """What is missing on this device, or too old."""
+    """Something is missing on this device, or is too old."""
 
 
 def measure(
     members: list[tuple[Callable[[], Run], tuple[int, ...]]], progress: Callable[[str], object]
 ) -> list[dict[str, Any]]:
-    """members: what opens each, and its input's shape. Returns milliseconds, median and quartiles, and the number of runs."""
+    """Measures the latency of members.
+
+    Args:
+        members: for each member a function that opens it, and the shape of its input.
+        progress: called with a text before each measurement.
+
+    Returns:
+        For each member the median and the quartiles in milliseconds, and the number of runs.
+    """
     import numpy as np  # here, so that a device without it is told so
 
     times: list[list[float]] = [[] for _ in members]
@@ -61,7 +69,11 @@ def measure(
 
 
 def device(threads: int) -> dict[str, Any]:
-    """What is known of this machine, but for its name."""
+    """A description of this machine, without its host name.
+
+    Args:
+        threads: number of threads that members run with.
+    """
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -72,7 +84,14 @@ def device(threads: int) -> dict[str, Any]:
 
 
 def profile(family: str, runtime: str, threads: int, members: list[dict[str, Any]]) -> dict[str, Any]:
-    """The contents of a device's file. members: "subnet" and what ``measure`` returns, of each."""
+    """The content of a device's file.
+
+    Args:
+        family: fingerprint of the family.
+        runtime: name and version of the runtime.
+        threads: number of threads.
+        members: for each member "subnet" and what ``measure`` returned.
+    """
     return {
         "format": FORMAT,
         "family": family,
@@ -84,6 +103,18 @@ def profile(family: str, runtime: str, threads: int, members: list[dict[str, Any
 
 
 def onnx_run(path: Path, threads: int) -> Run:
+    """Opens an ONNX file.
+
+    Args:
+        path: path of the file.
+        threads: number of threads.
+
+    Returns:
+        A function that runs the network on an array.
+
+    Raises:
+        CannotMeasureError: this version of onnxruntime cannot read the file.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -101,7 +132,7 @@ def onnx_run(path: Path, threads: int) -> Run:
 
 
 def main() -> None:
-    """Ends with one line on whatever is wrong with this device."""
+    """Measures, and ends with one line if something is wrong with this device."""
     try:
         _main()
     except ModuleNotFoundError as error:

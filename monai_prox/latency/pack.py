@@ -1,4 +1,4 @@
-"""Members to measure: packed for another device, or measured on this one."""
+"""Members to measure, packed for another device or measured on this one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,17 @@ RUNTIMES = ("onnxruntime", "openvino", "torch")
 
 
 def choose_members(family: Family, size: Sequence[int], count: int = MEMBERS) -> list[Subnet]:
-    """Smallest, largest, and random members as evenly spaced in the logarithm of their MACs as those drawn allow.
+    """The smallest member, the largest, and random members that are about evenly spaced in the logarithm of their MACs.
 
-    The choice is a function of the family. Raises ProXError for a ``count`` that is too small to predict from.
+    The result depends on the family, the size and the count only.
+
+    Args:
+        family: the family.
+        size: voxels per axis of the input at full resolution.
+        count: number of members.
+
+    Raises:
+        ProXError: the count is too small to predict other members from.
     """
     if count < FEWEST:
         raise ProXError(f"{count} members are too few to predict others from; at least {FEWEST} are needed")
@@ -51,9 +59,20 @@ def choose_members(family: Family, size: Sequence[int], count: int = MEMBERS) ->
 def write_pack(
     source: Trained, output: Path, *, count: int = MEMBERS, overwrite: bool = False, done: Callable[[int, int], object]
 ) -> Path:
-    """Writes a .zip with members as ONNX files and measure.py, which runs where Python, numpy and onnxruntime are.
+    """Writes a .zip with members as ONNX files and measure.py, which needs Python, numpy and onnxruntime only.
 
-    done: called with the number of members written and of all. Raises ProXError where ``output`` cannot be written.
+    Args:
+        source: the trained family.
+        output: path of the .zip.
+        count: number of members.
+        overwrite: whether an existing file is replaced.
+        done: called with the number of written members and the number of all.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        ProXError: ``output`` exists or cannot be written, or the count is too small.
     """
     check_vacant(output, overwrite=overwrite)
     family, size = source.supernet.family, source.size
@@ -75,6 +94,7 @@ def write_pack(
 
 
 def _files(source: Trained, members: Sequence[Subnet]) -> Any:
+    """Yields the name, the content, the input shape and the subnet of each member's ONNX file."""
     from monai_prox.export.onnx_file import write_onnx
 
     for number, subnet in enumerate(members):
@@ -93,9 +113,20 @@ def measure_here(
     threads: int,
     progress: Callable[[str], object],
 ) -> dict[str, Any]:
-    """The contents of a device's file for this machine. members: to measure.
+    """Measures members on this machine.
 
-    runtime: one of RUNTIMES; torch on the GPU where there is one. Raises ProXError for another.
+    Args:
+        source: the trained family.
+        members: the members.
+        runtime: one of RUNTIMES. torch runs on the GPU if there is one.
+        threads: number of threads.
+        progress: called with a text before each measurement.
+
+    Returns:
+        The content of a device's file.
+
+    Raises:
+        ProXError: the runtime is unknown.
     """
     if runtime not in RUNTIMES:
         raise ProXError(f"the runtime {runtime!r} is not known; allowed: {', '.join(RUNTIMES)}")

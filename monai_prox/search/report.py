@@ -1,4 +1,4 @@
-"""What a search has found: a table, JSON, a plot, a page, and a file per member to export it by."""
+"""The results of a search: a table, JSON, a plot, a page, and a file per member for its export."""
 
 from __future__ import annotations
 
@@ -31,12 +31,20 @@ TABLE, PLOT, PAGE, MEMBERS = "front.json", "front.png", "report.html", "members"
 
 
 def name_of(subnet: Subnet) -> str:
-    """The same for the same member, whatever search has found it, and another for others."""
+    """A name of a member that does not depend on the search that found it.
+
+    Args:
+        subnet: the member.
+    """
     return f"choice-{sha256(str(subnet).encode()).hexdigest()[:8]}"
 
 
 def named(result: Result) -> dict[str, Scored]:
-    """The finalists by their names, from the cheapest on."""
+    """The finalists by name, the cheapest first.
+
+    Args:
+        result: result of a search.
+    """
     return _by_cost(result.finalists, result.search)
 
 
@@ -46,15 +54,27 @@ def _by_cost(scored: Sequence[Scored], search: Search) -> dict[str, Scored]:
 
 
 def report_folder(search: Search, output: Path) -> Path:
-    """Below ``output`` that of one search: its costs and budget, and what tells it from searches of other settings."""
+    """The folder of a search. Its name has the costs, the budget, and a digest of all settings.
+
+    Args:
+        search: the search.
+        output: folder of all searches.
+    """
     limits = (f"{name}_{limit:g}".replace("+", "") for name, limit in search.budget.limits().items())
     return output / "-".join([*search.minimise, *limits, sha256(search.name.encode()).hexdigest()[:8]])
 
 
 def write_report(result: Result, output: Path) -> dict[str, Any]:
-    """Writes what was found into ``report_folder`` and returns what is in its front.json.
+    """Writes the results of a search into its folder.
 
-    Files by which scored members are exported go into ``output`` / MEMBERS, which all searches share.
+    Files for the export of members are written to ``output`` / MEMBERS, which all searches share.
+
+    Args:
+        result: result of the search.
+        output: folder of all searches.
+
+    Returns:
+        The content of front.json.
     """
     folder = report_folder(result.search, output)
     for required in (output / MEMBERS, folder):
@@ -134,12 +154,13 @@ def _entry(member: Scored, result: Result, output: Path, patches: _Patches) -> d
 
 
 class _Patches:
-    """What the median case costs: patches at nnU-Net's step, without mirroring and with it along all axes."""
+    """The number of patches of the median case at nnU-Net's step size, without mirroring and with mirroring along all axes."""
 
     def __init__(self, search: Search) -> None:
         self._search, self._known = search, dict[Any, dict[str, float]]()
 
     def count(self, subnet: Subnet) -> dict[str, float]:
+        """The numbers for a member. They depend on its patch and spacing only."""
         description = self._search.source.describe("member", subnet)
         grid = description.patch, getattr(description, "spacing", None)  # cases of another grid are prepared anew
         if grid not in self._known:
@@ -158,7 +179,13 @@ def _command(source: Trained, output: Path, name: str) -> dict[str, Any]:
 
 
 def front_table(scored: Sequence[tuple[str, Scored]], axes: Sequence[str], measure: str) -> Table:
-    """A row per member: its costs on ``axes``, names of UNITS, and its score, with the standard error over the cases."""
+    """A table with one row per member.
+
+    Args:
+        scored: members and their names.
+        axes: names of the costs, from UNITS.
+        measure: name of the score.
+    """
     table = Table(title="Members by cost", caption=CAPTION if measure == "dice" else None)
     table.add_column("member", no_wrap=True)
     for name in axes:

@@ -1,4 +1,4 @@
-"""Where a search is kept: a database, or a journal in a file."""
+"""The storage of a search: a database, or a journal in a file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NEW_STUDY = re.compile(rb'"op_code"\s*:\s*0\b')
 
 
 class _Lock(JournalFileSymlinkLock):
-    """Whoever holds it finds whole lines in the journal.
+    """A lock that removes an incomplete last line from the journal.
 
-    A process that is killed while it writes, or a full disk, may leave half a line at its end. Optuna would append the next
-    line to that half, and nobody could read the journal again.
+    A process that is killed while it writes, or a full disk, can leave an incomplete line. Optuna would append the next line to
+    it, and the journal could not be read again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,11 @@ class _Lock(JournalFileSymlinkLock):
 
 
 class Journal(JournalFileBackend):
-    """Optuna's, which writes under its lock, with a lock that mends what others have left."""
+    """Optuna's journal file, with a lock that repairs an incomplete last line.
+
+    Args:
+        path: path of the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,7 +66,7 @@ class Journal(JournalFileBackend):
 
 
 def _check_journal(path: Path) -> None:
-    """Raises ProXError for what would keep Optuna busy for minutes, or waiting for ever."""
+    """Raises ProXError for a journal with which Optuna would be busy for minutes, or would wait for ever."""
     lock = Path(f"{path}.lock")
     if os.path.lexists(lock) and not (lock.is_symlink() and lock.resolve() == path):
         raise ProXError(f"{lock} is no lock of this journal; remove it")
@@ -75,7 +79,14 @@ def _check_journal(path: Path) -> None:
 
 
 def open_storage(storage: str) -> BaseStorage:
-    """A database's URL, or a journal's file. Raises ProXError where it cannot be opened."""
+    """Opens a storage.
+
+    Args:
+        storage: URL of a database, or path of a journal.
+
+    Raises:
+        ProXError: it cannot be opened.
+    """
     try:
         if "://" in storage:
             return RDBStorage(storage)

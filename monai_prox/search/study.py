@@ -1,4 +1,4 @@
-"""The search: Optuna's NSGA-II proposes members, real cases score them, and the best are scored on all cases."""
+"""The search: Optuna's NSGA-II proposes members, some cases score them, and all cases score the best of them."""
 
 from __future__ import annotations
 
@@ -40,12 +40,22 @@ FINALIST = "finalist"  # begins the names of a study's attributes that hold scor
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What to search for, and on what. Two searches of equal settings on one storage are one.
+    """The settings of a search. Two searches with equal settings on one storage are the same search.
 
-    minimise: what costs are traded for the score, names of UNITS; within ``budget``, which may limit others.
-    trials: members to score on ``cases`` of the held-out cases, in all processes together. finalists: the best of them, which
-    are scored on all. sampler: "nsga2", or "random" to compare with.
-    storage: a database's URL, or a journal's file.
+    Args:
+        source: the trained family.
+        storage: URL of a database, or path of a journal.
+        device: the device for latencies, or None.
+        budget: limits of the costs.
+        minimise: costs that are minimised while the score is maximised, names of UNITS.
+        trials: number of members that all processes together score.
+        cases: number of held-out cases that every member is scored on.
+        finalists: number of best members that are scored on all cases.
+        seed: seed of the proposals.
+        sampler: "nsga2", or "random" for comparison.
+
+    Raises:
+        ProXError: a setting is out of range, or latency is used without a device.
     """
 
     source: Trained
@@ -74,22 +84,24 @@ class Search:
     # ------------------------------------------------------------------ what is the same for all processes
     @cached_property
     def prices(self) -> Prices:
+        """The costs of the members."""
         return Prices(self.source.supernet.family, self.source.size, self.device)
 
     @cached_property
     def held_out(self) -> HeldOut:
+        """The held-out cases."""
         return self.source.held_out()
 
     @cached_property
     def subset(self) -> list[int]:
-        """The cases that every member is scored on, evenly spread over all."""
+        """Indices of the cases that every member is scored on, evenly spaced over all cases."""
         count = len(self.held_out.names)
         number = min(self.cases, count)
         return [index * count // number for index in range(number)]
 
     @cached_property
     def scored_on(self) -> list[int]:
-        """Those of ``subset`` that can be used. Raises ProXError if none can."""
+        """Indices of those cases of ``subset`` that can be used. Raises ProXError if there are none."""
         return self._usable(self.subset)
 
     def _usable(self, cases: Sequence[int]) -> list[int]:
@@ -97,7 +109,7 @@ class Search:
 
     @cached_property
     def _trained(self) -> str:
-        """Of the family, its weights and its cases: what scores depend on."""
+        """A digest of everything that scores depend on: the family, its weights and its cases."""
         digest = sha256(fingerprint(self.source.supernet.family, self.source.size).encode())
         for name, weight in self.source.supernet.state_dict().items():
             digest.update(name.encode() + weight.cpu().numpy().tobytes())
@@ -106,14 +118,21 @@ class Search:
 
     @cached_property
     def name(self) -> str:
-        """Of the study: the family's, and a number that tells searches of other settings apart."""
+        """The name of the study: a digest of the trained family, and a digest of the settings."""
         timed = None if self.device is None else sorted((str(subnet), time) for subnet, time in self.device.measured.items())
         settings = [asdict(self.budget), self.minimise, timed, self.subset, self.sampler, self.seed]
         return f"{self._trained}-{sha256(repr(settings).encode()).hexdigest()[:8]}"
 
     # ------------------------------------------------------------------ searching
     def run(self, watch: Callable[[SearchProgress], object] = lambda _: None) -> Result:
-        """Goes on with what is in the storage. Raises ProXError where no member is within the budget or no case is usable."""
+        """Runs the search, or continues it from the storage.
+
+        Args:
+            watch: called with the progress after each member.
+
+        Raises:
+            ProXError: no member is within the budget, or no case can be used.
+        """
         self.budget.cheapest(self.prices)
         with self._stored():
             study = self._study()
@@ -143,7 +162,7 @@ class Search:
         return study
 
     def _known(self, study: optuna.Study) -> dict[Subnet, Scored]:
-        """Members of this search that have been scored, by whatever process."""
+        """The members that any process of this search has scored."""
         known: dict[Subnet, Scored] = {}
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             subnet, scores = self._recorded(trial.user_attrs)
@@ -178,7 +197,7 @@ class Search:
     def _score_finalists(
         self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]
     ) -> tuple[list[Scored], float]:
-        """The best of the members on all cases, and the seconds for it; what another process has scored is not scored again."""
+        """Scores the best members on all cases, except those that another process has scored. Returns them, and the seconds."""
         members = list(known.values())
         points = np.array([[-member.score, *(member.price.value(name) for name in self.minimise)] for member in members])
         chosen = [members[index] for index in fronts(points, self.finalists)]
@@ -208,7 +227,7 @@ class Search:
         return finalists, seconds
 
     def _all_known(self, study: optuna.Study, members: Sequence[Scored]) -> list[Scored]:
-        """With all of their known scores, those of this run and of others."""
+        """The members with all known scores, of this search and of others."""
         finalist_scores = dict(self._recorded(finalist) for finalist in self._finalists(study.user_attrs))
         return [
             Scored(
@@ -220,13 +239,13 @@ class Search:
         ]
 
     def _elsewhere(self, subnet: Subnet, names: Sequence[str]) -> dict[str, float] | None:
-        """Scores of the cases ``names`` by a search of other settings on the same storage."""
+        """The scores of a member on the cases ``names``, if a search with other settings on the same storage has them."""
         scores = self._others.get(subnet, {})
         return {name: scores[name] for name in names} if set(names) <= set(scores) else None
 
     @staticmethod
     def _finalists(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Of a study's attributes."""
+        """The finalists in the attributes of a study."""
         return [value for key, value in attributes.items() if key.startswith(FINALIST)]
 
     @cached_property
@@ -243,7 +262,7 @@ class Search:
 
     @contextmanager
     def _stored(self) -> Iterator[None]:
-        """Within it the storage is read, which may be another's. Raises ProXError if Optuna can make nothing of it."""
+        """A context in which the storage is read. Raises ProXError if the storage is not one of this version."""
         problem = f"the storage {self.storage.split('://')[0]} is of no search of this version"  # without a password
         with refusing(problem):
             try:
@@ -252,7 +271,7 @@ class Search:
                 raise ProXError(f"{problem}: {type(error).__name__}: {error!s:.160}") from error
 
     def _recorded(self, attributes: Any) -> tuple[Subnet, dict[str, float]]:
-        """What a trial or a finalist has left in the storage. Raises ProXError if no search of this family has."""
+        """The member and the scores that a trial or a finalist recorded. Raises ProXError if they are not of this family."""
         source = f"{self.storage.split('://')[0]}, a scored member"
         check_types(attributes, RECORDED, source)
         scores, names = attributes["scores"], set(self.held_out.names)
@@ -291,9 +310,14 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """members: scored on some cases; finalists: on all. seconds: that scoring them took, of all processes together.
+    """The result of a search.
 
-    known: the members, with all scores that are in the storage.
+    Args:
+        search: the search.
+        members: all members, with scores on some cases.
+        finalists: the best members, with scores on all cases.
+        known: all members, with all scores that are in the storage.
+        seconds: time that scoring took, in all processes together.
     """
 
     search: Search
@@ -304,12 +328,12 @@ class Result:
 
     @property
     def cases(self) -> list[str]:
-        """Names of all that can be used."""
+        """Names of all cases that can be used."""
         return max((list(member.scores) for member in self.finalists), key=len)
 
     @property
     def measured(self) -> list[Scored]:
-        """The finalists, and members that are known on all cases, too: from other runs, or because some cases are all."""
+        """The finalists, and the other members whose scores on all cases are known, for example from other searches."""
         finalists, cases = {member.subnet for member in self.finalists}, self.cases
         complete = (member for member in self.known if member.subnet not in finalists and set(cases) <= set(member.scores))
         return self.finalists + [
