@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONGEST = 1000  # characters of a message
-# What a terminal obeys, and what turns the direction of writing; and halves of characters, which cannot be printed
+# Control characters, characters that change the direction of writing, and surrogates, which cannot be printed
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

@@ -18,14 +18,14 @@ from typing import Any
 
 from monai_prox.errors import ProXError
 
-SHORT = 40  # characters of a name that a temporary one repeats: most systems allow 255 bytes
-UNFINISHED = ".unfinished"  # ends the names of temporary folders, which only a killed process leaves
-REPLACED = ".replaced"  # in such a folder: what is there until then
+SHORT = 40  # characters of a name in the name of a temporary folder; most systems allow 255 bytes
+UNFINISHED = ".unfinished"  # the end of the names of temporary folders, which only a killed process leaves
+REPLACED = ".replaced"  # the name of the old content in such a folder
 OWNER = re.compile(rf"\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d{{1,9}})\.[^.]+{re.escape(UNFINISHED)}$")
 MOST_BYTES = 2**26  # of a JSON file
-MOST_VALUES = 3_000_000  # in it, each of which takes up to 200 bytes once it is read
-MOST_DIGITS = 18  # of a whole number: 64 bits hold it
-DEEPEST = 32  # objects and lists in each other
+MOST_VALUES = 3_000_000  # of a JSON file; a value takes up to 200 bytes in memory
+MOST_DIGITS = 18  # of a whole number, which 64 bits can hold
+DEEPEST = 32  # levels of nested objects and lists
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # it belongs to another user
         pass
     return True
 
@@ -93,7 +93,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        # Not mkstemp, whose files only their owner may read: what is written here has the permissions of any other file.
+        # Not mkstemp, because only their owner may read its files. These have the permissions of any other file.
         with temporary_folder(path) as folder:
             temporary = folder / path.name
             yield temporary
@@ -101,7 +101,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
             temporary.replace(path)
         to_disk(path.parent)
     except OSError as error:
-        if error.filename is None or UNFINISHED in str(error.filename):  # a full disk has no name
+        if error.filename is None or UNFINISHED in str(error.filename):  # the error of a full disk has no filename
             error.filename = str(path)
         raise
 
@@ -114,7 +114,7 @@ def to_disk(path: Path) -> None:
     Args:
         path: path of the file or folder.
     """
-    with suppress(OSError) if path.is_dir() else nullcontext():  # Windows and some network disks cannot, of folders
+    with suppress(OSError) if path.is_dir() else nullcontext():  # Windows and some network disks cannot do it for folders
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
             os.fsync(descriptor)

@@ -111,7 +111,7 @@ def family_table(rows: Sequence[Row], measure: str, scored: str) -> Table:
         measure: name of the scores.
         scored: the cases that were scored, in words.
     """
-    from rich.table import Table  # which a machine that only trains may lack
+    from rich.table import Table  # a machine that only trains may not have it
     from rich.text import Text
 
     head, body = _cells(rows)
@@ -184,7 +184,7 @@ def plot_progress(
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour)
         axes.set(xlim=(-0.5, schedule.epochs - 0.5), ylim=(0, 1), xlabel="epoch", ylabel=measure)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # where no line or label is
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # outside of the axes
 
 
 def plot_family(members: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
-EXTRAS = ("", "onnx", "openvino", "search", "mlflow")  # "": what every installation has
-PROJECTS = {"PIL": "pillow", "ignite": "pytorch-ignite"}  # of modules that have another name
+EXTRAS = ("", "onnx", "openvino", "search", "mlflow")  # "" stands for packages of every installation
+PROJECTS = {"PIL": "pillow", "ignite": "pytorch-ignite"}  # by the module, if its name is another
 
 
 class UnsupportedVersionWarning(UserWarning):

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from monai_prox.errors import ProXError
 from monai_prox.files import DEEPEST, replacing
 
-MOST_BYTES = 2**23  # of the pickle, which has the names and all that is no tensor
+MOST_BYTES = 2**23  # of the pickle, which has everything but the tensors' values
 MOST_ENTRIES = 100_000  # of the archive
 END, LOCATOR = 22, 20  # bytes of an archive's last record, and of the one before it
-MOST_VALUES = 2**20  # numbers, texts, tensors and containers, counted as often as they are reached
+MOST_VALUES = 2**20  # numbers, texts, tensors and containers, each counted as often as it is reached
 KINDS = "Double Float Half BFloat16 Long Int Short Char Byte Bool"
 NAMED = {
     "collections OrderedDict",
@@ -51,7 +51,7 @@ def write_tensors(data: Any, path: Path | str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    buffer = BytesIO()  # of a full disk torch's own writer says neither that nor where
+    buffer = BytesIO()  # torch's own writer reports neither a full disk nor the file
     torch.save(data, buffer)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
@@ -74,13 +74,14 @@ def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, kind: 
         data = torch.load(path, map_location=device, weights_only=True)
         storages: dict[int, int] = {}
         _count(data, {}, 0, storages)
-        if Counter(size for size in storages.values() if size) - stored:  # torch of old reads on behind what is there
+        # Old versions of torch read beyond the end of the stored data
+        if Counter(size for size in storages.values() if size) - stored:
             raise ProXError("a tensor is larger than what is stored of it")
     except FileNotFoundError:
         raise ProXError(f"there is no {kind} {path}") from None
-    except pickle.UnpicklingError:  # its message tells users to load it unsafely
+    except pickle.UnpicklingError:  # its message recommends to load the file unsafely
         raise ProXError(f"{path} is not a whole {kind}: it holds more than tensors and plain data") from None
-    except Exception as error:  # torch raises many kinds for broken files; all mean the same to the user
+    except Exception as error:  # torch raises errors of many kinds for broken files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ProXError(f"{path} is not a whole {kind}: {reason:.200}") from None
     return data
@@ -92,7 +93,7 @@ def _check_archive(path: Path) -> Counter[int]:
     try:
         with ZipFile(path) as archive:
             entries = archive.infolist()
-            names = {entry.filename.lower() for entry in entries}  # torch knows no other letters
+            names = {entry.filename.lower() for entry in entries}  # torch ignores case
             if len(entries) > MOST_ENTRIES or len(names) < len(entries):
                 raise ProXError(f"it has {len(entries):,} entries, which may be {MOST_ENTRIES:,} with names of their own")
             inflated = sum(entry.file_size for entry in entries)
@@ -122,7 +123,7 @@ def _check_directory(path: Path, start: int) -> None:
         signature, *_, start_there, comment = struct.unpack("<4s4H2LH", file.read(END))
         starts = [start_there]
         file.seek(end - LOCATOR)
-        if file.read(4) == b"PK\6\7":  # of an archive that could be large
+        if file.read(4) == b"PK\6\7":  # the locator of the ZIP64 format
             file.read(4)
             (record,) = struct.unpack("<Q", file.read(8))
             file.seek(record + 48)
@@ -157,7 +158,7 @@ def _count(data: Any, counts: dict[int, int], depth: int, storages: dict[int, in
         raise ProXError(f"it holds a {type(data).__name__}")
     if id(data) not in counts:
         children = [*data, *data.values()] if isinstance(data, dict) else data
-        counts[id(data)] = MOST_VALUES  # of one that holds itself
+        counts[id(data)] = MOST_VALUES  # if it contains itself
         counts[id(data)] = 1 + sum(_count(child, counts, depth + 1, storages) for child in children)
     if counts[id(data)] > MOST_VALUES:
         raise ProXError(f"it holds more than {MOST_VALUES:,} values")

@@ -34,7 +34,7 @@ def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
     if not norm.training or world_size() == 1:
         return type(norm).forward(norm, x)
     axes, shape = (0, *range(2, x.ndim)), (1, -1, *(1 for _ in x.shape[2:]))
-    values = x.to(torch.promote_types(x.dtype, torch.float32))  # of half numbers sums would overflow
+    values = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of half-precision numbers would overflow
     mean: Tensor = Average.apply(values.mean(axes))
     centred = values - mean.view(shape)
     variance: Tensor = Average.apply(centred.square().mean(axes))

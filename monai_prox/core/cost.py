@@ -14,7 +14,7 @@ from monai_prox.core.family import Family
 from monai_prox.core.space import Subnet
 
 COUNTED = (_ConvNd, nn.Linear)
-STEP = 0.5  # of a patch, between neighbouring ones: nnU-Net's
+STEP = 0.5  # of neighbouring patches, as a fraction of the patch: nnU-Net's
 
 
 @dataclass
@@ -47,7 +47,7 @@ def counting(network: nn.Module) -> Iterator[Count]:
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(layer, COUNTED)
-        # A weight meets every output voxel once, in a transposed convolution every input voxel.
+        # A weight is used once per output voxel, or once per input voxel of a transposed convolution.
         voxels = inputs[0] if isinstance(layer, _ConvTransposeNd) else output
         counted.macs += layer.weight.numel() * voxels[:, 0].numel()
 

@@ -15,7 +15,7 @@ from monai_prox.core.kernel_transform import KernelTransforms
 from monai_prox.core.slicing import Cut, Region, covers, prefix
 from monai_prox.core.space import Subnet
 
-SKELETONS = 64  # kept at a time; one costs no weights, only Python objects
+SKELETONS = 64  # in the cache; a skeleton has Python objects but no weights
 
 
 class _Skeleton(NamedTuple):
@@ -23,7 +23,7 @@ class _Skeleton(NamedTuple):
 
     module: nn.Module  # on the meta device
     sources: dict[str, tuple[str, Region]]
-    cuts: dict[str, Region]  # of tensors not used whole; of a kernel that will be transformed, channels alone
+    cuts: dict[str, Region]  # of tensors that are not used whole; of transformed kernels only the channels are cut
 
 
 class SuperNet(nn.Module):
@@ -61,13 +61,13 @@ class SuperNet(nn.Module):
         self.network = family.build(family.space.largest()) if network is None else network
         tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
         paths = {name: name.rpartition(".") for name, _ in tensors}
-        # Every step looks them up, and walking through all modules for it would take longer than a small convolution
+        # Every step looks tensors up. A search through all modules would take longer than a small convolution.
         self._owners = {name: (self.network.get_submodule(path), key) for name, (path, _, key) in paths.items()}
         self.kernel_transforms: KernelTransforms | None = None
         self._skeletons: OrderedDict[Subnet, _Skeleton] = OrderedDict()
         if kernel_transforms:
             self.kernel_transforms = KernelTransforms(self._kernel_sizes()).to(next(self.network.parameters()))
-            self._skeletons.clear()  # their cuts are made as if there were none
+            self._skeletons.clear()  # they were made without transforms
 
     def _kernel_sizes(self) -> dict[str, list[tuple[int, ...]]]:
         """The kernel sizes of the members, from the largest, by the name of each convolution's weight."""
@@ -175,9 +175,9 @@ class SuperNet(nn.Module):
         self.family.synchronise(module, self.network)
         weights = self._weights(skeleton)
 
-        # Stock U-Nets register modules twice (the encoder inside the decoder), never one parameter in two modules. So
-        # nothing is tied, and with tie_weights torch would put aliases back in the wrong order and leave this step's
-        # weights in the skeleton.
+        # Stock U-Nets register modules twice (the encoder inside the decoder), but no parameter in two modules. So no weights
+        # are tied. With tie_weights torch would restore aliases in the wrong order, and this step's weights would stay in
+        # the skeleton.
         def run(x: Tensor) -> Any:
             return functional_call(module, weights, (x,), tie_weights=False)
 

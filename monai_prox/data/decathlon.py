@@ -137,7 +137,7 @@ class DecathlonTask:
             )
         if label.shape not in (shape[:3], (*shape[:3], 1)):
             raise ProXError(f"{case.label} has the shape {label.shape}, its image {case.image.name} {shape[:3]}")
-        # Of the affine, by which images are resampled; the header's own voxel sizes may say something else
+        # Images are resampled by the affine. The header's own voxel sizes may differ.
         spacing, label_spacing = (tuple(float(length) for length in voxel_sizes(opened.affine)) for opened in (image, label))
         if not all(isfinite(length) and length > 0 for length in spacing):
             raise ProXError(f"{case.image} has the voxel size {spacing} mm; it must be positive")
@@ -222,7 +222,7 @@ def download(task: str, folder: Path) -> Path:
         try:
             url, checksum = DecathlonDataset.resource[task], DecathlonDataset.md5[task]
             download_and_extract(url, folder / f"{task}.tar", folder, checksum, hash_type="md5")
-        except Exception as error:  # many kinds, from DNS to a wrong checksum
+        except Exception as error:  # of many kinds, from DNS to a wrong checksum
             raise ProXError(
                 f"{task} cannot be downloaded ({type(error).__name__}: {str(error)[:120]}); fetch "
                 f"{DecathlonDataset.resource[task]} elsewhere, unpack it and give its folder instead of its name"
@@ -310,7 +310,7 @@ def open_header(path: Path) -> Any:
         image = nib.load(path)
         stored = image.affine.copy()
         image = correct_nifti_header_if_necessary(image)
-    except Exception as error:  # nibabel, gzip and zlib have each their own
+    except Exception as error:  # nibabel, gzip and zlib raise errors of many kinds
         raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None
     if not hasattr(image, "get_qform") or image.get_qform(coded=True)[1] or not np.isfinite(stored).all():
         return image

@@ -26,11 +26,11 @@ from monai_prox.typed import typed
 
 FORMAT = 1
 ORIENTATION = "RAS"
-CT = ("lower", "upper", "mean", "std")  # of an intensity of this kind
+CT = ("lower", "upper", "mean", "std")  # keys of an intensity of this kind
 SMALLEST_FEATURE_MAP = 4  # voxels per axis, nnU-Net's own limit
-ANISOTROPIC = 3  # ratio from which on nnU-Net takes slices for thick
-FOREGROUND_SAMPLES = 10_000  # voxels per case, for CT statistics, as nnU-Net takes
-MOST_ROTATION = 0.5  # radians, as nnU-Net's augmentation
+ANISOTROPIC = 3  # nnU-Net calls slices thick above this ratio of spacings
+FOREGROUND_SAMPLES = 10_000  # voxels per case for CT statistics, as in nnU-Net
+MOST_ROTATION = 0.5  # radians, as in nnU-Net's augmentation
 RESIDUAL_BLOCKS = (1, 3, 4, 6, 6, 6, 6, 6, 6, 6)  # per stage of a ResidualEncoderUNet, nnU-Net's presets
 
 
@@ -279,7 +279,7 @@ def _topology(
                 raise ProXError(f"patch_voxels is {voxels}; the least that can be halved here is {prod(patch)}")
             axis, smaller, voxels_before = int(np.argmax(share)), list(patch), prod(patch)
             smaller[axis] -= divisor[axis]
-            smaller[axis] = patch[axis] - plan(smaller)[4][axis]  # a smaller patch may be halved less often
+            smaller[axis] = patch[axis] - plan(smaller)[4][axis]  # a smaller patch can have fewer levels, so another divisor
             _, strides, kernels, patch, divisor = plan(smaller)
             if prod(patch) >= voxels_before:
                 raise ProXError(f"patch_voxels is {voxels}; the least that can be halved here is {voxels_before}")
@@ -354,5 +354,5 @@ def _voxels(path: Path, orientation: str | None) -> NDArray[Any]:
         if orientation is not None:
             image = image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation)))
         return np.asanyarray(image.dataobj)
-    except Exception as error:  # nibabel, gzip and zlib have each their own
+    except Exception as error:  # nibabel, gzip and zlib raise errors of many kinds
         raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None

@@ -26,13 +26,13 @@ from PIL import Image, UnidentifiedImageError
 
 from monai_prox.errors import ProXError
 
-CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")  # OCTMNIST's order, too
+CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")  # also OCTMNIST's order
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".jpeg", ".jpg", ".png")
 PATIENT = re.compile(r"^[A-Za-z]+-(\d+)-\d+$")
 SMALLEST = 32  # pixels per axis: the stride of MobileNetV3
-NAMED = 3  # in a message about many
-MOST_TIMES = 100  # as many bytes as a compressed file has; images of noise hardly shrink
+NAMED = 3  # files that a message names
+MOST_TIMES = 100  # largest ratio of inflated to compressed bytes; images with noise compress little
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _read_npz(path: Path, classes: tuple[str, ...]) -> OctScans:
             raise ValueError(f"its {size:,} bytes would become {inflated:,}; at most {MOST_TIMES} times as many are allowed")
         with np.load(path, allow_pickle=False) as arrays:
             data = {key: arrays[key] for key in (f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))}
-    except Exception as error:  # numpy, zipfile and zlib have each their own
+    except Exception as error:  # numpy, zipfile and zlib raise errors of many kinds
         raise ProXError(f"{path} is no .npz of OCTMNIST: {error}") from error
     splits: dict[str, tuple[Scan, ...]] = {}
     for split in SPLITS:

@@ -30,12 +30,12 @@ from monai_prox.files import read_json, temporary_folder, write_json
 
 NAME = "phantom_oct"
 GENERATOR_VERSION = 2
-SCANS = 2  # of a patient
-PATIENTS: Mapping[str, int] = {"train": 60, "val": 15, "test": 30}  # of each class
+SCANS = 2  # per patient
+PATIENTS: Mapping[str, int] = {"train": 60, "val": 15, "test": 30}  # per class
 
 Array = NDArray[np.float64]
 
-# From the inner limiting membrane, 0, to the pigment epithelium, 1: where a layer ends, and how bright it is.
+# The end and the brightness of each layer. Depth is 0 at the inner limiting membrane and 1 at the pigment epithelium.
 LAYERS = ((0.14, 0.72), (0.38, 0.45), (0.52, 0.30), (0.60, 0.46), (0.86, 0.22), (0.90, 0.62), (0.93, 0.30), (1.00, 0.92))
 
 
@@ -165,7 +165,7 @@ def scan(
     def bell(centre: float, width: float, power: float = 2.0) -> Array:
         return np.asarray(np.exp(-(np.abs((x - centre) / width) ** power)))
 
-    unit = rows / 224  # what there is is as large at any size
+    unit = rows / 224  # structures scale with the image
     lesion = severity * unit
     fovea = eye.fovea + g.uniform(-0.06, 0.06)
     epithelium = rows * (eye.level + eye.tilt * (x - 0.5) - eye.bend * ((x - 0.5) ** 2 - 0.08))
@@ -194,10 +194,10 @@ def scan(
             fluid = lesion * g.uniform(3, 9) * bell(centre + g.normal(0, 0.05), width * g.uniform(0.8, 1.6), 3)
 
     epithelium = base - lift
-    thickness = thickness - 0.8 * np.minimum(lift, 0.6 * thickness)  # the outer layers give way
+    thickness = thickness - 0.8 * np.minimum(lift, 0.6 * thickness)  # the outer layers are compressed
     depth = (y - (epithelium - fluid - thickness)) / np.maximum(
         thickness, 1
-    )  # 0 at the inner limiting membrane, 1 before fluid
+    )  # 0 at the inner limiting membrane, 1 above the fluid
     image = np.full(size, 0.06)
     inner = 0.0
     for outer, bright in LAYERS:
@@ -212,7 +212,7 @@ def scan(
     image = np.where(band >= 0, choroid, image)
     inside = (band >= 0) & (y < base + 2 * unit)
     image = np.where(inside & (mass > 0.5), 0.72 + 0.1 * texture, image)  # the mass of a CNV
-    image = np.where(inside & (mass <= 0.5) & (lift > 0.5), 0.5, image)  # what fills a druse
+    image = np.where(inside & (mass <= 0.5) & (lift > 0.5), 0.5, image)  # the content of a druse
     thick = 3.2 * unit
     image = np.where((band >= 0) & (band < thick), np.where(mass > 2 * unit, 0.70, 0.95), image)
 

@@ -12,7 +12,7 @@ from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
 from monai_prox.typed import typed
 
 FORMAT = 1
-KIND = "classification"  # in family.json: tells this plan from one for segmentation
+KIND = "classification"  # in family.json; plans for segmentation have no kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from monai_prox.errors import ProXError
 from monai_prox.files import read_json, temporary_folder, write_json
 
 TASK_NAME = "Task990_Phantom"
-# Recorded beside the data, so that a task written by an older generator is not mistaken for one of this generator.
+# Recorded with the data. A task of an older generator is not reused.
 GENERATOR_VERSION = 1
 
 # Mean intensities before bias, contrast and noise. The background classes lie on both sides of the target, as fluid and

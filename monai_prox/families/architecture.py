@@ -19,13 +19,13 @@ from monai_prox.errors import ProXError
 
 PLACE = "dynamic_network_architectures.architectures"
 NETWORKS = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
-# Whole names: of the place today, and of that in plans that nnU-Net has brought up to date
+# By the full name of the class. nnU-Net names another module in plans that it converts from an older format.
 KINDS = {f"{PLACE}.{file}.{kind}": kind for file in ("unet", "residual_unet") for kind in NETWORKS}
 DEPTH_KEY = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
 WHOLE = (int, np.integer)
-MOST = {"n_stages": 16, "features_per_stage": 65_536, "kernel_sizes": 31, "strides": 64}  # nobody means more
-MOST_BLOCKS = 32  # of a stage
-LARGEST = 65_536  # of any other number
+MOST = {"n_stages": 16, "features_per_stage": 65_536, "kernel_sizes": 31, "strides": 64}  # larger values are mistakes
+MOST_BLOCKS = 32  # per stage
+LARGEST = 65_536  # absolute value of any other number
 
 
 def _classes(place: str, *classes: type[nn.Module]) -> dict[str, type[nn.Module]]:
@@ -43,9 +43,9 @@ CLASSES: dict[str, dict[str, type[nn.Module]]] = {
         *(nn.Softplus, nn.Tanh, nn.Sigmoid),
     ),
 }
-KEYWORDS = {"norm_op_kwargs": "norm_op", "dropout_op_kwargs": "dropout_op", "nonlin_kwargs": "nonlin"}  # whose they are
-FORBIDDEN = {"device", "dtype", "num_features", "track_running_stats"}  # of the classes' arguments
-TEXTS = {"approximate": ("none", "tanh")}  # of GELU; the only argument that is a text
+KEYWORDS = {"norm_op_kwargs": "norm_op", "dropout_op_kwargs": "dropout_op", "nonlin_kwargs": "nonlin"}  # arguments of a class
+FORBIDDEN = {"device", "dtype", "num_features", "track_running_stats"}  # arguments of the classes
+TEXTS = {"approximate": ("none", "tanh")}  # an argument of GELU, the only one that is a text
 SWITCHES = ("conv_bias", "deep_supervision", "nonlin_first")
 UNSUPPORTED = ("bottleneck_channels", "stem_channels", "squeeze_excitation")  # unless they are null, false or 0
 

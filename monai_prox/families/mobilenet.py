@@ -27,9 +27,9 @@ from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError
 from monai_prox.typed import listed, typed
 
-MOST = {"depth": 8, "expansion": 64, "kernel": 63, "resolution": 2048}  # of choices; others are not meant
-MOST_CHOICES = 16  # of a dimension
-DIVISOR = 8  # of all widths, torchvision's
+MOST = {"depth": 8, "expansion": 64, "kernel": 63, "resolution": 2048}  # larger choices are mistakes
+MOST_CHOICES = 16  # per dimension
+DIVISOR = 8  # of all widths, as in torchvision
 STRIDE = 32  # of the whole network
 FEATURE = re.compile(r"^features\.(\d+)(.*)$")
 HEAD = 2  # the stem and the first block, which is never left out
@@ -59,9 +59,9 @@ STAGES = (
     _Stage(112, 1, True, "HS"),
     _Stage(160, 2, True, "HS"),
 )
-WIDENED = 6  # times the last stage's width before pooling
+WIDENED = 6  # ratio of the width before pooling to the last stage's width
 LAST = 1280  # features between the two layers of the classifier
-SQUEEZE = 4  # of squeeze and excitation: inner channels to those between its two layers
+SQUEEZE = 4  # ratio of a block's inner channels to those between the two layers of squeeze and excitation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ class MobileNetFamily:
             return Slot(choices=tuple(choices), need=need)
 
         def width_slot(stage: int) -> Slot:
-            # A first block that neither strides nor changes the width would get a residual connection.
+            # A first block without a stride has another width than its input, or it would get a residual connection.
             return Slot(choices=widths(STAGES[stage].width), differs=stage if STAGES[stage].stride == 1 else None)
 
         blocks = [(stage, block) for stage in range(len(STAGES)) for block in range(c.depth[-1])]
@@ -308,7 +308,7 @@ class MobileNetFamily:
 
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
         """The place of a member's tensor in the largest network. See ``Family.locate``."""
-        if (match := FEATURE.match(name)) and int(match[1]) >= HEAD:  # entries shift where blocks are missing
+        if (match := FEATURE.match(name)) and int(match[1]) >= HEAD:  # missing blocks shift the numbers of entries
             place = self._place(int(match[1]), subnet["depth"])
             depths_before = self._largest_depths if place is None else self._largest_depths[: place[0]]
             name = f"features.{HEAD + int(sum(depths_before)) + (0 if place is None else place[1])}{match[2]}"

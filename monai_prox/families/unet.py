@@ -27,7 +27,7 @@ from monai_prox.families.unet_choices import UNetChoices
 STAGE = re.compile(r"^(decoder\.(?:stages|transpconvs|seg_layers)\.)(\d+)(.*)$")
 FIRST_DECODER_CONV = re.compile(r"^decoder\.stages\.\d+\.convs\.0\.conv\.weight$")
 LATER_CONV = re.compile(r"\.convs\.[1-9]\d*\.conv\.weight$")
-MOST_VOXELS = 2**26  # of a patch, 406 an axis; nobody trains on more
+MOST_VOXELS = 2**26  # of a patch, 406 per axis; larger values are mistakes
 
 
 class UNetFamily:
@@ -83,7 +83,7 @@ class UNetFamily:
         self.space = self._space()
         self._check_feature_maps()
         self.space = self.space.narrow(open or {})
-        with torch.device("meta"):  # refuses now what torch's layers do not take
+        with torch.device("meta"):  # finds arguments that torch's layers refuse
             largest = self.build(self.space.largest(), initialise=False)
         self._largest_shapes = {name: tuple(parameter.shape) for name, parameter in largest.named_parameters()}
 
@@ -150,7 +150,7 @@ class UNetFamily:
             return sorted({max(1, round(fraction * self._features[level])) for fraction in c.width})
 
         def width_ties(level: int) -> dict[str, int | None]:
-            # A residual stage projects its input exactly where its width differs from the stage's above.
+            # A residual stage projects its input if, and only if, its width differs from that of the stage above.
             if self.kind != "ResidualEncoderUNet" or level == 0:
                 return {}
             equal = self._features[level] == self._features[level - 1]
@@ -241,7 +241,7 @@ class UNetFamily:
         pointwise = (1,) * len(self.patch_size)
         voxels = self.input_size(self.patch_size if size is None else size, subnet["resolution"][0])
         channels, sizes = self.input_channels, []
-        skips = 0  # elements of the stages' outputs that the decoder waits for, without the current feature map
+        skips = 0  # elements of the outputs that the decoder reads later, without the current feature map
 
         def block(outputs: int, kernel: Sequence[int], waiting: int) -> Layer:
             live = waiting + channels * prod(voxels_before) + outputs * prod(voxels)
@@ -266,7 +266,7 @@ class UNetFamily:
                 channels, voxels_before = outputs, voxels
         for level in reversed(range(len(features) - 1)):
             outputs, voxels = features[level], sizes[level]
-            upsampled = outputs * prod(voxels)  # as many as are skipped
+            upsampled = outputs * prod(voxels)  # the skip connection has the same number
             live = skips + channels * prod(voxels_before) + upsampled
             yield convolution(channels, outputs, strides[level + 1], voxels_before, live=live, bias=bias)
             yield weightless(skips + upsampled + 2 * upsampled)
@@ -275,7 +275,7 @@ class UNetFamily:
             for _ in range(decoder_depths[level]):
                 yield block(outputs, kernels[level], skips)
                 channels = outputs
-            # lower levels' logits are for deep supervision, so for training alone
+            # logits of lower levels are for deep supervision, which prediction does not run
             live = skips + (outputs + self.num_classes) * prod(voxels)
             yield convolution(outputs, self.num_classes, pointwise, voxels, live=live, bias=True, runs=level == 0)
 
@@ -317,7 +317,7 @@ class UNetFamily:
 
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
         """The place of a member's tensor in the largest network. See ``Family.locate``."""
-        if match := STAGE.match(name):  # decoder stages count from the bottom, so they shift where levels are missing
+        if match := STAGE.match(name):  # decoder stages are numbered from the bottom, so missing levels shift the numbers
             index = int(match[2]) + self._largest_levels - int(subnet["levels"][0])
             name = f"{match[1]}{index}{match[3]}"
         full = self._largest_shapes.get(name)
@@ -335,7 +335,7 @@ class UNetFamily:
 
     def passes_through(self, name: str) -> int | None:
         """The input channel that a new convolution can pass on. See ``Family.passes_through``."""
-        if FIRST_DECODER_CONV.match(name):  # a new level's decoder stage stands where its skip alone used to go on
+        if FIRST_DECODER_CONV.match(name):  # before a level was added, its skip was the input of the next layer
             return self._largest_shapes[name][1] // 2
         return 0 if LATER_CONV.search(name) else None
 

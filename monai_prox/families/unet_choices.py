@@ -9,7 +9,7 @@ from typing import Any
 from monai_prox.errors import ProXError
 from monai_prox.typed import listed, typed
 
-MOST_CHOICES = 16  # of a dimension
+MOST_CHOICES = 16  # per dimension
 LARGEST_KERNEL = 15
 
 

@@ -30,7 +30,7 @@ ENTRIES = {
     "members": tuple[Mapping[str, Any], ...],
 }
 MEMBER = {"subnet": Mapping[str, tuple[float, ...]], "milliseconds": float}
-FEWEST = 8  # members: as many as there are features, and some to say how far they carry
+FEWEST = 8  # members: one per feature, and a few to estimate the error
 
 
 def fingerprint(family: Family, size: Sequence[int]) -> str:

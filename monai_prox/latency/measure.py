@@ -19,9 +19,9 @@ from typing import Any
 
 FORMAT = 1
 LISTED = "members.json"
-ROUNDS = 3  # over all members, so that what else the machine does meanwhile hits each of them
-SECONDS = 0.4  # of a member in a round, at least, unless it takes LEAST runs longer
-LEAST, MOST = 3, 30  # runs of a member in a round
+ROUNDS = 3  # over all members, so that other work of the machine affects all of them
+SECONDS = 0.4  # minimum per member and round, unless MOST runs take less
+LEAST, MOST = 3, 30  # runs per member and round
 
 Run = Callable[[Any], Any]
 
@@ -42,7 +42,7 @@ def measure(
     Returns:
         For each member the median and the quartiles in milliseconds, and the number of runs.
     """
-    import numpy as np  # here, so that a device without it is told so
+    import numpy as np  # imported here, so that main can say that it is missing
 
     times: list[list[float]] = [[] for _ in members]
     for turn in range(ROUNDS):
@@ -122,7 +122,7 @@ def onnx_run(path: Path, threads: int) -> Run:
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own have no common class
+    except Exception as error:  # its errors have no common class
         raise CannotMeasureError(
             f"onnxruntime {onnxruntime.__version__} cannot read {path.name}: {' '.join(str(error).split())[-120:]}; "
             "with a newer one it can: pip install --upgrade onnxruntime"
@@ -155,7 +155,7 @@ def _main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the processor; all by default")
     arguments = parser.parse_args()
     temporary = arguments.output.with_name(arguments.output.name + ".part")
-    temporary.touch()  # better now than after all measurements, if it cannot be written
+    temporary.touch()  # fails before the measurements if it cannot be written
     temporary.unlink()
     folder = Path(__file__).resolve().parent
     listed = json.loads((folder / LISTED).read_text())

@@ -24,7 +24,7 @@ from monai_prox.latency.device import FEWEST, fingerprint
 from monai_prox.trained.source import Trained
 
 MEMBERS = 24
-CANDIDATES = 20  # random members for each that is chosen
+CANDIDATES = 20  # random members per chosen member
 RUNTIMES = ("onnxruntime", "openvino", "torch")
 
 

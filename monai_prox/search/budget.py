@@ -19,7 +19,7 @@ UNITS = {
     "memory_mb": "memory, MB",
     "file_mb": "file, MB",
 }
-LOOKED_AT = 2000  # random members, before it is said that none is within a budget
+LOOKED_AT = 2000  # random members that are tried to find one within the budget
 
 
 def check_costs(names: Sequence[str]) -> None:

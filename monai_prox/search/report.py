@@ -102,12 +102,13 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
     search, device = result.search, result.search.device
     patches = _Patches(search)
     source, family = search.source, search.source.family()
-    # Some cases are easier than all: members that were scored on these alone are shown as much lower as the finalists came out.
-    # No score is above 1
+    # Some cases may be easier than all. The finalists show by how much. Other members' scores are shifted by the same amount,
+    # up to 1.
     scores_before = {member.subnet: member.score for member in result.members}
     measured = {member.subnet: member.score for member in result.measured}
     shift = fmean(measured[member.subnet] - scores_before[member.subnet] for member in result.finalists)
-    left_out = [name for name in search.held_out.names if name not in result.cases]  # maybe by another process, which knows why
+    # Another process may have left a case out, and only that process knows the reason
+    left_out = [name for name in search.held_out.names if name not in result.cases]
     priced = [*search.minimise, *(name for name in UNITS if name not in search.minimise)]
     return {
         "format": FORMAT,
@@ -162,7 +163,7 @@ class _Patches:
     def count(self, subnet: Subnet) -> dict[str, float]:
         """The numbers for a member. They depend on its patch and spacing only."""
         description = self._search.source.describe("member", subnet)
-        grid = description.patch, getattr(description, "spacing", None)  # cases of another grid are prepared anew
+        grid = description.patch, getattr(description, "spacing", None)  # cases are prepared once per grid
         if grid not in self._known:
             shapes, axes = self._search.held_out.shapes(self._search.scored_on, description), len(description.patch)
             plain, mirrored = (

@@ -61,7 +61,7 @@ class Journal(JournalFileBackend):
         try:
             super().append_logs(logs)
         except OSError as error:
-            error.filename = str(self.path)  # a full disk has no name
+            error.filename = str(self.path)  # the error of a full disk has no filename
             raise
 
 
@@ -90,12 +90,12 @@ def open_storage(storage: str) -> BaseStorage:
     try:
         if "://" in storage:
             return RDBStorage(storage)
-        path = Path(storage).resolve()  # Optuna's lock is a link beside it, which must not dangle
+        path = Path(storage).resolve()  # Optuna's lock is a link to it, which needs the full path
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_journal(path)
         return JournalStorage(Journal(path))
     except ProXError:
         raise
-    except Exception as error:  # databases have each their own
+    except Exception as error:  # every database has errors of its own
         kind = storage.split("://")[0]  # without a password
         raise ProXError(f"the storage {kind} cannot be opened: {' '.join(str(error).split()):.200}") from None

@@ -32,10 +32,10 @@ from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.source import Trained
 from monai_prox.typed import check_types
 
-STALE = 200  # proposals in a row of members that are known: the space, or what of it is within the budget, has no others
+STALE = 200  # known proposals in a row that end a search: no other member is within the budget
 POPULATION = 16
 RECORDED = {"subnet": Mapping[str, tuple[float, ...]], "scores": Mapping}  # of a member, in the storage
-FINALIST = "finalist"  # begins the names of a study's attributes that hold scores on all cases
+FINALIST = "finalist"  # the beginning of the names of attributes with scores on all cases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,11 +201,11 @@ class Search:
         members = list(known.values())
         points = np.array([[-member.score, *(member.price.value(name) for name in self.minimise)] for member in members])
         chosen = [members[index] for index in fronts(points, self.finalists)]
-        random.shuffle(chosen)  # two processes begin with different ones
+        random.shuffle(chosen)  # so that two processes begin with different members
         finalists, seconds = list[Scored](), 0.0
         for member in chosen:
             key = f"{FINALIST} {member.subnet}"
-            record = study.user_attrs.get(key)  # other processes', too
+            record = study.user_attrs.get(key)  # may be of another process
             if record is not None:
                 check_types(record, {"seconds": float}, f"{self.storage.split('://')[0]}, {key:.80}")
             else:
