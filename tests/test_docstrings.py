@@ -16,8 +16,6 @@ import monai_prox.bundle
 
 FACES = (monai_prox, monai_prox.bundle)
 NAMES = {f"{face.__name__}.{name}": (face, name) for face in FACES for name in dir(face) if name != "bundle"}
-UNFINISHED = ("training", "bundle", "trained", "export")  # modules whose names do not have all docstrings yet
-CHECKED = [name for name in NAMES if getattr(*NAMES[name]).__module__.split(".")[1] not in UNFINISHED]
 KINDS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -86,7 +84,7 @@ def faults_of_methods(name: str, cls: type) -> Iterator[str]:
         yield from faults(f"{name}.{method}", value, parameters(call) if call else set())
 
 
-@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_public_name_says_what_it_is_and_takes(name: str) -> None:
     value = public(name)
     if inspect.isclass(value):

@@ -24,17 +24,17 @@ from monai_prox.training.monitor import Monitor, comparing_interval
 
 
 class ProXExpansionHandler:
-    """Opens the stages of ``engine``'s schedule, announces them as ProXEvents, and makes every epoch repeatable.
+    """Handler that opens the stages of the schedule, fires ProXEvents, and makes every epoch repeatable.
 
-    The stage is a pure function of the epoch. So is, on the CPU, an epoch's randomness, of ``seed`` and the rank: an
-    interrupted training goes on as if it had not been. Save this handler with the network, the optimizer and the learning
-    rate scheduler; it keeps the trainer's state, too, for a checkpoint among the trainer's own handlers cannot name the
-    trainer in a configuration. Attach it after the CheckpointLoader and before all handlers that use what is open.
+    The stage depends on the epoch only. On a CPU the randomness of an epoch depends on the seed, the epoch and the rank only,
+    so an interrupted training continues as if it had not been interrupted. Save this handler together with the network, the
+    optimizer and the learning rate scheduler. It also saves the trainer's state, because a configuration cannot name the
+    trainer among its own handlers. Attach it after the CheckpointLoader, and before all handlers that use what is open.
 
-    plan: as plain data, where there is one; a checkpoint of another plan is refused.
-
-    Raises ProXError on loading a checkpoint of another search space, recipe, number of epochs or plan; load this handler
-    first, so that nothing is loaded then.
+    Args:
+        engine: the engine of the trainer.
+        seed: seed of the training.
+        plan: the plan as plain data, or None. A checkpoint with another plan is refused.
     """
 
     def __init__(self, engine: Engine, *, seed: int = 0, plan: Mapping[str, Any] | None = None) -> None:
@@ -44,7 +44,14 @@ class ProXExpansionHandler:
         self.logger = logging.getLogger(__name__)
 
     def attach(self, trainer: SupernetTrainer) -> None:
-        """Raises ProXError for another trainer, or one of another engine."""
+        """Adds the handler to a trainer.
+
+        Args:
+            trainer: the trainer.
+
+        Raises:
+            ProXError: it is another trainer, one with another engine, or one whose loader keeps its processes.
+        """
         if not isinstance(trainer, SupernetTrainer) or trainer.engine is not self.engine:
             raise ProXError("ProXExpansionHandler belongs to a SupernetTrainer of the same engine")
         if getattr(trainer.data_loader, "persistent_workers", False):
@@ -57,6 +64,11 @@ class ProXExpansionHandler:
         trainer.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
 
     def start(self, trainer: SupernetTrainer) -> None:
+        """Prepares a training, or the continuation of one.
+
+        Args:
+            trainer: the trainer.
+        """
         self.engine.broadcast()
         if world_size() > 1:
             self.logger.info(
@@ -70,6 +82,11 @@ class ProXExpansionHandler:
             trainer.fire_event(ProXEvents.STAGE_RESUMED)
 
     def start_epoch(self, trainer: SupernetTrainer) -> None:
+        """Seeds an epoch, and opens its stage.
+
+        Args:
+            trainer: the trainer.
+        """
         epoch = trainer.state.epoch - 1
         self._seed(trainer, epoch)
         if self.engine.begin_epoch(epoch):
@@ -94,7 +111,7 @@ class ProXExpansionHandler:
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors; loads with ``weights_only=True``."""
+        """The state as plain data and tensors, which load with ``weights_only=True``."""
         trainer = self._trainer
         assert trainer is not None, "attach the handler first"
         return {
@@ -107,6 +124,14 @@ class ProXExpansionHandler:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores a state. Load this handler first, so that nothing is loaded from a checkpoint that is refused.
+
+        Args:
+            state: what ``state_dict`` returned.
+
+        Raises:
+            ProXError: the search space, the recipe, the number of epochs or the plan is another.
+        """
         check_format(state["engine"])
         own, theirs = self._origin(), dict(state)
         turned = (self.plan or {}).get("orientation")
@@ -146,19 +171,27 @@ class _Measured(NamedTuple):
 
 
 class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
-    """Validates the watched members that are open, and the largest that is, every ``interval`` epochs and as a stage ends.
+    """Handler that validates the open named members and the largest open member.
 
-    The trainer's metrics then have ``METRIC_MEMBER`` for each of the validator's metrics and watched members, for the trainer's
-    own StatsHandler, TensorBoardStatsHandler and MLFlowHandler, which must come after this one; between validations they have
-    none of them. The largest member that is open is validated last and leaves the validator's state, and so does the monitor's
-    comparing. ``history`` keeps the validator's key metric and its mean per region. Save this handler, too.
+    It does so every ``interval`` epochs and at the end of a stage. The trainer's metrics then have ``METRIC_MEMBER`` for each
+    of the validator's metrics and named members. StatsHandler, TensorBoardStatsHandler and MLFlowHandler of the trainer log
+    them if they come after this handler. Between validations the metrics are removed. The largest open member is validated last
+    and leaves the validator's state, also if the monitor compares members. ``history`` keeps the validator's key metric and its
+    mean per region. Save this handler, too.
 
-    members: names and subnets, as monai_prox.core.named_members chooses them. regions: by name, in the order of the key
-        metric's channels, the values of their labels. network_of: a member as it is validated; None for its part of the
-        supernet's own weights.
-    monitor: in stages that are monitored it is given the key metric by case of those that it compares, about three times as
-        often as members are watched. What it finds not worth its cost is closed, and members are chosen anew from what remains.
-        None or False: nothing is closed.
+    Args:
+        validator: MONAI's evaluator.
+        engine: the engine of the trainer.
+        members: named members, as ``monai_prox.named_members`` chooses them.
+        regions: values of labels by the name of the region, in the order of the key metric's channels.
+        interval: epochs between validations.
+        monitor: in monitored stages it gets the key metric by case of the members that it compares, about three times as often
+            as named members are validated. Choices that are not worth their cost are closed, and members are named again. None
+            or False means that nothing is closed.
+        network_of: makes the network that is validated from a member. None means a view of the supernet.
+
+    Raises:
+        ProXError: ``interval`` or ``monitor`` is not valid.
     """
 
     def __init__(
@@ -183,7 +216,14 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         self._names: set[str] = set()
 
     def attach(self, trainer: SupernetTrainer) -> None:
-        """Raises ProXError where there is nothing to validate on, before an epoch is trained."""
+        """Adds the handler to a trainer.
+
+        Args:
+            trainer: the trainer.
+
+        Raises:
+            ProXError: the validator has no cases.
+        """
         cases = getattr(self.validator.data_loader, "dataset", None)
         if isinstance(cases, Sized) and not len(cases):
             raise ProXError("there are no cases to validate on; the validator's data must have at least one")
@@ -263,7 +303,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The state as plain data."""
         return {
             "history": self.history,
             "members": {name: subnet.to_json() for name, subnet in self.members.items()},
@@ -271,6 +311,11 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores a state.
+
+        Args:
+            state: what ``state_dict`` returned.
+        """
         self.history = list(state["history"])
         self.members = {name: Subnet.from_json(subnet) for name, subnet in state["members"].items()}
         if self.monitor is not None and state["monitor"] is not None:

@@ -1,4 +1,7 @@
-"""From a batch to gradients, and from an epoch to a stage. No loader, optimizer or loop: nnU-Net and MONAI bring theirs."""
+"""The training of a supernet by a schedule: from a batch to gradients, and from an epoch to a stage.
+
+Loaders, optimizers and loops are those of nnU-Net or MONAI.
+"""
 
 from __future__ import annotations
 
@@ -47,14 +50,35 @@ def check_format(state: Mapping[str, Any]) -> None:
 class Engine:
     """Trains a supernet by a schedule.
 
-    supernet: its largest network is what the optimizer holds.
-    schedule: stages over epochs.
-    task_loss: (outputs, target) -> scalar; outputs are a member's, a list under deep supervision.
-    seed: of the members drawn. What is drawn is a pure function of (seed, epoch, step) and of what is open and on trial, so a
-        resumed run draws the same and all ranks of a distributed run train the same member.
-    exclusive: classes exclude each other (softmax); False for regions.
-    calibrate: gives the norms of a cut out member, a teacher to be, its own statistics, see
-        ``monai_prox.training.calibrate``. Families whose norms keep statistics need it where the schedule has frozen teachers.
+    The members of a step depend on (seed, epoch, step), on what is open and on what is on trial only. So a resumed training
+    draws the same members, and all ranks of a distributed training train the same member.
+
+    Args:
+        supernet: the supernet. Its weights are in the optimizer.
+        schedule: stages with their epochs.
+        task_loss: (outputs, target) -> scalar. ``outputs`` are a member's, a list under deep supervision.
+        seed: seed of the members that are drawn.
+        exclusive: whether a voxel has one class (softmax). False for regions that overlap.
+        calibrate: gives a teacher's norms their own statistics, see ``monai_prox.training.calibrate``. It is needed if norms
+            keep statistics and the schedule has frozen teachers.
+
+    Raises:
+        ProXError: a stage has no member, ``calibrate`` is needed, or channels of the network cannot be sorted.
+
+    >>> from monai_prox import MobileNetChoices, MobileNetFamily, make_schedule
+    >>> choices = MobileNetChoices(depth=(1,), expansion=(2,), kernel=(3,), width=(0.5, 1.0), resolution=(32,))
+    >>> family = MobileNetFamily(input_channels=1, num_classes=2, choices=choices)
+    >>> supernet = SuperNet(family)
+    >>> engine = Engine(supernet, make_schedule("prox", family.space, epochs=3), nn.CrossEntropyLoss(), seed=0)
+    >>> optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1)
+    >>> engine.guard(optimizer)
+    >>> for epoch in range(3):
+    ...     opened = engine.begin_epoch(epoch)
+    ...     optimizer.zero_grad()
+    ...     result = engine.step(torch.zeros(2, 1, 32, 32), torch.tensor([0, 1]), epoch=epoch, step=0)
+    ...     optimizer.step()
+    >>> engine.stage.name, result.output.shape
+    ('everyone', torch.Size([2, 2]))
     """
 
     def __init__(
@@ -94,20 +118,21 @@ class Engine:
     # ------------------------------------------------------------------ stages
     @property
     def stage(self) -> Stage:
+        """The current stage. Before the first epoch it is the first stage."""
         return self.schedule.stages[max(self._stage, 0)]
 
     @property
     def space(self) -> SearchSpace:
-        """What is open now."""
+        """The part of the search space that is open now."""
         return self._spaces[max(self._stage, 0)]
 
     @property
     def final_space(self) -> SearchSpace:
-        """What will be open in the end, unless more is closed."""
+        """The part of the search space that will be open at the end, unless more choices are closed."""
         return self._spaces[-1]
 
     def _open_spaces(self) -> list[SearchSpace]:
-        """What is open in each stage."""
+        """The part of the search space that is open, for each stage."""
         spaces = [stage.space(self.supernet.family.space) for stage in self.schedule.stages]
         if not self.closed:
             return spaces
@@ -118,9 +143,13 @@ class Engine:
         ]
 
     def close(self, dimension: str) -> None:
-        """Closes the last open choice of ``dimension`` for good: its weights stay as they are and train no more.
+        """Closes the last open choice of a dimension for the rest of the training. Its weights are not trained any more.
 
-        Raises ProXError before ``begin_epoch``, and where only one choice is open.
+        Args:
+            dimension: the dimension.
+
+        Raises:
+            ProXError: ``begin_epoch`` was not called, or only one choice is open.
         """
         if self._stage < 0:
             raise ProXError("close was called before begin_epoch, which opens the choices")
@@ -131,14 +160,20 @@ class Engine:
 
     @property
     def teacher(self) -> Subnet | None:
-        """The frozen member that teaches now, beside those in training."""
+        """The frozen member that teaches now, or None."""
         return None if self._teacher is None else self._teacher[0]
 
     def guard(self, optimizer: Optimizer) -> None:
-        """Makes every step of ``optimizer`` leave frozen weights and those not yet born untouched, and take the learning rate
-        of the stage's warm-up. The updates of the first one that is guarded count.
+        """Lets every step of an optimizer respect the current stage.
 
-        Raises ProXError if ``optimizer`` holds none of the supernet's weights.
+        Steps then do not change weights that are frozen or not yet open, and use the learning rate of the stage's warm-up. The
+        updates of the first guarded optimizer are counted.
+
+        Args:
+            optimizer: the optimizer.
+
+        Raises:
+            ProXError: the optimizer has none of the supernet's weights.
         """
         if self.guards(optimizer):
             return
@@ -169,26 +204,42 @@ class Engine:
         optimizer.register_step_post_hook(after)
 
     def guards(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer is guarded.
+
+        Args:
+            optimizer: the optimizer.
+        """
         return any(optimizer is guarded for guarded in self._optimizers)
 
     def holds_any(self, optimizer: Optimizer) -> bool:
-        """Whether weights of the supernet are in ``optimizer``."""
+        """Whether an optimizer has weights of the supernet.
+
+        Args:
+            optimizer: the optimizer.
+        """
         return not _held_by([optimizer]).isdisjoint(map(id, self.supernet.parameters()))
 
     @property
     def warmth(self) -> float:
-        """The factor of the learning rate in the present update.
+        """The factor of the learning rate in the current update.
 
-        A warm-up takes a quarter of its stage at most, which is as long as the epochs before let expect.
+        A warm-up takes at most a quarter of its stage. The length of the stage in updates is estimated from the epochs before.
         """
         start, end = (*self.schedule.starts, self.schedule.epochs)[max(self._stage, 0) :][:2]
         warmup = min(self.stage.warmup, self._opened / start * (end - start) / 4) if start else self.stage.warmup
         return min(1.0, (self._updates - self._opened) / warmup) if warmup else 1.0
 
     def begin_epoch(self, epoch: int) -> bool:
-        """Brings the supernet into the stage of ``epoch``; True if a stage opened.
+        """Opens the stage of an epoch if it is not open.
 
-        Raises ProXError for an epoch that the schedule does not have, and for one of a stage that is over.
+        Args:
+            epoch: counts from 0.
+
+        Returns:
+            Whether a stage opened.
+
+        Raises:
+            ProXError: the schedule does not have the epoch, or its stage is over.
         """
         if not 0 <= epoch < self.schedule.epochs:
             raise ProXError(f"there is no epoch {epoch}: the schedule has the epochs 0 to {self.schedule.epochs - 1}")
@@ -240,7 +291,7 @@ class Engine:
             self._freezer.renew(optimizer, former)
 
     def _enter(self, index: int) -> None:
-        """What a stage needs beside weights: a pure function of its index."""
+        """Sets everything of a stage but weights. It depends on the index only."""
         self._stage = index
         new = self._largest(index)
         assert new is not None
@@ -250,7 +301,12 @@ class Engine:
 
     # ------------------------------------------------------------------ steps
     def members(self, epoch: int, step: int) -> list[Subnet]:
-        """The members that train in this step, each once, in the order of the stage's roles."""
+        """The members that train in a step, each once, in the order of the stage's roles.
+
+        Args:
+            epoch: counts from 0.
+            step: number of the step in the epoch, from 0.
+        """
         generator = random.Random(f"{self.seed} {epoch} {step}")
         # As often with what is on trial as without, for members that train less lose every comparison
         space = self.space if self.trial is None or generator.random() < 0.5 else self.trial
@@ -279,13 +335,21 @@ class Engine:
     ) -> Step:
         """Accumulates the gradients of one step.
 
-        x: (B, C, *spatial). ``backward`` gets each member's loss: give it a gradient scaler's. Forward passes run within
-        ``precision()``, e.g. an autocast; ``forward`` stands for the supernet's own where a host wraps it. Under
-        torch.distributed the gradients are averaged over the ranks, and batch norms use all ranks' batches, so equal parts of
-        a batch give what the whole does in one process.
+        Under torch.distributed the gradients are averaged over the ranks, and batch norms use the batches of all ranks. So
+        equal parts of a batch give the same result as the whole batch in one process.
 
-        Raises ProXError before ``guard`` of all that hold weights, without which weights that should stay would train, and for
-        another epoch than the one that has begun; in a training that goes on, before ``begin_epoch``, one of another stage.
+        Args:
+            x: (B, C, *spatial).
+            target: the second argument of the task loss.
+            epoch: counts from 0.
+            step: number of the step in the epoch, from 0.
+            backward: called with each member's loss, for example to scale it.
+            precision: makes the context of forward passes, for example an autocast.
+            forward: runs a member, if a host wraps the supernet. None means the supernet itself.
+
+        Raises:
+            ProXError: an optimizer that holds weights is not guarded, which would change frozen weights, or ``begin_epoch`` was
+                not called for the epoch.
         """
         if not self._optimizers:
             raise ProXError("the engine guards no optimizer: call guard(optimizer) before the first step")
@@ -342,7 +406,7 @@ class Engine:
                     average(parameter.grad)
 
     def broadcast(self) -> None:
-        """Gives all ranks of a distributed run the first one's weights."""
+        """Copies the weights of the first rank of a distributed training to all ranks."""
         if world_size() > 1:
             for tensor in [*self.supernet.parameters(), *self.supernet.buffers()]:
                 dist.broadcast(tensor.data, src=0)
@@ -350,14 +414,14 @@ class Engine:
     # ------------------------------------------------------------------ resume
     @property
     def origin(self) -> dict[str, Any]:
-        """What a training and the one that continues it have in common: search space and stages, as plain data."""
+        """The search space and the stages as plain data. A training and its continuation have the same."""
         return {
             "space": self.supernet.family.space.to_json(),
             "stages": [stage.to_json() for stage in self.schedule.stages],
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors; loads with ``weights_only=True``."""
+        """The state as plain data and tensors, which load with ``weights_only=True``."""
         teacher, transforms = self._teacher, self.supernet.kernel_transforms
         return {
             "format": FORMAT,
@@ -371,7 +435,14 @@ class Engine:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ProXError where ``state`` is of another format or schedule."""
+        """Restores a state.
+
+        Args:
+            state: what ``state_dict`` returned.
+
+        Raises:
+            ProXError: the state has another format or is of another schedule.
+        """
         check_format(state)
         if not -1 <= state["stage"] < len(self.schedule.stages):
             raise ProXError(f"cannot continue: the checkpoint is of stage {state['stage']} of {len(self.schedule.stages)}")
@@ -391,7 +462,7 @@ class Engine:
 
 
 def _held_by(optimizers: Iterable[Optimizer]) -> set[int]:
-    """The ids of the weights in ``optimizers``."""
+    """The ids of the weights in some optimizers."""
     return {id(weight) for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]}
 
 

@@ -1,7 +1,7 @@
-"""Recipes: what opens when, as data. The stage of an epoch is a pure function of the epoch.
+"""Recipes: which choices open when, as data. The stage of an epoch is a function of the epoch only.
 
-Sources: ProX, Lim et al., Neurocomputing 2024 (doi 10.1016/j.neucom.2024.127512); Progressive Shrinking, Cai et al., ICLR
-2020 (Once-for-all); the sandwich rule and in-place distillation, Yu and Huang, ICCV 2019 (US-Net), and Yu et al., ECCV 2020
+Sources: ProX, Lim et al., Neurocomputing 2024 (doi 10.1016/j.neucom.2024.127512); Progressive Shrinking, Cai et al., ICLR 2020
+(Once-for-all); the sandwich rule and in-place distillation, Yu and Huang, ICCV 2019 (US-Net), and Yu et al., ECCV 2020
 (BigNAS).
 """
 
@@ -32,28 +32,32 @@ Role = Literal["largest", "smallest", "random"]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A span of epochs with the same open choices.
+    """A range of epochs with the same open choices.
 
-    name: what opens, for logs and plots.
-    open: number of open choices by dimension, counted from ``start``; dimensions not named keep that choice alone.
-    start: the member that is trained first, "smallest" or "largest".
-    share: of the epochs, relative to the other stages' shares.
-    train: the members of a training step, in this order; several accumulate their gradients. A tuple among them takes turns
-        from step to step, and an epoch begins one turn further on than the one before.
-    teacher: "none"; "previous", a frozen copy of the largest member of the stage before; "first", such a copy that stays in
-        all stages that follow with "first"; or "largest", the largest member of the same step (in-place distillation), which
-        then has to be the first of ``train``.
-    distance: between the student's and the teacher's logits, "mse" or "kl" (of the class probabilities).
-    distillation: weight w of the teacher in the loss (1 - w) task + w distance.
-    birth: of the weights that open: "random", as initialised, or "preserving", so that the first step computes what the
-        stage before did, up to the norm of a new block.
-    warmup: updates over which the learning rate rises from nothing as the stage opens, a quarter of the stage's at most.
-    sort_channels: channels are put in the order of their importance as the stage opens, within the widths that are open
-        already, see ``monai_prox.training.importance``.
-    freeze: "none", or "grown": of a tensor that grew only the new part is trained, and of a U-Net stage that got deeper only
-        the new blocks.
-    monitored: choices that turn out not to be worth their cost are closed, see ``monai_prox.training.monitor``. While one is
-        on trial, half of the steps train members of what is open without it.
+    Args:
+        name: name of the stage, for logs and plots.
+        open: number of open choices by dimension, counted from ``start``. Dimensions that are not named keep one choice.
+        start: the member that is trained first, "smallest" or "largest".
+        share: part of the epochs, relative to the shares of the other stages.
+        train: the members of a training step, in this order. Several members accumulate their gradients. A tuple takes turns
+            from step to step, and its turns are shifted by one from epoch to epoch.
+        teacher: "none"; "previous", a frozen copy of the largest member of the previous stage; "first", such a copy that stays
+            in all following stages with "first"; or "largest", the largest member of the same step (in-place distillation),
+            which has to be the first of ``train``.
+        distance: between the logits of student and teacher, "mse", or "kl" of the class probabilities.
+        distillation: weight w of the teacher in the loss (1 - w) task + w distance.
+        birth: how weights that open are initialised: "random", as in a new network, or "preserving", so that the first step
+            computes the same as the previous stage, except for the norm of a new block.
+        warmup: number of updates over which the learning rate rises from 0, at most a quarter of the stage's.
+        sort_channels: whether channels are sorted by importance when the stage opens, within the widths that are already open,
+            see ``monai_prox.training.importance``.
+        freeze: "none", or "grown": only the new part of a tensor that grew is trained, and only the new blocks of a U-Net stage
+            that got deeper.
+        monitored: whether choices that are not worth their cost are closed, see ``monai_prox.training.monitor``. While a choice
+            is on trial, half of the steps train members without it.
+
+    Raises:
+        ProXError: a value is not allowed.
     """
 
     name: str
@@ -95,22 +99,35 @@ class Stage:
 
     @property
     def trained(self) -> str:
-        """The members of a training step, for logs."""
+        """The members of a training step in words, for logs."""
         return " + ".join(role if isinstance(role, str) else " or ".join(role) for role in self.train)
 
     def space(self, whole: SearchSpace) -> SearchSpace:
-        """The part of ``whole`` that is open."""
+        """The part of a search space that is open.
+
+        Args:
+            whole: the search space.
+        """
         return whole.restrict(self.open, start=self.start)
 
     def to_json(self) -> dict[str, Any]:
+        """The stage as plain data."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stages laid over epochs: every stage has at least one, and together they cover ``range(epochs)`` exactly.
+    """Stages with their epochs. Every stage has at least one epoch, and together they cover ``range(epochs)``.
 
-    Raises ProXError if there are fewer epochs than stages.
+    Args:
+        stages: the stages in their order.
+        epochs: number of epochs.
+
+    Raises:
+        ProXError: there are fewer epochs than stages.
+
+    >>> Schedule((Stage(name="smallest"), Stage(name="depth", share=3.0)), epochs=8).starts
+    (0, 2)
     """
 
     stages: tuple[Stage, ...]
@@ -122,7 +139,7 @@ class Schedule:
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """First epoch of each stage."""
+        """The first epoch of each stage."""
         total = sum(stage.share for stage in self.stages)
         starts, cumulated = [0], 0.0
         for index, stage in enumerate(self.stages[:-1], start=1):
@@ -132,10 +149,19 @@ class Schedule:
         return tuple(starts)
 
     def index(self, epoch: int) -> int:
-        """The stage of ``epoch``; epochs past the end belong to the last stage."""
+        """The index of the stage of an epoch.
+
+        Args:
+            epoch: counts from 0. Epochs after the end belong to the last stage.
+        """
         return sum(start <= epoch for start in self.starts) - 1
 
     def is_last_of_stage(self, epoch: int) -> bool:
+        """Whether an epoch is the last one of its stage.
+
+        Args:
+            epoch: counts from 0.
+        """
         return epoch == self.epochs - 1 or self.index(epoch) != self.index(epoch + 1)
 
 
@@ -144,7 +170,7 @@ def _elastic(space: SearchSpace, group: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _one_by_one(space: SearchSpace, group: tuple[str, ...]) -> list[tuple[str, dict[str, int]]]:
-    """Name and open choices of the stages in which a group's choices open, one at a time."""
+    """Name and open choices of the stages in which the choices of a group open, one after the other."""
     most = max((space.choice_count(d) for d in group), default=1)
     return [
         (f"{group[0]} {count}" if count > 2 else group[0], {d: min(count, space.choice_count(d)) for d in group})
@@ -153,7 +179,15 @@ def _one_by_one(space: SearchSpace, group: tuple[str, ...]) -> list[tuple[str, d
 
 
 def prox_paper(space: SearchSpace) -> tuple[Stage, ...]:
-    """ProX as published: one choice at a time, equal shares, the previous stage's largest as teacher."""
+    """ProX as published: one choice at a time, in equal shares, with the previous stage's largest member as teacher.
+
+    Args:
+        space: the search space.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> [stage.name for stage in prox_paper(MobileNetFamily(input_channels=1, num_classes=2).space)][:4]
+    ['smallest', 'depth', 'depth 3', 'width']
+    """
     stages = [Stage(name="smallest")]
     opened: dict[str, int] = {}
     for group in (_elastic(space, group) for group in EXPANSION):
@@ -165,7 +199,17 @@ def prox_paper(space: SearchSpace) -> tuple[Stage, ...]:
 
 
 def progressive_shrinking(space: SearchSpace) -> tuple[Stage, ...]:
-    """Once-for-all's training: the largest, then one choice less at a time, in equal shares, with the largest as teacher."""
+    """Once-for-all's training: the largest member first, then one choice less at a time.
+
+    The stages have equal shares, and the largest member is the teacher.
+
+    Args:
+        space: the search space.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> [stage.name for stage in progressive_shrinking(MobileNetFamily(input_channels=1, num_classes=2).space)][:3]
+    ['largest', 'resolution', 'resolution 3']
+    """
     stages = [Stage(name="largest", start="largest")]
     opened: dict[str, int] = {}
     for group, members in ((_elastic(space, group), members) for group, members in SHRINKAGE):
@@ -187,7 +231,15 @@ def progressive_shrinking(space: SearchSpace) -> tuple[Stage, ...]:
 
 
 def sandwich(space: SearchSpace) -> tuple[Stage, ...]:
-    """The sandwich rule from scratch: the largest learns from the labels, all others from the largest."""
+    """The sandwich rule from scratch: the largest member learns from the labels, all others learn from the largest.
+
+    Args:
+        space: the search space.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> [stage.name for stage in sandwich(MobileNetFamily(input_channels=1, num_classes=2).space)]
+    ['sandwich']
+    """
     opened = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
     if space.size() == 1:
         return (Stage(name="largest"),)
@@ -196,9 +248,17 @@ def sandwich(space: SearchSpace) -> tuple[Stage, ...]:
 
 
 def prox(space: SearchSpace) -> tuple[Stage, ...]:
-    """Ours: a cheap growth that trains both ends of what is open, then everyone; one member a step, from the labels.
+    """This package's recipe: the space opens in short stages, then all members are trained.
 
-    Several members a step, as in the sandwich rule, cost as much as several steps and learn less: they share a batch.
+    The short stages train the smallest and the largest open member. A step trains one member from the labels. Several members
+    per step, as in the sandwich rule, cost as much as several steps and learn less, because they share a batch.
+
+    Args:
+        space: the search space.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> [stage.name for stage in prox(MobileNetFamily(input_channels=1, num_classes=2).space)]
+    ['smallest', 'depth', 'width', 'kernel, resolution', 'everyone']
     """
     stages = [Stage(name="smallest", share=0.25)]
     opened: dict[str, int] = {}
@@ -216,7 +276,12 @@ def prox(space: SearchSpace) -> tuple[Stage, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """stages: of a search space; kernel_transforms: the supernet's smaller kernels are learned transforms."""
+    """A recipe.
+
+    Args:
+        stages: makes the stages for a search space.
+        kernel_transforms: whether smaller kernels are learned transforms of larger ones.
+    """
 
     stages: Callable[[SearchSpace], tuple[Stage, ...]]
     kernel_transforms: bool = False
@@ -231,12 +296,35 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def find_recipe(name: Any) -> Recipe:
-    """Raises ProXError for an unknown name."""
+    """The recipe of a name.
+
+    Args:
+        name: one of RECIPES.
+
+    Raises:
+        ProXError: the name is unknown.
+
+    >>> find_recipe("prox").kernel_transforms
+    False
+    """
     if not isinstance(name, str) or name not in RECIPES:
         raise ProXError(f"the recipe {name!r:.80} is not known; known: {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
 def make_schedule(recipe: str, space: SearchSpace, epochs: int) -> Schedule:
-    """The stages of a recipe by its name, laid over ``epochs``. Raises ProXError for an unknown name."""
+    """The stages of a recipe with their epochs.
+
+    Args:
+        recipe: name of the recipe, one of RECIPES.
+        space: the search space.
+        epochs: number of epochs.
+
+    Raises:
+        ProXError: the name is unknown, or there are fewer epochs than stages.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> make_schedule("prox", MobileNetFamily(input_channels=1, num_classes=2).space, epochs=100).starts
+    (0, 25, 35, 45, 55)
+    """
     return Schedule(find_recipe(recipe).stages(space), epochs)
