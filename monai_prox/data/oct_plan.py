@@ -8,7 +8,8 @@ from typing import Any
 
 from monai_prox.data.oct import OctScans
 from monai_prox.errors import ProXError
-from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
+from monai_prox.families.mobilenet import MobileNetFamily
+from monai_prox.families.mobilenet_choices import MobileNetChoices
 from monai_prox.typed import typed
 
 FORMAT = 1

@@ -28,7 +28,8 @@ from monai_prox.core.supernet import SuperNet, finest
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct_plan import OctPlan
 from monai_prox.errors import ProXError
-from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
+from monai_prox.families.mobilenet import MobileNetFamily
+from monai_prox.families.mobilenet_choices import MobileNetChoices
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.trained.nnunet_plans import choices_of, monitor_of, recipe_of
