@@ -181,15 +181,15 @@ def check_weights(weights: Any, network: nn.Module, source: Path | str) -> None:
     problem = f"{source} does not hold the weights of this network"
     if not isinstance(weights, Mapping):
         raise ProXError(f"{problem}: it holds a {type(weights).__name__}")
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {
+    network_shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    file_shapes = {
         name: tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
         for name, value in weights.items()
     }
-    for name in (*expected, *found):
-        if expected.get(name) != found.get(name):
-            given, needed_shape = found.get(name, "missing"), expected.get(name, "missing")
-            raise ProXError(f"{problem}: {name!s:.80} is {given}, the network's is {needed_shape}")
+    for name in (*network_shapes, *file_shapes):
+        if network_shapes.get(name) != file_shapes.get(name):
+            file_shape, network_shape = file_shapes.get(name, "missing"), network_shapes.get(name, "missing")
+            raise ProXError(f"{problem}: {name!s:.80} is {file_shape}, the network's is {network_shape}")
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ProXError(f"{source} has weights that are no finite numbers, {name:.80}: its training has diverged")

@@ -171,9 +171,11 @@ class Plan:
         Raises:
             ProXError: the channels or labels differ.
         """
-        for kind, trained, given in (("channels", self.channels, task.channels), ("labels", self.labels, task.labels)):
-            if trained != given:
-                raise ProXError(f"{task.name} has the {kind} {', '.join(given)}; this was trained with {', '.join(trained)}")
+        for kind, plan_names, task_names in (("channels", self.channels, task.channels), ("labels", self.labels, task.labels)):
+            if plan_names != task_names:
+                raise ProXError(
+                    f"{task.name} has the {kind} {', '.join(task_names)}; this was trained with {', '.join(plan_names)}"
+                )
 
 
 def make_plan(

@@ -152,9 +152,9 @@ class Budget:
             ((subnet, prices.price(subnet)) for subnet in candidates), key=lambda pair: (self.excess(pair[1]), str(pair[0]))
         )
         if not self.allows(price):
-            wanted = ", ".join(f"{UNITS[name]} {limit:g}" for name, limit in self.limits().items())
-            spent = ", ".join(f"{UNITS[name]} {price.value(name):.4g}" for name in self.limits())
-            raise ProXError(f"no member is within the budget ({wanted}); the closest has {spent}: {closest}")
+            limits = ", ".join(f"{UNITS[name]} {limit:g}" for name, limit in self.limits().items())
+            costs = ", ".join(f"{UNITS[name]} {price.value(name):.4g}" for name in self.limits())
+            raise ProXError(f"no member is within the budget ({limits}); the closest has {costs}: {closest}")
         return closest
 
     def nearest(self, ranks: Mapping[str, Sequence[int]], prices: Prices) -> Subnet:

@@ -136,12 +136,12 @@ class Search:
         self.budget.cheapest(self.prices)
         with self._stored():
             study = self._study()
-            known = self._known(study)
-        self._search(study, known, watch)
-        finalists, seconds = self._score_finalists(study, known, watch)
+            scored_members = self._scored_members(study)
+        self._search(study, scored_members, watch)
+        finalists, seconds = self._score_finalists(study, scored_members, watch)
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         seconds += sum(trial.duration.total_seconds() for trial in trials if trial.duration is not None)
-        members = list(known.values())
+        members = list(scored_members.values())
         return Result(search=self, members=members, finalists=finalists, known=self._all_known(study, members), seconds=seconds)
 
     def _study(self) -> optuna.Study:
@@ -156,32 +156,34 @@ class Search:
         )
         study.set_user_attr("family", self._trained)
         if not study.get_trials(deepcopy=False):
-            probes = named_members(self.source.supernet.family, self.source.size).values() if self.sampler != "random" else ()
-            for subnet in dict.fromkeys([*probes, self.budget.cheapest(self.prices)]):
+            members = named_members(self.source.supernet.family, self.source.size).values() if self.sampler != "random" else ()
+            for subnet in dict.fromkeys([*members, self.budget.cheapest(self.prices)]):
                 study.enqueue_trial(self._parameters(subnet), skip_if_exists=True)
         return study
 
-    def _known(self, study: optuna.Study) -> dict[Subnet, Scored]:
+    def _scored_members(self, study: optuna.Study) -> dict[Subnet, Scored]:
         """The members that any process of this search has scored."""
-        known: dict[Subnet, Scored] = {}
+        scored_members: dict[Subnet, Scored] = {}
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             subnet, scores = self._recorded(trial.user_attrs)
-            known.setdefault(subnet, Scored(subnet, self.prices.price(subnet), scores))
-        return known
+            scored_members.setdefault(subnet, Scored(subnet, self.prices.price(subnet), scores))
+        return scored_members
 
-    def _search(self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]) -> None:
+    def _search(
+        self, study: optuna.Study, scored_members: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]
+    ) -> None:
         names, stale = [self.held_out.names[index] for index in self.scored_on], 0
-        while len(known) < self.trials and stale < STALE:
+        while len(scored_members) < self.trials and stale < STALE:
             with self._stored():
                 trial = study.ask(self._distributions)
-                known |= self._known(study)
+                scored_members |= self._scored_members(study)
             subnet = self.budget.nearest(self._ranks(trial.params), self.prices)
-            stale = stale + 1 if subnet in known or not self.budget.allows(self.prices.price(subnet)) else 0
+            stale = stale + 1 if subnet in scored_members or not self.budget.allows(self.prices.price(subnet)) else 0
             if not self.budget.allows(self.prices.price(subnet)):
                 study.tell(trial, state=TrialState.FAIL)
                 continue
-            if subnet in known:
-                scores = known[subnet].scores
+            if subnet in scored_members:
+                scores = scored_members[subnet].scores
             else:
                 scores = self._elsewhere(subnet, names) or dict(zip(names, self._scores(subnet, self.scored_on), strict=True))
             scored = Scored(subnet, self.prices.price(subnet), scores)
@@ -191,14 +193,14 @@ class Search:
                 trial.set_user_attr("subnet", subnet.to_json())
                 trial.set_user_attr("scores", scores)
                 study.tell(trial, [scored.score, *(scored.price.value(name) for name in self.minimise)])
-            known[subnet] = scored
-            watch(SearchProgress("members", len(known), self.trials, list(known.values())))
+            scored_members[subnet] = scored
+            watch(SearchProgress("members", len(scored_members), self.trials, list(scored_members.values())))
 
     def _score_finalists(
-        self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]
+        self, study: optuna.Study, scored_members: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]
     ) -> tuple[list[Scored], float]:
         """Scores the best members on all cases, except those that another process has scored. Returns them, and the seconds."""
-        members = list(known.values())
+        members = list(scored_members.values())
         points = np.array([[-member.score, *(member.price.value(name) for name in self.minimise)] for member in members])
         chosen = [members[index] for index in fronts(points, self.finalists)]
         random.shuffle(chosen)  # so that two processes begin with different members
