@@ -35,6 +35,7 @@ from helpers.made_once import SHARED
 ROOT = Path(__file__).parents[1]
 TESTS = {  # in this folder
     "core.space": ("core/test_space.py", "training/test_monitor.py"),
+    "core.slots": ("core/test_space.py",),
     "core.slicing": ("core/test_slicing.py",),
     "core.supernet": ("families/test_unet_family.py", "comparators/test_kernel_transform.py"),
     "training.growth": ("training/test_growth.py", "training/test_engine.py"),

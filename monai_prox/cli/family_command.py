@@ -17,7 +17,7 @@ def family(
     checkpoint: CheckpointOption = None,
 ) -> None:
     """List the members of a trained family that have names."""
-    from monai_prox.report import Row, choices_text, family_table, what_it_is
+    from monai_prox.report import Row, choices_text, describe_choices, family_table
     from monai_prox.trained.door import host_of
 
     if host_of(model) == "monai":
@@ -35,7 +35,9 @@ def family(
     if as_json:
         print(json.dumps(members, indent=2))
     else:
-        rows = [Row(m["name"], m["parameters"], m["macs"], m[measure] or {}, choices=what_it_is(m["subnet"])) for m in members]
+        rows = [
+            Row(m["name"], m["parameters"], m["macs"], m[measure] or {}, choices=describe_choices(m["subnet"])) for m in members
+        ]
         console.print(family_table(rows, measure, scored))
         say(*choices_text(rows))
         if checkpoint is not None:

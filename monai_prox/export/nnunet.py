@@ -47,15 +47,24 @@ def export_nnunet(
     overwrite: bool = False,
     fine_tune: bool = False,
 ) -> Path:
-    """Writes the member ``which`` as a model folder of nnU-Net's own trainer, and returns it.
+    """Writes a member as a model folder of nnU-Net's own trainer.
 
-    output: the folder; None for the place where ``nnUNetv2_predict -tr nnUNetTrainer -p PLANS`` looks, beside ``model``.
-    folds: such as "fold_0"; all that are finished if none is named.
-    fine_tune: puts the plans beside the preprocessed data too, for ``nnUNetv2_train ... -pretrained_weights``.
+    Args:
+        model: the model folder of the training.
+        which: a member's name, or a JSON file with a subnet.
+        output: the folder. None means the folder beside ``model`` that ``nnUNetv2_predict -tr nnUNetTrainer -p PLANS`` finds.
+        folds: folds such as "fold_0". None are named for all finished ones.
+        overwrite: whether an existing folder is replaced.
+        fine_tune: whether the plans are also written beside the preprocessed data, for
+            ``nnUNetv2_train ... -pretrained_weights``.
 
-    Raises ProXError for an unknown or illegal member, a fold that is not there, a member that a fold has closed, an existing
-    folder without ``overwrite`` or with what was not exported, such as a training's results, a plan beside the data that is
-    another than that of the folder, and where nothing can be written; then no part of it is left.
+    Returns:
+        The folder.
+
+    Raises:
+        ProXError: the member is unknown or not legal, or a fold has closed it; a fold is missing; the folder exists, or has
+            other files such as a training's results; the plan beside the data is another; or files cannot be written. Then no
+            part of the folder is left.
     """
     name, subnet = model.member(which)
     folds = [model.finished(fold) for fold in folds] or model.folds

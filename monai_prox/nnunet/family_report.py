@@ -10,7 +10,7 @@ from typing import Any
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
 from monai_prox.files import write_json
-from monai_prox.report import Row, family_text, plot_progress, what_it_is
+from monai_prox.report import Row, describe_choices, family_text, plot_progress
 from monai_prox.trained.family_file import FAMILY
 from monai_prox.trained.nnunet_checkpoint import plain
 from monai_prox.trained.nnunet_dataset import named_scores
@@ -60,7 +60,7 @@ def print_family(trainer: Any) -> None:
             m["parameters"],
             m["macs"],
             named_scores(m["dice"], trainer.dataset_json),
-            choices=what_it_is(m["subnet"]),
+            choices=describe_choices(m["subnet"]),
         )
         for m in members
     ]

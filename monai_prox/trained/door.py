@@ -11,20 +11,30 @@ from monai_prox.trained.source import Trained
 
 
 def host_of(path: Path) -> Literal["nnunet", "monai"]:
-    """Whose training left ``path``: nnU-Net's model folders have plans, bundles a family.json of their own.
+    """The host whose training wrote a folder. nnU-Net's model folders have plans, bundles have a family.json of their own.
 
-    What is neither is taken for a model folder, whose reader says what it lacks.
+    Args:
+        path: the folder. A folder of neither kind counts as nnU-Net's, whose reader reports what is missing.
     """
     has_family = any((path / place / FAMILY).is_file() for place in ("models", ".", "configs"))
     return "monai" if has_family and not (path / "plans.json").is_file() else "nnunet"
 
 
 def open_trained(path: Path, *, fold: str | None = None, dataset: Path | None = None, checkpoint: str | None = None) -> Trained:
-    """The family that ProXTrainer left in a model folder, or that a bundle's training left in the bundle.
+    """The trained family in an nnU-Net model folder or in a bundle.
 
-    fold: of an nnU-Net model, such as "fold_0", the first finished one if None. dataset: images and labels, in nnUNet_raw where
-    it is None, for bundles a Decathlon task, for classifiers the scans. checkpoint: of an nnU-Net model, "best" or "latest";
-    the final one if None. Raises ProXError where there is no trained family.
+    Args:
+        path: the folder.
+        fold: fold of an nnU-Net model, such as "fold_0". None means the first finished one.
+        dataset: images and labels. None means nnUNet_raw. For bundles a Decathlon task, for classifiers the scans.
+        checkpoint: checkpoint of an nnU-Net model, "best" or "latest". None means the final one.
+
+    Raises:
+        ProXError: there is no trained family.
+
+    >>> open_trained(Path("nowhere"))
+    Traceback (most recent call last):
+    monai_prox.errors.ProXError: there is no folder nowhere
     """
     if not path.is_dir():
         raise ProXError(f"there is no folder {path}")

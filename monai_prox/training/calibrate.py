@@ -27,13 +27,22 @@ def _norms(network: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def calibrate(network: nn.Module, images: Tensor, run: Callable[[Tensor], Any] | None = None) -> nn.Module:
-    """Sets the running statistics of the batch norms in ``network`` to those of ``images``, in place; nothing else changes.
+    """Sets the running statistics of a network's batch norms to those of the given images, in place. Nothing else changes.
 
-    images: (N, C, *spatial), of the training set. They pass through together, so their order does not matter and the means
-        and variances are exact. A network without batch norms, or with such as keep no statistics, is left alone.
-    run: how images pass through ``network``, e.g. at its own resolution; ``network(images)`` if None.
+    All images pass through the network in one batch, so their order does not matter and the means and variances are exact. A
+    network without batch norms that keep statistics is not changed.
 
-    Returns ``network``.
+    Args:
+        network: the network.
+        images: (N, C, *spatial), from the training set.
+        run: how images pass through the network, for example at its own resolution. None means ``network(images)``.
+
+    Returns:
+        ``network``.
+
+    >>> network = nn.Sequential(nn.BatchNorm1d(1))
+    >>> calibrate(network, torch.tensor([[1.0], [3.0]]))[0].running_mean
+    tensor([2.])
     """
     norms = _norms(network)
     if not norms:

@@ -1,4 +1,7 @@
-"""From a batch to gradients, and from an epoch to a stage. No loader, optimizer or loop: nnU-Net and MONAI bring theirs."""
+"""The training of a supernet by a schedule: from a batch to gradients, and from an epoch to a stage.
+
+Loaders, optimizers and loops are those of nnU-Net or MONAI.
+"""
 
 from __future__ import annotations
 
@@ -39,16 +42,39 @@ class Step(NamedTuple):
 class Engine:
     """Trains a supernet by a schedule.
 
-    supernet: its largest network is what the optimizer holds.
-    schedule: stages over epochs.
-    task_loss: (outputs, target) -> scalar; outputs are a member's, a list under deep supervision.
-    seed: of the members drawn. What is drawn is a pure function of (seed, epoch, step) and of what is open and on trial, so a
-        resumed run draws the same and all ranks of a distributed run train the same member.
-    exclusive: classes exclude each other (softmax); False for regions.
-    calibrate: gives the norms of a cut out member, a teacher to be, its own statistics, see
-        ``monai_prox.training.calibrate``. Families whose norms keep statistics need it if the schedule has frozen teachers.
-    monitor: closes choices that are not worth what they cost, in stages that are monitored; None closes nothing. The host
-        validates the members that ``compared`` names and gives their scores to ``observe``.
+    The members of a step depend on (seed, epoch, step), on what is open and on what is on trial only. So a resumed training
+    draws the same members, and all ranks of a distributed training train the same member.
+
+    Args:
+        supernet: the supernet. Its weights are in the optimizer.
+        schedule: stages with their epochs.
+        task_loss: (outputs, target) -> scalar. ``outputs`` are a member's, a list under deep supervision.
+        seed: seed of the members that are drawn.
+        exclusive: whether a voxel has one class (softmax). False for regions that overlap.
+        calibrate: gives a teacher's norms their own statistics, see ``monai_prox.training.calibrate``. It is needed if norms
+            keep statistics and the schedule has frozen teachers.
+        monitor: closes choices that are not worth their cost, in monitored stages. The host validates the members that
+            ``compared`` returns, and gives their scores to ``observe``. None or False means that no choice is closed.
+
+    Raises:
+        ProXError: a stage has no member, ``calibrate`` is needed, channels of the network cannot be reordered, or ``monitor``
+            is not a Monitor.
+
+    >>> import torch
+    >>> from monai_prox import MobileNetChoices, MobileNetFamily, make_schedule
+    >>> choices = MobileNetChoices(depth=(1,), expansion=(2,), kernel=(3,), width=(0.5, 1.0), resolution=(32,))
+    >>> family = MobileNetFamily(input_channels=1, num_classes=2, choices=choices)
+    >>> supernet = SuperNet(family)
+    >>> engine = Engine(supernet, make_schedule("prox", family.space, epochs=3), nn.CrossEntropyLoss(), seed=0)
+    >>> optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1)
+    >>> engine.guard(optimizer)
+    >>> for epoch in range(3):
+    ...     opened = engine.begin_epoch(epoch)
+    ...     optimizer.zero_grad()
+    ...     result = engine.step(torch.zeros(2, 1, 32, 32), torch.tensor([0, 1]), epoch=epoch, step=0)
+    ...     optimizer.step()
+    >>> engine.stage.name, result.output.shape
+    ('everyone', torch.Size([2, 2]))
     """
 
     def __init__(
@@ -89,12 +115,12 @@ class Engine:
     # ------------------------------------------------------------------ stages
     @property
     def stage(self) -> Stage:
-        """The stage that is open. Raises ProXError before ``begin_epoch``."""
+        """The current stage. It raises ProXError before the first ``begin_epoch``."""
         return self.schedule.stages[self._open_index()]
 
     @property
     def space(self) -> SearchSpace:
-        """What is open now. Raises ProXError before ``begin_epoch``."""
+        """The part of the search space that is open now. It raises ProXError before the first ``begin_epoch``."""
         return self._spaces[self._open_index()]
 
     def _open_index(self) -> int:
@@ -104,21 +130,21 @@ class Engine:
 
     @property
     def final_space(self) -> SearchSpace:
-        """What will be open in the end, unless more is closed."""
+        """The part of the search space that will be open at the end, unless more choices are closed."""
         return self._spaces[-1]
 
     @property
     def trial(self) -> SearchSpace | None:
-        """What is open without the choice that the monitor has on trial; None if no choice is."""
+        """The part of the open search space without the choice that is on trial, or None if no choice is on trial."""
         return self._trial
 
     @property
     def teacher(self) -> Subnet | None:
-        """The frozen member that teaches now, beside those in training."""
+        """The frozen member that teaches now, or None."""
         return None if self._teacher is None else self._teacher.subnet
 
     def _open_spaces(self) -> list[SearchSpace]:
-        """What is open in each stage."""
+        """The part of the search space that is open, for each stage."""
         spaces = [stage.space(self.supernet.family.space) for stage in self.schedule.stages]
         if not self.closed:
             return spaces
@@ -129,9 +155,16 @@ class Engine:
         ]
 
     def begin_epoch(self, epoch: int) -> bool:
-        """Brings the supernet into the stage of ``epoch``; True if a stage opened.
+        """Opens the stage of an epoch if it is not open.
 
-        Raises ProXError for an epoch that the schedule does not have, and for one of a stage that is over.
+        Args:
+            epoch: counts from 0.
+
+        Returns:
+            Whether a stage opened.
+
+        Raises:
+            ProXError: the schedule does not have the epoch, or its stage is over.
         """
         if not 0 <= epoch < self.schedule.epochs:
             raise ProXError(f"there is no epoch {epoch}: the schedule has the epochs 0 to {self.schedule.epochs - 1}")
@@ -163,7 +196,7 @@ class Engine:
         self._enter(index)
 
     def _enter(self, index: int, *, resumes: bool = False) -> None:
-        """What a stage needs beside weights: a function of its index, of what is closed and of the monitor's state."""
+        """Sets everything of a stage but weights. It depends on the index, the closed choices and the monitor's state only."""
         self._index = index
         old = self._spaces[index - 1].largest() if index else None
         frozen = frozen_parts(self.supernet, old, self.space.largest(), self.stage.freeze)
@@ -172,10 +205,14 @@ class Engine:
 
     # ------------------------------------------------------------------ monitor
     def compared(self, epoch: int, interval: int) -> list[Subnet]:
-        """The members whose scores after ``epoch`` the monitor needs; none if it needs no scores now.
+        """The members whose scores the monitor needs after an epoch. Comparisons need two members, so they are more frequent.
 
-        interval: epochs between validations of the named members, of which there are more than two. So comparisons come about
-        three times as often.
+        Args:
+            epoch: counts from 0.
+            interval: epochs between validations of the named members. The monitor compares about three times as often.
+
+        Returns:
+            The members. There are none if the monitor needs no scores now.
         """
         monitors = self.monitor is not None and self.stage.monitored
         due = monitors and self.schedule.is_due(epoch, max(1, round(interval / 3)))
@@ -183,15 +220,23 @@ class Engine:
 
     @property
     def comparisons(self) -> list[Comparison]:
-        """What the monitor has compared, also before the training went on without one."""
+        """All comparisons, also of a monitor that the training had before it continued without a monitor."""
         if self.monitor is not None:
             return self.monitor.history
         return [Comparison(**comparison) for comparison in (self._monitored or {}).get("history", ())]
 
     def observe(self, epoch: int, scores: Mapping[Subnet, Mapping[str, float]]) -> Comparison | None:
-        """Lets the monitor compare, and closes the choice that it finds not worth its cost.
+        """Lets the monitor compare members, and closes the choice on trial if the verdict is "closed".
 
-        scores: by case, of ``compared``; the same in all ranks. Returns the comparison, with a verdict if there is one.
+        Args:
+            epoch: counts from 0.
+            scores: scores by case of the members that ``compared`` returned. They are the same in all ranks.
+
+        Returns:
+            The comparison, or None, see ``Monitor.observe``.
+
+        Raises:
+            ProXError: the engine has no monitor.
         """
         if self.monitor is None:
             raise ProXError("the engine has no monitor, so it compares no scores: give it one, or do not call observe")
@@ -202,9 +247,13 @@ class Engine:
         return comparison
 
     def close(self, dimension: str) -> None:
-        """Closes the last open choice of ``dimension`` for good: its weights stay as they are and train no more.
+        """Closes the last open choice of a dimension for the rest of the training. Its weights are not trained any more.
 
-        Raises ProXError before ``begin_epoch``, and if only one choice is open.
+        Args:
+            dimension: the dimension.
+
+        Raises:
+            ProXError: ``begin_epoch`` was not called, or only one choice is open.
         """
         self.space.without_last(dimension)  # raises
         self.closed[dimension] = self.space.choice_count(dimension) - 1
@@ -213,18 +262,24 @@ class Engine:
 
     # ------------------------------------------------------------------ steps
     def guard(self, optimizer: Optimizer) -> None:
-        """Makes every step of ``optimizer`` leave frozen weights and those not yet open untouched, and take the learning rate
-        of the stage's warm-up. The updates of the first one that is guarded count.
+        """Makes every step of an optimizer respect the current stage.
 
-        Raises ProXError if ``optimizer`` holds none of the supernet's weights.
+        Steps then do not change weights that are frozen or not yet open, and use the learning rate of the stage's warm-up. The
+        updates of the first guarded optimizer are counted.
+
+        Args:
+            optimizer: the optimizer.
+
+        Raises:
+            ProXError: the optimizer has none of the supernet's weights.
         """
         self._guard.add(optimizer)
 
     @property
     def warmup_factor(self) -> float:
-        """The factor of the learning rate in the present update.
+        """The factor of the learning rate in the current update.
 
-        A warm-up takes a quarter of its stage at most, which is as long as the epochs before let expect.
+        A warm-up takes at most a quarter of its stage. The length of the stage in updates is estimated from the epochs before.
         """
         index, stage = self._open_index(), self.stage
         start, end = (*self.schedule.starts, self.schedule.epochs)[index : index + 2]
@@ -232,7 +287,12 @@ class Engine:
         return min(1.0, (self._guard.updates - self._opened) / warmup) if warmup else 1.0
 
     def members(self, epoch: int, step: int) -> list[Subnet]:
-        """The members that train in this step, each once, in the order of the stage's roles."""
+        """The members that train in a step, each once, in the order of the stage's roles.
+
+        Args:
+            epoch: counts from 0.
+            step: number of the step in the epoch, from 0.
+        """
         return draw_members(self.stage, self.space, trial=self._trial, seed=self.seed, epoch=epoch, step=step)
 
     def step(
@@ -248,13 +308,21 @@ class Engine:
     ) -> Step:
         """Accumulates the gradients of one step.
 
-        x: (B, C, *spatial). ``backward`` gets each member's loss: give it a gradient scaler's. Forward passes run within
-        ``precision()``, e.g. an autocast; ``forward`` stands for the supernet's own where a host wraps it. Under
-        torch.distributed the gradients are averaged over the ranks, and batch norms use all ranks' batches, so equal parts of
-        a batch give what the whole does in one process.
+        Under torch.distributed the gradients are averaged over the ranks, and batch norms use the batches of all ranks. So
+        equal parts of a batch give the same result as the whole batch in one process.
 
-        Raises ProXError before ``guard`` of all that hold weights, without which weights that should stay would train, and for
-        another epoch than the one that has begun; in a training that goes on, before ``begin_epoch``, one of another stage.
+        Args:
+            x: (B, C, *spatial).
+            target: the second argument of the task loss.
+            epoch: counts from 0.
+            step: number of the step in the epoch, from 0.
+            backward: called with each member's loss, for example to scale it.
+            precision: makes the context of forward passes, for example an autocast.
+            forward: runs a member, if a host wraps the supernet. None means the supernet itself.
+
+        Raises:
+            ProXError: an optimizer that holds weights is not guarded, which would change frozen weights, or ``begin_epoch`` was
+                not called for the epoch.
         """
         self._guard.check()
         if epoch != self._epoch if self._epoch is not None else self.schedule.index(epoch) != self._index:
@@ -292,12 +360,12 @@ class Engine:
     # ------------------------------------------------------------------ resume
     @property
     def origin(self) -> dict[str, Any]:
-        """What a training and the one that continues it have in common: search space and stages, as plain data."""
+        """The search space and the stages as plain data. A training and its continuation have the same."""
         stages = [stage.to_json() for stage in self.schedule.stages]
         return {"space": self.supernet.family.space.to_json(), "stages": stages}
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors; loads with ``weights_only=True``."""
+        """The state as plain data and tensors, which load with ``weights_only=True``."""
         teacher, transforms = self._teacher, self.supernet.kernel_transforms
         return {
             "format": FORMAT,
@@ -312,7 +380,14 @@ class Engine:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises ProXError if ``state`` is of another format or schedule."""
+        """Restores a state.
+
+        Args:
+            state: what ``state_dict`` returned.
+
+        Raises:
+            ProXError: the state has another format or is of another schedule.
+        """
         state = upgraded(state)
         if state["stage"] is not None and not 0 <= state["stage"] < len(self.schedule.stages):
             raise ProXError(f"cannot continue: the checkpoint is of stage {state['stage']} of {len(self.schedule.stages)}")
@@ -329,7 +404,11 @@ class Engine:
         self.load_monitor(state["monitor"])
 
     def load_monitor(self, state: Mapping[str, Any] | None) -> None:
-        """Goes on with a monitor's state. Without a monitor it is kept for a continuation that has one."""
+        """Restores a monitor's state. Without a monitor the state is kept for a continuation that has a monitor.
+
+        Args:
+            state: what ``Monitor.state_dict`` returned, or None.
+        """
         self._monitored = None if state is None else dict(state)
         if self.monitor is not None and state is not None:
             self.monitor.load_state_dict(state)
@@ -337,7 +416,7 @@ class Engine:
 
 
 def _notice_pretrained(engine: Engine) -> None:
-    """Weights that are loaded into the supernet's network before a stage opens are pretrained ones."""
+    """Notes that the network is pretrained if weights are loaded into it before a stage opens."""
     living = weakref.ref(engine)
 
     def loaded(*_: Any) -> None:

@@ -1,7 +1,7 @@
-"""Is an expansion worth what it costs? The early warning of overparameterization.
+"""The early warning of overparameterization: is an expansion worth its cost?
 
-ProX (Lim et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127512) sees from the smallest members on whether larger ones
-still gain, and need not train layers that do not. Here the gain is a paired comparison over validation cases.
+ProX (Lim et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127512) observes from the smallest members on whether larger
+ones still gain, and does not have to train layers that do not. Here the gain is a paired comparison over validation cases.
 """
 
 from __future__ import annotations
@@ -58,18 +58,33 @@ class Comparison:
 
 
 class Monitor:
-    """Puts the last choice of one dimension after the other on trial, those that cost the most work first.
+    """Puts the last choice of one dimension after the other on trial, the choice with the most MACs first.
 
-    During a trial half of the steps train members of what would be open without the choice, for what is hardly trained loses
-    every comparison. Whenever the largest members with it and without are validated in a stage that is monitored, ``observe``
-    takes their scores by case. The first validation of a trial is not judged. Of the ``patience`` ones that follow the gain is
-    averaged, and if the upper end of its confidence interval is below ``threshold``, the choice is closed, else it is kept.
-    Both are final. If the last choice was closed, the one before may be on trial next.
+    During a trial half of the steps train members without the choice, because a member that is hardly trained loses every
+    comparison. Whenever the largest members with and without the choice are validated in a monitored stage, ``observe`` gets
+    their scores by case. The first validation of a trial is not judged. The gain is averaged over the next ``patience``
+    validations. If the upper end of its confidence interval is below ``threshold``, the choice is closed, else it is kept. Both
+    are final. After a choice was closed, the choice before it may be on trial next.
 
-    A trial needs validations with enough cases and a largest member that has begun to learn: it does not score 0 in all. It
-    also needs the choices to be the same, so abandon it when a stage opens.
+    A trial needs validations with enough cases, and a largest member that does not score 0 in all of them. It also needs the
+    same choices throughout, so a trial has to be abandoned when a stage opens.
 
-    size: voxels per axis for which MACs are counted.
+    Args:
+        family: the family.
+        size: voxels per axis for which MACs are counted.
+        threshold: smallest gain in score that is worth a choice.
+        patience: number of validations that are judged, at least 1.
+
+    Raises:
+        ProXError: ``threshold`` or ``patience`` is not a number of its range.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> family = MobileNetFamily(input_channels=1, num_classes=2)
+    >>> monitor = Monitor(family, (224, 224))
+    >>> scores = {subnet: {f"case {i}": 0.9 for i in range(5)} for subnet in monitor.members(family.space)}
+    >>> monitor.observe(0, family.space, scores)  # begins the first trial
+    >>> monitor.trial(family.space).size() < family.space.size()
+    True
     """
 
     def __init__(self, family: Family, size: Sequence[int], *, threshold: float = 0.005, patience: int = 3) -> None:
@@ -84,7 +99,14 @@ class Monitor:
         self._kept: dict[str, int] = {}  # choices by dimension
 
     def trial(self, space: SearchSpace) -> SearchSpace | None:
-        """The part of ``space``, what is open, without the choice that is on trial; None if no choice is."""
+        """The part of the search space without the choice that is on trial.
+
+        Args:
+            space: the part that is open.
+
+        Returns:
+            The part, or None if no choice is on trial.
+        """
         return None if self._trial is None else space.without_last(self._trial)
 
     def abandon(self) -> None:
@@ -92,17 +114,30 @@ class Monitor:
         self._trial, self._gains = None, []
 
     def members(self, space: SearchSpace) -> list[Subnet]:
-        """Those of ``space`` whose scores the next observation needs; none once every choice has had its trial."""
+        """The members whose scores the next observation needs.
+
+        Args:
+            space: the part of the search space that is open.
+
+        Returns:
+            The members. There are none after every choice had its trial.
+        """
         trial = self.trial(space)
         if trial is not None:
             return [space.largest(), trial.largest()]
         return [space.largest()] if self._untried(space) else []
 
     def observe(self, epoch: int, space: SearchSpace, scores: Mapping[Subnet, Mapping[str, float]]) -> Comparison | None:
-        """Takes scores by case of ``members(space)``. If a verdict is "closed", the choice is to be closed.
+        """Compares the members with and without the choice on trial, and begins and ends trials.
 
-        space: what is open. Returns the comparison over the cases that both members have; None if there are too few, or if a
-        trial has only begun.
+        Args:
+            epoch: counts from 0.
+            space: the part of the search space that is open.
+            scores: scores by case of ``members(space)``. The comparison uses the cases that all of them have.
+
+        Returns:
+            The comparison. If its verdict is "closed", the choice has to be closed. None if there are too few cases, or if a
+            trial has only begun.
         """
         members, trial = self.members(space), self.trial(space)
         if not members:
@@ -159,7 +194,7 @@ class Monitor:
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The state as plain data."""
         return {
             "history": [comparison.to_json() for comparison in self.history],
             "trial": self._trial,
@@ -168,6 +203,11 @@ class Monitor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores a state.
+
+        Args:
+            state: what ``state_dict`` returned.
+        """
         self.history = [Comparison(**comparison) for comparison in state["history"]]
         self._trial, self._gains = state["trial"], [dict(gains) for gains in state["gains"]]
         self._kept = dict(state["kept"])

@@ -33,14 +33,18 @@ class _Fault(NamedTuple):
 
 
 class Updates:
-    """The updates of one training, each of one or, where gradients are accumulated, several batches.
+    """The updates of one training, each from one batch or, if gradients are accumulated, from several.
 
-    An update whose gradients are not finite is skipped: weights and the optimizer's state stay as they are, and ``log`` gets a
-    line with the cases of the batches whose loss was not finite. A case that was in ``limit`` of them, or ``limit`` skipped
-    updates in a row, end the training with a ProXError. An overflow of scaled gradients, which the scaler answers with a lower
-    scale, is none of these. All ranks of a distributed run skip, and end, alike.
+    An update with gradients that are not finite is skipped: weights and the optimizer's state do not change, and ``log`` gets a
+    line with the cases of the batches whose loss was not finite. The training ends with a ProXError after ``limit`` such
+    updates with one case, or ``limit`` skipped updates in a row. An overflow of scaled gradients is not counted, because the
+    scaler lowers its scale then. All ranks of a distributed training skip and end at the same updates.
 
-    parameters: what the optimizer holds. max_norm: their gradients are clipped to this norm; None for no clipping.
+    Args:
+        parameters: the weights in the optimizer.
+        max_norm: norm that gradients are clipped to. None means no clipping.
+        limit: number of updates, see above.
+        log: called with a line of text.
     """
 
     def __init__(
@@ -58,11 +62,28 @@ class Updates:
         self._batches: list[_Batch] = []
 
     def add(self, x: Tensor, step: Step, cases: Sequence[str]) -> None:
-        """Notes a batch x, (B, C, *spatial), of ``cases``, B names, whose gradients are part of the next update."""
+        """Notes a batch whose gradients are part of the next update.
+
+        Args:
+            x: (B, C, *spatial).
+            step: what the engine returned for the batch.
+            cases: B names.
+        """
         self._batches.append(_Batch(x, step.losses, cases))
 
     def __call__(self, optimizer: Optimizer, scaler: GradScaler | None = None) -> bool:
-        """Whether the update took place. Raises ProXError where too many did not."""
+        """Updates the weights.
+
+        Args:
+            optimizer: the optimizer.
+            scaler: the scaler of the gradients, or None.
+
+        Returns:
+            Whether the update took place.
+
+        Raises:
+            ProXError: too many updates did not take place.
+        """
         batches, self._batches = self._batches, []
         if scaler is not None:
             scaler.unscale_(optimizer)

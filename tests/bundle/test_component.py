@@ -68,13 +68,13 @@ def test_norms_that_keep_statistics_are_calibrated_for_teachers() -> None:
     ("asked", "found"), [(True, (0.005, 3)), ({}, (0.005, 3)), ({"threshold": 0.01}, (0.01, 3)), ({"patience": 5}, (0.005, 5))]
 )
 def test_the_monitor_is_as_asked(asked: Any, found: tuple[float, int]) -> None:
-    monitor = component(monitor=asked).monitor
+    monitor = component(monitor=asked).engine.monitor
     assert monitor is not None and (monitor.threshold, monitor.patience) == found and monitor.size == PATCH
 
 
 @pytest.mark.parametrize("off", [False, None])
 def test_there_may_be_no_monitor(off: Any) -> None:
-    assert component(monitor=off).monitor is None
+    assert component(monitor=off).engine.monitor is None
 
 
 @pytest.mark.parametrize("asked", ["false", 0, 1, [], {"threshold": 1, "_disabled_": True}, {"tolerance": 1}])
