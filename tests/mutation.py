@@ -42,11 +42,12 @@ TESTS = {  # in this folder
     "training.drawing": ("training/test_engine.py",),
     "training.guard": ("training/test_engine.py", "training/test_growth.py"),
     "training.stage": ("training/test_recipes.py", "training/test_engine.py"),
-    "training.engine": (
+    "training.expansion": (
         "training/test_engine.py",
         "training/test_growth.py",
         "training/test_mobilenet_training.py::test_a_frozen_teacher_without_them_is_refused",
     ),
+    "training.engine": ("training/test_engine.py", "training/test_growth.py"),
     "training.monitor": ("training/test_monitor.py",),
     "core.cost": ("core/test_cost.py", "search/test_search.py::test_patches_are_counted_as_nnunet_lays_them"),
 }

@@ -5,10 +5,8 @@ Loaders, optimizers and loops are those of nnU-Net or MONAI.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -19,16 +17,11 @@ from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet, finest
 from monai_prox.errors import ProXError
 from monai_prox.training import distill
-from monai_prox.training.calibrate import keeps_statistics
 from monai_prox.training.drawing import draw_members
-from monai_prox.training.growth import frozen_parts, initialise_preserving
-from monai_prox.training.guard import Guard
+from monai_prox.training.expansion import Expansion
 from monai_prox.training.monitor import Comparison, Monitor
 from monai_prox.training.resume import FORMAT, upgraded
 from monai_prox.training.stage import Schedule, Stage
-from monai_prox.training.teacher import FrozenTeacher
-
-FROZEN = ("previous", "first")  # teachers
 
 
 class Step(NamedTuple):
@@ -92,46 +85,30 @@ class Engine:
         if monitor not in (None, False) and not isinstance(monitor, Monitor):
             raise ProXError(f"monitor is {monitor!r:.80}; it is a Monitor, with threshold and patience, or false for none")
         self.seed, self.exclusive, self.calibrate, self.monitor = seed, exclusive, calibrate, monitor or None
-        self.closed: dict[str, int] = {}  # choices that remain in a dimension whose last ones were closed
-        self._spaces = self._open_spaces()
-        for stage, space in zip(schedule.stages, self._spaces, strict=True):
-            if space.size() == 0:
-                raise ProXError(f"the stage {stage.name!r} opens no member, for of its choices some must differ: {space}")
-        self._index: int | None = None  # of the stage; none is open before begin_epoch
-        self._epoch: int | None = None  # that has begun in this process
-        self._opened = 0  # updates before the stage opened
-        self._pretrained = False  # weights were loaded before the training: growing opens them as they are
-        self._trial: SearchSpace | None = None
+        self._expansion = Expansion(supernet, schedule, calibrate)
+        self._trial: SearchSpace | None = None  # computed once, because every step needs it
         self._monitored: dict[str, Any] | None = None  # the state of a monitor that the training had before, and has no more
-        self._teacher: FrozenTeacher | None = None
-        self._guard = Guard(supernet, lambda: self.warmup_factor)
-        _notice_pretrained(self)
-        frozen_teachers = any(stage.teacher in FROZEN for stage in schedule.stages)
-        if frozen_teachers and calibrate is None and keeps_statistics(supernet.network):
-            raise ProXError("the network's norms keep statistics, of which every teacher needs its own: give calibrate")
-        for reorder in {stage.reorder for stage in schedule.stages if stage.reorder is not None}:
-            reorder(SuperNet(supernet.family, deepcopy(supernet.network)), None)  # refuses now and not after days of training
 
     # ------------------------------------------------------------------ stages
     @property
     def stage(self) -> Stage:
         """The current stage. It raises ProXError before the first ``begin_epoch``."""
-        return self.schedule.stages[self._open_index()]
+        return self._expansion.stage
 
     @property
     def space(self) -> SearchSpace:
         """The part of the search space that is open now. It raises ProXError before the first ``begin_epoch``."""
-        return self._spaces[self._open_index()]
-
-    def _open_index(self) -> int:
-        if self._index is None:
-            raise ProXError("no stage is open yet: call begin_epoch, which opens the stage of an epoch")
-        return self._index
+        return self._expansion.space
 
     @property
     def final_space(self) -> SearchSpace:
         """The part of the search space that will be open at the end, unless more choices are closed."""
-        return self._spaces[-1]
+        return self._expansion.final_space
+
+    @property
+    def closed(self) -> dict[str, int]:
+        """The number of choices that remain of each dimension whose last choices were closed."""
+        return self._expansion.closed
 
     @property
     def trial(self) -> SearchSpace | None:
@@ -141,18 +118,7 @@ class Engine:
     @property
     def teacher(self) -> Subnet | None:
         """The frozen member that teaches now, or None."""
-        return None if self._teacher is None else self._teacher.subnet
-
-    def _open_spaces(self) -> list[SearchSpace]:
-        """The part of the search space that is open, for each stage."""
-        spaces = [stage.space(self.supernet.family.space) for stage in self.schedule.stages]
-        if not self.closed:
-            return spaces
-        counts = [{dimension: space.choice_count(dimension) for dimension in space.dimensions} for space in spaces]
-        return [
-            space.restrict({d: min(n, self.closed.get(d, n)) for d, n in each.items()})
-            for space, each in zip(spaces, counts, strict=True)
-        ]
+        return None if self._expansion.teacher is None else self._expansion.teacher.subnet
 
     def begin_epoch(self, epoch: int) -> bool:
         """Opens the stage of an epoch if it is not open.
@@ -166,57 +132,27 @@ class Engine:
         Raises:
             ProXError: the schedule does not have the epoch, or its stage is over.
         """
-        if not 0 <= epoch < self.schedule.epochs:
-            raise ProXError(f"there is no epoch {epoch}: the schedule has the epochs 0 to {self.schedule.epochs - 1}")
-        index = self.schedule.index(epoch)
-        if self._index is not None and index < self._index:
-            over = self.schedule.stages[index].name
-            raise ProXError(f"epoch {epoch} is of the stage {over!r}, which is over: {self.stage.name!r} has begun")
-        due = range(0 if self._index is None else self._index + 1, index + 1)
-        for stage in due:
-            self._open(stage)
-        self._epoch = epoch
-        return bool(due)
-
-    def _open(self, index: int) -> None:
-        stage, former = self.schedule.stages[index], self.schedule.stages[max(index - 1, 0)]
-        before = self._spaces[index - 1] if index else None
-        old = None if before is None else before.largest()
-        if not stage.teacher == former.teacher == "first":  # that one stays
-            self._teacher = None
-            if stage.teacher in FROZEN and old is not None:
-                self._teacher = FrozenTeacher.of(self.supernet, old, self.calibrate)
-        if stage.reorder is not None:
-            self._guard.permute(stage.reorder(self.supernet, before))
-        if stage.new_weights == "preserving" and old is not None and not self._pretrained:
-            initialise_preserving(self.supernet, old, self._spaces[index].largest())
-        self._opened = self._guard.updates
-        if self.monitor is not None:
+        opened = self._expansion.begin_epoch(epoch)
+        if opened and self.monitor is not None:
             self.monitor.abandon()
-        self._enter(index)
-
-    def _enter(self, index: int, *, resumes: bool = False) -> None:
-        """Sets everything of a stage but weights. It depends on the index, the closed choices and the monitor's state only."""
-        self._index = index
-        old = self._spaces[index - 1].largest() if index else None
-        frozen = frozen_parts(self.supernet, old, self.space.largest(), self.stage.freeze)
-        self._guard.freeze(frozen, resumes=resumes)
-        self._trial = None if self.monitor is None else self.monitor.trial(self.space)
+            self._update_trial()
+        return opened
 
     # ------------------------------------------------------------------ monitor
     def compared(self, epoch: int, interval: int) -> list[Subnet]:
-        """The members whose scores the monitor needs after an epoch. Comparisons need two members, so they are more frequent.
+        """The members whose scores the monitor needs after an epoch.
 
         Args:
             epoch: counts from 0.
-            interval: epochs between validations of the named members. The monitor compares about three times as often.
+            interval: epochs between validations of the named members. Comparisons are about three times as frequent, because
+                a comparison needs two members only.
 
         Returns:
             The members. There are none if the monitor needs no scores now.
         """
-        monitors = self.monitor is not None and self.stage.monitored
-        due = monitors and self.schedule.is_due(epoch, max(1, round(interval / 3)))
-        return self.monitor.members(self.space) if self.monitor is not None and due else []
+        if self.monitor is None or not self.stage.monitored:
+            return []
+        return self.monitor.members(self.space) if self.schedule.is_due(epoch, max(1, round(interval / 3))) else []
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -242,8 +178,8 @@ class Engine:
             raise ProXError("the engine has no monitor, so it compares no scores: give it one, or do not call observe")
         comparison = self.monitor.observe(epoch, self.space, scores)
         if comparison is not None and comparison.verdict == "closed":
-            self.close(comparison.dimension)
-        self._trial = self.monitor.trial(self.space)
+            self._expansion.close(comparison.dimension)
+        self._update_trial()
         return comparison
 
     def close(self, dimension: str) -> None:
@@ -255,10 +191,11 @@ class Engine:
         Raises:
             ProXError: ``begin_epoch`` was not called, or only one choice is open.
         """
-        self.space.without_last(dimension)  # raises
-        self.closed[dimension] = self.space.choice_count(dimension) - 1
-        self._spaces = self._open_spaces()
-        self._enter(self._open_index())
+        self._expansion.close(dimension)
+        self._update_trial()
+
+    def _update_trial(self) -> None:
+        self._trial = self.monitor.trial(self.space) if self.monitor is not None and self._expansion.is_open else None
 
     # ------------------------------------------------------------------ steps
     def guard(self, optimizer: Optimizer) -> None:
@@ -273,7 +210,7 @@ class Engine:
         Raises:
             ProXError: the optimizer has none of the supernet's weights.
         """
-        self._guard.add(optimizer)
+        self._expansion.guard.add(optimizer)
 
     @property
     def warmup_factor(self) -> float:
@@ -281,10 +218,7 @@ class Engine:
 
         A warm-up takes at most a quarter of its stage. The length of the stage in updates is estimated from the epochs before.
         """
-        index, stage = self._open_index(), self.stage
-        start, end = (*self.schedule.starts, self.schedule.epochs)[index : index + 2]
-        warmup = min(stage.warmup, self._opened / start * (end - start) / 4) if start else stage.warmup
-        return min(1.0, (self._guard.updates - self._opened) / warmup) if warmup else 1.0
+        return self._expansion.warmup_factor
 
     def members(self, epoch: int, step: int) -> list[Subnet]:
         """The members that train in a step, each once, in the order of the stage's roles.
@@ -324,13 +258,14 @@ class Engine:
             ProXError: an optimizer that holds weights is not guarded, which would change frozen weights, or ``begin_epoch`` was
                 not called for the epoch.
         """
-        self._guard.check()
-        if epoch != self._epoch if self._epoch is not None else self.schedule.index(epoch) != self._index:
+        guard, frozen_teacher = self._expansion.guard, self._expansion.teacher
+        guard.check()
+        if not self._expansion.has_begun(epoch):
             raise ProXError(f"a step of epoch {epoch} needs begin_epoch({epoch}) first, which opens its stage")
-        self._guard.pending = True
+        guard.pending = True
         forward = forward or self.supernet
         with precision():
-            teacher = None if self._teacher is None else self._teacher.logits(x)
+            teacher = None if frozen_teacher is None else frozen_teacher.logits(x)
         first: tuple[Tensor, Tensor] | None = None
         losses: list[Tensor] = []
         for member in self.members(epoch, step):
@@ -348,7 +283,7 @@ class Engine:
                 if self.stage.teacher == "largest":
                     teacher = first[1]
         average_gradients(self.supernet)
-        self._guard.mask_gradients()
+        guard.mask_gradients()
         assert first is not None
         return Step(*first, tuple(losses))
 
@@ -366,15 +301,10 @@ class Engine:
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain data and tensors, which load with ``weights_only=True``."""
-        teacher, transforms = self._teacher, self.supernet.kernel_transforms
+        transforms = self.supernet.kernel_transforms
         return {
             "format": FORMAT,
-            "stage": self._index,
-            "updates": self._guard.updates,
-            "opened": self._opened,
-            "closed": dict(self.closed),
-            "pretrained": self._pretrained,
-            "teacher": teacher and teacher.state_dict(),
+            **self._expansion.state_dict(),
             "kernel_transforms": transforms and transforms.state_dict(),
             "monitor": self._monitored if self.monitor is None else self.monitor.state_dict(),
         }
@@ -389,18 +319,9 @@ class Engine:
             ProXError: the state has another format or is of another schedule.
         """
         state = upgraded(state)
-        if state["stage"] is not None and not 0 <= state["stage"] < len(self.schedule.stages):
-            raise ProXError(f"cannot continue: the checkpoint is of stage {state['stage']} of {len(self.schedule.stages)}")
+        self._expansion.load_state_dict(state)
         if self.supernet.kernel_transforms is not None:
             self.supernet.kernel_transforms.load_state_dict(state["kernel_transforms"])
-        self.closed, self._pretrained = dict(state["closed"]), state["pretrained"]
-        self._guard.updates, self._opened = state["updates"], state["opened"]
-        self._spaces = self._open_spaces()
-        self._teacher = self._epoch = self._index = None
-        if state["teacher"] is not None:
-            self._teacher = FrozenTeacher.from_state(self.supernet, state["teacher"])
-        if state["stage"] is not None:
-            self._enter(state["stage"], resumes=True)
         self.load_monitor(state["monitor"])
 
     def load_monitor(self, state: Mapping[str, Any] | None) -> None:
@@ -412,17 +333,4 @@ class Engine:
         self._monitored = None if state is None else dict(state)
         if self.monitor is not None and state is not None:
             self.monitor.load_state_dict(state)
-            self._trial = None if self._index is None else self.monitor.trial(self.space)
-
-
-def _notice_pretrained(engine: Engine) -> None:
-    """Notes that the network is pretrained if weights are loaded into it before a stage opens."""
-    living = weakref.ref(engine)
-
-    def loaded(*_: Any) -> None:
-        engine = living()
-        if engine is not None and engine._index is None:
-            engine._pretrained = True
-
-    network: Any = engine.supernet.network
-    network.register_load_state_dict_post_hook(loaded)
+        self._update_trial()
