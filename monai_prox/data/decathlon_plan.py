@@ -1,7 +1,7 @@
 """The plan of a network for a Decathlon task: spacing, patch, normalisation, architecture.
 
-The rules are nnU-Net's (Isensee et al., Nature Methods 2021, supplement). The U-Net's topology is computed by nnU-Net's own
-function. The order of axes is MONAI's, (x, y, z) as in a NIfTI file that is stored as RAS. nnU-Net's plans have it reversed.
+The rules are nnU-Net's (Isensee et al., Nature Methods 2021, supplement). The order of axes is MONAI's, (x, y, z) as in a NIfTI
+file that is stored as RAS. nnU-Net's plans have it reversed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from numpy.typing import NDArray
 
-from monai_prox.data.decathlon import Case, DecathlonTask, Geometry, geometry_of, open_header
+from monai_prox.data.decathlon import Case, DecathlonTask, geometry_of, open_header
+from monai_prox.data.topology import ANISOTROPIC, SMALLEST_FEATURE_MAP, plan_architecture, plan_topology, target_spacing
 from monai_prox.errors import ProXError
-from monai_prox.families.architecture import DEPTH_KEY, PLACE
+from monai_prox.families.architecture import DEPTH_KEY
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.typed import typed
@@ -27,11 +27,8 @@ from monai_prox.typed import typed
 FORMAT = 1
 ORIENTATION = "RAS"
 CT = ("lower", "upper", "mean", "std")  # keys of an intensity of this kind
-SMALLEST_FEATURE_MAP = 4  # voxels per axis, nnU-Net's own limit
-ANISOTROPIC = 3  # nnU-Net calls slices thick above this ratio of spacings
 FOREGROUND_SAMPLES = 10_000  # voxels per case for CT statistics, as in nnU-Net
 MOST_ROTATION = 0.5  # radians, as in nnU-Net's augmentation
-RESIDUAL_BLOCKS = (1, 3, 4, 6, 6, 6, 6, 6, 6, 6)  # per stage of a ResidualEncoderUNet, nnU-Net's presets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,10 +248,10 @@ def make_plan(
     if orientation not in (None, ORIENTATION):
         raise ProXError(f"orientation is {orientation!r}; allowed: {ORIENTATION}, or None for images as stored")
     geometries = [task.geometry(case, orientation) for case in cases]
-    target = _target_spacing(geometries) if spacing is None else np.array(spacing, float)
+    target = target_spacing(geometries) if spacing is None else np.array(spacing, float)
     shapes = [np.array(g.shape) * np.array(g.spacing) / target for g in geometries]
     median_shape = np.maximum(np.median(shapes, axis=0).round().astype(int), 1)
-    patch, strides, kernels = _topology(target, median_shape, patch_voxels, patch_size)
+    patch, strides, kernels = plan_topology(target, median_shape, patch_voxels, patch_size)
     return Plan(
         task=task.name,
         channels=task.channels,
@@ -266,90 +263,6 @@ def make_plan(
         licence=task.licence,
         orientation=orientation,
     )
-
-
-def _target_spacing(geometries: Sequence[Geometry]) -> NDArray[np.float64]:
-    """The median spacing. Along thick slices it is the tenth percentile, so that thinner slices lose less."""
-    spacings = np.array([g.spacing for g in geometries])
-    target: NDArray[np.float64] = np.median(spacings, axis=0)
-    shape = np.median([g.shape for g in geometries], axis=0)
-    worst = int(target.argmax())
-    in_plane = [axis for axis in range(3) if axis != worst]
-    if target[worst] > ANISOTROPIC * target[in_plane].max() and shape[worst] * ANISOTROPIC < shape[in_plane].min():
-        target[worst] = max(np.percentile(spacings[:, worst], 10), target[in_plane].max() + 1e-5)
-    return target
-
-
-Sizes = tuple[tuple[int, ...], ...]
-
-
-def _topology(
-    spacing: NDArray[np.float64], median_shape: NDArray[np.int64], voxels: int, patch_size: Sequence[int] | None
-) -> tuple[tuple[int, ...], Sizes, Sizes]:
-    """Patch, strides and kernels per level.
-
-    The patch is at most as large as the median image. It is made smaller along one axis after the other until it has at most
-    ``voxels`` voxels.
-    """
-
-    def plan(patch: Sequence[int]) -> tuple[Any, ...]:
-        return tuple(get_pool_and_conv_props(tuple(spacing), tuple(patch), SMALLEST_FEATURE_MAP, 999))
-
-    if patch_size is not None:
-        _, strides, kernels, patch, _ = plan(patch_size)
-    else:
-        cube = 1 / spacing * (256**3 / np.prod(1 / spacing)) ** (1 / 3)
-        start = np.minimum(cube.round().astype(int), median_shape)
-        _, strides, kernels, patch, divisor = plan(start)
-        while prod(patch) > voxels:
-            share = np.where(np.array(patch) - divisor >= SMALLEST_FEATURE_MAP, np.array(patch) / median_shape, 0)
-            if not share.any():
-                raise ProXError(f"patch_voxels is {voxels}; the least that can be halved here is {prod(patch)}")
-            axis, smaller, voxels_before = int(np.argmax(share)), list(patch), prod(patch)
-            smaller[axis] -= divisor[axis]
-            smaller[axis] = patch[axis] - plan(smaller)[4][axis]  # a smaller patch can have fewer levels, so another divisor
-            _, strides, kernels, patch, divisor = plan(smaller)
-            if prod(patch) >= voxels_before:
-                raise ProXError(f"patch_voxels is {voxels}; the least that can be halved here is {voxels_before}")
-    if len(strides) < 2:
-        raise ProXError(
-            f"a patch of {'x'.join(map(str, patch))} voxels cannot be halved to {SMALLEST_FEATURE_MAP} or more an axis; the "
-            f"median image has {'x'.join(map(str, median_shape))}, patch_voxels is {voxels}: plan a larger patch"
-        )
-    return tuple(int(size) for size in patch), strides, kernels
-
-
-def plan_architecture(network: str, features: int, strides: Sizes, kernels: Sizes) -> dict[str, Any]:
-    """An ``architecture`` entry as nnU-Net's planners write it.
-
-    Args:
-        network: "PlainConvUNet" or "ResidualEncoderUNet".
-        features: channels of the first level.
-        strides: per level and axis.
-        kernels: kernel sizes per level and axis.
-    """
-    levels = len(strides)
-    blocks = list(RESIDUAL_BLOCKS[:levels]) if network == "ResidualEncoderUNet" else [2] * levels
-    return {
-        "network_class_name": f"{PLACE}.unet.{network}",
-        "arch_kwargs": {
-            "n_stages": levels,
-            "features_per_stage": [min(features * 2**level, 10 * features) for level in range(levels)],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [list(kernel) for kernel in kernels],
-            "strides": [list(stride) for stride in strides],
-            DEPTH_KEY[network]: blocks,
-            "n_conv_per_stage_decoder": [1 if network == "ResidualEncoderUNet" else 2] * (levels - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
 
 
 def _intensity(task: DecathlonTask, cases: Sequence[Case], orientation: str | None) -> dict[str, Any]:
