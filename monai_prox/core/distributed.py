@@ -1,4 +1,4 @@
-"""What the processes of one training share, through torch.distributed."""
+"""Communication of the processes of one training, through torch.distributed."""
 
 from __future__ import annotations
 
@@ -63,9 +63,12 @@ def average(tensor: Tensor) -> Tensor:
 
 
 def average_gradients(network: nn.Module) -> None:
-    """Gives all processes the mean of their gradients, in place; all have gradients of the same parameters.
+    """Replaces the gradients of all processes by their mean, in place.
 
-    DistributedDataParallel reduces within one backward pass, and a step that trains several members has several.
+    DistributedDataParallel reduces within one backward pass, but a step that trains several members has several.
+
+    Args:
+        network: the network. The same parameters have gradients in all processes.
     """
     if world_size() > 1:
         for parameter in network.parameters():
@@ -74,7 +77,11 @@ def average_gradients(network: nn.Module) -> None:
 
 
 def broadcast(network: nn.Module) -> None:
-    """Gives all processes the first one's weights and buffers."""
+    """Copies the weights and buffers of the first process to all processes.
+
+    Args:
+        network: the network.
+    """
     if world_size() > 1:
         for tensor in [*network.parameters(), *network.buffers()]:
             dist.broadcast(tensor.data, src=0)

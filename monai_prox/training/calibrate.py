@@ -1,7 +1,7 @@
 """Statistics of batch norms, which belong to a member and are not shared like its weights.
 
-What a batch norm averages while many members train in turn is nobody's mean. Source: Yu and Huang, ICCV 2019 (US-Net),
-section 3.3, post-statistics.
+While many members train in turn, a batch norm averages over all of them, which is the mean of no member. Source: Yu and Huang,
+ICCV 2019 (US-Net), section 3.3, post-statistics.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-IMAGES = 128  # of the training set; what they take in memory bounds it, for they go through the network together
+IMAGES = 128  # of the training set, limited by memory, because they pass through the network in one batch
 
 
 def keeps_statistics(network: nn.Module) -> bool:
-    """Whether ``network`` has norms whose running statistics a member needs of its own."""
+    """Whether a network has norms with running statistics, which every member needs for itself.
+
+    Args:
+        network: the network.
+    """
     return bool(_norms(network))
 
 
@@ -53,7 +57,7 @@ def calibrate(network: nn.Module, images: Tensor, run: Callable[[Tensor], Any] |
     for norm in norms:
         norm.train()
         norm.reset_running_stats()  # a mean that is not finite would stay so
-        norm.momentum = 1.0  # this batch and nothing before it
+        norm.momentum = 1.0  # this batch only
     try:
         (run or network)(images)
     finally:

@@ -67,7 +67,7 @@ class CalibratedMembers:
         return self.calibrate(self.supernet.extract(subnet), subnet)
 
     def member(self, subnet: Subnet) -> Member:
-        """The same, with inputs and outputs at full resolution.
+        """As ``extract``, with inputs and outputs at full resolution.
 
         Args:
             subnet: the member.
@@ -79,4 +79,9 @@ class CalibratedMembers:
 
 
 def statistics_of(network: nn.Module) -> Statistics:
+    """Copies of a network's buffers, on the CPU.
+
+    Args:
+        network: the network.
+    """
     return {name: buffer.detach().cpu().clone() for name, buffer in network.named_buffers()}

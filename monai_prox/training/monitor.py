@@ -23,14 +23,19 @@ FEWEST_CASES = 5  # below that no standard error means anything
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What the last open choice of a dimension gains.
+    """The gain of the last open choice of a dimension.
 
-    epoch: counts from 0. choices: open in the dimension, the last among them.
-    gain, error: mean over the cases of the score, Dice or accuracy, with the choice minus that without, and its standard error
-        over cases and validations.
-    parameters, macs: what the choice adds, weights and multiply-accumulates per patch.
-    judged: validations of the trial that this is of; 0 for the trial's first validation alone, which is not judged.
-    verdict: upon which the trial has ended.
+    Args:
+        epoch: counts from 0.
+        dimension: the dimension.
+        choices: number of open choices in the dimension, with the last choice.
+        gain: mean over the cases of the score, Dice or accuracy, with the choice minus the score without it.
+        error: standard error of the gain over cases and validations.
+        cases: number of cases.
+        parameters: number of weights that the choice adds.
+        macs: multiply-accumulates per patch that the choice adds.
+        judged: number of validations that were compared. It is 0 for the first validation of a trial, which is not judged.
+        verdict: the verdict if the trial has ended.
     """
 
     epoch: int
@@ -54,6 +59,7 @@ class Comparison:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """The comparison as plain data."""
         return asdict(self)
 
 
@@ -187,7 +193,7 @@ class Monitor:
         return {d: part.largest() for d, part in parts.items() if self._kept.get(d) != space.choice_count(d)}
 
     def _begin(self, space: SearchSpace) -> None:
-        """The next trial, of what saves most if it is closed."""
+        """Begins the next trial, of the choice that saves the most MACs if it is closed."""
         untried = self._untried(space)
         macs = {dimension: cost.macs(self.family, subnet, self.size) for dimension, subnet in untried.items()}
         self._trial, self._gains = min(macs, key=macs.__getitem__, default=None), []
@@ -214,15 +220,19 @@ class Monitor:
 
 
 def verdicts_of(comparisons: Sequence[Comparison]) -> list[tuple[int, str, Literal["closed", "kept"]]]:
-    """Epochs after which trials ended, with the dimension whose last choice it was."""
-    return [(each.epoch, each.dimension, each.verdict) for each in comparisons if each.verdict is not None]
+    """(epoch, dimension, verdict) of each trial that ended.
+
+    Args:
+        comparisons: the comparisons of a training.
+    """
+    return [(c.epoch, c.dimension, c.verdict) for c in comparisons if c.verdict is not None]
 
 
 def _estimate(validations: Sequence[Mapping[str, float]]) -> tuple[float, float, int]:
     """Mean over cases of the mean gain of each, its standard error, and the number of cases.
 
-    Two things vary, cases and weights; the latter from validation to validation, in all cases alike. What is left, the noise
-    of single scores, counts with both, so the error is rather too large.
+    Cases vary, and weights vary from validation to validation, alike for all cases. The noise of single scores is counted in
+    both variances, so the error is an upper estimate.
     """
     cases = sorted(set().union(*validations))
     by_case = [fmean(gains[case] for gains in validations if case in gains) for case in cases]

@@ -1,4 +1,4 @@
-"""From gradients to an update of the weights: unscaled, clipped, and left out where they are not finite."""
+"""From gradients to an update of the weights: unscaled, clipped, and skipped if they are not finite."""
 
 from __future__ import annotations
 
@@ -101,17 +101,17 @@ class Updates:
         return finite
 
     def _skip(self, batches: list[_Batch], *, overflow_expected: bool) -> None:
-        # Gradients are averaged over the ranks, so that all of them are here
-        mine = [fault for batch in batches if (fault := _fault(batch))]
-        faults = [fault for part in gather(mine) for fault in part]
+        # Gradients are averaged over the ranks, so they are finite in all ranks or in none
+        own_faults = [fault for batch in batches if (fault := _fault(batch))]
+        faults = [fault for rank_faults in gather(own_faults) for fault in rank_faults]
         if overflow_expected and not faults:
             return
         self.skipped += 1
         self._in_a_row += 1
         for fault in faults:
             self._by_case.update(fault.cases)
-        what = "; ".join(f"the loss is {fault.loss} with {', '.join(fault.cases)}" for fault in faults)
-        self.log(f"ProX skips an update, {self.skipped} so far: {what or 'gradients are not finite'}")
+        description = "; ".join(f"the loss is {fault.loss} with {', '.join(fault.cases)}" for fault in faults)
+        self.log(f"ProX skips an update, {self.skipped} so far: {description or 'gradients are not finite'}")
         for case, count in self._by_case.most_common(1):
             if count >= self.limit:
                 raise ProXError(
@@ -127,9 +127,9 @@ class Updates:
 
 def _fault(batch: _Batch) -> _Fault | None:
     losses: list[float] = torch.stack(batch.losses).tolist()
-    wrong = [loss for loss in losses if not isfinite(loss)]
-    if not wrong:
+    not_finite = [loss for loss in losses if not isfinite(loss)]
+    if not not_finite:
         return None
-    whole = batch.x.flatten(1).isfinite().all(1).tolist()
-    blamed = [case for case, finite in zip(batch.cases, whole, strict=True) if not finite]  # no other case is to blame then
-    return _Fault(wrong[0], sorted(set(blamed or batch.cases)))
+    finite_images = batch.x.flatten(1).isfinite().all(1).tolist()
+    faulty = [case for case, finite in zip(batch.cases, finite_images, strict=True) if not finite]
+    return _Fault(not_finite[0], sorted(set(faulty or batch.cases)))  # faulty images are the cause, if there are any
