@@ -555,7 +555,7 @@ def test_a_number_is_a_list_of_one_and_true_the_trainer_s_own_monitor(bare: Path
     trainer = make_trainer(bare_plans(prox=asked), cls=Short)
     trainer.initialize()
     assert {slot.choices for slot in trainer.engine.final_space.dimensions["kernel"]} == {(3,)}
-    assert trainer.monitored and trainer.engine.monitor.threshold == 0.25
+    assert trainer.engine.monitor is not None and trainer.engine.monitor.threshold == 0.25
 
 
 @pytest.mark.parametrize("value", ["1", "t", "True", "0", None])
@@ -761,7 +761,7 @@ def test_a_trial_ends_where_a_stage_opens(bare: Path) -> None:
     judged, trainer = closing(), closing()
     validate(judged)
     for epoch in range(3):
-        trainer.engine.load_monitor(judged.engine.monitor.state_dict())
+        trainer.engine.monitor.load_state_dict(judged.engine.monitor.state_dict())
         assert trainer.engine.monitor.state_dict()["trial"] is not None
         trainer.current_epoch = epoch
         trainer.on_train_epoch_start()
