@@ -40,8 +40,8 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 )
 
 from monai_prox.errors import ProXError
-from monai_prox.nnunet.loader_process import EndWithTraining
-from monai_prox.nnunet.trainer import ProXTrainer, _within
+from monai_prox.nnunet.loader_process import EndWithTraining, _within
+from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainer_5epochs
 from monai_prox.trained.nnunet_folder import ModelFolder
 
