@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,8 +121,11 @@ class TrainedBundle:
     @refusing(UNUSABLE)
     def kernel_transforms(self) -> WeightTransforms | None:
         """New transforms of the supernet's kernels, or None if the recipe has none."""
-        transforms_of = find_recipe(self.data["recipe"]).kernel_transforms if "recipe" in self.data else None
-        return transforms_of and transforms_of(self.network_family)
+        return self._make_transforms and self._make_transforms(self.network_family)
+
+    @property
+    def _make_transforms(self) -> Callable[[Family], WeightTransforms] | None:
+        return find_recipe(self.data["recipe"]).kernel_transforms if "recipe" in self.data else None
 
     @property
     @refusing(UNUSABLE)
@@ -222,7 +226,7 @@ class TrainedBundle:
 
     def _weights(self) -> list[Any]:
         """Of the network and, if there are any, of its kernels' transforms, checked before anything is allocated for them."""
-        shapes = without_weights(self.network_family, kernel_transforms=self.kernel_transforms)
+        shapes = without_weights(self.network_family, kernel_transforms=self._make_transforms)
         weights = []
         for name, module in self._parts(shapes).items():
             path = self.path / name
