@@ -237,11 +237,11 @@ def without_weights(family: Family, *, kernel_transforms: Callable[[Family], Wei
 
     Args:
         family: the family.
-        kernel_transforms: makes the transforms of the supernet, see ``SuperNet``. They are on the meta device, too.
+        kernel_transforms: makes the kernel transforms of a family, see ``SuperNet``. They are on the meta device, too.
     """
     with torch.device("meta"):
-        transforms = kernel_transforms and kernel_transforms(family)
-        return SuperNet(family, family.build(family.space.largest(), initialise=False), kernel_transforms=transforms)
+        network = family.build(family.space.largest(), initialise=False)
+        return SuperNet(family, network, kernel_transforms=kernel_transforms and kernel_transforms(family))
 
 
 class Member(nn.Module):

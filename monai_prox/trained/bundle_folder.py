@@ -116,10 +116,10 @@ class TrainedBundle:
     @refusing(UNUSABLE)
     def kernel_transforms(self) -> WeightTransforms | None:
         """New transforms of the supernet's kernels, or None if the recipe has none."""
-        return self._transforms_of and self._transforms_of(self.network_family)
+        return self._make_transforms and self._make_transforms(self.network_family)
 
     @property
-    def _transforms_of(self) -> Callable[[Family], WeightTransforms] | None:
+    def _make_transforms(self) -> Callable[[Family], WeightTransforms] | None:
         return None if self.file.recipe is None else find_recipe(self.file.recipe).kernel_transforms
 
     @property
@@ -245,7 +245,7 @@ class TrainedBundle:
     @refusing(UNUSABLE)
     def _shapes(self) -> SuperNet:
         """The supernet without weights, whose shapes files are checked against."""
-        return without_weights(self.network_family, kernel_transforms=self._transforms_of)
+        return without_weights(self.network_family, kernel_transforms=self._make_transforms)
 
     def _weights(self) -> list[Any]:
         """Of the network and, if there are any, of its kernels' transforms, checked before anything is allocated for them."""

@@ -138,15 +138,15 @@ class ModelFolder:
         transforms, closed = engine.get("kernel_transforms"), engine.get("closed")
         family, weights = self._unet_family(checkpoint), dict(checkpoint["network_weights"])
         weights.pop(ENTRY, None)
-        transforms_of = None if transforms is None else kernel_transforms_of
-        shapes = without_weights(family, kernel_transforms=transforms_of)
+        make_transforms = None if transforms is None else kernel_transforms_of
+        shapes = without_weights(family, kernel_transforms=make_transforms)
         check_weights(weights, shapes.network, source)
-        if transforms is not None:
+        if shapes.kernel_transforms is not None:
             check_weights(transforms, shapes.kernel_transforms, source)
         network = family.build(family.space.largest(), initialise=False)
-        supernet = SuperNet(family, network, kernel_transforms=transforms_of and transforms_of(family))
+        supernet = SuperNet(family, network, kernel_transforms=make_transforms and make_transforms(family))
         supernet.network.load_state_dict(weights)
-        if transforms is not None:
+        if supernet.kernel_transforms is not None:
             supernet.kernel_transforms.load_state_dict(transforms)
         if closed:  # no recipe with transforms closes anything
             family = self._open_family(checkpoint)

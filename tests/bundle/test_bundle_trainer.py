@@ -828,7 +828,7 @@ def test_comparisons_and_what_is_closed_are_logged(narrowed: tuple[Training, Pat
     assert len(closed) == 2 and run.engine.closed == dict.fromkeys(closed, 1)
     lines = [line for line in said if line.startswith("ProX closes")]
     assert [line.split(":")[0] for line in lines] == [f"ProX closes the last choice of {dimension}" for dimension in closed]
-    assert "of 24 members stay open" in lines[-1] and lines[-1].endswith(f". Open: {run.engine.space}")
+    assert "of 24 members stay open, the largest has " in lines[-1] and lines[-1].endswith(f". Open: {run.engine.space}")
 
 
 def test_watched_members_are_chosen_anew_from_what_remains(narrowed: tuple[Training, Path, list[str]]) -> None:
