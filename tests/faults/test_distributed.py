@@ -11,8 +11,9 @@ import pytest
 import torch
 from helpers import mobilenet_engines
 from helpers.architectures import batch
-from helpers.bundle_training import EPOCHS, assert_equal, cases, checkpoint, sgd, training
+from helpers.bundle_training import EPOCHS, cases, checkpoint, sgd, training
 from helpers.engines import engine_of
+from helpers.equality import assert_equal
 from helpers.nnunet_ranks import ProXTrainerOnCPU
 from helpers.nnunet_task import FULLRES, TWO_MEMBERS, bare_plans, folders, make_trainer
 from helpers.ranks import together
