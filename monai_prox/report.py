@@ -155,7 +155,7 @@ def plot_progress(
 def plot_family(members: Iterable[NamedMember], path: Path, *, title: str) -> None:
     """Writes Dice over size to ``path``: a point per member of family.json that has been validated.
 
-    The area of a point grows with the member's number of weights.
+    A line joins those than which no smaller one is as good. The area of a point grows with the member's number of weights.
     """
     scored = [(member, mean) for member in members if (mean := (member.scores or {}).get("mean")) is not None]
     scored.sort(key=lambda of: of[0].macs)
@@ -166,7 +166,8 @@ def plot_family(members: Iterable[NamedMember], path: Path, *, title: str) -> No
             return
         most = max(member.parameters for member in shown)
         macs = [member.macs / 1e9 for member in shown]
-        axes.plot(macs, dice, color="#ced4da", zorder=1)
+        front = [index for index, score in enumerate(dice) if score > max(dice[:index], default=-1.0)]
+        axes.plot([macs[index] for index in front], [dice[index] for index in front], color="#ced4da", zorder=1)
         for member, x, y in zip(shown, macs, dice, strict=True):
             area = 40 + 500 * member.parameters / most
             axes.scatter(x, y, s=area, color=COLOURS.get(member.name, "#495057"), alpha=0.85, zorder=2, linewidth=0)
