@@ -27,7 +27,7 @@ from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.nnunet.loss import AnyLevelsLoss
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerAdam
-from monai_prox.training.schedule import RECIPES
+from monai_prox.training.recipes import RECIPES
 
 ALONE = ("smallest", "middle", "largest")
 LONG, LENGTHENED = "prox long", 2.5  # times the epochs

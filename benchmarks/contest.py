@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
 import time
 from contextlib import nullcontext
@@ -16,11 +14,12 @@ from contenders import Contender, make_contender
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from race import one_run
 from stream import read_stream
 from torch import nn
 
 from monai_prox.core import cost
-from monai_prox.files import write_json
+from monai_prox.runtime.dice import dice_of
 
 
 class HeldOut:
@@ -52,12 +51,7 @@ class HeldOut:
             predicted = convert_predicted_logits_to_segmentation_with_correct_shape(
                 logits, plans, configuration, trainer.label_manager, properties
             )
-            of_case = []
-            for label in trainer.label_manager.foreground_labels:
-                p, t = predicted == label, target == label
-                if p.any() or t.any():
-                    of_case.append(2 * np.sum(p & t) / (np.sum(p) + np.sum(t)))
-            scores.append(float(np.mean(of_case)))
+            scores.append(dice_of(predicted, target, trainer.dataset_json["labels"]))
         return scores
 
 
@@ -121,14 +115,5 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("settings", type=Path)
-    parser.add_argument("result", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    write_json(run(json.loads(arguments.settings.read_text())), arguments.result)
-
-
 if __name__ == "__main__":
-    main()
+    one_run(run, __doc__)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from monai_prox.core.distributed import gather
-from monai_prox.training.schedule import Stage
+from monai_prox.training.stage import Stage
 
 WARM_UP = 32  # steps at most
 TIMED = 128  # steps at most

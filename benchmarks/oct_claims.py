@@ -23,7 +23,7 @@ from contenders import LONG
 from race import race
 
 from monai_prox.data.oct_phantom import write_phantom_scans
-from monai_prox.training.schedule import RECIPES
+from monai_prox.training.recipes import RECIPES
 
 CONTENDERS = [*RECIPES, LONG, "alone smallest", "alone middle", "alone largest"]
 SPACE = {"depth": [1, 2], "resolution": [64, 80, 96]}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from contenders import LENGTHENED, LONG, family_members
+from race import one_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
@@ -24,10 +23,9 @@ from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.data.oct import Scan, read_scan, read_scans
 from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
-from monai_prox.files import write_json
 from monai_prox.training.calibrate import IMAGES, calibrate
 from monai_prox.training.engine import Engine
-from monai_prox.training.schedule import RECIPES, find_recipe, make_schedule
+from monai_prox.training.recipes import RECIPES, make_schedule
 
 AUGMENT = v2.Compose(
     [
@@ -63,8 +61,7 @@ class Contest:
         family = MobileNetFamily(input_channels=1, num_classes=classes, choices=choices)
         name, self.size = settings["contender"], (choices.resolution[-1],) * 2
         torch.manual_seed(settings["seed"])
-        kernel_transforms = name in RECIPES and find_recipe(name).kernel_transforms
-        self.family, self.supernet = family, SuperNet(family, kernel_transforms=kernel_transforms)
+        self.family, self.supernet = family, RECIPES[name].supernet(family) if name in RECIPES else SuperNet(family)
         self.calibrating = train.images[:: max(1, len(train.images) // IMAGES)]
         self.subnets = family_members(family.space) | {"middle": named_members(self.supernet.family, self.size)["middle"]}
         self.macs, self._counts = 0.0, dict[Subnet, int]()
@@ -178,14 +175,5 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("settings", type=Path)
-    parser.add_argument("result", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    write_json(run(json.loads(arguments.settings.read_text())), arguments.result)
-
-
 if __name__ == "__main__":
-    main()
+    one_run(run, __doc__)

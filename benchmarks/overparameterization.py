@@ -117,7 +117,7 @@ def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, s
         pass
 
     Trainer.seed, Trainer.epochs, Trainer.monitored, Trainer.bfloat16 = seed, options.epochs, monitored, options.bfloat16
-    Trainer.iterations_per_epoch, Trainer.probe_every = options.steps // options.epochs, options.probe_every
+    Trainer.iterations_per_epoch, Trainer.validation_interval = options.steps // options.epochs, options.probe_every
     Trainer.monitor_threshold = options.threshold
     trainer = build(Trainer, folder, plan)
     trainer.disable_checkpointing = True
@@ -135,12 +135,12 @@ def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, s
         "space": str(space),
         "members": space.size(),
         "largest": {
-            "macs": cost.macs(supernet.family, largest, trainer.monitor.size),
+            "macs": cost.macs(supernet.family, largest, trainer.configuration_manager.patch_size),
             "parameters": cost.parameters(supernet.family, largest),
             "dice": float(np.mean(held_out.dice(supernet.member(largest)))),
         },
         "smallest": {"dice": float(np.mean(held_out.dice(supernet.member(smallest))))},
-        "comparisons": [comparison.to_json() for comparison in trainer.monitor.history],
+        "comparisons": [comparison.to_json() for comparison in trainer.engine.comparisons],
     }
 
 

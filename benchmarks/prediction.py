@@ -28,7 +28,7 @@ from monai_prox.errors import ProXError
 from monai_prox.export.device_file import ENDINGS, export_file
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import write_json
-from monai_prox.runtime.evaluation import dice_of
+from monai_prox.runtime.dice import dice_of
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 MEMBERS = ("largest", "middle", "smallest")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from about import about
 from report import report
 from rich.progress import Progress
@@ -41,6 +42,16 @@ def compete(script: Path, run: dict[str, Any], result: Path, progress: Progress)
     write_json(about(described, threads=1, packages=peer) | json.loads(answer.read_text()), result)
     for rest in (asked, answer, Path(log.name)):
         rest.unlink()
+
+
+def one_run(run: Callable[[dict[str, Any]], dict[str, Any]], description: str | None) -> None:
+    """The command of the process that ``compete`` starts: ``run`` of a file of settings, its result as another."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("settings", type=Path)
+    parser.add_argument("result", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    write_json(run(json.loads(arguments.settings.read_text())), arguments.result)
 
 
 def race(

@@ -1,8 +1,10 @@
-"""The Decathlon bundles have the configurations of msd_prox, with a few values of their own. This writes them.
+"""Writes the configurations of the four bundles from bundles/sources.
 
     python bundles/generate.py
 
-They are files of their own because the model zoo and MONAI Label take a bundle as a whole.
+They are files of their own because the model zoo and MONAI Label take a bundle as a whole. ``sources/segmentation`` has the
+configurations of the Decathlon bundles, in which BUNDLE and TASK stand for what OWN says. ``sources/classification`` has those
+of roct_prox; "=" there is what segmentation has in this place.
 """
 
 from __future__ import annotations
@@ -13,11 +15,22 @@ from pathlib import Path
 from typing import Any
 
 BUNDLES = Path(__file__).parent
-SOURCE = "msd_prox"
-SHARED = ("train.json", "multi_gpu_train.json", "evaluate.json", "inference.json", "logging.conf")
-OWN: Mapping[str, Mapping[str, Any]] = {  # by bundle, entries at the top of its files
-    "hippocampus_prox": {"task": "Task04_Hippocampus", "epochs": 100, "batch_size": 8, "samples_per_image": 1},
+SOURCES = BUNDLES / "sources"
+SHARED = "segmentation"
+SAME = "="
+FILES = ("train.json", "multi_gpu_train.json", "evaluate.json", "inference.json")
+LOGGING = "logging.conf"
+OWN: Mapping[str, Mapping[str, Any]] = {  # by bundle: its source, and entries at the top of its files
+    "msd_prox": {"source": SHARED, "task": "Task09_Spleen"},
+    "hippocampus_prox": {
+        "source": SHARED,
+        "task": "Task04_Hippocampus",
+        "epochs": 100,
+        "batch_size": 8,
+        "samples_per_image": 1,
+    },
     "brats_prox": {
+        "source": SHARED,
         "task": "Task01_BrainTumour",
         "epochs": 200,
         "samples_per_image": 1,
@@ -27,19 +40,32 @@ OWN: Mapping[str, Mapping[str, Any]] = {  # by bundle, entries at the top of its
             "enhancing tumour": ["enhancing tumour"],
         },
     },
+    "roct_prox": {"source": "classification", "task": "OCT2017"},
 }
 
 
 def generated() -> Iterator[tuple[Path, str]]:
     """Each file and what is to be in it."""
-    task = json.loads((BUNDLES / SOURCE / "configs" / "train.json").read_text())["task"]
     for bundle, own in OWN.items():
-        for name in SHARED:
-            text = (BUNDLES / SOURCE / "configs" / name).read_text().replace(SOURCE, bundle).replace(task, own["task"])
-            if name.endswith(".json"):
-                entries = json.loads(text)
-                text = json.dumps(entries | {key: own[key] for key in own if key in entries}, indent=4) + "\n"
-            yield BUNDLES / bundle / "configs" / name, text
+        for name in FILES:
+            entries = read(own["source"], name)
+            text = json.dumps(entries | {key: own[key] for key in own if key in entries}, indent=4) + "\n"
+            yield BUNDLES / bundle / "configs" / name, text.replace("BUNDLE", bundle).replace("TASK", own["task"])
+        yield BUNDLES / bundle / "configs" / LOGGING, (SOURCES / LOGGING).read_text()
+
+
+def read(source: str, name: str) -> dict[str, Any]:
+    entries: dict[str, Any] = json.loads((SOURCES / source / name).read_text())
+    return entries if source == SHARED else filled(entries, read(SHARED, name))
+
+
+def filled(own: Any, shared: Any) -> Any:
+    """``own`` with what ``shared`` has where it says "="."""
+    if own == SAME:
+        return shared
+    if not isinstance(own, dict) or not isinstance(shared, dict):
+        return own
+    return {key: filled(value, shared[key] if value == SAME else shared.get(key)) for key, value in own.items()}
 
 
 def main() -> None:

@@ -17,6 +17,11 @@ from .data.decathlon_plan import make_plan as make_plan
 from .data.oct import read_scans as read_scans
 from .data.oct import scan_files as scan_files
 from .data.oct_plan import plan_scans as plan_scans
+from .data.planned import datalist as datalist
+from .data.planned import evaluated_regions as evaluated_regions
+from .data.planned import held_out_cases as held_out_cases
+from .data.planned import make_family as make_family
+from .data.planned import training_cases as training_cases
 from .errors import ProXError as ProXError
 from .export.bundle import write_bundle as write_bundle
 from .export.bundle_transforms import SformReader as SformReader
@@ -34,14 +39,14 @@ from .training.calibrate import calibrate as calibrate
 from .training.calibrated_members import CalibratedMembers as CalibratedMembers
 from .training.engine import Engine as Engine
 from .training.monitor import Monitor as Monitor
-from .training.schedule import Schedule as Schedule
-from .training.schedule import Stage as Stage
-from .training.schedule import find_recipe as find_recipe
-from .training.schedule import make_schedule as make_schedule
-from .training.schedule import progressive_shrinking as progressive_shrinking
-from .training.schedule import prox as prox
-from .training.schedule import prox_paper as prox_paper
-from .training.schedule import sandwich as sandwich
+from .training.recipes import find_recipe as find_recipe
+from .training.recipes import make_schedule as make_schedule
+from .training.recipes import progressive_shrinking as progressive_shrinking
+from .training.recipes import prox as prox
+from .training.recipes import prox_paper as prox_paper
+from .training.recipes import sandwich as sandwich
+from .training.stage import Schedule as Schedule
+from .training.stage import Stage as Stage
 from .training.update import Updates as Updates
 
 __version__: str

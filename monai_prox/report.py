@@ -1,4 +1,4 @@
-"""Tables and plots."""
+"""Tables, plots, and lines of a training's log."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from monai_prox.core import cost
+from monai_prox.core.distributed import world_size
+from monai_prox.core.space import Subnet
 from monai_prox.errors import printable
 from monai_prox.files import replacing
-from monai_prox.training.schedule import Schedule
+from monai_prox.training.engine import Engine
+from monai_prox.training.stage import Schedule
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -116,6 +120,42 @@ def family_text(rows: Sequence[Row], measure: str, scored: str) -> str:
         "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in (head, *body)
     )
     return "\n".join(["Members of the family", first, *lines, caption_of(rows, measure, scored), *choices_text(rows)])
+
+
+def processes_line(again: str) -> str:
+    """Of a training in several processes. again: what continues it, after "The same command with"."""
+    return f"{world_size()} processes train together: if one ends, all do. The same command with {again}."
+
+
+def schedule_lines(engine: Engine, recipe: str) -> list[str]:
+    """Of a training that begins: the members, and when the stages open."""
+    space, schedule = engine.supernet.family.space, engine.schedule
+    stages = [f"{stage.name} from epoch {start}" for stage, start in zip(schedule.stages, schedule.starts, strict=True)]
+    return [
+        f"Search space, {space.size():,} members: {space}",
+        f"Recipe {recipe}: " + ", ".join(stages),
+        f"ProX schedule: {schedule.epochs} epochs",
+    ]
+
+
+def stage_line(engine: Engine) -> str:
+    """Of the stage that has opened."""
+    stage, space = engine.stage, engine.space
+    return (
+        f"ProX stage {stage.name!r} opens: {space.size():,} of {engine.supernet.family.space.size():,} members, "
+        f"training {stage.trained}, teacher {stage.teacher}. Open: {space}"
+    )
+
+
+def closing_line(engine: Engine, dimension: str, before: Subnet) -> str:
+    """Of the choice that the monitor has closed. before: the largest member until then."""
+    assert engine.monitor is not None
+    space, family, size = engine.space, engine.supernet.family, engine.monitor.size
+    macs = [count(cost.macs(family, largest, size)) for largest in (space.largest(), before)]
+    return (
+        f"ProX closes the last choice of {dimension}: {space.size():,} of {family.space.size():,} members stay open, "
+        f"the largest has {macs[0]} MACs per input, it had {macs[1]}. Open: {space}"
+    )
 
 
 def plot_progress(

@@ -36,8 +36,11 @@ ROOT = Path(__file__).parents[1]
 TESTS = {  # in this folder
     "core.space": ("core/test_space.py", "training/test_monitor.py"),
     "core.slicing": ("core/test_slicing.py",),
-    "core.supernet": ("families/test_unet_family.py", "core/test_kernel_transform.py"),
+    "core.supernet": ("families/test_unet_family.py", "comparators/test_kernel_transform.py"),
     "training.growth": ("training/test_growth.py", "training/test_engine.py"),
+    "training.drawing": ("training/test_engine.py",),
+    "training.guard": ("training/test_engine.py", "training/test_growth.py"),
+    "training.stage": ("training/test_recipes.py", "training/test_engine.py"),
     "training.engine": (
         "training/test_engine.py",
         "training/test_growth.py",

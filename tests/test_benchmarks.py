@@ -12,7 +12,7 @@ import torch
 from helpers.nnunet_task import environment
 
 from monai_prox.data.phantom import write_phantom_task
-from monai_prox.training.schedule import RECIPES
+from monai_prox.training.recipes import RECIPES
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CONTENDERS = [*RECIPES, "prox long", "alone smallest", "alone middle", "alone largest"]

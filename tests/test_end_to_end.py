@@ -10,16 +10,16 @@ import os
 import shlex
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers.commands import forked, fresh, pip
+from helpers.commands import forked, fresh
 from helpers.made_once import made_once
 from helpers.nnunet_task import (
     CUT,
@@ -102,10 +102,17 @@ class Stock:
 
 
 def install(folder: Path) -> None:
-    """A new environment with nnU-Net and without us."""
+    """A new environment with all packages of this one but us: we are installed as editable, and Python follows no .pth file
+    that lies in the folder which another .pth file names.
+    """
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    names = ("nnunetv2", "torch", "monai", "pytorch-ignite", "fire")
-    pip(folder / "bin" / "python", "install", *(f"{name}=={version(name).partition('+')[0]}" for name in names))
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for script in Path(sys.prefix, "bin").glob("nnUNetv2_*"):
+        lines = script.read_text().splitlines(keepends=True)
+        copy = folder / "bin" / script.name
+        copy.write_text("".join([f"#!{folder / 'bin' / 'python'}\n", *lines[1:]]))
+        copy.chmod(0o755)
 
 
 @pytest.fixture(scope="module", params=["synthetic", pytest.param("real", marks=pytest.mark.slow)])
@@ -339,11 +346,10 @@ def test_the_other_installation_is_without_us(stock: Stock, trained: Trained) ->
         with pytest.raises(AssertionError, match=r"ModuleNotFoundError: (No module named|import of) '?monai_prox"):
             stock(["monai-prox", "--help"], trained.theirs)
         return
-    missing = "import importlib.util, nnunetv2; print(importlib.util.find_spec('monai_prox'), nnunetv2.__path__[0])"
+    missing = "import importlib.util, nnunetv2, sys; print(importlib.util.find_spec('monai_prox'), sys.prefix)"
     done = fresh([missing], trained.theirs, cwd=trained.prepared.root, python=stock.python, launcher=["-c"])
-    found, nnunet = done.stdout.split()
-    assert found == "None" and Path(nnunet).is_relative_to(stock.python.parents[1])
-    assert not list(Path(nnunet, "training").rglob("*prox*"))
+    found, prefix = done.stdout.split()
+    assert found == "None" and Path(prefix) == stock.python.parents[1]
 
 
 @pytest.mark.parametrize(("name", "command"), [("largest", 1), ("middle", 1), ("coarse", 0)])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.nnunet_task import VARIABLES
 
-from monai_prox.training.schedule import make_schedule
+from monai_prox.training.recipes import make_schedule
 
 ROOT = Path(__file__).parents[1]
 STEPS = 250_000  # of a training

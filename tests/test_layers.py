@@ -55,7 +55,8 @@ def test_rooms_are_few_and_imports_between_them_go_one_way() -> None:
     assert len(arrows) <= 30 and sum(map(len, arrows.values())) <= 120
     assert arrows["core"] <= {"errors"}
     assert arrows["families"] <= {"core", "errors", "typed"}
-    assert arrows["training"] <= {"core", "errors"}
+    assert arrows["comparators"] <= {"core", "errors"}
+    assert arrows["training"] <= {"comparators", "core", "errors"}
     assert "bundle" not in arrows["nnunet"] and "nnunet" not in arrows["bundle"]
     assert not arrows["runtime"] & {"core", "families", "training", "trained", "export"}
 

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from monai_prox.report import Row, count, family_table, family_text, plot_progress, what_it_is
-from monai_prox.training.schedule import Schedule, Stage
+from monai_prox.training.stage import Schedule, Stage
 
 STAGES = tuple(Stage(name=name, share=share) for name, share in (("smallest", 1), ("depth", 1), ("sandwich", 6)))
 NAMES = ("smallest", "small", "middle", "large", "largest")

@@ -13,12 +13,13 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 import pytest
 import torch
 from helpers.architectures import unet_architecture
-from helpers.bundle_training import assert_equal
+from helpers.equality import assert_equal
 from helpers.fuzzing import cases
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from monai_prox.comparators.kernel_transform import kernel_transforms_of
 from monai_prox.core.supernet import without_weights
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetFamily
@@ -220,5 +221,5 @@ def test_transforms_of_kernels_take_no_memory_before_they_are_checked() -> None:
         patch_size=(32, 32, 32),
         choices=UNetChoices(kernel=(3, 5, 7), levels=0),
     )
-    transforms = without_weights(family, kernel_transforms=True).kernel_transforms
+    transforms = kernel_transforms_of(family)
     assert transforms is not None and all(matrix.is_meta for matrix in transforms.parameters())

@@ -1,11 +1,15 @@
 from .checkpoints import CheckpointSaver as CheckpointSaver
 from .classification import ClassificationReport as ClassificationReport
 from .classification import ProbabilityWriter as ProbabilityWriter
+from .component import ProX as ProX
+from .configuration import listed as listed
+from .configuration import quiet as quiet
 from .errors import name_cause_last as name_cause_last
 from .family_writer import FamilyWriter as FamilyWriter
 from .handlers import MemberValidationHandler as MemberValidationHandler
 from .handlers import ProXExpansionHandler as ProXExpansionHandler
 from .metrics import CaseAccuracy as CaseAccuracy
+from .summary import log_plan as log_plan
 from .trainer import SupernetTrainer as SupernetTrainer
 from .transforms import CheckCased as CheckCased
 from .transforms import LabelsToRegionsd as LabelsToRegionsd

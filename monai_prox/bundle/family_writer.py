@@ -11,21 +11,23 @@ from monai_prox.bundle.handlers import MemberValidationHandler
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.core.distributed import rank
 from monai_prox.core.network import prediction_graph
-from monai_prox.data.decathlon_plan import Plan
-from monai_prox.data.oct_plan import OctPlan
+from monai_prox.data.decathlon import Case
+from monai_prox.data.oct import Scan
+from monai_prox.data.plans import TrainingPlan
 from monai_prox.files import make_folder
 from monai_prox.report import plot_progress
 from monai_prox.tensor_file import write_tensors
 from monai_prox.trained.bundle_folder import KERNEL_TRANSFORMS, STATISTICS, WEIGHTS
 from monai_prox.trained.family_file import FamilyFile, NamedMember
 from monai_prox.training.calibrated_members import CalibratedMembers, statistics_of
+from monai_prox.training.monitor import verdicts_of
 
 
 class FamilyWriter:
     """Handler that writes the family whenever its members have been validated; the first process does.
 
-    cases: names of those of the validation. measure: what the key metric measures, the name of a member's scores. calibrated:
-    cuts the members out where their norms keep statistics.
+    cases: those of the validation, or their names. measure: what the key metric measures, the name of a member's scores.
+    calibrated: cuts the members out where their norms keep statistics.
 
     ckpt_dir gets model.pt, a bare state_dict of what predicts in the largest member that is left, family.json with the plan,
     the members' cost and scores and what was closed, kernel_transforms.pt where the recipe has them, and statistics.pt with
@@ -34,17 +36,18 @@ class FamilyWriter:
 
     def __init__(
         self,
-        plan: Plan | OctPlan,
+        plan: TrainingPlan,
         recipe: str,
         validation: MemberValidationHandler,
         *,
-        cases: Sequence[str],
+        cases: Sequence[Case | Scan | str],
         ckpt_dir: str,
         output_dir: str,
         measure: Literal["dice", "accuracy"] = "dice",
         calibrated: CalibratedMembers | None = None,
     ) -> None:
-        self.plan, self.recipe, self.validation, self.cases = plan, recipe, validation, list(cases)
+        self.plan, self.recipe, self.validation = plan, recipe, validation
+        self.cases = [case if isinstance(case, str) else case.name for case in cases]
         self.measure, self.calibrated = measure, calibrated
         self.ckpt_dir, self.output_dir = Path(ckpt_dir), Path(output_dir)
 
@@ -54,8 +57,8 @@ class FamilyWriter:
     def write(self, trainer: SupernetTrainer) -> None:
         if rank() > 0:
             return
-        engine, history, monitor = trainer.engine, self.validation.history, self.validation.monitor
-        space, comparisons = engine.final_space, monitor.history if monitor else []
+        engine, history = trainer.engine, self.validation.history
+        space, comparisons = engine.final_space, engine.comparisons
         latest = history[-1]["scores"]
         family, size = engine.supernet.family, self.plan.patch_size
         progress = [
@@ -94,6 +97,6 @@ class FamilyWriter:
             tensors[STATISTICS] = {str(subnet): statistics_of(extract(subnet)) for subnet in named}
         for name, state in tensors.items():
             write_tensors(state, self.ckpt_dir / name)
-        verdicts = monitor.verdicts if monitor else []
+        verdicts = verdicts_of(comparisons)
         path, measure = self.output_dir / "prox_progress.png", self.measure
         plot_progress(progress, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", verdicts=verdicts)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Iterable, Mapping, Sized
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from ignite.engine import Events
 from monai.data.utils import set_rnd
@@ -15,12 +13,14 @@ from monai.handlers import ValidationHandler
 from torch import Tensor, nn
 
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
-from monai_prox.core.distributed import rank, world_size
+from monai_prox.core.distributed import broadcast, rank, world_size
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
-from monai_prox.training.engine import Engine, check_format
-from monai_prox.training.monitor import Monitor, comparing_interval
+from monai_prox.report import closing_line, processes_line, stage_line
+from monai_prox.training.engine import Engine
+from monai_prox.training.resume import upgraded, upgraded_origin
+from monai_prox.training.seeding import seed_generators
 
 
 class ProXExpansionHandler:
@@ -57,12 +57,10 @@ class ProXExpansionHandler:
         trainer.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
 
     def start(self, trainer: SupernetTrainer) -> None:
-        self.engine.broadcast()
+        broadcast(self.engine.supernet)
         if world_size() > 1:
-            self.logger.info(
-                f"{world_size()} processes train together: if one ends, all do. The same command with --ckpt and the last "
-                "checkpoint, also with another number of processes, goes on from there."
-            )
+            again = "--ckpt and the last checkpoint, also with another number of processes, goes on from there"
+            self.logger.info(processes_line(again))
         if self._scaler_state and trainer.scaler is not None:  # the trainer makes a new scaler in every run
             trainer.scaler.load_state_dict(self._scaler_state)
         if trainer.state.epoch > 0:
@@ -73,18 +71,11 @@ class ProXExpansionHandler:
         epoch = trainer.state.epoch - 1
         self._seed(trainer, epoch)
         if self.engine.begin_epoch(epoch):
-            stage, space = self.engine.stage, self.engine.space
-            self.logger.info(
-                f"ProX stage {stage.name!r} opens: {space.size():,} of {self.engine.supernet.family.space.size():,} members, "
-                f"training {stage.trained}, teacher {stage.teacher}. Open: {space}"
-            )
+            self.logger.info(stage_line(self.engine))
             trainer.fire_event(ProXEvents.STAGE_STARTED)
 
     def _seed(self, trainer: SupernetTrainer, epoch: int) -> None:
-        seed = random.Random(f"{self.seed} {epoch} {rank()}").getrandbits(32)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        seed = seed_generators(self.seed, epoch, rank())
         loader = trainer.data_loader  # its processes are seeded by torch's state, transforms in this one are not
         set_rnd(getattr(loader, "dataset", None), seed)
         if getattr(loader, "generator", None) is not None:
@@ -107,24 +98,24 @@ class ProXExpansionHandler:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        check_format(state["engine"])
-        own, theirs = self._origin(), dict(state)
+        engine, own, saved = upgraded(state["engine"]), self._origin(), upgraded_origin(state)
         turned = (self.plan or {}).get("orientation")
-        if self.plan and "orientation" in self.plan and isinstance(theirs.get("plan"), Mapping):
-            theirs["plan"] = {"orientation": None, **theirs["plan"]}  # version 0.1.0 took images as stored
-            if turned and theirs["plan"] == {**self.plan, "orientation": None}:
+        if self.plan and "orientation" in self.plan and isinstance(saved.get("plan"), Mapping):
+            saved["plan"] = {"orientation": None, **saved["plan"]}  # version 0.1.0 took images as stored
+            if turned and saved["plan"] == {**self.plan, "orientation": None}:
                 raise ProXError(
                     f"the checkpoint was trained on images as stored, this configuration turns them to {turned}; continue with "
                     "--plan#orientation '$None', or start anew"
                 )
-        for key, what in (("space", "search space"), ("stages", "recipe"), ("epochs", "number of epochs"), ("plan", "plan")):
-            if theirs.get(key) != own[key]:
+        meanings = {"space": "search space", "stages": "recipe", "epochs": "number of epochs", "plan": "plan"}
+        for key, meaning in meanings.items():
+            if saved.get(key) != own[key]:
                 raise ProXError(
-                    f"the checkpoint was trained with another {what} than this configuration asks for; continue with the "
+                    f"the checkpoint was trained with another {meaning} than this configuration asks for; continue with the "
                     "configuration of that training, or start anew"
                 )
         assert self._trainer is not None, "attach the handler first"
-        self.engine.load_state_dict(state["engine"])
+        self.engine.load_state_dict(engine)
         # The number of processes may have changed, and with it an epoch's length
         before = state["trainer"]
         length = self._trainer.state.epoch_length or before["epoch_length"]
@@ -146,19 +137,19 @@ class _Measured(NamedTuple):
 
 
 class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
-    """Validates the watched members that are open, and the largest that is, every ``interval`` epochs and as a stage ends.
+    """Validates the named members that are open, and the largest that is, every ``interval`` epochs and as a stage ends.
 
-    The trainer's metrics then have ``METRIC_MEMBER`` for each of the validator's metrics and watched members, for the trainer's
+    The trainer's metrics then have ``METRIC_MEMBER`` for each of the validator's metrics and named members, for the trainer's
     own StatsHandler, TensorBoardStatsHandler and MLFlowHandler, which must come after this one; between validations they have
-    none of them. The largest member that is open is validated last and leaves the validator's state, and so does the monitor's
-    comparing. ``history`` keeps the validator's key metric and its mean per region. Save this handler, too.
+    none of them. The largest member that is open is validated last and leaves the validator's state. ``history`` keeps the
+    validator's key metric and its mean per region. Save this handler, too.
 
-    members: names and subnets, as monai_prox.core.named_members chooses them. regions: by name, in the order of the key
-        metric's channels, the values of their labels. network_of: a member as it is validated; None for its part of the
-        supernet's own weights.
-    monitor: in stages that are monitored it is given the key metric by case of those that it compares, about three times as
-        often as members are watched. What it finds not worth its cost is closed, and members are chosen anew from what remains.
-        None or False: nothing is closed.
+    If the engine has a monitor, it gets the key metric by case of the members that it compares. When it closes a choice, the
+    named members are chosen anew from what remains.
+
+    members: names and subnets, as monai_prox.named_members chooses them. regions: by name, in the order of the key metric's
+        channels, the values of their labels. interval: in epochs. network_of: a member as it is validated; None for its part of
+        the supernet's own weights.
     """
 
     def __init__(
@@ -169,97 +160,79 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         *,
         regions: Mapping[str, Any],
         interval: int = 1,
-        monitor: Monitor | Literal[False] | None = None,
         network_of: Callable[[Subnet], nn.Module] | None = None,
     ) -> None:
         super().__init__(interval=interval, validator=validator, epoch_level=True)
         if not isinstance(interval, int) or interval < 1:
             raise ProXError(f"the interval of validations is {interval!r:.80}; it counts epochs and is at least 1")
-        if monitor not in (None, False) and not isinstance(monitor, Monitor):
-            raise ProXError(f"monitor is {monitor!r:.80}; it is a Monitor, with threshold and patience, or false for none")
-        self.engine, self.members, self.regions, self.monitor = engine, dict(members), dict(regions), monitor or None
+        self.engine, self.members, self.regions = engine, dict(members), dict(regions)
         self.network_of = network_of or engine.supernet.view
         self.history: list[dict[str, Any]] = []
         self._names: set[str] = set()
 
     def attach(self, trainer: SupernetTrainer) -> None:
-        """Raises ProXError where there is nothing to validate on, before an epoch is trained."""
+        """Raises ProXError if there is nothing to validate on, before an epoch is trained."""
         cases = getattr(self.validator.data_loader, "dataset", None)
         if isinstance(cases, Sized) and not len(cases):
             raise ProXError("there are no cases to validate on; the validator's data must have at least one")
         trainer.add_event_handler(Events.EPOCH_STARTED, self._forget)
-        if self.monitor is not None:
-            trainer.add_event_handler(ProXEvents.STAGE_STARTED, self.monitor.abandon)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED(event_filter=self._is_due), self)
-
-    def _is_due(self, _: Any, epoch: int) -> bool:
-        return self._watches(epoch) or bool(self._compared(epoch))
-
-    def _watches(self, epoch: int) -> bool:
-        return epoch % self.interval == 0 or self.engine.schedule.is_last_of_stage(epoch - 1)
-
-    def _compared(self, epoch: int) -> list[Subnet]:
-        """What the monitor compares after ``epoch``, which counts from 1."""
-        due = self.engine.schedule.is_last_of_stage(epoch - 1) or epoch % comparing_interval(self.interval) == 0
-        return self.monitor.members(self.engine.space) if self.monitor and self.engine.stage.monitored and due else []
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def _forget(self, trainer: SupernetTrainer) -> None:
         for name in self._names:
             trainer.state.metrics.pop(name, None)
 
     def __call__(self, trainer: SupernetTrainer) -> None:
+        epoch = trainer.state.epoch - 1
+        due, compared = self.engine.schedule.is_due(epoch, self.interval), self.engine.compared(epoch, self.interval)
+        if not due and not compared:
+            return
         measured: dict[Subnet, _Measured] = {}
-        watches, compared = self._watches(trainer.state.epoch), self._compared(trainer.state.epoch)
-        self._validate([*(self.members.values() if watches else ()), *compared], trainer, measured)
-        closes = bool(compared) and self._try_choices(trainer, measured)
-        if not watches:
+        self._validate([*(self.members.values() if due else ()), *compared], trainer, measured)
+        closes = bool(compared) and self._observe(trainer, measured)
+        if not due:
             return
         if closes:
             self._validate(self.members.values(), trainer, measured)
-        watched = {name: measured[subnet] for name, subnet in self.members.items() if subnet in measured}
-        metrics = {f"{metric}_{name}": value for name, of in watched.items() for metric, value in of.metrics.items()}
+        named = {name: measured[subnet] for name, subnet in self.members.items() if subnet in measured}
+        metrics = {f"{metric}_{name}": value for name, each in named.items() for metric, value in each.metrics.items()}
         self._names = set(metrics)
         trainer.state.metrics |= metrics
-        scores = {name: self._scores(of) for name, of in watched.items()}
-        self.history.append({"epoch": trainer.state.epoch - 1, "scores": scores})
+        self.history.append({"epoch": epoch, "scores": {name: self._scores(each) for name, each in named.items()}})
         trainer.fire_event(ProXEvents.MEMBERS_VALIDATED)
 
     def _validate(self, subnets: Iterable[Subnet], trainer: SupernetTrainer, measured: dict[Subnet, _Measured]) -> None:
         """Adds those of ``subnets`` that are open to ``measured``, unless they are there, and the largest open one anyway."""
         space, validator = self.engine.space, self.validator
         largest = space.largest()
-        due = [s for s in dict.fromkeys(subnets) if s in space and s not in measured and s != largest]
-        for subnet in [*due, largest]:
+        missing = [s for s in dict.fromkeys(subnets) if s in space and s not in measured and s != largest]
+        for subnet in [*missing, largest]:
             validator.network = self.network_of(subnet)
             validator.run(trainer.state.epoch)
             state = validator.state
             measured[subnet] = _Measured(dict(state.metrics), state.metric_details[state.key_metric_name])
 
-    def _scores(self, of: _Measured) -> dict[str, float]:
-        mean = float(of.metrics[self.validator.state.key_metric_name])  # of each case's mean, as MONAI has it
-        return {"mean": mean, **dict(zip(self.regions, of.by_case.nanmean(0).tolist(), strict=True))}
+    def _scores(self, measured: _Measured) -> dict[str, float]:
+        mean = float(measured.metrics[self.validator.state.key_metric_name])  # of each case's mean, as MONAI has it
+        return {"mean": mean, **dict(zip(self.regions, measured.by_case.nanmean(0).tolist(), strict=True))}
 
-    def _try_choices(self, trainer: SupernetTrainer, measured: Mapping[Subnet, _Measured]) -> bool:
-        """Whether one was closed. MONAI gathers the cases from all ranks in one order, so all ranks decide alike."""
-        engine, monitor = self.engine, self.monitor
-        assert monitor is not None
-        known = len(monitor.history)
+    def _observe(self, trainer: SupernetTrainer, measured: Mapping[Subnet, _Measured]) -> bool:
+        """Whether a choice was closed. MONAI gathers the cases from all ranks in one order, so all ranks decide alike."""
+        engine, largest = self.engine, self.engine.space.largest()
         by_case = {
-            subnet: {str(case): score for case, score in enumerate(of.by_case.nanmean(1).tolist())}
-            for subnet, of in measured.items()
+            subnet: {str(case): score for case, score in enumerate(each.by_case.nanmean(1).tolist())}
+            for subnet, each in measured.items()
         }
-        dimension = monitor.observe(trainer.state.epoch - 1, engine.space, by_case)
-        for comparison in monitor.history[known:]:
-            trainer.logger.info(f"ProX monitor: {comparison}")
-        if dimension is not None:
-            engine.close(dimension)
-            self.members = named_members(engine.supernet.family, monitor.size, engine.final_space)
-            trainer.logger.info(
-                f"ProX closes the last choice of {dimension}: {engine.space.size():,} of "
-                f"{engine.supernet.family.space.size():,} members stay open. Open: {engine.space}"
-            )
-        engine.trial = monitor.trial(engine.space)
-        return dimension is not None
+        comparison = engine.observe(trainer.state.epoch - 1, by_case)
+        if comparison is None:
+            return False
+        trainer.logger.info(f"ProX monitor: {comparison}")
+        if comparison.verdict != "closed":
+            return False
+        assert engine.monitor is not None
+        self.members = named_members(engine.supernet.family, engine.monitor.size, engine.final_space)
+        trainer.logger.info(closing_line(engine, comparison.dimension, largest))
+        return True
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
@@ -267,12 +240,10 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         return {
             "history": self.history,
             "members": {name: subnet.to_json() for name, subnet in self.members.items()},
-            "monitor": self.monitor and self.monitor.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.history = list(state["history"])
         self.members = {name: Subnet.from_json(subnet) for name, subnet in state["members"].items()}
-        if self.monitor is not None and state["monitor"] is not None:
-            self.monitor.load_state_dict(state["monitor"])
-            self.engine.trial = self.monitor.trial(self.engine.space)
+        if state.get("monitor") is not None:  # version 0.1.0 kept it here
+            self.engine.load_monitor(state["monitor"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from monai.transforms import MapTransform
 from nibabel.orientations import aff2axcodes
 from torch import Tensor
 
+from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct import read_scan
 from monai_prox.errors import ProXError
+from monai_prox.export.bundle_transforms import name_of, warn_if_empty
 
 
 class CheckCased(MapTransform):  # type: ignore[misc]
@@ -23,43 +24,53 @@ class CheckCased(MapTransform):  # type: ignore[misc]
 
     An image that is 0 everywhere is predicted, with a warning, and only refused where it has a label.
 
-    channels, labels: how many there must be, the background among the labels. Images are (C, x, y, z), labels (1, x, y, z).
+    channels, labels: how many there must be, the background among the labels; or ``plan``, which names them. Images are
+        (C, x, y, z), labels (1, x, y, z).
     """
 
-    def __init__(self, *, channels: int, labels: int, image_key: str = "image", label_key: str = "label") -> None:
+    def __init__(
+        self,
+        plan: Plan | None = None,
+        *,
+        channels: int = 1,
+        labels: int = 2,
+        image_key: str = "image",
+        label_key: str = "label",
+    ) -> None:
         super().__init__([image_key, label_key], allow_missing_keys=True)
-        self.channels, self.labels, self.image_key, self.label_key = channels, labels, image_key, label_key
+        self.channels, self.labels = (channels, labels) if plan is None else (len(plan.channels), len(plan.labels))
+        self.image_key, self.label_key = image_key, label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         image = data[self.image_key]
         if image.shape[0] != self.channels:
-            raise ProXError(f"{_name(image)} has {image.shape[0]} channels, the network takes {self.channels}")
+            raise ProXError(f"{name_of(image)} has {image.shape[0]} channels, the network takes {self.channels}")
         wrong = int((~torch.isfinite(torch.as_tensor(image))).sum())
         if wrong:
-            raise ProXError(f"{_name(image)} has {wrong} voxels that are not finite numbers (NaN or infinite)")
-        if not torch.as_tensor(image).any():
-            if self.label_key in data:  # training would crop it to nothing
-                raise ProXError(f"{_name(image)} is 0 everywhere")
-            warnings.warn(f"{_name(image)} is 0 everywhere; nothing can be seen in it", stacklevel=2)
-        if self.label_key in data:
+            raise ProXError(f"{name_of(image)} has {wrong} voxels that are not finite numbers (NaN or infinite)")
+        if self.label_key not in data:
+            warn_if_empty(image)
+        elif not torch.as_tensor(image).any():  # training would crop it to nothing
+            raise ProXError(f"{name_of(image)} is 0 everywhere")
+        else:
             self._check_label(data[self.label_key], image)
         return data
 
     def _check_label(self, label: Any, image: Any) -> None:
         if label.shape[0] != 1:
-            raise ProXError(f"{_name(label)} has {label.shape[0]} channels; a label has one")
+            raise ProXError(f"{name_of(label)} has {label.shape[0]} channels; a label has one")
         if label.shape[1:] != image.shape[1:]:
-            raise ProXError(f"{_name(label)} has the shape {tuple(label.shape[1:])}, its image {tuple(image.shape[1:])}")
+            raise ProXError(f"{name_of(label)} has the shape {tuple(label.shape[1:])}, its image {tuple(image.shape[1:])}")
         own, wanted = (aff2axcodes(one.affine.numpy()) if isinstance(one, MetaTensor) else None for one in (label, image))
         if own != wanted and None not in (own, wanted):  # turned each by its own header they would come apart
             codes = ["".join(str(code) for code in axes) for axes in (own or (), wanted or ())]
-            raise ProXError(f"{_name(label)} is stored as {codes[0]}, its image as {codes[1]}; mend the header that is wrong")
+            raise ProXError(f"{name_of(label)} is stored as {codes[0]}, its image as {codes[1]}; mend the header that is wrong")
         values = torch.unique(torch.as_tensor(label)).tolist()
         wrong = [value for value in values if value not in range(self.labels)]
         if wrong:
             raise ProXError(
-                f"{_name(label)} has the labels {', '.join(f'{value:g}' for value in wrong[:5])}, which dataset.json does not "
-                f"declare; declared are 0 to {self.labels - 1}"
+                f"{name_of(label)} has the labels {', '.join(f'{value:g}' for value in wrong[:5])}, which dataset.json does "
+                f"not declare; declared are 0 to {self.labels - 1}"
             )
 
 
@@ -73,10 +84,6 @@ class LoadScand(MapTransform):  # type: ignore[misc]
             meta = {"filename_or_obj": str(scan)} if isinstance(scan, str | Path) else {}
             changed[key] = MetaTensor(torch.from_numpy(read_scan(Path(scan) if meta else scan)), meta=meta)
         return changed
-
-
-def _name(image: Any) -> str:
-    return str(getattr(image, "meta", {}).get("filename_or_obj", "an image"))
 
 
 class LabelsToRegionsd(MapTransform):  # type: ignore[misc]

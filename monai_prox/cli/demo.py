@@ -74,7 +74,7 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
     trainer = demo.trainer or ("ProXTrainerDemoQuick" if demo.quick else "ProXTrainerDemo")
     demo.work.mkdir(parents=True, exist_ok=True)
     work = demo.work.resolve()
-    _set_variables(work)
+    _set_variables(work, processes=1 if demo.quick else 2)
     log = work / "demo.log"
     log.write_text("")
     columns = (TextColumn("{task.description:<44}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
@@ -114,7 +114,8 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
                 same = _predict_again(step, demo.device, folders[exported[0]], images, work, exported[0])
     write_json([row.to_json() for row in rows], work / "table.json")
     plot_family(source.members(), work / "family.png", title=f"{dataset}: one training, {trainer}")
-    console.print(family_table(rows, "dice", f"{len(held_out)} held-out cases, without mirroring, as the training validated"))
+    console.print(family_table(rows, "dice", source.scored))
+    say(console, "Seconds are those of nnU-Net's predictor on this machine, without its start and without mirroring.")
     if not demo.quick:
         say(console, f"nnUNetv2_predict, which knows nothing of the family, gives {same:.3%} of the voxels the same label.")
     say(console, f"Plot: {work / 'family.png'}", "Stock model folders:", *(f"  {folder}" for folder in folders.values()))
@@ -148,13 +149,21 @@ def _prepare(step: _Steps, identifier: int, dataset: str, bar: Callable[[float |
     plans = Path(os.environ["nnUNet_preprocessed"], dataset, f"{PLANNED}.json")
     processes = {"nnUNet_n_proc_DA": "1"} if os.environ["nnUNet_n_proc_DA"] == "0" else {}  # nnU-Net cannot plan with none
     if not plans.is_file():
-        command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-np", "2", "--no_pp", "--verify_dataset_integrity"]
+        command = [
+            "nnUNetv2_plan_and_preprocess",
+            "-d",
+            str(identifier),
+            "-np",
+            os.environ["nnUNet_def_n_proc"],
+            "--no_pp",
+            "--verify_dataset_integrity",
+        ]
         step.run(command, lambda _: None, **processes)
     planned = read_json(plans)["configurations"]
     configuration = next(one for one in CONFIGURATIONS if one in planned)
     if not is_preprocessed(dataset, f"{PLANNED}_{configuration}"):
-        command = ["nnUNetv2_preprocess", "-d", str(identifier), "-c", configuration, "-np", "2"]
-        step.run(command, lambda line: bar(_tqdm_percent(line)), **processes)
+        command = ["nnUNetv2_preprocess", "-d", str(identifier), "-c", configuration]
+        step.run([*command, "-np", os.environ["nnUNet_def_n_proc"]], lambda line: bar(_tqdm_percent(line)), **processes)
     return configuration
 
 
@@ -209,11 +218,12 @@ class _Steps:
                 raise ProXError(f"{command[0]} failed with exit code {process.returncode}{why}; its output is in {self._log}")
 
 
-def _set_variables(work: Path) -> None:
+def _set_variables(work: Path, *, processes: int) -> None:
+    """processes: of nnU-Net, each of which takes seconds to start."""
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(work / variable)
         (work / variable).mkdir(exist_ok=True)
-    processes = min(2, os.cpu_count() or 1)
+    processes = min(processes, os.cpu_count() or 1)
     os.environ.setdefault("nnUNet_def_n_proc", str(processes))
     os.environ.setdefault("nnUNet_n_proc_DA", str(max(1, processes - 1)))
     # nnU-Net gives torch every core while its loader needs one: waiting threads must sleep then, not spin

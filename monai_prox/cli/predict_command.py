@@ -23,40 +23,26 @@ def predict(
     overwrite: Annotated[bool, typer.Option(help="Predict again what is there")] = True,
 ) -> None:
     """Segment or classify images with an exported model, without torch. Exit code 1 if one failed; the others are done."""
-    from monai_prox.runtime.description import Description
+    from monai_prox.runtime.kinds import KINDS
     from monai_prox.runtime.model import Model
 
     opened = Model(model, threads=threads)
     description = opened.description
-    if isinstance(description, Description):
-        from monai_prox.runtime.cases import find_cases
-        from monai_prox.runtime.prediction import predict as predict_cases
+    kind = KINDS[description.kind]
+    found, failed = kind.find(images, description), {}
+    with bars() as progress:
+        every, one = progress.add_task(kind.counted, total=len(found)), progress.add_task("tiles", visible=False)
 
-        cases, what = find_cases(images, description), "cases"
-        count = len(cases)
-        with bars() as progress:
-            every, one = progress.add_task("cases", total=count), progress.add_task("tiles")
+        def done(name: str, tiles: int) -> None:
+            if progress.tasks[one].description != printable(name):
+                progress.reset(one, total=tiles, description=printable(name), visible=True)
+            progress.advance(one)
 
-            def done(name: str, tiles: int) -> None:
-                if progress.tasks[one].description != printable(name):
-                    progress.reset(one, total=tiles, description=printable(name))
-                progress.advance(one)
-
-            failed = {}
-            for case, problem in predict_cases(description, opened, cases, output, overwrite=overwrite, done=done):
-                progress.advance(every)
-                if problem is not None:
-                    failed[case.name] = problem
-    else:
-        from monai_prox.runtime.classification import classify, find_scans
-
-        scans, what = find_scans(images), "scans"
-        count = len(scans)
-        with bars() as progress:
-            outcomes = classify(description, opened, scans, output, overwrite=overwrite)
-            tracked = progress.track(outcomes, count, description=what)
-            failed = {str(path): problem for path, problem in tracked if problem is not None}
-    say(f"{output}: {count - len(failed)} of {count} {what}")
+        for name, problem in kind.predict(description, opened, found, output, overwrite=overwrite, done=done):
+            progress.advance(every)
+            if problem is not None:
+                failed[name] = problem
+    say(f"{output}: {len(found) - len(failed)} of {len(found)} {kind.counted}")
     if failed:
         lines = "\n".join(printable(f"{name}: {problem}") for name, problem in failed.items())
         Console(stderr=True, soft_wrap=True).print(f"[bold red]failed:[/]\n{escape(lines)}", highlight=False)

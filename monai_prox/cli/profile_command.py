@@ -11,7 +11,7 @@ import typer
 
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, open_family, say
 from monai_prox.errors import ProXError
-from monai_prox.files import make_folder, read_json, write_json
+from monai_prox.files import make_folder, write_json
 
 if TYPE_CHECKING:
     from monai_prox.trained.source import Trained
@@ -66,21 +66,20 @@ def measure(
 def open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None, checkpoint: str | None) -> Trained:
     """Any checkpoint, for what its members have learnt takes no other time."""
     source = open_family(model, fold, dataset, checkpoint, "a profile")
-    if dataset is not None and not source.classifies:
+    if dataset is not None and not source.kind.calibrated:
         raise ProXError("--dataset is for classifiers, whose members' norms need scans; leave it out")
     return source
 
 
 def of_this_machine(source: Trained, path: Path) -> Path:
     """Measured, unless ``path`` is of this machine and family already."""
-    from monai_prox.latency.device import fingerprint
+    from monai_prox.latency.device import Device
     from monai_prox.latency.measure import device
 
     threads = os.cpu_count() or 1
     try:
-        data = read_json(path)
-        same = data["family"] == fingerprint(source.supernet.family, source.size) and data["device"] == device(threads)
-    except (OSError, ValueError, KeyError, TypeError):
+        same = Device.read(path, source.supernet.family, source.size).machine == device(threads)
+    except (OSError, ValueError):
         same = False
     if not same:
         measure_members(source, "onnxruntime", threads, path)

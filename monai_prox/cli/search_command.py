@@ -85,12 +85,12 @@ def search(
                 tasks[done.what] = progress.add_task(done.what, total=done.total)
             progress.update(tasks[done.what], completed=done.done)
             best = [(str(rank), scored) for rank, scored in enumerate(best_so_far(done.scored, one.minimise), 1)]
-            live.update(Group(progress, front_table(best, one.minimise, source.measure)))
+            live.update(Group(progress, front_table(best, one.minimise, source)))
 
         result = one.run(watch)
     write_report(result, output)
     axes = list(dict.fromkeys([*one.minimise, *one.budget.limits(), "parameters"]))
-    console.print(front_table(list(named(result).items()), axes, source.measure))
+    console.print(front_table(list(named(result).items()), axes, source))
     if known is not None:
         say(f"{known.name}: latency predicted within {known.held_out_error:.1%} (median, of members left out)")
     for name, problem in one.held_out.left_out.items():

@@ -6,7 +6,7 @@ from collections.abc import Sized
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from monai_prox.errors import ProXError
@@ -42,6 +42,24 @@ def average(tensor: Tensor) -> Tensor:
     """The mean of all processes' ``tensor``, in place."""
     dist.all_reduce(tensor)
     return tensor.div_(world_size())
+
+
+def average_gradients(network: nn.Module) -> None:
+    """Gives all processes the mean of their gradients, in place; all have gradients of the same parameters.
+
+    DistributedDataParallel reduces within one backward pass, and a step that trains several members has several.
+    """
+    if world_size() > 1:
+        for parameter in network.parameters():
+            if parameter.grad is not None:
+                average(parameter.grad)
+
+
+def broadcast(network: nn.Module) -> None:
+    """Gives all processes the first one's weights and buffers."""
+    if world_size() > 1:
+        for tensor in [*network.parameters(), *network.buffers()]:
+            dist.broadcast(tensor.data, src=0)
 
 
 def gather(value: T) -> list[T]:

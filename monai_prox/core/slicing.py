@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_prox.errors import ProXError
+
 Region = tuple[tuple[slice, ...], ...]
+Permutations = list[tuple[int, Tensor]]  # of a tensor: axes, and for each the old index of every new one (length of the axis,)
 
 
 def prefix(length: int) -> tuple[slice, ...]:
@@ -31,6 +34,17 @@ def halves(length: int, full: int) -> tuple[slice, ...]:
     """The first ``length / 2`` of each half of an axis that reads two concatenated tensors."""
     part, middle = length // 2, full // 2
     return prefix(length) if length == full else (slice(0, part), slice(middle, middle + part))
+
+
+def corner(name: str, shape: Sequence[int], full: Sequence[int] | None, subnet: object) -> list[tuple[slice, ...]]:
+    """Where a weight of ``shape`` is in that of the largest network: of channels, the first two axes, the first ones.
+
+    full: the shape there, None if there is none. Raises ProXError, naming the weight and ``subnet``, if it is not there.
+    """
+    if full is None or len(full) != len(shape) or any(s > f for s, f in zip(shape, full, strict=True)):
+        raise ProXError(f"the largest network has no {name} that holds the shape {shape}, it has {full}: {subnet}")
+    taps = zip(shape[2:], full[2:], strict=True)
+    return [*(prefix(length) for length in shape[:2]), *(centre(length, of) for length, of in taps)]
 
 
 def covers(region: Region, shape: Sequence[int]) -> bool:
@@ -116,3 +130,10 @@ class Cut(torch.autograd.Function):
         place(wholes, [ctx.regions[index] for index in parts], [*parts.values()])
         of_index = dict(zip(parts, wholes, strict=True))
         return (None, *map(of_index.get, range(len(gradients))))
+
+
+def permute(tensor: Tensor, permutations: Permutations) -> Tensor:
+    """A copy of ``tensor`` with the entries of some axes in another order."""
+    for axis, permutation in permutations:
+        tensor = tensor.index_select(axis, permutation.to(tensor.device))
+    return tensor

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,6 @@ from torch.func import functional_call
 
 from monai_prox.core.batch_norm import synchronise
 from monai_prox.core.family import Family
-from monai_prox.core.kernel_transform import KernelTransforms
 from monai_prox.core.slicing import Cut, Region, covers, prefix
 from monai_prox.core.space import Subnet
 
@@ -26,6 +26,19 @@ class _Skeleton(NamedTuple):
     cuts: dict[str, Region]  # of tensors not used whole; of a kernel that will be transformed, channels alone
 
 
+class WeightTransforms(Protocol):
+    """What makes smaller kernels of larger ones; a torch module.
+
+    sizes: by the name of a convolution's weight, its kernel's sizes per axis, from the largest down.
+    """
+
+    @property
+    def sizes(self) -> Mapping[str, Sequence[tuple[int, ...]]]: ...
+
+    def __call__(self, name: str, weight: Tensor, size: Sequence[int]) -> Tensor:
+        """weight: (O, I, *largest size) of the layer ``name`` -> (O, I, *size)."""
+
+
 class SuperNet(nn.Module):
     """All members of a family in the weights of its largest.
 
@@ -36,11 +49,13 @@ class SuperNet(nn.Module):
     family: see ``monai_prox.core.family``.
     network: the family's largest stock network; a fresh one if None. It is used, not copied, and its layers have to stay the
         same objects; their weights may be replaced.
-    kernel_transforms: smaller kernels are learned transforms of the larger ones' centres, see
-        ``monai_prox.core.kernel_transform``, and not the centres themselves.
+    kernel_transforms: a module that makes smaller kernels of larger ones, which becomes a part of the supernet; None if smaller
+        kernels are the larger ones' centres.
     """
 
-    def __init__(self, family: Family, network: nn.Module | None = None, *, kernel_transforms: bool = False) -> None:
+    def __init__(
+        self, family: Family, network: nn.Module | None = None, *, kernel_transforms: WeightTransforms | None = None
+    ) -> None:
         super().__init__()
         self.family = family
         self.network = family.build(family.space.largest()) if network is None else network
@@ -48,24 +63,10 @@ class SuperNet(nn.Module):
         paths = {name: name.rpartition(".") for name, _ in tensors}
         # Every step looks them up, and walking through all modules for it would take longer than a small convolution
         self._owners = {name: (self.network.get_submodule(path), key) for name, (path, _, key) in paths.items()}
-        self.kernel_transforms: KernelTransforms | None = None
+        self.kernel_transforms: Any = kernel_transforms  # a module, which registers itself as one
+        if isinstance(kernel_transforms, nn.Module):
+            kernel_transforms.to(next(self.network.parameters()))
         self._skeletons: OrderedDict[Subnet, _Skeleton] = OrderedDict()
-        if kernel_transforms:
-            self.kernel_transforms = KernelTransforms(self._kernel_sizes()).to(next(self.network.parameters()))
-            self._skeletons.clear()  # their cuts are made as if there were none
-
-    def _kernel_sizes(self) -> dict[str, list[tuple[int, ...]]]:
-        """Of each convolution's weight the kernel sizes that members have, from the largest down."""
-        space = self.family.space
-        every = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
-        sizes: dict[str, list[tuple[int, ...]]] = {}
-        for count in range(every.get("kernel", 1), 0, -1):
-            widest = space.restrict(every | {"kernel": count}).largest()
-            for source, region in self._skeleton(widest).sources.values():
-                size = tuple(sum(part.stop - part.start for part in parts) for parts in region[2:])
-                if len(region) > 2 and size not in sizes.setdefault(source, []):
-                    sizes[source].append(size)
-        return sizes
 
     def _skeleton(self, subnet: Subnet) -> _Skeleton:
         if subnet in self._skeletons:
@@ -158,7 +159,7 @@ class SuperNet(nn.Module):
         return View(self, subnet)
 
 
-def without_weights(family: Family, *, kernel_transforms: bool = False) -> SuperNet:
+def without_weights(family: Family, *, kernel_transforms: WeightTransforms | None = None) -> SuperNet:
     """The shapes of a supernet, on the meta device, which takes no memory."""
     with torch.device("meta"):
         return SuperNet(family, family.build(family.space.largest(), initialise=False), kernel_transforms=kernel_transforms)

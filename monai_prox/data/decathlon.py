@@ -15,14 +15,13 @@ from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json
-from monai_prox.runtime.nifti_images import directions
+from monai_prox.runtime.nifti_images import directions, opened
 
 SOURCE = "http://medicaldecathlon.com"
 PARTS = ("dataset.json", "imagesTr", "labelsTr")
@@ -42,6 +41,10 @@ class Geometry:
 class Case:
     image: Path
     label: Path
+
+    @property
+    def name(self) -> str:
+        return self.image.name
 
 
 @dataclass(frozen=True)
@@ -102,16 +105,12 @@ class DecathlonTask:
         if label.shape not in (shape[:3], (*shape[:3], 1)):
             raise ProXError(f"{case.label} has the shape {label.shape}, its image {case.image.name} {shape[:3]}")
         # Of the affine, by which images are resampled; the header's own voxel sizes may say something else
-        spacing, labels = (tuple(float(size) for size in voxel_sizes(opened.affine)) for opened in (image, label))
+        spacing, labels = (tuple(float(size) for size in voxel_sizes(one.affine)) for one in (image, label))
         if not all(isfinite(size) and size > 0 for size in spacing):
             raise ProXError(f"{case.image} has the voxel size {spacing} mm; it must be positive")
         if any(abs(own - other) > 0.01 * own for own, other in zip(spacing, labels, strict=True)):
             raise ProXError(f"{case.label} has the voxel size {labels} mm, its image {case.image.name} {spacing}")
-        axes = range(3)
-        if orientation is not None:
-            turned = ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation))
-            axes = turned[:, 0].argsort().tolist()
-        return Geometry(tuple(shape[axis] for axis in axes), tuple(spacing[axis] for axis in axes))
+        return geometry_of(image, orientation)
 
 
 def check_tree(folder: Path) -> None:
@@ -203,6 +202,15 @@ def _within(folder: Path, name: Any) -> Path:
     return folder / name
 
 
+def geometry_of(image: Any, orientation: str | None) -> Geometry:
+    """What the header of a NIfTI ``image`` says, see ``DecathlonTask.geometry``."""
+    spacing, axes = voxel_sizes(image.affine), range(3)
+    if orientation is not None:
+        turned = ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation))
+        axes = turned[:, 0].argsort().tolist()
+    return Geometry(tuple(image.shape[axis] for axis in axes), tuple(float(spacing[axis]) for axis in axes))
+
+
 def open_header(path: Path) -> Any:
     """A NIfTI image, of which only the header is read, with the affine that MONAI gives it where sform and pixdim disagree.
 
@@ -210,12 +218,12 @@ def open_header(path: Path) -> Any:
     """
     from monai.data.utils import correct_nifti_header_if_necessary
 
+    image = opened(path)
     try:
-        image = nib.load(path)
         stored = image.affine.copy()
         image = correct_nifti_header_if_necessary(image)
-    except Exception as error:  # nibabel, gzip and zlib have each their own
-        raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None
+    except Exception as error:  # of images that are no NIfTI
+        raise ProXError(f"{path} cannot be read as NIfTI: {' '.join(str(error).split()):.160}") from None
     if not hasattr(image, "get_qform") or image.get_qform(coded=True)[1] or not np.isfinite(stored).all():
         return image
     if not np.allclose(directions(stored), directions(image.affine), atol=SAME_DIRECTION):

@@ -7,21 +7,21 @@ The order of axes is MONAI's, (x, y, z) as in a NIfTI file that is stored as RAS
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import isfinite, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from numpy.typing import NDArray
 
-from monai_prox.data.decathlon import Case, DecathlonTask, Geometry, open_header
+from monai_prox.data.decathlon import Case, DecathlonTask, Geometry, geometry_of, open_header
 from monai_prox.errors import ProXError
 from monai_prox.families.architecture import DEPTH_KEY, PLACE
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
+from monai_prox.runtime.nifti_images import turned, voxels_of
 from monai_prox.typed import typed
 
 FORMAT = 1
@@ -48,6 +48,7 @@ class Plan:
         stored.
     """
 
+    kind: ClassVar = "segmentation"  # which family.json does not say
     task: str
     channels: tuple[str, ...]
     labels: tuple[str, ...]
@@ -81,15 +82,36 @@ class Plan:
         thick = [size > ANISOTROPIC * min(self.spacing) for size in self.spacing]
         return tuple(MOST_ROTATION if axis_thick or not any(thick) else 0.0 for axis_thick in thick)
 
+    @property
+    def images(self) -> str:
+        """What the network sees, in words."""
+        patch, spacing = (" x ".join(f"{size:g}" for size in sizes) for sizes in (self.patch_size, self.spacing))
+        turned = "as stored" if self.orientation is None else f"turned to {self.orientation}"
+        return f"patches of {patch} voxels of {spacing} mm, of images {turned}"
+
+    def cached_bytes(self, image: Path | str, *, trains: bool) -> int:
+        """Memory of a case that is preprocessed but not cropped to what is not 0, as images other than CT are.
+
+        image: a file, of which the header is read. trains: the label is resampled, too, and both are padded to a patch at
+        least; else the label is as stored.
+        """
+        geometry = geometry_of(open_header(Path(image)), self.orientation)
+        planned = zip(geometry.shape, geometry.spacing, self.spacing, self.patch_size, strict=True)
+        resampled = prod(
+            max(round((size - 1) * own / target) + 1, patch if trains else 1)  # Spacingd leaves voxels' centres where they are
+            for size, own, target, patch in planned
+        )
+        return 4 * (len(self.channels) * resampled + (resampled if trains else prod(geometry.shape)))
+
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_json(cls, data: Any) -> Plan:
         """Raises ProXError where ``data`` is no plan of this format."""
-        fields = set(cls.__dataclass_fields__)
-        what = f"not a plan of format {FORMAT} with {', '.join(sorted(fields))}"
-        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) | {"orientation"} != fields | {"format"}:
+        names = {field.name for field in fields(cls)}
+        what = f"not a plan of format {FORMAT} with {', '.join(sorted(names))}"
+        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) | {"orientation"} != names | {"format"}:
             raise ProXError(f"{what}: {data!r:.160}")
         plan = typed(cls, {name: value for name, value in data.items() if name != "format"}, what)
         if plan.orientation not in (None, ORIENTATION):
@@ -277,7 +299,8 @@ def _intensity(task: DecathlonTask, cases: Sequence[Case], orientation: str | No
         raise ProXError(f"{task.name} has CT beside other modalities ({', '.join(task.channels)}), which is not supported")
     samples = []
     for number, case in enumerate(cases):
-        image, label = _voxels(case.image, orientation), _voxels(case.label, orientation)
+        # in an order that does not depend on how they are stored, if ``orientation`` is given
+        image, label = (voxels_of(p, turned(p, open_header(p), orientation)) for p in (case.image, case.label))
         voxels = image[label.reshape(label.shape[:3]) > 0].ravel()
         if voxels.size:
             chosen = np.random.default_rng(number).integers(voxels.size, size=min(FOREGROUND_SAMPLES, voxels.size))
@@ -290,14 +313,3 @@ def _intensity(task: DecathlonTask, cases: Sequence[Case], orientation: str | No
     lower, upper = np.percentile(values, (0.5, 99.5))
     statistics = {"lower": lower, "upper": upper, "mean": values.mean(), "std": max(values.std(), 1e-4)}
     return {"kind": "ct", **{name: round(float(value), 4) for name, value in statistics.items()}}
-
-
-def _voxels(path: Path, orientation: str | None) -> NDArray[Any]:
-    """In an order that does not depend on how the image is stored, if ``orientation`` is given."""
-    image = open_header(path)
-    try:
-        if orientation is not None:
-            image = image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation)))
-        return np.asanyarray(image.dataobj)
-    except Exception as error:  # nibabel, gzip and zlib have each their own
-        raise ProXError(f"{path} cannot be read as NIfTI: {str(error)[:160]}") from None

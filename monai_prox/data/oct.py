@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from monai_prox.errors import ProXError
+from monai_prox.runtime.classification import SUFFIXES, find_scans
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")  # OCTMNIST's order, too
 SPLITS = ("train", "val", "test")
-SUFFIXES = (".jpeg", ".jpg", ".png")
 PATIENT = re.compile(r"^[A-Za-z]+-(\d+)-\d+$")
 SMALLEST = 32  # pixels per axis: the stride of MobileNetV3
 NAMED = 3  # in a message about many
@@ -211,9 +211,7 @@ def scan_files(folder: Path | str) -> list[str]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ProXError(f"there is no folder {folder}; give one with scans ({', '.join(SUFFIXES)})")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise ProXError(f"{folder} has no scans ({', '.join(SUFFIXES)})")
+    files = find_scans(folder)
     check_scans(Scan(file, 0) for file in files)
     return [str(file) for file in files]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from math import prod
+from typing import Any, ClassVar
 
 from monai_prox.data.oct import OctScans
 from monai_prox.errors import ProXError
@@ -12,13 +13,13 @@ from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
 from monai_prox.typed import typed
 
 FORMAT = 1
-KIND = "classification"  # in family.json: tells this plan from one for segmentation
 
 
 @dataclass(frozen=True, kw_only=True)
 class OctPlan:
     """classes: names in the order of the network's outputs. image_size: pixels, rows and columns, images are brought to."""
 
+    kind: ClassVar = "classification"  # in family.json: tells this plan from one for segmentation
     task: str
     classes: tuple[str, ...]
     image_size: tuple[int, int]
@@ -29,18 +30,27 @@ class OctPlan:
         return self.image_size
 
     @property
+    def images(self) -> str:
+        """What the network sees, in words."""
+        return f"images of {' x '.join(map(str, self.image_size))} pixels, of {', '.join(self.classes)}"
+
+    def cached_bytes(self, image: Any, *, trains: bool) -> int:
+        """Memory of a scan that is preprocessed."""
+        return 4 * prod(self.image_size)
+
+    @property
     def values(self) -> dict[str, int]:
         """Of the classes, by their names."""
         return {name: value for value, name in enumerate(self.classes)}
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, "kind": KIND, **asdict(self)}
+        return {"format": FORMAT, "kind": self.kind, **asdict(self)}
 
     @classmethod
     def from_json(cls, data: Any) -> OctPlan:
         """Raises ProXError where ``data`` is no plan of this kind and format."""
         what = f"not a plan for classification of format {FORMAT}"
-        if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("kind") != KIND:
+        if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("kind") != cls.kind:
             raise ProXError(f"{what}: {data!r:.160}")
         return typed(cls, {key: value for key, value in data.items() if key not in ("format", "kind")}, what)
 

@@ -31,6 +31,29 @@ def loading(reader: str, **arguments: Any) -> Mapping[str, Any]:
     return {"_target_": "LoadImaged", "keys": "image", "reader": own(reader, **arguments)}
 
 
+def preprocessing(load: Mapping[str, Any], orientation: str | None, *steps: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """From the file ``image`` to the network: ``steps``, of an image with channels that is turned to these axis codes."""
+    return (
+        load,
+        checking(),
+        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        *orienting(orientation),
+        *steps,
+        {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
+    )
+
+
+def normalising(*, nonzero: bool) -> Mapping[str, Any]:
+    """The transform that takes mean and standard deviation out of each channel of ``image``. nonzero: of what is not 0."""
+    return {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": nonzero, "channel_wise": True}
+
+
+def scaling(lower: float, upper: float, start: float, end: float) -> Mapping[str, Any]:
+    """The transform that clips ``image`` to ``lower`` and ``upper``, which become ``start`` and ``end``."""
+    bounds = {"a_min": lower, "a_max": upper, "b_min": start, "b_max": end}
+    return {"_target_": "ScaleIntensityRanged", "keys": "image", **bounds, "clip": True}
+
+
 def checking() -> Mapping[str, Any]:
     """The transform that makes ``image`` one that a network can take, with warnings."""
     return {"_target_": "Lambdad", "keys": "image", "func": own("usable", _mode_="callable")}

@@ -82,19 +82,26 @@ class ChannelsReader(SformReader):
         return type(image)(image.dataobj, first.affine, image.header)
 
 
+def name_of(image: Any) -> str:
+    return str(getattr(image, "meta", {}).get("filename_or_obj", "an image"))
+
+
+def warn_if_empty(image: Any) -> None:
+    if not torch.as_tensor(image).any():
+        warnings.warn(f"{name_of(image)} is 0 everywhere; nothing can be seen in it", stacklevel=3)
+
+
 def usable(image: Tensor) -> Tensor:
     """``image`` with 0 for voxels that are no finite numbers, as ITK reads them for nnU-Net.
 
     One alone would leave nothing of an image that is normalised. Warns, with the file's name, of these and where nothing can be
     seen.
     """
-    name = getattr(image, "meta", {}).get("filename_or_obj", "an image")
     wrong = int((~torch.isfinite(image)).sum())
     if wrong:
-        warnings.warn(f"{name} has {wrong} voxels that are no finite numbers; they count as 0", stacklevel=2)
+        warnings.warn(f"{name_of(image)} has {wrong} voxels that are no finite numbers; they count as 0", stacklevel=2)
     image = torch.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
-    if not image.any():
-        warnings.warn(f"{name} is 0 everywhere; nothing can be seen in it", stacklevel=2)
+    warn_if_empty(image)
     return image
 
 

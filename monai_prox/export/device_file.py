@@ -12,6 +12,7 @@ from torch import nn
 
 from monai_prox.errors import ProXError
 from monai_prox.export.folder import check_vacant
+from monai_prox.export.options import check_file_options
 from monai_prox.export.torchscript_file import write_torchscript
 from monai_prox.files import remove_unfinished, temporary_folder, to_disk
 from monai_prox.runtime.description import Description, ScanDescription, write_description
@@ -48,13 +49,12 @@ def export_file(
     ending = ENDINGS[format]
     if output.suffix != ending:
         raise ProXError(f"--output is {output}; a file of the format {format} ends in {ending}")
-    if int8 and format == "torchscript":
-        raise ProXError("there is no int8 for torchscript; allowed: onnx, openvino")
+    check_file_options(format, source.kind, any_patch=any_patch, int8=int8)
     files = [output, output.with_suffix(".bin")] if format == "openvino" else [output]
     for file in files:
         check_vacant(file, overwrite=overwrite)
     network, description = source.network(which), source.describe(which)
-    divisors = source.supernet.family.divisor if any_patch and isinstance(description, Description) else None
+    divisors = source.supernet.family.divisor if any_patch else None
     cases = source.held_out() if int8 else None
     loss = None
     try:

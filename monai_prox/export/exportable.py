@@ -17,13 +17,6 @@ def exportable(source: Trained, which: str) -> Exportable:
 
         assert isinstance(source, TrainedNNUNet)
         return prediction_of(source, which)
-    from monai_prox.trained.bundle_source import TrainedClassifier, TrainedSegmenter
+    from monai_prox.export.from_bundle import member_of
 
-    if isinstance(source, TrainedClassifier):
-        from monai_prox.export.classifier import classification_of
-
-        return classification_of(source, which)
-    from monai_prox.export.from_bundle import prediction_of as member_of
-
-    assert isinstance(source, TrainedSegmenter)
     return member_of(source, which)

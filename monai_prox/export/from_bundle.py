@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from monai_prox.export.classification_bundle import ClassificationBundle
+from monai_prox.export.prediction import metrics_of
 from monai_prox.export.segmentation import segmentation
 from monai_prox.export.segmentation_bundle import SegmentationBundle
-from monai_prox.trained.bundle_source import TrainedSegmenter
+from monai_prox.runtime.kinds import CLASSIFICATION, SEGMENTATION
+from monai_prox.trained.bundle_source import TrainedClassifier, TrainedSegmenter
+from monai_prox.trained.source import Trained
 
 MEASURED_ON = "the training's validation cases, whole and at their own resolution, as a member within the family"
 
 
+def member_of(source: Trained, which: str) -> SegmentationBundle | ClassificationBundle:
+    """The member ``which`` of a bundle's family of any kind. Errors as of the functions below."""
+    return MAKERS[source.kind.name](source, which)
+
+
 def prediction_of(source: TrainedSegmenter, which: str) -> SegmentationBundle:
-    """The member ``which``, a name of family.json or a JSON file with a subnet.
+    """The member ``which`` of a family that segments, a name of family.json or a JSON file with a subnet.
 
     A member of lower resolution gets a coarser spacing and a smaller patch. Raises ProXError for an unknown or illegal member
     and where nothing has been trained.
     """
     plan = source.bundle.plan
-    _, subnet = source.member(which)
+    name, subnet = source.member(which)
     if plan.orientation is None:
         warnings.warn(
             "the family was trained on images as stored: the bundle takes them so, and is right for those stored alike",
@@ -26,7 +37,8 @@ def prediction_of(source: TrainedSegmenter, which: str) -> SegmentationBundle:
         )
     return segmentation(
         source,
-        which,
+        subnet,
+        source.describe(subnet, name=name),
         orientation=plan.orientation,
         outputs=plan.labels,
         scores=source.bundle.measured(subnet),
@@ -37,3 +49,31 @@ def prediction_of(source: TrainedSegmenter, which: str) -> SegmentationBundle:
         datalist="$sorted(glob.glob(os.path.join(glob.escape(@dataset_dir), '*.nii.gz')))",
         weighing="monai",
     )
+
+
+def classification_of(source: TrainedClassifier, which: str) -> ClassificationBundle:
+    """The member ``which`` of a family that classifies, as above.
+
+    Raises ProXError for an unknown or illegal member, and where nothing has been trained or the norms' statistics are missing.
+    """
+    name, subnet = source.member(which)
+    description = source.describe(subnet, name=name)
+    return ClassificationBundle(
+        name=name,
+        task=description.task,
+        source=description.source,
+        subnet=description.subnet,
+        network=source.network(subnet),
+        architecture=source.supernet.family.architecture_of(subnet),
+        classes=description.classes,
+        image_size=description.image_size,
+        working_size=description.working_size,
+        metrics=metrics_of(source.measure, source.bundle.measured(subnet)),
+        measured_on="the training's validation scans",
+    )
+
+
+MAKERS: Mapping[str, Callable[[Any, str], SegmentationBundle | ClassificationBundle]] = {
+    SEGMENTATION.name: prediction_of,
+    CLASSIFICATION.name: classification_of,
+}

@@ -35,7 +35,7 @@ def prediction_of(source: TrainedNNUNet, which: str) -> SegmentationBundle:
     Raises ProXError for an unknown or illegal member, and for what MONAI's transforms cannot repeat.
     """
     model, checkpoint = source.model, source.checkpoint
-    _, subnet = source.member(which)
+    name, subnet = source.member(which)
     if len(model.configuration["patch_size"]) != 3:
         raise ProXError(f"{model.configuration_name} is two-dimensional; only 3D models become bundles, use --format nnunet")
     ending = model.dataset["file_ending"]
@@ -43,7 +43,8 @@ def prediction_of(source: TrainedNNUNet, which: str) -> SegmentationBundle:
     validated = model.validated(source.fold, subnet, checkpoint["current_epoch"])
     return segmentation(
         source,
-        which,
+        subnet,
+        source.describe(subnet, name=name),
         orientation=_orientation(model, source.fold),
         outputs=outputs_of(model.dataset),
         scores=(validated and validated.scores) or {},

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from monai_prox.errors import ProXError
+from monai_prox.runtime.kinds import Kind
 from monai_prox.trained.source import FILES, FOLDERS, Trained
 
 ALL = "all"  # nnU-Net's name for the fold that trains on all cases
@@ -51,19 +52,24 @@ def check_options(
         raise ProXError(f"a bundle's members become {', '.join(source.formats)}, not {format}")
     if format in FOLDERS and (int8 or any_patch):
         raise ProXError(f"--int8 and --any-patch are for files for devices, --format {', '.join(FILES)}")
-    if int8 and format not in INT8:
-        raise ProXError(f"there is no int8 for {format}; allowed: {', '.join(INT8)}")
-    if int8 and any_patch:
-        raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
-    if any_patch and source.classifies:
-        raise ProXError(
-            "--any-patch is for members that segment; leave it out, for scans of any size are resized in prediction"
-        )
+    check_file_options(format, source.kind, any_patch=any_patch, int8=int8)
     if fine_tune and format != "nnunet":
         raise ProXError(f"--fine-tune is for --format nnunet, got {format}")
     if format != "nnunet":
         one_fold(folds, f"the format {format}")
-    if dataset and not int8 and not source.classifies:
+    if dataset and not int8 and not source.kind.calibrated:
         raise ProXError("--dataset is for --int8 and for classifiers; leave it out")
     if dataset and format == "nnunet":
         raise ProXError("--dataset is not for --format nnunet; leave it out")
+
+
+def check_file_options(format: str, kind: Kind, *, any_patch: bool, int8: bool) -> None:
+    """Raises ProXError for an option of files that is not for their format, for members of this kind, or for the other."""
+    if int8 and format not in INT8:
+        raise ProXError(f"there is no int8 for {format}; allowed: {', '.join(INT8)}")
+    if int8 and any_patch:
+        raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
+    if any_patch and not kind.any_patch:
+        raise ProXError(
+            "--any-patch is for members that segment; leave it out, for scans of any size are resized in prediction"
+        )

@@ -1,16 +1,15 @@
-"""A member that segments, with what surrounds its network in prediction: what a bundle is written from."""
+"""A member with what surrounds its network in prediction, whatever it does with images: what a bundle is written from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from monai_prox.errors import ProXError
 
-HIGHEST = 65535  # label
 MARKS = ("$", "@", "%")  # with which MONAI's configurations begin expressions, references and macros
 
 
@@ -29,21 +28,18 @@ def check_plain(data: Any) -> None:
         )
 
 
+def metrics_of(measure: str, scores: Mapping[str, float | None]) -> dict[str, float]:
+    """Scores by what is measured, as ``Prediction`` has them; those of classes that no case has are left out."""
+    return {f"{measure} {label}": value for label, value in scores.items() if value is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A member with what surrounds it in prediction. Axes are (x, y, z).
+    """What the members of all families have. Each kind says what is in its files, see ``monai_prox.export.bundle.Exportable``.
 
-    name, task, source: of the member, of what it segments, and in words where it was trained.
-    network, architecture: the stock network with its weights, and its entry as in nnU-Net's plans.
-    channels: names; modality: "CT" or "MR" and so on; outputs: names of the network's output channels.
-    highest_label: in the label images that it makes of them, up to 65535.
-    patch_size: voxels; spacing: mm. subnet: as JSON.
-    metrics: as measured, {} where nothing was; measured_on: on what, in words.
-    orientation: axis codes that images are turned to for the network, None where it sees them as stored.
-    licence: of the data, as its dataset.json says, or "".
-    preprocessing, postprocessing: configurations of MONAI's transforms, from files to the network and back to a label image
-    ``pred`` (1, x, y, z), which is then saved. datalist: expression for the images in ``@dataset_dir``, named like ``images``.
-    weighing: of a tile's voxels, MONAI's or nnU-Net's.
+    name, task, source: of the member, of the data, and in words where it was trained. subnet: as JSON.
+    network, architecture: the stock network with its weights, and its plain data.
+    metrics: by name, as measured, {} where nothing was; measured_on: on what, in words.
     """
 
     name: str
@@ -52,24 +48,8 @@ class Prediction:
     subnet: Mapping[str, Any]
     network: nn.Module
     architecture: Mapping[str, Any]
-    channels: tuple[str, ...]
-    modality: str
-    outputs: tuple[str, ...]
-    highest_label: int
-    patch_size: tuple[int, ...]
-    spacing: tuple[float, ...]
     metrics: Mapping[str, float]
     measured_on: str
-    licence: str
-    preprocessing: tuple[Mapping[str, Any], ...]
-    postprocessing: tuple[Mapping[str, Any], ...]
-    images: str
-    orientation: str | None
-    datalist: str
-    weighing: Literal["monai", "nnunet"] = "monai"
 
     def __post_init__(self) -> None:
-        names = self.name, self.task, self.source, self.channels, self.modality, self.outputs, self.licence
-        check_plain([*names, self.architecture, self.metrics, self.subnet])
-        if not 0 <= self.highest_label <= HIGHEST:
-            raise ProXError(f"there is a label {self.highest_label}; bundles write labels from 0 to {HIGHEST}")
+        check_plain([self.name, self.task, self.source, self.subnet, self.architecture, self.metrics])

@@ -11,16 +11,20 @@ from typing import Any, Literal
 
 from torch import nn
 
+from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle_entries import (
     cropping,
     inverting,
     loading,
-    orienting,
+    normalising,
+    preprocessing,
     regions_to_labels,
     resampling,
     resampling_by,
+    scaling,
 )
+from monai_prox.export.prediction import metrics_of
 from monai_prox.export.segmentation_bundle import SegmentationBundle
 from monai_prox.families.architecture import build_network
 from monai_prox.runtime.cases import ALL_CHANNELS
@@ -33,7 +37,8 @@ TO_RAS = "NibabelIOWithReorient"  # nnU-Net's reader that turns images
 
 def segmentation(
     source: Trained,
-    which: str,
+    subnet: Subnet,
+    description: Description,
     *,
     orientation: str | None,
     outputs: tuple[str, ...],
@@ -45,14 +50,11 @@ def segmentation(
     datalist: str,
     weighing: Literal["monai", "nnunet"],
 ) -> SegmentationBundle:
-    """The member ``which`` of ``source``. The other arguments: what its description does not say, as of ``Prediction``.
+    """The member ``subnet`` of ``source``, as described. The other arguments: what ``description`` does not say.
 
-    scores: by class, None where no case has it. Raises ProXError for an unknown or illegal member, and for what MONAI's
+    They are as of ``SegmentationBundle``. scores: by class, None where no case has it. Raises ProXError for what MONAI's
     transforms cannot repeat.
     """
-    name, subnet = source.member(which)
-    description = source.describe(subnet, name=name)
-    assert isinstance(description, Description)
     # For the file's axes, (x, y, z), which of the arrays each is
     order = [description.transpose.index(2 - axis) for axis in range(len(description.patch))]
     architecture = turned_architecture(source.supernet.family.architecture_of(subnet), order)
@@ -60,7 +62,7 @@ def segmentation(
     network.load_state_dict(turned_weights(source.network(subnet), order))
     spacing = tuple(description.spacing[axis] for axis in order)
     return SegmentationBundle(
-        name=name,
+        name=description.member,
         task=description.task,
         source=description.source,
         subnet=description.subnet,
@@ -72,10 +74,10 @@ def segmentation(
         highest_label=description.outputs - 1 if description.regions is None else max(description.regions),
         patch_size=tuple(description.patch[axis] for axis in order),
         spacing=spacing,
-        metrics={f"dice {label}": value for label, value in scores.items() if value is not None},
+        metrics=metrics_of(source.measure, scores),
         measured_on=measured_on if scores else "",
         licence=licence,
-        preprocessing=tuple(_preprocessing(description, spacing, orientation)),
+        preprocessing=_preprocessing(description, spacing, orientation),
         postprocessing=(inverting(), _labelling(description.regions)),
         images=images,
         orientation=orientation,
@@ -100,19 +102,19 @@ def turned_weights(network: nn.Module, order: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _preprocessing(description: Description, spacing: Sequence[float], orientation: str | None) -> list[Mapping[str, Any]]:
+def _preprocessing(
+    description: Description, spacing: Sequence[float], orientation: str | None
+) -> tuple[Mapping[str, Any], ...]:
     """What training does to an image, from its file to the network."""
     of_monai = description.reader == ALL_CHANNELS
     resample = _resampling(description, spacing, of_monai=of_monai)
     normalise = _normalising(description.normalisation)
-    return [
+    return preprocessing(
         loading("SformReader") if of_monai else loading("ChannelsReader", turned=description.reader == TO_RAS),
-        {"_target_": "EnsureChannelFirstd", "keys": "image"},
-        *orienting(orientation),
+        orientation,
         *([cropping()] if description.cropped else []),
         *([*normalise, resample] if description.normalised_first else [resample, *normalise]),
-        {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
-    ]
+    )
 
 
 def _resampling(description: Description, spacing: Sequence[float], *, of_monai: bool) -> Mapping[str, Any]:
@@ -129,22 +131,17 @@ def _normalising(rules: Sequence[Normalisation]) -> list[Mapping[str, Any]]:
         raise ProXError(f"the plan normalises channels differently, {schemes} with masks {masks}; use --format nnunet")
     rule = rules[0]
     if rule.scheme in ("ZScoreNormalization", "NormalizeIntensity"):
-        return [{"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": rule.masked, "channel_wise": True}]
+        return [normalising(nonzero=rule.masked)]
     if rule.scheme == "CTNormalization" and len(set(rules)) == 1:
         std = max(rule.std, 1e-8)
-        return [_range(rule.lower, rule.upper, (rule.lower - rule.mean) / std, (rule.upper - rule.mean) / std)]
+        return [scaling(rule.lower, rule.upper, (rule.lower - rule.mean) / std, (rule.upper - rule.mean) / std)]
     if rule.scheme == "RescaleTo01Normalization":
         return [{"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 1.0, "channel_wise": True}]
     if rule.scheme == "RGBTo01Normalization":
-        return [_range(0.0, 255.0, 0.0, 1.0)]
+        return [scaling(0.0, 255.0, 0.0, 1.0)]
     if rule.scheme == "NoNormalization":
         return []
     raise ProXError(f"the plan's normalisation {schemes} has no counterpart among MONAI's transforms; use --format nnunet")
-
-
-def _range(lower: float, upper: float, start: float, end: float) -> dict[str, Any]:
-    bounds = {"a_min": lower, "a_max": upper, "b_min": start, "b_max": end}
-    return {"_target_": "ScaleIntensityRanged", "keys": "image", **bounds, "clip": True}
 
 
 def _labelling(regions: Sequence[int] | None) -> Mapping[str, Any]:

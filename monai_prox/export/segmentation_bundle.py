@@ -2,79 +2,93 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from textwrap import fill
+from typing import Any, Literal
 
-import torch
-
-from monai_prox.export.bundle import MARK, SCHEMA, VERSION
-from monai_prox.export.bundle_docs import data_license, readme
-from monai_prox.export.bundle_entries import SCRIPTS_PATH, checking, output_name, own
-from monai_prox.export.prediction import Prediction
+from monai_prox.errors import ProXError
+from monai_prox.export import bundle_configs, bundle_docs
+from monai_prox.export.bundle_entries import SCRIPTS_PATH, output_name, own
+from monai_prox.export.prediction import Prediction, check_plain
 from monai_prox.families.architecture import kind_of
 
 PACKAGES = ("nibabel", "pytorch-ignite", "dynamic-network-architectures", "scipy")
+HIGHEST = 65535  # label
+AS_STORED = (
+    "The network sees images as they are stored. They must be stored in the orientation of the training's images, which is\n"
+    "not known: segmentations of others are wrong."
+)
+UNKNOWN_LICENCE = "not stated in its dataset.json; ask whoever provides it"
+PROGRAMS = (
+    "MONAI Label takes the bundle as it is. A MONAI Deploy application takes models/model.ts; put the folder `scripts`, which\n"
+    "has the transforms that MONAI lacks, beside its app.py."
+)
+REFERENCE = (
+    'Isensee, F. et al. "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation." Nature\n'
+    "Methods 18, 203-211 (2021)."
+)
 
 
+@dataclass(frozen=True, kw_only=True)
 class SegmentationBundle(Prediction):
-    """A member as a bundle's files. See ``monai_prox.export.bundle.Exportable``."""
+    """A member that segments. Axes are (x, y, z).
+
+    architecture: its entry as in nnU-Net's plans.
+    channels: names; modality: "CT" or "MR" and so on; outputs: names of the network's output channels.
+    highest_label: in the label images that it makes of them, up to 65535.
+    patch_size: voxels; spacing: mm.
+    orientation: axis codes that images are turned to for the network, None where it sees them as stored.
+    licence: of the data, as its dataset.json says, or "".
+    preprocessing, postprocessing: configurations of MONAI's transforms, from files to the network and back to a label image
+    ``pred`` (1, x, y, z), which is then saved. datalist: expression for the images in ``@dataset_dir``, named like ``images``.
+    weighing: of a tile's voxels, MONAI's or nnU-Net's.
+    """
+
+    channels: tuple[str, ...]
+    modality: str
+    outputs: tuple[str, ...]
+    highest_label: int
+    patch_size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    licence: str
+    preprocessing: tuple[Mapping[str, Any], ...]
+    postprocessing: tuple[Mapping[str, Any], ...]
+    images: str
+    orientation: str | None
+    datalist: str
+    weighing: Literal["monai", "nnunet"] = "monai"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_plain([self.channels, self.modality, self.outputs, self.licence])
+        if not 0 <= self.highest_label <= HIGHEST:
+            raise ProXError(f"there is a label {self.highest_label}; bundles write labels from 0 to {HIGHEST}")
 
     def metadata(self) -> dict[str, Any]:
-        """metadata.json, as the model zoo's schema asks for it."""
-        channels = {str(number): name for number, name in enumerate(self.channels)}
-        outputs = {str(number): name for number, name in enumerate(self.outputs)}
-        tensor = {"type": "image", "spatial_shape": list(self.patch_size), "dtype": "float32", "value_range": []}
-        return {
-            "schema": SCHEMA,
-            "version": VERSION,
-            "changelog": {VERSION: f"the member {self.name} of {self.source}"},
-            "monai_version": version("monai"),
-            "pytorch_version": torch.__version__.partition("+")[0],
-            "numpy_version": version("numpy"),
-            "required_packages_version": {package: version(package) for package in PACKAGES},
-            "supported_apps": {},
-            "name": f"{self.task} {self.name}",
-            "task": f"Segmentation of {self.task}",
-            "description": f"{kind_of(self.architecture)} of a once-for-all family, the member {self.name}",
-            "authors": "whoever trained and exported it",
-            "copyright": "of the weights: whoever trained them",
-            "data_source": self.task,
-            "data_type": "nibabel",
-            "image_classes": f"{len(self.channels)} channels: {', '.join(self.channels)}",
-            "label_classes": "; ".join(f"{number} {name}" for number, name in outputs.items()),
-            "pred_classes": "; ".join(f"channel {number}: {name}" for number, name in outputs.items()),
-            "eval_metrics": dict(self.metrics),
-            "intended_use": "research; not for diagnosis",
-            "references": [
-                "Isensee et al., nnU-Net, Nature Methods 18, 203-211 (2021)",
-                "Lim et al., Neurocomputing (2024), doi 10.1016/j.neucom.2024.127512",
-            ],
-            "network_data_format": {
-                "inputs": {
-                    "image": {
-                        **tensor,
-                        "format": "hounsfield" if self.modality == "CT" else "magnitude",
-                        "modality": self.modality,
-                        "num_channels": len(self.channels),
-                        "is_patch_data": True,
-                        "channel_def": channels,
-                    }
-                },
-                "outputs": {
-                    "pred": {
-                        **tensor,
-                        "format": "logits",
-                        "num_channels": len(self.outputs),
-                        "is_patch_data": True,
-                        "channel_def": outputs,
-                    }
-                },
-            },
-            MARK: {"name": self.name, "subnet": dict(self.subnet), "spacing": list(self.spacing)},
+        """metadata.json."""
+        magnitude = "hounsfield" if self.modality == "CT" else "magnitude"
+        tensors = {
+            "image": bundle_configs.tensor(
+                "image", magnitude, self.channels, self.patch_size, patch=True, modality=self.modality
+            ),
+            "pred": bundle_configs.tensor("image", "logits", self.outputs, self.patch_size, patch=True),
         }
+        return bundle_configs.metadata(
+            self,
+            does="Segmentation",
+            network=kind_of(self.architecture),
+            packages=PACKAGES,
+            data_type="nibabel",
+            image_classes=f"{len(self.channels)} channels: {', '.join(self.channels)}",
+            outputs=self.outputs,
+            reference="Isensee et al., nnU-Net, Nature Methods 18, 203-211 (2021)",
+            tensors=tensors,
+            spacing=list(self.spacing),
+        )
 
     def inference(self) -> dict[str, Any]:
-        """inference.json, in the manner of the model zoo."""
+        """inference.json."""
         save = {
             "_target_": "SaveImaged",
             "keys": "pred",
@@ -86,88 +100,72 @@ class SegmentationBundle(Prediction):
             "resample": True,  # to the grid that it is on: without, MONAI takes some affines for those of two axes, and stops
             "mode": "nearest",
         }
-        load, *others = self.preprocessing
-        return {
-            "imports": ["$import glob", "$import os", "$import sys", "$import numpy as np"],
-            "bundle_root": ".",
-            SCRIPTS_PATH: "$sys.path.insert(0, os.path.abspath(@bundle_root))",
-            "ckpt_path": "$@bundle_root + '/models/model.pt'",
-            "output_dir": "$@bundle_root + '/eval'",
-            "output_postfix": "",
-            "output_name": output_name(self.images),
-            "dataset_dir": "images",
-            "datalist": self.datalist,
-            "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-            "network_def": network_definition(self),
-            "network": "$@network_def.to(@device)",
-            "preprocessing": {"_target_": "Compose", "transforms": [load, checking(), *others]},
-            "dataset": {
-                "_target_": "Dataset",
-                "data": "$[{'image': image} for image in @datalist] or (_ for _ in ()).throw(FileNotFoundError("
-                f"'there is no image {self.images} in ' + str(@dataset_dir)))",
-                "transform": "@preprocessing",
+        window = {"_target_": "SlidingWindowInferer"} if self.weighing == "monai" else own("NNUNetInferer")
+        return bundle_configs.inference(
+            imports=("sys", "numpy as np"),
+            entries={
+                SCRIPTS_PATH: "$sys.path.insert(0, os.path.abspath(@bundle_root))",
+                "output_postfix": "",
+                "output_name": output_name(self.images),
             },
-            "dataloader": {
-                "_target_": "DataLoader",
-                "dataset": "@dataset",
-                "batch_size": 1,
-                "shuffle": False,
-                "num_workers": 0,
-            },
-            "inferer": {
-                **({"_target_": "SlidingWindowInferer"} if self.weighing == "monai" else own("NNUNetInferer")),
-                "roi_size": list(self.patch_size),
-                "sw_batch_size": 1,
-                "overlap": 0.5,
-                "mode": "gaussian",
-            },
-            "postprocessing": {
-                "_target_": "Compose",
-                "transforms": [*self.postprocessing, save],
-            },
-            "handlers": [
-                {
-                    "_target_": "CheckpointLoader",
-                    "load_path": "@ckpt_path",
-                    "load_dict": {"model": "@network"},
-                    "map_location": "@device",
-                },
-                {"_target_": "StatsHandler", "iteration_log": False},
-            ],
-            "evaluator": {
-                "_target_": "SupervisedEvaluator",
-                "device": "@device",
-                "val_data_loader": "@dataloader",
-                "network": "@network",
-                "inferer": "@inferer",
-                "postprocessing": "@postprocessing",
-                "val_handlers": "@handlers",
-                "amp": "$torch.cuda.is_available()",
-            },
-            "initialize": ["$monai.utils.set_determinism(seed=0)"],
-            "run": ["$@evaluator.run()"],
+            images=self.images,
+            datalist=self.datalist,
+            network={"network_def": self._network()},
+            preprocessing=self.preprocessing,
+            inferer={**window, "roi_size": list(self.patch_size), "sw_batch_size": 1, "overlap": 0.5, "mode": "gaussian"},
+            postprocessing=[*self.postprocessing, save],
+        )
+
+    def _network(self) -> dict[str, Any]:
+        """The stock network as a configuration.
+
+        Its graph rather than itself, because torch.jit.script compiles only that; the weights keep their stock names.
+        """
+        kwargs, named = self.architecture["arch_kwargs"], self.architecture["_kw_requires_import"]
+        root = {
+            "_target_": self.architecture["network_class_name"],
+            "input_channels": len(self.channels),
+            "num_classes": len(self.outputs),
+            **kwargs,
+            **{key: value and f"${value}" for key, value in kwargs.items() if key in named},
+            "deep_supervision": False,
         }
+        return {"_target_": "torch.fx.symbolic_trace", "root": root}
 
     def readme(self) -> str:
-        return readme(self)
+        segmented = ", ".join(name for name in self.outputs if name != "background")
+        overview = fill(
+            f"Segments {segmented} in images like those of {self.task}. This is {self.name}, one member of a once-for-all "
+            f"family of networks, cut out without retraining: {self.source}.",
+            bundle_docs.WIDTH,
+        )
+        network = fill(
+            f"The network is a stock U-Net of dynamic-network-architectures, {kind_of(self.architecture)}, with features "
+            f"{self.architecture['arch_kwargs']['features_per_stage']}. It works on patches of "
+            f"{' x '.join(map(str, self.patch_size))} voxels of {' x '.join(f'{mm:.4g}' for mm in self.spacing)} mm. It runs "
+            "wherever MONAI and dynamic-network-architectures are installed.",
+            bundle_docs.WIDTH,
+        )
+        oriented = f"Images may be stored in any orientation; the network sees them turned to {self.orientation}."
+        inputs = (
+            f"NIfTI images in a folder, see `datalist` in configs/inference.json. Channels: {', '.join(self.channels)}.",
+            AS_STORED if self.orientation is None else oriented,
+            "Voxels that are not finite numbers count as 0.",
+        )
+        outputs = (
+            f"Logits of the network's {len(self.outputs)} outputs:",
+            "\n".join(f"- {number}: {name}" for number, name in enumerate(self.outputs)),
+            "and from them label images, at the resolution and in the place of the input.",
+        )
+        return bundle_docs.readme(
+            self,
+            overview=f"{overview}\n\n{network}",
+            data=f"{self.task}. Licence of the data: {self.licence or UNKNOWN_LICENCE}.",
+            inputs="\n\n".join(inputs),
+            outputs="\n\n".join(outputs),
+            reference=REFERENCE,
+            programs=PROGRAMS,
+        )
 
     def data_license(self) -> str:
-        return data_license(self)
-
-
-def network_definition(prediction: Prediction) -> dict[str, Any]:
-    """The stock network as a configuration.
-
-    Its graph rather than itself, because torch.jit.script compiles only that; the weights keep their stock names.
-    """
-    entry = prediction.architecture
-    classes = {key: value and f"${value}" for key, value in entry["arch_kwargs"].items() if key in entry["_kw_requires_import"]}
-    root = {
-        "_target_": entry["network_class_name"],
-        "input_channels": len(prediction.channels),
-        "num_classes": len(prediction.outputs),
-        **entry["arch_kwargs"],
-        **classes,
-        "deep_supervision": False,
-    }
-    return {"_target_": "torch.fx.symbolic_trace", "root": root}
+        return bundle_docs.data_license(self.task, self.licence or UNKNOWN_LICENCE)

@@ -21,13 +21,12 @@ from torchvision.models._utils import _make_divisible
 from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig, MobileNetV3
 
 from monai_prox.core.layers import Layer, convolution, strided, weightless
-from monai_prox.core.slicing import Region, centre, prefix
+from monai_prox.core.slicing import Region, corner
 from monai_prox.core.space import Need, SearchSpace, Slot, Subnet, Value
 from monai_prox.errors import ProXError
-from monai_prox.typed import listed, typed
+from monai_prox.families.choices import MOST_CHOICES, read_choices
 
 MOST = {"depth": 8, "expansion": 64, "kernel": 63, "resolution": 2048}  # of choices; others are not meant
-MOST_CHOICES = 16  # of a dimension
 DIVISOR = 8  # of all widths, torchvision's
 STRIDE = 32  # of the whole network
 FEATURE = re.compile(r"^features\.(\d+)(.*)$")
@@ -96,11 +95,7 @@ class MobileNetChoices:
     @classmethod
     def from_json(cls, data: Any) -> MobileNetChoices:
         """From a name of CHOICES or an object with some of the fields above. Raises ProXError."""
-        if isinstance(data, str):
-            if data not in CHOICES:
-                raise ProXError(f"the search space {data!r} is not known; known by name: {', '.join(CHOICES)}")
-            return CHOICES[data]
-        return typed(cls, listed(data, ("depth", "expansion", "kernel", "width", "resolution")), "a search space")
+        return read_choices(cls, data, CHOICES, lists=("depth", "expansion", "kernel", "width", "resolution"))
 
 
 PAPER_CHOICES = MobileNetChoices(width=(0.5, 1.0))
@@ -261,12 +256,7 @@ class MobileNetFamily:
             place = self._place(int(match[1]), subnet["depth"])
             before = self._largest_depths if place is None else self._largest_depths[: place[0]]
             name = f"features.{HEAD + int(sum(before)) + (0 if place is None else place[1])}{match[2]}"
-        full = self._largest_shapes.get(name)
-        if full is None or len(full) != len(shape) or any(s > f for s, f in zip(shape, full, strict=True)):
-            raise ProXError(f"the largest network has no {name} that holds the shape {shape}, it has {full}: {subnet}")
-        region = [prefix(length) for length in shape[:2]]
-        region += [centre(length, f) for length, f in zip(shape[2:], full[2:], strict=True)]
-        return name, tuple(region)
+        return name, tuple(corner(name, shape, self._largest_shapes.get(name), subnet))
 
     def output_axis(self, name: str) -> int:
         return 0

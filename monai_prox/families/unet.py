@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_prox.core.layers import Layer, convolution, strided, weightless
-from monai_prox.core.slicing import Region, centre, halves, prefix
+from monai_prox.core.slicing import Region, corner, halves
 from monai_prox.core.space import Need, SearchSpace, Slot, Subnet, Value
 from monai_prox.errors import ProXError, refusing
 from monai_prox.families.architecture import DEPTH_KEY, WHOLE, build_network, checked, kind_of
@@ -273,13 +273,9 @@ class UNetFamily:
         if match := STAGE.match(name):  # decoder stages count from the bottom, so they shift where levels are missing
             index = int(match[2]) + self._largest_levels - int(subnet["levels"][0])
             name = f"{match[1]}{index}{match[3]}"
-        full = self._largest_shapes.get(name)
-        if full is None or len(full) != len(shape) or any(s > f for s, f in zip(shape, full, strict=True)):
-            raise ProXError(f"the largest network has no {name} that holds the shape {shape}, it has {full}: {subnet}")
-        region = [prefix(length) for length in shape[:2]]
+        region = corner(name, shape, self._largest_shapes.get(name), subnet)
         if FIRST_DECODER_CONV.match(name):  # reads the concatenation of upsampled features and skip
-            region[1] = halves(shape[1], full[1])
-        region += [centre(length, f) for length, f in zip(shape[2:], full[2:], strict=True)]
+            region[1] = halves(shape[1], self._largest_shapes[name][1])
         return name, tuple(region)
 
     def output_axis(self, name: str) -> int:

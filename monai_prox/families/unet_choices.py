@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from monai_prox.errors import ProXError
-from monai_prox.typed import listed, typed
+from monai_prox.families.choices import MOST_CHOICES, read_choices
 
-MOST_CHOICES = 16  # of a dimension
 LARGEST_KERNEL = 15
 
 
@@ -53,11 +52,7 @@ class UNetChoices:
     @classmethod
     def from_json(cls, data: Any) -> UNetChoices:
         """From a name of CHOICES or an object with some of the fields above, as a plan may carry it. Raises ProXError."""
-        if isinstance(data, str):
-            if data not in CHOICES:
-                raise ProXError(f"the search space {data!r} is not known; known by name: {', '.join(CHOICES)}")
-            return CHOICES[data]
-        return typed(cls, listed(data, ("width", "kernel", "resolution")), "a search space")
+        return read_choices(cls, data, CHOICES, lists=("width", "kernel", "resolution"))
 
 
 PAPER_CHOICES = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5), levels=0, resolution=(1.0,))

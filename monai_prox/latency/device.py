@@ -57,6 +57,7 @@ def features(family: Family, subnet: Subnet, size: Sequence[int]) -> NDArray[np.
 class Device:
     """A device's file, of ``measure.py``, for one family. name: processor, threads and runtime in words.
 
+    machine: what the file says of it, see ``measure.device``.
     Latency is that of one input at the member's own resolution, a batch of one, in milliseconds.
     """
 
@@ -64,6 +65,7 @@ class Device:
     size: tuple[int, ...]
     name: str
     measured: Mapping[Subnet, float]
+    machine: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path, family: Family, size: Sequence[int]) -> Device:
@@ -90,7 +92,7 @@ class Device:
         usable = {family.space.check(one): time for one, time in measured.items() if one in family.space and time > 0}
         if len(usable) < min(FEWEST, family.space.size()):
             raise ProXError(f"{source} has {len(usable)} members of this family, at least {FEWEST} are needed")
-        return cls(family, tuple(size), name, usable)
+        return cls(family, tuple(size), name, usable, data["device"])
 
     def latency_ms(self, subnet: Subnet) -> float:
         """As measured, or predicted by ``features`` with a non-negative weight for each."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import isnan
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from monai_prox.runtime.dice import mean_dice
 
 # By case (3, classes): true positives, false positives and false negatives
 Counts = dict[str, NDArray[np.float64]]
@@ -19,7 +22,7 @@ def add(counts: Counts, case: str, evaluated: Mapping[str, Any]) -> None:
 
 
 def dice_by_case(parts: Iterable[Counts]) -> dict[str, float]:
-    """Mean Dice over the classes that occur in a case or are predicted there, by case; cases without any are left out.
+    """``mean_dice`` by case; cases in which no class occurs or is predicted are left out.
 
     parts: e.g. of several ranks; what they have of the same case is added up.
     """
@@ -27,9 +30,5 @@ def dice_by_case(parts: Iterable[Counts]) -> dict[str, float]:
     for part in parts:
         for case, counts in part.items():
             total[case] = total[case] + counts if case in total else counts
-    dice = {}
-    for case, counts in total.items():
-        tp, fp, fn = counts[:, counts.sum(0) > 0]
-        if tp.size:
-            dice[case] = float(np.mean(2 * tp / (2 * tp + fp + fn)))
-    return dice
+    dice = {case: mean_dice(counts) for case, counts in total.items()}
+    return {case: mean for case, mean in dice.items() if not isnan(mean)}

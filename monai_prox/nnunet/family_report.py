@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_prox.report import family_text, rows_of
+from batchgenerators.utilities.file_and_folder_operations import load_json
+
+from monai_prox.report import family_text, plot_progress, rows_of
 from monai_prox.trained.family_file import FAMILY, FamilyFile, NamedMember
 from monai_prox.trained.nnunet_checkpoint import plain
 from monai_prox.trained.nnunet_dataset import labels_of
 from monai_prox.trained.nnunet_folder import scored_in
 from monai_prox.trained.nnunet_members import dice_of, with_names
+from monai_prox.training.monitor import verdicts_of
 
 
 def write_family(trainer: Any, summaries: Mapping[str, Any]) -> None:
@@ -22,9 +25,9 @@ def write_family(trainer: Any, summaries: Mapping[str, Any]) -> None:
     """
     family, patch = trainer.supernet.family, trainer.configuration_manager.patch_size
     dice = {name: dice_of(summary) for name, summary in summaries.items()}
-    schedule = trainer.engine.schedule
+    engine, named = trainer.engine, trainer.named_members.items()
     FamilyFile(
-        members=tuple(NamedMember.of(name, subnet, family, patch, dice.get(name)) for name, subnet in trainer.probes.items()),
+        members=tuple(NamedMember.of(name, subnet, family, patch, dice.get(name)) for name, subnet in named),
         trainer=type(trainer).__name__,
         recipe=trainer.recipe_name,
         epochs=trainer.num_epochs,
@@ -33,11 +36,11 @@ def write_family(trainer: Any, summaries: Mapping[str, Any]) -> None:
         patch_size=plain(tuple(patch)),
         mirroring=plain(trainer.inference_allowed_mirroring_axes),
         orientations=trainer.orientations,
-        space=trainer.engine.final_space.to_json(),
-        closed=trainer.engine.closed,
-        stages=schedule.to_json(),
-        progress=plain(tuple(trainer.probe_history)),
-        monitor=tuple(plain(comparison.to_json()) for comparison in trainer.monitor.history),
+        space=engine.final_space.to_json(),
+        closed=engine.closed,
+        stages=engine.schedule.to_json(),
+        progress=plain(tuple(trainer.progress)),
+        monitor=tuple(plain(comparison.to_json()) for comparison in engine.comparisons),
     ).write(Path(trainer.output_folder))
 
 
@@ -53,3 +56,21 @@ def print_family(trainer: Any) -> None:
         "The checkpoint predicts as the member largest. Next, one as a model of its own: "
         f"monai-prox export {model} --subnet smallest{search}"
     )
+
+
+def report_validated(trainer: Any) -> None:
+    """family.json with the Dice of nnU-Net's validations, and a table of it, if all named members have been validated."""
+    folders = {name: Path(trainer.output_folder, "members", name) for name in trainer.named_members}
+    folders["largest"] = Path(trainer.output_folder)
+    summaries = {name: folder / "validation" / "summary.json" for name, folder in folders.items()}
+    if all(file.is_file() for file in summaries.values()):  # nnU-Net's benchmark variants validate nothing
+        write_family(trainer, {name: load_json(str(file)) for name, file in summaries.items()})
+        print_family(trainer)
+
+
+def plot_training(trainer: Any) -> None:
+    """prox_progress.png: the named members' pseudo Dice over epochs, once there is any."""
+    if trainer.progress:
+        engine, path = trainer.engine, Path(trainer.output_folder, "prox_progress.png")
+        verdicts = verdicts_of(engine.comparisons)
+        plot_progress(trainer.progress, engine.schedule, path, measure="pseudo Dice", verdicts=verdicts)

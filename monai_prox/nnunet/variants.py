@@ -76,7 +76,7 @@ class ProXTrainerDemo(ProXTrainerAdam):
     epochs = 10
     iterations_per_epoch = 60
     validation_iterations_per_epoch = 5
-    probe_every = 5
+    validation_interval = 5
     monitored = False  # too short to judge by
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:  # noqa: N802

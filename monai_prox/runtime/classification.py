@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
+from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, replacing
@@ -36,12 +37,11 @@ def find_scans(images: Path) -> list[Path]:
     return found
 
 
-def read_scan(path: Path) -> Array:
-    """(rows, columns), of 0 to 1. Raises ProXError for files that are no 8-bit grey images."""
-    image = read_image(path)
-    array = sitk.GetArrayFromImage(image)
+def read_scan(scan: Path | NDArray[np.uint8]) -> Array:
+    """A file, or an array -> (rows, columns), of 0 to 1. Raises ProXError for files that are no 8-bit grey images."""
+    array = sitk.GetArrayFromImage(read_image(scan)) if isinstance(scan, Path) else scan
     if array.ndim != 2 or array.dtype != np.uint8:
-        raise ProXError(f"{path} is no 8-bit grey image, but {array.dtype} of {'x'.join(map(str, array.shape))}")
+        raise ProXError(f"{scan} is no 8-bit grey image, but {array.dtype} of {'x'.join(map(str, array.shape))}")
     return np.asarray(array / np.float32(255), np.float32)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import chain, permutations, product
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from monai_prox.errors import ProXError
 from monai_prox.files import parse_json
@@ -87,6 +87,7 @@ class Description:
     their own way.
     """
 
+    kind: ClassVar = "segmentation"
     member: str
     subnet: Mapping[str, Any]
     task: str
@@ -136,6 +137,11 @@ class Description:
         """Channels and voxels per axis of what the network takes."""
         return (len(self.channels), *self.patch)
 
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """Members of the same one share what is prepared of an image."""
+        return self.spacing
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScanDescription:
@@ -145,6 +151,7 @@ class ScanDescription:
     image_size: pixels that scans are brought to; working_size: to which these are, once normalised, for the network.
     """
 
+    kind: ClassVar = "classification"
     member: str
     subnet: Mapping[str, Any]
     task: str
@@ -168,29 +175,30 @@ class ScanDescription:
         """Channels, rows and columns of what the network takes."""
         return (1, *self.working_size)
 
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """As of ``Description``."""
+        return self.working_size
 
-KINDS: dict[str, type[Description] | type[ScanDescription]] = {
-    "segmentation": Description,
-    "classification": ScanDescription,
-}
+
+DESCRIPTIONS: dict[str, type[Description] | type[ScanDescription]] = {cls.kind: cls for cls in (Description, ScanDescription)}
 
 
 def write_description(description: Description | ScanDescription) -> str:
     """As JSON, for the model file's metadata."""
-    kinds = {cls: kind for kind, cls in KINDS.items()}
-    return json.dumps({"format": FORMAT, "kind": kinds[type(description)], **asdict(description)})
+    return json.dumps({"format": FORMAT, "kind": description.kind, **asdict(description)})
 
 
 def read_description(text: str, source: str) -> Description | ScanDescription:
     """source: for the error, a ProXError where ``text`` is not what ``write_description`` writes."""
     data = parse_json(text, f"{source}: its description")
-    if not isinstance(data, Mapping) or data.get("format") not in READABLE or data.get("kind") not in tuple(KINDS):
+    if not isinstance(data, Mapping) or data.get("format") not in READABLE or data.get("kind") not in tuple(DESCRIPTIONS):
         found = (data.get("format"), data.get("kind")) if isinstance(data, Mapping) else type(data).__name__
         raise ProXError(
             f"{source}: its description has format and kind {found!r:.80}; this version reads the formats "
-            f"{', '.join(map(str, READABLE))}, {' and '.join(KINDS)}"
+            f"{', '.join(map(str, READABLE))}, {' and '.join(DESCRIPTIONS)}"
         )
-    cls = KINDS[data["kind"]]
+    cls = DESCRIPTIONS[data["kind"]]
     of = fields(cls)
     if missing := [field.name for field in of if field.name not in data and field.default is MISSING]:
         raise ProXError(f"{source}: its description lacks {', '.join(missing)}")

@@ -16,6 +16,7 @@ from monai_prox.files import digest_of
 from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels
 from monai_prox.runtime.classification import prepare_scan, read_scan
 from monai_prox.runtime.description import Description, ScanDescription
+from monai_prox.runtime.dice import dice_of
 from monai_prox.runtime.model import Network
 from monai_prox.runtime.prediction import label, prepare, problem
 from monai_prox.runtime.preprocessing import Grid
@@ -177,7 +178,7 @@ class SegmentedCases(_LeavesOut):
     def _prepared(self, index: int, description: Description) -> tuple[Array, Grid]:
         case = self.labelled[index].case
         made: tuple[Array, Grid] = self._images.get(
-            (index, description.spacing), lambda: prepare(read_case(case, description), description)
+            (index, description.grid), lambda: prepare(read_case(case, description), description)
         )
         return made
 
@@ -216,12 +217,8 @@ class LabelledScans(_LeavesOut):
         self._prepared(index, description)
 
     def _prepared(self, index: int, description: ScanDescription) -> Array:
-        def made() -> tuple[Array]:
-            scan = self.scans[index].scan
-            array = read_scan(scan) if isinstance(scan, Path) else np.asarray(scan / np.float32(255), np.float32)
-            return (prepare_scan(array, description),)
-
-        (image,) = self._images.get((index, description.working_size), made)
+        scan = self.scans[index].scan
+        (image,) = self._images.get((index, description.grid), lambda: (prepare_scan(read_scan(scan), description),))
         return image  # type: ignore[no-any-return]
 
 
@@ -248,22 +245,6 @@ def _in_folders(folder: Path, description: Description) -> dict[str, Labelled]:
     ending = description.file_ending
     cases = find_cases(folder / "imagesTr", description)
     return {case.name: Labelled(case, folder / "labelsTr" / f"{case.name}{ending}") for case in cases}
-
-
-def dice_of(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any]) -> float:
-    """Mean over the classes or regions that occur or are predicted, NaN where none is; labelled as to be ignored counts not.
-
-    labels: names and values, or lists of values, as in nnU-Net's dataset.json. Raises ProXError where none is a class.
-    """
-    seen = truth != labels.get("ignore", -1)
-    predicted, truth = predicted[seen], truth[seen]
-    values = [np.atleast_1d(value) for name, value in labels.items() if name != "ignore"]
-    foreground = [value for value in values if value.any()]
-    if not foreground:
-        raise ProXError(f"there is nothing to score: the labels {dict(labels)} have no class but background")
-    pairs = [(np.isin(predicted, values), np.isin(truth, values)) for values in foreground]
-    scores = [2 * np.sum(p & t) / (np.sum(p) + np.sum(t)) for p, t in pairs if p.any() or t.any()]
-    return float(np.mean(scores)) if scores else float("nan")
 
 
 def _digest(path: Path) -> str | None:

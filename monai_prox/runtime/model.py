@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from monai_prox.runtime.resampling import Array
 
 Network = Callable[[Array], Array]
 NOT_OURS = "it says nothing of what surrounds it; it was not written by monai-prox export"
-Opened = tuple[Network, "str | None"]  # with what the file says of itself under KEY
+Shape = tuple[int, ...]  # of an input: channels, and voxels or pixels per axis
+Opened = tuple["str | None", Callable[[Shape, int], Network]]  # what a file says of itself under KEY; what makes it run
 
 
 class Model:
@@ -32,72 +34,85 @@ class Model:
             raise ProXError(f"{path} is no model file; known are files that end in {', '.join(OPENERS)}")
         if not path.is_file():
             raise ProXError(f"there is no file {path}")
-        try:
-            self._network, described = OPENERS[path.suffix](path, threads or 0)
+        with _reading(path):
+            described, run = OPENERS[path.suffix](path)
             if described is None:
                 raise ProXError(NOT_OURS)
-        except ImportError:
-            raise  # the command says which library is missing
-        except Exception as error:  # the runtimes' own have no common class
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ProXError(f"{path} cannot be read as a model: {reason}") from None
         self.path, self.described = path, described
         self.description = read_description(described, str(path))
+        with _reading(path):
+            self._network = run(self.description.input_shape, threads or 0)
 
     def __call__(self, x: Array) -> Array:
         """x: (B, C, *patch) -> logits (B, outputs, *patch), or (B, classes)."""
         return self._network(x)
 
 
-def _open_onnx(path: Path, threads: int) -> Opened:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Within it, whatever is wrong with the file becomes a ProXError that names it."""
+    try:
+        yield
+    except ImportError:
+        raise  # the command says which library is missing
+    except Exception as error:  # the runtimes' own have no common class
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ProXError(f"{path} cannot be read as a model: {reason}") from None
+
+
+def _open_onnx(path: Path) -> Opened:
     import onnxruntime
 
     model, properties = read_model(path.read_bytes())
-    described = properties.get(KEY)
-    if described is None:
-        raise ProXError(NOT_OURS)
-    check_graph(model, (1, *read_description(described, str(path)).input_shape))
-    del model
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x})[0], described
+    read = [model]  # it is as large as the file, and only needed for the check
+
+    def run(shape: Shape, threads: int) -> Network:
+        check_graph(read.pop(), (1, *shape))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return lambda x: session.run(None, {name: x})[0]
+
+    return properties.get(KEY), run
 
 
-def _open_openvino(path: Path, threads: int) -> Opened:
+def _open_openvino(path: Path) -> Opened:
     import openvino
 
     core = openvino.Core()
     model = core.read_model(path)
-    described = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
-    # OpenVINO would compute in bfloat16 where the processor can; half a family's Dice is in the third digit
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    compiled = core.compile_model(model, "CPU", settings)
-    return lambda x: np.array(compiled(x)[0]), described
+
+    def run(shape: Shape, threads: int) -> Network:
+        # OpenVINO would compute in bfloat16 where the processor can; half a family's Dice is in the third digit
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        compiled = core.compile_model(model, "CPU", settings)
+        return lambda x: np.array(compiled(x)[0])
+
+    return model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None, run
 
 
-def _open_torchscript(path: Path, threads: int) -> Opened:
+def _open_torchscript(path: Path) -> Opened:
     import torch
 
-    torch.set_num_threads(threads or os.cpu_count() or 1)
     kept = {KEY: ""}
     network = torch.jit.load(path, map_location="cpu", _extra_files=kept)  # type: ignore[no-untyped-call]
     described: Any = kept[KEY]
 
-    def run(x: Array) -> Array:
-        with torch.inference_mode():
-            result: Array = network(torch.from_numpy(x)).numpy()
-        return result
+    def run(shape: Shape, threads: int) -> Network:
+        torch.set_num_threads(threads or os.cpu_count() or 1)
 
-    return run, (described.decode() if isinstance(described, bytes) else described) or None
+        def compute(x: Array) -> Array:
+            with torch.inference_mode():
+                result: Array = network(torch.from_numpy(x)).numpy()
+            return result
+
+        return compute
+
+    return (described.decode() if isinstance(described, bytes) else described) or None, run
 
 
-OPENERS: dict[str, Callable[[Path, int], Opened]] = {
-    ".onnx": _open_onnx,
-    ".xml": _open_openvino,
-    ".ts": _open_torchscript,
-}
+OPENERS: dict[str, Callable[[Path], Opened]] = {".onnx": _open_onnx, ".xml": _open_openvino, ".ts": _open_torchscript}

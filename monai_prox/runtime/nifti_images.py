@@ -26,7 +26,7 @@ def read(files: Sequence[Path], orientation: str | None) -> Image:
             raise ProXError(f"{file} is an image of {image.ndim} axes; expected 3, and a file per channel")
         _check_place(file, image.affine)
         images.append(image)
-        arrays.append(_voxels(file, image).T)  # (z, y, x)
+        arrays.append(voxels_of(file, image).T)  # (z, y, x)
         direction = directions(image.affine)
         zooms = tuple(float(mm) for mm in image.header.get_zooms())
         grids.append(Grid(image.shape, zooms, tuple(image.affine[:3, 3].tolist()), tuple(direction.ravel().tolist())))
@@ -42,7 +42,7 @@ def read_whole(file: Path, orientation: str | None) -> Image:
     if image.ndim not in (3, 4):
         raise ProXError(f"{file} has {image.ndim} axes; expected 3, or 4 of which the last is for channels")
     _check_place(file, image.affine)
-    voxels = _voxels(file, image)
+    voxels = voxels_of(file, image)
     channels = [voxels.T] if image.ndim == 3 else list(voxels.T)
     sizes = voxel_sizes(image.affine)
     spacing = tuple(float(mm) for mm in np.where(sizes == 0, 1, sizes)[::-1])
@@ -52,7 +52,7 @@ def read_whole(file: Path, orientation: str | None) -> Image:
 
 def read_labels(path: Path, orientation: str | None, *, mended: bool = False) -> NDArray[Any]:
     """(z, y, x); a fourth axis of one channel is left out. mended: as MONAI reads them."""
-    labels = _voxels(path, _load(path, orientation, mended=mended)).T
+    labels = voxels_of(path, _load(path, orientation, mended=mended)).T
     whole: NDArray[Any] = labels[0] if labels.ndim == 4 and len(labels) == 1 else labels
     return whole
 
@@ -69,7 +69,12 @@ def opened(file: Path) -> Any:
 
 
 def _load(file: Path, orientation: str | None, *, mended: bool = False) -> Any:
-    image = _mended(opened(file)) if mended else opened(file)
+    image = opened(file)
+    return turned(file, _mended(image) if mended else image, orientation)
+
+
+def turned(file: Path, image: Any, orientation: str | None) -> Any:
+    """``image`` with the axes of these codes, None for its own. Raises ProXError, naming ``file``, where it has none such."""
     if orientation is None:
         return image
     try:
@@ -78,8 +83,8 @@ def _load(file: Path, orientation: str | None, *, mended: bool = False) -> Any:
         raise ProXError(f"{file} cannot be turned to {orientation}: {' '.join(str(error).split()):.160}") from None
 
 
-def _voxels(file: Path, image: Any) -> NDArray[Any]:
-    """(x, y, z, ...)."""
+def voxels_of(file: Path, image: Any) -> NDArray[Any]:
+    """(x, y, z, ...). Raises ProXError, naming ``file``, where they cannot be read or are no plain numbers."""
     try:
         voxels: NDArray[Any] = np.asanyarray(image.dataobj)
     except Exception as error:

@@ -25,7 +25,6 @@ from monai_prox.search.study import Result, Search
 from monai_prox.trained.source import Trained
 
 FORMAT = 2
-CAPTION = "Dice without mirroring, as monai-prox predict computes labels; monai-prox family lists nnU-Net's, with it"
 PLOTTED = ("latency_ms", "macs", "parameters", "memory_mb")
 TABLE, PLOT, PAGE, MEMBERS = "front.json", "front.png", "report.html", "members"
 
@@ -141,7 +140,7 @@ class _Patches:
 
     def of(self, subnet: Subnet) -> dict[str, float]:
         description = self._search.source.describe(subnet)
-        grid = description.patch, getattr(description, "spacing", None)  # cases of another grid are prepared anew
+        grid = description.patch, description.grid  # cases of another grid are prepared anew
         if grid not in self._known:
             shapes, axes = self._search.held_out.shapes(self._search.scored_on, description), len(description.patch)
             plain, mirrored = (
@@ -157,13 +156,13 @@ def _command(source: Trained, output: Path, name: str) -> dict[str, Any]:
     return {"file": str(subnet), "command": shlex.join(words)}
 
 
-def front_table(scored: Sequence[tuple[str, Scored]], axes: Sequence[str], measure: str) -> Table:
+def front_table(scored: Sequence[tuple[str, Scored]], axes: Sequence[str], source: Trained) -> Table:
     """A row per member: its costs on ``axes``, names of UNITS, and its score, with the standard error over the cases."""
-    table = Table(title="Members by cost", caption=CAPTION if measure == "dice" else None)
+    table = Table(title="Members by cost", caption=source.note)
     table.add_column("member", no_wrap=True)
     for name in axes:
         table.add_column(UNITS[name], justify="right")
-    table.add_column(f"{measure.capitalize()} (cases)", justify="right")
+    table.add_column(f"{source.measure.capitalize()} (cases)", justify="right")
     for title, one in scored:
         error = "" if one.standard_error is None else f" ± {one.standard_error:.3f}"
         costs = [count(one.price.of(name)) for name in axes]

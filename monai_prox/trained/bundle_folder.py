@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from monai_prox.core.family import Family
 from monai_prox.core.network import prediction_graph
 from monai_prox.core.space import Subnet
-from monai_prox.core.supernet import Member, SuperNet, without_weights
+from monai_prox.core.supernet import Member, SuperNet, WeightTransforms, without_weights
 from monai_prox.data.decathlon import Case, DecathlonTask
-from monai_prox.data.decathlon_plan import Plan
-from monai_prox.data.oct_plan import KIND, OctPlan
+from monai_prox.data.plans import read_plan
 from monai_prox.errors import ProXError, refusing
 from monai_prox.files import read_json
+from monai_prox.runtime.kinds import KINDS, Kind
 from monai_prox.tensor_file import check_weights, read_tensors, write_tensors
 from monai_prox.trained.family_file import FAMILY, FORMAT, FamilyFile
 from monai_prox.training.calibrate import keeps_statistics
 from monai_prox.training.calibrated_members import CalibratedMembers, Statistics, statistics_of
-from monai_prox.training.schedule import find_recipe
+from monai_prox.training.recipes import find_recipe
 from monai_prox.typed import check_types
 
 WEIGHTS = "model.pt"
@@ -69,8 +69,7 @@ class TrainedBundle:
     @cached_property
     def plan(self) -> Any:
         """A Plan or, of a classifier, an OctPlan."""
-        data = self.file.plan or {}
-        return (OctPlan if data.get("kind") == KIND else Plan).from_json(data)
+        return read_plan(self.file.plan)
 
     @cached_property
     @refusing(UNUSABLE)
@@ -80,9 +79,9 @@ class TrainedBundle:
         return family
 
     @property
-    def classifies(self) -> bool:
-        """Whether the members classify images, instead of segmenting them."""
-        return isinstance(self.plan, OctPlan)
+    def kind(self) -> Kind:
+        """What the members do with images."""
+        return KINDS[self.plan.kind]
 
     @property
     def measure(self) -> Literal["dice", "accuracy"]:
@@ -92,13 +91,14 @@ class TrainedBundle:
     @property
     def scored(self) -> str:
         """In words, what they are of."""
-        return "scans that training held out" if self.classifies else "whole cases that training held out, without mirroring"
+        return self.kind.scored
 
     @property
     @refusing(UNUSABLE)
-    def kernel_transforms(self) -> bool:
-        """Whether the recipe had the supernet transform its kernels."""
-        return self.file.recipe is not None and find_recipe(self.file.recipe).kernel_transforms
+    def kernel_transforms(self) -> WeightTransforms | None:
+        """New transforms of the supernet's kernels, if the recipe trains any."""
+        transforms_of = None if self.file.recipe is None else find_recipe(self.file.recipe).kernel_transforms
+        return transforms_of and transforms_of(self.network_family)
 
     @property
     @refusing(UNUSABLE)

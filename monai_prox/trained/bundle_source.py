@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,10 @@ from monai_prox.runtime.cases import ALL_CHANNELS, Case
 from monai_prox.runtime.classification import prepare_scan
 from monai_prox.runtime.description import Description, Normalisation, Resampling, ScanDescription
 from monai_prox.runtime.evaluation import Labelled, LabelledScan, LabelledScans, SegmentedCases
+from monai_prox.runtime.kinds import CLASSIFICATION, SEGMENTATION, Kind
 from monai_prox.trained.bundle_folder import UNUSABLE, TrainedBundle
 from monai_prox.trained.family_file import FamilyFile, NamedMember
-from monai_prox.trained.source import FILES, UNNAMED, named
+from monai_prox.trained.source import FILES, UNNAMED, Trained, named
 from monai_prox.training.calibrated_members import CalibratedMembers
 
 ENDING = ".nii.gz"
@@ -33,6 +34,7 @@ ENDING = ".nii.gz"
 class _Source:
     bundle: TrainedBundle
     dataset: Path | None = None
+    note: str | None = None
 
     @property
     def path(self) -> Path:
@@ -43,8 +45,8 @@ class _Source:
         return self.bundle.measure
 
     @property
-    def classifies(self) -> bool:
-        return self.bundle.classifies
+    def kind(self) -> Kind:
+        return self.bundle.kind
 
     @property
     def size(self) -> Sequence[int]:
@@ -61,7 +63,7 @@ class _Source:
 
     @property
     def arguments(self) -> list[str]:
-        return ["--dataset", str(self.dataset.resolve())] if self.classifies and self.dataset is not None else []
+        return ["--dataset", str(self.dataset.resolve())] if self.kind.calibrated and self.dataset is not None else []
 
     def family(self) -> FamilyFile:
         return self.bundle.family()
@@ -190,3 +192,9 @@ class TrainedClassifier(_Source):
             return {"image": torch.from_numpy(image)}
 
         return CalibratedMembers(self.supernet, [{"image": scan.image} for scan in self._scans.train], prepare)
+
+
+SOURCES: Mapping[str, Callable[[TrainedBundle, Path | None], Trained]] = {
+    SEGMENTATION.name: TrainedSegmenter,
+    CLASSIFICATION.name: TrainedClassifier,
+}

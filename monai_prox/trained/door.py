@@ -38,7 +38,7 @@ def open_trained(
     if checkpoint is not None:
         raise ProXError(f"--checkpoint is for nnU-Net's model folders; {path} is a bundle, which has one model")
     from monai_prox.trained.bundle_folder import TrainedBundle
-    from monai_prox.trained.bundle_source import TrainedClassifier, TrainedSegmenter
+    from monai_prox.trained.bundle_source import SOURCES
 
     bundle = TrainedBundle.open(path)
-    return (TrainedClassifier if bundle.classifies else TrainedSegmenter)(bundle, dataset)
+    return SOURCES[bundle.kind.name](bundle, dataset)

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from monai_prox.errors import ProXError
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from monai_prox.errors import ProXError, refusing
 from monai_prox.families.architecture import MOST
 from monai_prox.files import read_json
 from monai_prox.trained.nnunet_dataset import normalised
@@ -89,6 +91,18 @@ def check_plans(plans: Any, path: Path | str) -> dict[str, Any]:
         if len(configuration.get("n_conv_per_stage_encoder", ())) > MOST["n_stages"]:
             raise ProXError(f"{source}: 'n_conv_per_stage_encoder' has more than {MOST['n_stages']} entries")
     return plans  # type: ignore[no-any-return]
+
+
+def check_trainable(plans: dict[str, Any], configuration: str, trainer: str) -> None:
+    """Raises ProXError unless ``trainer`` can train a family by this configuration of ``plans``."""
+    with refusing("the plans cannot be used"):
+        check_plans(plans, "the plans")
+        previous = PlansManager(plans).get_configuration(configuration).previous_stage_name
+    if previous is not None:
+        raise ProXError(
+            f"{configuration} is the second step of a cascade, which {trainer} does not train; train 3d_fullres, or 3d_lowres "
+            "by itself"
+        )
 
 
 def check_configuration(configuration: Mapping[str, Any], source: Path | str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from monai_prox.comparators.kernel_transform import kernel_transforms_of
 from monai_prox.core.family import Family
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet, without_weights
@@ -137,15 +138,15 @@ class ModelFolder:
         transforms, closed = engine.get("kernel_transforms"), engine.get("closed")
         family, weights = self._unet_family(checkpoint), dict(checkpoint["network_weights"])
         weights.pop(ENTRY, None)
-        shapes = without_weights(family, kernel_transforms=transforms is not None)
-        check_weights(weights, shapes.network, source)
-        if shapes.kernel_transforms is not None:
-            check_weights(transforms, shapes.kernel_transforms, source)
+        learned = None if transforms is None else kernel_transforms_of(family)
+        check_weights(weights, without_weights(family).network, source)
+        if learned is not None:
+            check_weights(transforms, learned, source)
         network = family.build(family.space.largest(), initialise=False)
-        supernet = SuperNet(family, network, kernel_transforms=transforms is not None)
+        supernet = SuperNet(family, network, kernel_transforms=learned)
         supernet.network.load_state_dict(weights)
-        if supernet.kernel_transforms is not None:
-            supernet.kernel_transforms.load_state_dict(transforms)
+        if learned is not None:
+            learned.load_state_dict(transforms)
         if closed:  # no recipe with transforms closes anything
             family = self._open_family(checkpoint)
             supernet = SuperNet(family, supernet.extract(family.space.largest()))

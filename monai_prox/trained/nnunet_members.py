@@ -50,8 +50,8 @@ def opened(prox: Mapping[str, Any], family: Family, source: str) -> Opened:
     Raises ProXError, naming ``source``, where the entry does not say so.
     """
     engine, stages = prox["engine"], prox.get("stages")
-    check_types(engine, {"stage": int}, source)
-    index = max(engine["stage"], 0)
+    check_types(engine, {"stage": int | None}, source)
+    index = max(engine["stage"] or 0, 0)  # None, or -1 of 0.1.0, before the first stage
     if not isinstance(stages, list | tuple) or not 0 <= index < len(stages):
         raise ProXError(f"{source} is of stage {engine['stage']!s:.20}, of which it has no description")
     spaces = []

@@ -12,7 +12,7 @@ from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
-from monai_prox.training.schedule import find_recipe
+from monai_prox.training.recipes import find_recipe
 
 # Of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper" | ...,
 # "monitor": true | false | {"threshold": 0.005, "patience": 3}}, all of which may be missing

@@ -18,6 +18,7 @@ from monai_prox.errors import ProXError, refusing
 from monai_prox.runtime.cases import Case
 from monai_prox.runtime.description import READERS, SCHEMES, Description, Normalisation, Resampling
 from monai_prox.runtime.evaluation import Labelled, SegmentedCases, find_labelled
+from monai_prox.runtime.kinds import SEGMENTATION, Kind
 from monai_prox.trained.family_file import FamilyFile, NamedMember
 from monai_prox.trained.nnunet_dataset import channels_of
 from monai_prox.trained.nnunet_files import listed_files
@@ -33,6 +34,7 @@ REPEATED = {  # what of a plan the runtime does, too
     "resampling_fn_data": ("resample_data_or_seg_to_shape",),
     "resampling_fn_probabilities": ("resample_data_or_seg_to_shape",),
 }
+NOTE = "Dice without mirroring, as monai-prox predict computes labels; monai-prox family lists nnU-Net's, with it"
 RESAMPLING = ("is_seg", "order", "order_z", "force_separate_z")
 
 
@@ -44,7 +46,8 @@ class TrainedNNUNet:
     folds: tuple[str, ...]
     dataset: Path | None = None
     measure: Literal["dice", "accuracy"] = "dice"
-    classifies: bool = False
+    kind: Kind = SEGMENTATION
+    note: str | None = NOTE
 
     @classmethod
     def open(

@@ -15,42 +15,44 @@ from torch import Tensor, nn
 
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
-from monai_prox.families.unet import UNetFamily
 from monai_prox.files import parse_json
 
-ENTRY = "open_choices"  # of a state_dict, only where something is closed: JSON as bytes, of the choices by dimension
+ENTRY = "open_choices"  # of a state_dict, only if something is closed: JSON as bytes, of the choices by dimension
 
 
 class OpenPart:
     """Makes the largest network of a family compute what the largest open member does.
 
-    Where nothing is closed, the network and its state_dict are stock. Where something is, its state_dict has one more entry,
+    If nothing is closed, the network and its state_dict are stock. If something is, its state_dict has one more entry,
     ENTRY, which it takes back: loading one without it opens everything.
 
-    family: the whole one. network: its largest; it is used, not copied.
+    supernet: of the whole family; its network is the one.
     """
 
-    def __init__(self, family: UNetFamily, network: nn.Module) -> None:
-        self._supernet = SuperNet(family, network)
-        self._largest = family.space.largest()
+    def __init__(self, supernet: SuperNet) -> None:
+        self.supernet = supernet
+        self._largest = supernet.family.space.largest()
         self.closed: dict[str, int] = {}
-        hooks: Any = network  # that torch made public in 2.5, without underscores; these names it has had before and since
+        hooks: Any = supernet.network  # public in torch 2.5, without underscores; these names are older and still there
         hooks._register_state_dict_hook(self._save)
         hooks._register_load_state_dict_pre_hook(self._load)
 
     def close(self, closed: Mapping[str, int]) -> None:
         """Sets what is closed: by dimension the choices that remain, none for all. Raises ProXError as ``narrow`` does."""
-        self._largest = self._supernet.family.space.narrow(closed).largest()
+        self._largest = self.supernet.family.space.narrow(closed).largest()
         self.closed = dict(closed)
-        network: Any = self._supernet.network
+        network: Any = self.supernet.network
         if self.closed:
             network.forward = self._forward
         else:
             vars(network).pop("forward", None)  # its class has one
 
     def _forward(self, x: Tensor) -> Any:
-        self._supernet.training = self._supernet.network.training
-        return self._supernet(x, self._largest)
+        mode, self.supernet.training = self.supernet.training, self.supernet.network.training
+        try:
+            return self.supernet(x, self._largest)
+        finally:
+            self.supernet.training = mode
 
     def _save(self, network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         if self.closed:

@@ -12,6 +12,7 @@ from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.runtime.description import Description, ScanDescription
 from monai_prox.runtime.evaluation import HeldOut
+from monai_prox.runtime.kinds import Kind
 from monai_prox.trained.family_file import FamilyFile, NamedMember
 
 FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript")  # what members are exported as
@@ -47,8 +48,12 @@ class Trained(Protocol):
     def size(self) -> Sequence[int]: ...
 
     @property
-    def classifies(self) -> bool:
-        """Whether members classify images, instead of segmenting them."""
+    def kind(self) -> Kind:
+        """What members do with images."""
+
+    @property
+    def note(self) -> str | None:
+        """In words, in what the scores of a search differ from those in family.json, which are of the same measure."""
 
     def family(self) -> FamilyFile:
         """family.json, of the fold that is used."""

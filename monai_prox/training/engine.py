@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import random
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from monai_prox.core.distributed import average, world_size
+from monai_prox.core.distributed import average_gradients
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet, finest
 from monai_prox.errors import ProXError
 from monai_prox.training import distill
 from monai_prox.training.calibrate import keeps_statistics
-from monai_prox.training.growth import Freezer, frozen_parts, give_birth
-from monai_prox.training.importance import narrower_members, permute, shallower_members, sort_channels
-from monai_prox.training.schedule import Role, Schedule, Stage
+from monai_prox.training.drawing import draw_members
+from monai_prox.training.growth import frozen_parts, initialise_preserving
+from monai_prox.training.guard import Guard
+from monai_prox.training.monitor import Comparison, Monitor
+from monai_prox.training.resume import FORMAT, upgraded
+from monai_prox.training.stage import Schedule, Stage
+from monai_prox.training.teacher import FrozenTeacher
 
-FORMAT = 4  # of state_dict
 FROZEN = ("previous", "first")  # teachers
-POOL = 32  # random members of an epoch and space: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
 
 
 class Step(NamedTuple):
@@ -36,12 +34,6 @@ class Step(NamedTuple):
     loss: Tensor
     output: Tensor
     losses: tuple[Tensor, ...]
-
-
-def check_format(state: Mapping[str, Any]) -> None:
-    """Raises ProXError where another version of this package made an engine's ``state``."""
-    if state.get("format") != FORMAT:
-        raise ProXError(f"cannot continue: the checkpoint is of format {state.get('format')}, and this version reads {FORMAT}")
 
 
 class Engine:
@@ -54,7 +46,9 @@ class Engine:
         resumed run draws the same and all ranks of a distributed run train the same member.
     exclusive: classes exclude each other (softmax); False for regions.
     calibrate: gives the norms of a cut out member, a teacher to be, its own statistics, see
-        ``monai_prox.training.calibrate``. Families whose norms keep statistics need it where the schedule has frozen teachers.
+        ``monai_prox.training.calibrate``. Families whose norms keep statistics need it if the schedule has frozen teachers.
+    monitor: closes choices that are not worth what they cost, in stages that are monitored; None closes nothing. The host
+        validates the members that ``compared`` names and gives their scores to ``observe``.
     """
 
     def __init__(
@@ -66,45 +60,62 @@ class Engine:
         seed: int,
         exclusive: bool = True,
         calibrate: Callable[[nn.Module, Subnet], Any] | None = None,
+        monitor: Monitor | Literal[False] | None = None,
     ) -> None:
-        self.calibrate = calibrate
         self.supernet, self.schedule, self.task_loss = supernet, schedule, task_loss
-        self.seed, self.exclusive = seed, exclusive
-        self.trial: SearchSpace | None = None  # what is open but for what a monitor has on trial; state_dict leaves it to that
-        self.keep_weights = False  # pretrained weights are there already; growing only opens them
+        if monitor not in (None, False) and not isinstance(monitor, Monitor):
+            raise ProXError(f"monitor is {monitor!r:.80}; it is a Monitor, with threshold and patience, or false for none")
+        self.seed, self.exclusive, self.calibrate, self.monitor = seed, exclusive, calibrate, monitor or None
         self.closed: dict[str, int] = {}  # choices that remain in a dimension whose last ones were closed
         self._spaces = self._open_spaces()
         for stage, space in zip(schedule.stages, self._spaces, strict=True):
             if space.size() == 0:
                 raise ProXError(f"the stage {stage.name!r} opens no member, for of its choices some must differ: {space}")
-        self._stage = -1
+        self._index: int | None = None  # of the stage; none is open before begin_epoch
         self._epoch: int | None = None  # that has begun in this process
-        self._pending = False  # gradients of steps that no guarded optimizer has taken yet
-        self._updates = self._opened = 0  # updates by the first optimizer, in all and before the stage opened
-        self._freezer = Freezer({})
-        self._optimizers: list[Optimizer] = []
-        self._teacher: tuple[Subnet, nn.Module] | None = None
+        self._opened = 0  # updates before the stage opened
+        self._pretrained = False  # weights were loaded before the training: growing opens them as they are
+        self._trial: SearchSpace | None = None
+        self._monitored: dict[str, Any] | None = None  # the state of a monitor that the training had before, and has no more
+        self._teacher: FrozenTeacher | None = None
+        self._guard = Guard(supernet, lambda: self.warmup_factor)
+        _notice_pretrained(self)
         frozen_teachers = any(stage.teacher in FROZEN for stage in schedule.stages)
         if frozen_teachers and calibrate is None and keeps_statistics(supernet.network):
             raise ProXError("the network's norms keep statistics, of which every teacher needs its own: give calibrate")
-        if any(stage.sort_channels for stage in schedule.stages):
-            sort_channels(deepcopy(supernet.network))  # refuses now what it would refuse after days of training
-        _refuse_unguarded(self)
+        for reorder in {stage.reorder for stage in schedule.stages if stage.reorder is not None}:
+            reorder(SuperNet(supernet.family, deepcopy(supernet.network)), None)  # refuses now and not after days of training
 
     # ------------------------------------------------------------------ stages
     @property
     def stage(self) -> Stage:
-        return self.schedule.stages[max(self._stage, 0)]
+        """The stage that is open. Raises ProXError before ``begin_epoch``."""
+        return self.schedule.stages[self._open_index()]
 
     @property
     def space(self) -> SearchSpace:
-        """What is open now."""
-        return self._spaces[max(self._stage, 0)]
+        """What is open now. Raises ProXError before ``begin_epoch``."""
+        return self._spaces[self._open_index()]
+
+    def _open_index(self) -> int:
+        if self._index is None:
+            raise ProXError("no stage is open yet: call begin_epoch, which opens the stage of an epoch")
+        return self._index
 
     @property
     def final_space(self) -> SearchSpace:
         """What will be open in the end, unless more is closed."""
         return self._spaces[-1]
+
+    @property
+    def trial(self) -> SearchSpace | None:
+        """What is open without the choice that the monitor has on trial; None if no choice is."""
+        return self._trial
+
+    @property
+    def teacher(self) -> Subnet | None:
+        """The frozen member that teaches now, beside those in training."""
+        return None if self._teacher is None else self._teacher.subnet
 
     def _open_spaces(self) -> list[SearchSpace]:
         """What is open in each stage."""
@@ -113,77 +124,9 @@ class Engine:
             return spaces
         counts = [{dimension: space.choice_count(dimension) for dimension in space.dimensions} for space in spaces]
         return [
-            space.restrict({d: min(count, self.closed.get(d, count)) for d, count in of.items()})
-            for space, of in zip(spaces, counts, strict=True)
+            space.restrict({d: min(n, self.closed.get(d, n)) for d, n in each.items()})
+            for space, each in zip(spaces, counts, strict=True)
         ]
-
-    def close(self, dimension: str) -> None:
-        """Closes the last open choice of ``dimension`` for good: its weights stay as they are and train no more.
-
-        Raises ProXError before ``begin_epoch``, and where only one choice is open.
-        """
-        if self._stage < 0:
-            raise ProXError("close was called before begin_epoch, which opens the choices")
-        self.space.without_last(dimension)  # raises
-        self.closed[dimension] = self.space.choice_count(dimension) - 1
-        self._spaces = self._open_spaces()
-        self._move(self._stage)
-
-    @property
-    def teacher(self) -> Subnet | None:
-        """The frozen member that teaches now, beside those in training."""
-        return None if self._teacher is None else self._teacher[0]
-
-    def guard(self, optimizer: Optimizer) -> None:
-        """Makes every step of ``optimizer`` leave frozen weights and those not yet born untouched, and take the learning rate
-        of the stage's warm-up. The updates of the first one that is guarded count.
-
-        Raises ProXError if ``optimizer`` holds none of the supernet's weights.
-        """
-        if self.guards(optimizer):
-            return
-        if not self.holds_any(optimizer):
-            raise ProXError("the optimizer holds none of the supernet's weights: make it of supernet.parameters()")
-        counts, rates = not self._optimizers, list[Any]()
-
-        def cool() -> None:
-            for group, rate in zip(optimizer.param_groups, rates, strict=False):
-                group["lr"] = rate
-            rates.clear()
-
-        def before(*_: Any) -> None:
-            self._pending = False
-            self._freezer.before_step()
-            self._updates += counts
-            cool()  # where the step before has raised
-            for group in optimizer.param_groups:
-                rates.append(group["lr"])
-                group["lr"] = group["lr"] * self.warmth
-
-        def after(*_: Any) -> None:
-            cool()
-            self._freezer.after_step()
-
-        self._optimizers.append(optimizer)
-        optimizer.register_step_pre_hook(before)
-        optimizer.register_step_post_hook(after)
-
-    def guards(self, optimizer: Optimizer) -> bool:
-        return any(optimizer is guarded for guarded in self._optimizers)
-
-    def holds_any(self, optimizer: Optimizer) -> bool:
-        """Whether weights of the supernet are in ``optimizer``."""
-        return not _held_by([optimizer]).isdisjoint(map(id, self.supernet.parameters()))
-
-    @property
-    def warmth(self) -> float:
-        """The factor of the learning rate in the present update.
-
-        A warm-up takes a quarter of its stage at most, which is as long as the epochs before let expect.
-        """
-        start, end = (*self.schedule.starts, self.schedule.epochs)[max(self._stage, 0) :][:2]
-        warmup = min(self.stage.warmup, self._opened / start * (end - start) / 4) if start else self.stage.warmup
-        return min(1.0, (self._updates - self._opened) / warmup) if warmup else 1.0
 
     def begin_epoch(self, epoch: int) -> bool:
         """Brings the supernet into the stage of ``epoch``; True if a stage opened.
@@ -193,78 +136,104 @@ class Engine:
         if not 0 <= epoch < self.schedule.epochs:
             raise ProXError(f"there is no epoch {epoch}: the schedule has the epochs 0 to {self.schedule.epochs - 1}")
         index = self.schedule.index(epoch)
-        if index < self._stage:
+        if self._index is not None and index < self._index:
             over = self.schedule.stages[index].name
             raise ProXError(f"epoch {epoch} is of the stage {over!r}, which is over: {self.stage.name!r} has begun")
-        opens = index > self._stage
-        while index > self._stage:
-            self._open(self._stage + 1)
+        due = range(0 if self._index is None else self._index + 1, index + 1)
+        for stage in due:
+            self._open(stage)
         self._epoch = epoch
-        return opens
-
-    def _largest(self, index: int) -> Subnet | None:
-        return self._spaces[index].largest() if index >= 0 else None
+        return bool(due)
 
     def _open(self, index: int) -> None:
-        stage, old, new = self.schedule.stages[index], self._largest(index - 1), self._largest(index)
-        assert new is not None
-        if not stage.teacher == self.stage.teacher == "first":  # that one stays
+        stage, former = self.schedule.stages[index], self.schedule.stages[max(index - 1, 0)]
+        before = self._spaces[index - 1] if index else None
+        old = None if before is None else before.largest()
+        if not stage.teacher == former.teacher == "first":  # that one stays
             self._teacher = None
             if stage.teacher in FROZEN and old is not None:
-                self._teacher = old, self.supernet.extract(old)
-                if self.calibrate is not None:
-                    self.calibrate(self._teacher[1], old)
-        if stage.sort_channels:
-            self._sort_channels(index)
-        if stage.birth == "preserving" and old is not None and not self.keep_weights:
-            give_birth(self.supernet, old, new)
-        self._opened = self._updates
-        self.trial = None
-        self._move(index)
-
-    def _sort_channels(self, index: int) -> None:
-        narrower = narrower_members(self.supernet, self._spaces[index - 1]) if index else []
-        permuted = sort_channels(self.supernet.network, *shallower_members(self.supernet), narrower=narrower)
-        for optimizer in self._optimizers:  # momentum belongs to a weight, wherever that goes
-            for parameter, permutations in permuted.items():
-                state = optimizer.state.get(parameter, {})
-                for key, value in state.items():
-                    if isinstance(value, Tensor) and value.shape == parameter.shape:
-                        state[key] = permute(value, permutations)
-
-    def _move(self, index: int) -> None:
-        """Enters a stage, in which other weights train than before."""
-        former = self._freezer
+                self._teacher = FrozenTeacher.of(self.supernet, old, self.calibrate)
+        if stage.reorder is not None:
+            self._guard.permute(stage.reorder(self.supernet, before))
+        if stage.new_weights == "preserving" and old is not None and not self._pretrained:
+            initialise_preserving(self.supernet, old, self._spaces[index].largest())
+        self._opened = self._guard.updates
+        if self.monitor is not None:
+            self.monitor.abandon()
         self._enter(index)
-        for optimizer in self._optimizers:
-            self._freezer.renew(optimizer, former)
 
-    def _enter(self, index: int) -> None:
-        """What a stage needs beside weights: a pure function of its index."""
-        self._stage = index
-        new = self._largest(index)
-        assert new is not None
-        self._freezer = Freezer(frozen_parts(self.supernet, self._largest(index - 1), new, self.stage.freeze))
-        if self._teacher is not None:
-            self._teacher[1].eval().requires_grad_(False)
+    def _enter(self, index: int, *, resumes: bool = False) -> None:
+        """What a stage needs beside weights: a function of its index, of what is closed and of the monitor's state."""
+        self._index = index
+        old = self._spaces[index - 1].largest() if index else None
+        frozen = frozen_parts(self.supernet, old, self.space.largest(), self.stage.freeze)
+        self._guard.freeze(frozen, resumes=resumes)
+        self._trial = None if self.monitor is None else self.monitor.trial(self.space)
+
+    # ------------------------------------------------------------------ monitor
+    def compared(self, epoch: int, interval: int) -> list[Subnet]:
+        """The members whose scores after ``epoch`` the monitor needs; none if it needs no scores now.
+
+        interval: epochs between validations of the named members, of which there are more than two. So comparisons come about
+        three times as often.
+        """
+        monitors = self.monitor is not None and self.stage.monitored
+        due = monitors and self.schedule.is_due(epoch, max(1, round(interval / 3)))
+        return self.monitor.members(self.space) if self.monitor is not None and due else []
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """What the monitor has compared, also before the training went on without one."""
+        if self.monitor is not None:
+            return self.monitor.history
+        return [Comparison(**comparison) for comparison in (self._monitored or {}).get("history", ())]
+
+    def observe(self, epoch: int, scores: Mapping[Subnet, Mapping[str, float]]) -> Comparison | None:
+        """Lets the monitor compare, and closes the choice that it finds not worth its cost.
+
+        scores: by case, of ``compared``; the same in all ranks. Returns the comparison, with a verdict if there is one.
+        """
+        if self.monitor is None:
+            raise ProXError("the engine has no monitor, so it compares no scores: give it one, or do not call observe")
+        comparison = self.monitor.observe(epoch, self.space, scores)
+        if comparison is not None and comparison.verdict == "closed":
+            self.close(comparison.dimension)
+        self._trial = self.monitor.trial(self.space)
+        return comparison
+
+    def close(self, dimension: str) -> None:
+        """Closes the last open choice of ``dimension`` for good: its weights stay as they are and train no more.
+
+        Raises ProXError before ``begin_epoch``, and if only one choice is open.
+        """
+        self.space.without_last(dimension)  # raises
+        self.closed[dimension] = self.space.choice_count(dimension) - 1
+        self._spaces = self._open_spaces()
+        self._enter(self._open_index())
 
     # ------------------------------------------------------------------ steps
+    def guard(self, optimizer: Optimizer) -> None:
+        """Makes every step of ``optimizer`` leave frozen weights and those not yet open untouched, and take the learning rate
+        of the stage's warm-up. The updates of the first one that is guarded count.
+
+        Raises ProXError if ``optimizer`` holds none of the supernet's weights.
+        """
+        self._guard.add(optimizer)
+
+    @property
+    def warmup_factor(self) -> float:
+        """The factor of the learning rate in the present update.
+
+        A warm-up takes a quarter of its stage at most, which is as long as the epochs before let expect.
+        """
+        index, stage = self._open_index(), self.stage
+        start, end = (*self.schedule.starts, self.schedule.epochs)[index : index + 2]
+        warmup = min(stage.warmup, self._opened / start * (end - start) / 4) if start else stage.warmup
+        return min(1.0, (self._guard.updates - self._opened) / warmup) if warmup else 1.0
+
     def members(self, epoch: int, step: int) -> list[Subnet]:
         """The members that train in this step, each once, in the order of the stage's roles."""
-        generator = random.Random(f"{self.seed} {epoch} {step}")
-        # As often with what is on trial as without, for members that train less lose every comparison
-        space = self.space if self.trial is None or generator.random() < 0.5 else self.trial
-
-        def member(role: Role) -> Subnet:
-            if role == "random":
-                return space.sample(random.Random(f"{self.seed} {epoch} pool {generator.randrange(POOL)}"))
-            if role == "largest":
-                return space.largest()
-            return space.smallest()
-
-        # An epoch begins one turn further on than the one before, so that all have their turns in epochs of a step or two
-        roles = [role if isinstance(role, str) else role[(epoch + step) % len(role)] for role in self.stage.train]
-        return list(dict.fromkeys(map(member, roles)))
+        return draw_members(self.stage, self.space, trial=self._trial, seed=self.seed, epoch=epoch, step=step)
 
     def step(
         self,
@@ -287,20 +256,13 @@ class Engine:
         Raises ProXError before ``guard`` of all that hold weights, without which weights that should stay would train, and for
         another epoch than the one that has begun; in a training that goes on, before ``begin_epoch``, one of another stage.
         """
-        if not self._optimizers:
-            raise ProXError("the engine guards no optimizer: call guard(optimizer) before the first step")
-        held = _held_by(self._optimizers)
-        if missing := [name for name, p in self.supernet.named_parameters() if p.requires_grad and id(p) not in held]:
-            raise ProXError(
-                f"no guarded optimizer holds {len(missing)} of the supernet's weights, the first is {missing[0]}: guard the "
-                "one that does, or set their requires_grad to False"
-            )
-        if epoch != self._epoch if self._epoch is not None else self.schedule.index(epoch) != self._stage:
+        self._guard.check()
+        if epoch != self._epoch if self._epoch is not None else self.schedule.index(epoch) != self._index:
             raise ProXError(f"a step of epoch {epoch} needs begin_epoch({epoch}) first, which opens its stage")
-        self._pending = True
+        self._guard.pending = True
         forward = forward or self.supernet
         with precision():
-            teacher = self._teacher_logits(x)
+            teacher = None if self._teacher is None else self._teacher.logits(x)
         first: tuple[Tensor, Tensor] | None = None
         losses: list[Tensor] = []
         for member in self.members(epoch, step):
@@ -317,94 +279,71 @@ class Engine:
                 first = task.detach(), finest(outputs).detach()
                 if self.stage.teacher == "largest":
                     teacher = first[1]
-        self._average_gradients()
-        self._freezer.mask_gradients()
+        average_gradients(self.supernet)
+        self._guard.mask_gradients()
         assert first is not None
         return Step(*first, tuple(losses))
-
-    def _teacher_logits(self, x: Tensor) -> Tensor | None:
-        if self._teacher is None:
-            return None
-        subnet, network = self._teacher
-        with torch.no_grad():
-            return finest(self.supernet.family.run(network, x, subnet))
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         if self.stage.distance == "mse":
             return distill.mse(student, teacher)
         return distill.kl(student, teacher, exclusive=self.exclusive)
 
-    def _average_gradients(self) -> None:
-        # Not left to DistributedDataParallel: it reduces within one backward, and a step here may have several.
-        if world_size() > 1:
-            for parameter in self.supernet.parameters():
-                if parameter.grad is not None:  # the same on all ranks: they train the same members
-                    average(parameter.grad)
-
-    def broadcast(self) -> None:
-        """Gives all ranks of a distributed run the first one's weights."""
-        if world_size() > 1:
-            for tensor in [*self.supernet.parameters(), *self.supernet.buffers()]:
-                dist.broadcast(tensor.data, src=0)
-
     # ------------------------------------------------------------------ resume
     @property
     def origin(self) -> dict[str, Any]:
         """What a training and the one that continues it have in common: search space and stages, as plain data."""
-        return {
-            "space": self.supernet.family.space.to_json(),
-            "stages": [stage.to_json() for stage in self.schedule.stages],
-        }
+        stages = [stage.to_json() for stage in self.schedule.stages]
+        return {"space": self.supernet.family.space.to_json(), "stages": stages}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors; loads with ``weights_only=True``."""
         teacher, transforms = self._teacher, self.supernet.kernel_transforms
         return {
             "format": FORMAT,
-            "stage": self._stage,
-            "updates": self._updates,
+            "stage": self._index,
+            "updates": self._guard.updates,
             "opened": self._opened,
             "closed": dict(self.closed),
-            "keep_weights": self.keep_weights,
-            "teacher": teacher and {"subnet": teacher[0].to_json(), "weights": teacher[1].state_dict()},
+            "pretrained": self._pretrained,
+            "teacher": teacher and teacher.state_dict(),
             "kernel_transforms": transforms and transforms.state_dict(),
+            "monitor": self._monitored if self.monitor is None else self.monitor.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ProXError where ``state`` is of another format or schedule."""
-        check_format(state)
-        if not -1 <= state["stage"] < len(self.schedule.stages):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises ProXError if ``state`` is of another format or schedule."""
+        state = upgraded(state)
+        if state["stage"] is not None and not 0 <= state["stage"] < len(self.schedule.stages):
             raise ProXError(f"cannot continue: the checkpoint is of stage {state['stage']} of {len(self.schedule.stages)}")
         if self.supernet.kernel_transforms is not None:
             self.supernet.kernel_transforms.load_state_dict(state["kernel_transforms"])
-        self.keep_weights, self.closed = state["keep_weights"], dict(state["closed"])
-        self._updates, self._opened = state["updates"], state["opened"]
+        self.closed, self._pretrained = dict(state["closed"]), state["pretrained"]
+        self._guard.updates, self._opened = state["updates"], state["opened"]
         self._spaces = self._open_spaces()
-        self._teacher = self._epoch = None
+        self._teacher = self._epoch = self._index = None
         if state["teacher"] is not None:
-            subnet = Subnet.from_json(state["teacher"]["subnet"])
-            network = self.supernet.extract(subnet)
-            network.load_state_dict(state["teacher"]["weights"])
-            self._teacher = subnet, network
-        if state["stage"] >= 0:
-            self._enter(state["stage"])
+            self._teacher = FrozenTeacher.from_state(self.supernet, state["teacher"])
+        if state["stage"] is not None:
+            self._enter(state["stage"], resumes=True)
+        self.load_monitor(state["monitor"])
+
+    def load_monitor(self, state: Mapping[str, Any] | None) -> None:
+        """Goes on with a monitor's state. Without a monitor it is kept for a continuation that has one."""
+        self._monitored = None if state is None else dict(state)
+        if self.monitor is not None and state is not None:
+            self.monitor.load_state_dict(state)
+            self._trial = None if self._index is None else self.monitor.trial(self.space)
 
 
-def _held_by(optimizers: Iterable[Optimizer]) -> set[int]:
-    """The ids of the weights in ``optimizers``."""
-    return {id(weight) for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]}
-
-
-def _refuse_unguarded(engine: Engine) -> None:
-    """As long as ``engine`` lives, raises ProXError where another optimizer than those guarded takes gradients of its steps.
-
-    After the step and not before: an optimizer may wrap one that is guarded.
-    """
+def _notice_pretrained(engine: Engine) -> None:
+    """Weights that are loaded into the supernet's network before a stage opens are pretrained ones."""
     living = weakref.ref(engine)
 
-    def after(optimizer: Optimizer, *_: Any) -> None:
-        one = living()
-        if one is not None and one._pending and not one.guards(optimizer) and one.holds_any(optimizer):
-            raise ProXError("an optimizer that the engine does not guard has changed the supernet's weights: guard it first")
+    def loaded(*_: Any) -> None:
+        engine = living()
+        if engine is not None and engine._index is None:
+            engine._pretrained = True
 
-    weakref.finalize(engine, register_optimizer_step_post_hook(after).remove)
+    network: Any = engine.supernet.network
+    network.register_load_state_dict_post_hook(loaded)

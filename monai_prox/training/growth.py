@@ -1,4 +1,4 @@
-"""Birth of new weights, and weights that stay exactly as they are."""
+"""How new weights are initialised, and weights that stay exactly as they are."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def _mask(tensor: Tensor, region: Region | None) -> Tensor:
 
 
 @torch.no_grad()
-def give_birth(supernet: SuperNet, old: Subnet, new: Subnet) -> None:
+def initialise_preserving(supernet: SuperNet, old: Subnet, new: Subnet) -> None:
     """Sets the weights that ``new`` has and ``old`` has not, such that ``new`` computes what ``old`` does.
 
     Output channels that ``old`` has read nothing from what is new to them: new kernel shells and the columns of new input
-    channels are zero. Layers born into a chain pass their input on; what their norm does to it remains. New output
-    channels keep their random weights, for something has to be there to be read.
+    channels are zero. New layers of a chain pass their input on; what their norm does to it remains. New output channels keep
+    their random weights, for something has to be there to be read.
     """
     before, after = supernet.regions(old), supernet.regions(new)
     for name, weight in supernet.network.named_parameters():

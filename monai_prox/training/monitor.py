@@ -21,11 +21,6 @@ CONFIDENCE = 1.645  # standard errors: one-sided 95 % of a normal distribution
 FEWEST_CASES = 5  # below that no standard error means anything
 
 
-def comparing_interval(interval: int) -> int:
-    """Epochs between comparisons where members are validated every ``interval``: a comparison is of two of them only."""
-    return max(1, round(interval / 3))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What the last open choice of a dimension gains.
@@ -69,7 +64,7 @@ class Monitor:
     every comparison. Whenever the largest members with it and without are validated in a stage that is monitored, ``observe``
     takes their scores by case. The first validation of a trial is not judged. Of the ``patience`` ones that follow the gain is
     averaged, and if the upper end of its confidence interval is below ``threshold``, the choice is closed, else it is kept.
-    Both are final. Where the last choice was closed, the one before may be on trial next.
+    Both are final. If the last choice was closed, the one before may be on trial next.
 
     A trial needs validations with enough cases and a largest member that has begun to learn: it does not score 0 in all. It
     also needs the choices to be the same, so abandon it when a stage opens.
@@ -89,7 +84,7 @@ class Monitor:
         self._kept: dict[str, int] = {}  # choices by dimension
 
     def trial(self, space: SearchSpace) -> SearchSpace | None:
-        """The part of ``space``, what is open, without the choice that is on trial; None where none is."""
+        """The part of ``space``, what is open, without the choice that is on trial; None if no choice is."""
         return None if self._trial is None else space.without_last(self._trial)
 
     def abandon(self) -> None:
@@ -103,31 +98,32 @@ class Monitor:
             return [space.largest(), trial.largest()]
         return [space.largest()] if self._untried(space) else []
 
-    def observe(self, epoch: int, space: SearchSpace, scores: Mapping[Subnet, Mapping[str, float]]) -> str | None:
-        """The dimension whose last choice is to be closed, if there is one; another choice may be on trial then.
+    def observe(self, epoch: int, space: SearchSpace, scores: Mapping[Subnet, Mapping[str, float]]) -> Comparison | None:
+        """Takes scores by case of ``members(space)``. If a verdict is "closed", the choice is to be closed.
 
-        space: what is open. scores: by case, of ``members(space)``; a comparison is over the cases that both have.
+        space: what is open. Returns the comparison over the cases that both members have; None if there are too few, or if a
+        trial has only begun.
         """
         members, trial = self.members(space), self.trial(space)
-        of = [{case: score for case, score in scores[member].items() if math.isfinite(score)} for member in members]
-        cases = sorted(set.intersection(*map(set, of)))
-        if len(cases) < FEWEST_CASES or not any(of[0][case] for case in cases):
+        if not members:
+            return None
+        finite = [{case: score for case, score in scores[member].items() if math.isfinite(score)} for member in members]
+        cases = sorted(set.intersection(*map(set, finite)))
+        if len(cases) < FEWEST_CASES or not any(finite[0][case] for case in cases):
             self.abandon()
             return None
         if trial is None:
             self._begin(space)
             return None
-        self._gains.append({case: of[0][case] - of[1][case] for case in cases})
+        self._gains.append({case: finite[0][case] - finite[1][case] for case in cases})
         comparison = self._compare(epoch, space, trial)
         self.history.append(comparison)
-        if comparison.verdict is None:
-            return None
         if comparison.verdict == "kept":
             self._kept[comparison.dimension] = comparison.choices
             self._begin(space)
-            return None
-        self._begin(trial)
-        return comparison.dimension
+        elif comparison.verdict == "closed":
+            self._begin(trial)
+        return comparison
 
     def _compare(self, epoch: int, space: SearchSpace, trial: SearchSpace) -> Comparison:
         assert self._trial is not None
@@ -161,11 +157,6 @@ class Monitor:
         macs = {dimension: cost.macs(self.family, subnet, self.size) for dimension, subnet in untried.items()}
         self._trial, self._gains = min(macs, key=macs.__getitem__, default=None), []
 
-    @property
-    def verdicts(self) -> list[tuple[int, str, Literal["closed", "kept"]]]:
-        """Epochs after which trials ended, with the dimension whose last choice it was."""
-        return [(of.epoch, of.dimension, of.verdict) for of in self.history if of.verdict is not None]
-
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -182,14 +173,20 @@ class Monitor:
         self._kept = dict(state["kept"])
 
 
+def verdicts_of(comparisons: Sequence[Comparison]) -> list[tuple[int, str, Literal["closed", "kept"]]]:
+    """Epochs after which trials ended, with the dimension whose last choice it was."""
+    return [(each.epoch, each.dimension, each.verdict) for each in comparisons if each.verdict is not None]
+
+
 def _estimate(validations: Sequence[Mapping[str, float]]) -> tuple[float, float, int]:
     """Mean over cases of the mean gain of each, its standard error, and the number of cases.
 
     Two things vary, cases and weights; the latter from validation to validation, in all cases alike. What is left, the noise
     of single scores, counts with both, so the error is rather too large.
     """
-    by_case = [fmean(of[case] for of in validations if case in of) for case in sorted(set().union(*validations))]
+    cases = sorted(set().union(*validations))
+    by_case = [fmean(gains[case] for gains in validations if case in gains) for case in cases]
     variance = stdev(by_case) ** 2 / len(by_case)
     if len(validations) > 1:
-        variance += stdev(fmean(of.values()) for of in validations) ** 2 / len(validations)
+        variance += stdev(fmean(gains.values()) for gains in validations) ** 2 / len(validations)
     return fmean(by_case), math.sqrt(variance), len(by_case)

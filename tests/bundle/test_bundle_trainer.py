@@ -24,7 +24,6 @@ from helpers.bundle_training import (
     SANDWICH,
     Training,
     adamw,
-    assert_equal,
     cases,
     checkpoint,
     evaluator,
@@ -34,6 +33,7 @@ from helpers.bundle_training import (
     sgd,
     training,
 )
+from helpers.equality import assert_equal
 from helpers.ranks import in_threads, together
 from helpers.refusals import refused
 from ignite.engine import Events
@@ -59,7 +59,8 @@ from monai_prox.report import plot_progress
 from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.bundle_source import TrainedSegmenter
 from monai_prox.trained.family_file import FamilyFile
-from monai_prox.training.schedule import Schedule, Stage
+from monai_prox.training.monitor import Comparison, verdicts_of
+from monai_prox.training.stage import Schedule, Stage
 
 
 @pytest.fixture
@@ -820,15 +821,14 @@ def narrowed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Path, 
 
 def test_comparisons_and_what_is_closed_are_logged(narrowed: tuple[Training, Path, list[str]]) -> None:
     run, _, said = narrowed
-    assert run.validation.monitor is not None
-    history = run.validation.monitor.history
+    history = run.engine.comparisons
     assert [comparison.epoch for comparison in history] == [7, 8, 9, 10]
     assert [line for line in said if line.startswith("ProX monitor")] == [f"ProX monitor: {one}" for one in history]
-    closed = [dimension for _, dimension, _ in run.validation.monitor.verdicts]
+    closed = [dimension for _, dimension, _ in verdicts_of(run.engine.comparisons)]
     assert len(closed) == 2 and run.engine.closed == dict.fromkeys(closed, 1)
     lines = [line for line in said if line.startswith("ProX closes")]
     assert [line.split(":")[0] for line in lines] == [f"ProX closes the last choice of {dimension}" for dimension in closed]
-    assert lines[-1].endswith(f"of 24 members stay open. Open: {run.engine.space}")
+    assert "of 24 members stay open" in lines[-1] and lines[-1].endswith(f". Open: {run.engine.space}")
 
 
 def test_watched_members_are_chosen_anew_from_what_remains(narrowed: tuple[Training, Path, list[str]]) -> None:
@@ -851,7 +851,7 @@ def test_each_member_is_validated_once_and_those_compared_are_no_metrics() -> No
     order: list[Subnet] = []
     run.validation.validator.add_event_handler(Events.STARTED, lambda v: order.append(v.network.subnet))
     run.run()
-    assert run.validation.monitor is not None and run.engine.trial is not None
+    assert run.engine.trial is not None
     watched = [subnet for subnet in run.validation.members.values() if subnet != run.engine.space.largest()]
     without = run.engine.trial.largest()
     assert order == [*watched, run.engine.space.largest(), *watched, without, run.engine.space.largest()]
@@ -861,8 +861,7 @@ def test_each_member_is_validated_once_and_those_compared_are_no_metrics() -> No
 
 def test_the_monitor_compares_about_three_times_as_often_as_members_are_watched() -> None:
     run = monitored((MONITORED,), epochs=20, interval=10, monitor={"threshold": -10}).run()
-    assert run.validation.monitor is not None
-    assert [comparison.epoch for comparison in run.validation.monitor.history] == [5, 8, 11, 14, 17, 19]
+    assert [comparison.epoch for comparison in run.engine.comparisons] == [5, 8, 11, 14, 17, 19]
     assert [probe["epoch"] for probe in run.validation.history] == [9, 19]
     assert [epoch for epoch, metrics in run.metrics.items() if metrics] == [9, 19]
 
@@ -874,8 +873,7 @@ def test_a_trial_ends_with_its_stage_also_where_the_training_is_interrupted(tmp_
     stages = (first, replace(second, name="second", teacher="none"))
     settings: dict[str, Any] = {"epochs": 10, "interval": 6, "monitor": {"threshold": -10}}
     whole = monitored(stages, tmp_path, **settings).run()
-    assert whole.validation.monitor is not None
-    judged = [(comparison.epoch, comparison.judged) for comparison in whole.validation.monitor.history]
+    judged = [(comparison.epoch, comparison.judged) for comparison in whole.engine.comparisons]
     assert judged == ([(3, 0), (4, 1), (7, 0), (9, 1)] if second is MONITORED else [(3, 0), (4, 1)])
     rest = monitored(stages, weights=1, ckpt=checkpoint(tmp_path, 6), **settings).run()
     assert_equal(rest.state(), whole.state())
@@ -899,27 +897,26 @@ def test_the_monitor_sees_dice_by_case_without_those_that_have_no_region() -> No
     data[2]["label"][:] = 0
     data[3]["label"][data[3]["label"] == 2] = 0
     run.validation.validator.data_loader.dataset.set_data(data)
-    assert run.validation.monitor is not None
-    observe, seen = run.validation.monitor.observe, {}
+    assert run.engine.monitor is not None
+    observe, seen = run.engine.monitor.observe, {}
 
-    def spy(epoch: int, space: SearchSpace, dice: Mapping[Subnet, Mapping[str, float]]) -> str | None:
+    def spy(epoch: int, space: SearchSpace, dice: Mapping[Subnet, Mapping[str, float]]) -> Comparison | None:
         seen.update(dice)
         return observe(epoch, space, dice)
 
-    run.validation.monitor.observe = spy  # type: ignore[method-assign]
+    run.engine.monitor.observe = spy  # type: ignore[method-assign]
     run.run()
     for subnet, name in ((subnet, name) for name, subnet in run.validation.members.items()):
         scores = {case: score for case, score in seen[subnet].items() if not math.isnan(score)}
         assert list(scores) == ["0", "1", "3", "4", "5"]
         mean = sum(scores.values()) / 5
         assert mean == pytest.approx(run.metrics[1][f"{METRIC}_{name}"], abs=1e-6)
-    assert {comparison.cases for comparison in run.validation.monitor.history} == {5}
+    assert {comparison.cases for comparison in run.engine.comparisons} == {5}
 
 
 def test_fewer_than_five_cases_decide_nothing() -> None:
     run = monitored((MONITORED,), epochs=3, held_out=4).run()
-    assert run.validation.monitor is not None
-    assert run.validation.monitor.history == [] and run.engine.trial is None and run.engine.closed == {}
+    assert run.engine.comparisons == [] and run.engine.trial is None and run.engine.closed == {}
 
 
 @pytest.mark.parametrize("off", [{"recipe": "prox_paper"}, {"monitor": None}], ids=str)
@@ -940,7 +937,7 @@ def test_a_monitor_that_closes_nothing_changes_nothing_but_what_trains_during_tr
     watching.run()
     assert len(set(map(str, trials.values()))) == 3, "two and none"
     without.trainer.add_event_handler(
-        Events.EPOCH_COMPLETED, lambda trainer: setattr(without.engine, "trial", trials[trainer.state.epoch])
+        Events.EPOCH_COMPLETED, lambda trainer: setattr(without.engine, "_trial", trials[trainer.state.epoch])
     )
     without.run()
     assert watching.losses == without.losses
@@ -966,8 +963,7 @@ def test_a_training_continues_without_its_monitor_and_what_is_closed_stays_close
     whole, bundle, _ = narrowed
     rest = monitored(weights=1, ckpt=checkpoint(bundle / "models", 10), monitor=None)
     rest.run()
-    assert whole.validation.monitor is not None
-    (_, first, _), _ = whole.validation.monitor.verdicts
+    (_, first, _), _ = verdicts_of(whole.engine.comparisons)
     assert rest.engine.closed == {first: 1} and rest.engine.trial is None
     assert all(subnet in rest.engine.space for subnet in rest.validation.members.values())
 
@@ -975,16 +971,15 @@ def test_a_training_continues_without_its_monitor_and_what_is_closed_stays_close
 def test_a_monitored_checkpoint_is_plain_data(narrowed: tuple[Training, Path, list[str]]) -> None:
     state = torch.load(checkpoint(narrowed[1] / "models", 11), weights_only=True)
     assert plain(state)
-    assert len(state["validation"]["monitor"]["history"]) == 4
+    assert len(state["expansion"]["engine"]["monitor"]["history"]) == 4
 
 
 def test_the_family_that_is_left_is_the_narrowed_one(narrowed: tuple[Training, Path, list[str]]) -> None:
     run, folder, said = narrowed
     family, bundle = TrainedBundle.open(folder).family(), TrainedBundle.open(folder)
-    assert run.validation.monitor is not None
     assert family.closed == run.engine.closed
     assert family.space == json.loads(json.dumps(run.engine.final_space.to_json()))
-    assert family.monitor == tuple(comparison.to_json() for comparison in run.validation.monitor.history)
+    assert family.monitor == tuple(comparison.to_json() for comparison in run.engine.comparisons)
     assert {member.name: member.subnet for member in family.members} == run.validation.members
     assert {member.name: member.scores for member in family.members} == run.validation.history[-1]["scores"]
     assert [entry["epoch"] for entry in family.progress] == list(range(11))
@@ -995,7 +990,7 @@ def test_the_family_that_is_left_is_the_narrowed_one(narrowed: tuple[Training, P
     assert_equal(weights, own.state_dict())
     assert sum(w.numel() for w in weights.values()) < sum(p.numel() for p in prediction_graph(run.network).parameters())
     assert (folder / "models" / "eval" / "prox_progress.png").is_file()
-    verdicts = run.validation.monitor.verdicts
+    verdicts = verdicts_of(run.engine.comparisons)
     assert [verdict for *_, verdict in verdicts] == ["closed"] * 2 and said[-1] == f"plotted verdicts: {verdicts}"
 
 
@@ -1024,8 +1019,11 @@ def test_members_of_a_narrowed_family_are_those_that_were_trained(narrowed: tupl
 @pytest.mark.parametrize("dimension", ["levels", "resolution", "depth", "decoder_depth", "width"])
 def test_any_dimension_can_be_closed(tmp_path: Path, dimension: str) -> None:
     run = monitored((MONITORED,), tmp_path, epochs=1, choices=CHOICES, family=True)
-    assert run.validation.monitor is not None
-    run.validation.monitor.observe = lambda *_: dimension  # type: ignore[method-assign]
+    assert run.engine.monitor is not None
+    closing = {"gain": 0.0, "error": 0.0, "cases": 5, "parameters": 0, "macs": 0, "judged": 3, "verdict": "closed"}
+    run.engine.monitor.observe = lambda epoch, *_: Comparison(  # type: ignore[method-assign]
+        epoch=epoch, dimension=dimension, choices=2, **closing
+    )
     run.run()
     assert TrainedBundle.open(tmp_path).family().closed == {dimension: 1}
     assert_left(run, tmp_path)
@@ -1151,7 +1149,7 @@ def test_ranks_decide_alike_and_from_all_cases() -> None:
     """Seven cases, four of the first rank and three of the second, too few to decide by itself."""
     first, second = together(2, _rank_that_closes)
     assert len(first["closed"]) == 1 and first["trial"] != "None"
-    comparisons = first["validation"]["monitor"]["history"]
+    comparisons = first["engine"]["monitor"]["history"]
     assert len(comparisons) == 3 and all(comparison["cases"] == 7 for comparison in comparisons)
     for key in ("closed", "trial", "validation", "network", "optimizer", "engine"):
         assert_equal(first[key], second[key], key)

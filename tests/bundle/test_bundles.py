@@ -14,13 +14,23 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers.bundle_checks import REQUIRED, check_network, check_zoo_rules, config, schema, targets
-from helpers.bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai, torchrun, write_task
-from helpers.bundle_hosts import deployed, labelled, scripts_from
+from helpers.bundle_checks import (
+    REQUIRED,
+    check_before_training,
+    check_metadata,
+    check_network,
+    check_properties,
+    check_zoo_rules,
+    config,
+    targets,
+    train_in_two_processes,
+)
+from helpers.bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai, write_task
+from helpers.bundle_hosts import deployed, labelled, predict, scripts_from
 from helpers.equality import equal
 from helpers.made_once import made_once
 from helpers.orientations import assert_same, stored, write_stored
-from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
 from typer.testing import CliRunner
 
@@ -33,6 +43,7 @@ from monai_prox.data.decathlon_plan import Plan
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_bundle import prediction_of
+from monai_prox.report import count
 from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.bundle_source import TrainedSegmenter
@@ -54,12 +65,13 @@ def test_the_bundles_keep_the_zoos_rules(name: str) -> None:
     assert tuple(pred["channel_def"].values()) == plan.labels
 
 
-def test_the_decathlon_bundles_are_written_from_one() -> None:
+def test_the_bundles_are_written_from_one_source() -> None:
     generate = runpy.run_path(str(ROOT / "bundles" / "generate.py"))
     files = dict(generate["generated"]())
-    assert len(files) == 10
+    described = {"family.json", "metadata.json"}
+    assert set(files) == {path for path in ROOT.glob("bundles/*/configs/*") if path.name not in described}
     for path, text in files.items():
-        assert path.read_text() == text, f"{path}: change msd_prox, and run python bundles/generate.py"
+        assert path.read_text() == text, f"{path}: change bundles/sources, and run python bundles/generate.py"
 
 
 @pytest.mark.parametrize("name", BUNDLES)
@@ -121,6 +133,30 @@ def test_training_leaves_a_family(trained: Trained) -> None:
         assert (family.plan or {})["architecture"]["arch_kwargs"]["kernel_sizes"][0] == [3, 3, 1]
 
 
+def test_a_training_says_first_what_was_planned(trained: Trained) -> None:
+    """With the memory that MONAI's caches then have."""
+    said = (trained.root / "said").read_text()
+    parser = ConfigParser()
+    parser.read_config(str(trained.bundle / "configs" / "train.json"))
+    parser.update({**TINY, "dataset_dir": str(trained.task), "bundle_root": str(trained.bundle)})
+    plan, prox = (parser.get_parsed_content(name) for name in ("plan", "prox"))
+    items = [item for part in ("train", "validate") for item in parser.get_parsed_content(f"{part}#dataset")._cache]
+    kept = count(sum(item[key].as_tensor().nbytes for item in items for key in ("image", "label")))
+    patch, features = " x ".join(map(str, plan.patch_size)), plan.architecture["arch_kwargs"]["features_per_stage"]
+    largest = TrainedBundle.open(trained.bundle).family().members[-1]
+    lines = (
+        f"Plan: patches of {patch} voxels of {' x '.join(f'{mm:g}' for mm in plan.spacing)} mm, of images turned to RAS; "
+        f"2 cases to train on, 1 to validate on, kept in up to {kept}B of memory\n",
+        f"Network: {len(features)} stages of {', '.join(map(str, features))} features; the largest of "
+        f"{prox.supernet.family.space.size():,} members has {count(largest.parameters)} weights and takes "
+        f"{count(largest.macs)}MAC for {patch}\n",
+    )
+    first, last = (said.find(line) for line in lines)
+    found = [line for line in said.splitlines() if "Plan: " in line or "Network: " in line]
+    assert 0 <= first < last < said.index("ProX stage"), (lines, found)
+    assert said.count("Plan: ") == said.count("Network: ") == 1
+
+
 def assert_evaluates(trained: Trained, name: str, output: Path) -> None:
     """MONAI's command from inside the bundle repeats the training's validation of a member."""
     files = str(["configs/train.json", "configs/evaluate.json"])
@@ -134,21 +170,6 @@ def assert_evaluates(trained: Trained, name: str, output: Path) -> None:
 
 def test_evaluation_repeats_the_trainings_validation(trained: Trained, tmp_path: Path) -> None:
     assert_evaluates(trained, "middle", tmp_path)
-
-
-def predict(bundle: Path, images: Path, output: Path, **options: Any) -> dict[str, np.ndarray]:
-    workflow = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "inference.json"),
-        workflow_type="infer",
-        logging_file=False,
-        bundle_root=str(bundle),
-        dataset_dir=str(images),
-        output_dir=str(output),
-        **options,
-    )
-    workflow.initialize()
-    workflow.run()
-    return {path.name: np.asarray(nib.load(path).dataobj) for path in sorted(output.glob("*.nii.gz"))}
 
 
 def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path: Path) -> None:
@@ -247,7 +268,7 @@ def test_training_evaluation_and_search_do_not_depend_on_how_a_task_is_stored(tm
         parser.read_config(str(where.bundle / "configs" / "train.json"))
         parser.update({**TINY, "dataset_dir": str(where.task), "bundle_root": str(where.bundle)})
         transforms = Compose(parser.get_parsed_content("train#deterministic_transforms"))
-        case = parser.get_parsed_content("split")[0][0]
+        case = parser.get_parsed_content("train#cases")[0]
         data = transforms({"image": str(case.image), "label": str(case.label)})
         seen.append((parser.get_parsed_content("plan"), data["image"].as_tensor(), data["label"].as_tensor()))
     assert seen[0][0].orientation == "RAS" and seen[0][0] == seen[1][0]
@@ -266,12 +287,7 @@ def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
     """On whole cases, by regions where there are some; the training's own validation stays at its resolution."""
     source = open_trained(trained.bundle, dataset=trained.task)
     name, subnet = source.member("largest")
-    network, held_out = source.network(subnet), source.held_out()
-
-    def run(x: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return np.asarray(network(torch.from_numpy(x)))
-
+    run, held_out = runnable(source.network(subnet)), source.held_out()
     score = np.mean(held_out.scores(range(len(held_out.names)), source.describe(subnet, name=name), run))
     member = TrainedBundle.open(trained.bundle).family().members[-1]
     assert score == pytest.approx((member.scores or {})["mean"], abs=0.02)
@@ -350,17 +366,8 @@ def test_monais_checks_pass_for_an_exported_member(trained: Trained, tmp_path: P
 def test_the_bundles_have_the_properties_that_workflows_ask_for(
     trained: Trained, kind: str, names: list[str], tmp_path: Path
 ) -> None:
-    workflow = ConfigWorkflow(
-        config_file=[str(trained.bundle / "configs" / f"{name}.json") for name in names],
-        workflow_type=kind,
-        logging_file=False,
-        bundle_root=str(trained.bundle),
-        output_dir=str(tmp_path),
-        dataset_dir=str(trained.task),
-        num_workers=0,
-    )
-    workflow.initialize()
-    assert workflow.check_properties() == []
+    places = {"output_dir": str(tmp_path), "dataset_dir": str(trained.task)}
+    check_properties(trained.bundle, names, kind, **places, num_workers=0)
 
 
 def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: Trained, tmp_path: Path) -> None:
@@ -371,23 +378,13 @@ def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: T
     assert metadata["eval_metrics"] == {
         f"dice {label}": value for label, value in (TrainedBundle.open(trained.bundle).family().members[0].scores or {}).items()
     }
-    workflow = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "inference.json"),
-        workflow_type="infer",
-        logging_file=False,
-        bundle_root=str(bundle),
-        dataset_dir=str(trained.task / "imagesTr"),
-    )
-    workflow.initialize()
-    assert workflow.check_properties() == []
+    check_properties(bundle, ["inference"], "infer", dataset_dir=str(trained.task / "imagesTr"))
 
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_a_network_can_be_checked_before_any_training(name: str) -> None:
-    bundle = ROOT / "bundles" / name
-    files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/inference.json")}
     small = {"_meta_#network_data_format#inputs#image#spatial_shape": [64, 64, 32]}  # the whole patch takes seconds
-    verify_net_in_out(net_id="network_def", device="cpu", bundle_root=str(bundle), **files, **small)
+    check_before_training(ROOT / "bundles" / name, **small)
 
 
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
@@ -395,11 +392,7 @@ def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
         prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "smallest"), tmp_path / "smallest"
     )
     for bundle in (trained.bundle, member):
-        verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema(tmp_path)))
-        wrong = config(bundle, "metadata") | {"version": 1}
-        (tmp_path / "wrong.json").write_text(json.dumps(wrong))
-        with pytest.raises(ValueError, match="is not of type 'string'"):
-            verify_metadata(meta_file=str(tmp_path / "wrong.json"), filepath=str(schema(tmp_path)))
+        check_metadata(bundle, tmp_path)
 
 
 # ---------------------------------------------------------------------- going on, side by side, and what is refused
@@ -422,7 +415,7 @@ def train(
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(hippocampus: Trained, tmp_path: Path) -> None:
     """From the last epoch of a stage and from within one; with the optimizer and the learning rate."""
-    train(hippocampus, tmp_path / "whole", extra=("--train#handlers#4#n_saved", "9"), epochs=8)
+    train(hippocampus, tmp_path / "whole", extra=("--train#saver#n_saved", "9"), epochs=8)
     for epoch in (1, 6):
         checkpoint = tmp_path / "whole" / "models" / f"checkpoint_epoch={epoch}.pt"
         train(hippocampus, tmp_path / f"from {epoch}", ckpt=checkpoint, epochs=8, new=epoch == 1)  # texts hash to other numbers
@@ -434,19 +427,14 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(hippocampus: Trai
 
 @pytest.mark.slow
 def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) -> None:
-    """Under torchrun, with gloo on the CPU; validation is shared out, and logged once, by MLflow, too."""
-    weights = "$torch.save([p.detach() for p in @largest.parameters()], @ckpt_dir + f'/rank_{dist.get_rank()}.pt')"
-    (tmp_path / "leave.json").write_text(json.dumps({"run": ["$@train#trainer.run()", weights]}))
-    files = [f"bundles/hippocampus_prox/configs/{name}.json" for name in ("train", "multi_gpu_train")]
-    files.append(str(tmp_path / "leave.json"))
-    places = {"dataset_dir": hippocampus.task, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
+    """Validation is shared out, and logged once, by MLflow, too."""
     few = {"validation_cases": 3, "batch_size": 1, "tracking": "mlflow"}
-    command = ["run", "--config_file", str(files), *arguments(TINY | places | few)]
-    said = torchrun(2, command, cwd=hippocampus.root)
-    ranks = [torch.load(tmp_path / "models" / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert all(map(torch.equal, *ranks))
+    said = train_in_two_processes(
+        hippocampus.root, "hippocampus_prox", tmp_path, **TINY | few | {"dataset_dir": hippocampus.task}
+    )
     assert len(list((tmp_path / "eval").glob("events.out.tfevents.*"))) == 1
-    assert said.count("Epoch[5] Metrics") == 1
+    assert said.count("Epoch[5] Metrics") == said.count("Plan: patches of ") == 1
+    assert "of memory in each process" in said
     assert "val_mean_dice_largest" in said
     assert (tmp_path / "eval" / "mlruns.db").is_file()
 
@@ -480,8 +468,9 @@ def test_every_bundle_checks_that_its_processes_have_cases_to_share() -> None:
     """Before anything that needs a sampler, of which MONAI's fails; in words that torchrun repeats."""
     for file in sorted(ROOT.glob("bundles/*/configs/multi_gpu_train.json")):
         steps = json.loads(file.read_text())["initialize"]
-        checks = [step.get("_target_") if isinstance(step, dict) else step for step in steps]
-        assert checks.index("monai_prox.check_shared") < min(
+        checks = [json.dumps(step) for step in steps]
+        check = next(index for index, step in enumerate(checks) if '"monai_prox.check_shared"' in step)
+        assert check < min(
             index for index, step in enumerate(checks) if "@train#trainer" in step or "@validate#evaluator" in step
         )
 
@@ -602,16 +591,10 @@ def test_the_monitor_can_be_switched_off(hippocampus: Trained, tmp_path: Path, h
         logging_file=False,
         bundle_root=str(hippocampus.bundle),
         dataset_dir=str(hippocampus.task),
-        **TINY | ({"monitor#_disabled_": True} if how == "option" else {}),
+        **TINY | ({"monitor": False} if how == "option" else {}),
     )
     workflow.initialize()
-    assert workflow.parser.get_parsed_content("train#handlers#3").monitor is None
-
-
-def test_a_monitor_that_is_none_is_named() -> None:
-    engine: Any = None
-    with pytest.raises(ProXError, match="monitor is True; it is a Monitor, with threshold and patience, or false for none"):
-        MemberValidationHandler(None, engine, {}, regions={}, monitor=True)  # type: ignore[arg-type]
+    assert workflow.parser.get_parsed_content("prox").engine.monitor is None
 
 
 @pytest.mark.parametrize("interval", [0, -1, 2.5, "10", None])
@@ -640,7 +623,7 @@ SHRINKING = {
 @pytest.fixture(scope="module")
 def shrunk() -> Trained:
     """Trained by Progressive Shrinking, with all checkpoints."""
-    return trained_once("shrunk", "hippocampus_prox", **SHRINKING, **{"train#handlers#4#n_saved": 9})
+    return trained_once("shrunk", "hippocampus_prox", **SHRINKING, **{"train#saver#n_saved": 9})
 
 
 def test_progressive_shrinking_continues_bit_for_bit(shrunk: Trained, tmp_path: Path) -> None:

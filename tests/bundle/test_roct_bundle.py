@@ -14,11 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.bundle_checks import REQUIRED, check_network, check_zoo_rules, config, schema, targets
-from helpers.bundle_commands import BUNDLES, ROOT, arguments, copy_bundles, monai, torchrun
+from helpers.bundle_checks import (
+    REQUIRED,
+    check_before_training,
+    check_metadata,
+    check_network,
+    check_properties,
+    check_zoo_rules,
+    config,
+    targets,
+    train_in_two_processes,
+)
+from helpers.bundle_commands import BUNDLES, ROOT, arguments, copy_bundles, monai
 from helpers.equality import equal
 from helpers.made_once import made_once
-from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from typer.testing import CliRunner
 
 from monai_prox.cli.app import app
@@ -28,8 +37,8 @@ from monai_prox.data.oct_phantom import write_phantom_scans
 from monai_prox.data.oct_plan import OctPlan
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
-from monai_prox.export.classifier import classification_of
 from monai_prox.export.device_file import export_file
+from monai_prox.export.from_bundle import classification_of
 from monai_prox.runtime.model import Model
 from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.bundle_source import TrainedClassifier
@@ -61,17 +70,17 @@ def test_the_bundle_names_nothing_but_installed_components() -> None:
 
 def test_what_is_not_about_scans_is_as_in_the_other_bundles() -> None:
     own, other = (config(ROOT / "bundles" / name, "train") for name in ("roct_prox", BUNDLES[0]))
-    for key in ("supernet", "network_def", "optimizer", "lr_scheduler", "schedule", "initialize", "run", "device", "amp"):
+    for key in ("family", "network_def", "engine", "optimizer", "lr_scheduler", "initialize", "run", "device", "amp"):
         assert own[key] == other[key], key
     assert own["train"]["trainer"] == other["train"]["trainer"]
-    assert [of["_target_"] for of in own["train"]["handlers"]] == [of["_target_"] for of in other["train"]["handlers"]]
+    assert own["train"]["handlers"] == other["train"]["handlers"]
+    assert own["prox"] == other["prox"] | {"calibrated": "@calibrated"}
     for name in ("network_def", "largest", "trained", "plan", "family", "supernet"):
         assert config(BUNDLE, "inference")[name] == config(ROOT / "bundles" / BUNDLES[0], "inference")[name], name
 
 
 def test_a_network_can_be_checked_before_any_training() -> None:
-    files = {"meta_file": str(BUNDLE / "configs/metadata.json"), "config_file": str(BUNDLE / "configs/inference.json")}
-    verify_net_in_out(net_id="network_def", device="cpu", bundle_root=str(BUNDLE), **files)
+    check_before_training(BUNDLE)
 
 
 # ---------------------------------------------------------------------- MONAI's commands
@@ -259,17 +268,10 @@ def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
 def test_the_bundle_has_the_properties_that_workflows_ask_for(
     trained: Trained, kind: str, names: list[str], tmp_path: Path
 ) -> None:
-    workflow = ConfigWorkflow(
-        config_file=[str(trained.bundle / "configs" / f"{name}.json") for name in names],
-        workflow_type=kind,
-        logging_file=False,
-        bundle_root=str(trained.bundle),
-        output_dir=str(tmp_path),
-        dataset_dir=str(trained.scans / "test" / "CNV" if names == ["inference"] else trained.scans),
-        **({"num_workers": 0, "space": SPACE} if names == ["train"] else {"num_workers": 0}),
-    )
-    workflow.initialize()
-    assert workflow.check_properties() == []
+    images = trained.scans / "test" / "CNV" if names == ["inference"] else trained.scans
+    space = {"space": SPACE} if names == ["train"] else {}
+    places = {"output_dir": str(tmp_path), "dataset_dir": str(images)}
+    check_properties(trained.bundle, names, kind, **places, num_workers=0, **space)
 
 
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
         classification_of(TrainedClassifier(TrainedBundle.open(trained.bundle)), "smallest"), tmp_path / "smallest"
     )
     for bundle in (trained.bundle, member):
-        verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema(tmp_path)))
+        check_metadata(bundle, tmp_path)
 
 
 # ---------------------------------------------------------------------- going on, side by side, and what is refused
@@ -291,7 +293,7 @@ def train(trained: Trained, output: Path, check: bool = True, extra: tuple[str, 
 
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(trained: Trained, tmp_path: Path) -> None:
-    train(trained, tmp_path / "whole", extra=("--train#handlers#4#n_saved", "9"), epochs=8)
+    train(trained, tmp_path / "whole", extra=("--train#saver#n_saved", "9"), epochs=8)
     train(trained, tmp_path / "resumed", ckpt=tmp_path / "whole" / "models" / "checkpoint_epoch=6.pt", epochs=8)
     for file in ("model.pt", "statistics.pt", "checkpoint_epoch=8.pt"):
         whole, resumed = (torch.load(tmp_path / run / "models" / file, weights_only=True) for run in ("whole", "resumed"))
@@ -311,16 +313,9 @@ def test_other_recipes_train(trained: Trained, tmp_path: Path, recipe: str) -> N
 
 @pytest.mark.slow
 def test_two_processes_train_one_supernet(trained: Trained, tmp_path: Path) -> None:
-    """Under torchrun, with gloo on the CPU; validation is shared out, and logged once."""
-    weights = "$torch.save([p.detach() for p in @largest.parameters()], @ckpt_dir + f'/rank_{dist.get_rank()}.pt')"
-    (tmp_path / "leave.json").write_text(json.dumps({"run": ["$@train#trainer.run()", weights]}))
-    files = [f"bundles/roct_prox/configs/{name}.json" for name in ("train", "multi_gpu_train")]
-    places = {"dataset_dir": trained.scans, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
-    command = ["run", "--config_file", str([*files, str(tmp_path / "leave.json")]), *arguments(TINY | places)]
-    said = torchrun(2, command, cwd=trained.root)
-    ranks = [torch.load(tmp_path / "models" / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert all(map(torch.equal, *ranks))
-    assert said.count("Epoch[5] Metrics") == 1 and "val_accuracy_largest" in said
+    """Validation is shared out, and logged once."""
+    said = train_in_two_processes(trained.root, "roct_prox", tmp_path, dataset_dir=trained.scans, **TINY)
+    assert "val_accuracy_largest" in said
 
 
 @pytest.mark.parametrize(

@@ -32,15 +32,16 @@ def test_the_demo_ends_with_stock_models_a_table_and_a_plot(tiny_trainers: Path,
     assert (work / "family.png").read_bytes().startswith(b"\x89PNG")
     results = work / "nnUNet_results" / "Dataset990_Phantom"
     for name in ("smallest", "middle", "largest"):
-        assert (
-            results / f"nnUNetTrainer__nnUNetPlansDemo-prox-{name}__3d_fullres" / "fold_0" / "checkpoint_final.pth"
-        ).is_file()
+        folder = results / f"nnUNetTrainer__nnUNetPlansDemo-prox-{name}__3d_fullres"
+        assert (folder / "fold_0" / "checkpoint_final.pth").is_file()
         assert len(list((work / "predictions" / name).glob("*.nii.gz"))) == 2
         assert name in output
+    assert "gives 100.000% of the voxels the same label" in output
+    assert "monai-prox export" in output and "monai-prox search" in output
 
 
 @pytest.mark.slow
-def test_the_demo_of_a_few_slices(tiny_trainers: Path, tmp_path: Path) -> None:
+def test_the_demo_of_a_few_slices(tmp_path: Path) -> None:
     """Three images without a gzip, of one slice each, from within the task's folder, without loader processes."""
     task = tmp_path / "Task208_Nuclei"
     for part in ("imagesTr", "labelsTr"):
@@ -62,12 +63,11 @@ def test_the_demo_of_a_few_slices(tiny_trainers: Path, tmp_path: Path) -> None:
         ".",
         "--work",
         tmp_path / "work",
-        "--trainer",
-        "ProXTrainerTiny",
+        "--quick",
         "--device",
         "cpu",
     ]
-    variables = environment(nnUNet_extTrainer=tiny_trainers) | {"nnUNet_n_proc_DA": "0"}
+    variables = environment() | {"nnUNet_n_proc_DA": "0"}
     right = (task / "labelsTr" / "n1.nii").read_bytes()
     nib.save(nib.Nifti1Image(np.full((48, 40, 1), 7, np.uint8), np.eye(4)), task / "labelsTr" / "n1.nii")
     refused = attempt(command, variables, cwd=task, start=fresh)
@@ -80,7 +80,7 @@ def test_the_demo_of_a_few_slices(tiny_trainers: Path, tmp_path: Path) -> None:
     assert output.splitlines()[:3] == [
         "Task into nnU-Net's raw format",
         "Plan and preprocess",
-        "Train the supernet, ProXTrainerTiny",
+        "Train the supernet, ProXTrainerDemoQuick",
     ]
 
 

@@ -282,14 +282,24 @@ def test_a_file_that_is_no_nifti_is_named(tmp_path: Path, part: str, length: int
     task = DecathlonTask.read(toy(tmp_path))
     path = getattr(task.cases[0], part)
     path.write_bytes(path.read_bytes()[:length])
-    refused(f"{path} cannot be read as NIfTI: ", task.geometry, task.cases[0])
+    refused(f"{path} cannot be read: ", task.geometry, task.cases[0])
 
 
 def test_a_text_instead_of_an_image_is_named(tmp_path: Path) -> None:
     """What a download from behind a login leaves."""
     task = DecathlonTask.read(toy(tmp_path))
     task.cases[0].image.write_text("<html>please log in</html>")
-    refused(f"{task.cases[0].image} cannot be read as NIfTI: ", task.geometry, task.cases[0])
+    refused(f"{task.cases[0].image} cannot be read: ", task.geometry, task.cases[0])
+
+
+def test_a_header_that_says_more_than_its_file_holds_is_refused(tmp_path: Path) -> None:
+    """Memory would be taken for what it says."""
+    task = DecathlonTask.read(toy(tmp_path))
+    for path in (task.cases[0].image, task.cases[0].label):
+        header = bytearray(gzip.decompress(path.read_bytes()))
+        header[42:48] = struct.pack("<3h", 30_000, 30_000, 30_000)  # voxels per axis
+        path.write_bytes(gzip.compress(bytes(header)))
+    refused(f"{task.cases[0].image} cannot be read: its header says (30000, 30000, 30000)", task.geometry, task.cases[0])
 
 
 @pytest.mark.parametrize("size", [float("nan"), float("inf")])

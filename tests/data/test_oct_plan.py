@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import bundle_training
 from helpers.refusals import refused
 from PIL import Image
 
@@ -15,6 +16,7 @@ from monai_prox.bundle.transforms import LoadScand
 from monai_prox.core.supernet import SuperNet
 from monai_prox.data.oct import OctScans, Scan
 from monai_prox.data.oct_plan import OctPlan, plan_scans
+from monai_prox.data.plans import read_plan
 from monai_prox.training.calibrated_members import CalibratedMembers, statistics_of
 
 PLAN = OctPlan(task="OCT2017", classes=("CNV", "DME", "DRUSEN", "NORMAL"), image_size=(64, 64))
@@ -33,6 +35,14 @@ def test_a_plan_is_of_the_scans_classes_and_the_spaces_highest_resolution() -> N
 
 def test_a_plan_is_written_and_read() -> None:
     assert OctPlan.from_json(json.loads(json.dumps(PLAN.to_json()))) == PLAN
+
+
+def test_plans_of_all_kinds_are_read_as_what_they_are() -> None:
+    for plan in (PLAN, bundle_training.PLAN):
+        assert read_plan(json.loads(json.dumps(plan.to_json()))) == plan
+    for kind in ("regression", ["classification"], {}):
+        refused("not a plan of format 1", read_plan, PLAN.to_json() | {"kind": kind})
+    refused("not a plan of format 1", read_plan, None)
 
 
 @pytest.mark.parametrize(

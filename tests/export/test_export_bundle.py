@@ -15,15 +15,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.architectures import KINDS
-from helpers.bundle_hosts import deployed, labelled, scripts_from
+from helpers.bundle_hosts import deployed, labelled, predict, scripts_from
 from helpers.commands import fresh
-from helpers.nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, bare_model, bare_plans, environment
+from helpers.nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, bare_model, bare_plans, environment, stock_predictor
 from helpers.orientations import assert_same, stored, write_stored
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import LoadImage
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -35,7 +34,6 @@ from monai_prox.export.bundle import write_bundle
 from monai_prox.export.bundle_entries import output_name
 from monai_prox.export.bundle_transforms import ChannelsReader, NNUNetInferer, SformReader, mask_name
 from monai_prox.export.from_nnunet import prediction_of
-from monai_prox.export.nnunet import export_nnunet
 from monai_prox.export.prediction import Prediction
 from monai_prox.families.architecture import build_network
 from monai_prox.files import write_json
@@ -214,14 +212,6 @@ def write_raw(bare: Path, *how: str) -> None:
         nib.save(stored(image, one), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
 
 
-def predict(bundle: Path, images: Path, output: Path) -> None:
-    where = {"bundle_root": str(bundle), "dataset_dir": str(images), "output_dir": str(output)}
-    config = str(bundle / "configs" / "inference.json")
-    workflow = ConfigWorkflow(config_file=config, workflow_type="infer", logging_file=False, **where)
-    workflow.initialize()
-    workflow.run()
-
-
 @pytest.mark.parametrize("trained_on", ["RAS", "LPS", "SRA", "reoriented"])
 def test_masks_do_not_depend_on_how_an_image_is_stored(bare: Path, tmp_path: Path, trained_on: str) -> None:
     """They are those that nnU-Net predicts of the copy that is stored as the images that it trained on."""
@@ -235,11 +225,8 @@ def test_masks_do_not_depend_on_how_an_image_is_stored(bare: Path, tmp_path: Pat
     images = write_stored(image, tmp_path / "images", "_0000.nii.gz")
     predict(write_bundle(prediction, tmp_path / "bundle"), images, tmp_path / "masks")
     assert_same(tmp_path / "masks", images, of_image="_0000.nii.gz")
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), "largest")), None)
-    (theirs,) = predictor.predict_from_files_sequential([[str(images / f"{how}_0000.nii.gz")]], None)
     ours = np.asarray(nib.load(tmp_path / "masks" / f"{how}.nii.gz").dataobj)
-    assert np.mean(ours == np.asarray(theirs).T) >= 0.99  # of noise: weights are random
+    assert np.mean(ours == by_nnunet(model, images / f"{how}_0000.nii.gz")) >= 0.99  # of noise: weights are random
 
 
 def test_orientation_is_found_in_the_raw_dataset_where_the_training_did_not_note_it(bare: Path) -> None:
@@ -324,11 +311,8 @@ def test_an_image_of_zeros_is_predicted_as_by_nnunet_with_a_warning(bare: Path, 
     bundle = write_bundle(prediction_of(TrainedNNUNet.of(model), "largest"), tmp_path / "bundle")
     with pytest.warns(UserWarning, match=r"\.nii\.gz is 0 everywhere; nothing can be seen in it"):
         predict(bundle, tmp_path / "images", tmp_path / "masks")
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), "largest")), None)
-    (theirs,) = predictor.predict_from_files_sequential([[file]], None)
     ours = np.asarray(nib.load(tmp_path / "masks" / "case.nii.gz").dataobj)
-    assert np.mean(ours == np.asarray(theirs).T) >= 0.99
+    assert np.mean(ours == by_nnunet(model, file)) >= 0.99
 
 
 TURNED = np.array([[np.cos(0.02), -np.sin(0.02), 0, 1], [np.sin(0.02), np.cos(0.02), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -345,9 +329,7 @@ def test_channels_that_lie_elsewhere_are_predicted_as_by_nnunet_with_a_warning(r
     bundle = write_bundle(prediction_of(TrainedNNUNet.of(model), "largest"), tmp_path / "bundle")
     with pytest.warns(UserWarning, match=r"case_0001\.nii\.gz lies elsewhere than the first channel"):
         predict(bundle, tmp_path / "images", tmp_path / "masks")
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), "largest")), None)
-    predictor.predict_from_files_sequential([files], [str(tmp_path / "theirs")])
+    stock_predictor(model).predict_from_files_sequential([files], [str(tmp_path / "theirs")])
     ours, theirs = nib.load(tmp_path / "masks" / "case.nii.gz"), nib.load(tmp_path / "theirs.nii.gz")
     np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
     assert np.mean(np.asarray(ours.dataobj) == np.asarray(theirs.dataobj)) >= 0.99
@@ -551,9 +533,7 @@ def test_the_command_writes_a_bundle_of_an_nnunet_family(bare: Path, tmp_path: P
 # ---------------------------------------------------------------------- odd voxels
 def by_nnunet(model: ModelFolder, file: Path | str) -> np.ndarray:
     """The mask that nnU-Net predicts with the exported member, (x, y, z)."""
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), "largest")), None)
-    (theirs,) = predictor.predict_from_files_sequential([[str(file)]], None)
+    (theirs,) = stock_predictor(model).predict_from_files_sequential([[str(file)]], None)
     return np.asarray(theirs).T
 
 

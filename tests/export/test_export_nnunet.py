@@ -223,7 +223,7 @@ def closing_model(**closed: Sequence[str]) -> tuple[ModelFolder, dict[str, Super
         trainer = make_trainer(plans, fold=int(fold.removeprefix("fold_")))
         file = str(model.path / fold / FINAL)
         trainer.load_checkpoint(file)
-        trainer.engine.keep_weights = True
+        trainer.network.load_state_dict(trainer.network.state_dict())  # as if pretrained: growing leaves them as they are
         trainer.engine.begin_epoch(trainer.num_epochs - 1)
         for dimension in dimensions:
             trainer.engine.close(dimension)

@@ -17,7 +17,7 @@ from monai_prox.export.int8 import Loss, compare, halves, quantise
 from monai_prox.export.onnx_file import OPSET
 from monai_prox.runtime.cases import Case
 from monai_prox.runtime.description import KEY, Description, ScanDescription, write_description
-from monai_prox.runtime.evaluation import Labelled, SegmentedCases, dice_of, find_labelled
+from monai_prox.runtime.evaluation import Labelled, SegmentedCases, find_labelled
 from monai_prox.runtime.model import Model
 from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
@@ -194,16 +194,3 @@ def test_datasets_that_cannot_calibrate_are_named(model: ModelFolder, dataset: P
     hold_out(model, NAMES[:1])
     words = "1 cases were held out in training, with labels; at least 2 are needed to calibrate"
     refused(words, export_file, source, "largest", tmp_path / "int8.onnx", "onnx", int8=True)
-
-
-def test_dice_is_over_what_occurs_or_is_predicted() -> None:
-    classes = {"background": 0, "a": 1, "b": 2}
-    one, nothing = np.array([0, 1, 1, 0]), np.zeros(4, int)
-    assert dice_of(one, one, classes) == 1, "b is nowhere"
-    assert np.isnan(dice_of(nothing, nothing, classes)), "nothing was there to be found, and nothing says how well it was"
-    for labels in ({"background": 0}, {"background": 0, "ignore": 1}, {"a": 0, "b": [0, 0]}):
-        refused("there is nothing to score: the labels", dice_of, one, one, labels)
-    assert dice_of(np.array([0, 1, 2, 0]), one, classes) == pytest.approx((2 / 3 + 0) / 2)
-    assert dice_of(np.array([0, 1, 2, 0]), one, {"background": 0, "whole": [1, 2], "b": 2}) == pytest.approx((1 + 0) / 2)
-    sparse = np.array([3, 1, 1, 3])
-    assert dice_of(np.array([1, 1, 1, 2]), sparse, classes | {"ignore": 3}) == 1, "what is not labelled does not count"

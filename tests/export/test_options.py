@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from monai_prox.cli import app as cli
 from monai_prox.cli import export_command
 from monai_prox.errors import ProXError
+from monai_prox.export.device_file import export_file
 from monai_prox.export.options import folds_of, one_fold
 from monai_prox.trained import door
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
@@ -100,6 +101,13 @@ def test_an_option_reaches_what_exports_or_is_refused(
             "int8 and dataset": {"dataset": Path("data"), "int8": True},
         }.get(option, {option: True})
         assert wanted.items() <= given.items(), (format, kind, given)
+
+
+def test_a_file_of_a_classifier_of_any_patch_is_refused_also_without_the_command(tmp_path: Path) -> None:
+    source = door.open_trained(BUNDLES / "roct_prox")
+    options: dict[str, Any] = {"any_patch": True}
+    said = "--any-patch is for members that segment"
+    refused(said, export_file, source, "largest", tmp_path / "a.onnx", "onnx", **options)
 
 
 def test_folds_are_numbers_or_all() -> None:

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 from torchvision.models import mobilenet_v3_large
 from torchvision.models.mobilenetv3 import InvertedResidual
 
+from monai_prox.comparators.importance import narrower_members, shallower_members, sort_channels
+from monai_prox.comparators.kernel_transform import kernel_transforms_of
 from monai_prox.core import cost
 from monai_prox.core.slicing import place
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.families.mobilenet import CHOICES, STAGES, MobileNetChoices, MobileNetFamily, build_network
-from monai_prox.training.growth import give_birth
-from monai_prox.training.importance import narrower_members, shallower_members, sort_channels
+from monai_prox.training.growth import initialise_preserving
 
 SIZE = (64, 64)
 CHOSEN = MobileNetChoices(depth=(1, 2), kernel=(3, 5), resolution=(48, 64))
@@ -165,7 +166,7 @@ def test_deeper_wider_members_with_larger_kernels_are_born_as_the_function_of_th
     old = evenly(space, depth=1, width=1, expansion=1, kernel=1)
     for opened in ({"depth": 3}, {"depth": 3, "width": 3, "expansion": 3}, {}):
         new = evenly(space, **({"depth": 1, "width": 1, "expansion": 1, "kernel": 1} | opened if opened else {}))
-        give_birth(supernet, old, new)
+        initialise_preserving(supernet, old, new)
         with torch.no_grad():
             torch.testing.assert_close(supernet(x, new), supernet(x, old), rtol=1e-4, atol=1e-6)
         old = new
@@ -200,7 +201,8 @@ def test_learned_kernels_of_depthwise_convolutions_start_as_the_centres() -> Non
     torch.manual_seed(0)
     family = family_of(choices=MobileNetChoices(depth=(1,), resolution=(64,)))
     network = family.build(family.space.largest())
-    plain, learned = SuperNet(family, network).eval(), SuperNet(family, network, kernel_transforms=True).eval()
+    plain = SuperNet(family, network).eval()
+    learned = SuperNet(family, network, kernel_transforms=kernel_transforms_of(family)).eval()
     assert learned.kernel_transforms is not None and len(learned.kernel_transforms.matrices) == 2 * len(STAGES)
     for count in (1, 2, 3):
         subnet = evenly(family.space, kernel=count)

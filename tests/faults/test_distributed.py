@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from monai_prox.training.engine import Engine
-from monai_prox.training.schedule import RECIPES
+from monai_prox.training.recipes import RECIPES
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 pytestmark = [
@@ -42,7 +42,7 @@ def part(rank: int, of: int, size: int = 4) -> slice:
 
 # ---------------------------------------------------------------------- engine
 def unet(recipe: str) -> Engine:
-    return engine_of(RECIPES[recipe].stages, kernel_transforms=RECIPES[recipe].kernel_transforms)
+    return engine_of(RECIPES[recipe].stages, kernel_transforms=RECIPES[recipe].kernel_transforms is not None)
 
 
 def unet_batch(seed: int) -> Any:
@@ -185,7 +185,7 @@ def train_nnunet(rank: int, of: int, environment: dict[str, str], batch_dice: bo
         "losses": torch.tensor(losses),
         "weights": trainer.supernet.state_dict(),
         "momentum": [state["momentum_buffer"] for state in trainer.optimizer.state_dict()["state"].values()],
-        "probes": trainer.probe_history,
+        "probes": trainer.progress,
         "dice": float(trainer.logger.get_value("mean_fg_dice", step=-1)),
     }
 

@@ -21,6 +21,7 @@ from helpers.fuzzing import cases, plain_data
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from monai_prox.comparators.kernel_transform import kernel_transforms_of
 from monai_prox.core import cost
 from monai_prox.core.space import ABSENT, SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet, finest
@@ -31,7 +32,8 @@ from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.trained.nnunet_plans import choices_of, monitor_of, recipe_of
-from monai_prox.training.schedule import RECIPES, Stage, make_schedule
+from monai_prox.training.recipes import RECIPES, make_schedule
+from monai_prox.training.stage import Stage
 
 seeds = st.integers(0, 2**32 - 1)
 fractions = st.sampled_from([0.25, 1 / 3, 0.5, 0.7, 0.75, 0.9])
@@ -130,7 +132,7 @@ def matches(
 ) -> None:
     """A random member sliced out of the supernet and the same one cut out compute the same, bit for bit."""
     torch.manual_seed(seed)
-    supernet = SuperNet(family, kernel_transforms=kernel_transforms).train(training)
+    supernet = SuperNet(family, kernel_transforms=kernel_transforms_of(family) if kernel_transforms else None).train(training)
     subnet = family.space.sample(random.Random(seed))
     randomise_norms(supernet.network)
     if kernel_transforms:

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bundle_commands import TINY, arguments, copy_bundles, write_task
-from helpers.bundle_training import assert_equal
+from helpers.equality import assert_equal
 from helpers.nnunet_ranks import FAULT, LOST_IN, ProXTrainerOnCPU
 from helpers.nnunet_task import FULLRES, TWO_MEMBERS, Prepared, cut_plans, folders, make_trainer
 from helpers.ranks import together
@@ -139,8 +139,7 @@ def go_on(rank: int, training: Training) -> dict[str, Any]:
     start = {
         "epoch": trainer.current_epoch,
         "stage": trainer.engine.stage.name,
-        "probes": list(trainer.probe_history),
-        "monitor": trainer.monitor.state_dict(),
+        "probes": list(trainer.progress),
         "network": deepcopy(dict(trainer.supernet.network.state_dict())),
         "optimizer": deepcopy(trainer.optimizer.state_dict()),
     }
@@ -189,7 +188,7 @@ KILL = [
     "$@train#trainer.add_event_handler(Events.ITERATION_STARTED(once=6), "
     "lambda: dist.get_rank() == 1 and os.kill(os.getpid(), signal.SIGKILL))",
 ]
-LEAVE = "$torch.save(@supernet.state_dict(), @ckpt_dir + f'/rank_{dist.get_rank()}.pt')"
+LEAVE = "$torch.save(@prox.supernet.state_dict(), @ckpt_dir + f'/rank_{dist.get_rank()}.pt')"
 
 
 @pytest.fixture

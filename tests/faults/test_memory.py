@@ -21,6 +21,7 @@ from helpers.architectures import batch, segmentation_loss, unet_family
 from helpers.nnunet_task import bare_model, bare_plans, device_file
 from torch import Tensor, nn
 
+from monai_prox.comparators.kernel_transform import kernel_transforms_of
 from monai_prox.core import cost
 from monai_prox.core.supernet import SKELETONS, SuperNet
 from monai_prox.families.unet_choices import UNetChoices
@@ -29,7 +30,7 @@ from monai_prox.runtime.model import Model
 from monai_prox.runtime.prediction import segment
 from monai_prox.search.torch_runner import runnable
 from monai_prox.training.engine import Engine
-from monai_prox.training.schedule import Schedule, Stage
+from monai_prox.training.stage import Schedule, Stage
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
@@ -44,7 +45,7 @@ def supernet_of(*, kernel_transforms: bool = False) -> SuperNet:
     torch.manual_seed(0)
     family = unet_family(patch=PATCH, features=(4, 4, 4), choices=LARGE)
     assert family.space.size() > 10 * ROUNDS
-    return SuperNet(family, kernel_transforms=kernel_transforms)
+    return SuperNet(family, kernel_transforms=kernel_transforms_of(family) if kernel_transforms else None)
 
 
 def objects() -> Counter[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from monai.bundle import ConfigParser, ckpt_export, onnx_export, verify_net_in_out
+from monai.bundle import ConfigParser, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
 
+from helpers.bundle_commands import arguments, torchrun
+from helpers.bundle_hosts import workflow_of
 from monai_prox.export.bundle import SCHEMA
 
 REQUIRED = [
@@ -106,6 +109,38 @@ def check_network(bundle: Path, output: Path, shape: tuple[int, ...], **metadata
     session = onnxruntime.InferenceSession(output / "model.onnx")
     (onnx,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     np.testing.assert_allclose(onnx, logits.numpy(), atol=TOLERANCE, rtol=0)
+
+
+def check_properties(bundle: Path, names: Sequence[str], kind: str, **overrides: Any) -> None:
+    """That the configurations ``names`` together have what MONAI's workflows of this kind, train or infer, ask for."""
+    assert workflow_of(bundle, names, kind, **overrides).check_properties() == []
+
+
+def check_metadata(bundle: Path, folder: Path) -> None:
+    """That the schema takes the bundle's metadata, and not others. folder: for the schema."""
+    verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(schema(folder)))
+    (folder / "wrong.json").write_text(json.dumps(config(bundle, "metadata") | {"version": 1}))
+    with pytest.raises(ValueError, match="is not of type 'string'"):
+        verify_metadata(meta_file=str(folder / "wrong.json"), filepath=str(schema(folder)))
+
+
+def check_before_training(bundle: Path, **metadata: Any) -> None:
+    """MONAI's check of network_def, of a bundle that has no weights yet."""
+    files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / "configs/inference.json")}
+    verify_net_in_out(net_id="network_def", device="cpu", bundle_root=str(bundle), **files, **metadata)
+
+
+def train_in_two_processes(root: Path, bundle: str, output: Path, **overrides: Any) -> str:
+    """By MONAI's command in ``root`` under torchrun, with gloo on the CPU; both get the same weights. Returns its output."""
+    weights = "$torch.save([p.detach() for p in @largest.parameters()], @ckpt_dir + f'/rank_{dist.get_rank()}.pt')"
+    (output / "leave.json").write_text(json.dumps({"run": ["$@train#trainer.run()", weights]}))
+    files = [*(f"bundles/{bundle}/configs/{name}.json" for name in ("train", "multi_gpu_train")), str(output / "leave.json")]
+    places = {"ckpt_dir": output / "models", "output_dir": output / "eval"}
+    said = torchrun(2, ["run", "--config_file", str(files), *arguments(places | overrides)], cwd=root)
+    ranks = [torch.load(output / "models" / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert all(map(torch.equal, *ranks))
+    assert said.count("Epoch[5] Metrics") == 1
+    return said
 
 
 def schema(folder: Path) -> Path:

@@ -1,10 +1,10 @@
-"""What MONAI Deploy and MONAI Label do with a bundle, as far as their sources say: neither of them is installed here."""
+"""What MONAI does with a bundle, and as their sources say what MONAI Deploy and MONAI Label do: neither is installed here."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -14,9 +14,28 @@ from zipfile import ZipFile
 import nibabel as nib
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, MapTransform, SaveImaged, apply_transform
+
+
+def workflow_of(bundle: Path, names: Sequence[str] = ("inference",), kind: str = "infer", **overrides: Any) -> ConfigWorkflow:
+    """MONAI's workflow, train or infer, of the configurations ``names`` together, ready to run."""
+    workflow = ConfigWorkflow(
+        config_file=[str(bundle / "configs" / f"{name}.json") for name in names],
+        workflow_type=kind,
+        logging_file=False,
+        bundle_root=str(bundle),
+        **overrides,
+    )
+    workflow.initialize()
+    return workflow
+
+
+def predict(bundle: Path, images: Path, output: Path, **options: Any) -> dict[str, np.ndarray]:
+    """Labels by the names of the files that MONAI's workflow writes for ``images`` to ``output``."""
+    workflow_of(bundle, dataset_dir=str(images), output_dir=str(output), **options).run()
+    return {path.name: np.asarray(nib.load(path).dataobj) for path in sorted(output.glob("*.nii.gz"))}
 
 
 @contextmanager

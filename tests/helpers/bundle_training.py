@@ -37,7 +37,8 @@ from monai_prox.data.decathlon import Case
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.training.engine import Engine
 from monai_prox.training.monitor import Monitor
-from monai_prox.training.schedule import Schedule, Stage, make_schedule
+from monai_prox.training.recipes import make_schedule
+from monai_prox.training.stage import Schedule, Stage
 
 CHOICES = {"depth": "all", "width": [0.5, 1.0], "levels": 1, "resolution": [0.75, 1.0]}
 PATCH = (16, 16)
@@ -180,7 +181,8 @@ def training(
     supernet = SuperNet(unet_family, network)
     space = unet_family.space
     schedule = make_schedule(recipe, space, epochs) if isinstance(recipe, str) else Schedule(recipe, epochs)
-    engine = Engine(supernet, schedule, loss_function, seed=seed)
+    watching = None if monitor is None else Monitor(supernet.family, PATCH, **monitor)
+    engine = Engine(supernet, schedule, loss_function, seed=seed, monitor=watching)
     optimizer = optimizer_of(network)
     scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=epochs, power=0.9)
     expansion = ProXExpansionHandler(engine, seed=seed)
@@ -192,7 +194,6 @@ def training(
         members,
         regions=PLAN.regions(),
         interval=interval,
-        monitor=None if monitor is None else Monitor(supernet.family, PATCH, **monitor),
     )
     saved = {
         "expansion": expansion,
@@ -251,21 +252,3 @@ def training(
 def checkpoint(folder: Path, epochs: int) -> Path:
     """The one that was saved after so many epochs."""
     return folder / f"checkpoint_epoch={epochs}.pt"
-
-
-def assert_equal(one: Any, other: Any, where: str = "state") -> None:
-    """Bit for bit, through containers."""
-    if isinstance(one, Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, Mapping):
-        assert list(one) == list(other), where
-        for key in one:
-            assert_equal(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_equal(*pair, f"{where}[{index}]")
-    elif isinstance(one, float) and one != one:
-        assert other != other, where
-    else:
-        assert one == other, where

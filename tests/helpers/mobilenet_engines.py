@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from monai_prox.core.space import Subnet
-from monai_prox.core.supernet import SuperNet
 from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
 from monai_prox.training.calibrate import calibrate
 from monai_prox.training.engine import Engine
-from monai_prox.training.schedule import RECIPES, Schedule
+from monai_prox.training.recipes import RECIPES
+from monai_prox.training.stage import Schedule
 
 CHOICES = MobileNetChoices(depth=(1, 2), expansion=(3, 4), kernel=(3, 5), width=(0.5, 1.0), resolution=(32, 64))
 
@@ -24,7 +24,7 @@ def images(seed: int, count: int = 6) -> Tensor:
 def engine_of(recipe: str, *, weights: int = 0, calibrated: list[Subnet] | None = None, **settings: Any) -> Engine:
     torch.manual_seed(weights)
     family = MobileNetFamily(input_channels=1, num_classes=3, choices=CHOICES)
-    supernet = SuperNet(family, kernel_transforms=RECIPES[recipe].kernel_transforms)
+    supernet = RECIPES[recipe].supernet(family)
 
     def own_statistics(network: nn.Module, subnet: Subnet) -> None:
         if calibrated is not None:

@@ -19,16 +19,19 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
 from helpers.architectures import randomise_norms, unet_architecture
 from helpers.commands import FORKSERVER, call, forked
 from monai_prox.export.device_file import export_file
+from monai_prox.export.nnunet import export_nnunet
 from monai_prox.nnunet.family_report import write_family
 from monai_prox.nnunet.task import convert_task, task_id
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.prediction import segment
+from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
@@ -212,6 +215,13 @@ def device_file(model: ModelFolder, which: str, path: Path, format: str = "onnx"
     return path
 
 
+def stock_predictor(model: ModelFolder, which: str = "largest") -> nnUNetPredictor:
+    """nnU-Net's own, without mirroring, with a member that is exported for it."""
+    predictor = nnUNetPredictor(use_mirroring=False, device=CPU, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), which)), None)
+    return predictor
+
+
 def hold_out(model: ModelFolder, names: Sequence[str]) -> None:
     """As if the training of fold 0 had validated on the cases ``names``."""
     folder = model.path / "fold_0" / "validation"
@@ -228,12 +238,7 @@ def write_held_out(model: ModelFolder, names: Sequence[str], *, flat: bool = Fal
     hold_out(model, names)
     source = TrainedNNUNet(model, ("fold_0",))
     name, largest = source.member("largest")
-    description, network = source.describe(largest, name=name), source.network(largest)
-
-    def run(x: Any) -> Any:
-        with torch.inference_mode():
-            return network(torch.from_numpy(x)).numpy()
-
+    description, run = source.describe(largest, name=name), runnable(source.network(largest))
     folder = model.path.parents[2] / "raw" / model.plans["dataset_name"]
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Latency: measured members on a device predict the others, and a pack runs where this package is not."""
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -17,6 +18,7 @@ from helpers.nnunet_task import bare_model, bare_plans
 from helpers.refusals import refused
 from typer.testing import CliRunner
 
+from monai_prox.cli import profile_command
 from monai_prox.cli.app import app
 from monai_prox.core import cost
 from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
@@ -75,7 +77,7 @@ def test_a_held_out_error_is_of_members_that_the_prediction_does_not_know(monkey
     """
     monkeypatch.setattr("monai_prox.latency.device.features", lambda *_: np.ones(1))
     members = [UNET.space.sample(random.Random(seed)) for seed in range(4)]
-    device = Device(UNET, SIZE, "made up", dict(zip(members, (1.0, 1.0, 2.0), strict=False)))
+    device = Device(UNET, SIZE, "made up", dict(zip(members, (1.0, 1.0, 2.0), strict=False)), {})
     assert device.held_out_error == pytest.approx(0.2)
     assert device.latency_ms(members[3]) == pytest.approx(2.5 / 2.25), "predicted from all three"
 
@@ -125,6 +127,24 @@ def test_every_member_is_measured_in_every_round() -> None:
 @pytest.fixture
 def source(bare: Path) -> TrainedNNUNet:
     return TrainedNNUNet.open(bare_model(bare_plans()).path)
+
+
+def test_what_was_measured_here_is_measured_again_only_if_it_is_of_no_use(
+    source: TrainedNNUNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Path] = []
+    monkeypatch.setattr(profile_command, "measure_members", lambda *arguments: measured.append(arguments[-1]))
+    family, path = source.supernet.family, tmp_path / "device.json"
+    usable = profile_of(family, source.size, count=8) | {"device": measure.device(os.cpu_count() or 1)}
+    write_json(usable, path)
+    assert profile_command.of_this_machine(source, path) == path and not measured
+    for change in ({"family": "another"}, {"device": usable["device"] | {"threads": 99}}, {"members": []}, {"format": 9}):
+        write_json(usable | change, path)
+        assert profile_command.of_this_machine(source, path) == path and measured.pop() == path, change
+    for text in ("[]", "{"):
+        path.write_text(text)
+        assert profile_command.of_this_machine(source, path) == path and measured.pop() == path
+    assert profile_command.of_this_machine(source, tmp_path / "none.json") == measured.pop()
 
 
 # Runs a script where only numpy and onnxruntime are, of what we need

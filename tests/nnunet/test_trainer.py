@@ -61,10 +61,12 @@ from monai_prox.nnunet.loss import AnyLevelsLoss
 from monai_prox.nnunet.member_validation import pseudo_dice
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainerPaper
 from monai_prox.report import count, plot_progress
+from monai_prox.runtime.dice import dice_of
 from monai_prox.trained.nnunet_checkpoint import load_checkpoint
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.open_part import ENTRY
+from monai_prox.training.monitor import verdicts_of
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
@@ -96,9 +98,8 @@ def everything(trainer: Any) -> dict[str, Any]:
         "network": trainer.network.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "engine": trainer.engine.state_dict(),
-        "monitor": trainer.monitor.state_dict(),
-        "probes": trainer.probe_history,
-        "watched": trainer.probes,
+        "progress": trainer.progress,
+        "members": trainer.named_members,
         "logged": {name: values for name, values in logged.items() if "timestamps" not in name and name != "ema_fg_dice"},
         "epoch": trainer.current_epoch,
     }
@@ -189,7 +190,7 @@ def train(trainer: Any) -> None:
         # All members have trained, so nothing is as it was but for the lowest output, which has no weight in the loss
         if weight.ndim > 1 and not name.startswith("decoder.seg_layers.0"):
             assert not torch.equal(weight, before[name]), name
-    assert set(trainer.probe_history[-1]["dice"]) == set(trainer.probes) >= {"smallest", "largest"}
+    assert set(trainer.progress[-1]["dice"]) == set(trainer.named_members) >= {"smallest", "largest"}
 
 
 def test_trains_a_residual_encoder_plan(in_phantom: Prepared) -> None:
@@ -346,7 +347,7 @@ def test_all_members_are_measured_on_the_same_voxels(deep_supervision: bool, bar
     assert set(trainer.member_validation.outputs) == {"smallest", "largest"}
     for name, (result,) in trainer.member_validation.outputs.items():
         with torch.no_grad():
-            logits = trainer.supernet.view(trainer.probes[name]).eval()(batch["data"])
+            logits = trainer.supernet.view(trainer.named_members[name]).eval()(batch["data"])
         predicted = logits.argmax(1, keepdim=True)[..., PATCH[-1] // 2 :]
         for label in (1, 2):
             tp, fp, fn = (result[key][label - 1] for key in ("tp_hard", "fp_hard", "fn_hard"))
@@ -556,7 +557,7 @@ def test_a_number_is_a_list_of_one_and_true_the_trainer_s_own_monitor(bare: Path
     trainer = make_trainer(bare_plans(prox=asked), cls=Short)
     trainer.initialize()
     assert {slot.choices for slot in trainer.engine.final_space.dimensions["kernel"]} == {(3,)}
-    assert trainer.monitored and trainer.monitor.threshold == 0.25
+    assert trainer.engine.monitor.threshold == 0.25
 
 
 @pytest.mark.parametrize("value", ["1", "t", "True", "0", None])
@@ -609,7 +610,7 @@ class Closing(ProXTrainerTiny):
 
     epochs = 11
     validation_iterations_per_epoch = 8  # so that enough cases are drawn
-    probe_every = 1
+    validation_interval = 1
     monitor_threshold = 10.0
     monitor_patience = 1
 
@@ -623,23 +624,23 @@ class Unmonitored(Closing):
 
 
 class Rarely(Closing):
-    probe_every = 1000
+    validation_interval = 1000
 
 
 def closing(cls: type = Closing, **asked: Any) -> Any:
     trainer = make_trainer(bare_plans(patch=PATCH, prox={"space": ELASTIC} | asked), cls=cls)
     trainer.initialize()
-    trainer.engine.keep_weights = True  # so that members without a training differ
+    trainer.network.load_state_dict(trainer.network.state_dict())  # as if pretrained, so that members without a training differ
     return trainer
 
 
 def until_judged(trainer: Any, batches: Sequence[dict[str, Any]] = SIX) -> None:
     """Validates until the next trial has ended. A trial's first validation is not judged, and the first trial has to begin."""
-    known = len(trainer.monitor.verdicts)
-    for _ in range(1 + 1 + trainer.monitor.patience):
-        if len(trainer.monitor.verdicts) == known:
+    known = len(verdicts_of(trainer.engine.comparisons))
+    for _ in range(1 + 1 + trainer.engine.monitor.patience):
+        if len(verdicts_of(trainer.engine.comparisons)) == known:
             validate(trainer, batches)
-    assert len(trainer.monitor.verdicts) == known + 1
+    assert len(verdicts_of(trainer.engine.comparisons)) == known + 1
 
 
 def log_of(trainer: Any) -> str:
@@ -648,16 +649,14 @@ def log_of(trainer: Any) -> str:
 
 def case_dice(trainer: Any, subnet: Subnet, batches: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Mean Dice of both classes by case, image by image."""
-    counts: dict[str, np.ndarray] = {}
+    seen: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for batch in batches:
         for image, target, case in zip(batch["data"], batch["target"][0], batch["keys"], strict=True):
             with torch.no_grad():
                 labels = trainer.supernet.view(subnet).eval()(image[None]).argmax(1)
-            both = [
-                [((a == c) & (b == c)).sum() for a, b in ((labels, target), (labels, labels), (target, target))] for c in (1, 2)
-            ]
-            counts[case] = counts.get(case, 0) + np.array(both, np.float64)
-    return {case: float(np.mean([2 * both / (a + b) for both, a, b in of])) for case, of in counts.items()}
+            seen.setdefault(case, []).append((labels.numpy().ravel(), target.numpy().ravel()))
+    pairs = {case: map(np.concatenate, zip(*of, strict=True)) for case, of in seen.items()}
+    return {case: dice_of(*pair, {"one": 1, "two": 2}) for case, pair in pairs.items()}
 
 
 def test_the_gain_of_a_choice_is_compared_case_by_case(bare: Path) -> None:
@@ -667,11 +666,11 @@ def test_the_gain_of_a_choice_is_compared_case_by_case(bare: Path) -> None:
     for _ in DIMENSIONS:
         until_judged(trainer, batches)
     space = trainer.engine.space
-    assert trainer.engine.trial is None and trainer.monitor.members(space) == []
+    assert trainer.engine.trial is None and trainer.engine.monitor.members(space) == []
     dice = case_dice(trainer, space.largest(), batches)
     assert set(dice) == set("abcdef")
-    assert {comparison.dimension for comparison in trainer.monitor.history} == set(DIMENSIONS)
-    for comparison in trainer.monitor.history:
+    assert {comparison.dimension for comparison in trainer.engine.comparisons} == set(DIMENSIONS)
+    for comparison in trainer.engine.comparisons:
         less = case_dice(trainer, space.without_last(comparison.dimension).largest(), batches)
         gains = [dice[case] - less[case] for case in dice]
         assert comparison.cases == 6 and comparison.choices == 2 and comparison.epoch == 10
@@ -683,21 +682,21 @@ def test_the_gain_of_a_choice_is_compared_case_by_case(bare: Path) -> None:
 def test_what_is_not_worth_its_cost_is_closed(bare: Path) -> None:
     trainer = closing()
     trainer._best_ema = 0.9
-    before, old = trainer.engine.final_space, trainer.probes
+    before, old = trainer.engine.final_space, trainer.named_members
     validate(trainer)
-    assert trainer.engine.trial is not None and trainer.engine.trial == trainer.monitor.trial(before)
+    assert trainer.engine.trial is not None and trainer.engine.trial == trainer.engine.monitor.trial(before)
     until_judged(trainer)
-    assert trainer.engine.trial == trainer.monitor.trial(trainer.engine.space)
-    (closed,) = [comparison for comparison in trainer.monitor.history if comparison.verdict == "closed"]
+    assert trainer.engine.trial == trainer.engine.monitor.trial(trainer.engine.space)
+    (closed,) = [comparison for comparison in trainer.engine.comparisons if comparison.verdict == "closed"]
     assert trainer.engine.closed == {closed.dimension: 1}
     space = trainer.engine.final_space
     assert space == before.restrict(dict.fromkeys(DIMENSIONS, 2) | {closed.dimension: 1})
-    assert trainer.probes == named_members(trainer.supernet.family, PATCH, space) != old
+    assert trainer.named_members == named_members(trainer.supernet.family, PATCH, space) != old
     assert trainer._best_ema is None
     macs = [count(cost.macs(trainer.supernet.family, largest, PATCH)) for largest in (space.largest(), before.largest())]
     assert macs[0] != macs[1] and (
         f"ProX closes the last choice of {closed.dimension}: {space.size():,} of {before.size():,} members stay open, the "
-        f"largest has {macs[0]} MACs per patch, it had {macs[1]}. Open: {space}"
+        f"largest has {macs[0]} MACs per input, it had {macs[1]}. Open: {space}"
     ) in log_of(trainer)
     (x,) = (batch["data"] for batch in SIX)
     with torch.no_grad():
@@ -705,7 +704,7 @@ def test_what_is_not_worth_its_cost_is_closed(bare: Path) -> None:
         assert all(map(torch.equal, trainer.network(x), member))
         assert not torch.equal(member[0], trainer.supernet.member(before.largest())(x)[0])
     until_judged(trainer)  # the next
-    assert len(trainer.engine.closed) == 2 and trainer.monitor.history[-1].dimension != closed.dimension
+    assert len(trainer.engine.closed) == 2 and trainer.engine.comparisons[-1].dimension != closed.dimension
 
 
 @pytest.mark.parametrize(
@@ -727,20 +726,20 @@ def test_where_nothing_is_monitored_nothing_is_compared(
     trainer._best_ema = 0.9
     validate(trainer, epoch=epoch)
     validate(trainer, epoch=epoch)
-    assert trainer.monitor.history == [] and trainer.engine.trial is None and trainer.engine.closed == {}
+    assert trainer.engine.comparisons == [] and trainer.engine.trial is None and trainer.engine.closed == {}
     assert trainer._best_ema == 0.9
     assert "ProX monitor" not in log_of(trainer) and "closes" not in log_of(trainer)
 
 
 def test_a_plan_may_ask_for_the_monitor_and_its_settings(bare: Path) -> None:
     trainer = closing(Unmonitored, monitor={})
-    assert (trainer.monitor.threshold, trainer.monitor.patience) == (10.0, 1)
+    assert (trainer.engine.monitor.threshold, trainer.engine.monitor.patience) == (10.0, 1)
     until_judged(trainer)
-    assert len(trainer.monitor.history) == 2 and trainer.engine.closed
+    assert len(trainer.engine.comparisons) == 2 and trainer.engine.closed
     patient = closing(monitor={"patience": 2})
-    assert (patient.monitor.threshold, patient.monitor.patience) == (10.0, 2)
+    assert (patient.engine.monitor.threshold, patient.engine.monitor.patience) == (10.0, 2)
     until_judged(patient)
-    assert len(patient.monitor.history) == 3 and patient.engine.closed
+    assert len(patient.engine.comparisons) == 3 and patient.engine.closed
     assert make_trainer(bare_plans()).monitor_threshold == 0.005 and make_trainer(bare_plans()).monitor_patience == 3
 
 
@@ -762,12 +761,12 @@ def test_a_trial_ends_where_a_stage_opens(bare: Path) -> None:
     judged, trainer = closing(), closing()
     validate(judged)
     for epoch in range(3):
-        trainer.monitor.load_state_dict(judged.monitor.state_dict())
-        assert trainer.monitor.state_dict()["trial"] is not None
+        trainer.engine.monitor.load_state_dict(judged.engine.monitor.state_dict())
+        assert trainer.engine.monitor.state_dict()["trial"] is not None
         trainer.current_epoch = epoch
         trainer.on_train_epoch_start()
         opens = epoch in trainer.engine.schedule.starts
-        assert (trainer.monitor.state_dict()["trial"] is None) == opens
+        assert (trainer.engine.monitor.state_dict()["trial"] is None) == opens
 
 
 def test_a_training_that_goes_on_has_all_that_was_there(bare: Path) -> None:
@@ -780,7 +779,7 @@ def test_a_training_that_goes_on_has_all_that_was_there(bare: Path) -> None:
     first.save_checkpoint(file)
     second.load_checkpoint(file)
     first.current_epoch += 1  # of which a checkpoint is the start
-    assert len(first.engine.closed) == 1 and first.engine.trial is not None and first.probe_history
+    assert len(first.engine.closed) == 1 and first.engine.trial is not None and first.progress
     assert equal(everything(second), everything(first))
     assert second.engine.trial == first.engine.trial and second.engine.space == first.engine.space
     assert second.network.open_part.closed == first.network.open_part.closed == first.engine.closed
@@ -791,7 +790,7 @@ def test_a_few_cases_decide_nothing(bare: Path) -> None:
     trainer = closing()
     for _ in range(3):
         validate(trainer, [images(["a", "b", "c", "d", "a", "b"])])
-    assert trainer.monitor.history == [] and trainer.engine.trial is None and trainer.engine.closed == {}
+    assert trainer.engine.comparisons == [] and trainer.engine.trial is None and trainer.engine.closed == {}
 
 
 def test_the_monitor_changes_nothing_in_validation(bare: Path) -> None:
@@ -800,7 +799,7 @@ def test_the_monitor_changes_nothing_in_validation(bare: Path) -> None:
     for name, monitor in {"on": {"threshold": -10}, "off": False}.items():
         trainer = closing(monitor=monitor)
         results[name] = [validate(trainer) for _ in range(3)], everything(trainer)
-    assert results["on"][1].pop("monitor") != results["off"][1].pop("monitor")
+    assert results["on"][1]["engine"].pop("monitor") != results["off"][1]["engine"].pop("monitor")
     assert equal(results["on"], results["off"])
 
 
@@ -819,12 +818,12 @@ def test_ranks_close_by_the_cases_of_all(bare: Path) -> None:
     """Four cases of the first and three of the second, one of them the same; too few to decide by itself."""
     trainers, cases = [closing(**FEW) for _ in range(2)], [f"case_{number}" for number in range(6)]
     for trainer in trainers:
-        trainer.probes = {}  # what is watched beside is not of interest
+        trainer.named_members = {}  # what is watched beside is not of interest
     batches = [[images(cases[:4], seed=0)], [images(cases[3:], seed=1)]]
     in_threads(2, lambda rank: until_judged(trainers[rank], batches[rank]))
     first, second = trainers
-    assert first.monitor.state_dict() == second.monitor.state_dict()
-    assert all(comparison.cases == 6 for comparison in first.monitor.history)
+    assert first.engine.monitor.state_dict() == second.engine.monitor.state_dict()
+    assert all(comparison.cases == 6 for comparison in first.engine.monitor.history)
     assert first.engine.closed == second.engine.closed == {"resolution": 1}
 
 
@@ -849,7 +848,7 @@ def _rank(rank: int, file: str, out: str, environment: dict[str, str]) -> None:
     trainer.loss = counted
     cases = [f"case_{number}" for number in range(6)]
     until_judged(trainer, [images(cases[:4] if rank == 0 else cases[3:], seed=rank)])  # the ranks may have unlike batches
-    torch.save([trainer.monitor.state_dict(), trainer.engine.closed, str(trainer.engine.trial), calls], f"{out}.{rank}")
+    torch.save([trainer.engine.monitor.state_dict(), trainer.engine.closed, str(trainer.engine.trial), calls], f"{out}.{rank}")
     torch.distributed.destroy_process_group()
 
 
@@ -894,7 +893,7 @@ def test_ranks_close_alike(bare: Path) -> None:
 def closed(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """Plans, a trainer that has closed two choices of a training by them, and all that it has made."""
     plans = cut_plans(phantom.plans(), FULLRES, CUT, PATCH, prox={"space": ELASTIC})
-    plotting = patch("monai_prox.nnunet.trainer.plot_progress", wraps=plot_progress)
+    plotting = patch("monai_prox.nnunet.family_report.plot_progress", wraps=plot_progress)
     with training_on(phantom, tmp_path_factory.mktemp("closed")), plotting as plot:
         trainer = make_trainer(plans, phantom.dataset(), cls=Closing, fold="all")  # all eight cases are for validation, too
         trainer.run_training()
@@ -904,24 +903,27 @@ def closed(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 def test_a_training_reports_what_it_has_closed(closed: tuple[dict[str, Any], Any, dict[str, Any]]) -> None:
     _, trainer, _ = closed
-    assert [(epoch, verdict) for epoch, _, verdict in trainer.monitor.verdicts] == [(8, "closed"), (10, "closed")]
-    assert set(trainer.engine.closed) == {dimension for _, dimension, _ in trainer.monitor.verdicts}
+    assert [(epoch, verdict) for epoch, _, verdict in verdicts_of(trainer.engine.comparisons)] == [
+        (8, "closed"),
+        (10, "closed"),
+    ]
+    assert set(trainer.engine.closed) == {dimension for _, dimension, _ in verdicts_of(trainer.engine.comparisons)}
     folder = Path(trainer.output_folder)
     family = json.loads((folder / "family.json").read_text())
     space = trainer.engine.final_space
     assert family["closed"] == trainer.engine.closed and family["space"] == space.to_json()
-    assert family["monitor"] == [comparison.to_json() for comparison in trainer.monitor.history]
+    assert family["monitor"] == [comparison.to_json() for comparison in trainer.engine.comparisons]
     members = {member["name"]: Subnet.from_json(member["subnet"]) for member in family["members"]}
     assert members == named_members(trainer.supernet.family, PATCH, space) and members["largest"] == space.largest()
     assert log_of(trainer).count("ProX closes the last choice of") == 2
     assert (folder / "prox_progress.png").read_bytes().startswith(b"\x89PNG")
-    assert trainer.plotted["verdicts"] == trainer.monitor.verdicts
+    assert trainer.plotted["verdicts"] == verdicts_of(trainer.engine.comparisons)
 
 
 def test_what_is_closed_trains_no_more(closed: tuple[dict[str, Any], Any, dict[str, Any]]) -> None:
     _, trainer, _ = closed
     trained = dict.fromkeys(
-        (dimension for epoch, dimension, _ in trainer.monitor.verdicts if epoch < 10), 1
+        (dimension for epoch, dimension, _ in verdicts_of(trainer.engine.comparisons) if epoch < 10), 1
     )  # not after the last epoch
     used = trainer.supernet.regions(trainer.supernet.family.space.narrow(trained).largest())
     for name, parameter in trainer.network.named_parameters():
@@ -950,7 +952,7 @@ def test_a_training_continues_across_a_closing(
     second = make_trainer(plans, in_phantom.dataset(), cls=Closing, fold="all", continue_training=True)
     maybe_load_checkpoint(second, continue_training=True, validation_only=False)
     assert second.current_epoch == epoch and len(second.engine.closed) == closings and second.engine.trial is not None
-    assert second.probes == named_members(second.supernet.family, PATCH, second.engine.final_space)
+    assert second.named_members == named_members(second.supernet.family, PATCH, second.engine.final_space)
     second.run_training()
     actual = everything(second)
     for part, value in expected.items():
@@ -1018,7 +1020,7 @@ def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepare
 
     assert [stage.name for stage in trainer.engine.schedule.stages] == ["largest", "kernel", "depth", "width"]
     transforms = trainer.supernet.kernel_transforms
-    assert transforms is not None and trainer.monitor.history == [] and trainer.engine.closed == {}
+    assert transforms is not None and trainer.engine.comparisons == [] and trainer.engine.closed == {}
     for matrix in transforms.parameters():
         assert matrix.isfinite().all() and not torch.equal(matrix, torch.eye(len(matrix)))
     model = ModelFolder.open(continued.output_folder_base)

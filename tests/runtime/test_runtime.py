@@ -16,7 +16,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from helpers.nnunet_task import BARE_DATASET, TWO_MEMBERS, bare_model, bare_plans, device_file
+from helpers.nnunet_task import BARE_DATASET, TWO_MEMBERS, bare_model, bare_plans, device_file, stock_predictor
 from helpers.orientations import stored
 from helpers.refusals import refused
 from hypothesis import given
@@ -305,8 +305,7 @@ def test_files_become_what_nnunet_makes_of_them(which: str, bare: Path, images: 
     opened = Model(device_file(model, which, tmp_path / "model.onnx"), threads=1)
     cases = find_cases(images, description_in(opened))
     assert predicted(opened, cases, tmp_path / "ours") == {"case_0": None, "case_1": None}
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), which)), None)
+    predictor = stock_predictor(model, which)
     files = [[str(case.files[0])] for case in cases]
     theirs = predictor.predict_from_files_sequential(files, None)
     for case, wanted in zip(cases, theirs, strict=True):
@@ -460,8 +459,7 @@ def test_files_by_nibabel_become_what_nnunet_makes_of_them(reader: str, bare: Pa
     problems = predicted(opened, cases, tmp_path / "ours")
     assert problems.pop("unknown") == "the channel MRI has voxels that are no numbers, or infinite"
     assert problems == {"micron": None, "sheared": None, "turned": None}
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), "largest")), None)
+    predictor = stock_predictor(model)
     for case in cases[:3]:
         predictor.predict_from_files_sequential([list(map(str, case.files))], [str(tmp_path / case.name)])
         found, wanted = (nib.load(folder / f"{case.name}.nii.gz") for folder in (tmp_path / "ours", tmp_path))
@@ -481,9 +479,7 @@ def test_images_of_two_axes_become_what_nnunet_makes_of_them(ending: str, bare: 
     opened = Model(device_file(model, "largest", tmp_path / "model.onnx"), threads=1)
     cases = find_cases(tmp_path / "images", description_in(opened))
     assert predicted(opened, cases, tmp_path / "ours") == {"a.b": None}
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), "largest")), None)
-    predictor.predict_from_files_sequential([list(map(str, cases[0].files))], [str(tmp_path / "a.b")])
+    stock_predictor(model).predict_from_files_sequential([list(map(str, cases[0].files))], [str(tmp_path / "a.b")])
     found, wanted = (sitk.ReadImage(folder / f"a.b{ending}") for folder in (tmp_path / "ours", tmp_path))
     arrays = sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(wanted)
     assert arrays[0].shape == (50, 40) and len(np.unique(arrays[0])) > 1
@@ -497,9 +493,7 @@ def test_an_image_of_zeros_is_predicted_as_by_nnunet_with_a_warning(model: Model
     opened = Model(device_file(model, "largest", tmp_path / "model.onnx"), threads=1)
     with pytest.warns(UserWarning, match=r"empty_0000\.nii\.gz is 0 everywhere"):
         assert predicted(opened, find_cases(path, description_in(opened)), tmp_path / "ours") == {"empty": None}
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), "largest")), None)
-    (wanted,) = predictor.predict_from_files_sequential([[str(path)]], None)
+    (wanted,) = stock_predictor(model).predict_from_files_sequential([[str(path)]], None)
     found = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "ours" / "empty.nii.gz"))
     assert np.mean(found == wanted) >= 0.99
 
@@ -531,7 +525,7 @@ def test_other_files_are_refused(model: ModelFolder, tmp_path: Path) -> None:
         refused(words, Model, path)
     onnx.helper.set_model_props(written, {KEY: "{"})
     onnx.save(written, path)
-    refused("its description is not valid JSON", Model, path)
+    assert refused("its description is not valid JSON", Model, path).startswith(f"{path}: "), "it is a model, and is named once"
     del described["spacing"]
     onnx.helper.set_model_props(written, {KEY: json.dumps(described)})
     onnx.save(written, path)

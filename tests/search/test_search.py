@@ -44,11 +44,12 @@ from monai_prox.latency.pack import choose_members
 from monai_prox.runtime.evaluation import LabelledScan, LabelledScans, SegmentedCases
 from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
-from monai_prox.search.report import name_of, report_folder, write_report
+from monai_prox.search.report import front_table, name_of, report_folder, write_report
 from monai_prox.search.scored import Scored, SearchProgress
 from monai_prox.search.storage import open_storage
 from monai_prox.search.study import POPULATION, Search
 from monai_prox.search.torch_runner import runnable
+from monai_prox.trained.door import open_trained
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
@@ -69,6 +70,14 @@ def test_a_front_is_what_no_other_beats() -> None:
     assert set(fronts(points, 3)) == {0, 1, 3}
     assert set(fronts(points, 2)) == {0, 3}, "evenly along the last objective, its ends first"
     assert fronts(points, 1) == [0], "the best by the first objective"
+
+
+def test_a_table_says_what_its_scores_are_only_if_the_familys_are_others(bare: Path) -> None:
+    """nnU-Net's validation mirrors; a bundle's scores its members as the search does."""
+    stock = TrainedNNUNet.open(bare_model(bare_plans()).path)
+    assert str(front_table([], ["macs"], stock).caption).endswith("monai-prox family lists nnU-Net's, with it")
+    for name in ("hippocampus_prox", "roct_prox"):
+        assert front_table([], ["macs"], open_trained(Path(__file__).parents[2] / "bundles" / name)).caption is None
 
 
 def test_a_hypervolume_is_the_area_below_the_steps() -> None:

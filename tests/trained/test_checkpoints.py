@@ -64,7 +64,8 @@ def test_a_family_is_rebuilt_from_its_checkpoint(closed: dict[str, int], bare: P
     for epoch in range(trainer.num_epochs):
         trainer.engine.begin_epoch(epoch)
     for dimension in closed:
-        trainer._close(dimension)
+        trainer.engine.close(dimension)
+    trainer._follow_closed()
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     trainer.current_epoch = trainer.num_epochs - 1
     folder = Path(trainer.output_folder)

@@ -32,6 +32,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monai_prox.core.space import SearchSpace, Subnet
+from monai_prox.core.supernet import SuperNet
 from monai_prox.data.decathlon import DecathlonTask
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct_plan import OctPlan
@@ -322,7 +323,7 @@ def test_what_the_grammar_allows_is_read_or_refused(text: str, never: bool, tmp_
 
 def test_what_weights_say_is_closed_is_read_as_carefully() -> None:
     network = FAMILY.build(FAMILY.space.largest())
-    OpenPart(FAMILY, network)
+    OpenPart(SuperNet(FAMILY, network))
     for text in ("[" * 100_000, "{", "[]", "3", '{"depth": null}', '{"depth": 99}', '{"no such": 1}', "1" + "0" * 5_000):
         entry = torch.tensor(list(text.encode()), dtype=torch.uint8)
         with pytest.raises(ProXError):

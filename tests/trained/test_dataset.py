@@ -17,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.runtime.evaluation import SegmentedCases
+from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.nnunet_dataset import channels_of, foreground_of, named_scores, normalised, outputs_of
 from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
@@ -100,12 +101,7 @@ def scored(dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Mo
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, ["one", "two"]).parent))
     source = TrainedNNUNet.open(model.path)
     name, subnet = source.member("smallest")
-    network = source.network(subnet)
-
-    def run(x: Any) -> Any:
-        with torch.inference_mode():
-            return network(torch.from_numpy(x)).numpy()
-
+    run = runnable(source.network(subnet))
     held_out = source.held_out()
     assert isinstance(held_out, SegmentedCases)
     return model, held_out.scores([0, 1], source.describe(subnet, name=name), run)
@@ -120,8 +116,7 @@ def test_dice_is_that_of_the_same_labels_as_numbers(
     numbers = SegmentedCases(TrainedNNUNet.open(model.path).held_out().labelled, BARE_DATASET["labels"])  # type: ignore[attr-defined]
     source = TrainedNNUNet.open(model.path)
     name, subnet = source.member("smallest")
-    network = source.network(subnet)
-    wanted = numbers.scores([0, 1], source.describe(subnet, name=name), lambda x: network(torch.from_numpy(x)).detach().numpy())
+    wanted = numbers.scores([0, 1], source.describe(subnet, name=name), runnable(source.network(subnet)))
     assert scores == wanted and all(0 < score < 1 for score in scores)
     prediction = prediction_of(TrainedNNUNet.of(model), "largest")
     assert prediction.outputs == ("background", "anterior", "posterior")

@@ -13,6 +13,7 @@ from helpers.refusals import refused
 
 from monai_prox import export_nnunet, open_trained
 from monai_prox.data.decathlon_plan import Plan
+from monai_prox.runtime.kinds import SEGMENTATION
 from monai_prox.trained.nnunet_folder import CHECKPOINTS, FINAL
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.source import Trained
@@ -40,7 +41,7 @@ def folders(bare: Path, tmp_path: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("host", ["nnunet", "bundle"])
 def test_a_member_is_given_by_its_name_or_as_a_subnet(host: str, folders: dict[str, Path]) -> None:
     source = open_trained(folders[host])
-    assert source.formats[0] == host and source.measure == "dice" and not source.classifies
+    assert source.formats[0] == host and source.measure == "dice" and source.kind is SEGMENTATION
     assert source.origins(every=True) == [], "the end of a training"
     for member in source.members():
         name, subnet = source.member(member.name)

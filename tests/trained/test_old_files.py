@@ -19,20 +19,20 @@ from helpers.nnunet_task import (
     bare_plans,
     device_file,
     hold_out,
+    stock_predictor,
     write_held_out,
 )
 from helpers.refusals import refused
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from monai_prox.export.from_nnunet import prediction_of
-from monai_prox.export.nnunet import export_nnunet
 from monai_prox.runtime.cases import Case
 from monai_prox.runtime.description import Description
 from monai_prox.runtime.evaluation import SegmentedCases
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.prediction import predict
+from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
@@ -104,9 +104,7 @@ def test_a_member_of_old_files_predicts_as_stock_nnunet_does(bare: Path, tmp_pat
     (tmp_path / "images").mkdir()
     image = tmp_path / "images" / "case_0000.nii.gz"
     sitk.WriteImage(sitk.DiscreteGaussian(sitk.GetImageFromArray(noise), 2.0), image)
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), "largest")), None)
-    (theirs,) = predictor.predict_from_files_sequential([[str(image)]], None)
+    (theirs,) = stock_predictor(model).predict_from_files_sequential([[str(image)]], None)
     opened = Model(device_file(model, "largest", tmp_path / "model.onnx"))
     assert isinstance(opened.description, Description)
     ((_, problem),) = predict(opened.description, opened, [Case("case", (image,))], tmp_path)
@@ -145,12 +143,7 @@ def test_held_out_cases_are_those_that_a_dataset_lists(bare: Path, tmp_path: Pat
         (theirs[name]["images"], theirs[name]["label"]) for name in names
     ]
     name, largest = source.member("largest")
-    network = source.network(largest)
-
-    def run(x: Any) -> Any:
-        with torch.inference_mode():
-            return network(torch.from_numpy(x)).numpy()
-
+    run = runnable(source.network(largest))
     assert held_out.scores([0, 1], source.describe(largest, name=name), run) == [1, 1]
     hold_out(model, [*names, "three"])
     refused("lacks 1 of the 3 cases", source.held_out)

@@ -21,7 +21,8 @@ def network_of(kind: str = KINDS[0], *, seed: int = 0) -> tuple[SuperNet, OpenPa
     family = unet_family(kind, features=(4, 8, 12), patch=(32, 32))
     network = randomise_norms(family.build(family.space.largest()))
     network.decoder.deep_supervision = False
-    return SuperNet(family, network), OpenPart(family, network)
+    supernet = SuperNet(family, network)
+    return supernet, OpenPart(supernet)
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -49,7 +50,7 @@ def test_it_is_in_the_network_s_own_mode() -> None:
     torch.manual_seed(0)
     family = unet_family(dropout=0.5)
     network = family.build(family.space.largest())
-    OpenPart(family, network).close({"kernel": 1})
+    OpenPart(SuperNet(family, network)).close({"kernel": 1})
     x, _ = batch(0)
     assert equal(network.eval()(x), network(x)) and not equal(network.train()(x), network(x))
 

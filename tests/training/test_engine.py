@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 
+from monai_prox.core.distributed import broadcast
 from monai_prox.core.slicing import fill, place
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet
@@ -25,7 +26,8 @@ from monai_prox.errors import ProXError
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.training import distill
 from monai_prox.training.engine import Engine
-from monai_prox.training.schedule import Stage, make_schedule, progressive_shrinking, prox, prox_paper, sandwich
+from monai_prox.training.recipes import make_schedule, progressive_shrinking, prox, prox_paper, sandwich
+from monai_prox.training.stage import Stage
 
 LOW_RESOLUTION = UNetChoices(depth="all", width=(0.5, 1.0), kernel=None, levels=1, resolution=(0.75, 1.0))
 ALL = {"depth": 9, "decoder_depth": 9, "width": 9, "kernel": 9, "levels": 9, "resolution": 9}
@@ -65,6 +67,17 @@ def begin(engine: Engine, epoch: int = 0) -> None:
     engine.begin_epoch(epoch)
 
 
+def monitored(recipe: Recipe | tuple[Stage, ...], epochs: int | None = None, **settings: Any) -> Engine:
+    """An engine with a monitor of these settings."""
+    return engine_of(recipe, epochs, monitor=settings)
+
+
+def put_on_trial(engine: Engine, dimension: str | None) -> None:
+    """Whose last choice the monitor has on trial; None ends the trial."""
+    assert engine.monitor is not None
+    engine.load_monitor(engine.monitor.state_dict() | {"trial": dimension})
+
+
 def gradients(engine: Engine) -> dict[str, Tensor]:
     return {
         name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
@@ -90,6 +103,8 @@ def test_members_are_a_pure_function_of_seed_epoch_and_step() -> None:
         engine_of((SANDWICH,), 9, weights=1),
         engine_of((SANDWICH,), 9, seed=1),
     )
+    for each in (engine, again, other):
+        each.begin_epoch(0)
     times = [(epoch, step) for epoch in range(4) for step in range(5)]
     forwards = {time: engine.members(*time) for time in times}
     train(engine, sgd(engine), range(1))
@@ -126,13 +141,14 @@ def test_turns_are_equally_frequent_in_epochs_of_any_length(of_epoch: int) -> No
 
 def test_during_a_trial_half_of_the_steps_train_members_without_the_choice() -> None:
     stage = Stage(name="all", open=SANDWICH.open, train=("largest", "random"), monitored=True)
-    engine = engine_of((SANDWICH, stage))
+    engine = monitored((SANDWICH, stage))
     for epoch in range(2):
         engine.begin_epoch(epoch)
     largest, trial = engine.space.largest(), engine.space.without_last("width")
     steps = range(200)
     assert all(engine.members(1, step)[0] == largest for step in steps)
-    engine.trial = trial
+    put_on_trial(engine, "width")
+    assert engine.trial == trial
     trained = [engine.members(1, step) for step in steps]
     assert trained == [engine.members(1, step) for step in steps]
     without = [members for members in trained if members[0] == trial.largest()]
@@ -140,18 +156,50 @@ def test_during_a_trial_half_of_the_steps_train_members_without_the_choice() -> 
     assert all(member in trial for members in without for member in members)
     assert len({members[-1] for members in without}) > 5
     assert all(members[0] == largest for members in trained if members not in without)
+    put_on_trial(engine, None)
     engine.close("width")
-    engine.trial = None
     assert {engine.members(1, step)[0] for step in steps} == {trial.largest()}
 
 
 def test_a_trial_ends_with_its_stage() -> None:
     stage = Stage(name="all", open=SANDWICH.open, train=("largest",), monitored=True)
-    engine = engine_of((stage, replace(stage, name="more")))
+    engine = monitored((stage, replace(stage, name="more")))
     engine.begin_epoch(0)
-    engine.trial = engine.space.without_last("width")
+    put_on_trial(engine, "width")
     engine.begin_epoch(1)
     assert engine.trial is None
+
+
+def test_a_monitor_s_trial_and_verdict_are_the_engine_s() -> None:
+    """What it puts on trial is trained half as often, what it closes is closed, and a resumed engine goes on with both."""
+    stage = Stage(name="all", open=SANDWICH.open, train=("largest",), monitored=True)
+    engine, other = monitored((stage,), 9, patience=2), monitored((stage,), 9, patience=2)
+    engine.begin_epoch(0)
+    closed: list[str] = []
+    for epoch in range(4):
+        compared = engine.compared(epoch, 3)
+        assert compared[0] == engine.space.largest() and len(compared) == (1 if epoch == 0 else 2)
+        comparison = engine.observe(epoch, {member: {str(case): 0.5 for case in range(9)} for member in compared})
+        assert (comparison is None) == (epoch == 0)
+        closed += [comparison.dimension] if comparison is not None and comparison.verdict == "closed" else []
+        assert engine.trial is not None
+    assert list(engine.closed) == closed and len(closed) == 1
+    assert [comparison.verdict for comparison in engine.comparisons] == [None, None, "closed"]
+    other.load_state_dict(engine.state_dict())
+    assert (other.trial, other.closed, other.comparisons) == (engine.trial, engine.closed, engine.comparisons)
+    without = engine_of((stage,), 9)
+    without.load_state_dict(engine.state_dict())
+    assert without.trial is None and without.compared(4, 3) == [] and without.comparisons == engine.comparisons
+    assert without.state_dict()["monitor"] == engine.state_dict()["monitor"], "for a training that has one again"
+    refused("the engine has no monitor", without.observe, 4, {})
+
+
+@pytest.mark.parametrize(("interval", "comparing"), [(1, 1), (2, 1), (3, 1), (5, 2), (6, 2), (10, 3), (25, 8)])
+def test_comparisons_are_about_three_times_as_frequent_as_validations_of_all_members(interval: int, comparing: int) -> None:
+    engine = monitored((Stage(name="all", open=SANDWICH.open, monitored=True),), 100)
+    engine.begin_epoch(0)
+    compared = [epoch for epoch in range(100) if engine.compared(epoch, interval)]
+    assert compared == sorted({*range(comparing - 1, 100, comparing), 99})
 
 
 def test_a_member_drawn_twice_trains_once() -> None:
@@ -273,14 +321,15 @@ def test_an_optimizer_that_is_guarded_twice_or_fails_keeps_its_learning_rate() -
 
 
 def test_only_a_preserving_birth_writes_weights_and_not_over_pretrained_ones() -> None:
-    for birth, pretrained, kept in (
+    for new_weights, pretrained, kept in (
         ("random", False, True),
         ("preserving", True, True),
         ("preserving", False, False),
     ):
-        stages = (Stage(name="a"), Stage(name="b", open=ALL, birth=birth))
+        stages = (Stage(name="a"), Stage(name="b", open=ALL, new_weights=new_weights))
         engine = engine_of(stages)
-        engine.keep_weights = pretrained
+        if pretrained:
+            engine.supernet.network.load_state_dict(engine.supernet.network.state_dict())
         engine.begin_epoch(0)
         before = {name: p.detach().clone() for name, p in engine.supernet.network.named_parameters()}
         engine.begin_epoch(1)
@@ -289,14 +338,14 @@ def test_only_a_preserving_birth_writes_weights_and_not_over_pretrained_ones() -
 
 
 def test_a_first_stage_has_nothing_to_preserve() -> None:
-    engine = engine_of((Stage(name="a", open=ALL, birth="preserving"),))
+    engine = engine_of((Stage(name="a", open=ALL, new_weights="preserving"),))
     before = weights_of(engine)
     engine.begin_epoch(0)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(engine).items())
 
 
 def test_preserving_birth_computes_what_the_stage_before_did() -> None:
-    engine = engine_of((Stage(name="a"), Stage(name="b", open={"width": 2, "kernel": 2}, birth="preserving")))
+    engine = engine_of((Stage(name="a"), Stage(name="b", open={"width": 2, "kernel": 2}, new_weights="preserving")))
     engine.begin_epoch(0)
     x, _ = batch(0)
     old = engine.space.largest()
@@ -615,7 +664,7 @@ def shrunk(choices: UNetChoices, optimizer_of: Callable[[Engine], Optimizer]) ->
     engine = engine_of(progressive_shrinking, choices=choices, kernel_transforms=True)
     optimizer = optimizer_of(engine)
     engine.guard(optimizer)
-    sorts = [stage.sort_channels for stage in engine.schedule.stages].index(True)
+    sorts = [stage.reorder is not None for stage in engine.schedule.stages].index(True)
     train(engine, optimizer, range(sorts))
     return engine, optimizer, sorts
 
@@ -637,7 +686,7 @@ def test_sorted_channels_leave_the_function_of_all_members_of_full_width(choices
 
     before, narrows, weights = {member: computed(member) for member in members}, computed(narrow), weights_of(engine)
     engine.begin_epoch(epoch)
-    assert engine.stage.sort_channels
+    assert engine.stage.reorder
     assert any(not torch.equal(weight, weights[name]) for name, weight in weights_of(engine).items())
     for member, outputs in before.items():
         torch.testing.assert_close(computed(member), outputs, rtol=1e-5, atol=1e-5)
@@ -662,7 +711,7 @@ def test_channels_sorted_anew_leave_the_function_of_the_members_that_are_open() 
     disturb(engine, 0)
     before, weights = [computed(member) for member in [*members, narrower]], weights_of(engine)
     engine.begin_epoch(len(engine.schedule.stages) - 1)
-    assert engine.stage.sort_channels and engine.space != opened and narrower not in opened
+    assert engine.stage.reorder and engine.space != opened and narrower not in opened
     assert any(not torch.equal(weight, weights[name]) for name, weight in weights_of(engine).items())
     for member, outputs in zip(members, before, strict=False):
         torch.testing.assert_close(computed(member), outputs, rtol=1e-5, atol=1e-5)
@@ -900,7 +949,7 @@ def test_an_interrupted_run_continues_bit_for_bit(
         assert rest == [loss for epoch in range(start, epochs) for loss in losses[epoch]], start
         assert_equal_weights(again, engine)
     if recipe is progressive_shrinking:
-        sorts = [stages.index(index) for index, stage in enumerate(engine.schedule.stages) if stage.sort_channels]
+        sorts = [stages.index(index) for index, stage in enumerate(engine.schedule.stages) if stage.reorder]
         assert sorts == ([5] if choices is FLAT else [6])
         for matrix in engine.supernet.kernel_transforms.parameters():
             assert not torch.equal(matrix, torch.eye(len(matrix)))
@@ -918,11 +967,11 @@ def test_a_warm_up_goes_on_where_it_was() -> None:
     engine.begin_epoch(2)
     for number in range(1, 4):
         updates.step()
-        assert engine.warmth == number / 4
+        assert engine.warmup_factor == number / 4
         again.load_state_dict(engine.state_dict())
-        assert again.warmth == number / 4
+        assert again.warmup_factor == number / 4
     more.step()
-    assert again.warmth == 1
+    assert again.warmup_factor == 1
 
 
 def test_the_origin_is_the_search_space_and_the_stages() -> None:
@@ -937,9 +986,14 @@ def test_the_origin_is_the_search_space_and_the_stages() -> None:
 
 def test_keeping_weights_is_resumed() -> None:
     engine, again = engine_of(prox), engine_of(prox)
-    engine.keep_weights = True
+    engine.supernet.network.load_state_dict(engine.supernet.network.state_dict())
     again.load_state_dict(engine.state_dict())
-    assert again.keep_weights
+    assert engine.state_dict()["pretrained"] and again.state_dict()["pretrained"]
+    engine.begin_epoch(0)
+    again = engine_of(prox)
+    again.load_state_dict(engine.state_dict() | {"pretrained": False})
+    again.supernet.network.load_state_dict(engine.supernet.network.state_dict())
+    assert not again.state_dict()["pretrained"], "these weights are the training's own"
 
 
 @pytest.mark.parametrize("wrong", [{"format": 99}, {"format": None}, {"stage": 5}, {"stage": -2}])
@@ -987,7 +1041,7 @@ def test_parts_of_a_batch_in_several_ranks_have_the_gradients_of_the_whole() -> 
 def test_all_ranks_begin_with_the_first_ones_weights() -> None:
     engines = [engine_of((SANDWICH,), weights=weights) for weights in (0, 1, 0)]
     *ranks, first = engines
-    in_threads(2, lambda rank: ranks[rank].broadcast())
+    in_threads(2, lambda rank: broadcast(ranks[rank].supernet))
     for engine in ranks:
         assert_equal_weights(engine, first)
 
@@ -1043,13 +1097,21 @@ def test_a_step_of_a_stage_that_has_not_begun_is_refused() -> None:
 
 def test_what_is_not_open_cannot_be_closed() -> None:
     engine = engine_of((Stage(name="a"), Stage(name="b", open=ALL)))
-    refused("close was called before begin_epoch", engine.close, "width")
+    refused("no stage is open yet: call begin_epoch", engine.close, "width")
     engine.begin_epoch(0)
     refused("of width, 1 to 1 choices can remain open, got 0", engine.close, "width")
     engine.begin_epoch(1)
     assert engine.closed == {} and engine.space == engine.final_space
     engine.close("width")
     assert engine.closed == {"width": 1}
+
+
+def test_a_monitor_that_is_none_is_named() -> None:
+    supernet, schedule = engine_of(prox).supernet, engine_of(prox).schedule
+    for monitor in (True, {"threshold": 0.1}, 0.1):
+        with pytest.raises(ProXError, match=r"monitor is .*; it is a Monitor, with threshold and patience, or false for none"):
+            Engine(supernet, schedule, segmentation_loss, seed=0, monitor=monitor)  # type: ignore[arg-type]
+    assert Engine(supernet, schedule, segmentation_loss, seed=0, monitor=False).monitor is None
 
 
 def test_optimizers_that_do_not_hold_the_weights_are_refused() -> None:

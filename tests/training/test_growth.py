@@ -16,8 +16,8 @@ from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.training.engine import Engine
-from monai_prox.training.growth import Freezer, frozen_parts, give_birth
-from monai_prox.training.schedule import Schedule, Stage
+from monai_prox.training.growth import Freezer, frozen_parts, initialise_preserving
+from monai_prox.training.stage import Schedule, Stage
 
 EVERYTHING = {"levels": 9, "depth": 9, "decoder_depth": 9, "width": 9, "kernel": 9}
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
@@ -79,7 +79,7 @@ def test_a_wider_network_and_a_larger_kernel_compute_what_the_old_did(kind: str,
     supernet, old, new = grown(kind, before, before | dict.fromkeys(opens.split(" and "), 9), axes=axes)
     function = computed(supernet, old)
     assert not close(computed(supernet, new), function, 1e-2)
-    give_birth(supernet, old, new)
+    initialise_preserving(supernet, old, new)
     assert close(computed(supernet, new), function)
     assert torch.equal(computed(supernet, old), function)
     with torch.no_grad():  # and so does the supernet in single precision
@@ -93,7 +93,7 @@ def test_a_deeper_residual_network_computes_what_the_old_did() -> None:
         supernet, old, new = grown("ResidualEncoderUNet", {"width": 9}, {"width": 9, "depth": 9}, nonlin=nonlin)
         assert old["depth"] == (1, 1, 0) and new["depth"] == (2, 2, 0)
         function = computed(supernet, old)
-        give_birth(supernet, old, new)
+        initialise_preserving(supernet, old, new)
         difference = (computed(supernet, new) - function).abs().max()
         assert difference <= tolerance * function.abs().max()
 
@@ -104,7 +104,7 @@ def test_a_deeper_plain_network_computes_what_the_old_did_up_to_the_new_norms(op
     after = EVERYTHING if opens == "everything" else {opens: 9}
     supernet, old, new = grown("PlainConvUNet", {}, after, nonlin="torch.nn.ReLU")
     function = computed(supernet, old)
-    give_birth(supernet, old, new)
+    initialise_preserving(supernet, old, new)
     assert close(computed(supernet, new, new_norms_pass_on_since=old), function)
     assert not close(computed(supernet, new), function, 1e-3)
 
@@ -112,7 +112,7 @@ def test_a_deeper_plain_network_computes_what_the_old_did_up_to_the_new_norms(op
 def test_a_residual_network_that_grows_in_everything_computes_what_the_old_did_up_to_the_new_norms() -> None:
     supernet, old, new = grown("ResidualEncoderUNet", {}, EVERYTHING, nonlin="torch.nn.ReLU")
     function = computed(supernet, old)
-    give_birth(supernet, old, new)
+    initialise_preserving(supernet, old, new)
     assert close(computed(supernet, new, new_norms_pass_on_since=old), function)
 
 
@@ -123,7 +123,7 @@ def test_growth_in_several_stages_computes_what_the_first_did(kind: str) -> None
     function = computed(supernet, first)
     members = [supernet.family.space.restrict(opened).largest() for opened in steps]
     for old, new in pairwise(members):
-        give_birth(supernet, old, new)
+        initialise_preserving(supernet, old, new)
     assert close(computed(supernet, last, new_norms_pass_on_since=first), function)
 
 
@@ -132,7 +132,7 @@ def test_birth_leaves_the_old_weights_and_the_new_channels_own_weights_alone(kin
     """New channels start random: where everything new were zero, nothing would ever be learnt by it."""
     supernet, old, new = grown(kind, {"levels": 9}, {"levels": 9, "width": 9})
     before = {name: p.detach().clone() for name, p in supernet.network.named_parameters()}
-    give_birth(supernet, old, new)
+    initialise_preserving(supernet, old, new)
     widened = 0
     for name, parameter in supernet.network.named_parameters():
         changed = parameter != before[name]
@@ -154,7 +154,7 @@ def test_birth_leaves_alone_what_does_not_grow_and_what_is_not_born_yet(kind: st
     """Tensors of which the new member has no more than the old one, or nothing."""
     supernet, old, new = grown(kind, {}, opens)
     before = {name: p.detach().clone() for name, p in supernet.network.named_parameters()}
-    give_birth(supernet, old, new)
+    initialise_preserving(supernet, old, new)
     of_old, of_new = supernet.regions(old), supernet.regions(new)
     same = {name for name in before if of_old.get(name) == of_new.get(name)}
     assert any(name in of_new for name in same) and any(name not in of_new for name in same) and len(same) < len(before)
@@ -298,10 +298,10 @@ def test_weights_that_begin_to_train_have_a_fresh_optimizer(optimizer: Callable[
     updates = optimizer(engine.supernet.network.parameters())
     engine.guard(updates)
     former: dict[str, Tensor] = {}
-    went_on = 0
+    went_on, new = 0, None
     for stage in range(4):
         engine.begin_epoch(stage)
-        old, new = engine._largest(stage - 1), engine._largest(stage)
+        old, new = new, engine.space.largest()
         kept = frozen_parts(engine.supernet, old, new, engine.stage.freeze)
         trained = {name: ~kept[parameter] for name, parameter in engine.supernet.network.named_parameters()}
         before = weights(engine)

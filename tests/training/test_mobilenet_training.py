@@ -11,7 +11,7 @@ from helpers.refusals import refused
 
 from monai_prox.core.space import Subnet
 from monai_prox.training.calibrate import calibrate
-from monai_prox.training.schedule import RECIPES, progressive_shrinking, prox_paper
+from monai_prox.training.recipes import RECIPES, progressive_shrinking, prox_paper
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -50,7 +50,7 @@ def test_a_frozen_teacher_has_statistics_of_its_own(recipe: str, teachers: Calla
     stages = {"prox_paper": prox_paper, "progressive_shrinking": progressive_shrinking}[recipe](engine.supernet.family.space)
     assert calibrated == teachers([stage.space(engine.supernet.family.space) for stage in stages])
     assert engine._teacher is not None
-    subnet, network = engine._teacher
+    subnet, network = engine._teacher.subnet, engine._teacher._member.network
     again = engine.supernet.family.build(subnet, initialise=False)
     again.load_state_dict(network.state_dict())
     calibrate(again, images(99), lambda x: engine.supernet.family.run(again, x, subnet))

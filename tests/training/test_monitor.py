@@ -18,7 +18,7 @@ from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.families.unet_choices import UNetChoices
-from monai_prox.training.monitor import CONFIDENCE, Comparison, Monitor, comparing_interval
+from monai_prox.training.monitor import CONFIDENCE, Comparison, Monitor, verdicts_of
 
 CHOICES = UNetChoices(depth="all", width=(0.5, 0.75, 1.0), kernel=(3, 5), levels=1, resolution=(0.75, 1.0))
 SUPERNET = SuperNet(unet_family(choices=CHOICES, features=(4, 8, 8)))
@@ -71,7 +71,12 @@ def dice_of(space: SearchSpace, gains: Mapping[str, Sequence[float]]) -> dict[Su
 
 def observe(monitor: Monitor, epoch: int, space: SearchSpace = SPACE, /, **gains: tuple[float, float]) -> str | None:
     """What the monitor closes upon gains and standard errors by dimension; all others are worth it."""
-    return monitor.observe(epoch, space, dice_of(space, {name: gains_of(*of) for name, of in gains.items()}))
+    return closed_by(monitor.observe(epoch, space, dice_of(space, {name: gains_of(*of) for name, of in gains.items()})))
+
+
+def closed_by(comparison: Comparison | None) -> str | None:
+    """The dimension whose last choice is to be closed."""
+    return comparison.dimension if comparison is not None and comparison.verdict == "closed" else None
 
 
 def watch(monitor: Monitor, space: SearchSpace = SPACE, /, **gains: tuple[float, float]) -> SearchSpace:
@@ -238,7 +243,7 @@ def test_fewer_than_five_cases_are_no_comparison_and_begin_no_trial(cases: int, 
 
 def observe_all(monitor: Monitor, epoch: int, scores: Mapping[str, float]) -> str | None:
     """With equal scores for all members."""
-    return monitor.observe(epoch, SPACE, dict.fromkeys(dice_of(SPACE, {}), scores))
+    return closed_by(monitor.observe(epoch, SPACE, dict.fromkeys(dice_of(SPACE, {}), scores)))
 
 
 def test_only_common_cases_count() -> None:
@@ -247,9 +252,9 @@ def test_only_common_cases_count() -> None:
     dice[space.largest()] |= {f"only the largest's {case}": 1.0 for case in range(5)}
     dice[space.smallest()] |= {f"only the other's {case}": 0.0 for case in range(5)}
     for epoch in range(3):
-        assert monitor.observe(epoch, space, dice) is None
+        assert closed_by(monitor.observe(epoch, space, dice)) is None
     assert [(c.cases, c.gain) for c in monitor.history] == [(8, pytest.approx(-0.25))] * 2
-    assert monitor.observe(3, space, dice) == "width"
+    assert closed_by(monitor.observe(3, space, dice)) == "width"
 
 
 def test_the_order_of_cases_does_not_matter() -> None:
@@ -305,7 +310,7 @@ def test_a_validation_with_too_few_common_cases_abandons_the_trial() -> None:
         monitor.observe(epoch, space, dice)
     assert monitor.observe(3, space, few) is None, "four in common"
     assert len(monitor.history) == 2 and monitor.trial(space) is None
-    assert [monitor.observe(epoch, space, dice) for epoch in range(4, 9)] == [None] * 4 + ["width"]
+    assert [closed_by(monitor.observe(epoch, space, dice)) for epoch in range(4, 9)] == [None] * 4 + ["width"]
     assert [comparison.judged for comparison in monitor.history] == [0, 1, 0, 1, 2, 3]
 
 
@@ -329,11 +334,6 @@ def test_what_another_stage_opens_has_its_trial_too() -> None:
     assert verdicts(monitor) == {("width", 2): "kept", ("width", 3): "closed"}
 
 
-@pytest.mark.parametrize(("interval", "comparing"), [(1, 1), (2, 1), (3, 1), (5, 2), (6, 2), (10, 3), (25, 8)])
-def test_comparisons_are_about_three_times_as_frequent_as_validations_of_all_members(interval: int, comparing: int) -> None:
-    assert comparing_interval(interval) == comparing
-
-
 # ---------------------------------------------------------------------- what is closed
 def test_clear_gains_are_kept() -> None:
     monitor = monitor_of()
@@ -348,7 +348,7 @@ def test_no_gain_closes_when_as_many_validations_are_judged_as_there_is_patience
     closed = [observe(monitor, epoch, space, **{dimension: HOPELESS}) for epoch in range(patience + 2)]
     assert closed == [None] * (patience + 1) + [dimension]
     assert [comparison.judged for comparison in monitor.history] == list(range(patience + 1))
-    assert monitor.verdicts == [(patience + 1, dimension, "closed")]
+    assert verdicts_of(monitor.history) == [(patience + 1, dimension, "closed")]
 
 
 def test_three_validations_are_the_patience_by_default() -> None:
@@ -378,7 +378,7 @@ def test_a_gain_of_exactly_the_threshold_is_kept(threshold: float, verdict: str)
     scores = {space.largest(): dict.fromkeys("abcde", 0.75), space.smallest(): dict.fromkeys("abcde", 0.5)}
     for epoch in range(3):
         monitor.observe(epoch, space, scores)
-    assert monitor.verdicts == [(2, "width", verdict)]
+    assert verdicts_of(monitor.history) == [(2, "width", verdict)]
 
 
 @given(st.floats(-0.05, 0.05), st.floats(0, 0.05), st.floats(0, 0.02), st.integers(3, 15).map(lambda n: 2 * n))

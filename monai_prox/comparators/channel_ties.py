@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from monai_prox.core.slicing import Region
+from monai_prox.core.slicing import Permutations, Region
 from monai_prox.errors import ProXError
-
-Permutations = list[tuple[int, Tensor]]
 
 # Modules by their exact class, for a subclass may do anything, functions by themselves, methods by their names.
 _AXES = (1, 2, 3)

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from monai_prox.core.slicing import Region, covers
+from monai_prox.comparators.channel_ties import Ties
+from monai_prox.core.slicing import Permutations, Region, covers, permute
 from monai_prox.core.space import SearchSpace
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
-from monai_prox.training.channel_ties import Permutations, Ties
 
 
 @torch.no_grad()
@@ -101,8 +101,10 @@ def narrower_members(supernet: SuperNet, space: SearchSpace) -> list[dict[str, R
     return [supernet.regions(members.largest()) for members in evenly if members.size()]
 
 
-def permute(tensor: Tensor, permutations: Permutations) -> Tensor:
-    """A copy of ``tensor`` with the permuted axes of a parameter of the same shape, see ``sort_channels``."""
-    for axis, permutation in permutations:
-        tensor = tensor.index_select(axis, permutation.to(tensor.device))
-    return tensor
+def sort_channels_of(supernet: SuperNet, trained: SearchSpace | None) -> dict[nn.Parameter, Permutations]:
+    """Sorts the channels of ``supernet``'s network such that the members of ``trained`` stay what they are, None for no member.
+
+    It is the ``reorder`` of a stage, see ``monai_prox.training.stage``. Raises ProXError as ``sort_channels`` does.
+    """
+    narrower = [] if trained is None else narrower_members(supernet, trained)
+    return sort_channels(supernet.network, *shallower_members(supernet), narrower=narrower)

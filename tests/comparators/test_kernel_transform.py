@@ -14,7 +14,7 @@ from helpers.architectures import KINDS, batch, randomise_norms, segmentation_lo
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from monai_prox.core.kernel_transform import KernelTransforms
+from monai_prox.comparators.kernel_transform import KernelTransforms, kernel_transforms_of
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.families.unet_choices import UNetChoices
@@ -36,7 +36,8 @@ def family_of(kind: str = "PlainConvUNet", case: str = "2d", kernel: tuple[int, 
 
 def supernet_of(*family: Any, kernel_transforms: bool = True, seed: int = 0, **changes: Any) -> SuperNet:
     torch.manual_seed(seed)
-    supernet = SuperNet(family_of(*family, **changes), kernel_transforms=kernel_transforms)
+    members = family_of(*family, **changes)
+    supernet = SuperNet(members, kernel_transforms=kernel_transforms_of(members) if kernel_transforms else None)
     randomise_norms(supernet.network)
     supernet.network.decoder.deep_supervision = True
     return supernet
@@ -91,7 +92,7 @@ def level_and_step(key: str) -> tuple[int, int]:
 @every_kind
 def test_at_the_start_members_are_those_of_a_plain_supernet_bit_for_bit(kind: str, case: str, kernel: tuple[int, ...]) -> None:
     plain = supernet_of(kind, case, kernel, kernel_transforms=False)
-    transformed = SuperNet(plain.family, plain.network, kernel_transforms=True)
+    transformed = SuperNet(plain.family, plain.network, kernel_transforms=kernel_transforms_of(plain.family))
     x = image(plain)
     with torch.no_grad():
         for subnet in members_of(plain, (kind, case, kernel)):
@@ -333,7 +334,7 @@ def test_members_have_the_same_weights_under_autocast() -> None:
 
 def test_matrices_are_where_the_network_is_and_in_its_precision() -> None:
     plain = supernet_of(kernel_transforms=False).double()
-    supernet = SuperNet(plain.family, plain.network, kernel_transforms=True)
+    supernet = SuperNet(plain.family, plain.network, kernel_transforms=kernel_transforms_of(plain.family))
     assert {p.dtype for p in supernet.parameters()} == {torch.double}
     smallest, x = plain.family.space.smallest(), image(plain).double()
     assert equal(supernet(x, smallest), plain(x, smallest))

@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from monai_prox.core.space import SearchSpace, Slot
 from monai_prox.errors import ProXError
 from monai_prox.families.unet_choices import PAPER_CHOICES, UNetChoices
-from monai_prox.training.schedule import (
-    RECIPES,
-    Schedule,
-    Stage,
-    find_recipe,
-    make_schedule,
-    progressive_shrinking,
-    prox,
-    prox_paper,
-    sandwich,
-)
+from monai_prox.training.recipes import RECIPES, find_recipe, make_schedule, progressive_shrinking, prox, prox_paper, sandwich
+from monai_prox.training.stage import Schedule, Stage
 
 shares = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8)
 
@@ -92,7 +83,7 @@ def test_a_schedule_needs_a_stage() -> None:
         ({"start": "middle"}, "start is 'middle'; allowed: smallest, largest"),
         ({"teacher": "smallest"}, "teacher is 'smallest'; allowed: none, previous, first, largest"),
         ({"distance": "l1"}, "distance is 'l1'; allowed: mse, kl"),
-        ({"birth": "zero"}, "birth is 'zero'; allowed: random, preserving"),
+        ({"new_weights": "zero"}, "new_weights is 'zero'; allowed: random, preserving"),
         ({"freeze": "all"}, "freeze is 'all'; allowed: none, grown"),
         ({"train": ()}, "train is (); allowed: largest, smallest, random"),
         ({"train": ("middle",)}, "train is ('middle',); allowed: largest, smallest, random"),
@@ -117,7 +108,8 @@ def test_stages_are_plain_data(recipe) -> None:
     for stage in recipe(EVERYTHING):
         data = json.loads(json.dumps(stage.to_json()))
         train = tuple(tuple(role) if isinstance(role, list) else role for role in data["train"])
-        assert Stage(**data | {"train": train}) == stage
+        assert data.pop("sort_channels") == (stage.reorder is not None)
+        assert Stage(**data | {"train": train, "reorder": stage.reorder}) == stage
 
 
 def test_a_stage_opens_from_its_start() -> None:
@@ -134,7 +126,7 @@ def test_a_stage_opens_from_its_start() -> None:
 
 def test_by_default_a_stage_is_a_member_that_learns_from_the_labels() -> None:
     stage = Stage(name="plain")
-    assert (stage.start, stage.teacher, stage.sort_channels, stage.monitored) == ("smallest", "none", False, False)
+    assert (stage.start, stage.teacher, (stage.reorder is not None), stage.monitored) == ("smallest", "none", False, False)
     assert stage.space(EVERYTHING).size() == 1
 
 
@@ -177,7 +169,7 @@ def test_the_paper_teaches_by_the_previous_largest_in_equal_shares() -> None:
     assert first.teacher == "none"
     for stage in others:
         assert (stage.teacher, stage.distance, stage.distillation) == ("previous", "mse", 0.5)
-        assert stage.train == ("random",) and stage.birth == "random" and stage.share == first.share
+        assert stage.train == ("random",) and stage.new_weights == "random" and stage.share == first.share
         assert stage.freeze == ("grown" if stage.name.split()[0] in ("depth", "kernel") else "none")
 
 
@@ -194,7 +186,7 @@ def test_prox_grows_and_then_gives_everyone_their_due() -> None:
     assert dict(stages[2].open) == {"depth": 3, "decoder_depth": 2, "width": 3}
     assert set(stages[3].open) == {"depth", "decoder_depth", "width", "kernel", "resolution", "levels"}
     assert all((stage.teacher, stage.freeze) == ("none", "none") for stage in stages)
-    assert all((stage.birth, stage.train) == ("preserving", (("largest", "smallest"),)) for stage in stages[1:-1])
+    assert all((stage.new_weights, stage.train) == ("preserving", (("largest", "smallest"),)) for stage in stages[1:-1])
     assert stages[-1].train == (("largest", "random", "smallest", "random"),)
     assert [stage.share for stage in stages] == [0.25, 0.1, 0.1, 0.1, 0.45]
     assert [stage.warmup for stage in stages] == [0, 40, 40, 40, 40]
@@ -219,7 +211,7 @@ def test_prox_names_of_smaller_spaces() -> None:
 def test_a_space_with_one_member_is_one_stage(recipe) -> None:
     (stage,) = recipe(SPACES["rigid"])
     assert stage.teacher == "none" and stage.space(SPACES["rigid"]).size() == 1
-    assert not stage.sort_channels and not stage.monitored
+    assert not (stage.reorder is not None) and not stage.monitored
     Schedule((stage,), 1)
 
 
@@ -231,7 +223,7 @@ def shrinking_of(choices: UNetChoices) -> tuple[SearchSpace, tuple[Stage, ...]]:
 
 
 def told(stage: Stage) -> tuple[Any, ...]:
-    return stage.name, dict(stage.open), len(stage.train), stage.teacher, stage.sort_channels
+    return stage.name, dict(stage.open), len(stage.train), stage.teacher, (stage.reorder is not None)
 
 
 def test_shrinking_the_papers_space() -> None:
@@ -289,16 +281,16 @@ def test_shrinking_is_taught_by_the_first_largest_in_equal_shares(space: SearchS
     for stage in others:
         assert (stage.teacher, stage.distance, stage.distillation) == ("first", "kl", 0.5)
         assert set(stage.train) == {"random"} and stage.start == "largest" and stage.share == first.share
-        assert (stage.birth, stage.freeze, stage.monitored) == ("random", "none", False)
+        assert (stage.new_weights, stage.freeze, stage.monitored) == ("random", "none", False)
 
 
 @every_space
 def test_shrinking_sorts_channels_whenever_narrower_members_open(space: SearchSpace) -> None:
     stages = progressive_shrinking(space)
     elastic = "width" in space.dimensions and space.choice_count("width") > 1
-    assert any(stage.sort_channels for stage in stages) == elastic
+    assert any((stage.reorder is not None) for stage in stages) == elastic
     for before, stage in pairwise(stages):
-        assert stage.sort_channels == (stage.open.get("width", 1) > before.open.get("width", 1))
+        assert (stage.reorder is not None) == (stage.open.get("width", 1) > before.open.get("width", 1))
 
 
 # ---------------------------------------------------------------------- the sandwich rule
@@ -309,7 +301,7 @@ def test_the_sandwich_is_one_stage_of_everything(space: SearchSpace) -> None:
     if space.size() > 1:
         assert stage.train == ("largest", "smallest", "random", "random")
         assert (stage.teacher, stage.distance, stage.distillation) == ("largest", "kl", 1.0)
-        assert (stage.birth, stage.freeze, stage.sort_channels) == ("random", "none", False)
+        assert (stage.new_weights, stage.freeze, (stage.reorder is not None)) == ("random", "none", False)
 
 
 # ---------------------------------------------------------------------- recipes by name
@@ -324,7 +316,7 @@ def test_known_recipes() -> None:
 
 
 def test_a_monitored_stage_starts_with_the_smallest() -> None:
-    with pytest.raises(ProXError, match="stage 'last': where it starts with the largest, the last choices cannot be closed"):
+    with pytest.raises(ProXError, match="stage 'last': it starts with the largest, so the last choices cannot be closed"):
         Stage(name="last", start="largest", monitored=True)
 
 

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.optim import SGD, AdamW
 
+from monai_prox.comparators.importance import narrower_members, shallower_members, sort_channels
+from monai_prox.core.slicing import Permutations, permute
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.families.unet_choices import UNetChoices
-from monai_prox.training.importance import Permutations, narrower_members, permute, shallower_members, sort_channels
 
 CASES = {  # stages of equal width are tied by their residuals, others have projections
     "2d": {"patch": (24, 24), "features": (4, 8, 8)},

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_prox.core.family import Family
 from monai_prox.core.slicing import centre
+from monai_prox.core.supernet import without_weights
 
 
 class KernelTransforms(nn.Module):
@@ -48,3 +50,16 @@ class KernelTransforms(nn.Module):
             with torch.autocast(weight.device.type, enabled=False):  # or a member would be another one once it is extracted
                 weight = F.linear(taps, self.matrices[self._key(name, step)]).view((*weight.shape[:2], *smaller))
         return weight
+
+
+def kernel_transforms_of(family: Family) -> KernelTransforms:
+    """One transform for each kernel of ``family`` that some member has in a smaller size."""
+    supernet, space = without_weights(family), family.space
+    counts = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
+    sizes: dict[str, list[tuple[int, ...]]] = {}
+    for count in range(counts.get("kernel", 1), 0, -1):
+        for name, region in supernet.regions(space.restrict(counts | {"kernel": count}).largest()).items():
+            size = tuple(sum(part.stop - part.start for part in parts) for parts in region[2:])
+            if len(region) > 2 and size not in sizes.setdefault(name, []):
+                sizes[name].append(size)
+    return KernelTransforms(sizes)

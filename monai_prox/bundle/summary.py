@@ -1,0 +1,49 @@
+"""What a training is going to do, said before it begins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_prox.bundle.component import ProX
+from monai_prox.core import cost
+from monai_prox.core.distributed import rank, world_size
+from monai_prox.data.decathlon_plan import Plan
+from monai_prox.data.oct_plan import OctPlan
+from monai_prox.report import count
+
+Data = Sequence[Mapping[str, Any]]
+
+
+def log_plan(plan: Plan | OctPlan, prox: ProX, training: Data, validation: Data, *, cache_rate: float = 1.0) -> None:
+    """Logs in two lines what was planned; the first process does.
+
+    Args:
+        plan, prox: what trains.
+        training, validation: the datasets' items, with an image each.
+        cache_rate: the share of each that MONAI's CacheDataset keeps. Its memory is left out if an image is not one file.
+    """
+    if rank() > 0:
+        return
+    family, logger = prox.supernet.family, logging.getLogger(__name__)
+    largest = family.space.largest()
+    price, features = cost.of(family, largest, plan.patch_size), ", ".join(f"{value:g}" for value in largest["width"])
+    cache = _cache(plan, training, validation, cache_rate)
+    logger.info(f"Plan: {plan.images}; {len(training):,} cases to train on, {len(validation):,} to validate on{cache}")
+    logger.info(
+        f"Network: {len(largest['width'])} stages of {features} features; the largest of {family.space.size():,} members has "
+        f"{count(price.parameters)} weights and takes {count(price.macs)}MAC for {' x '.join(map(str, plan.patch_size))}"
+    )
+
+
+def _cache(plan: Plan | OctPlan, training: Data, validation: Data, rate: float) -> str:
+    kept = [(item, part is training) for part in (training, validation) for item in part[: int(len(part) * rate)]]
+    if not kept:
+        return ""
+    if isinstance(plan, Plan) and not all(isinstance(item["image"], str | Path) for item, _ in kept):
+        return ""
+    size = sum(plan.cached_bytes(item["image"], trains=trains) for item, trains in kept)
+    each = " in each process" if world_size() > 1 else ""
+    return f", kept in up to {count(size)}B of memory{each}"

@@ -1,0 +1,136 @@
+"""Stages of a training as data: which members train from when on, and how. The stage of an epoch is a function of the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from torch import nn
+
+from monai_prox.core.slicing import Permutations
+from monai_prox.core.space import SearchSpace
+from monai_prox.core.supernet import SuperNet
+from monai_prox.errors import ProXError
+
+Role = Literal["largest", "smallest", "random"]
+Reorder = Callable[[SuperNet, SearchSpace | None], Mapping[nn.Parameter, Permutations]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A span of epochs with the same open choices.
+
+    name: what opens, for logs and plots.
+    open: number of open choices by dimension, counted from ``start``; dimensions not named keep that choice alone.
+    start: the member that is trained first, "smallest" or "largest".
+    share: of the epochs, relative to the other stages' shares.
+    train: the members of a training step, in this order; several accumulate their gradients. A tuple among them takes turns
+        from step to step, and an epoch begins one turn further on than the one before.
+    teacher: "none"; "previous", a frozen copy of the largest member of the stage before; "first", such a copy that stays in
+        all stages that follow with "first"; or "largest", the largest member of the same step (in-place distillation), which
+        then has to be the first of ``train``.
+    distance: between the student's and the teacher's logits, "mse" or "kl" (of the class probabilities).
+    distillation: weight w of the teacher in the loss (1 - w) task + w distance.
+    new_weights: of the weights that open: "random", as initialised, or "preserving", so that the first step computes what the
+        stage before did, up to the norm of a new block.
+    warmup: updates over which the learning rate rises from nothing as the stage opens, a quarter of the stage's at most.
+    reorder: puts the channels in another order as the stage opens, e.g. by their importance. It gets the supernet and what was
+        open before, None for the first stage, and returns what it has permuted; the optimizers' states follow.
+    freeze: "none", or "grown": of a tensor that grew only the new part is trained, and of a U-Net stage that got deeper only
+        the new blocks.
+    monitored: choices that turn out not to be worth their cost are closed, see ``monai_prox.training.monitor``. While one is
+        on trial, half of the steps train members of what is open without it.
+    """
+
+    name: str
+    open: Mapping[str, int] = field(default_factory=dict)
+    start: Literal["smallest", "largest"] = "smallest"
+    share: float = 1.0
+    train: tuple[Role | tuple[Role, ...], ...] = ("random",)
+    teacher: Literal["none", "previous", "first", "largest"] = "none"
+    distance: Literal["mse", "kl"] = "mse"
+    distillation: float = 0.5
+    new_weights: Literal["random", "preserving"] = "random"
+    warmup: int = 0
+    reorder: Reorder | None = None
+    freeze: Literal["none", "grown"] = "none"
+    monitored: bool = False
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "start": ("smallest", "largest"),
+            "teacher": ("none", "previous", "first", "largest"),
+            "distance": ("mse", "kl"),
+            "new_weights": ("random", "preserving"),
+            "freeze": ("none", "grown"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ProXError(f"stage {self.name!r}: {name} is {getattr(self, name)!r}; allowed: {', '.join(values)}")
+        turns = [role if isinstance(role, tuple) else (role,) for role in self.train]
+        if not turns or not all(roles and set(roles) <= {"largest", "smallest", "random"} for roles in turns):
+            raise ProXError(f"stage {self.name!r}: train is {self.train}; allowed: largest, smallest, random")
+        if self.teacher == "largest" and self.train[0] != "largest":
+            raise ProXError(f"stage {self.name!r}: the teacher is the largest, so train must begin with it")
+        if self.monitored and self.start == "largest":
+            raise ProXError(f"stage {self.name!r}: it starts with the largest, so the last choices cannot be closed")
+        if not self.share > 0 or not 0 <= self.distillation <= 1 or self.warmup < 0:
+            raise ProXError(
+                f"stage {self.name!r}: share must be positive, distillation within 0 and 1, and warmup not negative"
+            )
+
+    @property
+    def trained(self) -> str:
+        """The members of a training step, for logs."""
+        return " + ".join(role if isinstance(role, str) else " or ".join(role) for role in self.train)
+
+    def space(self, whole: SearchSpace) -> SearchSpace:
+        """The part of ``whole`` that is open."""
+        return whole.restrict(self.open, start=self.start)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, in which ``sort_channels`` says whether there is a ``reorder``."""
+        data = {each.name: getattr(self, each.name) for each in fields(self)}
+        return data | {"open": dict(self.open), "sort_channels": data.pop("reorder") is not None}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Stages laid over epochs: every stage has at least one, and together they cover ``range(epochs)`` exactly.
+
+    Raises ProXError if there are fewer epochs than stages.
+    """
+
+    stages: tuple[Stage, ...]
+    epochs: int
+
+    def __post_init__(self) -> None:
+        if not self.stages or not isinstance(self.epochs, int) or self.epochs < len(self.stages):
+            raise ProXError(f"a recipe of {len(self.stages)} stages needs at least as many epochs, got {self.epochs}")
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First epoch of each stage."""
+        total = sum(stage.share for stage in self.stages)
+        starts, cumulated = [0], 0.0
+        for index, stage in enumerate(self.stages[:-1], start=1):
+            cumulated += stage.share
+            latest = self.epochs - (len(self.stages) - index)
+            starts.append(min(max(round(self.epochs * cumulated / total), starts[-1] + 1), latest))
+        return tuple(starts)
+
+    def to_json(self) -> tuple[dict[str, Any], ...]:
+        """The stages, each with its first epoch."""
+        return tuple(s.to_json() | {"first_epoch": start} for s, start in zip(self.stages, self.starts, strict=True))
+
+    def index(self, epoch: int) -> int:
+        """The stage of ``epoch``; epochs past the end belong to the last stage."""
+        return sum(start <= epoch for start in self.starts) - 1
+
+    def is_last_of_stage(self, epoch: int) -> bool:
+        return epoch == self.epochs - 1 or self.index(epoch) != self.index(epoch + 1)
+
+    def is_due(self, epoch: int, interval: int) -> bool:
+        """Whether what happens every ``interval`` epochs, and at the end of every stage, happens after ``epoch``."""
+        return (epoch + 1) % interval == 0 or self.is_last_of_stage(epoch)
