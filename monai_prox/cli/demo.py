@@ -148,22 +148,15 @@ def _prepare(step: _Steps, identifier: int, dataset: str, bar: Callable[[float |
     """Has nnU-Net plan and preprocess, as far as it is not done; returns the configuration."""
     plans = Path(os.environ["nnUNet_preprocessed"], dataset, f"{PLANNED}.json")
     processes = {"nnUNet_n_proc_DA": "1"} if os.environ["nnUNet_n_proc_DA"] == "0" else {}  # nnU-Net cannot plan with none
+    count = ("-np", os.environ["nnUNet_def_n_proc"])
     if not plans.is_file():
-        command = [
-            "nnUNetv2_plan_and_preprocess",
-            "-d",
-            str(identifier),
-            "-np",
-            os.environ["nnUNet_def_n_proc"],
-            "--no_pp",
-            "--verify_dataset_integrity",
-        ]
+        command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), *count, "--no_pp", "--verify_dataset_integrity"]
         step.run(command, lambda _: None, **processes)
     planned = read_json(plans)["configurations"]
     configuration = next(one for one in CONFIGURATIONS if one in planned)
     if not is_preprocessed(dataset, f"{PLANNED}_{configuration}"):
-        command = ["nnUNetv2_preprocess", "-d", str(identifier), "-c", configuration]
-        step.run([*command, "-np", os.environ["nnUNet_def_n_proc"]], lambda line: bar(_tqdm_percent(line)), **processes)
+        command = ["nnUNetv2_preprocess", "-d", str(identifier), "-c", configuration, *count]
+        step.run(command, lambda line: bar(_tqdm_percent(line)), **processes)
     return configuration
 
 

@@ -86,8 +86,11 @@ class ProXTrainerDemo(ProXTrainerAdam):
 
 
 class ProXTrainerDemoQuick(ProXTrainerDemo):
-    """As short as there are stages: it learns nothing."""
+    """As short as there are stages: it learns nothing, and no member is validated."""
 
     epochs = 5
     iterations_per_epoch = 2
     validation_iterations_per_epoch = 1
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        self.print_to_log_file(f"{type(self).__name__} validates nothing: it has learnt nothing")
