@@ -86,7 +86,7 @@ def begin(path: Path, described: dict[str, Any]) -> dict[str, Any]:
 
 def describe(task: SyntheticTask) -> dict[str, Any]:
     """The plan's network."""
-    of_largest = cost.of(task.family, task.family.space.largest(), task.workload.patch)
+    of_largest = cost.member_cost(task.family, task.family.space.largest(), task.workload.patch)
     return task.workload._asdict() | {"parameters": of_largest.parameters, "macs": of_largest.macs}
 
 

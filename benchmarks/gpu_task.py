@@ -18,7 +18,7 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from monai_prox.data.decathlon_plan import SMALLEST_FEATURE_MAP, plan_architecture
+from monai_prox.data.topology import SMALLEST_FEATURE_MAP, plan_architecture
 from monai_prox.families.unet import UNetFamily
 from monai_prox.nnunet.loader_process import EndWithTraining
 from monai_prox.nnunet.trainer import ProXTrainer

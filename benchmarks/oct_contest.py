@@ -22,7 +22,8 @@ from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.data.oct import Scan, read_scan, read_scans
-from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
+from monai_prox.families.mobilenet import MobileNetFamily
+from monai_prox.families.mobilenet_choices import MobileNetChoices
 from monai_prox.training.calibrate import IMAGES, calibrate
 from monai_prox.training.engine import Engine
 from monai_prox.training.recipes import RECIPES, make_schedule

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from monai_prox.core.named_members import named_members
 from monai_prox.core.supernet import SuperNet
-from monai_prox.data.decathlon_plan import plan_architecture
+from monai_prox.data.topology import plan_architecture
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import write_json

@@ -7,8 +7,8 @@ from .core.family import Family as Family
 from .core.named_members import named_members as named_members
 from .core.network import largest as largest
 from .core.network import prediction_graph as prediction_graph
+from .core.slots import Slot as Slot
 from .core.space import SearchSpace as SearchSpace
-from .core.space import Slot as Slot
 from .core.space import Subnet as Subnet
 from .core.supernet import SuperNet as SuperNet
 from .data.decathlon import find_task as find_task
@@ -28,8 +28,8 @@ from .export.bundle_transforms import SformReader as SformReader
 from .export.bundle_transforms import nonzero as nonzero
 from .export.device_file import export_file as export_file
 from .export.nnunet import export_nnunet as export_nnunet
-from .families.mobilenet import MobileNetChoices as MobileNetChoices
 from .families.mobilenet import MobileNetFamily as MobileNetFamily
+from .families.mobilenet_choices import MobileNetChoices as MobileNetChoices
 from .families.unet import UNetFamily as UNetFamily
 from .families.unet_choices import UNetChoices as UNetChoices
 from .trained.bundle_folder import TrainedBundle as TrainedBundle

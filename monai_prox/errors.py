@@ -1,4 +1,4 @@
-"""The one error that users are meant to read."""
+"""The error for users, and what makes errors of others into it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONGEST = 1000  # characters of a message
-# What a terminal obeys, and what turns the direction of writing; and halves of characters, which cannot be printed
+# Control characters, characters that change the direction of writing, and surrogates, which cannot be printed
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """``text`` in a line, without what names in somebody's files could do to a terminal."""
+    """A text in one line, without characters that a terminal obeys.
+
+    Args:
+        text: any text, for example the name of a user's file.
+
+    >>> printable("line 1\\nline 2")
+    'line 1 line 2'
+    """
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.splitlines()))
 
 
 class ProXError(ValueError):
-    """Something the user can mend: the message names what was wrong, its value and what to do, in one line.
+    """An error that the user can correct. Its message says in one line what was wrong, its value and what to do.
 
-    That holds whatever a file has put into it: line breaks become spaces, and of a long message the middle is left out.
+    This holds for any text from a file: line breaks become spaces, and the middle of a long message is left out.
     """
 
     def __str__(self) -> str:
@@ -28,14 +35,25 @@ class ProXError(ValueError):
 
 
 @contextmanager
-def refusing(what: str) -> Iterator[None]:
-    """Within it, whatever values from outside make code raise becomes a ProXError that begins with ``what``.
+def refusing(subject: str) -> Iterator[None]:
+    """Turns errors that wrong values from outside cause within the context into a ProXError. It is a decorator, too.
 
-    For data that others check, or nobody: torch's layers, nnU-Net's plans. A decorator, too.
+    It is for values that only other code checks, such as torch's layers or nnU-Net.
+
+    Args:
+        subject: beginning of the message.
+
+    Raises:
+        ProXError: the code within the context raised an error.
+
+    >>> with refusing("the patch"):
+    ...     int("large")
+    Traceback (most recent call last):
+    monai_prox.errors.ProXError: the patch: ValueError: invalid literal for int() with base 10: 'large'
     """
     try:
         yield
     except ProXError:
         raise
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ProXError(f"{what}: {type(error).__name__}: {' '.join(str(error).split()):.160}") from error
+        raise ProXError(f"{subject}: {type(error).__name__}: {' '.join(str(error).split()):.160}") from error

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are either complete or not there."""
 
 from __future__ import annotations
 
@@ -18,39 +18,50 @@ from typing import Any
 
 from monai_prox.errors import ProXError
 
-SHORT = 40  # characters of a name that a temporary one repeats: most systems allow 255 bytes
-UNFINISHED = ".unfinished"  # ends the names of temporary folders, which only a killed process leaves
-REPLACED = ".replaced"  # in such a folder: what is there until then
+SHORT = 40  # characters of a name in the name of a temporary folder; most systems allow 255 bytes
+UNFINISHED = ".unfinished"  # the end of the names of temporary folders, which only a killed process leaves
+REPLACED = ".replaced"  # the name of the old content in such a folder
 OWNER = re.compile(rf"\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d{{1,9}})\.[^.]+{re.escape(UNFINISHED)}$")
 MOST_BYTES = 2**26  # of a JSON file
-MOST_VALUES = 3_000_000  # in it, each of which takes up to 200 bytes once it is read
-MOST_DIGITS = 18  # of a whole number: 64 bits hold it
-DEEPEST = 32  # objects and lists in each other
+MOST_VALUES = 3_000_000  # of a JSON file; a value takes up to 200 bytes in memory
+MOST_DIGITS = 18  # of a whole number, which 64 bits can hold
+DEEPEST = 32  # levels of nested objects and lists
 
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """Yields a folder beside ``path``, on the same disk. Its name says whose it is."""
+    """A temporary folder beside a path, on the same disk, which is removed at the end of the context.
+
+    Its name contains the host and the process that made it.
+
+    Args:
+        path: path of a file or folder.
+    """
     owner = f"{_host()}.{os.getpid()}."
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:SHORT]}.{owner}", suffix=UNFINISHED) as folder:
         yield Path(folder)
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Removes what killed processes of this machine have left in ``folder`` of the file or folder ``name``, or of any."""
-    for left in folder.glob(f".{name if name == '*' else escape(name[:SHORT])}.*{UNFINISHED}"):
-        owner = OWNER.search(left.name)
+    """Removes temporary folders of processes of this machine that were killed.
+
+    Args:
+        folder: folder that contains them.
+        name: name of the file or folder that the processes wrote. "*" means any.
+    """
+    for leftover in folder.glob(f".{name if name == '*' else escape(name[:SHORT])}.*{UNFINISHED}"):
+        owner = OWNER.search(leftover.name)
         if owner is not None and owner["host"] == _host() and not _runs(int(owner["process"])):
-            _put_back(left)
-            shutil.rmtree(left, ignore_errors=True)
+            _put_back(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _put_back(left: Path) -> None:
-    """What was to be replaced by a folder in ``left``, if its process ended after it had taken it away."""
-    if (left / REPLACED).is_dir():
-        for unfinished in left.iterdir():
-            if unfinished.name != REPLACED and not (place := left.parent / unfinished.name).exists():
-                (left / REPLACED).rename(place)
+def _put_back(leftover: Path) -> None:
+    """Restores a folder that was to be replaced, if the process ended after it had moved the folder to ``leftover``."""
+    if (leftover / REPLACED).is_dir():
+        for unfinished in leftover.iterdir():
+            if unfinished.name != REPLACED and not (place := leftover.parent / unfinished.name).exists():
+                (leftover / REPLACED).rename(place)
 
 
 def _host() -> str:
@@ -58,27 +69,31 @@ def _host() -> str:
 
 
 def _runs(process: int) -> bool:
-    """Whether there is such a process on this machine; on Windows nobody can ask without ending it, so there is one."""
+    """Whether the process exists on this machine. On Windows asking would end the process, so the answer is yes."""
     if os.name != "posix":
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # it belongs to another user
         pass
     return True
 
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` that takes its place when the block ends without an error.
+    """A temporary path beside a path. The file there takes the place of ``path`` if the context ends without an error.
 
-    Of an OSError about writing, ``path`` is the filename.
+    Args:
+        path: path of the file.
+
+    Raises:
+        OSError: the file cannot be written. Its filename is ``path``.
     """
     path = Path(path)
     try:
-        # Not mkstemp, whose files only their owner may read: what is written here has the permissions of any other file.
+        # Not mkstemp, because only their owner may read its files. These have the permissions of any other file.
         with temporary_folder(path) as folder:
             temporary = folder / path.name
             yield temporary
@@ -86,14 +101,20 @@ def replacing(path: Path | str) -> Iterator[Path]:
             temporary.replace(path)
         to_disk(path.parent)
     except OSError as error:
-        if error.filename is None or UNFINISHED in str(error.filename):  # a full disk has no name
+        if error.filename is None or UNFINISHED in str(error.filename):  # the error of a full disk has no filename
             error.filename = str(path)
         raise
 
 
 def to_disk(path: Path) -> None:
-    """Else a power cut could keep a file's new name and lose what is in it. Of a folder, the names in it."""
-    with suppress(OSError) if path.is_dir() else nullcontext():  # Windows and some network disks cannot, of folders
+    """Writes a file, or the names in a folder, from the system's cache to the disk.
+
+    Without this a power cut could keep a file's new name and lose its content.
+
+    Args:
+        path: path of the file or folder.
+    """
+    with suppress(OSError) if path.is_dir() else nullcontext():  # Windows and some network disks cannot do it for folders
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
             os.fsync(descriptor)
@@ -102,7 +123,14 @@ def to_disk(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """With those above it. Raises ProXError where it cannot be made."""
+    """Makes a folder and those above it, if they are missing.
+
+    Args:
+        path: path of the folder.
+
+    Raises:
+        ProXError: the folder cannot be made.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,14 +138,33 @@ def make_folder(path: Path) -> None:
 
 
 def check_inside(path: Path, folder: Path) -> Path:
-    """``path``, a file in ``folder``. Raises ProXError if it is a link that leads out of the folder."""
+    """Checks that a path in a folder is not a link to a place outside of the folder.
+
+    Args:
+        path: path in the folder.
+        folder: the folder.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ProXError: it is such a link.
+    """
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ProXError(f"{path} is a link out of {folder}, to {path.resolve()}; put the file itself there")
     return path
 
 
 def write_json(data: Any, path: Path | str) -> None:
-    """Numbers that are not finite become null, for JSON has none."""
+    """Writes plain data as JSON. Numbers that are not finite become null, because JSON does not have them.
+
+    Args:
+        data: the data.
+        path: path of the file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
 
@@ -131,7 +178,14 @@ def _finite(data: Any) -> Any:
 
 
 def read_json(path: Path | str) -> Any:
-    """Raises ProXError where the file is missing or too large, and as ``parse_json`` does."""
+    """Reads a JSON file.
+
+    Args:
+        path: path of the file.
+
+    Raises:
+        ProXError: the file is missing or too large, or ``parse_json`` refuses its content.
+    """
     if Path(path).exists() and not Path(path).is_file():
         raise ProXError(f"{path} is no file")
     try:
@@ -147,9 +201,14 @@ def read_json(path: Path | str) -> Any:
 
 
 def parse_json(text: str | bytes, source: Path | str) -> Any:
-    """Raises ProXError, naming ``source``, where ``text`` is no JSON, or has what no file of ours has and others stumble over.
+    """Reads JSON from outside.
 
-    That is nesting without end, numbers that overflow, and halves of surrogate pairs, which cannot be written.
+    Args:
+        text: the JSON text.
+        source: file or description that the error names.
+
+    Raises:
+        ProXError: the text is not JSON, is nested too deeply, or has numbers or characters that cannot be written again.
     """
     try:
         data = json.loads(text, parse_int=_integer)
@@ -179,7 +238,11 @@ def _children(item: dict[str, Any] | list[Any]) -> Iterable[Any]:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """The SHA-256 digest of a file in hexadecimal.
+
+    Args:
+        path: path of the file.
+    """
     digest = sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Tables, plots, and lines of a training's log."""
+"""Tables and plots of families, and lines of a training's log."""
 
 from __future__ import annotations
 
@@ -35,8 +35,13 @@ COLOURS = {"smallest": "#0b7285", "small": "#1c7ed6", "middle": "#7048e8", "larg
 class Row:
     """A member in a table.
 
-    scores: by class, None where no case has the class; seconds: per case, None where not measured. choices: what of the space
-    it takes, see ``what_it_is``.
+    Args:
+        name: name of the member.
+        parameters: number of weights.
+        macs: multiply-accumulates for one input.
+        scores: score by class, or None for a class that no case has.
+        seconds: time per case, or None if it was not measured.
+        choices: the member's values in words, see ``describe_choices``.
     """
 
     name: str
@@ -47,11 +52,19 @@ class Row:
     choices: str = ""
 
     def to_json(self) -> dict[str, Any]:
+        """The row as plain data."""
         return asdict(self)
 
 
 def count(number: float) -> str:
-    """1_234_567 -> "1.23 M", and 999_999 -> "1 M"."""
+    """A number of three digits with a unit.
+
+    Args:
+        number: the number, at least 0.
+
+    >>> count(1_234_567), count(999_999)
+    ('1.23 M', '1 M')
+    """
     rounded = float(f"{number:.3g}")
     for unit, factor in UNITS.items():
         if rounded >= factor:
@@ -59,19 +72,31 @@ def count(number: float) -> str:
     return f"{number:.3g}"
 
 
-def what_it_is(subnet: Mapping[str, Sequence[float]]) -> str:
-    """What a member is: by dimension its value, or the smallest and the largest where its stages differ; 0 is no stage."""
+def describe_choices(subnet: Mapping[str, Sequence[float]]) -> str:
+    """A member's values in words. A dimension with different values has the smallest and the largest.
+
+    Args:
+        subnet: values by dimension. 0 stands for a missing stage and is left out.
+
+    >>> describe_choices({"levels": [3], "decoder_depth": [1, 2, 0]})
+    'levels 3, decoder depth 1-2'
+    """
     present = {name: sorted({value for value in values if value}) for name, values in subnet.items()}
     spans = {name: [values[0], values[-1]][: len(values)] for name, values in present.items() if values}
     return ", ".join(f"{name.replace('_', ' ')} {'-'.join(f'{value:g}' for value in span)}" for name, span in spans.items())
 
 
 def rows_of(members: Iterable[NamedMember]) -> list[Row]:
-    return [Row(m.name, m.parameters, m.macs, dict(m.scores or {}), choices=what_it_is(m.subnet)) for m in members]
+    """The rows of members in a table.
+
+    Args:
+        members: the members.
+    """
+    return [Row(m.name, m.parameters, m.macs, dict(m.scores or {}), choices=describe_choices(m.subnet)) for m in members]
 
 
 def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and of every row the cells, the name being the first; what no row has is left out."""
+    """The headings, and the cells of every row. Columns without values are left out."""
     labels = list(dict.fromkeys(label for row in rows for label in row.scores))
     timed = any(row.seconds is not None for row in rows)
     head = ["member", "parameters", "MACs", *labels, *["seconds a case"] * timed]
@@ -84,8 +109,8 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return head, body
 
 
-def caption_of(rows: Sequence[Row], measure: str, scored: str) -> str:
-    """scored: in words, what the scores are of, if ``rows`` have some."""
+def _caption(rows: Sequence[Row], measure: str, scored: str) -> str:
+    """The caption of a table. ``scored`` says in words what the scores were measured on."""
     scores = f" {measure.capitalize()} by class, of {scored}." if any(row.scores for row in rows) else ""
     return (
         "A member is a network of the family, which shares its weights with the others until it is exported. Names go by MACs, "
@@ -94,12 +119,18 @@ def caption_of(rows: Sequence[Row], measure: str, scored: str) -> str:
 
 
 def family_table(rows: Sequence[Row], measure: str, scored: str) -> Table:
-    """measure: of the scores; scored: in words, what they are of."""
-    from rich.table import Table  # which a machine that only trains may lack
+    """A table of members for a terminal.
+
+    Args:
+        rows: one row per member.
+        measure: name of the scores.
+        scored: the cases that were scored, in words.
+    """
+    from rich.table import Table  # a machine that only trains may not have it
     from rich.text import Text
 
     head, body = _cells(rows)
-    table = Table(title="Members of the family", caption=caption_of(rows, measure, scored))
+    table = Table(title="Members of the family", caption=_caption(rows, measure, scored))
     for column in head:
         table.add_column(Text(printable(column)), justify="left" if column == "member" else "right", no_wrap=column == "member")
     for cells in body:
@@ -108,18 +139,28 @@ def family_table(rows: Sequence[Row], measure: str, scored: str) -> Table:
 
 
 def choices_text(rows: Sequence[Row]) -> list[str]:
-    """A line per member, what it is."""
+    """One line per member with its values.
+
+    Args:
+        rows: one row per member.
+    """
     return [f"{row.name}: {row.choices}" for row in rows]
 
 
 def family_text(rows: Sequence[Row], measure: str, scored: str) -> str:
-    """The same in plain lines, for a log."""
+    """A table of members in plain lines, for a log.
+
+    Args:
+        rows: one row per member.
+        measure: name of the scores.
+        scored: the cases that were scored, in words.
+    """
     head, body = _cells(rows)
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
     first, *lines = (
         "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in (head, *body)
     )
-    return "\n".join(["Members of the family", first, *lines, caption_of(rows, measure, scored), *choices_text(rows)])
+    return "\n".join(["Members of the family", first, *lines, _caption(rows, measure, scored), *choices_text(rows)])
 
 
 def processes_line(again: str) -> str:
@@ -167,10 +208,15 @@ def plot_progress(
     key: str = "dice",
     verdicts: Sequence[tuple[int, str, str]] = (),
 ) -> None:
-    """Writes probes' scores over epochs to ``path``, the stages as bands behind them.
+    """Writes a plot of the named members' scores over epochs. Bands show the stages.
 
-    history: entries {"epoch": int, key: {probe: float}} in the order of the epochs; measure: what that is.
-    verdicts: epochs after which the last choice of a dimension was closed or kept, with the dimension's name.
+    Args:
+        history: entries {"epoch": int, key: {name: float}} in the order of the epochs.
+        schedule: the schedule of the training.
+        path: path of the image file.
+        measure: label of the scores.
+        key: key of the scores in ``history``.
+        verdicts: (epoch, dimension, "closed" or "kept") for each decision about the last choice of a dimension.
     """
     with _axes(path, width=9, height=5) as axes:
         ends = [*schedule.starts[1:], schedule.epochs]
@@ -189,13 +235,18 @@ def plot_progress(
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour)
         axes.set(xlim=(-0.5, schedule.epochs - 0.5), ylim=(0, 1), xlabel="epoch", ylabel=measure)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # where no line or label is
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # outside of the axes
 
 
 def plot_family(members: Iterable[NamedMember], path: Path, *, title: str) -> None:
-    """Writes Dice over size to ``path``: a point per member of family.json that has been validated.
+    """Writes a plot of Dice over MACs with a point per member that was validated.
 
     A line joins those than which no smaller one is as good. The area of a point grows with the member's number of weights.
+
+    Args:
+        members: the members of family.json.
+        path: path of the image file.
+        title: title of the plot.
     """
     scored = [(member, mean) for member in members if (mean := (member.scores or {}).get("mean")) is not None]
     scored.sort(key=lambda of: of[0].macs)
@@ -204,12 +255,12 @@ def plot_family(members: Iterable[NamedMember], path: Path, *, title: str) -> No
         axes.set(xlabel="MACs per patch (billion)", ylabel="mean Dice on held-out cases", title=title)
         if not shown:
             return
-        most = max(member.parameters for member in shown)
+        largest = max(member.parameters for member in shown)
         macs = [member.macs / 1e9 for member in shown]
         front = [index for index, score in enumerate(dice) if score > max(dice[:index], default=-1.0)]
         axes.plot([macs[index] for index in front], [dice[index] for index in front], color="#ced4da", zorder=1)
         for member, x, y in zip(shown, macs, dice, strict=True):
-            area = 40 + 500 * member.parameters / most
+            area = 40 + 500 * member.parameters / largest
             axes.scatter(x, y, s=area, color=COLOURS.get(member.name, "#495057"), alpha=0.85, zorder=2, linewidth=0)
             label = f"{member.name}\n{count(member.parameters)} weights"
             style: dict[str, Any] = {
@@ -236,10 +287,14 @@ def plot_choices(
     axes: Mapping[str, str],
     measure: str,
 ) -> None:
-    """Writes scores over each of the costs ``axes``, {name: label}, to ``path``, side by side.
+    """Writes a plot of scores over costs, with one pair of axes per cost.
 
-    members: costs by name, and score; finalists: the same with the score's standard error, in colour. The steps are the
-    front of all of them, on each axis its own.
+    Args:
+        members: costs by name, and score, of each member. They are grey.
+        finalists: costs by name, score, and standard error or None, of each finalist. They are coloured.
+        path: path of the image file.
+        axes: label by name of the costs. The steps are the Pareto front over each cost.
+        measure: label of the scores.
     """
     with matplotlib.style.context("default"):
         figure = Figure(figsize=(4.2 * len(axes), 4), layout="constrained")
@@ -249,10 +304,10 @@ def plot_choices(
             place.spines[["top", "right"]].set_visible(False)
             place.scatter([c[name] for c, _ in members], [score for _, score in members], s=14, color="#ced4da", linewidth=0)
             scored = [*members, *((costs, score) for costs, score, _ in finalists)]
-            every = sorted((costs[name], score) for costs, score in scored)
-            best = list(accumulate((score for _, score in every), max))
-            place.step([cost for cost, _ in every], best, where="post", color="#a5d8ff", zorder=1)
-            ordered = sorted(finalists, key=lambda one: one[0][name])
+            points = sorted((costs[name], score) for costs, score in scored)
+            best = list(accumulate((score for _, score in points), max))
+            place.step([cost for cost, _ in points], best, where="post", color="#a5d8ff", zorder=1)
+            ordered = sorted(finalists, key=lambda finalist: finalist[0][name])
             errors = [error or 0 for *_, error in ordered]
             style: dict[str, Any] = {"fmt": "o", "color": COLOURS["small"], "markersize": 5, "elinewidth": 1, "zorder": 2}
             place.errorbar([c[name] for c, *_ in ordered], [score for _, score, _ in ordered], yerr=errors, **style)
@@ -267,7 +322,7 @@ def plot_choices(
 
 @contextmanager
 def _axes(path: Path, *, width: float, height: float) -> Iterator[Axes]:
-    """Axes whose figure is written to ``path``, in matplotlib's own style whatever nnU-Net has set for its plots."""
+    """Axes of a figure that is written to ``path``, in matplotlib's default style. nnU-Net may have set another style."""
     with matplotlib.style.context("default"):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots()

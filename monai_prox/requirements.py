@@ -1,4 +1,4 @@
-"""The versions that this package supports, as pyproject.toml and so its metadata name them, and those that are installed."""
+"""The supported versions, as in pyproject.toml and so in the package's metadata, and the installed versions."""
 
 from __future__ import annotations
 
@@ -13,24 +13,33 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
-EXTRAS = ("", "onnx", "openvino", "search", "mlflow")  # "": what every installation has
-PROJECTS = {"PIL": "pillow", "ignite": "pytorch-ignite"}  # of modules that have another name
+EXTRAS = ("", "onnx", "openvino", "search", "mlflow")  # "" stands for packages of every installation
+PROJECTS = {"PIL": "pillow", "ignite": "pytorch-ignite"}  # by the module, if its name is another
 
 
 class UnsupportedVersionWarning(UserWarning):
-    """A version that this package is not tested with; what does not need what is new in a later one may work."""
+    """A package has a version that this package is not tested with. It may work."""
 
 
 @dataclass(frozen=True)
 class Requirement:
+    """A package that is needed.
+
+    Args:
+        name: name of the package, or "Python".
+        supported: supported versions.
+        installed: installed version, or None.
+    """
+
     name: str
     supported: SpecifierSet
     installed: str | None
 
     @property
     def problem(self) -> str | None:
-        wanted = f"{self.name}{self.supported}"
-        remedy = f"use {wanted}" if self.name == "Python" else f"pip install '{wanted}'"
+        """What is wrong with the installed version and what to do, or None."""
+        specifier = f"{self.name}{self.supported}"
+        remedy = f"use {specifier}" if self.name == "Python" else f"pip install '{specifier}'"
         if self.installed is None:
             return f"not installed; {remedy}"
         if not self.supported.contains(self.installed, prereleases=True):
@@ -39,49 +48,59 @@ class Requirement:
 
 
 def requirements() -> Iterator[Requirement]:
-    """Of Python and all packages but those of extras; nothing is known in a checkout that is not installed."""
+    """Python and all packages that are always needed.
+
+    Returns:
+        Nothing if this package is not installed.
+    """
     try:
         import packaging.requirements as pep508
         from packaging.specifiers import SpecifierSet
 
-        ours = metadata("monai-prox")
+        package = metadata("monai-prox")
     except ImportError:  # PackageNotFoundError is one
         return
-    yield Requirement("Python", SpecifierSet(ours["Requires-Python"]), ".".join(map(str, sys.version_info[:3])))
-    for line in ours.get_all("Requires-Dist", []):
-        asked = pep508.Requirement(line)
-        if asked.marker is None or asked.marker.evaluate({"extra": ""}):
-            yield Requirement(asked.name, asked.specifier, _installed(asked.name))
+    yield Requirement("Python", SpecifierSet(package["Requires-Python"]), ".".join(map(str, sys.version_info[:3])))
+    for line in package.get_all("Requires-Dist", []):
+        requirement = pep508.Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield Requirement(requirement.name, requirement.specifier, _installed(requirement.name))
 
 
 def missing(module: str) -> str:
-    """Of a module that was not found: its name, and the pip command for it and, if it is of an extra, for what goes with it."""
+    """The message for a module that is not installed, with the pip command that installs it.
+
+    For an optional package the command installs all packages of its extra.
+
+    Args:
+        module: name of the module.
+    """
     name = module.partition(".")[0]
     project = PROJECTS.get(name, name).lower()
     by_extra = _extras()
     for extra, lines in by_extra.items():
-        if project in (known.lower() for known in lines):
-            wanted = list(lines.values()) if extra else [line for known, line in lines.items() if known.lower() == project]
+        if project in (entry.lower() for entry in lines):
+            packages = list(lines.values()) if extra else [line for entry, line in lines.items() if entry.lower() == project]
             break
     else:
-        wanted = [project]
-    return f"{name} is not installed: pip install {shlex.join(wanted)}"
+        packages = [project]
+    return f"{name} is not installed: pip install {shlex.join(packages)}"
 
 
 def _extras() -> dict[str, dict[str, str]]:
-    """What pip installs for each of EXTRAS, without what it shares with others, by the project's name; "" for no extra."""
+    """The requirement of each package by its name, by extra. "" stands for packages that are always needed."""
     try:
         import packaging.requirements as pep508
 
         lines = metadata("monai-prox").get_all("Requires-Dist", [])
     except ImportError:
         return {}
-    found: dict[str, dict[str, str]] = {extra: {} for extra in EXTRAS}
-    for one in map(pep508.Requirement, lines):
-        of = [extra for extra in EXTRAS if one.marker is None or one.marker.evaluate({"extra": extra})]
-        if of and one.name != "monai-prox":
-            found[of[0]][one.name] = f"{one.name}{one.specifier}"
-    return found
+    lines_by_extra: dict[str, dict[str, str]] = {extra: {} for extra in EXTRAS}
+    for requirement in map(pep508.Requirement, lines):
+        extras = [extra for extra in EXTRAS if requirement.marker is None or requirement.marker.evaluate({"extra": extra})]
+        if extras and requirement.name != "monai-prox":
+            lines_by_extra[extras[0]][requirement.name] = f"{requirement.name}{requirement.specifier}"
+    return lines_by_extra
 
 
 def _installed(name: str) -> str | None:
@@ -92,9 +111,10 @@ def _installed(name: str) -> str | None:
 
 
 def warn_of_unsupported() -> None:
-    """Warns and goes on: nnU-Net imports this package in every search for a trainer, and `monai-prox doctor` has to start.
+    """Warns of installed packages with unsupported versions.
 
-    What is not installed is no problem here: prediction needs only a few of the packages.
+    It does not raise, because nnU-Net imports this package whenever it searches for a trainer, and `monai-prox doctor` has to
+    start. Missing packages are not reported, because prediction needs only a few.
     """
     for requirement in requirements():
         if requirement.installed is not None and requirement.problem is not None:

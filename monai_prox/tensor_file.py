@@ -1,7 +1,7 @@
-"""Files of tensors and plain data, as torch.save writes them: read without executing, inflating or believing anything.
+"""Files of tensors and plain data that torch.save wrote, read without executing code, inflating archives or trusting sizes.
 
-torch.load(weights_only=True) executes nothing. But it inflates archives, makes byte arrays of any length that a file asks for,
-and returns lists that hold each other thousands of times. What torch.save writes does nothing of that.
+torch.load(weights_only=True) does not execute code. But it inflates archives, makes byte arrays of any length that a file asks
+for, and returns lists that contain each other thousands of times. torch.save writes nothing of this kind.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from monai_prox.errors import ProXError
 from monai_prox.files import DEEPEST, replacing
 
-MOST_BYTES = 2**23  # of the pickle, which has the names and all that is no tensor
+MOST_BYTES = 2**23  # of the pickle, which has everything but the tensors' values
 MOST_ENTRIES = 100_000  # of the archive
 END, LOCATOR = 22, 20  # bytes of an archive's last record, and of the one before it
-MOST_VALUES = 2**20  # numbers, texts, tensors and containers, counted as often as they are reached
+MOST_VALUES = 2**20  # numbers, texts, tensors and containers, each counted as often as it is reached
 KINDS = "Double Float Half BFloat16 Long Int Short Char Byte Bool"
 NAMED = {
     "collections OrderedDict",
@@ -42,17 +42,31 @@ PLAIN = (type(None), bool, int, float, str, torch.device)
 
 
 def write_tensors(data: Any, path: Path | str) -> None:
-    """As ``read_tensors`` reads them, if they are tensors and plain data."""
-    buffer = BytesIO()  # of a full disk torch's own writer says neither that nor where
+    """Writes tensors and plain data for ``read_tensors``.
+
+    Args:
+        data: tensors and plain data.
+        path: path of the file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    buffer = BytesIO()  # torch's own writer reports neither a full disk nor the file
     torch.save(data, buffer)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, what: str = "file of tensors") -> Any:
-    """Tensors and plain data. what: the file is, for the errors.
+def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, kind: str = "file of tensors") -> Any:
+    """Reads a file of tensors and plain data.
 
-    Raises ProXError, naming ``path``, if it is missing, broken, or holds or asks for more.
+    Args:
+        path: path of the file.
+        device: device of the tensors.
+        kind: name of the kind of file, for errors.
+
+    Raises:
+        ProXError: the file is missing or broken, or contains something else.
     """
     path = Path(path)
     try:
@@ -60,30 +74,31 @@ def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, what: 
         data = torch.load(path, map_location=device, weights_only=True)
         storages: dict[int, int] = {}
         _count(data, {}, 0, storages)
-        if Counter(size for size in storages.values() if size) - stored:  # torch of old reads on behind what is there
+        # Old versions of torch read beyond the end of the stored data
+        if Counter(size for size in storages.values() if size) - stored:
             raise ProXError("a tensor is larger than what is stored of it")
     except FileNotFoundError:
-        raise ProXError(f"there is no {what} {path}") from None
-    except pickle.UnpicklingError:  # its message tells users to load it unsafely
-        raise ProXError(f"{path} is not a whole {what}: it holds more than tensors and plain data") from None
-    except Exception as error:  # torch raises many kinds for broken files; all mean the same to the user
+        raise ProXError(f"there is no {kind} {path}") from None
+    except pickle.UnpicklingError:  # its message recommends to load the file unsafely
+        raise ProXError(f"{path} is not a whole {kind}: it holds more than tensors and plain data") from None
+    except Exception as error:  # torch raises errors of many kinds for broken files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ProXError(f"{path} is not a whole {what}: {reason:.200}") from None
+        raise ProXError(f"{path} is not a whole {kind}: {reason:.200}") from None
     return data
 
 
 def _check_archive(path: Path) -> Counter[int]:
-    """The sizes of what is stored in it. torch's reader and Python's have to see the same archive."""
+    """Checks the archive and returns the sizes of its tensors. torch's and Python's readers must find the same content."""
     size = path.stat().st_size
     try:
         with ZipFile(path) as archive:
             entries = archive.infolist()
-            names = {entry.filename.lower() for entry in entries}  # torch knows no other letters
+            names = {entry.filename.lower() for entry in entries}  # torch ignores case
             if len(entries) > MOST_ENTRIES or len(names) < len(entries):
                 raise ProXError(f"it has {len(entries):,} entries, which may be {MOST_ENTRIES:,} with names of their own")
-            whole = sum(entry.file_size for entry in entries)
-            if any(entry.compress_type != ZIP_STORED for entry in entries) or whole > size:
-                raise ProXError(f"it is compressed, {size:,} bytes hold {whole:,}; save it again by torch.save")
+            inflated = sum(entry.file_size for entry in entries)
+            if any(entry.compress_type != ZIP_STORED for entry in entries) or inflated > size:
+                raise ProXError(f"it is compressed, {size:,} bytes hold {inflated:,}; save it again by torch.save")
             _check_directory(path, archive.start_dir)
             top = entries[0].filename.partition("/")[0] + "/" if entries else ""
             pickles = [entry for entry in entries if entry.filename.lower().endswith("data.pkl")]
@@ -98,22 +113,22 @@ def _check_archive(path: Path) -> Counter[int]:
 
 
 def _check_directory(path: Path, start: int) -> None:
-    """Raises ProXError unless the archive ends with one directory, which begins at ``start`` as it says itself.
+    """Raises ProXError unless the archive ends with one directory, which begins at ``start`` as the archive itself says.
 
-    Python takes a directory that lies elsewhere than the archive's end says for one of an archive with something in front.
+    Python reads a directory at another place as that of an archive with other data in front.
     """
     with path.open("rb") as file:
         file.seek(-END, os.SEEK_END)
         end = file.tell()
-        signature, *_, first, comment = struct.unpack("<4s4H2LH", file.read(END))
-        said = [first]
+        signature, *_, start_there, comment = struct.unpack("<4s4H2LH", file.read(END))
+        starts = [start_there]
         file.seek(end - LOCATOR)
-        if file.read(4) == b"PK\6\7":  # of an archive that could be large
+        if file.read(4) == b"PK\6\7":  # the locator of the ZIP64 format
             file.read(4)
             (record,) = struct.unpack("<Q", file.read(8))
             file.seek(record + 48)
-            said = [value for value in said if value != 2**32 - 1] + list(struct.unpack("<Q", file.read(8)))
-    if signature != b"PK\5\6" or comment or any(place != start for place in said):
+            starts = [value for value in starts if value != 2**32 - 1] + list(struct.unpack("<Q", file.read(8)))
+    if signature != b"PK\5\6" or comment or any(place != start for place in starts):
         raise ProXError("it is no archive of torch.save, its directory is not where it says")
 
 
@@ -125,10 +140,10 @@ def _check_pickle(data: bytes) -> None:
             raise ProXError(f"it holds more than tensors and plain data: {str(argument or opcode.name).replace(' ', '.'):.80}")
 
 
-def _count(data: Any, known: dict[int, int], depth: int, storages: dict[int, int]) -> int:
-    """The number of values in ``data``, as often as they are reached: who goes through it needs as long.
+def _count(data: Any, counts: dict[int, int], depth: int, storages: dict[int, int]) -> int:
+    """The number of values in ``data``, each counted as often as it is reached. Reading them takes as long.
 
-    storages: gets the bytes of each.
+    The size of each storage in bytes is added to ``storages``.
     """
     if depth > DEEPEST:
         raise ProXError(f"it is nested more than {DEEPEST} deep")
@@ -141,34 +156,44 @@ def _count(data: Any, known: dict[int, int], depth: int, storages: dict[int, int
         return 1
     if not isinstance(data, (dict, list, tuple)):
         raise ProXError(f"it holds a {type(data).__name__}")
-    if id(data) not in known:
+    if id(data) not in counts:
         children = [*data, *data.values()] if isinstance(data, dict) else data
-        known[id(data)] = MOST_VALUES  # of one that holds itself
-        known[id(data)] = 1 + sum(_count(child, known, depth + 1, storages) for child in children)
-    if known[id(data)] > MOST_VALUES:
+        counts[id(data)] = MOST_VALUES  # if it contains itself
+        counts[id(data)] = 1 + sum(_count(child, counts, depth + 1, storages) for child in children)
+    if counts[id(data)] > MOST_VALUES:
         raise ProXError(f"it holds more than {MOST_VALUES:,} values")
-    return known[id(data)]
+    return counts[id(data)]
 
 
 def check_weights(weights: Any, network: nn.Module, source: Path | str) -> None:
-    """Raises ProXError, naming ``source``, unless ``weights``, which ``read_tensors`` gave, are those of ``network``.
+    """Checks that weights from a file are those of a network.
 
-    network: on the meta device, so that nothing is allocated for what a file only claims. Beside names and shapes, what was
-    read has to have a byte for each weight.
+    The file must contain at least one byte per weight, because a file could claim any shape.
+
+    Args:
+        weights: what ``read_tensors`` returned.
+        network: the network on the meta device, which takes no memory.
+        source: the file, which the error names.
+
+    Raises:
+        ProXError: names, shapes or sizes differ, or a weight is not a finite number.
     """
-    wrong = f"{source} does not hold the weights of this network"
+    problem = f"{source} does not hold the weights of this network"
     if not isinstance(weights, Mapping):
-        raise ProXError(f"{wrong}: it holds a {type(weights).__name__}")
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(of.shape) if isinstance(of, Tensor) else f"a {type(of).__name__}" for name, of in weights.items()}
-    for name in (*wanted, *found):
-        if wanted.get(name) != found.get(name):
-            here, there = found.get(name, "missing"), wanted.get(name, "missing")
-            raise ProXError(f"{wrong}: {name!s:.80} is {here}, the network's is {there}")
+        raise ProXError(f"{problem}: it holds a {type(weights).__name__}")
+    network_shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    file_shapes = {
+        name: tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        for name, value in weights.items()
+    }
+    for name in (*network_shapes, *file_shapes):
+        if network_shapes.get(name) != file_shapes.get(name):
+            file_shape, network_shape = file_shapes.get(name, "missing"), network_shapes.get(name, "missing")
+            raise ProXError(f"{problem}: {name!s:.80} is {file_shape}, the network's is {network_shape}")
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ProXError(f"{source} has weights that are no finite numbers, {name:.80}: its training has diverged")
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in weights.values()}
-    needed, held = sum(parameter.numel() for parameter in network.parameters()), sum(storages.values())
-    if needed > held:
-        raise ProXError(f"{wrong}: it has {held:,} bytes for {needed:,} weights")
+    needed, stored = sum(parameter.numel() for parameter in network.parameters()), sum(storages.values())
+    if needed > stored:
+        raise ProXError(f"{problem}: it has {stored:,} bytes for {needed:,} weights")

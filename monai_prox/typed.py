@@ -1,4 +1,4 @@
-"""Plain data, read from files of others: every value has to be of the type that is asked for, and of no other."""
+"""Plain data from outside. Every value has to be of the type that is asked for."""
 
 from __future__ import annotations
 
@@ -14,38 +14,58 @@ from monai_prox.errors import ProXError
 T = TypeVar("T")
 
 
-def typed(cls: type[T], data: Any, what: str) -> T:
-    """The dataclass ``cls`` of ``data``, an object with its fields; fields with a default may be missing. Lists become tuples.
+def typed(cls: type[T], data: Any, subject: str) -> T:
+    """A dataclass from plain data.
 
-    Raises ProXError, which begins with ``what``, for other fields and for values of other types.
+    Args:
+        cls: the dataclass.
+        data: an object with its fields. Fields with a default may be missing. Lists become tuples.
+        subject: beginning of error messages.
+
+    Raises:
+        ProXError: a field is unknown or missing, or a value has another type.
     """
-    known = {field.name: str(field.type) for field in fields(cls)}  # type: ignore[arg-type]
-    if not isinstance(data, Mapping) or not set(data) <= set(known):
-        raise ProXError(f"{what} has the fields {', '.join(sorted(known))}, got {data!r:.160}")
+    kind_names = {field.name: str(field.type) for field in fields(cls)}  # type: ignore[arg-type]
+    if not isinstance(data, Mapping) or not set(data) <= set(kind_names):
+        raise ProXError(f"{subject} has the fields {', '.join(sorted(kind_names))}, got {data!r:.160}")
     values, kinds = {}, get_type_hints(cls)
     for name, value in data.items():
         try:
-            values[name] = _convert(value, kinds[name], f"{what}, {name}")
+            values[name] = _convert(value, kinds[name], f"{subject}, {name}")
         except TypeError:
-            raise ProXError(f"{what}: {name} must be of type {known[name]}, got {value!r:.80}") from None
+            raise ProXError(f"{subject}: {name} must be of type {kind_names[name]}, got {value!r:.80}") from None
     try:
         return cls(**values)
     except TypeError as error:
-        raise ProXError(f"{what}: {error}") from None
+        raise ProXError(f"{subject}: {error}") from None
 
 
 def listed(data: Any, names: Collection[str]) -> Any:
-    """``data`` with a list of one number where an object has a number for one of ``names``, as people write it."""
+    """An object from a configuration in which single numbers stand for lists of one number.
+
+    Args:
+        data: the object. Other data is returned unchanged.
+        names: fields that are lists.
+
+    >>> listed({"width": 1, "depth": "full"}, ["width"])
+    {'width': [1], 'depth': 'full'}
+    """
     if not isinstance(data, Mapping):
         return data
     return {key: [value] if key in names and type(value) in (int, float) else value for key, value in data.items()}
 
 
 def check_types(data: Any, kinds: Mapping[str, Any], source: Path | str, *, missing: bool = False) -> None:
-    """Raises ProXError, naming ``source``, unless ``data`` is an object whose entries ``kinds`` are of these types.
+    """Checks the types of the entries of an object. Other entries are allowed.
 
-    kinds: by name a type as ``typed`` knows them, or kinds again for the entries of an object. Other entries may be anything.
-    missing: whether entries may be missing.
+    Args:
+        data: the object.
+        kinds: types as in dataclasses, by the name of the entry. A mapping stands for an object with such entries.
+        source: file or description that the error names.
+        missing: whether entries may be missing.
+
+    Raises:
+        ProXError: ``data`` is not an object, or an entry is missing or has another type.
     """
     if not isinstance(data, Mapping):
         raise ProXError(f"{source} must be an object, got {data!r:.80}")
@@ -60,28 +80,30 @@ def check_types(data: Any, kinds: Mapping[str, Any], source: Path | str, *, miss
         try:
             _convert(data[name], kind, f"{source}, {name!r}")
         except TypeError:
-            told = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "").replace("collections.abc.", "")
-            raise ProXError(f"{source}: {name!r} must be of type {told}, got {data[name]!r:.80}") from None
+            kind_name = (
+                kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "").replace("collections.abc.", "")
+            )
+            raise ProXError(f"{source}: {name!r} must be of type {kind_name}, got {data[name]!r:.80}") from None
 
 
-def _convert(value: Any, kind: Any, what: str) -> Any:
-    """``value`` as one of ``kind``. Raises TypeError where it is none."""
+def _convert(value: Any, kind: Any, subject: str) -> Any:
+    """The value as the type ``kind``. Raises TypeError if it has another type."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any or (origin is Literal and value in arguments):
         return value
     if origin in (Union, UnionType):
-        return _convert_to_any(value, arguments, what)
+        return _convert_to_any(value, arguments, subject)
     if origin is tuple and isinstance(value, (list, tuple)):
-        of = arguments[:1] * len(value) if arguments[-1] is ... else arguments
-        if len(of) == len(value):
-            return tuple(_convert(one, kind, what) for one, kind in zip(value, of, strict=True))
+        kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        if len(kinds) == len(value):
+            return tuple(_convert(item, kind, subject) for item, kind in zip(value, kinds, strict=True))
     if kind is Mapping and isinstance(value, Mapping):
         return value
     if origin is Mapping and isinstance(value, Mapping):
-        of_keys, of_values = arguments
-        return {_convert(key, of_keys, what): _convert(one, of_values, what) for key, one in value.items()}
+        key_kind, value_kind = arguments
+        return {_convert(key, key_kind, subject): _convert(item, value_kind, subject) for key, item in value.items()}
     if is_dataclass(kind):
-        return typed(kind, value, what)  # type: ignore[arg-type]
+        return typed(kind, value, subject)  # type: ignore[arg-type]
     if kind is float and type(value) in (int, float) and isfinite(value):
         return value
     if kind in (bool, int, str, type(None)) and type(value) is kind:
@@ -89,10 +111,10 @@ def _convert(value: Any, kind: Any, what: str) -> Any:
     raise TypeError
 
 
-def _convert_to_any(value: Any, kinds: tuple[Any, ...], what: str) -> Any:
+def _convert_to_any(value: Any, kinds: tuple[Any, ...], subject: str) -> Any:
     for kind in kinds:
         try:
-            return _convert(value, kind, what)
+            return _convert(value, kind, subject)
         except TypeError:
             continue
     raise TypeError

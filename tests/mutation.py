@@ -35,17 +35,19 @@ from helpers.made_once import SHARED
 ROOT = Path(__file__).parents[1]
 TESTS = {  # in this folder
     "core.space": ("core/test_space.py", "training/test_monitor.py"),
+    "core.slots": ("core/test_space.py",),
     "core.slicing": ("core/test_slicing.py",),
     "core.supernet": ("families/test_unet_family.py", "comparators/test_kernel_transform.py"),
     "training.growth": ("training/test_growth.py", "training/test_engine.py"),
     "training.drawing": ("training/test_engine.py",),
     "training.guard": ("training/test_engine.py", "training/test_growth.py"),
     "training.stage": ("training/test_recipes.py", "training/test_engine.py"),
-    "training.engine": (
+    "training.expansion": (
         "training/test_engine.py",
         "training/test_growth.py",
         "training/test_mobilenet_training.py::test_a_frozen_teacher_without_them_is_refused",
     ),
+    "training.engine": ("training/test_engine.py", "training/test_growth.py"),
     "training.monitor": ("training/test_monitor.py",),
     "core.cost": ("core/test_cost.py", "search/test_search.py::test_patches_are_counted_as_nnunet_lays_them"),
 }

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from monai_prox.report import Row, count, family_table, family_text, plot_progress, what_it_is
+from monai_prox.report import Row, count, describe_choices, family_table, family_text, plot_progress
 from monai_prox.training.stage import Schedule, Stage
 
 STAGES = tuple(Stage(name=name, share=share) for name, share in (("smallest", 1), ("depth", 1), ("sandwich", 6)))
@@ -93,4 +93,4 @@ def test_a_table_without_scores_says_nothing_of_them() -> None:
 
 def test_what_a_member_is_names_its_choices() -> None:
     subnet = {"levels": [3], "resolution": [0.75], "decoder_depth": [1, 2, 0], "width": [4, 8, 16], "none": [0, 0]}
-    assert what_it_is(subnet) == "levels 3, resolution 0.75, decoder depth 1-2, width 4-16"
+    assert describe_choices(subnet) == "levels 3, resolution 0.75, decoder depth 1-2, width 4-16"

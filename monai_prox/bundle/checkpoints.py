@@ -1,4 +1,4 @@
-"""Checkpoints of a bundle's training: there is a whole one at any time."""
+"""Checkpoints of a bundle's training. There is a complete one at any time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from monai_prox.tensor_file import write_tensors
 
 
 class CheckpointSaver:
-    """Handler that saves ``save_dict`` as ``checkpoint_epoch=N.pt``, for MONAI's CheckpointLoader; the first process does.
+    """Handler that saves ``checkpoint_epoch=N.pt`` for MONAI's CheckpointLoader, in the first process.
 
-    MONAI's own CheckpointSaver removes the checkpoint before and then writes the next one in its place: a process that is
-    killed meanwhile, or a full disk, leaves none. This one removes it when the next is whole.
+    MONAI's own CheckpointSaver removes the old checkpoint before it writes the new one. A process that is killed in between, or
+    a full disk, leaves none. This handler removes the old one when the new one is complete.
 
-    save_interval: epochs. n_saved: checkpoints of this process that are kept; those of others always are.
+    Args:
+        save_dir: folder of the checkpoints.
+        save_dict: objects with a state_dict, by name.
+        save_interval: epochs between checkpoints.
+        n_saved: number of checkpoints of this process that are kept. Those of other processes are always kept.
     """
 
     def __init__(self, save_dir: str, save_dict: Mapping[str, Any], *, save_interval: int = 1, n_saved: int = 1) -> None:
@@ -29,12 +33,22 @@ class CheckpointSaver:
         self._saved: list[Path] = []
 
     def attach(self, trainer: SupernetTrainer) -> None:
+        """Adds the handler to a trainer.
+
+        Args:
+            trainer: the trainer.
+        """
         if rank() > 0:
             return
         trainer.add_event_handler(Events.STARTED, self.start)
         trainer.add_event_handler(Events.EPOCH_COMPLETED(every=self.save_interval), self)
 
     def start(self, _: SupernetTrainer) -> None:
+        """Makes the folder, and removes what killed processes left in it.
+
+        Raises:
+            ProXError: the folder cannot be made.
+        """
         make_folder(self.save_dir)
         remove_unfinished(self.save_dir)
 

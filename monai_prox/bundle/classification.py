@@ -1,4 +1,4 @@
-"""Handlers that write what a classifier said."""
+"""Handlers that write the results of a classifier."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monai_prox.files import replacing, write_json
 
 
 class _Collector:
-    """Keeps images' names and the probabilities of their classes, batch by batch."""
+    """Keeps the names of images and the probabilities of their classes, batch by batch."""
 
     def __init__(self, classes: Sequence[str], output_dir: str) -> None:
         self.classes, self.output_dir = tuple(classes), Path(output_dir)
@@ -26,6 +26,11 @@ class _Collector:
         self.labels: list[int] = []
 
     def attach(self, engine: Engine) -> None:
+        """Adds the handler to an evaluator.
+
+        Args:
+            engine: the evaluator.
+        """
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self.write)
@@ -43,16 +48,31 @@ class _Collector:
         """Prediction has none."""
 
     def write(self, engine: Engine) -> None:
+        """Writes the file.
+
+        Args:
+            engine: the evaluator.
+        """
         raise NotImplementedError
 
 
 class ProbabilityWriter(_Collector):
-    """Writes output_dir/predictions.csv: a line per image with its name, the class and the probabilities of all classes.
+    """Handler that writes output_dir/predictions.csv.
 
-    Output needs ``image`` and ``pred``, the probabilities, decollated.
+    A line has the name of an image, its class and the probabilities of all classes. The evaluator's output needs ``image`` and
+    ``pred``, the probabilities, decollated.
+
+    Args:
+        classes: names of the classes.
+        output_dir: folder of the file.
     """
 
     def write(self, engine: Engine) -> None:
+        """Writes the file.
+
+        Args:
+            engine: the evaluator.
+        """
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with replacing(self.output_dir / "predictions.csv") as temporary, temporary.open("w", newline="") as file:
             table = csv.writer(file)
@@ -62,16 +82,25 @@ class ProbabilityWriter(_Collector):
 
 
 class ClassificationReport(_Collector):
-    """Writes output_dir/evaluation.json: accuracy, each class's recall and area under its ROC curve against the others, and the
-    confusion matrix, rows the true classes.
+    """Handler that writes output_dir/evaluation.json: accuracy, and by class recall, ROC AUC and confusion matrix.
 
-    Output needs ``image``, ``pred``, the probabilities, and ``label``, one-hot, decollated. In one process.
+    The ROC AUC is that of a class against all others. Rows of the confusion matrix are the true classes. The evaluator's output
+    needs ``image``, ``pred``, the probabilities, and ``label``, one-hot, decollated. It works in one process.
+
+    Args:
+        classes: names of the classes.
+        output_dir: folder of the file.
     """
 
     def _collect_labels(self, engine: Engine) -> None:
         self.labels += [int(torch.as_tensor(label).argmax()) for label in from_engine("label")(engine.state.output)]
 
     def write(self, engine: Engine) -> None:
+        """Writes the file.
+
+        Args:
+            engine: the evaluator.
+        """
         probabilities, labels, count = torch.stack(self.probabilities), torch.tensor(self.labels), len(self.classes)
         confusion = torch.bincount(count * labels + probabilities.argmax(1), minlength=count**2).view(count, count)
         hits, totals = confusion.diagonal(), confusion.sum(1)

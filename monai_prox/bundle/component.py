@@ -1,4 +1,4 @@
-"""One component of a configuration for the supernet and all that trains it."""
+"""One component of a configuration for a supernet, its engine, its monitor and its members."""
 
 from __future__ import annotations
 
@@ -18,24 +18,32 @@ from monai_prox.training.engine import Engine
 from monai_prox.training.monitor import Monitor
 from monai_prox.training.recipes import find_recipe, make_schedule
 
-MONITORED = ("threshold", "patience")
+MONITOR_SETTINGS = ("threshold", "patience")
 
 
 class ProX:
-    """A family's supernet, the engine that trains it by a recipe, the monitor, and the members that are validated.
+    """The supernet of a family, the engine that trains it by a recipe, the monitor, and the members that are validated.
 
     Args:
-        family: of the supernet.
-        recipe, epochs: the recipe's stages are laid over so many epochs.
-        loss: (outputs, target) -> scalar, the task's.
-        size: input voxels per axis, (x, y, z) or (rows, columns), for which the work of members is counted.
-        seed: of the members that are drawn.
-        network: the family's largest network, which holds all weights; a fresh one if None. It is moved to ``device``.
-        monitor: True, or an object with ``threshold`` and ``patience``, see ``Monitor``; False or None closes no choice.
-        calibrated: makes the CalibratedMembers of the supernet, for families whose norms keep statistics.
+        family: the family.
+        recipe: name of the recipe.
+        epochs: number of epochs.
+        loss: (outputs, target) -> scalar, the loss of the task.
+        size: voxels per axis of an input, (x, y, z) or (rows, columns), for which MACs are counted.
+        seed: seed of the members that are drawn.
+        network: the family's largest network, which has all weights. None means a new network.
+        device: the device to which the network is moved.
+        monitor: True, or an object with ``threshold`` and ``patience``, see ``Monitor``. False or None means that no choice is
+            closed.
+        calibrated: makes the CalibratedMembers of the supernet. Families whose norms keep statistics need it.
 
     Raises:
-        ProXError: for an unknown recipe, fewer epochs than it has stages, and a monitor of other entries.
+        ProXError: the recipe is unknown, has more stages than there are epochs, or ``monitor`` has other entries.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> prox = ProX(MobileNetFamily(input_channels=1, num_classes=2), epochs=5, loss=nn.CrossEntropyLoss(), size=(224, 224))
+    >>> list(prox.members), prox.engine.final_space.size() == prox.supernet.family.space.size()
+    (['smallest', 'small', 'middle', 'large', 'largest'], True)
     """
 
     def __init__(
@@ -67,14 +75,14 @@ class ProX:
         self.members = named_members(family, size)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """All that the optimizer has to hold."""
+        """The parameters that the optimizer has to have."""
         return self.supernet.parameters()
 
 
-def _monitor(asked: Any, family: Family, size: Sequence[int]) -> Monitor | None:
-    if asked is None or asked is False:
+def _monitor(settings: Any, family: Family, size: Sequence[int]) -> Monitor | None:
+    if settings is None or settings is False:
         return None
-    asked = {} if asked is True else asked
-    if not isinstance(asked, Mapping) or not set(asked) <= set(MONITORED):
-        raise ProXError(f"monitor is {asked!r:.120}; it is True, False, or may have {' and '.join(MONITORED)}")
-    return Monitor(family, size, **asked)
+    settings = {} if settings is True else settings
+    if not isinstance(settings, Mapping) or not set(settings) <= set(MONITOR_SETTINGS):
+        raise ProXError(f"monitor is {settings!r:.120}; it is True, False, or may have {' and '.join(MONITOR_SETTINGS)}")
+    return Monitor(family, size, **settings)

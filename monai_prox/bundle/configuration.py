@@ -1,4 +1,4 @@
-"""Small steps of a configuration that would be expressions otherwise."""
+"""Functions of configurations, which would need expressions otherwise."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ from typing import Any
 
 
 def listed(handler: Any) -> Any:
-    """A handler that has an id of its own, as an entry of a list of handlers.
+    """Returns a handler that has an id, so that a list of handlers can contain it as a component.
 
-    MONAI's ``check_properties`` takes components there only, so "@train#validation" alone does not do, and a handler that is
-    disabled would be None in the list, where a component that gives None is left out, as a disabled one is.
+    MONAI's ``check_properties`` accepts components in a list of handlers, but no reference such as "@train#validation". A
+    reference to a disabled handler would also put None in the list, whereas MONAI leaves out a component that returns None.
+
+    Args:
+        handler: the handler, or None if it is disabled.
+
+    >>> listed("handler")
+    'handler'
     """
     return handler
 
 
 def quiet(engine: Any) -> None:
-    """Lets an engine log warnings only: of every member's validation it would tell that it begins and ends."""
+    """Makes an engine log warnings only. A validator would log the begin and the end of each member's validation.
+
+    Args:
+        engine: an engine of Ignite, for example MONAI's evaluator.
+    """
     engine.logger.setLevel(logging.WARNING)

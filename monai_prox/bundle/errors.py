@@ -14,11 +14,11 @@ from monai_prox.requirements import missing
 
 
 def name_cause_last() -> None:
-    """Makes Python end an uncaught exception's traceback with the ProXError or OSError that caused it, where one did.
+    """Makes Python end an uncaught exception's traceback with the ProXError or OSError that caused it, if there is one.
 
-    Or with the pip command for a package that is missing. MONAI wraps what a component raises in an error of its own, so the
-    traceback of a wrong dataset_dir would end, fifty lines after the message that helps, with the name of the component.
-    Bundles call this first of all. Of several processes torchrun repeats it after what all of them have said.
+    If a package is missing, the end is the pip command that installs it. MONAI wraps the errors of components in errors of its
+    own, so without this the traceback of a wrong dataset_dir would end with the name of a component, fifty lines after the
+    helpful message. Bundles call this first. If there are several processes, torchrun repeats the message at the end.
     """
     shown = sys.excepthook
     if shown.__module__ == __name__:  # another bundle of this process has called it

@@ -1,4 +1,4 @@
-"""What a bundle's training leaves: its members' family.json, the weights, a picture of the progress."""
+"""The files that a bundle's training writes: family.json, the weights, a plot of the progress."""
 
 from __future__ import annotations
 
@@ -24,14 +24,21 @@ from monai_prox.training.monitor import verdicts_of
 
 
 class FamilyWriter:
-    """Handler that writes the family whenever its members have been validated; the first process does.
+    """Handler that writes the family whenever its named members have been validated, in the first process.
 
-    cases: those of the validation, or their names. measure: what the key metric measures, the name of a member's scores.
-    calibrated: cuts the members out where their norms keep statistics.
+    It writes to ``ckpt_dir``: model.pt, a state_dict of the part of the largest open member that predicts; family.json with the
+    plan, the members' costs and scores and what was closed; kernel_transforms.pt if the recipe has them; and statistics.pt if
+    norms keep statistics. It writes prox_progress.png to ``output_dir``.
 
-    ckpt_dir gets model.pt, a bare state_dict of what predicts in the largest member that is left, family.json with the plan,
-    the members' cost and scores and what was closed, kernel_transforms.pt where the recipe has them, and statistics.pt with
-    those of the members' norms where they keep any; output_dir gets prox_progress.png.
+    Args:
+        plan: the plan of the training.
+        recipe: name of the recipe.
+        validation: the handler that validates members.
+        cases: the validation cases, or their names.
+        ckpt_dir: folder of the models.
+        output_dir: folder of the plot.
+        measure: name of the validator's key metric.
+        calibrated: extracts members if norms keep statistics. None means the supernet itself.
     """
 
     def __init__(
@@ -52,9 +59,19 @@ class FamilyWriter:
         self.ckpt_dir, self.output_dir = Path(ckpt_dir), Path(output_dir)
 
     def attach(self, trainer: SupernetTrainer) -> None:
+        """Adds the handler to a trainer.
+
+        Args:
+            trainer: the trainer.
+        """
         trainer.add_event_handler(ProXEvents.MEMBERS_VALIDATED, self.write)
 
     def write(self, trainer: SupernetTrainer) -> None:
+        """Writes the files.
+
+        Args:
+            trainer: the trainer.
+        """
         if rank() > 0:
             return
         engine, history = trainer.engine, self.validation.history

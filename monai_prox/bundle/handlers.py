@@ -24,17 +24,17 @@ from monai_prox.training.seeding import seed_generators
 
 
 class ProXExpansionHandler:
-    """Opens the stages of ``engine``'s schedule, announces them as ProXEvents, and makes every epoch repeatable.
+    """Handler that opens the stages of the schedule, fires ProXEvents, and makes every epoch repeatable.
 
-    The stage is a pure function of the epoch. So is, on the CPU, an epoch's randomness, of ``seed`` and the rank: an
-    interrupted training goes on as if it had not been. Save this handler with the network, the optimizer and the learning
-    rate scheduler; it keeps the trainer's state, too, for a checkpoint among the trainer's own handlers cannot name the
-    trainer in a configuration. Attach it after the CheckpointLoader and before all handlers that use what is open.
+    The stage depends on the epoch only. On a CPU the randomness of an epoch depends on the seed, the epoch and the rank only,
+    so an interrupted training continues as if it had not been interrupted. Save this handler together with the network, the
+    optimizer and the learning rate scheduler. It also saves the trainer's state, because a configuration cannot name the
+    trainer among its own handlers. Attach it after the CheckpointLoader, and before all handlers that use what is open.
 
-    plan: as plain data, where there is one; a checkpoint of another plan is refused.
-
-    Raises ProXError on loading a checkpoint of another search space, recipe, number of epochs or plan; load this handler
-    first, so that nothing is loaded then.
+    Args:
+        engine: the engine of the trainer.
+        seed: seed of the training.
+        plan: the plan as plain data, or None. A checkpoint with another plan is refused.
     """
 
     def __init__(self, engine: Engine, *, seed: int = 0, plan: Mapping[str, Any] | None = None) -> None:
@@ -44,7 +44,14 @@ class ProXExpansionHandler:
         self.logger = logging.getLogger(__name__)
 
     def attach(self, trainer: SupernetTrainer) -> None:
-        """Raises ProXError for another trainer, or one of another engine."""
+        """Adds the handler to a trainer.
+
+        Args:
+            trainer: the trainer.
+
+        Raises:
+            ProXError: it is another trainer, one with another engine, or one whose loader keeps its processes.
+        """
         if not isinstance(trainer, SupernetTrainer) or trainer.engine is not self.engine:
             raise ProXError("ProXExpansionHandler belongs to a SupernetTrainer of the same engine")
         if getattr(trainer.data_loader, "persistent_workers", False):
@@ -57,6 +64,11 @@ class ProXExpansionHandler:
         trainer.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
 
     def start(self, trainer: SupernetTrainer) -> None:
+        """Prepares a training, or the continuation of one.
+
+        Args:
+            trainer: the trainer.
+        """
         broadcast(self.engine.supernet)
         if world_size() > 1:
             again = "--ckpt and the last checkpoint, also with another number of processes, goes on from there"
@@ -68,6 +80,11 @@ class ProXExpansionHandler:
             trainer.fire_event(ProXEvents.STAGE_RESUMED)
 
     def start_epoch(self, trainer: SupernetTrainer) -> None:
+        """Seeds an epoch, and opens its stage.
+
+        Args:
+            trainer: the trainer.
+        """
         epoch = trainer.state.epoch - 1
         self._seed(trainer, epoch)
         if self.engine.begin_epoch(epoch):
@@ -85,7 +102,7 @@ class ProXExpansionHandler:
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors; loads with ``weights_only=True``."""
+        """The state as plain data and tensors, which load with ``weights_only=True``."""
         trainer = self._trainer
         assert trainer is not None, "attach the handler first"
         return {
@@ -98,6 +115,14 @@ class ProXExpansionHandler:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores a state. Load this handler first, so that nothing is loaded from a checkpoint that is refused.
+
+        Args:
+            state: what ``state_dict`` returned.
+
+        Raises:
+            ProXError: the search space, the recipe, the number of epochs or the plan is another.
+        """
         engine, own, saved = upgraded(state["engine"]), self._origin(), upgraded_origin(state)
         turned = (self.plan or {}).get("orientation")
         if self.plan and "orientation" in self.plan and isinstance(saved.get("plan"), Mapping):
@@ -137,19 +162,27 @@ class _Measured(NamedTuple):
 
 
 class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
-    """Validates the named members that are open, and the largest that is, every ``interval`` epochs and as a stage ends.
+    """Handler that validates the open named members and the largest open member.
 
-    The trainer's metrics then have ``METRIC_MEMBER`` for each of the validator's metrics and named members, for the trainer's
-    own StatsHandler, TensorBoardStatsHandler and MLFlowHandler, which must come after this one; between validations they have
-    none of them. The largest member that is open is validated last and leaves the validator's state. ``history`` keeps the
-    validator's key metric and its mean per region. Save this handler, too.
+    It does so every ``interval`` epochs and at the end of a stage. The trainer's metrics then have ``METRIC_MEMBER`` for each
+    of the validator's metrics and named members. StatsHandler, TensorBoardStatsHandler and MLFlowHandler of the trainer log
+    them if they come after this handler. Between validations the metrics are removed. The largest open member is validated last
+    and leaves the validator's state, also if the monitor compares members. ``history`` keeps the validator's key metric and its
+    mean per region. Save this handler, too.
 
-    If the engine has a monitor, it gets the key metric by case of the members that it compares. When it closes a choice, the
-    named members are chosen anew from what remains.
+    If the engine has a monitor, the monitor gets the key metric by case of the members that it compares. When it closes a
+    choice, members are named again from the choices that remain.
 
-    members: names and subnets, as monai_prox.named_members chooses them. regions: by name, in the order of the key metric's
-        channels, the values of their labels. interval: in epochs. network_of: a member as it is validated; None for its part of
-        the supernet's own weights.
+    Args:
+        validator: MONAI's evaluator.
+        engine: the engine of the trainer.
+        members: named members, as ``monai_prox.named_members`` chooses them.
+        regions: values of labels by the name of the region, in the order of the key metric's channels.
+        interval: epochs between validations.
+        network_of: makes the network that is validated from a member. None means a view of the supernet.
+
+    Raises:
+        ProXError: ``interval`` is not a number of epochs.
     """
 
     def __init__(
@@ -171,7 +204,14 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         self._names: set[str] = set()
 
     def attach(self, trainer: SupernetTrainer) -> None:
-        """Raises ProXError if there is nothing to validate on, before an epoch is trained."""
+        """Adds the handler to a trainer.
+
+        Args:
+            trainer: the trainer.
+
+        Raises:
+            ProXError: the validator has no cases.
+        """
         cases = getattr(self.validator.data_loader, "dataset", None)
         if isinstance(cases, Sized) and not len(cases):
             raise ProXError("there are no cases to validate on; the validator's data must have at least one")
@@ -236,13 +276,18 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The state as plain data."""
         return {
             "history": self.history,
             "members": {name: subnet.to_json() for name, subnet in self.members.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores a state.
+
+        Args:
+            state: what ``state_dict`` returned.
+        """
         self.history = list(state["history"])
         self.members = {name: Subnet.from_json(subnet) for name, subnet in state["members"].items()}
         if state.get("monitor") is not None:  # version 0.1.0 kept it here

@@ -10,10 +10,16 @@ from torch import Tensor
 
 
 class CaseAccuracy(CumulativeIterationMetric):  # type: ignore[misc]
-    """Which cases are classified rightly, by class: (cases, classes), 1 or 0 in the column of a case's class, NaN elsewhere.
+    """Metric that says for each case whether its class was predicted.
 
-    So the mean of all that are numbers is the accuracy, the mean of a column the recall of its class, and that of a row says
-    whether the case was right. y_pred: logits or probabilities (B, classes); y: one-hot (B, classes).
+    A row has 1 or 0 in the column of the case's class, and NaN in all others. So the mean of all numbers is the accuracy, and
+    the mean of a column is the recall of its class. Inputs are ``y_pred``, logits or probabilities (B, classes), and ``y``,
+    one-hot (B, classes).
+
+    >>> metric = CaseAccuracy()
+    >>> buffer = metric(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([[1, 0], [0, 1]]))
+    >>> float(metric.aggregate())
+    0.5
     """
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
@@ -22,5 +28,5 @@ class CaseAccuracy(CumulativeIterationMetric):  # type: ignore[misc]
         return torch.where(y > 0, right[:, None], torch.nan)
 
     def aggregate(self, *_: Any) -> Tensor:
-        """The accuracy."""
+        """The accuracy over all cases."""
         return torch.as_tensor(self.get_buffer()).nanmean()

@@ -1,4 +1,4 @@
-"""What a training is going to do, said before it begins."""
+"""A summary of the plan in the log of a training."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ Data = Sequence[Mapping[str, Any]]
 
 
 def log_plan(plan: Plan | OctPlan, prox: ProX, training: Data, validation: Data, *, cache_rate: float = 1.0) -> None:
-    """Logs in two lines what was planned; the first process does.
+    """Logs two lines about the plan, in the first process: the data and the memory of their cache, and the network.
+
+    The memory is left out if an image consists of several files.
 
     Args:
-        plan, prox: what trains.
-        training, validation: the datasets' items, with an image each.
-        cache_rate: the share of each that MONAI's CacheDataset keeps. Its memory is left out if an image is not one file.
+        plan: the plan.
+        prox: the component that trains.
+        training: items {"image": ..., ...} of the training dataset.
+        validation: items of the validation dataset.
+        cache_rate: part of the items that MONAI's CacheDataset keeps.
     """
     if rank() > 0:
         return
     family, logger = prox.supernet.family, logging.getLogger(__name__)
     largest = family.space.largest()
-    price, features = cost.of(family, largest, plan.patch_size), ", ".join(f"{value:g}" for value in largest["width"])
+    price, features = cost.member_cost(family, largest, plan.patch_size), ", ".join(f"{value:g}" for value in largest["width"])
     cache = _cache(plan, training, validation, cache_rate)
     logger.info(f"Plan: {plan.images}; {len(training):,} cases to train on, {len(validation):,} to validate on{cache}")
     logger.info(

@@ -34,18 +34,28 @@ class ProXEvents(EventEnum):  # type: ignore[misc]
 
 
 class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
-    """Trains a supernet with all that MONAI's trainer has: handlers, AMP, accumulation of gradients, metrics.
+    """MONAI's SupervisedTrainer for a supernet, with its handlers, AMP, accumulation of gradients and metrics.
 
     An iteration trains the members that the current stage asks for, with its teacher. ``loss`` and ``pred`` of the output are
-    the first member's, the prediction at full resolution, of the stage's first role. Each of
-    FORWARD_COMPLETED, LOSS_COMPLETED and BACKWARD_COMPLETED fires once in an iteration, after all members' backward passes.
+    those of the first member, and ``pred`` is at full resolution. FORWARD_COMPLETED, LOSS_COMPLETED and BACKWARD_COMPLETED fire
+    once per iteration, after the backward passes of all members.
 
-    Needs a ``ProXExpansionHandler`` among its handlers, which opens the stages. Under torch.distributed the engine averages the
-    gradients, so the network is not to be wrapped in DistributedDataParallel.
+    It needs a ``ProXExpansionHandler``, which opens the stages. Under torch.distributed the engine averages the gradients, so
+    the network must not be wrapped in DistributedDataParallel. torch.compile is not supported, because every member has its own
+    shapes.
 
-    engine: its supernet is the network, its task loss the loss function.
-    max_gradient_norm: gradients are clipped to this norm, nnU-Net's is 12; None for no clipping.
-    Other arguments are SupervisedTrainer's; torch.compile is not supported, for every member has shapes of its own.
+    Args:
+        engine: its supernet is the network, its task loss is the loss function.
+        device: device of the network.
+        max_epochs: number of epochs, equal to the schedule's.
+        train_data_loader: loader of the training batches.
+        optimizer: optimizer of the supernet's weights.
+        max_gradient_norm: norm that gradients are clipped to, 12 in nnU-Net. None means no clipping.
+        event_names: further events.
+        supervised: further arguments of SupervisedTrainer.
+
+    Raises:
+        ProXError: the number of epochs differs, ``amp`` is not a switch, or ``compile`` is true.
     """
 
     def __init__(
@@ -84,6 +94,11 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
         self.updates = Updates(engine.supernet.parameters(), max_norm=max_gradient_norm, log=self.logger.warning)
 
     def run(self) -> None:
+        """Runs the training.
+
+        Raises:
+            ProXError: there is no ProXExpansionHandler.
+        """
         if not self.expands:
             raise ProXError("there is no ProXExpansionHandler among the trainer's handlers, so no stage would ever open")
         super().run()

@@ -20,12 +20,19 @@ from monai_prox.export.bundle_transforms import name_of, warn_if_empty
 
 
 class CheckCased(MapTransform):  # type: ignore[misc]
-    """Passes a case on, or raises ProXError, naming the file, where its image or label cannot be trained on.
+    """Transform that checks a case and returns it unchanged.
 
-    An image that is 0 everywhere is predicted, with a warning, and only refused where it has a label.
+    An image that is 0 everywhere is refused if it has a label. Without a label there is a warning.
 
-    channels, labels: how many there must be, the background among the labels; or ``plan``, which names them. Images are
-        (C, x, y, z), labels (1, x, y, z).
+    Args:
+        plan: the plan, which has the numbers of channels and labels. None means that the next two arguments have them.
+        channels: number of channels of the image (C, x, y, z).
+        labels: number of labels, the background included, in the label image (1, x, y, z).
+        image_key: key of the image.
+        label_key: key of the label image.
+
+    Raises:
+        ProXError: an image or label cannot be trained on. The message names the file.
     """
 
     def __init__(
@@ -75,7 +82,10 @@ class CheckCased(MapTransform):  # type: ignore[misc]
 
 
 class LoadScand(MapTransform):  # type: ignore[misc]
-    """From a retinal scan, a file or an array (H, W), to an image (1, H, W) of 0 to 1. Raises ProXError as read_scan does."""
+    """Transform that reads retinal scans, files or arrays (H, W), as images (1, H, W) from 0 to 1.
+
+    It raises ProXError as ``read_scan`` does.
+    """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         changed = dict(data)
@@ -87,9 +97,18 @@ class LoadScand(MapTransform):  # type: ignore[misc]
 
 
 class LabelsToRegionsd(MapTransform):  # type: ignore[misc]
-    """From label values (1, *spatial) to one binary channel per region (R, *spatial), for metrics of overlapping regions.
+    """Transform from label values (1, *spatial) to one binary channel per region (R, *spatial).
 
-    regions: {name: values of the labels in it}, in the order of the channels.
+    Metrics of overlapping regions need it.
+
+    Args:
+        keys: keys of the label images.
+        regions: values of labels by the name of the region, in the order of the channels.
+
+    >>> transform = LabelsToRegionsd("label", {"organ": [1, 2], "tumour": [2]})
+    >>> transform({"label": torch.tensor([[0, 1, 2]])})["label"]
+    tensor([[0., 1., 1.],
+            [0., 0., 1.]])
     """
 
     def __init__(self, keys: KeysCollection, regions: Mapping[str, Iterable[int]]) -> None:

@@ -81,9 +81,9 @@ def search(
     with Live(progress, console=console, transient=True) as live:
 
         def watch(done: SearchProgress) -> None:
-            if done.what not in tasks:
-                tasks[done.what] = progress.add_task(done.what, total=done.total)
-            progress.update(tasks[done.what], completed=done.done)
+            if done.phase not in tasks:
+                tasks[done.phase] = progress.add_task(done.phase, total=done.total)
+            progress.update(tasks[done.phase], completed=done.done)
             best = [(str(rank), scored) for rank, scored in enumerate(best_so_far(done.scored, one.minimise), 1)]
             live.update(Group(progress, front_table(best, one.minimise, source)))
 

@@ -12,12 +12,16 @@ from monai_prox.core.distributed import Average, world_size
 
 
 def synchronise(network: nn.Module) -> nn.Module:
-    """Has the batch norms in ``network`` normalise, in training, by the batches of all processes together, in place.
+    """Lets the batch norms of a network use the statistics of all processes' batches together in training, in place.
 
-    So several processes compute what one does with their batches in one. In one process nothing changes. torch's own
-    SyncBatchNorm does the same on GPUs alone.
+    Several processes then compute what one process computes from all their batches. In one process nothing changes. torch's own
+    SyncBatchNorm does the same, but only on GPUs.
 
-    Returns ``network``.
+    Args:
+        network: the network.
+
+    Returns:
+        ``network``.
     """
     for layer in network.modules():
         if isinstance(layer, _BatchNorm):
@@ -26,11 +30,11 @@ def synchronise(network: nn.Module) -> nn.Module:
 
 
 def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
-    """x: (B, C, *spatial), of the same size in all processes."""
+    """The forward pass of ``norm`` on x (B, C, *spatial), which has the same size in all processes."""
     if not norm.training or world_size() == 1:
         return type(norm).forward(norm, x)
     axes, shape = (0, *range(2, x.ndim)), (1, -1, *(1 for _ in x.shape[2:]))
-    values = x.to(torch.promote_types(x.dtype, torch.float32))  # of half numbers sums would overflow
+    values = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of half-precision numbers would overflow
     mean: Tensor = Average.apply(values.mean(axes))
     centred = values - mean.view(shape)
     variance: Tensor = Average.apply(centred.square().mean(axes))
@@ -43,7 +47,7 @@ def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 
 def _track(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Moves the running statistics towards those of a batch of ``count`` values a channel."""
+    """Moves the running statistics towards those of a batch of ``count`` values per channel."""
     assert norm.num_batches_tracked is not None and norm.running_mean is not None and norm.running_var is not None
     norm.num_batches_tracked.add_(1)
     momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum

@@ -14,25 +14,40 @@ from monai_prox.core.family import Family
 from monai_prox.core.space import Subnet
 
 COUNTED = (_ConvNd, nn.Linear)
-STEP = 0.5  # of a patch, between neighbouring ones: nnU-Net's
+STEP = 0.5  # of neighbouring patches, as a fraction of the patch: nnU-Net's
 
 
 @dataclass
 class Count:
+    """A running count.
+
+    Args:
+        macs: multiply-accumulates so far.
+    """
+
     macs: int = 0
 
 
 @contextmanager
 def counting(network: nn.Module) -> Iterator[Count]:
-    """Counts the multiply-accumulates of convolutions and linear layers in all forward passes of ``network`` in the context.
+    """Counts the multiply-accumulates of all forward passes of a network within the context.
 
-    Biases, norms, activations and resizing are not counted.
+    Convolutions and linear layers are counted. Biases, norms, activations and resizing are not.
+
+    Args:
+        network: the network.
+
+    >>> import torch
+    >>> with counting(nn.Linear(3, 4)) as unused, counting(network := nn.Linear(3, 4)) as count:
+    ...     output = network(torch.zeros(5, 3))
+    >>> unused.macs, count.macs
+    (0, 60)
     """
     counted = Count()
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(layer, COUNTED)
-        # A weight meets every output voxel once, in a transposed convolution every input voxel.
+        # A weight is used once per output voxel, or once per input voxel of a transposed convolution.
         voxels = inputs[0] if isinstance(layer, _ConvTransposeNd) else output
         counted.macs += layer.weight.numel() * voxels[:, 0].numel()
 
@@ -46,11 +61,13 @@ def counting(network: nn.Module) -> Iterator[Count]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a member in prediction, counted from its layers without a forward pass.
+    """The cost of a member in prediction, counted from its layers without a forward pass.
 
-    parameters: weights of the stock network. macs: multiply-accumulates for one input, as many as ``counting`` counts.
-    activations: elements of the feature maps that must be there at once for one input, at the member's own resolution;
-        neither the weights nor the work space of convolutions.
+    Args:
+        parameters: number of weights of the stock network.
+        macs: multiply-accumulates for one input. ``counting`` counts the same number in a forward pass.
+        activations: number of elements of the feature maps that must be in memory at the same time for one input, at the
+            member's own resolution. Weights and the work space of convolutions are not included.
     """
 
     parameters: int
@@ -64,39 +81,92 @@ class Cost:
 
     @property
     def file_mb(self) -> float:
-        """Megabytes of the weights in float32: of a model file all but some kilobytes."""
+        """Megabytes of the weights in float32. A model file is a few kilobytes larger."""
         return 4e-6 * self.parameters
 
 
-def of(family: Family, subnet: Subnet, size: Sequence[int]) -> Cost:
-    """Of one input of ``size`` voxels at full resolution."""
+def member_cost(family: Family, subnet: Subnet, size: Sequence[int]) -> Cost:
+    """The cost of a member.
+
+    Args:
+        family: the family of the member.
+        subnet: the member.
+        size: voxels per axis of one input at full resolution.
+
+    Raises:
+        ProXError: the subnet is not a member of the family.
+    """
     total = macs_ = live = 0
     for layer in family.layers(subnet, size):
-        total += layer.weights + layer.others
+        total += layer.weights + layer.other_parameters
         macs_ += layer.weights * layer.uses
         live = max(live, layer.live)
     return Cost(total, macs_, live)
 
 
 def parameters(family: Family, subnet: Subnet) -> int:
-    """See ``Cost``."""
-    return sum(layer.weights + layer.others for layer in family.layers(subnet))
+    """The number of weights of a member.
+
+    Args:
+        family: the family of the member.
+        subnet: the member.
+
+    Raises:
+        ProXError: the subnet is not a member of the family.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> family = MobileNetFamily(input_channels=1, num_classes=2)
+    >>> parameters(family, family.space.smallest()), parameters(family, family.space.largest())
+    (728458, 4973898)
+    """
+    return sum(layer.weights + layer.other_parameters for layer in family.layers(subnet))
 
 
 def macs(family: Family, subnet: Subnet, size: Sequence[int]) -> int:
-    """See ``Cost``."""
-    return of(family, subnet, size).macs
+    """The multiply-accumulates of a member for one input.
+
+    Args:
+        family: the family of the member.
+        subnet: the member.
+        size: voxels per axis of the input at full resolution.
+
+    Raises:
+        ProXError: the subnet is not a member of the family.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> family = MobileNetFamily(input_channels=1, num_classes=2)
+    >>> macs(family, family.space.largest(), (224, 224))
+    419509088
+    """
+    return member_cost(family, subnet, size).macs
 
 
 def activations(family: Family, subnet: Subnet, size: Sequence[int]) -> int:
-    """See ``Cost``."""
-    return of(family, subnet, size).activations
+    """The number of elements of the feature maps that must be in memory at the same time, see ``Cost``.
+
+    Args:
+        family: the family of the member.
+        subnet: the member.
+        size: voxels per axis of one input at full resolution.
+
+    Raises:
+        ProXError: the subnet is not a member of the family.
+    """
+    return member_cost(family, subnet, size).activations
 
 
 def tiles(image: Sequence[int], patch: Sequence[int], *, mirrored: int = 0) -> int:
-    """Patches that nnU-Net's sliding window takes of an ``image``, both in voxels per axis of the network's grid.
+    """The number of patches that nnU-Net's sliding window takes of an image.
 
-    A patch of two axes is laid on every slice. mirrored: axes along which each patch is predicted mirrored, too.
+    Args:
+        image: voxels per axis of the image on the network's grid.
+        patch: voxels per axis of a patch. A patch of two axes is taken of every slice.
+        mirrored: number of axes along which each patch is also predicted mirrored.
+
+    >>> tiles((128, 64, 64), (64, 64, 64))
+    3
+    >>> tiles((128, 64, 64), (64, 64, 64), mirrored=3)
+    24
     """
     sides = (1, *patch) if len(patch) < len(image) else tuple(patch)
     steps = [

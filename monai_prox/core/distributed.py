@@ -1,4 +1,4 @@
-"""What the processes of one training share, through torch.distributed."""
+"""Communication of the processes of one training, through torch.distributed."""
 
 from __future__ import annotations
 
@@ -15,39 +15,60 @@ T = TypeVar("T")
 
 
 def _several() -> bool:
+    """Whether torch.distributed is initialised."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The number of this process, counted from 0."""
     return dist.get_rank() if _several() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return dist.get_world_size() if _several() else 1
 
 
 def check_shared(training: Sized, validation: Sized) -> None:
-    """Raises ProXError where there are fewer cases of either than processes, each of which needs one."""
-    for what, cases in (("training", training), ("validation", validation)):
+    """Checks that every process gets at least one case for training and one for validation.
+
+    Args:
+        training: the training cases of all processes together.
+        validation: the validation cases of all processes together.
+
+    Raises:
+        ProXError: there are more processes than cases.
+
+    >>> check_shared(["case 1", "case 2"], ["case 3"])  # one process
+    """
+    for name, cases in (("training", training), ("validation", validation)):
         if len(cases) < world_size():
             raise ProXError(
-                f"{world_size()} processes share the {what} cases, of which there are {len(cases)}, and each needs one; "
+                f"{world_size()} processes share the {name} cases, of which there are {len(cases)}, and each needs one; "
                 "start fewer processes, or give more cases"
             )
 
 
 def average(tensor: Tensor) -> Tensor:
-    """The mean of all processes' ``tensor``, in place."""
+    """Replaces a tensor by its mean over all processes, in place.
+
+    Args:
+        tensor: of the same shape in all processes.
+
+    Returns:
+        ``tensor``.
+    """
     dist.all_reduce(tensor)
     return tensor.div_(world_size())
 
 
 def average_gradients(network: nn.Module) -> None:
-    """Gives all processes the mean of their gradients, in place; all have gradients of the same parameters.
+    """Replaces the gradients of all processes by their mean, in place.
 
-    DistributedDataParallel reduces within one backward pass, and a step that trains several members has several.
+    DistributedDataParallel reduces within one backward pass, but a step that trains several members has several.
+
+    Args:
+        network: the network. The same parameters have gradients in all processes.
     """
     if world_size() > 1:
         for parameter in network.parameters():
@@ -56,14 +77,25 @@ def average_gradients(network: nn.Module) -> None:
 
 
 def broadcast(network: nn.Module) -> None:
-    """Gives all processes the first one's weights and buffers."""
+    """Copies the weights and buffers of the first process to all processes.
+
+    Args:
+        network: the network.
+    """
     if world_size() > 1:
         for tensor in [*network.parameters(), *network.buffers()]:
             dist.broadcast(tensor.data, src=0)
 
 
 def gather(value: T) -> list[T]:
-    """Every process's ``value``, in all of them."""
+    """The values of all processes, in every process.
+
+    Args:
+        value: the value of this process. It can be pickled.
+
+    Returns:
+        One value per process, in the order of their ranks.
+    """
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -72,7 +104,7 @@ def gather(value: T) -> list[T]:
 
 
 class Average(torch.autograd.Function):
-    """The mean of all processes' tensors, for processes whose gradients are averaged, too."""
+    """The mean of a tensor over all processes. Its gradient is averaged, too, as those of the weights are."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Network families: how a subnet's stock network is built and where its weights live in the largest one."""
+"""The interface of a network family: how a member's stock network is built and which part of the largest one it uses."""
 
 from __future__ import annotations
 
@@ -13,44 +13,119 @@ from monai_prox.core.space import SearchSpace, Subnet
 
 
 class Family(Protocol):
-    """What the core asks of a kind of network. ``monai_prox.families.unet`` is an example."""
+    """The interface of a kind of network to the core, for example of ``UNetFamily`` and ``MobileNetFamily``.
+
+    Attributes:
+        space: the search space. Its largest member is the network that is trained.
+        choices: what is elastic, a dataclass of plain data.
+    """
 
     space: SearchSpace
     choices: Any  # what is elastic, a dataclass of plain data
 
     @property
     def divisor(self) -> tuple[int, ...]:
-        """Of which sizes of an input are multiples, an axis each, where the largest network takes it as it is."""
+        """The numbers, one per axis, that the input sizes of the largest network are multiples of."""
 
     def input_size(self, size: Sequence[int], resolution: float) -> tuple[int, ...]:
-        """The size per axis at which a member of ``resolution`` works on an input of ``size``."""
+        """The size at which a member works on an input.
+
+        Args:
+            size: voxels per axis of the input at full resolution.
+            resolution: the member's value of the dimension ``resolution``.
+        """
 
     def architecture_of(self, subnet: Subnet) -> dict[str, Any]:
-        """The subnet's stock network as plain data."""
+        """The stock network of a member as plain data.
+
+        Args:
+            subnet: the member.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
 
     def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
-        """The subnet's stock network with freshly initialised weights, or any if not ``initialise``."""
+        """The stock network of a member with new weights.
+
+        Args:
+            subnet: the member.
+            initialise: whether the weights are initialised. If not, they may have any values.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
 
     def layers(self, subnet: Subnet, size: Sequence[int] | None = None) -> Iterator[Layer]:
-        """The subnet's stock network, for one input of ``size`` voxels at full resolution, or as planned if None."""
+        """The layers of a member's stock network, as numbers that its cost is computed from.
+
+        Args:
+            subnet: the member.
+            size: voxels per axis of one input at full resolution. None means the planned size.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
-        """Copies run-time switches that are no weights, such as deep supervision, from ``network``."""
+        """Copies run-time switches that are not weights, such as deep supervision.
+
+        Args:
+            skeleton: a member's stock network, which is changed.
+            network: the largest stock network.
+        """
 
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
-        """The largest network's tensor, and the region of it, that is the subnet's tensor ``name`` of ``shape``."""
+        """The place of a member's tensor in the largest network.
+
+        Args:
+            name: name of the tensor in the member's stock network.
+            shape: its shape.
+            subnet: the member.
+
+        Returns:
+            The name of the tensor in the largest network, and the region of it that the member uses.
+
+        Raises:
+            ProXError: the largest network has no tensor of that name that is as large.
+        """
 
     def run(self, network: Callable[[Tensor], Any], x: Tensor, subnet: Subnet) -> Any:
-        """Runs a subnet's network on ``x`` at the subnet's resolution; outputs are at the resolution of ``x``."""
+        """Runs a member's network at the member's resolution.
+
+        Args:
+            network: the member's network.
+            x: (B, C, *spatial) at full resolution.
+            subnet: the member.
+
+        Returns:
+            The output of the network, at the resolution of ``x``.
+        """
 
     def output_axis(self, name: str) -> int:
-        """The axis of the weight ``name`` that counts output channels; the other of 0 and 1 counts input channels."""
+        """The axis of a weight that counts output channels. The other one of the axes 0 and 1 counts input channels.
+
+        Args:
+            name: name of the weight in the largest network.
+        """
 
     def passes_through(self, name: str) -> int | None:
-        """For a convolution born into a chain: index of its first input channel whose value the next layer had seen.
+        """How a convolution that is inserted between two trained layers can pass its input on unchanged.
 
-        None where a new layer does not replace anything, or is the identity by its stock initialisation.
+        Args:
+            name: name of the convolution's weight in the largest network.
+
+        Returns:
+            The index of the first input channel that the next layer received before. None if the convolution replaces no
+            connection, or is the identity by its stock initialisation.
         """
 
     def group(self, name: str) -> str:
-        """Name of the stage that the tensor ``name`` belongs to."""
+        """The stage of the network that a tensor belongs to.
+
+        Args:
+            name: name of the tensor in the largest network.
+
+        Returns:
+            A name of the stage.
+        """

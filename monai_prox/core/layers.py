@@ -8,23 +8,29 @@ from typing import NamedTuple
 
 
 class Layer(NamedTuple):
-    """A convolution or linear layer with the norm that follows it, if one does; or a pooling or concatenation.
+    """A convolution or linear layer with the norm that follows it, if there is one; or a pooling or concatenation.
 
-    weights: without biases. others: biases, and what the norm learns.
-    uses: how often a forward pass uses each weight: output voxels, or input voxels of a transposed convolution; 0 for a layer
-        that does not run in prediction.
-    live: elements of the feature maps there are while it runs: its inputs and outputs, and what is kept for later layers.
-        Norms and activations work in place, and sums in one of their terms.
+    Args:
+        weights: number of weights of the layer, without biases.
+        other_parameters: number of biases, and of parameters of the norm.
+        uses: number of times that a forward pass uses each weight. This is the number of output voxels, or of input voxels of a
+            transposed convolution. It is 0 for a layer that does not run in prediction.
+        live: number of elements of all feature maps in memory while the layer runs: its inputs, its outputs, and those that
+            later layers need. Norms and activations work in place. A sum is written into one of its terms.
     """
 
     weights: int
-    others: int
+    other_parameters: int
     uses: int
     live: int
 
 
 def weightless(live: int) -> Layer:
-    """A pooling or concatenation."""
+    """A pooling or concatenation.
+
+    Args:
+        live: see ``Layer``.
+    """
     return Layer(0, 0, 0, live)
 
 
@@ -40,11 +46,28 @@ def convolution(
     groups: int = 1,
     runs: bool = True,
 ) -> Layer:
-    """A layer that uses its weights at ``voxels``, of each axis. norm: one that learns a scale and a shift."""
-    others = outputs * (bias + 2 * norm)
-    return Layer(inputs // groups * outputs * prod(kernel), others, prod(voxels) if runs else 0, live if runs else 0)
+    """A convolution or linear layer.
+
+    Args:
+        inputs: number of input channels.
+        outputs: number of output channels.
+        kernel: kernel size per axis.
+        voxels: size per axis of the grid at which the weights are used, see ``Layer``.
+        live: see ``Layer``.
+        bias: whether the layer has biases.
+        norm: whether a norm with a learned scale and shift follows.
+        groups: number of groups of channels.
+        runs: whether the layer runs in prediction.
+    """
+    other_parameters = outputs * (bias + 2 * norm)
+    return Layer(inputs // groups * outputs * prod(kernel), other_parameters, prod(voxels) if runs else 0, live if runs else 0)
 
 
 def strided(size: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
-    """What a convolution of odd kernel and half its padding leaves of ``size``."""
+    """The output size of a convolution with an odd kernel that is padded by half of it.
+
+    Args:
+        size: input size per axis.
+        stride: stride per axis.
+    """
     return tuple(-(-length // step) for length, step in zip(size, stride, strict=True))

@@ -1,4 +1,4 @@
-"""A few members with names, watched during training and offered after it."""
+"""A few members with names, which are scored during training and offered after it."""
 
 from __future__ import annotations
 
@@ -9,31 +9,44 @@ from monai_prox.core import cost
 from monai_prox.core.family import Family
 from monai_prox.core.space import SearchSpace, Subnet
 
-BETWEEN = ("small", "middle", "large")
+INTERMEDIATE = ("small", "middle", "large")
 
 
 def named_members(family: Family, size: Sequence[int], space: SearchSpace | None = None) -> dict[str, Subnet]:
-    """Smallest, largest and up to three members between, as equally spaced in the logarithm of their MACs as there are.
+    """The smallest member, the largest, and up to three in between, about equally spaced in the logarithm of their MACs.
 
-    Those between are even: each dimension is as far open in all stages of the network. What a random member has by chance,
-    a bottleneck of width between wide stages, nobody would choose.
+    Those in between have an equally large part of their choices in all stages of the network. A random member may have a narrow
+    stage between wide ones, which nobody would choose. The result depends on the family, the size and the space only.
 
-    size: input voxels per axis for which MACs are counted. space: the whole one if None. The choice is a function of the space
-    alone.
+    Args:
+        family: the family.
+        size: voxels per axis of the input for which MACs are counted.
+        space: the part of the family's space to choose from. None means the whole space.
+
+    Returns:
+        The members by name, from the smallest to the largest: "smallest", "small", "middle", "large", "largest".
+
+    Raises:
+        ProXError: the space has no member.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> family = MobileNetFamily(input_channels=1, num_classes=2)
+    >>> list(named_members(family, (224, 224)))
+    ['smallest', 'small', 'middle', 'large', 'largest']
     """
     space = family.space if space is None else space
     smallest, largest = space.smallest(), space.largest()
     if smallest == largest:
         return {"largest": largest}
     steps = [[(dimension, count) for count in range(1, space.choice_count(dimension) + 1)] for dimension in space.dimensions]
-    even = {space.restrict(dict(opened)).largest() for opened in product(*steps)} - {smallest, largest}
-    macs = {subnet: cost.macs(family, subnet, size) for subnet in even}
+    balanced = {space.restrict(dict(opened)).largest() for opened in product(*steps)} - {smallest, largest}
+    macs = {subnet: cost.macs(family, subnet, size) for subnet in balanced}
     low, high = cost.macs(family, smallest, size), cost.macs(family, largest, size)
-    between: list[Subnet] = []
-    for number in range(1, len(BETWEEN) + 1):
-        target = low * (high / low) ** (number / (len(BETWEEN) + 1))
-        left = [subnet for subnet in macs if subnet not in between]
-        if left:
-            between.append(min(left, key=lambda subnet: (abs(macs[subnet] - target), str(subnet))))
-    between.sort(key=lambda subnet: (macs[subnet], str(subnet)))
-    return {"smallest": smallest, **dict(zip(BETWEEN, between, strict=False)), "largest": largest}
+    chosen: list[Subnet] = []
+    for number in range(1, len(INTERMEDIATE) + 1):
+        target = low * (high / low) ** (number / (len(INTERMEDIATE) + 1))
+        remaining = [subnet for subnet in macs if subnet not in chosen]
+        if remaining:
+            chosen.append(min(remaining, key=lambda subnet: (abs(macs[subnet] - target), str(subnet))))
+    chosen.sort(key=lambda subnet: (macs[subnet], str(subnet)))
+    return {"smallest": smallest, **dict(zip(INTERMEDIATE, chosen, strict=False)), "largest": largest}

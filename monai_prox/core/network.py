@@ -1,4 +1,4 @@
-"""The networks that bundles' configurations name."""
+"""Networks for the configuration files of bundles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from monai_prox.core.family import Family
 
 
 def largest(family: Family, *, deep_supervision: bool = False) -> nn.Module:
-    """The family's largest stock network: what is trained, and what all members share."""
+    """The largest stock network of a family: the network that is trained, and that all members share.
+
+    Args:
+        family: the family.
+        deep_supervision: whether the network also returns outputs at lower resolutions in training. Only U-Nets can.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> network = largest(MobileNetFamily(input_channels=1, num_classes=2))
+    >>> sum(weight.numel() for weight in network.parameters())
+    4973898
+    """
     network = family.build(family.space.largest())
     if deep_supervision:
         network.decoder.deep_supervision = True  # type: ignore[union-attr]
@@ -16,11 +26,19 @@ def largest(family: Family, *, deep_supervision: bool = False) -> nn.Module:
 
 
 def prediction_graph(network: nn.Module) -> fx.GraphModule:
-    """The part of a stock network that predicts, with one output, as MONAI's exports want it.
+    """The part of a stock network that predicts, with one output, as MONAI's exports need it.
 
-    It holds the network's own weights under their own names, so loading into it loads into ``network``. The stock code of
-    U-Nets does not compile under torch.jit.script, its graph does. What prediction does not need, the second names of shared
-    layers and the heads of deep supervision, is not part of it.
+    The graph holds the network's own weights under their own names, so loading weights into the graph loads them into the
+    network. torch.jit.script compiles the graph, but not the code of the stock U-Nets. The graph leaves out what prediction
+    does not use: second names of shared layers, and the heads of deep supervision.
+
+    Args:
+        network: a stock network.
+
+    >>> import torch
+    >>> graph = prediction_graph(nn.Sequential(nn.Linear(3, 2)))
+    >>> graph(torch.zeros(1, 3)).shape
+    torch.Size([1, 2])
     """
     if not hasattr(network, "decoder"):
         return fx.symbolic_trace(network)

@@ -1,4 +1,4 @@
-"""The supernet: a stock network at its largest size, and the one function that makes it elastic."""
+"""The supernet: a stock network at its largest size, and the function that makes it elastic."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from monai_prox.core.family import Family
 from monai_prox.core.slicing import Cut, Region, covers, prefix
 from monai_prox.core.space import Subnet
 
-SKELETONS = 64  # kept at a time; one costs no weights, only Python objects
+SKELETONS = 64  # in the cache; a skeleton has Python objects but no weights
 
 
 class _Skeleton(NamedTuple):
-    """A subnet's stock network without weights, and where each of its tensors lives."""
+    """A subnet's stock network without weights, and the place of each of its tensors in the largest network."""
 
     module: nn.Module  # on the meta device
     sources: dict[str, tuple[str, Region]]
-    cuts: dict[str, Region]  # of tensors not used whole; of a kernel that will be transformed, channels alone
+    cuts: dict[str, Region]  # of tensors that are not used whole; of transformed kernels only the channels are cut
 
 
 class WeightTransforms(Protocol):
@@ -40,17 +40,32 @@ class WeightTransforms(Protocol):
 
 
 class SuperNet(nn.Module):
-    """All members of a family in the weights of its largest.
+    """All members of a family, in the weights of the largest member.
 
-    A forward pass slices the largest network's tensors to the shapes of the subnet's own stock network and runs that one
-    with ``functional_call``: no second definition of any layer, no parameter beyond the largest network's, except where
-    kernels are transformed.
+    A forward pass cuts the largest network's tensors to the shapes of the subnet's own stock network, and runs that network
+    with them by ``torch.func.functional_call``. No layer is defined twice. There are no parameters besides those of the largest
+    network, unless kernels are transformed.
 
-    family: see ``monai_prox.core.family``.
-    network: the family's largest stock network; a fresh one if None. It is used, not copied, and its layers have to stay the
-        same objects; their weights may be replaced.
-    kernel_transforms: a module that makes smaller kernels of larger ones, which becomes a part of the supernet; None if smaller
-        kernels are the larger ones' centres.
+    Args:
+        family: the family.
+        network: the family's largest stock network. It is used, not copied. Its weights may be replaced later, its layers may
+            not. None means a new network.
+        kernel_transforms: a module that makes smaller kernels from larger ones. It becomes a part of the supernet. None means
+            that smaller kernels are the centres of larger ones.
+
+    Raises:
+        ProXError: the family has no member.
+
+    >>> import torch
+    >>> from monai_prox import MobileNetFamily
+    >>> family = MobileNetFamily(input_channels=1, num_classes=2)
+    >>> supernet = SuperNet(family).eval()
+    >>> x = torch.zeros(1, 1, 224, 224)
+    >>> supernet(x, family.space.smallest()).shape
+    torch.Size([1, 2])
+    >>> network = supernet.extract(family.space.smallest())  # an ordinary torchvision network
+    >>> type(network).__name__
+    'MobileNetV3'
     """
 
     def __init__(
@@ -61,7 +76,7 @@ class SuperNet(nn.Module):
         self.network = family.build(family.space.largest()) if network is None else network
         tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
         paths = {name: name.rpartition(".") for name, _ in tensors}
-        # Every step looks them up, and walking through all modules for it would take longer than a small convolution
+        # Every step looks tensors up. A search through all modules would take longer than a small convolution.
         self._owners = {name: (self.network.get_submodule(path), key) for name, (path, _, key) in paths.items()}
         self.kernel_transforms: Any = kernel_transforms  # a module, which registers itself as one
         if isinstance(kernel_transforms, nn.Module):
@@ -69,6 +84,7 @@ class SuperNet(nn.Module):
         self._skeletons: OrderedDict[Subnet, _Skeleton] = OrderedDict()
 
     def _skeleton(self, subnet: Subnet) -> _Skeleton:
+        """The skeleton of a subnet, from the cache if it is there."""
         if subnet in self._skeletons:
             self._skeletons.move_to_end(subnet)
             return self._skeletons[subnet]
@@ -84,11 +100,31 @@ class SuperNet(nn.Module):
         return self._skeletons[subnet]
 
     def regions(self, subnet: Subnet) -> dict[str, Region]:
-        """What ``subnet`` uses of the largest network's tensors, by their names."""
+        """The regions of the largest network's tensors that a member uses.
+
+        Args:
+            subnet: the member.
+
+        Returns:
+            The region by the name of the tensor. Tensors that the member does not use are not named.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         return dict(self._skeleton(subnet).sources.values())
 
     def shapes(self, subnet: Subnet) -> nn.Module:
-        """The subnet's stock network on the meta device: shapes and layers without weights. Not to be changed."""
+        """The stock network of a member on the meta device, with shapes and layers but without weights.
+
+        Args:
+            subnet: the member.
+
+        Returns:
+            The network. It is shared, so it must not be changed.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         return self._skeleton(subnet).module
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -107,7 +143,7 @@ class SuperNet(nn.Module):
         return cuts
 
     def _weights(self, skeleton: _Skeleton) -> dict[str, Tensor]:
-        """A skeleton's tensors, with gradients to where they live; those used whole are the largest network's own."""
+        """The tensors of a skeleton, with gradients to the largest network. Whole tensors are not copied."""
         tensors = self._tensors()
         weights = {name: tensors[source] for name, (source, _) in skeleton.sources.items()}
         if skeleton.cuts:
@@ -121,9 +157,17 @@ class SuperNet(nn.Module):
         return weights
 
     def forward(self, x: Tensor, subnet: Subnet) -> Any:
-        """x: (B, C, *spatial) -> what the subnet's stock network returns, at the resolution of x.
+        """Runs a member.
 
-        Raises ProXError for a subnet that is not a member.
+        Args:
+            x: (B, C, *spatial) at full resolution.
+            subnet: the member.
+
+        Returns:
+            The output of the member's stock network, at the resolution of ``x``.
+
+        Raises:
+            ProXError: the subnet is not a member.
         """
         skeleton = self._skeleton(subnet)
         module = skeleton.module
@@ -132,9 +176,9 @@ class SuperNet(nn.Module):
         self.family.synchronise(module, self.network)
         weights = self._weights(skeleton)
 
-        # Stock U-Nets register modules twice (the encoder inside the decoder), never one parameter in two modules. So
-        # nothing is tied, and with tie_weights torch would put aliases back in the wrong order and leave this step's
-        # weights in the skeleton.
+        # Stock U-Nets register modules twice (the encoder inside the decoder), but no parameter in two modules. So no weights
+        # are tied. With tie_weights torch would restore aliases in the wrong order, and this step's weights would stay in
+        # the skeleton.
         def run(x: Tensor) -> Any:
             return functional_call(module, weights, (x,), tie_weights=False)
 
@@ -142,7 +186,18 @@ class SuperNet(nn.Module):
 
     @torch.no_grad()
     def extract(self, subnet: Subnet) -> nn.Module:
-        """The subnet as a stock network of its own, with copies of its weights, on the same device and in the same mode."""
+        """Copies a member out of the supernet.
+
+        Args:
+            subnet: the member.
+
+        Returns:
+            A stock network with its own weights, on the same device and in the same mode. Its inputs and outputs have the
+            member's own resolution.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         weights = self._weights(self._skeleton(subnet))
         network = self.family.build(subnet, initialise=False).to(next(iter(weights.values())).device)
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
@@ -151,42 +206,89 @@ class SuperNet(nn.Module):
         return network.train(self.training)
 
     def member(self, subnet: Subnet) -> Member:
-        """The subnet cut out, but at home at full resolution."""
+        """Copies a member out of the supernet, with inputs and outputs at full resolution.
+
+        Args:
+            subnet: the member.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         return Member(self.family, subnet, self.extract(subnet))
 
     def view(self, subnet: Subnet) -> View:
-        """The subnet in the supernet's own weights: whatever changes those, training or loading, changes it."""
+        """A member that uses the supernet's own weights. It changes when they change.
+
+        Args:
+            subnet: the member.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         return View(self, subnet)
 
 
 def without_weights(family: Family, *, kernel_transforms: WeightTransforms | None = None) -> SuperNet:
-    """The shapes of a supernet, on the meta device, which takes no memory."""
+    """A supernet on the meta device, which has shapes but takes no memory.
+
+    Args:
+        family: the family.
+        kernel_transforms: see ``SuperNet``.
+    """
     with torch.device("meta"):
         return SuperNet(family, family.build(family.space.largest(), initialise=False), kernel_transforms=kernel_transforms)
 
 
 class Member(nn.Module):
-    """An extracted subnet whose inputs and outputs are at full resolution, whatever its own. For evaluation."""
+    """An extracted member whose inputs and outputs are at full resolution. For evaluation.
+
+    Args:
+        family: the family of the member.
+        subnet: the member.
+        network: its extracted stock network.
+    """
 
     def __init__(self, family: Family, subnet: Subnet, network: nn.Module) -> None:
         super().__init__()
         self.family, self.subnet, self.network = family, subnet, network
 
     def forward(self, x: Tensor) -> Any:
+        """Runs the member.
+
+        Args:
+            x: (B, C, *spatial) at full resolution.
+        """
         return self.family.run(self.network, x, self.subnet)
 
 
 class View(nn.Module):
-    """One subnet of a supernet as a network of one output, at full resolution. For evaluation."""
+    """A member of a supernet as a network of one output at full resolution. For evaluation.
+
+    Args:
+        supernet: the supernet.
+        subnet: the member.
+
+    Raises:
+        ProXError: the subnet is not a member.
+    """
 
     def __init__(self, supernet: SuperNet, subnet: Subnet) -> None:
         super().__init__()
         self.supernet, self.subnet = supernet, supernet.family.space.check(subnet)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Runs the member.
+
+        Args:
+            x: (B, C, *spatial) at full resolution.
+        """
         return finest(self.supernet(x, self.subnet))
 
 
 def finest(outputs: Any) -> Tensor:
-    """The output at full resolution, which is the first under deep supervision."""
+    """The output at full resolution, which is the first of those of deep supervision.
+
+    Args:
+        outputs: what a network returned.
+    """
     return outputs if isinstance(outputs, Tensor) else outputs[0]

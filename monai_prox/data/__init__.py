@@ -1,1 +1,1 @@
-"""What bundles are trained on: Decathlon tasks, retinal scans, their plans, and phantoms of both."""
+"""Data for bundles: Decathlon tasks, retinal scans, plans for both, and synthetic images of both."""

@@ -31,7 +31,12 @@ SAME_DIRECTION = 1e-2  # cosines
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a header says, as MONAI loads it. shape: voxels per axis; spacing: mm per axis."""
+    """The geometry of an image as MONAI loads it.
+
+    Args:
+        shape: voxels per axis.
+        spacing: mm per axis.
+    """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
@@ -39,6 +44,13 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Case:
+    """A case with a label image.
+
+    Args:
+        image: file of the image.
+        label: file of the label image.
+    """
+
     image: Path
     label: Path
 
@@ -51,7 +63,13 @@ class Case:
 class DecathlonTask:
     """A task as its dataset.json describes it.
 
-    channels: their names in order; labels: names, the index is the value in the label images, the first the background.
+    Args:
+        folder: folder of the task.
+        name: name of the folder.
+        channels: names of the channels, in their order.
+        labels: names of the labels. The index of a name is its value in the label images. The first is the background.
+        cases: the labelled cases.
+        licence: licence of the data, or "".
     """
 
     folder: Path
@@ -63,7 +81,14 @@ class DecathlonTask:
 
     @classmethod
     def read(cls, folder: Path | str) -> DecathlonTask:
-        """Raises ProXError where ``folder`` is no task, or dataset.json is not whole or names files that are not there."""
+        """Reads a task.
+
+        Args:
+            folder: folder of the task.
+
+        Raises:
+            ProXError: the folder is not a task, or dataset.json is incomplete or names files that do not exist.
+        """
         folder = Path(folder)
         check_tree(folder)
         path = folder / "dataset.json"
@@ -75,9 +100,16 @@ class DecathlonTask:
         return cls(folder, folder.resolve().name, channels, labels, tuple(listed_cases(data, folder)), licence)
 
     def split(self, validation_cases: int | None = None) -> tuple[list[Case], list[Case]]:
-        """Cases for training and for validation: the last ``validation_cases`` by name, a fifth if None.
+        """Splits the cases into those for training and those for validation.
 
-        The only case of a task of one is in both. Raises ProXError where nothing would be left to train on.
+        Args:
+            validation_cases: number of cases for validation, which are the last by name. None means a fifth of all.
+
+        Returns:
+            Cases for training and cases for validation. If a task has only one case, the case is in both.
+
+        Raises:
+            ProXError: the number is out of range.
         """
         cases = sorted(self.cases, key=lambda case: case.image.name)
         if len(cases) == 1 and validation_cases in (None, 1):
@@ -91,8 +123,12 @@ class DecathlonTask:
     def geometry(self, case: Case, orientation: str | None = None) -> Geometry:
         """Shape and spacing of a case's image, from the headers.
 
-        orientation: axis codes such as "RAS" of the axes that are meant, None for those of the file. Raises ProXError where
-        headers contradict dataset.json or each other.
+        Args:
+            case: the case.
+            orientation: axis codes such as "RAS" of the axes of the result. None means the axes of the file.
+
+        Raises:
+            ProXError: a file cannot be read, or the headers contradict dataset.json or each other.
         """
         image, label = open_header(case.image), open_header(case.label)
         shape = image.shape
@@ -104,17 +140,24 @@ class DecathlonTask:
             )
         if label.shape not in (shape[:3], (*shape[:3], 1)):
             raise ProXError(f"{case.label} has the shape {label.shape}, its image {case.image.name} {shape[:3]}")
-        # Of the affine, by which images are resampled; the header's own voxel sizes may say something else
-        spacing, labels = (tuple(float(size) for size in voxel_sizes(one.affine)) for one in (image, label))
-        if not all(isfinite(size) and size > 0 for size in spacing):
+        # Images are resampled by the affine. The header's own voxel sizes may differ.
+        spacing, label_spacing = (tuple(float(length) for length in voxel_sizes(opened.affine)) for opened in (image, label))
+        if not all(isfinite(length) and length > 0 for length in spacing):
             raise ProXError(f"{case.image} has the voxel size {spacing} mm; it must be positive")
-        if any(abs(own - other) > 0.01 * own for own, other in zip(spacing, labels, strict=True)):
-            raise ProXError(f"{case.label} has the voxel size {labels} mm, its image {case.image.name} {spacing}")
+        if any(abs(size - label_size) > 0.01 * size for size, label_size in zip(spacing, label_spacing, strict=True)):
+            raise ProXError(f"{case.label} has the voxel size {label_spacing} mm, its image {case.image.name} {spacing}")
         return geometry_of(image, orientation)
 
 
 def check_tree(folder: Path) -> None:
-    """Raises ProXError, with what to do, unless ``folder`` has the tree of a task with labelled training cases."""
+    """Checks that a folder has the files of a task with labelled training cases.
+
+    Args:
+        folder: folder of the task.
+
+    Raises:
+        ProXError: something is missing. The message says what to do.
+    """
     if not folder.is_dir():
         raise ProXError(
             f"there is no folder {folder}; give the folder of a Decathlon task as dataset_dir, with dataset.json, imagesTr and "
@@ -130,7 +173,22 @@ def check_tree(folder: Path) -> None:
 
 
 def find_task(task: str, dataset_dir: Path | str, *, download_missing: bool = False) -> DecathlonTask:
-    """The task in ``dataset_dir``; where it is missing and ``download_missing``, it is fetched by its name first."""
+    """Reads a task of the Medical Segmentation Decathlon, and downloads it first if asked.
+
+    Args:
+        task: name of the task, such as "Task04_Hippocampus". It is used to download only.
+        dataset_dir: folder of the task.
+        download_missing: whether a missing task is downloaded. Then ``dataset_dir`` has to end in the name of the task.
+
+    Raises:
+        ProXError: the folder is not a task, or the download fails.
+
+    >>> import tempfile
+    >>> from monai_prox.data.phantom import write_phantom_task
+    >>> folder = write_phantom_task(tempfile.mkdtemp(), cases=1, test_cases=0)
+    >>> find_task("Task990_Phantom", folder).labels
+    ('background', 'anterior', 'posterior')
+    """
     folder = Path(dataset_dir)
     if not isinstance(download_missing, bool):
         raise ProXError(f"download is {download_missing!r}; write True or False")
@@ -142,17 +200,28 @@ def find_task(task: str, dataset_dir: Path | str, *, download_missing: bool = Fa
 
 
 def download(task: str, folder: Path) -> Path:
-    """Fetches a task by its name, e.g. Task04_Hippocampus, into ``folder``. Raises ProXError where that fails."""
+    """Downloads a task of the Medical Segmentation Decathlon.
+
+    Args:
+        task: name of the task, such as "Task04_Hippocampus".
+        folder: folder in which the folder of the task is made.
+
+    Returns:
+        The folder of the task.
+
+    Raises:
+        ProXError: the task is unknown, or the download fails.
+    """
     from monai.apps import DecathlonDataset, download_and_extract
 
     if task not in DecathlonDataset.resource:
-        known = ", ".join(DecathlonDataset.resource)
-        raise ProXError(f"{task} is neither a folder nor a Decathlon task to download; known tasks: {known}")
+        names = ", ".join(DecathlonDataset.resource)
+        raise ProXError(f"{task} is neither a folder nor a Decathlon task to download; known tasks: {names}")
     if not (folder / task / "dataset.json").is_file():
         try:
             url, checksum = DecathlonDataset.resource[task], DecathlonDataset.md5[task]
             download_and_extract(url, folder / f"{task}.tar", folder, checksum, hash_type="md5")
-        except Exception as error:  # many kinds, from DNS to a wrong checksum
+        except Exception as error:  # of many kinds, from DNS to a wrong checksum
             raise ProXError(
                 f"{task} cannot be downloaded ({type(error).__name__}: {str(error)[:120]}); fetch "
                 f"{DecathlonDataset.resource[task]} elsewhere, unpack it and give its folder instead of its name"
@@ -161,14 +230,27 @@ def download(task: str, folder: Path) -> Path:
 
 
 def image_files(folder: Path | str) -> list[str]:
-    """Images to predict: a task's imagesTs, else its imagesTr, else what lies in ``folder`` itself; sorted.
+    """The images to predict, sorted.
 
-    Raises ProXError where there are none.
+    Args:
+        folder: a task, whose imagesTs are taken, or its imagesTr if there are none; or a folder of images.
+
+    Returns:
+        Paths of NIfTI files.
+
+    Raises:
+        ProXError: there are no images.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "case.nii.gz").touch()
+    >>> [Path(file).name for file in image_files(folder)]
+    ['case.nii.gz']
     """
     for place in (Path(folder, "imagesTs"), Path(folder, "imagesTr"), Path(folder)):
-        found = sorted(str(path) for path in place.glob(IMAGES) if not path.name.startswith("."))
-        if found:
-            return found
+        files = sorted(str(path) for path in place.glob(IMAGES) if not path.name.startswith("."))
+        if files:
+            return files
     raise ProXError(f"there is no image ({IMAGES}) in {folder}, its imagesTs or its imagesTr")
 
 
@@ -180,7 +262,15 @@ def _numbered(entries: Any, path: Path, key: str) -> tuple[str, ...]:
 
 
 def listed_cases(data: dict[str, Any], folder: Path) -> Sequence[Case]:
-    """Of a task's dataset.json. Raises ProXError where it lists none, or files that are not there or not the task's."""
+    """The cases that dataset.json lists.
+
+    Args:
+        data: content of dataset.json.
+        folder: folder of the task.
+
+    Raises:
+        ProXError: there are no cases, or files do not exist or are not in the folder.
+    """
     listed = data.get("training")
     if not isinstance(listed, list) or not listed:
         raise ProXError(f"{folder / 'dataset.json'} lists no training cases")
@@ -196,7 +286,7 @@ def listed_cases(data: dict[str, Any], folder: Path) -> Sequence[Case]:
 
 
 def _within(folder: Path, name: Any) -> Path:
-    """The file ``name`` of dataset.json. Raises ProXError for one outside of the task's folder."""
+    """The file that dataset.json names ``name``, which has to be in the folder of the task."""
     if not isinstance(name, str) or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ProXError(f"{folder / 'dataset.json'} lists {name!r:.160}; files are named from the task's folder down")
     return folder / name
@@ -212,9 +302,15 @@ def geometry_of(image: Any, orientation: str | None) -> Geometry:
 
 
 def open_header(path: Path) -> Any:
-    """A NIfTI image, of which only the header is read, with the affine that MONAI gives it where sform and pixdim disagree.
+    """Opens a NIfTI image and reads its header only.
 
-    Raises ProXError for other files, and where MONAI gives it the orientation of a qform that is not set.
+    The image has the affine that MONAI gives it if sform and pixdim disagree.
+
+    Args:
+        path: file of the image.
+
+    Raises:
+        ProXError: the file is not NIfTI, or MONAI would turn the image by a qform that is not set.
     """
     from monai.data.utils import correct_nifti_header_if_necessary
 
@@ -222,7 +318,7 @@ def open_header(path: Path) -> Any:
     try:
         stored = image.affine.copy()
         image = correct_nifti_header_if_necessary(image)
-    except Exception as error:  # of images that are no NIfTI
+    except Exception as error:  # MONAI raises errors of many kinds for images that are not NIfTI
         raise ProXError(f"{path} cannot be read as NIfTI: {' '.join(str(error).split()):.160}") from None
     if not hasattr(image, "get_qform") or image.get_qform(coded=True)[1] or not np.isfinite(stored).all():
         return image

@@ -1,7 +1,7 @@
-"""From a Decathlon task to what a network for it needs: spacing, patch, normalisation, architecture.
+"""The plan of a network for a Decathlon task: spacing, patch, normalisation, architecture.
 
-The rules are nnU-Net's (Isensee et al., Nature Methods 2021, supplement), its function for the U-Net's topology included.
-The order of axes is MONAI's, (x, y, z) as in a NIfTI file that is stored as RAS; nnU-Net's plans have theirs reversed.
+The rules are nnU-Net's (Isensee et al., Nature Methods 2021, supplement). The order of axes is MONAI's, (x, y, z) as in a NIfTI
+file that is stored as RAS. nnU-Net's plans have it reversed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
-from numpy.typing import NDArray
 
-from monai_prox.data.decathlon import Case, DecathlonTask, Geometry, geometry_of, open_header
+from monai_prox.data.decathlon import Case, DecathlonTask, geometry_of, open_header
+from monai_prox.data.topology import ANISOTROPIC, SMALLEST_FEATURE_MAP, plan_architecture, plan_topology, target_spacing
 from monai_prox.errors import ProXError
-from monai_prox.families.architecture import DEPTH_KEY, PLACE
+from monai_prox.families.architecture import DEPTH_KEY
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.runtime.nifti_images import turned, voxels_of
@@ -26,26 +25,28 @@ from monai_prox.typed import typed
 
 FORMAT = 1
 ORIENTATION = "RAS"
-CT = ("lower", "upper", "mean", "std")  # of an intensity of this kind
-SMALLEST_FEATURE_MAP = 4  # voxels per axis, nnU-Net's own limit
-ANISOTROPIC = 3  # ratio from which on nnU-Net takes slices for thick
-FOREGROUND_SAMPLES = 10_000  # voxels per case, for CT statistics, as nnU-Net takes
-MOST_ROTATION = 0.5  # radians, as nnU-Net's augmentation
-RESIDUAL_BLOCKS = (1, 3, 4, 6, 6, 6, 6, 6, 6, 6)  # per stage of a ResidualEncoderUNet, nnU-Net's presets
+CT = ("lower", "upper", "mean", "std")  # keys of an intensity of this kind
+FOREGROUND_SAMPLES = 10_000  # voxels per case for CT statistics, as in nnU-Net
+MOST_ROTATION = 0.5  # radians, as in nnU-Net's augmentation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What training and prediction have in common.
+    """The settings that training and prediction share.
 
-    channels, labels: names in order; labels[0] is the background.
-    spacing: mm per axis (x, y, z) that images are resampled to; patch_size: voxels per axis of a training patch.
-    intensity: {"kind": "z-score"}, of the voxels that are not 0, each channel by itself; or, for CT, {"kind": "ct", "lower",
-        "upper", "mean", "std"}: Hounsfield units are clipped to lower and upper, then mean and std are taken out.
-    architecture: as in nnU-Net's plans, its axes (x, y, z).
-    licence: of the data, as dataset.json says, or "".
-    orientation: axis codes that images are turned to, so that x, y and z mean the same in all of them; None: they are taken as
-        stored.
+    Args:
+        task: name of the task.
+        channels: names of the channels, in their order.
+        labels: names of the labels, in their order. The first is the background.
+        spacing: mm per axis (x, y, z) that images are resampled to.
+        patch_size: voxels per axis of a training patch.
+        intensity: the normalisation. {"kind": "z-score"} is computed from the voxels that are not 0, for each channel. For CT,
+            {"kind": "ct", "lower", "upper", "mean", "std"}: Hounsfield units are clipped to lower and upper, then the mean is
+            subtracted and the result is divided by std.
+        architecture: as in nnU-Net's plans, with the axes (x, y, z).
+        licence: licence of the data as in dataset.json, or "".
+        orientation: axis codes that images are turned to, so that x, y and z have the same meaning in all images. None means
+            that images are taken as stored.
     """
 
     kind: ClassVar = "segmentation"  # which family.json does not say
@@ -61,16 +62,17 @@ class Plan:
 
     @property
     def is_ct(self) -> bool:
+        """Whether the images are CT."""
         return bool(self.intensity["kind"] == "ct")
 
     @property
     def values(self) -> dict[str, int]:
-        """Of the labels, by their names."""
+        """The value of each label, by its name."""
         return {label: value for value, label in enumerate(self.labels)}
 
     @property
     def window(self) -> tuple[float | None, ...]:
-        """CT: the bounds in Hounsfield units and what they become, (lower, upper, from, to); four times None for others."""
+        """For CT (lower, upper, lower normalised, upper normalised), the first two in Hounsfield units; else four None."""
         if not self.is_ct:
             return (None,) * 4
         lower, upper, mean, std = (self.intensity[key] for key in CT)
@@ -78,7 +80,7 @@ class Plan:
 
     @property
     def rotation(self) -> tuple[float, ...]:
-        """Radians about (x, y, z) that augmentation may turn a patch; thick slices only within their plane."""
+        """The largest angles about (x, y, z) of augmentation, in radians. Thick slices are rotated in their plane only."""
         thick = [size > ANISOTROPIC * min(self.spacing) for size in self.spacing]
         return tuple(MOST_ROTATION if axis_thick or not any(thick) else 0.0 for axis_thick in thick)
 
@@ -90,10 +92,15 @@ class Plan:
         return f"patches of {patch} voxels of {spacing} mm, of images {turned}"
 
     def cached_bytes(self, image: Path | str, *, trains: bool) -> int:
-        """Memory of a case that is preprocessed but not cropped to what is not 0, as images other than CT are.
+        """Memory of a preprocessed case, in bytes. Images other than CT are cropped, so they may need less.
 
-        image: a file, of which the header is read. trains: the label is resampled, too, and both are padded to a patch at
-        least; else the label is as stored.
+        Args:
+            image: the file, whose header is read.
+            trains: whether the case is for training. If so, the label is resampled, and image and label are padded to the patch
+                size. If not, the label is used as stored.
+
+        Raises:
+            ProXError: the file is not NIfTI.
         """
         geometry = geometry_of(open_header(Path(image)), self.orientation)
         planned = zip(geometry.shape, geometry.spacing, self.spacing, self.patch_size, strict=True)
@@ -104,34 +111,48 @@ class Plan:
         return 4 * (len(self.channels) * resampled + (resampled if trains else prod(geometry.shape)))
 
     def to_json(self) -> dict[str, Any]:
+        """The plan as plain data, for a JSON file."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_json(cls, data: Any) -> Plan:
-        """Raises ProXError where ``data`` is no plan of this format."""
+        """The plan that ``to_json`` wrote.
+
+        Args:
+            data: what ``to_json`` returned.
+
+        Raises:
+            ProXError: ``data`` is something else.
+        """
         names = {field.name for field in fields(cls)}
-        what = f"not a plan of format {FORMAT} with {', '.join(sorted(names))}"
+        problem = f"not a plan of format {FORMAT} with {', '.join(sorted(names))}"
         if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) | {"orientation"} != names | {"format"}:
-            raise ProXError(f"{what}: {data!r:.160}")
-        plan = typed(cls, {name: value for name, value in data.items() if name != "format"}, what)
+            raise ProXError(f"{problem}: {data!r:.160}")
+        plan = typed(cls, {name: value for name, value in data.items() if name != "format"}, problem)
         if plan.orientation not in (None, ORIENTATION):
-            raise ProXError(f"{what}: orientation is {ORIENTATION}, or null for images as stored, got {plan.orientation!r:.80}")
+            raise ProXError(
+                f"{problem}: orientation is {ORIENTATION}, or null for images as stored, got {plan.orientation!r:.80}"
+            )
         axes = {len(plan.spacing), len(plan.patch_size)}
         if axes not in ({2}, {3}) or not min(*plan.spacing, *plan.patch_size) > 0:
             raise ProXError(
-                f"{what}: spacing and patch_size are a positive number an axis, got {plan.spacing}, {plan.patch_size}"
+                f"{problem}: spacing and patch_size are a positive number an axis, got {plan.spacing}, {plan.patch_size}"
             )
         kind, numbers = plan.intensity.get("kind"), [plan.intensity.get(key) for key in CT]
         measured = all(isinstance(number, int | float) and isfinite(number) for number in numbers)
         if kind != "z-score" and not (kind == "ct" and measured and plan.intensity["std"] > 0):
-            raise ProXError(f"{what}: intensity is of kind z-score, or ct with {', '.join(CT)}, got {plan.intensity!r:.120}")
+            raise ProXError(f"{problem}: intensity is of kind z-score, or ct with {', '.join(CT)}, got {plan.intensity!r:.120}")
         return plan
 
     def family(self, space: Any = None, *, open: Mapping[str, int] | None = None) -> UNetFamily:
-        """The family of this plan's network.
+        """The family of the plan's network.
 
-        space: "default", "paper" or an object with fields of UNetChoices. open: by dimension, the choices that remain where
-        the last ones were closed. Raises ProXError where ``space`` leaves nothing elastic.
+        Args:
+            space: "default", "paper", or an object with fields of ``UNetChoices``. None means the default.
+            open: number of choices that remain of each dimension whose last choices were closed, see ``SearchSpace.narrow``.
+
+        Raises:
+            ProXError: nothing is elastic in ``space``, or ``space`` is not valid.
         """
         family = UNetFamily(
             self.architecture,
@@ -149,9 +170,16 @@ class Plan:
         return family
 
     def regions(self, regions: Mapping[str, Sequence[str]] | None = None) -> dict[str, tuple[int, ...]]:
-        """Values of the labels that make up each region to evaluate; every label by itself where none are given.
+        """The labels of each region that is evaluated.
 
-        regions: {region: names of labels}. Raises ProXError for a name that is no foreground label.
+        Args:
+            regions: names of labels by the name of the region. None means one region per label.
+
+        Returns:
+            Values of labels by the name of the region.
+
+        Raises:
+            ProXError: a name is not a label of the foreground.
         """
         if regions is None:
             return {name: (value,) for value, name in enumerate(self.labels) if value}
@@ -163,10 +191,19 @@ class Plan:
         return {region: tuple(self.labels.index(name) for name in names) for region, names in regions.items()}
 
     def check_fits(self, task: DecathlonTask) -> None:
-        """Raises ProXError where ``task`` has other channels or labels than the network was trained with."""
-        for what, own, theirs in (("channels", self.channels, task.channels), ("labels", self.labels, task.labels)):
-            if own != theirs:
-                raise ProXError(f"{task.name} has the {what} {', '.join(theirs)}; this was trained with {', '.join(own)}")
+        """Checks that a task has the channels and labels that the network was trained with.
+
+        Args:
+            task: the task.
+
+        Raises:
+            ProXError: the channels or labels differ.
+        """
+        for kind, plan_names, task_names in (("channels", self.channels, task.channels), ("labels", self.labels, task.labels)):
+            if plan_names != task_names:
+                raise ProXError(
+                    f"{task.name} has the {kind} {', '.join(task_names)}; this was trained with {', '.join(plan_names)}"
+                )
 
 
 def make_plan(
@@ -180,31 +217,46 @@ def make_plan(
     patch_size: Sequence[int] | None = None,
     orientation: str | None = None,
 ) -> Plan:
-    """Plans for ``task`` from the headers of ``cases``, the training cases; for CT their images are read too.
+    """Plans a network for a task from the headers of its training cases. For CT the images are read, too.
 
-    network: "PlainConvUNet" or "ResidualEncoderUNet". features: channels of its first level, doubled from level to level up to
-        ten times as many. patch_voxels: of a patch at most; it stands for memory. spacing, patch_size: (x, y, z), where the
-        planned ones do not suit; the patch is rounded up to what the network can halve. orientation: "RAS" where the
-        training's transforms turn images to it; None where they take them as stored, as those of version 0.1.0 do.
+    Args:
+        task: the task.
+        cases: the training cases.
+        network: "PlainConvUNet" or "ResidualEncoderUNet".
+        features: channels of the first level, at least 2. They double from level to level, up to ten times as many.
+        patch_voxels: largest number of voxels of a patch, which limits memory.
+        spacing: mm per axis (x, y, z). None means the planned one.
+        patch_size: voxels per axis (x, y, z), which are rounded up to multiples of the network's strides. None means the
+            planned one.
+        orientation: "RAS" if the training's transforms turn images to it. None if they take images as stored, as those of
+            version 0.1.0 do.
 
-    Raises ProXError where headers contradict dataset.json or arguments are out of range.
+    Raises:
+        ProXError: the headers contradict dataset.json or each other, or an argument is out of range.
+
+    >>> import tempfile
+    >>> from monai_prox.data.phantom import write_phantom_task
+    >>> task = DecathlonTask.read(write_phantom_task(tempfile.mkdtemp(), cases=1, test_cases=0))
+    >>> plan = make_plan(task, task.cases, features=4, patch_voxels=16**3)
+    >>> plan.spacing, plan.patch_size
+    ((1.0, 1.0, 1.0), (14, 20, 14))
     """
     if network not in DEPTH_KEY:
         raise ProXError(f"network is {network!r}; allowed: {', '.join(DEPTH_KEY)}")
     if features < 2 or patch_voxels < SMALLEST_FEATURE_MAP**3:
         raise ProXError(f"features is {features} and patch_voxels {patch_voxels}; at least 2 and {SMALLEST_FEATURE_MAP**3}")
-    for name, given in (("spacing", spacing), ("patch_size", patch_size)):
-        if given is not None and (len(given) != 3 or not all(isfinite(size) and size > 0 for size in given)):
-            raise ProXError(f"{name} is {list(given)}; it must be three positive numbers, for the axes x, y, z")
+    for name, numbers in (("spacing", spacing), ("patch_size", patch_size)):
+        if numbers is not None and (len(numbers) != 3 or not all(isfinite(size) and size > 0 for size in numbers)):
+            raise ProXError(f"{name} is {list(numbers)}; it must be three positive numbers, for the axes x, y, z")
     if patch_size is not None and any(size != int(size) for size in patch_size):
         raise ProXError(f"patch_size is {list(patch_size)}; it must be three positive whole numbers, for the axes x, y, z")
     if orientation not in (None, ORIENTATION):
         raise ProXError(f"orientation is {orientation!r}; allowed: {ORIENTATION}, or None for images as stored")
     geometries = [task.geometry(case, orientation) for case in cases]
-    target = _target_spacing(geometries) if spacing is None else np.array(spacing, float)
+    target = target_spacing(geometries) if spacing is None else np.array(spacing, float)
     shapes = [np.array(g.shape) * np.array(g.spacing) / target for g in geometries]
     median_shape = np.maximum(np.median(shapes, axis=0).round().astype(int), 1)
-    patch, strides, kernels = _topology(target, median_shape, patch_voxels, patch_size)
+    patch, strides, kernels = plan_topology(target, median_shape, patch_voxels, patch_size)
     return Plan(
         task=task.name,
         channels=task.channels,
@@ -216,79 +268,6 @@ def make_plan(
         licence=task.licence,
         orientation=orientation,
     )
-
-
-def _target_spacing(geometries: Sequence[Geometry]) -> NDArray[np.float64]:
-    """The median; for thick slices their tenth percentile, so that thin ones among them lose less."""
-    spacings = np.array([g.spacing for g in geometries])
-    target: NDArray[np.float64] = np.median(spacings, axis=0)
-    shape = np.median([g.shape for g in geometries], axis=0)
-    worst = int(target.argmax())
-    others = [axis for axis in range(3) if axis != worst]
-    if target[worst] > ANISOTROPIC * target[others].max() and shape[worst] * ANISOTROPIC < shape[others].min():
-        target[worst] = max(np.percentile(spacings[:, worst], 10), target[others].max() + 1e-5)
-    return target
-
-
-Sizes = tuple[tuple[int, ...], ...]
-
-
-def _topology(
-    spacing: NDArray[np.float64], median_shape: NDArray[np.int64], voxels: int, asked: Sequence[int] | None
-) -> tuple[tuple[int, ...], Sizes, Sizes]:
-    """Patch, strides and kernels per level. The patch is smaller than the median image, and cut axis by axis to ``voxels``."""
-
-    def plan(patch: Sequence[int]) -> tuple[Any, ...]:
-        return tuple(get_pool_and_conv_props(tuple(spacing), tuple(patch), SMALLEST_FEATURE_MAP, 999))
-
-    if asked is not None:
-        _, strides, kernels, patch, _ = plan(asked)
-    else:
-        cube = 1 / spacing * (256**3 / np.prod(1 / spacing)) ** (1 / 3)
-        start = np.minimum(cube.round().astype(int), median_shape)
-        _, strides, kernels, patch, divisor = plan(start)
-        while prod(patch) > voxels:
-            share = np.where(np.array(patch) - divisor >= SMALLEST_FEATURE_MAP, np.array(patch) / median_shape, 0)
-            if not share.any():
-                raise ProXError(f"patch_voxels is {voxels}; the least that can be halved here is {prod(patch)}")
-            axis, smaller, before = int(np.argmax(share)), list(patch), prod(patch)
-            smaller[axis] -= divisor[axis]
-            smaller[axis] = patch[axis] - plan(smaller)[4][axis]  # a smaller patch may be halved less often
-            _, strides, kernels, patch, divisor = plan(smaller)
-            if prod(patch) >= before:
-                raise ProXError(f"patch_voxels is {voxels}; the least that can be halved here is {before}")
-    if len(strides) < 2:
-        raise ProXError(
-            f"a patch of {'x'.join(map(str, patch))} voxels cannot be halved to {SMALLEST_FEATURE_MAP} or more an axis; the "
-            f"median image has {'x'.join(map(str, median_shape))}, patch_voxels is {voxels}: plan a larger patch"
-        )
-    return tuple(int(size) for size in patch), strides, kernels
-
-
-def plan_architecture(network: str, features: int, strides: Sizes, kernels: Sizes) -> dict[str, Any]:
-    """An ``architecture`` entry as nnU-Net's planners write it; strides and kernels per level and axis, else as make_plan."""
-    levels = len(strides)
-    blocks = list(RESIDUAL_BLOCKS[:levels]) if network == "ResidualEncoderUNet" else [2] * levels
-    return {
-        "network_class_name": f"{PLACE}.unet.{network}",
-        "arch_kwargs": {
-            "n_stages": levels,
-            "features_per_stage": [min(features * 2**level, 10 * features) for level in range(levels)],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [list(kernel) for kernel in kernels],
-            "strides": [list(stride) for stride in strides],
-            DEPTH_KEY[network]: blocks,
-            "n_conv_per_stage_decoder": [1 if network == "ResidualEncoderUNet" else 2] * (levels - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
 
 
 def _intensity(task: DecathlonTask, cases: Sequence[Case], orientation: str | None) -> dict[str, Any]:

@@ -27,17 +27,23 @@ from PIL import Image, UnidentifiedImageError
 from monai_prox.errors import ProXError
 from monai_prox.runtime.classification import SUFFIXES, find_scans
 
-CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")  # OCTMNIST's order, too
+CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")  # also OCTMNIST's order
 SPLITS = ("train", "val", "test")
 PATIENT = re.compile(r"^[A-Za-z]+-(\d+)-\d+$")
 SMALLEST = 32  # pixels per axis: the stride of MobileNetV3
-NAMED = 3  # in a message about many
-MOST_TIMES = 100  # as many bytes as a compressed file has; images of noise hardly shrink
+NAMED = 3  # files that a message names
+MOST_TIMES = 100  # largest ratio of inflated to compressed bytes; images with noise compress little
 
 
 @dataclass(frozen=True)
 class Scan:
-    """image: a file, or (H, W) of 0 to 255; label: index of the class; patient: None where the name does not tell."""
+    """A retinal scan.
+
+    Args:
+        image: a file, or an array (H, W) from 0 to 255.
+        label: index of the class.
+        patient: the patient, or None if the name of the file does not contain it.
+    """
 
     image: Path | NDArray[np.uint8]
     label: int
@@ -45,15 +51,21 @@ class Scan:
 
     @property
     def name(self) -> str:
+        """The name of the file."""
         return self.image.name if isinstance(self.image, Path) else "a scan of the .npz"
 
 
 @dataclass(frozen=True)
 class OctScans:
-    """Scans for training, validation and test; no patient is in two of them.
+    """Scans for training, validation and test. No patient is in two of them.
 
-    classes: names in the order of the labels; left_out: how many scans for training or validation were not taken, because
-    their patients are in the validation's or the test's.
+    Args:
+        classes: names in the order of the labels.
+        train: scans for training.
+        val: scans for validation.
+        test: scans for the test.
+        left_out: number of scans for training or validation that are not used, because their patients are in validation or
+            test.
     """
 
     classes: tuple[str, ...]
@@ -63,28 +75,47 @@ class OctScans:
     left_out: int = 0
 
     def balanced_weights(self) -> list[float]:
-        """With which to draw scans for training, so that all classes are drawn as often."""
+        """The probability to draw each training scan, not normalised, such that all classes are drawn equally often.
+
+        Returns:
+            One weight per scan.
+        """
         counts = Counter(scan.label for scan in self.train)
         return [1 / counts[scan.label] for scan in self.train]
 
     def count(self, split: Sequence[Scan]) -> dict[str, int]:
-        """Scans by class."""
+        """The number of scans by class.
+
+        Args:
+            split: the scans.
+        """
         numbers = Counter(scan.label for scan in split)
         return {name: numbers[label] for label, name in enumerate(self.classes)}
 
 
 def read_scans(path: Path | str, *, classes: Sequence[str] = CLASSES, validation: float | None = None) -> OctScans:
-    """A data set's scans. path: a folder with train and test, or an .npz file.
+    """Reads a data set of retinal scans. Headers of files are read, pixels are not.
 
-    classes: their names, which are the folders'; an .npz is expected to have as many.
-    validation: fraction of the patients of each class to validate on, taken from train and val together. None: the folder val
-        or, if there is none, a tenth of the patients of train.
+    Patients of the test are neither in training nor in validation. Patients of the validation are not in training. A scan
+    counts as a patient of its own if its name does not contain the patient.
 
-    Patients of test are neither trained nor validated on, those validated on are not trained on; scans whose names do not tell
-    the patient count as one each. The files' headers are read, not their pixels.
+    Args:
+        path: a folder with the folders train and test, or an .npz file of OCTMNIST.
+        classes: names of the classes, which are names of folders. An .npz file has to have as many.
+        validation: fraction of the patients of each class for validation, taken from train and val together. None means the
+            folder val or, if there is none, a tenth of the patients of train.
 
-    Raises ProXError, with the names of the first and the number of all concerned, for unknown and empty classes, files that are
-    no images, images in colour and such as are smaller than 32 pixels.
+    Raises:
+        ProXError: a class is unknown or empty, or files are not images, are in colour, or are smaller than 32 pixels. The
+            message has the number of these files and the names of the first.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "octmnist.npz"
+    >>> images, labels = np.zeros((4, 28, 28), np.uint8), np.arange(4)[:, None]
+    >>> np.savez(file, **{f"{s}_images": images for s in SPLITS}, **{f"{s}_labels": labels for s in SPLITS})
+    >>> scans = read_scans(file)
+    >>> scans.count(scans.train)
+    {'CNV': 1, 'DME': 1, 'DRUSEN': 1, 'NORMAL': 1}
     """
     path = Path(path)
     if validation is not None and not 0 < validation < 1:
@@ -96,18 +127,18 @@ def read_scans(path: Path | str, *, classes: Sequence[str] = CLASSES, validation
     for split in ("train", "test"):
         if not (path / split).is_dir():
             raise ProXError(f"{path} has no folder {split}; there must be train and test, and may be val")
-    found = {split: _read_split(path / split, tuple(classes)) for split in SPLITS if (path / split).is_dir()}
-    check_scans(scan for split in found.values() for scan in split)
-    test, pool = found["test"], found["train"]
+    splits = {split: _read_split(path / split, tuple(classes)) for split in SPLITS if (path / split).is_dir()}
+    check_scans(scan for split in splits.values() for scan in split)
+    test, pool = splits["test"], splits["train"]
     tested = {scan.patient for scan in test} - {None}
-    if "val" in found and validation is None:
-        val = [scan for scan in found["val"] if scan.patient not in tested]
+    if "val" in splits and validation is None:
+        val = [scan for scan in splits["val"] if scan.patient not in tested]
     else:
-        pool = [*pool, *found.get("val", [])]
+        pool = [*pool, *splits.get("val", [])]
         val = _validation([scan for scan in pool if scan.patient not in tested], 0.1 if validation is None else validation)
     held_out, chosen = tested | {scan.patient for scan in val} - {None}, {id(scan) for scan in val}
     train = [scan for scan in pool if scan.patient not in held_out and id(scan) not in chosen]
-    left_out = sum(map(len, found.values())) - len(train) - len(val) - len(test)
+    left_out = sum(map(len, splits.values())) - len(train) - len(val) - len(test)
     scans = OctScans(tuple(classes), tuple(train), tuple(val), tuple(test), left_out)
     for split in ("train", "val"):
         _check_classes(scans, split, f"{path}, once patients of the other splits are taken out")
@@ -134,7 +165,7 @@ def _read_split(folder: Path, classes: tuple[str, ...]) -> list[Scan]:
 
 
 def _validation(scans: list[Scan], fraction: float) -> list[Scan]:
-    """Of each class the scans of that part of its patients, at least one, evenly spaced in the order of their numbers."""
+    """The scans of a fraction of the patients of each class, at least of one, evenly spaced in the order of their numbers."""
     chosen: list[Scan] = []
     for label in sorted({scan.label for scan in scans}):
         patients: dict[Any, list[Scan]] = {}
@@ -155,7 +186,7 @@ def _read_npz(path: Path, classes: tuple[str, ...]) -> OctScans:
             raise ValueError(f"its {size:,} bytes would become {inflated:,}; at most {MOST_TIMES} times as many are allowed")
         with np.load(path, allow_pickle=False) as arrays:
             data = {key: arrays[key] for key in (f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))}
-    except Exception as error:  # numpy, zipfile and zlib have each their own
+    except Exception as error:  # numpy, zipfile and zlib raise errors of many kinds
         raise ProXError(f"{path} is no .npz of OCTMNIST: {error}") from error
     splits: dict[str, tuple[Scan, ...]] = {}
     for split in SPLITS:
@@ -175,14 +206,21 @@ def _read_npz(path: Path, classes: tuple[str, ...]) -> OctScans:
     return scans
 
 
-def _check_classes(scans: OctScans, split: str, where: str) -> None:
+def _check_classes(scans: OctScans, split: str, source: str) -> None:
     empty = [name for name, count in scans.count(getattr(scans, split)).items() if not count]
     if empty:
-        raise ProXError(f"{where}: nothing of {', '.join(empty)} is left in {split}; every class needs some in every split")
+        raise ProXError(f"{source}: nothing of {', '.join(empty)} is left in {split}; every class needs some in every split")
 
 
 def check_scans(scans: Iterable[Scan]) -> None:
-    """Raises ProXError where files are no images, in colour or too small, by their headers; names the first of each kind."""
+    """Checks by their headers that scans are grey-scale images that are large enough.
+
+    Args:
+        scans: the scans.
+
+    Raises:
+        ProXError: some are not. The message has the number of these and the names of the first.
+    """
     wrong: dict[str, list[str]] = {}
     for scan in scans:
         if not isinstance(scan.image, Path):
@@ -199,7 +237,7 @@ def check_scans(scans: Iterable[Scan]) -> None:
             too_small = f"are smaller than the {SMALLEST} pixels of the network's stride"
             wrong.setdefault(too_small, []).append(f"{scan.image} ({size[0]}x{size[1]})")
     if wrong:
-        raise ProXError("; ".join(f"{len(names)} scans {what}, {_first(names)}" for what, names in wrong.items()))
+        raise ProXError("; ".join(f"{len(names)} scans {problem}, {_first(names)}" for problem, names in wrong.items()))
 
 
 def _first(names: Sequence[Any]) -> str:
@@ -207,7 +245,23 @@ def _first(names: Sequence[Any]) -> str:
 
 
 def scan_files(folder: Path | str) -> list[str]:
-    """Paths of the scans in ``folder``. Raises ProXError where there are none or they are refused by ``check_scans``."""
+    """The scans in a folder, sorted.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        Paths of image files.
+
+    Raises:
+        ProXError: there are none, or ``check_scans`` refuses them.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> Image.new("L", (64, 64)).save(folder / "scan.png")
+    >>> [Path(file).name for file in scan_files(folder)]
+    ['scan.png']
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise ProXError(f"there is no folder {folder}; give one with scans ({', '.join(SUFFIXES)})")
@@ -217,7 +271,17 @@ def scan_files(folder: Path | str) -> list[str]:
 
 
 def read_scan(scan: Path | NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(1, H, W), of 0 to 1. Raises ProXError, naming the file, where its pixels cannot be read."""
+    """Reads the pixels of a scan.
+
+    Args:
+        scan: a file, or an array (H, W) from 0 to 255.
+
+    Returns:
+        (1, H, W), from 0 to 1.
+
+    Raises:
+        ProXError: the file cannot be read.
+    """
     if isinstance(scan, np.ndarray):
         return np.asarray(scan[None] / np.float32(255), dtype=np.float32)
     try:

@@ -1,15 +1,15 @@
 """Synthetic B-scans in the folder layout of the Kermany retinal OCT data set: SYNTHETIC, made by a program, of no patient.
 
-A scan shows the layers of a retina around its fovea, with vessel shadows and speckle, as a device with a contrast, a noise
-and a sharpness of its own would see them. By class:
+A scan shows the layers of a retina around its fovea, with vessel shadows and speckle. Each patient is scanned by a device with
+its own contrast, noise and sharpness. The classes are:
 
-NORMAL  nothing more.
+NORMAL  no lesion.
 DRUSEN  one to four low bumps of the pigment epithelium.
-DME     dark cysts between the inner layers, which swell there.
-CNV     a bright, ragged mass below a raised pigment epithelium, its shadow, and often fluid above it.
+DME     dark cysts between the inner layers, which are swollen there.
+CNV     a bright, ragged mass below a raised pigment epithelium, with its shadow, and often fluid above it.
 
-Small lesions are a few pixels high, and uneven epithelia, shadows and wide pits are in all classes, so that shape has to be
-told from noise. A higher severity makes lesions larger, for short trainings.
+Small lesions are a few pixels high. Uneven epithelia, shadows and wide pits occur in all classes. So a network has to tell
+shape from noise. A higher severity makes lesions larger, for short trainings.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from monai_prox.files import read_json, temporary_folder, write_json
 
 NAME = "phantom_oct"
 GENERATOR_VERSION = 2
-SCANS = 2  # of a patient
-PATIENTS: Mapping[str, int] = {"train": 60, "val": 15, "test": 30}  # of each class
+SCANS = 2  # per patient
+PATIENTS: Mapping[str, int] = {"train": 60, "val": 15, "test": 30}  # per class
 
 Array = NDArray[np.float64]
 
-# From the inner limiting membrane, 0, to the pigment epithelium, 1: where a layer ends, and how bright it is.
+# The end and the brightness of each layer. Depth is 0 at the inner limiting membrane and 1 at the pigment epithelium.
 LAYERS = ((0.14, 0.72), (0.38, 0.45), (0.52, 0.30), (0.60, 0.46), (0.86, 0.22), (0.90, 0.62), (0.93, 0.30), (1.00, 0.92))
 
 
@@ -47,13 +47,23 @@ def write_phantom_scans(
     severity: float = 1.0,
     seed: int = 0,
 ) -> Path:
-    """Writes ``<folder>/phantom_oct/{train,val,test}/CLASS/CLASS-PATIENT-NUMBER.jpeg`` and returns ``<folder>/phantom_oct``.
+    """Writes ``<folder>/phantom_oct/{train,val,test}/CLASS/CLASS-PATIENT-NUMBER.jpeg``.
 
-    patients: of each class by split; none is in two classes or splits. size: pixels, rows and columns. severity: of
-    lesions' heights and widths. A scan is a function of these, ``seed``, its patient and number. A folder of the same
-    arguments is returned as it is.
+    A scan depends on the size, the severity, the seed, its patient and its number only. A folder with the same arguments is
+    returned as it is.
 
-    Raises ProXError for counts below 1, sizes below 64, a severity outside of 0.5 to 3 and a folder of other arguments.
+    Args:
+        folder: folder in which phantom_oct is made.
+        patients: number of patients of each class, by split. No patient is in two classes or splits.
+        size: pixels (rows, columns).
+        severity: factor of the heights and widths of lesions, from 0.5 to 3.
+        seed: seed of all scans.
+
+    Returns:
+        ``<folder>/phantom_oct``.
+
+    Raises:
+        ProXError: an argument is out of range, or the folder exists with other arguments.
     """
     if set(patients) != set(PATIENTS) or not all(type(count) is int and count > 0 for count in patients.values()):
         raise ProXError(f"patients must be positive numbers for {', '.join(PATIENTS)}, got {dict(patients)}")
@@ -90,7 +100,7 @@ def write_phantom_scans(
 
 @dataclass(frozen=True)
 class _Eye:
-    """Of one patient: lengths in fractions of the image's height or width."""
+    """The eye of one patient, and the device that scans it. Lengths are fractions of the image's height or width."""
 
     level: float
     tilt: float
@@ -129,7 +139,18 @@ class _Eye:
 def scan(
     kind: str, *, size: tuple[int, int], patient: tuple[int, int], number: int, severity: float = 1.0
 ) -> NDArray[np.uint8]:
-    """One B-scan of ``size``. kind: one of CLASSES. patient: (seed, number of the patient)."""
+    """One B-scan.
+
+    Args:
+        kind: name of the class.
+        size: pixels (rows, columns).
+        patient: the seed and the number of the patient.
+        number: number of the scan of this patient.
+        severity: factor of the heights and widths of lesions.
+
+    Returns:
+        (rows, columns), from 0 to 255.
+    """
     eye = _Eye.draw(np.random.default_rng(patient))
     g = np.random.default_rng((*patient, number))
     rows, columns = size
@@ -144,7 +165,7 @@ def scan(
     def bell(centre: float, width: float, power: float = 2.0) -> Array:
         return np.asarray(np.exp(-(np.abs((x - centre) / width) ** power)))
 
-    unit = rows / 224  # what there is is as large at any size
+    unit = rows / 224  # structures scale with the image
     lesion = severity * unit
     fovea = eye.fovea + g.uniform(-0.06, 0.06)
     epithelium = rows * (eye.level + eye.tilt * (x - 0.5) - eye.bend * ((x - 0.5) ** 2 - 0.08))
@@ -173,10 +194,10 @@ def scan(
             fluid = lesion * g.uniform(3, 9) * bell(centre + g.normal(0, 0.05), width * g.uniform(0.8, 1.6), 3)
 
     epithelium = base - lift
-    thickness = thickness - 0.8 * np.minimum(lift, 0.6 * thickness)  # the outer layers give way
+    thickness = thickness - 0.8 * np.minimum(lift, 0.6 * thickness)  # the outer layers are compressed
     depth = (y - (epithelium - fluid - thickness)) / np.maximum(
         thickness, 1
-    )  # 0 at the inner limiting membrane, 1 before fluid
+    )  # 0 at the inner limiting membrane, 1 above the fluid
     image = np.full(size, 0.06)
     inner = 0.0
     for outer, bright in LAYERS:
@@ -185,13 +206,13 @@ def scan(
     band = y - epithelium  # pixels below the inner border of the pigment epithelium
     if fluid.any():
         image = np.where((band < 0) & (band >= -fluid), 0.05, image)
-    below = np.maximum(y - base, 0) / rows
+    depth_below = np.maximum(y - base, 0) / rows
     texture = ndimage.gaussian_filter(g.normal(size=size), (2 * unit, 3 * unit)) * 6
-    choroid = (0.55 + 0.18 * texture) * np.exp(-eye.decay * below)
+    choroid = (0.55 + 0.18 * texture) * np.exp(-eye.decay * depth_below)
     image = np.where(band >= 0, choroid, image)
     inside = (band >= 0) & (y < base + 2 * unit)
     image = np.where(inside & (mass > 0.5), 0.72 + 0.1 * texture, image)  # the mass of a CNV
-    image = np.where(inside & (mass <= 0.5) & (lift > 0.5), 0.5, image)  # what fills a druse
+    image = np.where(inside & (mass <= 0.5) & (lift > 0.5), 0.5, image)  # the content of a druse
     thick = 3.2 * unit
     image = np.where((band >= 0) & (band < thick), np.where(mass > 2 * unit, 0.70, 0.95), image)
 

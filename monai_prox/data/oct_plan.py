@@ -1,4 +1,4 @@
-"""What training on retinal scans and prediction have in common."""
+"""The settings that training on retinal scans and prediction share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from monai_prox.data.oct import OctScans
 from monai_prox.errors import ProXError
-from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
+from monai_prox.families.mobilenet import MobileNetFamily
+from monai_prox.families.mobilenet_choices import MobileNetChoices
 from monai_prox.typed import typed
 
 FORMAT = 1
@@ -17,7 +18,13 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class OctPlan:
-    """classes: names in the order of the network's outputs. image_size: pixels, rows and columns, images are brought to."""
+    """The settings that training on retinal scans and prediction share.
+
+    Args:
+        task: name of the task.
+        classes: names in the order of the network's outputs.
+        image_size: pixels (rows, columns) that images are resized to.
+    """
 
     kind: ClassVar = "classification"  # in family.json: tells this plan from one for segmentation
     task: str
@@ -26,7 +33,7 @@ class OctPlan:
 
     @property
     def patch_size(self) -> tuple[int, int]:
-        """What the costs of members are counted for."""
+        """The size of the input for which the costs of members are counted, in pixels."""
         return self.image_size
 
     @property
@@ -35,31 +42,48 @@ class OctPlan:
         return f"images of {' x '.join(map(str, self.image_size))} pixels, of {', '.join(self.classes)}"
 
     def cached_bytes(self, image: Any, *, trains: bool) -> int:
-        """Memory of a scan that is preprocessed."""
+        """Memory of a preprocessed scan, in bytes.
+
+        Args:
+            image: the scan. All scans need the same memory.
+            trains: whether the scan is for training. It needs the same memory if not.
+        """
         return 4 * prod(self.image_size)
 
     @property
     def values(self) -> dict[str, int]:
-        """Of the classes, by their names."""
+        """The value of each class, by its name."""
         return {name: value for value, name in enumerate(self.classes)}
 
     def to_json(self) -> dict[str, Any]:
+        """The plan as plain data, for a JSON file."""
         return {"format": FORMAT, "kind": self.kind, **asdict(self)}
 
     @classmethod
     def from_json(cls, data: Any) -> OctPlan:
-        """Raises ProXError where ``data`` is no plan of this kind and format."""
-        what = f"not a plan for classification of format {FORMAT}"
+        """The plan that ``to_json`` wrote.
+
+        Args:
+            data: what ``to_json`` returned.
+
+        Raises:
+            ProXError: ``data`` is something else.
+        """
+        problem = f"not a plan for classification of format {FORMAT}"
         if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("kind") != cls.kind:
-            raise ProXError(f"{what}: {data!r:.160}")
-        return typed(cls, {key: value for key, value in data.items() if key not in ("format", "kind")}, what)
+            raise ProXError(f"{problem}: {data!r:.160}")
+        return typed(cls, {key: value for key, value in data.items() if key not in ("format", "kind")}, problem)
 
     def family(self, space: Any = None, *, open: Mapping[str, int] | None = None) -> MobileNetFamily:
-        """The family of this plan's network.
+        """The family of the plan's network.
 
-        space: "default", "paper" or an object with fields of MobileNetChoices, whose last resolution is the plan's image size.
-        open: by dimension, the choices that remain where the last ones were closed. Raises ProXError for another resolution
-        and where ``space`` leaves nothing elastic.
+        Args:
+            space: "default", "paper", or an object with fields of ``MobileNetChoices``. Its last resolution is the plan's image
+                size. None means the default.
+            open: number of choices that remain of each dimension whose last choices were closed, see ``SearchSpace.narrow``.
+
+        Raises:
+            ProXError: the resolution is another one, nothing is elastic in ``space``, or ``space`` is not valid.
         """
         choices = MobileNetChoices.from_json({} if space is None else space)
         if choices.resolution[-1] != self.image_size[0]:
@@ -73,16 +97,35 @@ class OctPlan:
         return family
 
     def regions(self) -> dict[str, tuple[int, ...]]:
-        """What is evaluated one by one: each class, with the value of its label."""
+        """The value of each class that is evaluated, by its name."""
         return {name: (value,) for name, value in self.values.items()}
 
     def check_fits(self, scans: OctScans) -> None:
-        """Raises ProXError where ``scans`` have other classes than the network was trained with."""
+        """Checks that scans have the classes that the network was trained with.
+
+        Args:
+            scans: the scans.
+
+        Raises:
+            ProXError: the classes differ.
+        """
         if scans.classes != self.classes:
             raise ProXError(f"the scans' classes are {', '.join(scans.classes)}; trained were {', '.join(self.classes)}")
 
 
 def plan_scans(task: str, scans: OctScans, space: Any = None) -> OctPlan:
-    """The plan for ``scans``: their classes, and images of the highest resolution in ``space``."""
+    """Plans a network for scans.
+
+    Args:
+        task: name of the task.
+        scans: the scans, whose classes are the network's.
+        space: see ``OctPlan.family``. Its highest resolution is the size of the images.
+
+    Raises:
+        ProXError: ``space`` is not valid.
+
+    >>> plan_scans("OCT", OctScans(("CNV", "NORMAL"), (), (), ()), {"resolution": [32, 64]}).image_size
+    (64, 64)
+    """
     pixels = MobileNetChoices.from_json({} if space is None else space).resolution[-1]
     return OctPlan(task=task, classes=scans.classes, image_size=(pixels, pixels))

@@ -1,8 +1,8 @@
 """A small synthetic segmentation task in the folder format of the Medical Segmentation Decathlon.
 
-Each case shows one curved, tapered tube, loosely modelled on a hippocampus: a bulb-like anterior part and a posterior
-part that abut at the neck of the tube. Intensity alone does not find it, because a second tube, blobs and sheets of the
-same intensity lie around it, nor does it find the border between the two parts, which is told by shape.
+Each case shows one curved, tapered tube, loosely modelled on a hippocampus: a bulb-like anterior part and a posterior part that
+meet at the neck of the tube. Intensity alone does not find the tube, because a second tube, blobs and sheets around it have the
+same intensity. Intensity does not find the border between the two parts either, only shape does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from monai_prox.errors import ProXError
 from monai_prox.files import read_json, temporary_folder, write_json
 
 TASK_NAME = "Task990_Phantom"
-# Recorded beside the data, so that a task written by an older generator is not mistaken for one of this generator.
+# Recorded with the data. A task of an older generator is not reused.
 GENERATOR_VERSION = 1
 
 # Mean intensities before bias, contrast and noise. The background classes lie on both sides of the target, as fluid and
@@ -29,29 +29,31 @@ ANTERIOR, POSTERIOR = 0.73, 0.65
 
 
 def write_phantom_task(folder: Path | str, *, cases: int = 24, seed: int = 0, test_cases: int = 4) -> Path:
-    """Write ``<folder>/Task990_Phantom`` and return its path.
+    """Writes ``<folder>/Task990_Phantom``.
 
-    The task holds ``dataset.json``, ``imagesTr``, ``labelsTr`` and ``imagesTs``, as ``nnUNetv2_convert_MSD_dataset``
-    expects them, and ``phantom.json``, which records the arguments. Images are int16 and labels uint8 NIfTI volumes of
-    about 36 x 48 x 36 voxels of 1 mm (axes right, anterior, superior); label 1 is the anterior part and 2 the
-    posterior. Case ``i`` depends on ``seed`` and ``i`` alone; on one machine equal arguments give equal bytes.
-
-    A complete task of the same arguments is returned as it is.
+    The task has ``dataset.json``, ``imagesTr``, ``labelsTr`` and ``imagesTs``, as ``nnUNetv2_convert_MSD_dataset`` expects
+    them, and ``phantom.json``, which records the arguments. Images are int16 and labels uint8 NIfTI volumes of about 36 x 48 x
+    36 voxels of 1 mm (axes right, anterior, superior). Label 1 is the anterior part, label 2 the posterior part. A case depends
+    on ``seed`` and its number only. On one machine equal arguments give equal bytes. A complete task with the same arguments is
+    returned as it is.
 
     Args:
-        folder: where the task folder goes; made if missing.
+        folder: folder in which the task's folder is made. It is created if it is missing.
         cases: number of labelled training cases, at least 1.
         seed: seed of the whole task, at least 0.
         test_cases: number of test images without labels, at least 0.
 
+    Returns:
+        The folder of the task.
+
     Raises:
-        ProXError: a count or the seed is not an integer or is too small; the task folder exists with other arguments, or
+        ProXError: a number is not an integer or is too small, or the task's folder exists with other arguments or is
             incomplete.
     """
     parameters: dict[str, Any] = {"cases": cases, "seed": seed, "test_cases": test_cases}
-    for (name, value), least in zip(parameters.items(), (1, 0, 0), strict=True):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ProXError(f"{name} must be an integer of at least {least}, got {value!r}")
+    for (name, value), minimum in zip(parameters.items(), (1, 0, 0), strict=True):
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise ProXError(f"{name} must be an integer of at least {minimum}, got {value!r}")
     parameters["generator_version"] = GENERATOR_VERSION
 
     folder = Path(folder)
@@ -82,14 +84,14 @@ def write_phantom_task(folder: Path | str, *, cases: int = 24, seed: int = 0, te
 
 
 def _check_reusable(task: Path, parameters: dict[str, Any], training: list[str], test: list[str]) -> None:
-    """Raise ProXError unless ``task`` records ``parameters`` and holds every file they stand for."""
+    """Raises ProXError unless ``task`` records ``parameters`` and has all files that they stand for."""
     try:
         recorded = read_json(task / "phantom.json")
     except (OSError, ValueError):
         recorded = None
     if recorded != parameters:
-        found = "no readable phantom.json" if recorded is None else f"other parameters, {recorded}"
-        raise ProXError(f"{task} exists with {found}, not {parameters}; remove it or choose another folder")
+        state = "no readable phantom.json" if recorded is None else f"other parameters, {recorded}"
+        raise ProXError(f"{task} exists with {state}, not {parameters}; remove it or choose another folder")
     files = [task / "dataset.json", *(task / "imagesTs" / name for name in test)]
     files += [task / part / name for part in ("imagesTr", "labelsTr") for name in training]
     missing = [str(file.relative_to(task)) for file in files if not file.is_file()]

@@ -1,4 +1,4 @@
-"""What configurations ask of a plan, of segmentation or classification, and of its cases."""
+"""Functions of configurations for plans and cases of segmentation and classification."""
 
 from __future__ import annotations
 
@@ -14,27 +14,74 @@ from monai_prox.data.oct_plan import OctPlan
 
 
 def make_family(plan: Plan | OctPlan, space: Any = None) -> Family:
-    """The family of the plan's network, elastic as ``space`` says; see the plan's ``family``."""
+    """The family of a plan's network.
+
+    Args:
+        plan: the plan.
+        space: "default", "paper", or an object with fields of ``UNetChoices``, or of ``MobileNetChoices`` for classification.
+            None means the default.
+
+    Raises:
+        ProXError: nothing is elastic in ``space``, or ``space`` is not valid.
+    """
     return plan.family(space)
 
 
 def evaluated_regions(plan: Plan | OctPlan, regions: Mapping[str, Sequence[str]] | None = None) -> dict[str, tuple[int, ...]]:
-    """Values of the labels in each region, or class, that is evaluated; see the plan's ``regions``."""
+    """The labels of each region, or class, that is evaluated.
+
+    Args:
+        plan: the plan.
+        regions: names of labels by the name of the region. None means one region per label. Plans of classification have one
+            per class.
+
+    Returns:
+        Values of labels by the name of the region or class.
+
+    Raises:
+        ProXError: a name is not a label of the foreground.
+    """
     return plan.regions() if isinstance(plan, OctPlan) else plan.regions(regions)
 
 
 def training_cases(task: DecathlonTask, validation_cases: int | None = None) -> list[Case]:
-    """Those to train on, see ``DecathlonTask.split``."""
+    """The cases for training, see ``DecathlonTask.split``.
+
+    Args:
+        task: the task.
+        validation_cases: number of cases for validation, which are the last by name. None means a fifth of all.
+
+    Raises:
+        ProXError: the number is out of range.
+    """
     return task.split(validation_cases)[0]
 
 
 def held_out_cases(task: DecathlonTask, validation_cases: int | None = None) -> list[Case]:
-    """Those to validate on, see ``DecathlonTask.split``."""
+    """The cases for validation, see ``DecathlonTask.split``.
+
+    Args:
+        task: the task.
+        validation_cases: number of cases for validation, which are the last by name. None means a fifth of all.
+
+    Raises:
+        ProXError: the number is out of range.
+    """
     return task.split(validation_cases)[1]
 
 
 def datalist(cases: Sequence[Case | Scan]) -> list[dict[str, Any]]:
-    """What MONAI's datasets take: of each case ``image`` and ``label``, with files by their names."""
+    """Cases as items of MONAI's datasets.
+
+    Args:
+        cases: the cases.
+
+    Returns:
+        {"image": ..., "label": ...} for each case. Files are given as strings.
+
+    >>> datalist([Case(Path("a.nii.gz"), Path("b.nii.gz"))])
+    [{'image': 'a.nii.gz', 'label': 'b.nii.gz'}]
+    """
 
     def item(value: Any) -> Any:
         return str(value) if isinstance(value, Path) else value

@@ -1,4 +1,4 @@
-"""What trainings and prediction have in common, whatever the networks do with images."""
+"""The settings that training and prediction share, for networks of every kind."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from monai_prox.data.oct_plan import OctPlan
 
 
 class TrainingPlan(Protocol):
-    """What the plans of all kinds have.
+    """The interface of a plan of any kind.
 
-    kind: the name of one, see ``monai_prox.runtime.kinds``. task: the data's name. patch_size: of the input that costs are
-    counted for, at full resolution.
+    Attributes:
+        kind: name of a kind of networks, see ``monai_prox.runtime.kinds``.
+        task: name of the data.
+        patch_size: voxels or pixels per axis of the input for which costs are counted, at full resolution.
     """
 
     @property
@@ -28,21 +30,37 @@ class TrainingPlan(Protocol):
 
     @property
     def values(self) -> dict[str, int]:
-        """Of the labels or classes, by their names."""
+        """The value of each label or class, by its name."""
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain data, for a JSON file."""
 
     def family(self, space: Any = None, *, open: Mapping[str, int] | None = None) -> Family:
-        """The family of the network. open: by dimension, the choices that remain. Raises ProXError for what is none."""
+        """The family of the plan's network.
+
+        Args:
+            space: a name of the choices, or an object with their fields. None means the default.
+            open: number of choices that remain of each dimension whose last choices were closed.
+
+        Raises:
+            ProXError: nothing is elastic in ``space``, or it is not valid.
+        """
 
     def regions(self) -> dict[str, tuple[int, ...]]:
-        """What is evaluated, with the values of its labels."""
+        """The values of labels of each region that is evaluated, by its name."""
 
 
 PLANS: Mapping[str, type[Plan] | type[OctPlan]] = {plan.kind: plan for plan in (Plan, OctPlan)}
 
 
 def read_plan(data: Any) -> Any:
-    """The plan, of whatever kind, that ``to_json`` has given. Raises ProXError where ``data`` is none."""
+    """The plan of any kind that ``to_json`` wrote.
+
+    Args:
+        data: what ``to_json`` returned.
+
+    Raises:
+        ProXError: ``data`` is something else.
+    """
     kind = data.get("kind") if isinstance(data, dict) else None
     return (PLANS[kind] if kind in tuple(PLANS) else Plan).from_json(data)

@@ -68,9 +68,18 @@ class Exportable(Protocol):
 
 
 def write_bundle(prediction: Exportable, output: Path, *, overwrite: bool = False) -> Path:
-    """Writes ``prediction`` as a bundle in the folder ``output`` and returns it.
+    """Writes a member as a MONAI bundle.
 
-    Raises ProXError where the folder exists without ``overwrite``, or nothing can be written; then nothing is left behind.
+    Args:
+        prediction: the member's network, and the contents of the bundle's files.
+        output: folder of the bundle.
+        overwrite: whether an existing folder is replaced.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        ProXError: the folder exists, or cannot be written. Then nothing is left behind.
     """
     with new_folder(output, overwrite=overwrite) as folder:
         for part in ("configs", "models", "docs"):

@@ -31,12 +31,21 @@ def mask_name(meta: Mapping[str, Any], _: Any, *, channel: str) -> dict[str, Any
 
 
 class SformReader(NibabelReader):  # type: ignore[misc]
-    """NIfTI files where their sform says, though the sizes of its voxels differ from pixdim, which are taken.
+    """Reads NIfTI files and places images as their sform says, with the voxel sizes of pixdim if the two differ.
 
-    MONAI places such an image as its qform says, also if that is not set and says nothing.
+    MONAI places such an image as its qform says, even if the qform is not set.
     """
 
     def read(self, data: Any, **arguments: Any) -> Any:
+        """Reads files.
+
+        Args:
+            data: one file or several.
+            arguments: further arguments of MONAI's reader.
+
+        Returns:
+            One image or a list of images.
+        """
         images = super().read(data, **arguments)
         if isinstance(images, list):
             return [_by_sform(image, file) for image, file in zip(images, data, strict=True)]
@@ -106,7 +115,17 @@ def usable(image: Tensor) -> Tensor:
 
 
 def nonzero(image: Tensor) -> Tensor:
-    """What of an image (C, x, y, z) is not 0, or everything where there is nothing else: to crop to it."""
+    """The voxels of an image that are not 0, to crop the image to them. All voxels if all are 0.
+
+    Args:
+        image: (C, x, y, z).
+
+    Returns:
+        A mask of the same shape.
+
+    >>> nonzero(torch.tensor([0.0, 2.0]))
+    tensor([False,  True])
+    """
     seen: Tensor = image != 0
     return seen if seen.any() else torch.ones_like(seen)
 

@@ -37,14 +37,25 @@ def export_file(
     int8: bool = False,
     most_loss: float = MOST_LOSS,
 ) -> Loss | None:
-    """Writes the member ``which`` as the file ``output``, of one of the formats ENDINGS.
+    """Writes a member as a file that runs on a device.
 
-    OpenVINO's has a .bin beside it. any_patch: the file takes inputs of any size that the family's strides divide, as
-    TorchScript's always does, else of the plan's alone, which is faster. int8: in 8-bit integers, calibrated and compared on
-    the cases that training held out; returns what that costs.
+    Args:
+        source: the trained family.
+        which: a member's name, or a JSON file with a subnet.
+        output: path of the file. OpenVINO has a second file beside it, .bin.
+        format: one of ENDINGS.
+        overwrite: whether an existing file is replaced.
+        any_patch: whether the file takes inputs of any size that the family's strides divide. If not, it takes the plan's size
+            only, which is faster. TorchScript always takes any size.
+        int8: whether to use 8-bit integers. They are calibrated and compared on held-out cases.
+        most_loss: largest loss of score that integers may cause.
 
-    Raises ProXError for an unknown or illegal member, what the runtime cannot repeat, an existing file without ``overwrite``,
-    integers that lose more than ``most_loss``, and where nothing can be written; then no part of the file is left.
+    Returns:
+        The loss by integers, or None without them.
+
+    Raises:
+        ProXError: the member is unknown or not legal, the runtime cannot repeat it, the file exists or cannot be written, or
+            integers lose too much. Then no part of the file is left.
     """
     ending = ENDINGS[format]
     if output.suffix != ending:

@@ -69,15 +69,23 @@ def export_nnunet(
     overwrite: bool = False,
     fine_tune: bool = False,
 ) -> Path:
-    """Writes the member ``which`` as a model folder of nnU-Net's own trainer, and returns it.
+    """Writes a member as a model folder of nnU-Net's own trainer.
 
-    source: a model folder of ProXTrainer, with all of its folds or those that it was opened for. output: the folder; None for
-    the place where ``nnUNetv2_predict -tr nnUNetTrainer -p PLANS`` looks, beside the model.
-    fine_tune: puts the plans beside the preprocessed data too, for ``nnUNetv2_train ... -pretrained_weights``.
+    Args:
+        source: a model folder of ProXTrainer, with all of its finished folds or with those that it was opened for.
+        which: a member's name, or a JSON file with a subnet.
+        output: the folder. None means the folder beside the model that ``nnUNetv2_predict -tr nnUNetTrainer -p PLANS`` finds.
+        overwrite: whether an existing folder is replaced.
+        fine_tune: whether the plans are also written beside the preprocessed data, for
+            ``nnUNetv2_train ... -pretrained_weights``.
 
-    Raises ProXError for a bundle, an unknown or illegal member, a member that a fold has closed, an existing folder without
-    ``overwrite`` or with what was not exported, such as a training's results, a plan beside the data that is another than that
-    of the folder, and where nothing can be written; then no part of it is left.
+    Returns:
+        The folder.
+
+    Raises:
+        ProXError: ``source`` is a bundle; the member is unknown or not legal, or a fold has closed it; the folder exists, or
+            has other files such as a training's results; the plan beside the data is another; or files cannot be written.
+            Then no part of the folder is left.
     """
     if not isinstance(source, TrainedNNUNet):
         raise ProXError(f"{source.path}: a bundle's members become {', '.join(source.formats)}, not nnunet")

@@ -1,1 +1,1 @@
-"""The networks that a supernet can be: which stock network a subnet is, and how its tensors lie in the largest one's."""
+"""The networks that a supernet can be: the stock network of each member, and the place of its tensors in the largest one."""

@@ -1,7 +1,7 @@
-"""The ``architecture`` entry of an nnU-Net plan: checked, key by key, and built.
+"""The ``architecture`` entry of an nnU-Net plan: checked, entry by entry, and built.
 
-Plans come from outside, and their entries reach nnU-Net, which imports what they name, and MONAI's ConfigParser, which runs
-what looks like an expression. So nothing passes this file that is not of exactly the type it has in nnU-Net's own plans.
+Plans come from outside. nnU-Net imports what their entries name, and MONAI's ConfigParser runs texts that look like
+expressions. So this module only lets pass what has exactly the type that it has in nnU-Net's own plans.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from monai_prox.errors import ProXError
 
 PLACE = "dynamic_network_architectures.architectures"
 NETWORKS = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
-# Whole names: of the place today, and of that in plans that nnU-Net has brought up to date
+# By the full name of the class. nnU-Net names another module in plans that it converts from an older format.
 KINDS = {f"{PLACE}.{file}.{kind}": kind for file in ("unet", "residual_unet") for kind in NETWORKS}
 DEPTH_KEY = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
 WHOLE = (int, np.integer)
-MOST = {"n_stages": 16, "features_per_stage": 65_536, "kernel_sizes": 31, "strides": 64}  # nobody means more
-MOST_BLOCKS = 32  # of a stage
-LARGEST = 65_536  # of any other number
+MOST = {"n_stages": 16, "features_per_stage": 65_536, "kernel_sizes": 31, "strides": 64}  # larger values are mistakes
+MOST_BLOCKS = 32  # per stage
+LARGEST = 65_536  # absolute value of any other number
 
 
 def _classes(place: str, *classes: type[nn.Module]) -> dict[str, type[nn.Module]]:
-    """By the two names that each has in plans."""
+    """The classes by the two names that each has in plans."""
     return {f"{module}.{cls.__name__}": cls for module in ("torch.nn", f"torch.nn.modules.{place}") for cls in classes}
 
 
@@ -43,49 +43,64 @@ CLASSES: dict[str, dict[str, type[nn.Module]]] = {
         *(nn.Softplus, nn.Tanh, nn.Sigmoid),
     ),
 }
-KEYWORDS = {"norm_op_kwargs": "norm_op", "dropout_op_kwargs": "dropout_op", "nonlin_kwargs": "nonlin"}  # whose they are
-FORBIDDEN = {"device", "dtype", "num_features", "track_running_stats"}  # of the classes' arguments
-TEXTS = {"approximate": ("none", "tanh")}  # of GELU; the only argument that is a text
+KEYWORDS = {"norm_op_kwargs": "norm_op", "dropout_op_kwargs": "dropout_op", "nonlin_kwargs": "nonlin"}  # arguments of a class
+FORBIDDEN = {"device", "dtype", "num_features", "track_running_stats"}  # arguments of the classes
+TEXTS = {"approximate": ("none", "tanh")}  # an argument of GELU, the only one that is a text
 SWITCHES = ("conv_bias", "deep_supervision", "nonlin_first")
 UNSUPPORTED = ("bottleneck_channels", "stem_channels", "squeeze_excitation")  # unless they are null, false or 0
 
 
 def kind_of(architecture: Mapping[str, Any]) -> str:
-    """The class of an ``architecture`` entry's network, without its place.
+    """The name of the network's class, without its module.
 
-    Raises ProXError for others than nnU-Net's two U-Nets.
+    Args:
+        architecture: an ``architecture`` entry.
+
+    Returns:
+        "PlainConvUNet" or "ResidualEncoderUNet".
+
+    Raises:
+        ProXError: the network is another one.
     """
-    asked = architecture["network_class_name"]
-    if not isinstance(asked, str) or asked not in KINDS:
+    name = architecture["network_class_name"]
+    if not isinstance(name, str) or name not in KINDS:
         raise ProXError(
-            f"plans ask for the network {asked!s:.120}; supported are nnU-Net's {', '.join(NETWORKS)} of {PLACE}.unet"
+            f"plans ask for the network {name!s:.120}; supported are nnU-Net's {', '.join(NETWORKS)} of {PLACE}.unet"
         )
-    return KINDS[asked]
+    return KINDS[name]
 
 
 def checked(architecture: Mapping[str, Any], axes: int) -> dict[str, Any]:
-    """``architecture``, an entry for ``axes`` axes, in normal form: new objects of plain types, one number a level and axis.
+    """An ``architecture`` entry in normal form.
 
-    Raises ProXError for an entry that is unknown, missing, of another type, or larger than anybody means.
+    Args:
+        architecture: the entry.
+        axes: the number of axes of the plan's patch.
+
+    Returns:
+        New objects of plain types, with one number per level and axis.
+
+    Raises:
+        ProXError: an entry is unknown or missing, has another type, or is out of range.
     """
-    kind, given = kind_of(architecture), architecture["arch_kwargs"]
-    if not isinstance(given, Mapping):
-        raise ProXError(f"the plan's arch_kwargs are {given!r:.80}; they must be an object")
+    kind, entries = kind_of(architecture), architecture["arch_kwargs"]
+    if not isinstance(entries, Mapping):
+        raise ProXError(f"the plan's arch_kwargs are {entries!r:.80}; they must be an object")
     names = architecture["_kw_requires_import"]
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name in CLASSES for name in names):
         raise ProXError(f"the plan's _kw_requires_import is {names!r:.80}; allowed are {', '.join(CLASSES)}")
-    others = [key for key in UNSUPPORTED if given.get(key)]
-    if others:
-        raise ProXError(f"plans with {' and '.join(others)} are not supported")
+    unsupported = [key for key in UNSUPPORTED if entries.get(key)]
+    if unsupported:
+        raise ProXError(f"plans with {' and '.join(unsupported)} are not supported")
     required = ("features_per_stage", "kernel_sizes", "strides", DEPTH_KEY[kind], "n_conv_per_stage_decoder")
-    missing = [key for key in ("n_stages", *required, "conv_op", "norm_op", "nonlin") if given.get(key) is None]
+    missing = [key for key in ("n_stages", *required, "conv_op", "norm_op", "nonlin") if entries.get(key) is None]
     if missing:
         raise ProXError(f"the plan's arch_kwargs lack {', '.join(missing)}")
-    levels = _whole("n_stages", given["n_stages"])
+    levels = _whole("n_stages", entries["n_stages"])
     counts = ((levels, None), (levels, axes), (levels, axes), (levels, None), (levels - 1, None))
     per_level = dict(zip(required, counts, strict=True))
     read: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in entries.items():
         if key == "n_stages":
             read[key] = levels
         elif key in per_level:
@@ -93,7 +108,7 @@ def checked(architecture: Mapping[str, Any], axes: int) -> dict[str, Any]:
         elif key in CLASSES:
             read[key] = _class_name(key, value, axes)
         elif key in KEYWORDS:
-            name = given.get(KEYWORDS[key])
+            name = entries.get(KEYWORDS[key])
             read[key] = _keywords(key, value, None if name is None else _class(KEYWORDS[key], name))
         elif key in SWITCHES:
             read[key] = _switch(key, value)
@@ -106,7 +121,13 @@ def checked(architecture: Mapping[str, Any], axes: int) -> dict[str, Any]:
 
 
 def build_network(architecture: Mapping[str, Any], *, input_channels: int, num_classes: int) -> nn.Module:
-    """The stock network of an entry that ``checked`` has returned."""
+    """The stock network of an ``architecture`` entry.
+
+    Args:
+        architecture: what ``checked`` returned.
+        input_channels: number of input channels.
+        num_classes: number of output channels.
+    """
     kwargs = dict(architecture["arch_kwargs"])
     kwargs |= {key: kwargs[key] and _class(key, kwargs[key]) for key in CLASSES if key in kwargs}
     network: nn.Module = NETWORKS[kind_of(architecture)](
@@ -116,14 +137,14 @@ def build_network(architecture: Mapping[str, Any], *, input_channels: int, num_c
 
 
 def _whole(key: str, value: Any) -> int:
-    most = MOST.get(key, MOST_BLOCKS)
-    if isinstance(value, bool) or not isinstance(value, WHOLE) or not 1 <= value <= most:
-        raise ProXError(f"the plan's {key} has {value!r:.80}; allowed are whole numbers from 1 to {most}")
+    maximum = MOST.get(key, MOST_BLOCKS)
+    if isinstance(value, bool) or not isinstance(value, WHOLE) or not 1 <= value <= maximum:
+        raise ProXError(f"the plan's {key} has {value!r:.80}; allowed are whole numbers from 1 to {maximum}")
     return int(value)
 
 
-def _per_level(key: str, given: Any, count: int, axes: int | None) -> list[Any]:
-    """Numbers, one a level, or as many lists of one an axis; a plan may give one number for all."""
+def _per_level(key: str, entry: Any, count: int, axes: int | None) -> list[Any]:
+    """A list of one number per level, or of one list per level with one number per axis. A plan may give one number for all."""
 
     def spread(value: Any, count: int) -> list[Any]:
         values = [value] * count if isinstance(value, WHOLE) else value
@@ -133,7 +154,7 @@ def _per_level(key: str, given: Any, count: int, axes: int | None) -> list[Any]:
             raise ProXError(f"the plan's {key} has {len(values)} entries, {value!r:.80}; there must be {count}")
         return list(values)
 
-    values = spread(given, count)
+    values = spread(entry, count)
     if axes is None:
         return [_whole(key, value) for value in values]
     return [[_whole(key, size) for size in spread(value, axes)] for value in values]
@@ -161,14 +182,14 @@ def _switch(key: str, value: Any) -> bool:
     return value
 
 
-def _keywords(key: str, given: Any, cls: type[nn.Module] | None) -> dict[str, Any] | None:
-    """Of the arguments of ``cls``, each of the type that its default has."""
-    if given is None:
+def _keywords(key: str, entries: Any, cls: type[nn.Module] | None) -> dict[str, Any] | None:
+    """The arguments of a class, each checked to be of the type of its default."""
+    if entries is None:
         return None
-    if not isinstance(given, Mapping):
-        raise ProXError(f"the plan's {key} are {given!r:.80}; they must be an object or null")
+    if not isinstance(entries, Mapping):
+        raise ProXError(f"the plan's {key} are {entries!r:.80}; they must be an object or null")
     defaults = {} if cls is None else {name: p.default for name, p in signature(cls).parameters.items()}
-    for name, value in given.items():
+    for name, value in entries.items():
         default = defaults.get(name)
         if name in FORBIDDEN or type(default) not in (bool, int, float, str):
             allowed = [n for n, d in defaults.items() if n not in FORBIDDEN and type(d) in (bool, int, float, str)]
@@ -181,4 +202,4 @@ def _keywords(key: str, given: Any, cls: type[nn.Module] | None) -> dict[str, An
             raise ProXError(
                 f"the plan's {key} have {name} = {value!r:.80}; allowed is a {type(default).__name__} such as {default!r}"
             )
-    return dict(given)
+    return dict(entries)

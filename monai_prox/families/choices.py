@@ -1,4 +1,4 @@
-"""What is elastic in a family, as files say it."""
+"""What is elastic in a family, as plain data from files."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from typing import Any, TypeVar
 from monai_prox.errors import ProXError
 from monai_prox.typed import listed, typed
 
-MOST_CHOICES = 16  # of a dimension
+MOST_CHOICES = 16  # per dimension
 Choices = TypeVar("Choices")
 
 
 def read_choices(cls: type[Choices], data: Any, known: Mapping[str, Choices], *, lists: Sequence[str]) -> Choices:
-    """data: a name of ``known``, or an object with some of the fields of ``cls``, of which ``lists`` may be written as JSON
-    lists. Raises ProXError for others.
+    """The choices that a configuration asks for.
+
+    Args:
+        cls: the class of the choices.
+        data: a name of ``known``, or an object with some of the fields of ``cls``.
+        known: choices by name.
+        lists: fields that may be JSON lists.
+
+    Raises:
+        ProXError: the name is unknown, or a field is unknown, has another type or is out of range.
     """
     if isinstance(data, str):
         if data not in known:

@@ -1,15 +1,14 @@
 """MobileNetV3 for classification: torchvision's own network with another ``inverted_residual_setting`` per member.
 
-The layout is MobileNetV3-Large's (Howard et al., ICCV 2019, table 1), with all stages of the same depth, as Once-for-all
-(Cai et al., ICLR 2020) and ProX (Lim et al., Neurocomputing 2024) have it. Every member is plain data, see
-``MobileNetFamily.architecture_of``, which is what makes members stock.
+The layout is that of MobileNetV3-Large (Howard et al., ICCV 2019, table 1), but all stages have the same depth, as in
+Once-for-all (Cai et al., ICLR 2020) and ProX (Lim et al., Neurocomputing 2024). Every member is plain data, see
+``MobileNetFamily.architecture_of``, so every member is a stock network.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
@@ -22,19 +21,25 @@ from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualCon
 
 from monai_prox.core.layers import Layer, convolution, strided, weightless
 from monai_prox.core.slicing import Region, corner
-from monai_prox.core.space import Need, SearchSpace, Slot, Subnet, Value
+from monai_prox.core.slots import Need, Slot, Value
+from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError
-from monai_prox.families.choices import MOST_CHOICES, read_choices
+from monai_prox.families.mobilenet_choices import STRIDE, MobileNetChoices
 
-MOST = {"depth": 8, "expansion": 64, "kernel": 63, "resolution": 2048}  # of choices; others are not meant
-DIVISOR = 8  # of all widths, torchvision's
-STRIDE = 32  # of the whole network
+DIVISOR = 8  # of all widths, as in torchvision
 FEATURE = re.compile(r"^features\.(\d+)(.*)$")
 HEAD = 2  # the stem and the first block, which is never left out
 
 
 class _Stage(NamedTuple):
-    """width: of the full network; stride: of the first block; squeeze: and excitation; activation: torchvision's name of it."""
+    """A stage of the full network.
+
+    Args:
+        width: output channels.
+        stride: of the first block.
+        squeeze: whether blocks have squeeze and excitation.
+        activation: torchvision's name of the activation.
+    """
 
     width: int
     stride: int
@@ -50,65 +55,28 @@ STAGES = (
     _Stage(112, 1, True, "HS"),
     _Stage(160, 2, True, "HS"),
 )
-WIDENED = 6  # times the last stage's width before pooling
+WIDENED = 6  # ratio of the width before pooling to the last stage's width
 LAST = 1280  # features between the two layers of the classifier
-SQUEEZE = 4  # of squeeze and excitation: inner channels to those between its two layers
-
-
-@dataclass(frozen=True, kw_only=True)
-class MobileNetChoices:
-    """What is elastic. The last of each is the largest member's.
-
-    depth: blocks of a stage, each stage by itself.
-    expansion: ratio of a block's inner channels to its input's, above 1, each block by itself.
-    kernel: odd sizes of the depthwise convolutions, each block by itself.
-    width: fractions of the channels between blocks, ending in 1, each stage by itself, in multiples of 8.
-    resolution: pixels per axis at which an image is worked on; images are brought to the last of them.
-    """
-
-    depth: tuple[int, ...] = (1, 2, 3)
-    expansion: tuple[int, ...] = (3, 4, 6)
-    kernel: tuple[int, ...] = (3, 5, 7)
-    width: tuple[float, ...] = (0.5, 0.75, 1.0)
-    resolution: tuple[int, ...] = (160, 192, 224)
-
-    def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            values = getattr(self, name)
-            whole = name == "width" or all(type(value) is int for value in values)
-            if not values or not whole or list(values) != sorted(set(values)) or not all(value > 0 for value in values):
-                kind = "numbers" if name == "width" else "whole numbers"
-                raise ProXError(f"{name} must be positive, ascending {kind}, got {list(values)!s:.80}")
-            if name in MOST and values[-1] > MOST[name]:
-                raise ProXError(f"{name} can be {MOST[name]} at most, got {list(values)!s:.80}")
-            if len(values) > MOST_CHOICES:
-                raise ProXError(f"{name} has {len(values)} choices, at most {MOST_CHOICES} are allowed")
-        if self.width[-1] != 1:
-            raise ProXError(f"width must be ascending fractions that end in 1, got {list(self.width)}")
-        if self.expansion[0] < 2:
-            raise ProXError(f"expansion must be at least 2, got {list(self.expansion)}")
-        if any(size % 2 == 0 for size in self.kernel):
-            raise ProXError(f"kernel sizes must be odd, got {list(self.kernel)}")
-        if self.resolution[0] < STRIDE:
-            raise ProXError(f"resolution must be at least the network's stride of {STRIDE} pixels, got {list(self.resolution)}")
-
-    @classmethod
-    def from_json(cls, data: Any) -> MobileNetChoices:
-        """From a name of CHOICES or an object with some of the fields above. Raises ProXError."""
-        return read_choices(cls, data, CHOICES, lists=("depth", "expansion", "kernel", "width", "resolution"))
-
-
-PAPER_CHOICES = MobileNetChoices(width=(0.5, 1.0))
-CHOICES: Mapping[str, MobileNetChoices] = {"default": MobileNetChoices(), "paper": PAPER_CHOICES}
+SQUEEZE = 4  # ratio of a block's inner channels to those between the two layers of squeeze and excitation
 
 
 class MobileNetFamily:
-    """All subnets of a MobileNetV3 with stages of the deepest choice.
+    """All subnets of a MobileNetV3 whose stages have the deepest choice.
 
-    input_channels: 1 or 3. num_classes: at least 2.
-    open: of a family whose last choices were closed, how many remain by dimension, see ``SearchSpace.narrow``.
+    Args:
+        input_channels: 1 or 3.
+        num_classes: at least 2.
+        choices: what is elastic.
+        open: number of choices that remain of each dimension whose last choices were closed, see ``SearchSpace.narrow``. None
+            means that all remain.
 
-    Raises ProXError for other numbers and for choices that leave no legal member.
+    Raises:
+        ProXError: a number is out of range, or the choices leave no legal member.
+
+    >>> family = MobileNetFamily(input_channels=1, num_classes=4, choices=MobileNetChoices(resolution=(32, 64)))
+    >>> network = family.build(family.space.smallest())
+    >>> network(torch.zeros(2, 1, 32, 32)).shape
+    torch.Size([2, 4])
     """
 
     def __init__(
@@ -133,12 +101,12 @@ class MobileNetFamily:
         def widths(full: int) -> tuple[Value, ...]:
             return tuple(sorted({InvertedResidualConfig.adjust_channels(full, fraction) for fraction in c.width}))
 
-        def of_block(stage: int, block: int, choices: Sequence[Value]) -> Slot:
+        def block_slot(stage: int, block: int, choices: Sequence[Value]) -> Slot:
             need = Need("depth", stage, block + 1) if block >= c.depth[0] else None
             return Slot(choices=tuple(choices), need=need)
 
-        def between(stage: int) -> Slot:
-            # A first block that neither strides nor changes the width would get a residual connection.
+        def width_slot(stage: int) -> Slot:
+            # A first block without a stride has another width than its input, or it would get a residual connection.
             return Slot(choices=widths(STAGES[stage].width), differs=stage if STAGES[stage].stride == 1 else None)
 
         blocks = [(stage, block) for stage in range(len(STAGES)) for block in range(c.depth[-1])]
@@ -146,15 +114,22 @@ class MobileNetFamily:
             {
                 "resolution": (Slot(choices=c.resolution),),
                 "depth": tuple(Slot(choices=c.depth) for _ in STAGES),
-                "width": (Slot(choices=widths(STEM)), *map(between, range(len(STAGES)))),
-                "expansion": tuple(of_block(stage, block, c.expansion) for stage, block in blocks),
-                "kernel": tuple(of_block(stage, block, c.kernel) for stage, block in blocks),
+                "width": (Slot(choices=widths(STEM)), *map(width_slot, range(len(STAGES)))),
+                "expansion": tuple(block_slot(stage, block, c.expansion) for stage, block in blocks),
+                "kernel": tuple(block_slot(stage, block, c.kernel) for stage, block in blocks),
             }
         )
 
     # ------------------------------------------------------------------ building members
     def architecture_of(self, subnet: Subnet) -> dict[str, Any]:
-        """The subnet's network as plain data, for ``build_network``: a block is torchvision's InvertedResidualConfig."""
+        """The network of a member as plain data, for ``build_network``. A block is a torchvision InvertedResidualConfig.
+
+        Args:
+            subnet: the member.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         self.space.check(subnet)
         stem, *widths = (int(width) for width in subnet["width"])
         blocks: list[list[Any]] = [[stem, 3, stem, stem, False, "RE", 1]]
@@ -175,9 +150,17 @@ class MobileNetFamily:
         }
 
     def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
-        """The subnet's stock network, initialised as torchvision does, but with residual blocks that start as the identity.
+        """The stock network of a member. Its residual blocks are the identity at the start.
 
-        A block born into a trained network then passes its input on (Goyal et al., 2017, section 5.1).
+        All other layers are initialised by torchvision. A block that is added to a trained network then passes its input on
+        (Goyal et al., 2017, section 5.1).
+
+        Args:
+            subnet: the member.
+            initialise: whether the weights are initialised. If not, they may have any values.
+
+        Raises:
+            ProXError: the subnet is not a member.
         """
         if not initialise:  # torchvision's initialisation takes longer than a forward pass
             device = torch.get_default_device()
@@ -191,19 +174,19 @@ class MobileNetFamily:
         return network
 
     def layers(self, subnet: Subnet, size: Sequence[int] | None = None) -> Iterator[Layer]:
-        """See ``Family``."""
-        architecture, whole = self.architecture_of(subnet), self.choices.resolution[-1]
-        side = self.input_size((whole, whole) if size is None else size, subnet["resolution"][0])
+        """The layers of a member's network. See ``Family.layers``."""
+        architecture, full = self.architecture_of(subnet), self.choices.resolution[-1]
+        side = self.input_size((full, full) if size is None else size, subnet["resolution"][0])
         channels = self.input_channels
 
-        def pointwise(outputs: int, kept: int = 0) -> Layer:
-            return convolution(channels, outputs, (1, 1), side, live=kept + (channels + outputs) * prod(side), norm=True)
+        def pointwise(outputs: int, waiting: int = 0) -> Layer:
+            return convolution(channels, outputs, (1, 1), side, live=waiting + (channels + outputs) * prod(side), norm=True)
 
-        def pooled(inputs: int, outputs: int, kept: int = 0) -> Layer:
-            return convolution(inputs, outputs, (1,), (1,), live=kept + inputs + outputs, bias=True)
+        def pooled(inputs: int, outputs: int, waiting: int = 0) -> Layer:
+            return convolution(inputs, outputs, (1,), (1,), live=waiting + inputs + outputs, bias=True)
 
-        before, side, outputs = side, strided(side, (2, 2)), architecture["blocks"][0][0]
-        live = channels * prod(before) + outputs * prod(side)
+        side_before, side, outputs = side, strided(side, (2, 2)), architecture["blocks"][0][0]
+        live = channels * prod(side_before) + outputs * prod(side)
         yield convolution(channels, outputs, (3, 3), side, live=live, norm=True)
         channels = outputs
         for inputs, kernel, inner, outputs, squeeze, _, stride in architecture["blocks"]:
@@ -211,15 +194,15 @@ class MobileNetFamily:
             if inner != inputs:
                 yield pointwise(inner)  # its input is the residual
                 channels = inner
-            kept = residual if inner != inputs else 0
-            before, side = side, strided(side, (stride, stride))
-            live = kept + inner * (prod(before) + prod(side))
+            waiting = residual if inner != inputs else 0
+            side_before, side = side, strided(side, (stride, stride))
+            live = waiting + inner * (prod(side_before) + prod(side))
             yield convolution(inner, inner, (kernel, kernel), side, live=live, norm=True, groups=inner)
             if squeeze:
-                squeezed, kept = _make_divisible(inner // SQUEEZE, DIVISOR), residual + inner * prod(side)
-                yield weightless(kept + inner)
-                yield pooled(inner, squeezed, kept)
-                yield pooled(squeezed, inner, kept)
+                squeezed, waiting = _make_divisible(inner // SQUEEZE, DIVISOR), residual + inner * prod(side)
+                yield weightless(waiting + inner)
+                yield pooled(inner, squeezed, waiting)
+                yield pooled(squeezed, inner, waiting)
             yield pointwise(outputs, residual)
             channels = outputs
         yield pointwise(WIDENED * channels)
@@ -229,7 +212,7 @@ class MobileNetFamily:
         yield pooled(LAST, self.num_classes)
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
-        """There is nothing to switch."""
+        """Does nothing, because there are no switches. See ``Family.synchronise``."""
 
     # ------------------------------------------------------------------ where weights live
     @cached_property
@@ -237,7 +220,7 @@ class MobileNetFamily:
         return self.space.largest()["depth"]
 
     def _place(self, feature: int, depths: Sequence[Value]) -> tuple[int, int] | None:
-        """Stage and block of an entry of ``features`` in a network of these depths; None outside of the stages."""
+        """Stage and block of an entry of ``features`` in a network of these depths; None for an entry outside of the stages."""
         feature -= HEAD
         for stage, depth in enumerate(depths):
             if 0 <= feature < depth:
@@ -252,19 +235,23 @@ class MobileNetFamily:
         return {name: tuple(tensor.shape) for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
 
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
-        if (match := FEATURE.match(name)) and int(match[1]) >= HEAD:  # entries shift where blocks are missing
+        """The place of a member's tensor in the largest network. See ``Family.locate``."""
+        if (match := FEATURE.match(name)) and int(match[1]) >= HEAD:  # missing blocks shift the numbers of entries
             place = self._place(int(match[1]), subnet["depth"])
-            before = self._largest_depths if place is None else self._largest_depths[: place[0]]
-            name = f"features.{HEAD + int(sum(before)) + (0 if place is None else place[1])}{match[2]}"
+            depths_before = self._largest_depths if place is None else self._largest_depths[: place[0]]
+            name = f"features.{HEAD + int(sum(depths_before)) + (0 if place is None else place[1])}{match[2]}"
         return name, tuple(corner(name, shape, self._largest_shapes.get(name), subnet))
 
     def output_axis(self, name: str) -> int:
+        """The axis of output channels, which is 0 for all weights. See ``Family.output_axis``."""
         return 0
 
     def passes_through(self, name: str) -> int | None:
+        """None, because residual blocks are the identity at the start. See ``Family.passes_through``."""
         return None
 
     def group(self, name: str) -> str:
+        """The stage that a tensor belongs to. See ``Family.group``."""
         match = FEATURE.match(name)
         place = match and self._place(int(match[1]), self._largest_depths)
         return f"stage {place[0]}" if place else ".".join(name.split(".")[:2])
@@ -272,13 +259,18 @@ class MobileNetFamily:
     # ------------------------------------------------------------------ running
     @property
     def divisor(self) -> tuple[int, ...]:
-        """Any size will do."""
+        """One per axis, because images may have any size."""
         return (1, 1)
 
     def input_size(self, size: Sequence[int], resolution: float) -> tuple[int, ...]:
-        """The size per axis, in pixels, at which a member of ``resolution`` works on an image of ``size``.
+        """The size at which a member works on an image.
 
-        Raises ProXError where that is less than the network's stride.
+        Args:
+            size: pixels per axis of the image.
+            resolution: the member's value of the dimension ``resolution``.
+
+        Raises:
+            ProXError: the result is less than the network's stride of 32.
         """
         working = tuple(round(length * resolution / self.choices.resolution[-1]) for length in size)
         if min(working) < STRIDE:
@@ -289,7 +281,19 @@ class MobileNetFamily:
         return working
 
     def run(self, network: Callable[[Tensor], Any], x: Tensor, subnet: Subnet) -> Any:
-        """x: (B, C, H, W) -> logits (B, classes)."""
+        """Runs a member's network at the member's resolution.
+
+        Args:
+            network: the member's network.
+            x: (B, C, H, W).
+            subnet: the member.
+
+        Returns:
+            Logits (B, classes).
+
+        Raises:
+            ProXError: the images are too small.
+        """
         working = self.input_size(x.shape[2:], subnet["resolution"][0])
         if working != tuple(x.shape[2:]):
             x = F.interpolate(x, working, mode="bilinear", align_corners=False, antialias=True)
@@ -297,11 +301,18 @@ class MobileNetFamily:
 
 
 def build_network(architecture: Mapping[str, Any]) -> nn.Module:
-    """torchvision's MobileNetV3 from plain data, see ``MobileNetFamily.architecture_of``. Raises ProXError for other data."""
+    """torchvision's MobileNetV3 from plain data.
+
+    Args:
+        architecture: what ``MobileNetFamily.architecture_of`` returned.
+
+    Raises:
+        ProXError: the data is something else.
+    """
     try:
         blocks = [
-            InvertedResidualConfig(*map(int, of[:4]), bool(of[4]), str(of[5]), int(of[6]), 1, 1.0)
-            for of in architecture["blocks"]
+            InvertedResidualConfig(*map(int, block[:4]), bool(block[4]), str(block[5]), int(block[6]), 1, 1.0)
+            for block in architecture["blocks"]
         ]
         channels = int(architecture["input_channels"])
         network: nn.Module = MobileNetV3(blocks, int(architecture["last_channel"]), int(architecture["num_classes"]))

@@ -1,7 +1,7 @@
 """nnU-Net's U-Nets: PlainConvUNet and ResidualEncoderUNet, 2D and 3D, isotropic and anisotropic.
 
 The family is derived from the ``architecture`` entry of an nnU-Net plan. Every member is again such an entry, see
-``UNetFamily.architecture_of``, which is what makes members stock.
+``UNetFamily.architecture_of``, so every member is a stock network.
 """
 
 from __future__ import annotations
@@ -16,29 +16,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_prox.core.layers import Layer, convolution, strided, weightless
+from monai_prox.core.layers import Layer
 from monai_prox.core.slicing import Region, corner, halves
-from monai_prox.core.space import Need, SearchSpace, Slot, Subnet, Value
+from monai_prox.core.slots import Need, Slot, Value
+from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError, refusing
 from monai_prox.families.architecture import DEPTH_KEY, WHOLE, build_network, checked, kind_of
 from monai_prox.families.unet_choices import UNetChoices
+from monai_prox.families.unet_layers import unet_layers
 
 STAGE = re.compile(r"^(decoder\.(?:stages|transpconvs|seg_layers)\.)(\d+)(.*)$")
 FIRST_DECODER_CONV = re.compile(r"^decoder\.stages\.\d+\.convs\.0\.conv\.weight$")
 LATER_CONV = re.compile(r"\.convs\.[1-9]\d*\.conv\.weight$")
-MOST_VOXELS = 2**26  # of a patch, 406 an axis; nobody trains on more
+MOST_VOXELS = 2**26  # of a patch, 406 per axis; larger values are mistakes
 
 
 class UNetFamily:
-    """All subnets of one plan's network.
+    """All subnets of the network of an nnU-Net plan.
 
-    architecture: a plan's ``architecture`` entry (``network_class_name``, ``arch_kwargs``, ``_kw_requires_import``).
-    input_channels, num_classes: channels in and out, as nnU-Net counts them (regions included, ignore label not).
-    patch_size: voxels per axis at full resolution, as in the plan; 2 or 3 axes.
-    open: of a family whose last choices were closed, how many remain by dimension, see ``SearchSpace.narrow``. Members are
-        the same networks as in the whole family and work at the same resolutions; only the largest of them is another.
+    Args:
+        architecture: the plan's ``architecture`` entry (``network_class_name``, ``arch_kwargs``, ``_kw_requires_import``).
+        input_channels: number of input channels.
+        num_classes: number of output channels as nnU-Net counts them. Regions are included, an ignore label is not.
+        patch_size: voxels per axis at full resolution, as in the plan; 2 or 3 axes.
+        choices: what is elastic.
+        open: number of choices that remain of each dimension whose last choices were closed, see ``SearchSpace.narrow``. None
+            means that all remain. Members keep their networks and their resolutions. Only the largest member is another.
 
-    Raises ProXError for architectures other than nnU-Net's two U-Nets and for choices that leave no legal member.
+    Raises:
+        ProXError: the architecture is not one of nnU-Net's two U-Nets, or the choices leave no legal member.
+
+    >>> architecture = {
+    ...     "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+    ...     "arch_kwargs": {
+    ...         "n_stages": 3,
+    ...         "features_per_stage": [4, 8, 16],
+    ...         "conv_op": "torch.nn.modules.conv.Conv2d",
+    ...         "kernel_sizes": [3, 3, 3],
+    ...         "strides": [1, 2, 2],
+    ...         "n_conv_per_stage": [2, 2, 2],
+    ...         "n_conv_per_stage_decoder": [2, 2],
+    ...         "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+    ...         "nonlin": "torch.nn.LeakyReLU",
+    ...     },
+    ...     "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    ... }
+    >>> family = UNetFamily(architecture, input_channels=1, num_classes=2, patch_size=(32, 32))
+    >>> network = family.build(family.space.largest())
+    >>> network(torch.zeros(1, 1, 32, 32)).shape
+    torch.Size([1, 2, 32, 32])
     """
 
     def __init__(
@@ -58,15 +84,15 @@ class UNetFamily:
         self.space = self._space()
         self._check_feature_maps()
         self.space = self.space.narrow(open or {})
-        with torch.device("meta"):  # refuses now what torch's layers do not take
+        with torch.device("meta"):  # finds arguments that torch's layers refuse
             largest = self.build(self.space.largest(), initialise=False)
         self._largest_shapes = {name: tuple(parameter.shape) for name, parameter in largest.named_parameters()}
 
     # ------------------------------------------------------------------ reading the plan
     def _read(self, architecture: Mapping[str, Any], patch_size: Sequence[int]) -> None:
         self.patch_size = tuple(patch_size)
-        whole = all(isinstance(size, WHOLE) and not isinstance(size, bool) and size > 0 for size in self.patch_size)
-        if len(self.patch_size) not in (2, 3) or not whole or prod(self.patch_size) > MOST_VOXELS:
+        positive = all(isinstance(size, WHOLE) and not isinstance(size, bool) and size > 0 for size in self.patch_size)
+        if len(self.patch_size) not in (2, 3) or not positive or prod(self.patch_size) > MOST_VOXELS:
             raise ProXError(
                 f"patch_size is {list(patch_size)!s:.80}; it must be two or three positive whole numbers, at most "
                 f"{MOST_VOXELS:,} voxels together"
@@ -86,18 +112,23 @@ class UNetFamily:
 
     @cached_property
     def divisor(self) -> tuple[int, ...]:
-        """Input sizes are multiples of this, per axis."""
+        """The product of the strides per axis. Input sizes are multiples of it."""
         return tuple(prod(stride[axis] for stride in self._strides) for axis in range(len(self.patch_size)))
 
     def input_size(self, size: Sequence[int], resolution: float) -> tuple[int, ...]:
-        """The size per axis, in voxels, at which a member of ``resolution`` works on an input of ``size``."""
+        """The size at which a member works on an input.
 
-        def one(length: int, divisor: int, kernel: int) -> int:
+        Args:
+            size: voxels per axis of the input at full resolution.
+            resolution: the member's value of the dimension ``resolution``.
+        """
+
+        def axis_size(length: int, divisor: int, kernel: int) -> int:
             if resolution == 1 or kernel == 1:
                 return length
             return max(1, int(length * resolution / divisor + 0.5)) * divisor
 
-        return tuple(map(one, size, self.divisor, self._kernels[0]))
+        return tuple(map(axis_size, size, self.divisor, self._kernels[0]))
 
     def _kernel_value(self, level: int) -> int:
         return int(max(self._kernels[level]))
@@ -120,18 +151,18 @@ class UNetFamily:
             return sorted({max(1, round(fraction * self._features[level])) for fraction in c.width})
 
         def width_ties(level: int) -> dict[str, int | None]:
-            # A residual stage projects its input exactly where its width differs from the stage's above.
+            # A residual stage projects its input if, and only if, its width differs from that of the stage above.
             if self.kind != "ResidualEncoderUNet" or level == 0:
                 return {}
-            same = self._features[level] == self._features[level - 1]
-            return {"equals": level - 1} if same else {"differs": level - 1}
+            equal = self._features[level] == self._features[level - 1]
+            return {"equals": level - 1} if equal else {"differs": level - 1}
 
         def kernels(level: int) -> list[int]:
-            own = self._kernel_value(level)
-            if c.kernel is None or own == 1:
-                return [own]
-            if max(c.kernel) < own:
-                raise ProXError(f"kernel {list(c.kernel)} would make the largest member smaller than the plan's, {own}")
+            planned = self._kernel_value(level)
+            if c.kernel is None or planned == 1:
+                return [planned]
+            if max(c.kernel) < planned:
+                raise ProXError(f"kernel {list(c.kernel)} would make the largest member smaller than the plan's, {planned}")
             return sorted(set(c.kernel))
 
         sizes: dict[tuple[int, ...], float] = {}
@@ -165,7 +196,14 @@ class UNetFamily:
 
     # ------------------------------------------------------------------ building members
     def architecture_of(self, subnet: Subnet) -> dict[str, Any]:
-        """The subnet's network as the ``architecture`` entry of a stock plan."""
+        """The network of a member as the ``architecture`` entry of a stock plan.
+
+        Args:
+            subnet: the member.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         self.space.check(subnet)
         n = int(subnet["levels"][0])
         kernels = [[1 if axis == 1 else int(subnet["kernel"][level]) for axis in self._kernels[level]] for level in range(n)]
@@ -181,87 +219,28 @@ class UNetFamily:
 
     @refusing("the plan's network cannot be built")
     def build(self, subnet: Subnet, *, initialise: bool = True) -> nn.Module:
-        """The subnet's stock network, initialised as nnU-Net does; where weights are replaced anyway, save the time."""
+        """The stock network of a member.
+
+        Args:
+            subnet: the member.
+            initialise: whether the weights are initialised as nnU-Net does. If not, they may have any values.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         network = build_network(self.architecture_of(subnet), input_channels=self.input_channels, num_classes=self.num_classes)
         if initialise:
             network.apply(network.initialize)  # type: ignore[arg-type]
         return network
 
     def layers(self, subnet: Subnet, size: Sequence[int] | None = None) -> Iterator[Layer]:
-        """See ``Family``."""
-        plan = self.architecture_of(subnet)["arch_kwargs"]
-        features, kernels, strides = plan["features_per_stage"], plan["kernel_sizes"], plan["strides"]
-        depths, decoder_depths = plan[DEPTH_KEY[self.kind]], plan["n_conv_per_stage_decoder"][::-1]
-        bias, affine = bool(plan.get("conv_bias")), bool((plan.get("norm_op_kwargs") or {}).get("affine"))
-        pointwise = (1,) * len(self.patch_size)
+        """The layers of a member's network. See ``Family.layers``."""
         voxels = self.input_size(self.patch_size if size is None else size, subnet["resolution"][0])
-        channels, sizes = self.input_channels, []
-        skips = 0  # elements of the stages' outputs that the decoder waits for, without the current feature map
-
-        def block(outputs: int, kernel: Sequence[int], kept: int) -> Layer:
-            live = kept + channels * prod(before) + outputs * prod(voxels)
-            return convolution(channels, outputs, kernel, voxels, live=live, bias=bias, norm=affine)
-
-        before = voxels
-        if self.kind == "ResidualEncoderUNet":
-            yield block(features[0], kernels[0], 0)
-            channels = features[0]
-        for stage, (outputs, kernel, stride, depth) in enumerate(zip(features, kernels, strides, depths, strict=True)):
-            voxels, entering = strided(before, stride), channels * prod(before)
-            sizes.append(voxels)
-            for index in range(depth):
-                if self.kind == "PlainConvUNet":
-                    yield block(outputs, kernel, skips)
-                else:
-                    yield from self._residual(
-                        channels, outputs, kernel, before, voxels, skips, index == 0 < stage, bias, affine
-                    )
-                if index == 0 < stage:
-                    skips += entering
-                channels, before = outputs, voxels
-        for level in reversed(range(len(features) - 1)):
-            outputs, voxels = features[level], sizes[level]
-            upsampled = outputs * prod(voxels)  # as many as are skipped
-            live = skips + channels * prod(before) + upsampled
-            yield convolution(channels, outputs, strides[level + 1], before, live=live, bias=bias)
-            yield weightless(skips + upsampled + 2 * upsampled)
-            skips -= upsampled
-            channels, before = 2 * outputs, voxels
-            for _ in range(decoder_depths[level]):
-                yield block(outputs, kernels[level], skips)
-                channels = outputs
-            # lower levels' logits are for deep supervision, so for training alone
-            live = skips + (outputs + self.num_classes) * prod(voxels)
-            yield convolution(outputs, self.num_classes, pointwise, voxels, live=live, bias=True, runs=level == 0)
-
-    def _residual(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: Sequence[int],
-        before: Sequence[int],
-        voxels: Sequence[int],
-        kept: int,
-        stays: bool,
-        bias: bool,
-        affine: bool,
-    ) -> Iterator[Layer]:
-        """A block of two convolutions. stays: whether its input is kept for the decoder."""
-        entering, inner = inputs * prod(before), outputs * prod(voxels)
-        residual, pooled = 0, 0  # elements besides the input
-        if tuple(before) != tuple(voxels):
-            residual = pooled = inputs * prod(voxels)
-            yield weightless(kept + entering + pooled)
-        if inputs != outputs:
-            residual = inner
-            live = kept + entering + pooled + residual
-            yield convolution(inputs, outputs, (1,) * len(voxels), voxels, live=live, norm=affine)
-        live = kept + entering + residual + inner
-        yield convolution(inputs, outputs, kernel, voxels, live=live, bias=bias, norm=affine)
-        live = kept + (entering if stays or not residual else 0) + residual + 2 * inner
-        yield convolution(outputs, outputs, kernel, voxels, live=live, bias=bias, norm=affine)
+        architecture = self.architecture_of(subnet)
+        return unet_layers(architecture, voxels, input_channels=self.input_channels, num_classes=self.num_classes)
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:
+        """Copies the switch of deep supervision. See ``Family.synchronise``."""
         skeleton.decoder.deep_supervision = network.decoder.deep_supervision  # type: ignore[union-attr]
 
     # ------------------------------------------------------------------ where weights live
@@ -270,7 +249,8 @@ class UNetFamily:
         return int(self.space.largest()["levels"][0])
 
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
-        if match := STAGE.match(name):  # decoder stages count from the bottom, so they shift where levels are missing
+        """The place of a member's tensor in the largest network. See ``Family.locate``."""
+        if match := STAGE.match(name):  # decoder stages are numbered from the bottom, so missing levels shift the numbers
             index = int(match[2]) + self._largest_levels - int(subnet["levels"][0])
             name = f"{match[1]}{index}{match[3]}"
         region = corner(name, shape, self._largest_shapes.get(name), subnet)
@@ -279,19 +259,32 @@ class UNetFamily:
         return name, tuple(region)
 
     def output_axis(self, name: str) -> int:
+        """The axis of output channels, which is 1 for transposed convolutions. See ``Family.output_axis``."""
         return 1 if name.startswith("decoder.transpconvs.") else 0
 
     def passes_through(self, name: str) -> int | None:
-        if FIRST_DECODER_CONV.match(name):  # a new level's decoder stage stands where its skip alone used to go on
+        """The input channel that a new convolution can pass on. See ``Family.passes_through``."""
+        if FIRST_DECODER_CONV.match(name):  # before a level was added, its skip was the input of the next layer
             return self._largest_shapes[name][1] // 2
         return 0 if LATER_CONV.search(name) else None
 
     def group(self, name: str) -> str:
+        """The stage of the encoder or decoder that a tensor belongs to. See ``Family.group``."""
         return ".".join(name.split(".")[:3])
 
     # ------------------------------------------------------------------ running
     def run(self, network: Callable[[Tensor], Any], x: Tensor, subnet: Subnet) -> Any:
-        """x: (B, C, *spatial). Outputs, one or a list under deep supervision, keep the sizes they have at resolution 1."""
+        """Runs a member's network at the member's resolution.
+
+        Args:
+            network: the member's network.
+            x: (B, C, *spatial) at full resolution.
+            subnet: the member.
+
+        Returns:
+            The output at the resolution of ``x``. Under deep supervision a list, whose sizes do not depend on the member's
+            resolution.
+        """
         size = tuple(x.shape[2:])
         working = self.input_size(size, subnet["resolution"][0])
         if working == size:
@@ -306,5 +299,5 @@ class UNetFamily:
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Linear, voxel centres aligned and without a prefilter, as nnU-Net's own resampling places its samples."""
+    """Linear interpolation with aligned voxel centres and without a prefilter, as nnU-Net's own resampling places samples."""
     return F.interpolate(x, size, mode="bilinear" if len(size) == 2 else "trilinear", align_corners=False)

@@ -14,16 +14,23 @@ LARGEST_KERNEL = 15
 
 @dataclass(frozen=True, kw_only=True)
 class UNetChoices:
-    """What is elastic, relative to a plan. The defaults' largest member is the plan's own network.
+    """What is elastic in a family of U-Nets, relative to a plan. The defaults' largest member is the plan's own network.
 
-    depth: "thirds" for a third, two thirds and all of each stage's blocks (ResEnc plans have up to six), "all" for every
-        number from one, "full" for the plan's own only.
-    width: fractions of the plan's features per stage, ending in 1.
-    kernel: odd kernel sizes, ending in the plan's or more; None for the plan's own only. Axes on which the plan's kernel is
-        1 stay at 1. Five instead of three everywhere costs 4.6 times the MACs in 3D.
-    levels: how many of the lowest U-Net levels may be missing, e.g. 1 for {n - 1, n}; 0 for none. At least two stay.
-    resolution: fractions of the plan's resolution, ending in 1. Axes on which the plan's first kernel is 1, those of thick
-        slices, keep theirs.
+    Args:
+        depth: number of blocks per stage. "thirds" stands for a third, two thirds and all of the plan's blocks, "all" for every
+            number from one, "full" for the plan's number only.
+        width: fractions of the plan's features per stage, ascending. The last one is 1.
+        kernel: odd kernel sizes, ascending. The last one is the plan's or larger. None means the plan's only. Axes with a
+            planned kernel of 1 keep it. In 3D a kernel of 5 costs 4.6 times the MACs of a kernel of 3.
+        levels: number of lowest U-Net levels that may be missing. At least two levels stay.
+        resolution: fractions of the plan's resolution, ascending. The last one is 1. Axes with a first kernel of 1, those of
+            thick slices, keep their resolution.
+
+    Raises:
+        ProXError: a value is out of range.
+
+    >>> UNetChoices(depth="full", width=(0.5, 1.0), levels=0, resolution=(1.0,)).width
+    (0.5, 1.0)
     """
 
     depth: str = "thirds"
@@ -51,7 +58,17 @@ class UNetChoices:
 
     @classmethod
     def from_json(cls, data: Any) -> UNetChoices:
-        """From a name of CHOICES or an object with some of the fields above, as a plan may carry it. Raises ProXError."""
+        """The choices that a configuration asks for.
+
+        Args:
+            data: a name of CHOICES, or an object with some of the fields above.
+
+        Raises:
+            ProXError: the name is unknown, or a field is unknown, has another type or is out of range.
+
+        >>> UNetChoices.from_json({"width": [0.5, 1], "levels": 0}).width
+        (0.5, 1)
+        """
         return read_choices(cls, data, CHOICES, lists=("width", "kernel", "resolution"))
 
 

@@ -1,1 +1,1 @@
-"""How long members take on a device: some are measured there, the others predicted."""
+"""Latency of members on a device: measured for some members, predicted for the others."""

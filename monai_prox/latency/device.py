@@ -1,4 +1,4 @@
-"""What a device's measurements say of members that were not measured there."""
+"""Prediction of the latency of members from measurements of others on the same device."""
 
 from __future__ import annotations
 
@@ -30,11 +30,16 @@ ENTRIES = {
     "members": tuple[Mapping[str, Any], ...],
 }
 MEMBER = {"subnet": Mapping[str, tuple[float, ...]], "milliseconds": float}
-FEWEST = 8  # members: as many as there are features, and some to say how far they carry
+FEWEST = 8  # members: one per feature, and a few to estimate the error
 
 
 def fingerprint(family: Family, size: Sequence[int]) -> str:
-    """The same for families whose members take as long: of the same space, layers and input ``size``."""
+    """A text that is equal for families whose members have equal latencies: with equal space, layers and input size.
+
+    Args:
+        family: the family.
+        size: voxels per axis of the input at full resolution.
+    """
     ends = [
         [list(layer) for layer in family.layers(subnet, size)] for subnet in (family.space.smallest(), family.space.largest())
     ]
@@ -42,9 +47,18 @@ def fingerprint(family: Family, size: Sequence[int]) -> str:
 
 
 def features(family: Family, subnet: Subnet, size: Sequence[int]) -> NDArray[np.float64]:
-    """What time is spent on: the call, layers, multiply-accumulates, feature maps, weights, and what convolutions move.
+    """The numbers that latency is predicted from.
 
-    A convolution of c to d channels with kernels of k voxels reads and writes about sqrt(c d k) values at each of its voxels.
+    They are 1 for the call, layers, multiply-accumulates, elements of feature maps, weights, and values that convolutions move.
+    A convolution of c to d channels with kernels of k voxels moves about sqrt(c d k) values per voxel.
+
+    Args:
+        family: the family of the member.
+        subnet: the member.
+        size: voxels per axis of the input at full resolution.
+
+    Returns:
+        (6,)
     """
     layers = list(family.layers(subnet, size))
     running = [layer for layer in layers if layer.uses]
@@ -55,10 +69,16 @@ def features(family: Family, subnet: Subnet, size: Sequence[int]) -> NDArray[np.
 
 @dataclass(frozen=True)
 class Device:
-    """A device's file, of ``measure.py``, for one family. name: processor, threads and runtime in words.
+    """The measurements of one family on one device.
 
-    machine: what the file says of it, see ``measure.device``.
-    Latency is that of one input at the member's own resolution, a batch of one, in milliseconds.
+    Latency is that of one input at the member's own resolution in a batch of one, in milliseconds.
+
+    Args:
+        family: the family.
+        size: voxels per axis of the input at full resolution.
+        name: processor, threads and runtime in words.
+        measured: latency in milliseconds by member.
+        machine: the description of the device in the file, see ``measure.device``.
     """
 
     family: Family
@@ -69,44 +89,69 @@ class Device:
 
     @classmethod
     def read(cls, path: Path, family: Family, size: Sequence[int]) -> Device:
-        """Raises ProXError where ``path`` is no such file, or of another family."""
+        """Reads a file that ``measure.py`` wrote.
+
+        Args:
+            path: path of the file.
+            family: the family.
+            size: voxels per axis of the input at full resolution.
+
+        Raises:
+            ProXError: the file is something else, is of another family, or has too few members.
+        """
         return cls.from_json(read_json(path), family, size, str(path))
 
     @classmethod
     def from_json(cls, data: Any, family: Family, size: Sequence[int], source: str) -> Device:
-        """source: for the errors."""
+        """The measurements in the content of such a file.
+
+        Args:
+            data: content of the file.
+            family: the family.
+            size: voxels per axis of the input at full resolution.
+            source: the file, which the error names.
+
+        Raises:
+            ProXError: see ``read``.
+        """
         try:
             check_types(data, ENTRIES, source)
-            for one in data["members"]:
-                check_types(one, MEMBER, f"{source}, a member")
+            for member in data["members"]:
+                check_types(member, MEMBER, f"{source}, a member")
         except ProXError as error:
             raise ProXError(f"{source} is no device's file of monai-prox profile: {error}") from None
         name = f"{data['device']['processor']}, {data['device']['threads']} threads, {data['runtime']}"
         made_for = data["family"]
-        measured = {Subnet.from_json(one["subnet"]): float(one["milliseconds"]) for one in data["members"]}
-        if made_for != (own := fingerprint(family, size)):
+        measured = {Subnet.from_json(member["subnet"]): float(member["milliseconds"]) for member in data["members"]}
+        if made_for != (expected := fingerprint(family, size)):
             raise ProXError(
-                f"{source} was measured with another family, {made_for}; this one is {own}: measure its own members, see "
+                f"{source} was measured with another family, {made_for}; this one is {expected}: measure its own members, see "
                 "monai-prox profile pack"
             )
-        usable = {family.space.check(one): time for one, time in measured.items() if one in family.space and time > 0}
+        usable = {family.space.check(member): time for member, time in measured.items() if member in family.space and time > 0}
         if len(usable) < min(FEWEST, family.space.size()):
             raise ProXError(f"{source} has {len(usable)} members of this family, at least {FEWEST} are needed")
         return cls(family, tuple(size), name, usable, data["device"])
 
     def latency_ms(self, subnet: Subnet) -> float:
-        """As measured, or predicted by ``features`` with a non-negative weight for each."""
+        """The latency of a member in milliseconds, measured or predicted.
+
+        The prediction is a sum of ``features``, each with a non-negative weight.
+
+        Args:
+            subnet: the member.
+        """
         if subnet in self.measured:
             return self.measured[subnet]
         return float(features(self.family, subnet, self.size) @ self._weights)
 
     @cached_property
     def held_out_error(self) -> float:
-        """Median of the relative errors of the prediction for each measured member from all others."""
+        """The median relative error of the prediction, each measured member being predicted from the others."""
         errors = []
         for index, time in enumerate(self._times):
-            others = np.arange(len(self._times)) != index
-            errors.append(abs(self._features[index] @ _fit(self._features[others], self._times[others]) / time - 1))
+            fitted = np.arange(len(self._times)) != index
+            errors.append(abs(self._features[index] @ _fit(self._features[fitted], self._times[fitted]) / time - 1))
         return float(np.median(errors))
 
     @cached_property
@@ -123,7 +168,7 @@ class Device:
 
 
 def _fit(rows: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights whose relative errors are least in squares."""
+    """Non-negative weights with the least sum of squared relative errors."""
     scale = rows.max(0).clip(1e-12)
     weights, _ = nnls(rows / scale / times[:, None], np.ones(len(times)))
     return np.asarray(weights / scale)

@@ -19,22 +19,30 @@ from typing import Any
 
 FORMAT = 1
 LISTED = "members.json"
-ROUNDS = 3  # over all members, so that what else the machine does meanwhile hits each of them
-SECONDS = 0.4  # of a member in a round, at least, unless it takes LEAST runs longer
-LEAST, MOST = 3, 30  # runs of a member in a round
+ROUNDS = 3  # over all members, so that other work of the machine affects all of them
+SECONDS = 0.4  # minimum per member and round, unless MOST runs take less
+LEAST, MOST = 3, 30  # runs per member and round
 
 Run = Callable[[Any], Any]
 
 
 class CannotMeasureError(RuntimeError):
-    """What is missing on this device, or too old."""
+    """Something is missing on this device, or is too old."""
 
 
 def measure(
     members: list[tuple[Callable[[], Run], tuple[int, ...]]], progress: Callable[[str], object]
 ) -> list[dict[str, Any]]:
-    """members: what opens each, and its input's shape. Returns milliseconds, median and quartiles, and the number of runs."""
-    import numpy as np  # here, so that a device without it is told so
+    """Measures the latency of members.
+
+    Args:
+        members: for each member a function that opens it, and the shape of its input.
+        progress: called with a text before each measurement.
+
+    Returns:
+        For each member the median and the quartiles in milliseconds, and the number of runs.
+    """
+    import numpy as np  # imported here, so that main can say that it is missing
 
     times: list[list[float]] = [[] for _ in members]
     for turn in range(ROUNDS):
@@ -44,24 +52,28 @@ def measure(
             run(x)  # the first run allocates
             start = time.perf_counter()
             for done in range(1, MOST + 1):
-                before = time.perf_counter()
+                begin = time.perf_counter()
                 run(x)
-                after = time.perf_counter()
-                times[number].append(1e3 * (after - before))
-                if done >= LEAST and after - start >= SECONDS:
+                end = time.perf_counter()
+                times[number].append(1e3 * (end - begin))
+                if done >= LEAST and end - start >= SECONDS:
                     break
     return [
         {
-            "milliseconds": float(np.median(of)),
-            "quartiles": [float(np.percentile(of, percent)) for percent in (25, 75)],
-            "runs": len(of),
+            "milliseconds": float(np.median(milliseconds)),
+            "quartiles": [float(np.percentile(milliseconds, percent)) for percent in (25, 75)],
+            "runs": len(milliseconds),
         }
-        for of in times
+        for milliseconds in times
     ]
 
 
 def device(threads: int) -> dict[str, Any]:
-    """What is known of this machine, but for its name."""
+    """A description of this machine, without its host name.
+
+    Args:
+        threads: number of threads that members run with.
+    """
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -72,7 +84,14 @@ def device(threads: int) -> dict[str, Any]:
 
 
 def profile(family: str, runtime: str, threads: int, members: list[dict[str, Any]]) -> dict[str, Any]:
-    """The contents of a device's file. members: "subnet" and what ``measure`` returns, of each."""
+    """The content of a device's file.
+
+    Args:
+        family: fingerprint of the family.
+        runtime: name and version of the runtime.
+        threads: number of threads.
+        members: for each member "subnet" and what ``measure`` returned.
+    """
     return {
         "format": FORMAT,
         "family": family,
@@ -84,6 +103,18 @@ def profile(family: str, runtime: str, threads: int, members: list[dict[str, Any
 
 
 def onnx_run(path: Path, threads: int) -> Run:
+    """Opens an ONNX file.
+
+    Args:
+        path: path of the file.
+        threads: number of threads.
+
+    Returns:
+        A function that runs the network on an array.
+
+    Raises:
+        CannotMeasureError: this version of onnxruntime cannot read the file.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -91,7 +122,7 @@ def onnx_run(path: Path, threads: int) -> Run:
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own have no common class
+    except Exception as error:  # its errors have no common class
         raise CannotMeasureError(
             f"onnxruntime {onnxruntime.__version__} cannot read {path.name}: {' '.join(str(error).split())[-120:]}; "
             "with a newer one it can: pip install --upgrade onnxruntime"
@@ -101,7 +132,7 @@ def onnx_run(path: Path, threads: int) -> Run:
 
 
 def main() -> None:
-    """Ends with one line on whatever is wrong with this device."""
+    """Measures, and ends with one line if something is wrong with this device."""
     try:
         _main()
     except ModuleNotFoundError as error:
@@ -124,20 +155,20 @@ def _main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the processor; all by default")
     arguments = parser.parse_args()
     temporary = arguments.output.with_name(arguments.output.name + ".part")
-    temporary.touch()  # better now than after all measurements, if it cannot be written
+    temporary.touch()  # fails before the measurements if it cannot be written
     temporary.unlink()
-    here = Path(__file__).resolve().parent
-    listed = json.loads((here / LISTED).read_text())
+    folder = Path(__file__).resolve().parent
+    listed = json.loads((folder / LISTED).read_text())
 
     def opener(file: str) -> Callable[[], Run]:
-        return lambda: onnx_run(here / file, arguments.threads)
+        return lambda: onnx_run(folder / file, arguments.threads)
 
     def progress(text: str) -> None:
         print(f"\r{text}", end="", file=sys.stderr, flush=True)
 
-    measured = measure([(opener(one["file"]), tuple(one["input"])) for one in listed["members"]], progress)
+    measured = measure([(opener(entry["file"]), tuple(entry["input"])) for entry in listed["members"]], progress)
     print(file=sys.stderr)
-    members = [{"subnet": one["subnet"], **times} for one, times in zip(listed["members"], measured, strict=True)]
+    members = [{"subnet": entry["subnet"], **times} for entry, times in zip(listed["members"], measured, strict=True)]
     runtime = f"onnxruntime {onnxruntime.__version__}"
     temporary.write_text(json.dumps(profile(listed["family"], runtime, arguments.threads, members), indent=2) + "\n")
     temporary.replace(arguments.output)

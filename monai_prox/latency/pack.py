@@ -1,4 +1,4 @@
-"""Members to measure: packed for another device, or measured on this one."""
+"""Members to measure, packed for another device or measured on this one."""
 
 from __future__ import annotations
 
@@ -24,14 +24,22 @@ from monai_prox.latency.device import FEWEST, fingerprint
 from monai_prox.trained.source import Trained
 
 MEMBERS = 24
-CANDIDATES = 20  # random members for each that is chosen
+CANDIDATES = 20  # random members per chosen member
 RUNTIMES = ("onnxruntime", "openvino", "torch")
 
 
 def choose_members(family: Family, size: Sequence[int], count: int = MEMBERS) -> list[Subnet]:
-    """Smallest, largest, and random members as evenly spaced in the logarithm of their MACs as those drawn allow.
+    """The smallest member, the largest, and random members that are about evenly spaced in the logarithm of their MACs.
 
-    The choice is a function of the family. Raises ProXError for a ``count`` that is too small to predict from.
+    The result depends on the family, the size and the count only.
+
+    Args:
+        family: the family.
+        size: voxels per axis of the input at full resolution.
+        count: number of members.
+
+    Raises:
+        ProXError: the count is too small to predict other members from.
     """
     if count < FEWEST:
         raise ProXError(f"{count} members are too few to predict others from; at least {FEWEST} are needed")
@@ -42,18 +50,29 @@ def choose_members(family: Family, size: Sequence[int], count: int = MEMBERS) ->
     logs = np.log([cost.macs(family, subnet, size) for subnet in ordered] or [1])
     chosen: list[Subnet] = []
     for target in np.linspace(logs[0], logs[-1], max(count - 2, 0)):
-        left = [index for index, subnet in enumerate(ordered) if subnet not in chosen]
-        if left:
-            chosen.append(ordered[min(left, key=lambda index: abs(logs[index] - target))])
+        remaining = [index for index, subnet in enumerate(ordered) if subnet not in chosen]
+        if remaining:
+            chosen.append(ordered[min(remaining, key=lambda index: abs(logs[index] - target))])
     return list(dict.fromkeys([ends[0], *chosen, ends[1]]))
 
 
 def write_pack(
     source: Trained, output: Path, *, count: int = MEMBERS, overwrite: bool = False, done: Callable[[int, int], object]
 ) -> Path:
-    """Writes a .zip with members as ONNX files and measure.py, which runs where Python, numpy and onnxruntime are.
+    """Writes a .zip with members as ONNX files and measure.py, which needs Python, numpy and onnxruntime only.
 
-    done: called with the number of members written and of all. Raises ProXError where ``output`` cannot be written.
+    Args:
+        source: the trained family.
+        output: path of the .zip.
+        count: number of members.
+        overwrite: whether an existing file is replaced.
+        done: called with the number of written members and the number of all.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        ProXError: ``output`` exists or cannot be written, or the count is too small.
     """
     check_vacant(output, overwrite=overwrite)
     family, size = source.supernet.family, source.size
@@ -75,6 +94,7 @@ def write_pack(
 
 
 def _files(source: Trained, members: Sequence[Subnet]) -> Any:
+    """Yields the name, the content, the input shape and the subnet of each member's ONNX file."""
     from monai_prox.export.onnx_file import write_onnx
 
     for number, subnet in enumerate(members):
@@ -93,9 +113,20 @@ def measure_here(
     threads: int,
     progress: Callable[[str], object],
 ) -> dict[str, Any]:
-    """The contents of a device's file for this machine. members: to measure.
+    """Measures members on this machine.
 
-    runtime: one of RUNTIMES; torch on the GPU where there is one. Raises ProXError for another.
+    Args:
+        source: the trained family.
+        members: the members.
+        runtime: one of RUNTIMES. torch runs on the GPU if there is one.
+        threads: number of threads.
+        progress: called with a text before each measurement.
+
+    Returns:
+        The content of a device's file.
+
+    Raises:
+        ProXError: the runtime is unknown.
     """
     if runtime not in RUNTIMES:
         raise ProXError(f"the runtime {runtime!r} is not known; allowed: {', '.join(RUNTIMES)}")
@@ -115,7 +146,7 @@ def measure_here(
                 openers.append(_file_opener(Path(folder, file), runtime, threads))
             version = _version(runtime)
         times = measure.measure(list(zip(openers, shapes, strict=True)), progress)
-    measured = [{"subnet": subnet.to_json(), **of} for subnet, of in zip(members, times, strict=True)]
+    measured = [{"subnet": subnet.to_json(), **timing} for subnet, timing in zip(members, times, strict=True)]
     return measure.profile(fingerprint(source.supernet.family, source.size), version, threads, measured)
 
 

@@ -1,1 +1,1 @@
-"""Which member for my device: a search over a trained family, and what it found as tables, plots and a page."""
+"""Search for the members of a trained family that fit a device. Results are tables, plots and a page."""

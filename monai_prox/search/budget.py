@@ -1,4 +1,4 @@
-"""What members cost on a device, and what may be spent."""
+"""Costs of members on a device, and limits of these costs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,33 @@ UNITS = {
     "memory_mb": "memory, MB",
     "file_mb": "file, MB",
 }
-LOOKED_AT = 2000  # random members, before it is said that none is within a budget
+LOOKED_AT = 2000  # random members that are tried to find one within the budget
 
 
 def check_costs(names: Sequence[str]) -> None:
-    """Raises ProXError for what is none of UNITS."""
+    """Checks names of costs.
+
+    Args:
+        names: the names.
+
+    Raises:
+        ProXError: a name is not one of UNITS.
+    """
     if unknown := [name for name in names if name not in UNITS]:
         raise ProXError(f"{', '.join(unknown)} cannot be minimised; allowed: {', '.join(UNITS)}")
 
 
 @dataclass(frozen=True)
 class Price:
-    """Of one member. latency_ms: None where no device was given. See ``monai_prox.core.cost.Cost`` for the others."""
+    """The costs of a member, see ``monai_prox.core.cost.Cost``.
+
+    Args:
+        parameters: number of weights.
+        macs: multiply-accumulates for one input.
+        memory_mb: megabytes of weights and feature maps.
+        file_mb: megabytes of the weights.
+        latency_ms: milliseconds for one input, or None if no device is given.
+    """
 
     parameters: int
     macs: int
@@ -38,28 +53,58 @@ class Price:
     file_mb: float
     latency_ms: float | None
 
-    def of(self, name: str) -> float:
+    def value(self, name: str) -> float:
+        """One of the costs.
+
+        Args:
+            name: one of UNITS.
+        """
         value: float = getattr(self, name)
         return value
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Of a family's members for one input of ``size`` voxels at full resolution, on ``device`` if there is one."""
+    """The costs of all members of a family.
+
+    Args:
+        family: the family.
+        size: voxels per axis of one input at full resolution.
+        device: the device for latencies, or None.
+    """
 
     family: Family
     size: Sequence[int]
     device: Device | None = None
 
-    def of(self, subnet: Subnet) -> Price:
-        counted = cost.of(self.family, subnet, self.size)
+    def price(self, subnet: Subnet) -> Price:
+        """The costs of a member.
+
+        Args:
+            subnet: the member.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
+        counted = cost.member_cost(self.family, subnet, self.size)
         latency = None if self.device is None else self.device.latency_ms(subnet)
         return Price(counted.parameters, counted.macs, counted.memory_mb, counted.file_mb, latency)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The most of each that a member may cost; None for any."""
+    """Upper limits of the costs of a member. None means no limit.
+
+    Args:
+        latency_ms: milliseconds for one input.
+        macs: multiply-accumulates for one input.
+        parameters: number of weights.
+        memory_mb: megabytes of weights and feature maps.
+        file_mb: megabytes of the weights.
+
+    Raises:
+        ProXError: a limit is not above 0.
+    """
 
     latency_ms: float | None = None
     macs: float | None = None
@@ -68,49 +113,68 @@ class Budget:
     file_mb: float | None = None
 
     def __post_init__(self) -> None:
-        for name, most in self.limits().items():
-            if not most > 0:
-                raise ProXError(f"the most {UNITS[name]} is {most}; it must be above 0")
+        for name, limit in self.limits().items():
+            if not limit > 0:
+                raise ProXError(f"the most {UNITS[name]} is {limit}; it must be above 0")
 
     def limits(self) -> dict[str, float]:
-        return {name: most for name, most in asdict(self).items() if most is not None}
+        """The limits by the name of the cost, without those that are None."""
+        return {name: limit for name, limit in asdict(self).items() if limit is not None}
 
     def allows(self, price: Price) -> bool:
+        """Whether a member's costs are within the limits.
+
+        Args:
+            price: the costs of the member.
+        """
         return self.excess(price) <= 1
 
     def excess(self, price: Price) -> float:
-        """The largest of the ratios of what is spent to what may be; 0 without limits."""
-        return max((price.of(name) / most for name, most in self.limits().items()), default=0.0)
+        """The largest ratio of a cost to its limit. It is 0 without limits.
+
+        Args:
+            price: the costs of a member.
+        """
+        return max((price.value(name) / limit for name, limit in self.limits().items()), default=0.0)
 
     def cheapest(self, prices: Prices) -> Subnet:
-        """A member that leaves as much of the budget as any of those looked at.
+        """The member that leaves the largest part of the budget, among the smallest member and random ones.
 
-        Raises ProXError, with the member that comes closest, where none is within it.
+        Args:
+            prices: the costs of the members.
+
+        Raises:
+            ProXError: none of them is within the budget. The message has the closest one.
         """
         generator, space = random.Random(0), prices.family.space
-        seen = {space.smallest(), *(space.sample(generator) for _ in range(LOOKED_AT))}
+        candidates = {space.smallest(), *(space.sample(generator) for _ in range(LOOKED_AT))}
         closest, price = min(
-            ((subnet, prices.of(subnet)) for subnet in seen), key=lambda pair: (self.excess(pair[1]), str(pair[0]))
+            ((subnet, prices.price(subnet)) for subnet in candidates), key=lambda pair: (self.excess(pair[1]), str(pair[0]))
         )
         if not self.allows(price):
-            asked = ", ".join(f"{UNITS[name]} {most:g}" for name, most in self.limits().items())
-            has = ", ".join(f"{UNITS[name]} {price.of(name):.4g}" for name in self.limits())
-            raise ProXError(f"no member is within the budget ({asked}); the closest has {has}: {closest}")
+            limits = ", ".join(f"{UNITS[name]} {limit:g}" for name, limit in self.limits().items())
+            costs = ", ".join(f"{UNITS[name]} {price.value(name):.4g}" for name in self.limits())
+            raise ProXError(f"no member is within the budget ({limits}); the closest has {costs}: {closest}")
         return closest
 
     def nearest(self, ranks: Mapping[str, Sequence[int]], prices: Prices) -> Subnet:
-        """The member of these ``ranks``, see ``SearchSpace.nearest``; where it costs too much, rank after rank is lowered.
+        """The member with the given choices, or a member within the budget whose choices are smaller.
 
-        Which one is drawn, but always the same for the same ranks. What no budget allows becomes the smallest member.
+        Random choices are lowered one after the other until the member is within the budget. Equal ranks give the equal member.
+        If no member is within the budget, the result is the smallest member.
+
+        Args:
+            ranks: see ``SearchSpace.nearest``.
+            prices: the costs of the members.
         """
         space, generator = prices.family.space, random.Random(str(ranks))
-        left = {name: list(of) for name, of in ranks.items()}
-        subnet = space.nearest(left)
-        while not self.allows(prices.of(subnet)):
-            slots = [(name, index) for name, of in left.items() for index, rank in enumerate(of) if rank > 0]
+        lowered = {name: list(indices) for name, indices in ranks.items()}
+        subnet = space.nearest(lowered)
+        while not self.allows(prices.price(subnet)):
+            slots = [(name, index) for name, indices in lowered.items() for index, rank in enumerate(indices) if rank > 0]
             if not slots:
                 break
             name, index = generator.choice(slots)
-            left[name][index] -= 1
-            subnet = space.nearest(left)
+            lowered[name][index] -= 1
+            subnet = space.nearest(lowered)
         return subnet

@@ -1,4 +1,4 @@
-"""Members that no other beats."""
+"""Pareto fronts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ Points = NDArray[np.float64]
 
 
 def front(points: Points) -> list[int]:
-    """Rows of ``points``, (N, objectives), the less the better, than which no other is as good in all and better in one."""
+    """The points of the Pareto front: no other point is as good in all objectives and better in one. Equal points count once.
+
+    Args:
+        points: (N, objectives). Smaller values are better.
+
+    Returns:
+        Indices of points.
+
+    >>> front(np.array([[0.0, 2.0], [1.0, 1.0], [1.0, 2.0]]))
+    [0, 1]
+    """
     return [
         index
         for index, point in enumerate(points)
@@ -20,13 +30,21 @@ def front(points: Points) -> list[int]:
 
 
 def fronts(points: Points, count: int) -> list[int]:
-    """``count`` rows: the front, the front of the rest, and so on; of the last front evenly along the last objective.
+    """The best points: those of the Pareto front, then those of the front of the remaining points, and so on.
 
-    Where there is room for one only, that is the best by the first objective.
+    If a front has too many points, those that are evenly spaced along the last objective are taken. A single point is the best
+    one by the first objective.
+
+    Args:
+        points: (N, objectives). Smaller values are better.
+        count: number of points.
+
+    Returns:
+        Indices of at most ``count`` points.
     """
-    left, chosen = list(range(len(points))), list[int]()
-    while left and len(chosen) < count:
-        best = [left[index] for index in front(points[left])]
+    remaining, chosen = list(range(len(points))), list[int]()
+    while remaining and len(chosen) < count:
+        best = [remaining[index] for index in front(points[remaining])]
         best.sort(key=lambda index: points[index, -1])
         room = count - len(chosen)
         if room == 1:
@@ -34,12 +52,18 @@ def fronts(points: Points, count: int) -> list[int]:
         elif len(best) > room:
             best = [best[round(step)] for step in np.linspace(0, len(best) - 1, room)]
         chosen += best
-        left = [index for index in left if index not in best]
+        remaining = [index for index in remaining if index not in best]
     return chosen
 
 
 def hypervolume(scores: Sequence[float], costs: Sequence[float], worst: float) -> float:
-    """Area between the front and the axes: of scores from 0 on, of costs as logarithms up to ``worst``."""
+    """The area between the Pareto front and the axes, over scores and logarithms of costs.
+
+    Args:
+        scores: scores from 0. Larger scores are better.
+        costs: one cost per score.
+        worst: cost at which the area ends.
+    """
     points = np.array(list(zip([-score for score in scores], np.log(costs), strict=True)))
     best = sorted((points[index] for index in front(points)), key=lambda point: point[1])
     area = 0.0

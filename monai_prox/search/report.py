@@ -1,4 +1,4 @@
-"""What a search has found: a table, JSON, a plot, a page, and a file per member to export it by."""
+"""The results of a search: a table, JSON, a plot, a page, and a file per member for its export."""
 
 from __future__ import annotations
 
@@ -30,42 +30,62 @@ TABLE, PLOT, PAGE, MEMBERS = "front.json", "front.png", "report.html", "members"
 
 
 def name_of(subnet: Subnet) -> str:
-    """The same for the same member, whatever search has found it, and another for others."""
+    """A name of a member that does not depend on the search that found it.
+
+    Args:
+        subnet: the member.
+    """
     return f"choice-{sha256(str(subnet).encode()).hexdigest()[:8]}"
 
 
 def named(result: Result) -> dict[str, Scored]:
-    """The finalists by their names, from the cheapest on."""
+    """The finalists by name, the cheapest first.
+
+    Args:
+        result: result of a search.
+    """
     return _by_cost(result.finalists, result.search)
 
 
 def _by_cost(scored: Sequence[Scored], search: Search) -> dict[str, Scored]:
-    by_cost = sorted(scored, key=lambda one: tuple(one.price.of(name) for name in search.minimise))
-    return {name_of(one.subnet): one for one in by_cost}
+    by_cost = sorted(scored, key=lambda member: tuple(member.price.value(name) for name in search.minimise))
+    return {name_of(member.subnet): member for member in by_cost}
 
 
 def report_folder(search: Search, output: Path) -> Path:
-    """Below ``output`` that of one search: its costs and budget, and what tells it from searches of other settings."""
-    limits = (f"{name}_{most:g}".replace("+", "") for name, most in search.budget.limits().items())
+    """The folder of a search. Its name has the costs, the budget, and a digest of all settings.
+
+    Args:
+        search: the search.
+        output: folder of all searches.
+    """
+    limits = (f"{name}_{limit:g}".replace("+", "") for name, limit in search.budget.limits().items())
     return output / "-".join([*search.minimise, *limits, sha256(search.name.encode()).hexdigest()[:8]])
 
 
 def write_report(result: Result, output: Path) -> dict[str, Any]:
-    """Writes what was found into ``report_folder`` and returns what is in its front.json.
+    """Writes the results of a search into its folder.
 
-    Files by which scored members are exported go into ``output`` / MEMBERS, which all searches share.
+    Files for the export of members are written to ``output`` / MEMBERS, which all searches share.
+
+    Args:
+        result: result of the search.
+        output: folder of all searches.
+
+    Returns:
+        The content of front.json.
     """
     folder = report_folder(result.search, output)
-    for needed in (output / MEMBERS, folder):
-        needed.mkdir(parents=True, exist_ok=True)
-    for one in result.members:
-        write_json({"subnet": one.subnet.to_json()}, output / MEMBERS / f"{name_of(one.subnet)}.json")
+    for required in (output / MEMBERS, folder):
+        required.mkdir(parents=True, exist_ok=True)
+    for member in result.members:
+        write_json({"subnet": member.subnet.to_json()}, output / MEMBERS / f"{name_of(member.subnet)}.json")
     contents = _contents(result, output)
     write_json(contents, folder / TABLE)
-    measured = {one["name"] for one in contents["measured"]}
+    measured = {member["name"] for member in contents["measured"]}
     plot_choices(
-        [(one["price"], one["expected"]) for one in contents["members"] if one["name"] not in measured],
-        [(one["price"], one["score"], one["standard_error"]) for one in contents["measured"]],
+        [(member["price"], member["expected"]) for member in contents["members"] if member["name"] not in measured],
+        [(member["price"], member["score"], member["standard_error"]) for member in contents["measured"]],
         folder / PLOT,
         axes={name: label for name, label in contents["axes"].items() if name in PLOTTED or name in result.search.minimise},
         measure=f"mean {result.search.source.measure.capitalize()}",
@@ -81,12 +101,13 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
     search, device = result.search, result.search.device
     patches = _Patches(search)
     source, family = search.source, search.source.family()
-    # Some cases are easier than all: members that were scored on these alone are shown as much lower as the finalists came out.
-    # No score is above 1
-    before = {one.subnet: one.score for one in result.members}
-    measured = {one.subnet: one.score for one in result.measured}
-    shift = fmean(measured[one.subnet] - before[one.subnet] for one in result.finalists)
-    left_out = [name for name in search.held_out.names if name not in result.cases]  # maybe by another process, which knows why
+    # Some cases may be easier than all. The finalists show by how much. Other members' scores are shifted by the same amount,
+    # up to 1.
+    scores_before = {member.subnet: member.score for member in result.members}
+    measured = {member.subnet: member.score for member in result.measured}
+    shift = fmean(measured[member.subnet] - scores_before[member.subnet] for member in result.finalists)
+    # Another process may have left a case out, and only that process knows the reason
+    left_out = [name for name in search.held_out.names if name not in result.cases]
     priced = [*search.minimise, *(name for name in UNITS if name not in search.minimise)]
     return {
         "format": FORMAT,
@@ -105,11 +126,11 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
         },
         "seconds": result.seconds,
         "space": search.prices.family.space.size(),
-        "finalists": [_of(one, result, output, patches) for one in named(result).values()],
-        "measured": [_of(one, result, output, patches) for one in _by_cost(result.measured, search).values()],
+        "finalists": [_entry(member, result, output, patches) for member in named(result).values()],
+        "measured": [_entry(member, result, output, patches) for member in _by_cost(result.measured, search).values()],
         "members": [
-            {**_of(one, result, output, patches), "expected": measured.get(one.subnet, min(1.0, one.score + shift))}
-            for one in result.members
+            {**_entry(member, result, output, patches), "expected": measured.get(member.subnet, min(1.0, member.score + shift))}
+            for member in result.members
         ],
         "stages": family.stages,
         "monitor": family.monitor,
@@ -117,30 +138,31 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
     }
 
 
-def _of(one: Scored, result: Result, output: Path, patches: _Patches) -> dict[str, Any]:
-    name, counted = name_of(one.subnet), patches.of(one.subnet)
+def _entry(member: Scored, result: Result, output: Path, patches: _Patches) -> dict[str, Any]:
+    name, counted = name_of(member.subnet), patches.count(member.subnet)
     return {
         "name": name,
-        "subnet": one.subnet.to_json(),
-        "score": one.score,
-        "standard_error": one.standard_error,
-        "cases": one.cases,
-        "price": asdict(one.price),
+        "subnet": member.subnet.to_json(),
+        "score": member.score,
+        "standard_error": member.standard_error,
+        "cases": member.cases,
+        "price": asdict(member.price),
         **counted,
-        "macs_a_case": one.price.macs * counted["patches_a_case"],
+        "macs_a_case": member.price.macs * counted["patches_a_case"],
         **_command(result.search.source, output, name),
     }
 
 
 class _Patches:
-    """What the median case costs: patches at nnU-Net's step, without mirroring and with it along all axes."""
+    """The number of patches of the median case at nnU-Net's step size, without mirroring and with mirroring along all axes."""
 
     def __init__(self, search: Search) -> None:
         self._search, self._known = search, dict[Any, dict[str, float]]()
 
-    def of(self, subnet: Subnet) -> dict[str, float]:
+    def count(self, subnet: Subnet) -> dict[str, float]:
+        """The numbers for a member. They depend on its patch and grid only."""
         description = self._search.source.describe(subnet)
-        grid = description.patch, description.grid  # cases of another grid are prepared anew
+        grid = description.patch, description.grid  # cases are prepared once per grid
         if grid not in self._known:
             shapes, axes = self._search.held_out.shapes(self._search.scored_on, description), len(description.patch)
             plain, mirrored = (
@@ -157,14 +179,20 @@ def _command(source: Trained, output: Path, name: str) -> dict[str, Any]:
 
 
 def front_table(scored: Sequence[tuple[str, Scored]], axes: Sequence[str], source: Trained) -> Table:
-    """A row per member: its costs on ``axes``, names of UNITS, and its score, with the standard error over the cases."""
+    """A table with one row per member.
+
+    Args:
+        scored: members and their names.
+        axes: names of the costs, from UNITS.
+        source: the trained family.
+    """
     table = Table(title="Members by cost", caption=source.note)
     table.add_column("member", no_wrap=True)
     for name in axes:
         table.add_column(UNITS[name], justify="right")
     table.add_column(f"{source.measure.capitalize()} (cases)", justify="right")
-    for title, one in scored:
-        error = "" if one.standard_error is None else f" ± {one.standard_error:.3f}"
-        costs = [count(one.price.of(name)) for name in axes]
-        table.add_row(title, *costs, f"{one.score:.4f}{error} ({one.cases})")
+    for title, member in scored:
+        error = "" if member.standard_error is None else f" ± {member.standard_error:.3f}"
+        costs = [count(member.price.value(name)) for name in axes]
+        table.add_row(title, *costs, f"{member.score:.4f}{error} ({member.cases})")
     return table

@@ -1,4 +1,4 @@
-"""Proposals that are a function of a seed, and others in every process that joins a search or goes on with it."""
+"""Proposals that depend on a seed, and that differ between the processes of one search."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 
 class ByFirstTrial(BaseSampler):
-    """The sampler that ``make`` makes of ``seed`` plus the number of the first trial that it proposes for.
+    """A sampler whose seed is increased by the number of the first trial that it proposes for.
 
-    No two processes have the same trial, so none draws what another does.
+    Two processes never have the same trial, so they do not draw the same proposals.
+
+    Args:
+        make: makes a sampler from a seed.
+        seed: the seed of the search.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:

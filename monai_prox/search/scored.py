@@ -15,7 +15,13 @@ from monai_prox.search.front import front
 
 @dataclass(frozen=True)
 class Scored:
-    """A member with what it costs, and its scores by case, NaN where there was nothing to score; one is a number at least."""
+    """A member with its costs and scores.
+
+    Args:
+        subnet: the member.
+        price: its costs.
+        scores: its score by case. NaN means that the case has nothing to score. At least one score is a number.
+    """
 
     subnet: Subnet
     price: Price
@@ -27,30 +33,43 @@ class Scored:
 
     @property
     def cases(self) -> int:
-        """How many the score is of."""
+        """The number of cases with a score."""
         return len(self._known)
 
     @property
     def score(self) -> float:
+        """The mean score over the cases."""
         return float(np.mean(self._known))
 
     @property
     def standard_error(self) -> float | None:
-        """Of the mean over the cases; None of a single case."""
+        """The standard error of the mean score over the cases, or None for a single case."""
         return float(np.std(self._known, ddof=1) / self.cases**0.5) if self.cases > 1 else None
 
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """what: "members" or "finalists", of which ``done`` of ``total`` are scored."""
+    """The progress of a search.
 
-    what: str
+    Args:
+        phase: "members" or "finalists".
+        done: number of those that are scored.
+        total: number of all.
+        scored: those that are scored.
+    """
+
+    phase: str
     done: int
     total: int
     scored: list[Scored]
 
 
 def best_so_far(scored: Sequence[Scored], minimise: Sequence[str]) -> list[Scored]:
-    """Those that no other beats, from the cheapest on."""
-    points = np.array([[-one.score, *(one.price.of(name) for name in minimise)] for one in scored])
-    return sorted((scored[index] for index in front(points)), key=lambda one: one.price.of(minimise[0]))
+    """The members of the Pareto front, the cheapest first.
+
+    Args:
+        scored: members.
+        minimise: names of the costs, from UNITS.
+    """
+    points = np.array([[-member.score, *(member.price.value(name) for name in minimise)] for member in scored])
+    return sorted((scored[index] for index in front(points)), key=lambda member: member.price.value(minimise[0]))

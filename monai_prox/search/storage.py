@@ -1,4 +1,4 @@
-"""Where a search is kept: a database, or a journal in a file."""
+"""The storage of a search: a database, or a journal in a file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NEW_STUDY = re.compile(rb'"op_code"\s*:\s*0\b')
 
 
 class _Lock(JournalFileSymlinkLock):
-    """Whoever holds it finds whole lines in the journal.
+    """A lock that removes an incomplete last line from the journal.
 
-    A process that is killed while it writes, or a full disk, may leave half a line at its end. Optuna would append the next
-    line to that half, and nobody could read the journal again.
+    A process that is killed while it writes, or a full disk, can leave an incomplete line. Optuna would append the next line to
+    it, and the journal could not be read again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,13 +28,13 @@ class _Lock(JournalFileSymlinkLock):
         super().__init__(str(path))
 
     def acquire(self) -> bool:
-        held = super().acquire()
+        acquired = super().acquire()
         try:
             self._drop_half_a_line()
         except BaseException:
             self.release()
             raise
-        return held
+        return acquired
 
     def _drop_half_a_line(self) -> None:
         with self.path.open("rb+") as file:
@@ -46,7 +46,11 @@ class _Lock(JournalFileSymlinkLock):
 
 
 class Journal(JournalFileBackend):
-    """Optuna's, which writes under its lock, with a lock that mends what others have left."""
+    """Optuna's journal file, with a lock that repairs an incomplete last line.
+
+    Args:
+        path: path of the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,12 +61,12 @@ class Journal(JournalFileBackend):
         try:
             super().append_logs(logs)
         except OSError as error:
-            error.filename = str(self.path)  # a full disk has no name
+            error.filename = str(self.path)  # the error of a full disk has no filename
             raise
 
 
 def _check_journal(path: Path) -> None:
-    """Raises ProXError for what would keep Optuna busy for minutes, or waiting for ever."""
+    """Raises ProXError for a journal with which Optuna would be busy for minutes, or would wait for ever."""
     lock = Path(f"{path}.lock")
     if os.path.lexists(lock) and not (lock.is_symlink() and lock.resolve() == path):
         raise ProXError(f"{lock} is no lock of this journal; remove it")
@@ -75,16 +79,23 @@ def _check_journal(path: Path) -> None:
 
 
 def open_storage(storage: str) -> BaseStorage:
-    """A database's URL, or a journal's file. Raises ProXError where it cannot be opened."""
+    """Opens a storage.
+
+    Args:
+        storage: URL of a database, or path of a journal.
+
+    Raises:
+        ProXError: it cannot be opened.
+    """
     try:
         if "://" in storage:
             return RDBStorage(storage)
-        path = Path(storage).resolve()  # Optuna's lock is a link beside it, which must not dangle
+        path = Path(storage).resolve()  # Optuna's lock is a link to it, which needs the full path
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_journal(path)
         return JournalStorage(Journal(path))
     except ProXError:
         raise
-    except Exception as error:  # databases have each their own
+    except Exception as error:  # every database has errors of its own
         kind = storage.split("://")[0]  # without a password
         raise ProXError(f"the storage {kind} cannot be opened: {' '.join(str(error).split()):.200}") from None

@@ -1,4 +1,4 @@
-"""The search: Optuna's NSGA-II proposes members, real cases score them, and the best are scored on all cases."""
+"""The search: Optuna's NSGA-II proposes members, some cases score them, and all cases score the best of them."""
 
 from __future__ import annotations
 
@@ -32,20 +32,30 @@ from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.source import Trained
 from monai_prox.typed import check_types
 
-STALE = 200  # proposals in a row of members that are known: the space, or what of it is within the budget, has no others
+STALE = 200  # known proposals in a row that end a search: no other member is within the budget
 POPULATION = 16
 RECORDED = {"subnet": Mapping[str, tuple[float, ...]], "scores": Mapping}  # of a member, in the storage
-FINALIST = "finalist"  # begins the names of a study's attributes that hold scores on all cases
+FINALIST = "finalist"  # the beginning of the names of attributes with scores on all cases
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What to search for, and on what. Two searches of equal settings on one storage are one.
+    """The settings of a search. Two searches with equal settings on one storage are the same search.
 
-    minimise: what costs are traded for the score, names of UNITS; within ``budget``, which may limit others.
-    trials: members to score on ``cases`` of the held-out cases, in all processes together. finalists: the best of them, which
-    are scored on all. sampler: "nsga2", or "random" to compare with.
-    storage: a database's URL, or a journal's file.
+    Args:
+        source: the trained family.
+        storage: URL of a database, or path of a journal.
+        device: the device for latencies, or None.
+        budget: limits of the costs.
+        minimise: costs that are minimised while the score is maximised, names of UNITS.
+        trials: number of members that all processes together score.
+        cases: number of held-out cases that every member is scored on.
+        finalists: number of best members that are scored on all cases.
+        seed: seed of the proposals.
+        sampler: "nsga2", or "random" for comparison.
+
+    Raises:
+        ProXError: a setting is out of range, or latency is used without a device.
     """
 
     source: Trained
@@ -74,30 +84,32 @@ class Search:
     # ------------------------------------------------------------------ what is the same for all processes
     @cached_property
     def prices(self) -> Prices:
+        """The costs of the members."""
         return Prices(self.source.supernet.family, self.source.size, self.device)
 
     @cached_property
     def held_out(self) -> HeldOut:
+        """The held-out cases."""
         return self.source.held_out()
 
     @cached_property
     def subset(self) -> list[int]:
-        """The cases that every member is scored on, evenly spread over all."""
+        """Indices of the cases that every member is scored on, evenly spaced over all cases."""
         count = len(self.held_out.names)
-        few = min(self.cases, count)
-        return [index * count // few for index in range(few)]
+        number = min(self.cases, count)
+        return [index * count // number for index in range(number)]
 
     @cached_property
     def scored_on(self) -> list[int]:
-        """Those of ``subset`` that can be used. Raises ProXError if none can."""
+        """Indices of those cases of ``subset`` that can be used. Raises ProXError if there are none."""
         return self._usable(self.subset)
 
-    def _usable(self, which: Sequence[int]) -> list[int]:
-        return self.held_out.usable(which, self.source.describe(self.source.supernet.family.space.largest()))
+    def _usable(self, cases: Sequence[int]) -> list[int]:
+        return self.held_out.usable(cases, self.source.describe(self.source.supernet.family.space.largest()))
 
     @cached_property
     def _trained(self) -> str:
-        """Of the family, its weights and its cases: what scores depend on."""
+        """A digest of everything that scores depend on: the family, its weights and its cases."""
         digest = sha256(fingerprint(self.source.supernet.family, self.source.size).encode())
         for name, weight in self.source.supernet.state_dict().items():
             digest.update(name.encode() + weight.cpu().numpy().tobytes())
@@ -106,23 +118,30 @@ class Search:
 
     @cached_property
     def name(self) -> str:
-        """Of the study: the family's, and a number that tells searches of other settings apart."""
+        """The name of the study: a digest of the trained family, and a digest of the settings."""
         timed = None if self.device is None else sorted((str(subnet), time) for subnet, time in self.device.measured.items())
         settings = [asdict(self.budget), self.minimise, timed, self.subset, self.sampler, self.seed]
         return f"{self._trained}-{sha256(repr(settings).encode()).hexdigest()[:8]}"
 
     # ------------------------------------------------------------------ searching
     def run(self, watch: Callable[[SearchProgress], object] = lambda _: None) -> Result:
-        """Goes on with what is in the storage. Raises ProXError where no member is within the budget or no case is usable."""
+        """Runs the search, or continues it from the storage.
+
+        Args:
+            watch: called with the progress after each member.
+
+        Raises:
+            ProXError: no member is within the budget, or no case can be used.
+        """
         self.budget.cheapest(self.prices)
         with self._stored():
             study = self._study()
-            known = self._known(study)
-        self._search(study, known, watch)
-        finalists, seconds = self._score_finalists(study, known, watch)
+            scored_members = self._scored_members(study)
+        self._search(study, scored_members, watch)
+        finalists, seconds = self._score_finalists(study, scored_members, watch)
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         seconds += sum(trial.duration.total_seconds() for trial in trials if trial.duration is not None)
-        members = list(known.values())
+        members = list(scored_members.values())
         return Result(search=self, members=members, finalists=finalists, known=self._all_known(study, members), seconds=seconds)
 
     def _study(self) -> optuna.Study:
@@ -137,88 +156,98 @@ class Search:
         )
         study.set_user_attr("family", self._trained)
         if not study.get_trials(deepcopy=False):
-            probes = named_members(self.source.supernet.family, self.source.size).values() if self.sampler != "random" else ()
-            for subnet in dict.fromkeys([*probes, self.budget.cheapest(self.prices)]):
+            members = named_members(self.source.supernet.family, self.source.size).values() if self.sampler != "random" else ()
+            for subnet in dict.fromkeys([*members, self.budget.cheapest(self.prices)]):
                 study.enqueue_trial(self._parameters(subnet), skip_if_exists=True)
         return study
 
-    def _known(self, study: optuna.Study) -> dict[Subnet, Scored]:
-        """Members of this search that have been scored, by whatever process."""
-        known: dict[Subnet, Scored] = {}
+    def _scored_members(self, study: optuna.Study) -> dict[Subnet, Scored]:
+        """The members that any process of this search has scored."""
+        scored_members: dict[Subnet, Scored] = {}
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             subnet, scores = self._recorded(trial.user_attrs)
-            known.setdefault(subnet, Scored(subnet, self.prices.of(subnet), scores))
-        return known
+            scored_members.setdefault(subnet, Scored(subnet, self.prices.price(subnet), scores))
+        return scored_members
 
-    def _search(self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]) -> None:
+    def _search(
+        self, study: optuna.Study, scored_members: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]
+    ) -> None:
         names, stale = [self.held_out.names[index] for index in self.scored_on], 0
-        while len(known) < self.trials and stale < STALE:
+        while len(scored_members) < self.trials and stale < STALE:
             with self._stored():
                 trial = study.ask(self._distributions)
-                known |= self._known(study)
+                scored_members |= self._scored_members(study)
             subnet = self.budget.nearest(self._ranks(trial.params), self.prices)
-            stale = stale + 1 if subnet in known or not self.budget.allows(self.prices.of(subnet)) else 0
-            if not self.budget.allows(self.prices.of(subnet)):
+            stale = stale + 1 if subnet in scored_members or not self.budget.allows(self.prices.price(subnet)) else 0
+            if not self.budget.allows(self.prices.price(subnet)):
                 study.tell(trial, state=TrialState.FAIL)
                 continue
-            if subnet in known:
-                scores = known[subnet].scores
+            if subnet in scored_members:
+                scores = scored_members[subnet].scores
             else:
                 scores = self._elsewhere(subnet, names) or dict(zip(names, self._scores(subnet, self.scored_on), strict=True))
-            scored = Scored(subnet, self.prices.of(subnet), scores)
+            scored = Scored(subnet, self.prices.price(subnet), scores)
             if not scored.cases:
                 raise ProXError(f"no class occurs in, or is predicted for, the cases {', '.join(names)}; score on more --cases")
             with self._stored():
                 trial.set_user_attr("subnet", subnet.to_json())
                 trial.set_user_attr("scores", scores)
-                study.tell(trial, [scored.score, *(scored.price.of(name) for name in self.minimise)])
-            known[subnet] = scored
-            watch(SearchProgress("members", len(known), self.trials, list(known.values())))
+                study.tell(trial, [scored.score, *(scored.price.value(name) for name in self.minimise)])
+            scored_members[subnet] = scored
+            watch(SearchProgress("members", len(scored_members), self.trials, list(scored_members.values())))
 
     def _score_finalists(
-        self, study: optuna.Study, known: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]
+        self, study: optuna.Study, scored_members: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]
     ) -> tuple[list[Scored], float]:
-        """The best of the members on all cases, and the seconds for it; what another process has scored is not scored again."""
-        members = list(known.values())
-        points = np.array([[-one.score, *(one.price.of(name) for name in self.minimise)] for one in members])
+        """Scores the best members on all cases, except those that another process has scored. Returns them, and the seconds."""
+        members = list(scored_members.values())
+        points = np.array([[-member.score, *(member.price.value(name) for name in self.minimise)] for member in members])
         chosen = [members[index] for index in fronts(points, self.finalists)]
-        random.shuffle(chosen)  # two processes begin with different ones
+        random.shuffle(chosen)  # so that two processes begin with different members
         finalists, seconds = list[Scored](), 0.0
-        for one in chosen:
-            key = f"{FINALIST} {one.subnet}"
-            whole = study.user_attrs.get(key)  # other processes', too
-            if whole is not None:
-                check_types(whole, {"seconds": float}, f"{self.storage.split('://')[0]}, {key:.80}")
+        for member in chosen:
+            key = f"{FINALIST} {member.subnet}"
+            record = study.user_attrs.get(key)  # may be of another process
+            if record is not None:
+                check_types(record, {"seconds": float}, f"{self.storage.split('://')[0]}, {key:.80}")
             else:
                 start = time.perf_counter()
-                found = self._others.get(one.subnet, {}) | one.scores
+                scores_by_case = self._others.get(member.subnet, {}) | member.scores
                 usable = {self.held_out.names[index]: index for index in self._usable(range(len(self.held_out.names)))}
-                rest = {name: index for name, index in usable.items() if name not in found}
-                found |= dict(zip(rest, self._scores(one.subnet, list(rest.values())), strict=True)) if rest else {}
-                scores = {name: found[name] for name in usable}
-                whole = {"subnet": one.subnet.to_json(), "scores": scores, "seconds": time.perf_counter() - start}
-                study.set_user_attr(key, whole)
-            finalists.append(Scored(one.subnet, one.price, self._recorded(whole)[1]))
-            seconds += whole["seconds"]
+                remaining = {name: index for name, index in usable.items() if name not in scores_by_case}
+                scores_by_case |= (
+                    dict(zip(remaining, self._scores(member.subnet, list(remaining.values())), strict=True))
+                    if remaining
+                    else {}
+                )
+                scores = {name: scores_by_case[name] for name in usable}
+                record = {"subnet": member.subnet.to_json(), "scores": scores, "seconds": time.perf_counter() - start}
+                study.set_user_attr(key, record)
+            finalists.append(Scored(member.subnet, member.price, self._recorded(record)[1]))
+            seconds += record["seconds"]
             watch(SearchProgress("finalists", len(finalists), len(chosen), finalists))
         return finalists, seconds
 
     def _all_known(self, study: optuna.Study, members: Sequence[Scored]) -> list[Scored]:
-        """With all of their known scores, those of this run and of others."""
-        own = dict(self._recorded(finalist) for finalist in self._finalists(study.user_attrs))
+        """The members with all known scores, of this search and of others."""
+        finalist_scores = dict(self._recorded(finalist) for finalist in self._finalists(study.user_attrs))
         return [
-            Scored(one.subnet, one.price, self._others.get(one.subnet, {}) | own.get(one.subnet, {}) | one.scores)
-            for one in members
+            Scored(
+                member.subnet,
+                member.price,
+                self._others.get(member.subnet, {}) | finalist_scores.get(member.subnet, {}) | member.scores,
+            )
+            for member in members
         ]
 
     def _elsewhere(self, subnet: Subnet, names: Sequence[str]) -> dict[str, float] | None:
-        """Scores of the cases ``names`` by a search of other settings on the same storage."""
+        """The scores of a member on the cases ``names``, if a search with other settings on the same storage has them."""
         scores = self._others.get(subnet, {})
         return {name: scores[name] for name in names} if set(names) <= set(scores) else None
 
     @staticmethod
     def _finalists(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Of a study's attributes."""
+        """The finalists in the attributes of a study."""
         return [value for key, value in attributes.items() if key.startswith(FINALIST)]
 
     @cached_property
@@ -229,22 +258,22 @@ class Search:
             if study.user_attrs.get("family") == self._trained and study.study_name != self.name:
                 trials = storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.COMPLETE,))
                 for attributes in [*(trial.user_attrs for trial in trials), *self._finalists(study.user_attrs)]:
-                    subnet, found = self._recorded(attributes)
-                    scores.setdefault(subnet, {}).update(found)
+                    subnet, scores_by_case = self._recorded(attributes)
+                    scores.setdefault(subnet, {}).update(scores_by_case)
         return scores
 
     @contextmanager
     def _stored(self) -> Iterator[None]:
-        """Within it the storage is read, which may be another's. Raises ProXError if Optuna can make nothing of it."""
-        what = f"the storage {self.storage.split('://')[0]} is of no search of this version"  # without a password
-        with refusing(what):
+        """A context in which the storage is read. Raises ProXError if the storage is not one of this version."""
+        problem = f"the storage {self.storage.split('://')[0]} is of no search of this version"  # without a password
+        with refusing(problem):
             try:
                 yield
             except optuna.exceptions.OptunaError as error:
-                raise ProXError(f"{what}: {type(error).__name__}: {error!s:.160}") from error
+                raise ProXError(f"{problem}: {type(error).__name__}: {error!s:.160}") from error
 
     def _recorded(self, attributes: Any) -> tuple[Subnet, dict[str, float]]:
-        """What a trial or a finalist has left in the storage. Raises ProXError if no search of this family has."""
+        """The member and the scores that a trial or a finalist recorded. Raises ProXError if they are not of this family."""
         source = f"{self.storage.split('://')[0]}, a scored member"
         check_types(attributes, RECORDED, source)
         scores, names = attributes["scores"], set(self.held_out.names)
@@ -277,15 +306,20 @@ class Search:
 
     def _parameters(self, subnet: Subnet) -> dict[str, int]:
         ranks = self.prices.family.space.ranks(subnet)
-        named = {f"{dimension} {index}": rank for dimension, of in ranks.items() for index, rank in enumerate(of)}
+        named = {f"{dimension} {index}": rank for dimension, indices in ranks.items() for index, rank in enumerate(indices)}
         return {name: rank for name, rank in named.items() if name in self._distributions}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """members: scored on some cases; finalists: on all. seconds: that scoring them took, of all processes together.
+    """The result of a search.
 
-    known: the members, with all scores that are in the storage.
+    Args:
+        search: the search.
+        members: all members, with scores on some cases.
+        finalists: the best members, with scores on all cases.
+        known: all members, with all scores that are in the storage.
+        seconds: time that scoring took, in all processes together.
     """
 
     search: Search
@@ -296,15 +330,17 @@ class Result:
 
     @property
     def cases(self) -> list[str]:
-        """Names of all that can be used."""
-        return max((list(one.scores) for one in self.finalists), key=len)
+        """Names of all cases that can be used."""
+        return max((list(member.scores) for member in self.finalists), key=len)
 
     @property
     def measured(self) -> list[Scored]:
-        """The finalists, and members that are known on all cases, too: from other runs, or because some cases are all."""
-        finalists, cases = {one.subnet for one in self.finalists}, self.cases
-        others = (one for one in self.known if one.subnet not in finalists and set(cases) <= set(one.scores))
-        return self.finalists + [Scored(one.subnet, one.price, {name: one.scores[name] for name in cases}) for one in others]
+        """The finalists, and the other members whose scores on all cases are known, for example from other searches."""
+        finalists, cases = {member.subnet for member in self.finalists}, self.cases
+        complete = (member for member in self.known if member.subnet not in finalists and set(cases) <= set(member.scores))
+        return self.finalists + [
+            Scored(member.subnet, member.price, {name: member.scores[name] for name in cases}) for member in complete
+        ]
 
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {

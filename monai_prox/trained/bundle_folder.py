@@ -32,7 +32,15 @@ UNUSABLE = f"the bundle's {FAMILY} cannot be used"
 
 
 def plan_of(trained: TrainedBundle, **asked: Any) -> Any:
-    """The plan that the training had. Raises ProXError for entries of another, such as --plan#features."""
+    """The plan of a training.
+
+    Args:
+        trained: the bundle.
+        asked: entries of a new plan, such as --plan#features, which are refused.
+
+    Raises:
+        ProXError: there are such entries, or the plan is not valid.
+    """
     if asked:
         raise ProXError(f"plan#{next(iter(asked))} is for training; what is trained already keeps its plan, so leave it out")
     return trained.plan
@@ -44,16 +52,26 @@ def _is_bundle(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class TrainedBundle:
-    """Read-only view of a family in a bundle: what its training wrote, or, before any training, what its authors planned."""
+    """A family in a bundle: the files that its training wrote or, before any training, the plan of its authors.
+
+    Args:
+        path: folder of the models, with family.json and model.pt after a training.
+        file: content of family.json.
+    """
 
     path: Path  # the folder of models: family.json and model.pt, once trained
     file: FamilyFile
 
     @classmethod
     def open(cls, path: Path | str, bundle_root: Path | str | None = None) -> TrainedBundle:
-        """path: a bundle, or the folder its training wrote models to; bundle_root: then the bundle, with the planned family.
+        """Opens a bundle.
 
-        Raises ProXError where there is neither a trained nor a planned family.
+        Args:
+            path: the bundle, or the folder in which its training wrote models.
+            bundle_root: in the second case the bundle, which has the planned family.
+
+        Raises:
+            ProXError: there is neither a trained nor a planned family.
         """
         path = Path(path)
         models = path if (path / FAMILY).is_file() or not _is_bundle(path) else path / "models"
@@ -68,13 +86,13 @@ class TrainedBundle:
 
     @cached_property
     def plan(self) -> Any:
-        """A Plan or, of a classifier, an OctPlan."""
+        """The plan: a Plan or, of a classifier, an OctPlan."""
         return read_plan(self.file.plan)
 
     @cached_property
     @refusing(UNUSABLE)
     def network_family(self) -> Family:
-        """Of what remained open: a UNetFamily or, of a classifier, a MobileNetFamily."""
+        """The family with the choices that remained open: a UNetFamily or, of a classifier, a MobileNetFamily."""
         family: Family = self.plan.family(self.file.choices, open=self.file.closed)
         return family
 
@@ -85,31 +103,38 @@ class TrainedBundle:
 
     @property
     def measure(self) -> Literal["dice", "accuracy"]:
-        """What the members' scores measure, and their name in family.json."""
+        """The name of the members' scores in family.json."""
         return self.file.measure
 
     @property
     def scored(self) -> str:
-        """In words, what they are of."""
+        """The cases that were scored, in words."""
         return self.kind.scored
 
     @property
     @refusing(UNUSABLE)
     def kernel_transforms(self) -> WeightTransforms | None:
-        """New transforms of the supernet's kernels, if the recipe trains any."""
+        """New transforms of the supernet's kernels, or None if the recipe has none."""
         transforms_of = None if self.file.recipe is None else find_recipe(self.file.recipe).kernel_transforms
         return transforms_of and transforms_of(self.network_family)
 
     @property
     @refusing(UNUSABLE)
     def regions(self) -> dict[str, tuple[int, ...]]:
-        """What is evaluated: values of the labels by region."""
+        """Values of labels by the name of the region that is evaluated."""
         regions: dict[str, tuple[int, ...]] = self.plan.regions() if self.file.regions is None else dict(self.file.regions)
         return regions
 
     @refusing(UNUSABLE)
     def validation_cases(self, task: DecathlonTask) -> list[Case]:
-        """The cases that the training held out. Raises ProXError where ``task`` does not have them all."""
+        """The cases that the training held out.
+
+        Args:
+            task: the task.
+
+        Raises:
+            ProXError: the task does not have all of them.
+        """
         cases = {case.image.name: case for case in task.cases}
         names = self.held_out()
         missing = [name for name in names if name not in cases]
@@ -118,21 +143,36 @@ class TrainedBundle:
         return [cases[name] for name in names]
 
     def held_out(self) -> tuple[str, ...]:
-        """Names of the cases that the training held out. Raises ProXError where family.json does not have them."""
+        """Names of the cases that the training held out.
+
+        Raises:
+            ProXError: family.json does not have them.
+        """
         names = self.family().validation_cases
         if names is None:
             raise ProXError(f"{self.path / FAMILY} has no 'validation_cases', those that the training held out")
         return names
 
     def subnet(self, which: str) -> Subnet:
-        """The subnet of a name or a JSON file, see ``member``; "smallest" and "largest" are known before training, too."""
+        """A member by name. "smallest" and "largest" are known before a training, too.
+
+        Args:
+            which: a member's name, or a JSON file with a subnet.
+
+        Raises:
+            ProXError: the member is unknown or not legal.
+        """
         space = self.network_family.space
         ends = {"smallest": space.smallest, "largest": space.largest}
         subnet: Subnet = ends[which]() if which in ends else space.check(self.member(which)[1])
         return subnet
 
     def family(self) -> FamilyFile:
-        """family.json. Raises ProXError where nothing has been trained yet."""
+        """The content of family.json.
+
+        Raises:
+            ProXError: nothing has been trained yet.
+        """
         if not self.file.members:
             raise ProXError(
                 f"{self.path.parent} is not trained; first python -m monai.bundle run --config_file configs/train.json"
@@ -141,27 +181,46 @@ class TrainedBundle:
 
     @property
     def origin(self) -> str:
-        """In words, which training its members come from. Raises ProXError where family.json does not say."""
+        """The training that the members come from, in words.
+
+        Raises:
+            ProXError: family.json does not name it.
+        """
         family = self.family()
         if family.recipe is None or family.epochs is None:
             raise ProXError(f"{self.path / FAMILY} has no 'recipe' or no 'epochs' of the training")
         return f"a family trained on {self.plan.task} by {family.recipe}, {family.epochs} epochs"
 
     def member(self, which: str) -> tuple[str, Subnet]:
-        """Name and subnet of ``which``, a member's name or a JSON file with a subnet. Raises ProXError."""
+        """Name and subnet of a member.
+
+        Args:
+            which: a member's name, or a JSON file with a subnet.
+
+        Raises:
+            ProXError: the member is unknown or not legal.
+        """
         return self.family().find(which)
 
     def measured(self, subnet: Subnet) -> dict[str, float]:
-        """Scores by class of ``subnet`` as its training measured them with the weights that are there; {} where it did not.
+        """A member's scores by class, as the training measured them with the final weights.
 
-        Classes that were in no case have none.
+        Args:
+            subnet: the member.
+
+        Returns:
+            The scores. Classes that no case has are left out. There are none if the member was not measured.
         """
         member = self.family().named(subnet)
         scores = (member and member.scores) or {}
         return {name: score for name, score in scores.items() if score is not None}
 
     def supernet(self) -> SuperNet:
-        """With the trained weights. Raises ProXError as ``load_weights`` does."""
+        """The supernet with the trained weights.
+
+        Raises:
+            ProXError: see ``load_weights``.
+        """
         family, weights = self.network_family, self._weights()
         network = family.build(family.space.largest(), initialise=False)
         supernet = SuperNet(family, network, kernel_transforms=self.kernel_transforms)
@@ -169,7 +228,14 @@ class TrainedBundle:
         return supernet.eval()
 
     def load_weights(self, supernet: SuperNet) -> None:
-        """Loads the trained weights. Raises ProXError where they are missing, broken or another network's."""
+        """Loads the trained weights.
+
+        Args:
+            supernet: the supernet.
+
+        Raises:
+            ProXError: the weights are missing, broken or of another network.
+        """
         self._load(self._weights(), supernet)
 
     def _weights(self) -> list[Any]:
@@ -195,19 +261,31 @@ class TrainedBundle:
         return parts if supernet.kernel_transforms is None else parts | {KERNEL_TRANSFORMS: supernet.kernel_transforms}
 
     def network(self, which: str, supernet: SuperNet, calibrated: CalibratedMembers | None = None) -> Member:
-        """The trained member of a name or a JSON file, cut out; the trained weights are loaded into ``supernet``.
+        """A trained member as a network of its own.
 
-        calibrated, and errors: as of ``extract`` and ``load_weights``.
+        Args:
+            which: a member's name, or a JSON file with a subnet.
+            supernet: the supernet, into which the trained weights are loaded.
+            calibrated: see ``extract``.
+
+        Raises:
+            ProXError: see ``subnet``, ``load_weights`` and ``extract``.
         """
         subnet = self.subnet(which)
         self.load_weights(supernet)
         return Member(self.network_family, subnet, self.extract(supernet, subnet, calibrated))
 
     def extract(self, supernet: SuperNet, subnet: Subnet, calibrated: CalibratedMembers | None = None) -> nn.Module:
-        """The stock network of ``subnet`` out of ``supernet``, which has the trained weights, with its norms' statistics.
+        """The stock network of a member, with the statistics of its norms.
 
-        Members whose statistics the training did not keep are given theirs by ``calibrated``, which are then kept, too.
-        Raises ProXError where that is None.
+        Args:
+            supernet: the supernet with the trained weights.
+            subnet: the member.
+            calibrated: computes the statistics of a member if the training did not keep them. They are kept then. None means
+                that they cannot be computed.
+
+        Raises:
+            ProXError: the statistics are needed and cannot be computed.
         """
         network = supernet.extract(subnet)
         if not keeps_statistics(network):
@@ -225,7 +303,11 @@ class TrainedBundle:
         return network
 
     def statistics(self) -> dict[str, Statistics]:
-        """Of the norms, by member: those that are kept. Raises ProXError where the file is broken."""
+        """The statistics of norms that are kept, by member.
+
+        Raises:
+            ProXError: the file is broken.
+        """
         path = self.path / STATISTICS
         if not path.is_file():
             return {}

@@ -13,13 +13,21 @@ from monai_prox.trained.source import Trained
 def open_trained(
     path: Path, *, fold: str | Sequence[str] | None = None, dataset: Path | None = None, checkpoint: str | None = None
 ) -> Trained:
-    """The family that ProXTrainer left in a model folder, or that a bundle's training left in the bundle.
+    """The trained family in an nnU-Net model folder or in a bundle.
 
-    fold: of an nnU-Net model, such as "fold_0", or several, of which the first is used where one is; if None, all that have
-    finished. dataset: images and labels, in nnUNet_raw where it is None, for bundles a Decathlon task, for classifiers the
-    scans. checkpoint: of an nnU-Net model, "best" or "latest"; the final one if None.
+    Args:
+        path: the folder.
+        fold: fold of an nnU-Net model, such as "fold_0", or several, of which the first is used for networks. None means all
+            finished ones.
+        dataset: images and labels. None means nnUNet_raw. For bundles a Decathlon task, for classifiers the scans.
+        checkpoint: checkpoint of an nnU-Net model, "best" or "latest". None means the final one.
 
-    Raises ProXError where ``path`` is neither, and for a fold or checkpoint that is not there.
+    Raises:
+        ProXError: there is no trained family, or the fold or the checkpoint is missing.
+
+    >>> open_trained(Path("nowhere"))
+    Traceback (most recent call last):
+    monai_prox.errors.ProXError: there is no folder nowhere
     """
     if not path.is_dir():
         raise ProXError(f"there is no folder {path}")

@@ -25,7 +25,7 @@ ENTRIES = {  # what others read of them, and write into exports
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """A checkpoint that ProXTrainer wrote. Raises ProXError where it is missing, broken or another trainer's."""
-    checkpoint = read_tensors(path, device, what="checkpoint of ProXTrainer")
+    checkpoint = read_tensors(path, device, kind="checkpoint of ProXTrainer")
     if not isinstance(checkpoint, dict) or "prox" not in checkpoint:
         trainer = checkpoint.get("trainer_name", "unknown") if isinstance(checkpoint, dict) else "unknown"
         raise ProXError(f"{path} was written by the trainer {trainer!s:.80}, not by ProXTrainer; it holds no family")

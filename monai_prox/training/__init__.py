@@ -1,1 +1,1 @@
-"""What trains a family, whoever runs the loop: stages and recipes, the engine, the monitor."""
+"""The training of a family, in nnU-Net, MONAI or another loop: stages and recipes, the engine, the monitor."""

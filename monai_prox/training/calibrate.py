@@ -1,7 +1,7 @@
 """Statistics of batch norms, which belong to a member and are not shared like its weights.
 
-What a batch norm averages while many members train in turn is nobody's mean. Source: Yu and Huang, ICCV 2019 (US-Net),
-section 3.3, post-statistics.
+While many members train in turn, a batch norm averages over all of them, which is the mean of no member. Source: Yu and Huang,
+ICCV 2019 (US-Net), section 3.3, post-statistics.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-IMAGES = 128  # of the training set; what they take in memory bounds it, for they go through the network together
+IMAGES = 128  # of the training set, limited by memory, because they pass through the network in one batch
 
 
 def keeps_statistics(network: nn.Module) -> bool:
-    """Whether ``network`` has norms whose running statistics a member needs of its own."""
+    """Whether a network has norms with running statistics, which every member needs for itself.
+
+    Args:
+        network: the network.
+    """
     return bool(_norms(network))
 
 
@@ -27,13 +31,22 @@ def _norms(network: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def calibrate(network: nn.Module, images: Tensor, run: Callable[[Tensor], Any] | None = None) -> nn.Module:
-    """Sets the running statistics of the batch norms in ``network`` to those of ``images``, in place; nothing else changes.
+    """Sets the running statistics of a network's batch norms to those of the given images, in place. Nothing else changes.
 
-    images: (N, C, *spatial), of the training set. They pass through together, so their order does not matter and the means
-        and variances are exact. A network without batch norms, or with such as keep no statistics, is left alone.
-    run: how images pass through ``network``, e.g. at its own resolution; ``network(images)`` if None.
+    All images pass through the network in one batch, so their order does not matter and the means and variances are exact. A
+    network without batch norms that keep statistics is not changed.
 
-    Returns ``network``.
+    Args:
+        network: the network.
+        images: (N, C, *spatial), from the training set.
+        run: how images pass through the network, for example at its own resolution. None means ``network(images)``.
+
+    Returns:
+        ``network``.
+
+    >>> network = nn.Sequential(nn.BatchNorm1d(1))
+    >>> calibrate(network, torch.tensor([[1.0], [3.0]]))[0].running_mean
+    tensor([2.])
     """
     norms = _norms(network)
     if not norms:
@@ -44,7 +57,7 @@ def calibrate(network: nn.Module, images: Tensor, run: Callable[[Tensor], Any] |
     for norm in norms:
         norm.train()
         norm.reset_running_stats()  # a mean that is not finite would stay so
-        norm.momentum = 1.0  # this batch and nothing before it
+        norm.momentum = 1.0  # this batch only
     try:
         (run or network)(images)
     finally:

@@ -17,10 +17,13 @@ Statistics = dict[str, Tensor]  # a network's buffers
 
 
 class CalibratedMembers:
-    """Cuts members out of ``supernet`` and calibrates each on the same training images.
+    """Members of a supernet whose batch norms have statistics of their own, all from the same training images.
 
-    data: of the training set, as ``transform`` takes it; as many as ``count``, evenly spaced, are used. transform: without
-    randomness, gives {"image": (C, *spatial)}.
+    Args:
+        supernet: the supernet.
+        data: items of the training set. ``count`` of them are used, evenly spaced.
+        transform: makes {"image": (C, *spatial)} from an item, without randomness.
+        count: number of images.
     """
 
     def __init__(
@@ -41,17 +44,44 @@ class CalibratedMembers:
         return torch.stack(images).to(next(self.supernet.parameters()).device)
 
     def calibrate(self, network: nn.Module, subnet: Subnet) -> nn.Module:
-        """Gives the stock network of ``subnet`` its statistics, in place."""
+        """Gives a member's network its statistics, in place.
+
+        Args:
+            network: the stock network of the member.
+            subnet: the member.
+
+        Returns:
+            ``network``.
+        """
         return calibrate(network, self._images, lambda x: self.supernet.family.run(network, x, subnet))
 
     def extract(self, subnet: Subnet) -> nn.Module:
-        """The stock network of ``subnet``, with copies of its weights."""
+        """The stock network of a member, with copies of its weights.
+
+        Args:
+            subnet: the member.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         return self.calibrate(self.supernet.extract(subnet), subnet)
 
     def member(self, subnet: Subnet) -> Member:
-        """The same, for images at full resolution."""
+        """As ``extract``, with inputs and outputs at full resolution.
+
+        Args:
+            subnet: the member.
+
+        Raises:
+            ProXError: the subnet is not a member.
+        """
         return Member(self.supernet.family, subnet, self.extract(subnet))
 
 
 def statistics_of(network: nn.Module) -> Statistics:
+    """Copies of a network's buffers, on the CPU.
+
+    Args:
+        network: the network.
+    """
     return {name: buffer.detach().cpu().clone() for name, buffer in network.named_buffers()}

@@ -7,15 +7,23 @@ from torch.nn import functional as F
 
 
 def mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the logits, as in ProX. Both (B, C, *spatial) -> scalar."""
+    """Mean squared difference of the logits, as in ProX.
+
+    Args:
+        student: logits (B, C, *spatial).
+        teacher: logits (B, C, *spatial).
+    """
     return F.mse_loss(student, teacher)
 
 
 def kl(student: Tensor, teacher: Tensor, *, exclusive: bool = True) -> Tensor:
     """Mean Kullback-Leibler divergence from the teacher's to the student's probabilities, per voxel, in nats.
 
-    student, teacher: logits (B, C, *spatial). exclusive: classes exclude each other (softmax); False for overlapping regions
-    (a sigmoid per channel, whose divergences are summed). Zero exactly where both agree.
+    Args:
+        student: logits (B, C, *spatial).
+        teacher: logits (B, C, *spatial).
+        exclusive: whether a voxel has one class (softmax). False for overlapping regions, with a sigmoid per channel. The
+            divergences of the channels are summed.
     """
     if exclusive:
         log_p, log_q = F.log_softmax(teacher, 1), F.log_softmax(student, 1)

@@ -1,4 +1,4 @@
-"""Which members train in a step: a function of the stage, of what is open, and of the seed, the epoch and the step."""
+"""The members that train in a step. They depend on the stage, the open choices, the seed, the epoch and the step only."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ POOL = 32  # random members of an epoch and space: each needs a skeleton built o
 def draw_members(
     stage: Stage, space: SearchSpace, *, trial: SearchSpace | None = None, seed: int, epoch: int, step: int
 ) -> list[Subnet]:
-    """The members of a step, each once, in the order of the stage's roles.
+    """The members that train in a step, each once, in the order of the stage's roles.
 
-    space: what is open. trial: what is open without the choice that is on trial, from which half of the steps draw.
+    Args:
+        stage: the stage.
+        space: the part of the search space that is open.
+        trial: the part without the choice that is on trial, or None. Half of the steps draw from it.
+        seed: seed of the training.
+        epoch: counts from 0.
+        step: number of the step in the epoch, from 0.
     """
     generator = random.Random(f"{seed} {epoch} {step}")
-    # As often with what is on trial as without, for members that train less lose every comparison
+    # Members with and without the choice on trial are equally frequent, because less training loses every comparison
     drawn_from = space if trial is None or generator.random() < 0.5 else trial
 
     def member(role: Role) -> Subnet:
@@ -26,6 +32,6 @@ def draw_members(
             return drawn_from.sample(random.Random(f"{seed} {epoch} pool {generator.randrange(POOL)}"))
         return drawn_from.largest() if role == "largest" else drawn_from.smallest()
 
-    # An epoch begins one turn further on than the one before, so that all have their turns in epochs of a step or two
+    # Turns are shifted by one from epoch to epoch, so that all roles have turns even if an epoch has one or two steps
     roles = [role if isinstance(role, str) else role[(epoch + step) % len(role)] for role in stage.train]
     return list(dict.fromkeys(map(member, roles)))

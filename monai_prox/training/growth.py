@@ -1,4 +1,4 @@
-"""How new weights are initialised, and weights that stay exactly as they are."""
+"""The initialisation of new weights, and weights that are frozen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monai_prox.core.supernet import SuperNet
 
 
 def _mask(tensor: Tensor, region: Region | None) -> Tensor:
-    """True inside ``region``; nowhere for None."""
+    """A mask that is True inside ``region``, or False everywhere for None."""
     mask = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
     if region is not None:
         fill(mask, region, True)
@@ -23,11 +23,16 @@ def _mask(tensor: Tensor, region: Region | None) -> Tensor:
 
 @torch.no_grad()
 def initialise_preserving(supernet: SuperNet, old: Subnet, new: Subnet) -> None:
-    """Sets the weights that ``new`` has and ``old`` has not, such that ``new`` computes what ``old`` does.
+    """Sets the weights that only the new member has, so that the new member computes the same as the old one.
 
-    Output channels that ``old`` has read nothing from what is new to them: new kernel shells and the columns of new input
-    channels are zero. New layers of a chain pass their input on; what their norm does to it remains. New output channels keep
-    their random weights, for something has to be there to be read.
+    Output channels of the old member do not read new inputs: their weights for new input channels, and for the new border of
+    larger kernels, are 0. A new convolution passes its input on, apart from its norm. New output channels keep their random
+    weights, because weights that are 0 on both sides would have no gradient.
+
+    Args:
+        supernet: the supernet.
+        old: the largest member of the previous stage.
+        new: the largest member of the stage that opens.
     """
     before, after = supernet.regions(old), supernet.regions(new)
     for name, weight in supernet.network.named_parameters():
@@ -48,69 +53,86 @@ def initialise_preserving(supernet: SuperNet, old: Subnet, new: Subnet) -> None:
 
 
 class Freezer:
-    """Keeps parts of the weights exactly as they are, whatever the optimizer does.
+    """Keeps parts of the weights unchanged during the steps of an optimizer.
 
-    Zero gradients do not freeze: momentum and weight decay still move the weight. So frozen parts are put back after each step.
+    Gradients of 0 do not freeze a weight, because momentum and weight decay still change it. So frozen parts are restored after
+    each step.
 
-    frozen: True where a parameter stays; parameters that are not in it are trained.
+    Args:
+        frozen: masks that are True for frozen weights, by parameter. Parameters without a mask are trained.
     """
 
     def __init__(self, frozen: dict[nn.Parameter, Tensor]) -> None:
         self._partly = {p: mask for p, mask in frozen.items() if mask.any() and not mask.all()}
         self._wholly = {p for p, mask in frozen.items() if mask.all()}
-        self._kept: dict[nn.Parameter, Tensor] = {}
+        self._copies: dict[nn.Parameter, Tensor] = {}
         for parameter in frozen:
             parameter.requires_grad_(parameter not in self._wholly)
         for parameter in self._wholly:
-            parameter.grad = None  # one of the stage before, even if zeroed, would let momentum and decay move the weight
+            parameter.grad = None  # even a gradient of 0 would let momentum and weight decay change the weight
 
     @torch.no_grad()
     def renew(self, optimizer: Optimizer, former: Freezer) -> None:
-        """Gives weights that ``former`` kept and that train from now on a fresh state in ``optimizer``.
+        """Resets the optimizer's state of weights that were frozen and are trained from now on.
 
-        Some optimizers count the updates of a tensor, not of a weight. Adam would take the first gradients of weights in an old
-        tensor for an average of a thousand, and its first hundred updates of them would be three to six times too large. So
-        such a tensor begins anew as a whole.
+        Some optimizers count the updates of a tensor, not of a weight. Adam would treat the first gradients of a weight in an
+        old tensor as an average over a thousand updates, and its first hundred updates of the weight would be three to six
+        times too large. So the state of such a tensor is reset as a whole.
+
+        Args:
+            optimizer: the optimizer.
+            former: the freezer until now.
         """
         for parameter in former._wholly | self._wholly:
             optimizer.state.pop(parameter, None)
-        for parameter, kept in former._partly.items():
-            keeps, state = self._partly.get(parameter), optimizer.state.get(parameter, {})
-            begins = kept if keeps is None else kept & ~keeps
-            if "step" in state and begins.any():
+        for parameter, frozen_before in former._partly.items():
+            frozen, state = self._partly.get(parameter), optimizer.state.get(parameter, {})
+            released = frozen_before if frozen is None else frozen_before & ~frozen
+            if "step" in state and released.any():
                 del optimizer.state[parameter]
                 continue
             for value in state.values():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    value.masked_fill_(begins, 0.0)
+                    value.masked_fill_(released, 0.0)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """To be called before gradients are clipped, so that frozen parts do not count in their norm."""
+        """Sets the gradients of frozen parts to 0. Called before clipping, so that the norm excludes these parts."""
         for parameter, mask in self._partly.items():
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(mask, 0.0)
 
     @torch.no_grad()
     def before_step(self) -> None:
-        self._kept = {p: torch.empty_like(p) for p in self._partly if p.grad is not None}
-        if self._kept:
-            torch._foreach_copy_([*self._kept.values()], [*self._kept])
+        """Copies the parameters that are partly frozen and have a gradient."""
+        self._copies = {p: torch.empty_like(p) for p in self._partly if p.grad is not None}
+        if self._copies:
+            torch._foreach_copy_([*self._copies.values()], [*self._copies])
 
     @torch.no_grad()
     def after_step(self) -> None:
-        for parameter, kept in self._kept.items():
-            torch.where(self._partly[parameter], kept, parameter, out=parameter)
-        self._kept = {}
+        """Restores the frozen parts from the copies."""
+        for parameter, copy in self._copies.items():
+            torch.where(self._partly[parameter], copy, parameter, out=parameter)
+        self._copies = {}
 
 
 def frozen_parts(
     supernet: SuperNet, old: Subnet | None, new: Subnet, freeze: Literal["none", "grown"]
 ) -> dict[nn.Parameter, Tensor]:
-    """True where a weight stays during the stage whose largest member is ``new`` and was ``old`` the stage before.
+    """The weights that are frozen during a stage.
 
-    Weights that no member has yet stay always. With "grown", so do the old parts of tensors that grew, and the old tensors
-    of network stages that got new ones.
+    Weights that no open member has are always frozen. With "grown" the old parts of tensors that grew are frozen, too, and the
+    old tensors of network stages that have new tensors.
+
+    Args:
+        supernet: the supernet.
+        old: the largest member of the previous stage, or None for the first stage.
+        new: the largest member of the stage.
+        freeze: see ``Stage``.
+
+    Returns:
+        Masks that are True for frozen weights, by parameter.
     """
     before, after = supernet.regions(old) if old is not None else {}, supernet.regions(new)
     group = supernet.family.group

@@ -1,4 +1,4 @@
-"""Optimizers under a guard: what is frozen stays as it is, and a warm-up lowers the learning rate."""
+"""Hooks of optimizers that keep frozen weights unchanged, and lower the learning rate during a warm-up."""
 
 from __future__ import annotations
 
@@ -16,21 +16,33 @@ from monai_prox.training.growth import Freezer
 
 
 class Guard:
-    """Stands around every update of a network's weights.
+    """Makes optimizers keep frozen weights, and use the learning rate of the warm-up.
 
-    network: whose weights are guarded. rate_factor: of the learning rate in the next update.
+    ``updates`` is the number of updates by the first guarded optimizer. ``pending`` is whether there are gradients that no
+    guarded optimizer has used yet. The engine sets it.
+
+    Args:
+        network: the network whose weights are guarded.
+        rate_factor: returns the factor of the learning rate in the next update.
     """
 
     def __init__(self, network: nn.Module, rate_factor: Callable[[], float]) -> None:
         self.network, self.rate_factor = network, rate_factor
-        self.updates = 0  # by the first optimizer
-        self.pending = False  # gradients that no guarded optimizer has taken yet
+        self.updates = 0
+        self.pending = False
         self._freezer = Freezer({})
         self._optimizers: list[Optimizer] = []
         _refuse_others(self)
 
     def add(self, optimizer: Optimizer) -> None:
-        """Guards ``optimizer``, too; the updates of the first one count. Raises ProXError if it holds none of the weights."""
+        """Guards an optimizer. The updates of the first guarded optimizer are counted.
+
+        Args:
+            optimizer: the optimizer.
+
+        Raises:
+            ProXError: the optimizer has none of the network's weights.
+        """
         if self.guards(optimizer):
             return
         if not self.holds_any(optimizer):
@@ -60,14 +72,27 @@ class Guard:
         optimizer.register_step_post_hook(after)
 
     def guards(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer is guarded.
+
+        Args:
+            optimizer: the optimizer.
+        """
         return any(optimizer is guarded for guarded in self._optimizers)
 
     def holds_any(self, optimizer: Optimizer) -> bool:
-        """Whether weights of the network are in ``optimizer``."""
+        """Whether an optimizer has weights of the network.
+
+        Args:
+            optimizer: the optimizer.
+        """
         return not _held_by([optimizer]).isdisjoint(map(id, self.network.parameters()))
 
     def check(self) -> None:
-        """Raises ProXError unless guarded optimizers hold all weights that train."""
+        """Checks that the guarded optimizers have all weights that are trained.
+
+        Raises:
+            ProXError: no optimizer is guarded, or weights are in none of the guarded optimizers.
+        """
         if not self._optimizers:
             raise ProXError("the engine guards no optimizer: call guard(optimizer) before the first step")
         held = _held_by(self._optimizers)
@@ -78,20 +103,27 @@ class Guard:
             )
 
     def freeze(self, frozen: dict[nn.Parameter, Tensor], *, resumes: bool = False) -> None:
-        """Keeps other weights than before: those that are True in ``frozen``.
+        """Replaces the set of frozen weights.
 
-        resumes: the optimizers' states are of a training in which these weights were frozen already.
+        Args:
+            frozen: masks that are True for frozen weights, by parameter.
+            resumes: whether the states of the optimizers are of a training in which the same weights were frozen. If not, the
+                states of weights that are trained from now on are reset.
         """
         former, self._freezer = self._freezer, Freezer(frozen)
         for optimizer in self._optimizers if not resumes else ():
             self._freezer.renew(optimizer, former)
 
     def mask_gradients(self) -> None:
-        """To be called before gradients are clipped, so that frozen parts do not count in their norm."""
+        """Sets the gradients of frozen parts to 0. Called before clipping, so that the norm excludes these parts."""
         self._freezer.mask_gradients()
 
     def permute(self, permuted: Mapping[nn.Parameter, Permutations]) -> None:
-        """Lets the optimizers' states follow weights that have gone to other places."""
+        """Permutes the states of the optimizers as weights were permuted.
+
+        Args:
+            permuted: the permutations of the axes, by parameter.
+        """
         for optimizer in self._optimizers:
             for parameter, permutations in permuted.items():
                 state = optimizer.state.get(parameter, {})
@@ -101,14 +133,14 @@ class Guard:
 
 
 def _held_by(optimizers: Iterable[Optimizer]) -> set[int]:
-    """The ids of the weights in ``optimizers``."""
+    """The ids of the weights in some optimizers."""
     return {id(weight) for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]}
 
 
 def _refuse_others(guard: Guard) -> None:
-    """As long as ``guard`` lives, raises ProXError when an optimizer that it does not guard has taken pending gradients.
+    """Raises ProXError if another optimizer has used pending gradients, as long as the guard exists.
 
-    After the step and not before: an optimizer may wrap one that is guarded.
+    The check follows the step, because an optimizer may wrap a guarded optimizer.
     """
     living = weakref.ref(guard)
 

@@ -1,7 +1,7 @@
-"""Is an expansion worth what it costs? The early warning of overparameterization.
+"""The early warning of overparameterization: is an expansion worth its cost?
 
-ProX (Lim et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127512) sees from the smallest members on whether larger ones
-still gain, and need not train layers that do not. Here the gain is a paired comparison over validation cases.
+ProX (Lim et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127512) observes from the smallest members on whether larger
+ones still gain, and does not have to train layers that do not. Here the gain is a paired comparison over validation cases.
 """
 
 from __future__ import annotations
@@ -23,14 +23,19 @@ FEWEST_CASES = 5  # below that no standard error means anything
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What the last open choice of a dimension gains.
+    """The gain of the last open choice of a dimension.
 
-    epoch: counts from 0. choices: open in the dimension, the last among them.
-    gain, error: mean over the cases of the score, Dice or accuracy, with the choice minus that without, and its standard error
-        over cases and validations.
-    parameters, macs: what the choice adds, weights and multiply-accumulates per patch.
-    judged: validations of the trial that this is of; 0 for the trial's first validation alone, which is not judged.
-    verdict: upon which the trial has ended.
+    Args:
+        epoch: counts from 0.
+        dimension: the dimension.
+        choices: number of open choices in the dimension, with the last choice.
+        gain: mean over the cases of the score, Dice or accuracy, with the choice minus the score without it.
+        error: standard error of the gain over cases and validations.
+        cases: number of cases.
+        parameters: number of weights that the choice adds.
+        macs: multiply-accumulates per patch that the choice adds.
+        judged: number of validations that were compared. It is 0 for the first validation of a trial, which is not judged.
+        verdict: the verdict if the trial has ended.
     """
 
     epoch: int
@@ -54,22 +59,38 @@ class Comparison:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """The comparison as plain data."""
         return asdict(self)
 
 
 class Monitor:
-    """Puts the last choice of one dimension after the other on trial, those that cost the most work first.
+    """Puts the last choice of one dimension after the other on trial, the choice with the most MACs first.
 
-    During a trial half of the steps train members of what would be open without the choice, for what is hardly trained loses
-    every comparison. Whenever the largest members with it and without are validated in a stage that is monitored, ``observe``
-    takes their scores by case. The first validation of a trial is not judged. Of the ``patience`` ones that follow the gain is
-    averaged, and if the upper end of its confidence interval is below ``threshold``, the choice is closed, else it is kept.
-    Both are final. If the last choice was closed, the one before may be on trial next.
+    During a trial half of the steps train members without the choice, because a member that is hardly trained loses every
+    comparison. Whenever the largest members with and without the choice are validated in a monitored stage, ``observe`` gets
+    their scores by case. The first validation of a trial is not judged. The gain is averaged over the next ``patience``
+    validations. If the upper end of its confidence interval is below ``threshold``, the choice is closed, else it is kept. Both
+    are final. After a choice was closed, the choice before it may be on trial next.
 
-    A trial needs validations with enough cases and a largest member that has begun to learn: it does not score 0 in all. It
-    also needs the choices to be the same, so abandon it when a stage opens.
+    A trial needs validations with enough cases, and a largest member that does not score 0 in all of them. It also needs the
+    same choices throughout, so a trial has to be abandoned when a stage opens.
 
-    size: voxels per axis for which MACs are counted.
+    Args:
+        family: the family.
+        size: voxels per axis for which MACs are counted.
+        threshold: smallest gain in score that is worth a choice.
+        patience: number of validations that are judged, at least 1.
+
+    Raises:
+        ProXError: ``threshold`` or ``patience`` is not a number of its range.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> family = MobileNetFamily(input_channels=1, num_classes=2)
+    >>> monitor = Monitor(family, (224, 224))
+    >>> scores = {subnet: {f"case {i}": 0.9 for i in range(5)} for subnet in monitor.members(family.space)}
+    >>> monitor.observe(0, family.space, scores)  # begins the first trial
+    >>> monitor.trial(family.space).size() < family.space.size()
+    True
     """
 
     def __init__(self, family: Family, size: Sequence[int], *, threshold: float = 0.005, patience: int = 3) -> None:
@@ -84,7 +105,14 @@ class Monitor:
         self._kept: dict[str, int] = {}  # choices by dimension
 
     def trial(self, space: SearchSpace) -> SearchSpace | None:
-        """The part of ``space``, what is open, without the choice that is on trial; None if no choice is."""
+        """The part of the search space without the choice that is on trial.
+
+        Args:
+            space: the part that is open.
+
+        Returns:
+            The part, or None if no choice is on trial.
+        """
         return None if self._trial is None else space.without_last(self._trial)
 
     def abandon(self) -> None:
@@ -92,17 +120,30 @@ class Monitor:
         self._trial, self._gains = None, []
 
     def members(self, space: SearchSpace) -> list[Subnet]:
-        """Those of ``space`` whose scores the next observation needs; none once every choice has had its trial."""
+        """The members whose scores the next observation needs.
+
+        Args:
+            space: the part of the search space that is open.
+
+        Returns:
+            The members. There are none after every choice had its trial.
+        """
         trial = self.trial(space)
         if trial is not None:
             return [space.largest(), trial.largest()]
         return [space.largest()] if self._untried(space) else []
 
     def observe(self, epoch: int, space: SearchSpace, scores: Mapping[Subnet, Mapping[str, float]]) -> Comparison | None:
-        """Takes scores by case of ``members(space)``. If a verdict is "closed", the choice is to be closed.
+        """Compares the members with and without the choice on trial, and begins and ends trials.
 
-        space: what is open. Returns the comparison over the cases that both members have; None if there are too few, or if a
-        trial has only begun.
+        Args:
+            epoch: counts from 0.
+            space: the part of the search space that is open.
+            scores: scores by case of ``members(space)``. The comparison uses the cases that all of them have.
+
+        Returns:
+            The comparison. If its verdict is "closed", the choice has to be closed. None if there are too few cases, or if a
+            trial has only begun.
         """
         members, trial = self.members(space), self.trial(space)
         if not members:
@@ -152,14 +193,14 @@ class Monitor:
         return {d: part.largest() for d, part in parts.items() if self._kept.get(d) != space.choice_count(d)}
 
     def _begin(self, space: SearchSpace) -> None:
-        """The next trial, of what saves most if it is closed."""
+        """Begins the next trial, of the choice that saves the most MACs if it is closed."""
         untried = self._untried(space)
         macs = {dimension: cost.macs(self.family, subnet, self.size) for dimension, subnet in untried.items()}
         self._trial, self._gains = min(macs, key=macs.__getitem__, default=None), []
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The state as plain data."""
         return {
             "history": [comparison.to_json() for comparison in self.history],
             "trial": self._trial,
@@ -168,21 +209,30 @@ class Monitor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores a state.
+
+        Args:
+            state: what ``state_dict`` returned.
+        """
         self.history = [Comparison(**comparison) for comparison in state["history"]]
         self._trial, self._gains = state["trial"], [dict(gains) for gains in state["gains"]]
         self._kept = dict(state["kept"])
 
 
 def verdicts_of(comparisons: Sequence[Comparison]) -> list[tuple[int, str, Literal["closed", "kept"]]]:
-    """Epochs after which trials ended, with the dimension whose last choice it was."""
-    return [(each.epoch, each.dimension, each.verdict) for each in comparisons if each.verdict is not None]
+    """(epoch, dimension, verdict) of each trial that ended.
+
+    Args:
+        comparisons: the comparisons of a training.
+    """
+    return [(c.epoch, c.dimension, c.verdict) for c in comparisons if c.verdict is not None]
 
 
 def _estimate(validations: Sequence[Mapping[str, float]]) -> tuple[float, float, int]:
     """Mean over cases of the mean gain of each, its standard error, and the number of cases.
 
-    Two things vary, cases and weights; the latter from validation to validation, in all cases alike. What is left, the noise
-    of single scores, counts with both, so the error is rather too large.
+    Cases vary, and weights vary from validation to validation, alike for all cases. The noise of single scores is counted in
+    both variances, so the error is an upper estimate.
     """
     cases = sorted(set().union(*validations))
     by_case = [fmean(gains[case] for gains in validations if case in gains) for case in cases]

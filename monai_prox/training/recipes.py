@@ -1,4 +1,4 @@
-"""Recipes: the stages of a search space, by name.
+"""Recipes: the stages in which a search space is trained, as data.
 
 Sources: ProX, Lim et al., Neurocomputing 2024 (doi 10.1016/j.neucom.2024.127512); Progressive Shrinking, Cai et al., ICLR
 2020 (Once-for-all); the sandwich rule and in-place distillation, Yu and Huang, ICCV 2019 (US-Net), and Yu et al., ECCV 2020
@@ -21,7 +21,7 @@ from monai_prox.core.supernet import SuperNet, WeightTransforms
 from monai_prox.errors import ProXError
 from monai_prox.training.stage import Role, Schedule, Stage
 
-# The paper's order of expansion. What stands in one group opens together.
+# The paper's order of expansion. The dimensions of a group open together.
 EXPANSION = (("depth", "decoder_depth"), ("width", "expansion"), ("kernel",), ("resolution",), ("levels",))
 # Once-for-all's order of shrinking, and how many members it trains in a step. It knows no levels, which are depth of a kind.
 SHRINKAGE = (
@@ -40,7 +40,7 @@ def _elastic(space: SearchSpace, group: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _one_by_one(space: SearchSpace, group: tuple[str, ...]) -> list[tuple[str, dict[str, int]]]:
-    """Name and open choices of the stages in which a group's choices open, one at a time."""
+    """Name and open choices of the stages in which the choices of a group open, one after the other."""
     most = max((space.choice_count(d) for d in group), default=1)
     return [
         (f"{group[0]} {count}" if count > 2 else group[0], {d: min(count, space.choice_count(d)) for d in group})
@@ -49,7 +49,15 @@ def _one_by_one(space: SearchSpace, group: tuple[str, ...]) -> list[tuple[str, d
 
 
 def prox_paper(space: SearchSpace) -> tuple[Stage, ...]:
-    """ProX as published: one choice at a time, equal shares, the previous stage's largest as teacher."""
+    """ProX as published: one choice at a time, in equal shares, with the previous stage's largest member as teacher.
+
+    Args:
+        space: the search space.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> [stage.name for stage in prox_paper(MobileNetFamily(input_channels=1, num_classes=2).space)][:4]
+    ['smallest', 'depth', 'depth 3', 'width']
+    """
     stages = [Stage(name="smallest")]
     opened: dict[str, int] = {}
     for group in (_elastic(space, group) for group in EXPANSION):
@@ -61,7 +69,17 @@ def prox_paper(space: SearchSpace) -> tuple[Stage, ...]:
 
 
 def progressive_shrinking(space: SearchSpace) -> tuple[Stage, ...]:
-    """Once-for-all's training: the largest, then one choice less at a time, in equal shares, with the largest as teacher."""
+    """Once-for-all's training: the largest member first, then one choice less at a time.
+
+    The stages have equal shares, and the largest member is the teacher.
+
+    Args:
+        space: the search space.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> [stage.name for stage in progressive_shrinking(MobileNetFamily(input_channels=1, num_classes=2).space)][:3]
+    ['largest', 'resolution', 'resolution 3']
+    """
     stages = [Stage(name="largest", start="largest")]
     opened: dict[str, int] = {}
     for group, members in ((_elastic(space, group), members) for group, members in SHRINKAGE):
@@ -83,7 +101,15 @@ def progressive_shrinking(space: SearchSpace) -> tuple[Stage, ...]:
 
 
 def sandwich(space: SearchSpace) -> tuple[Stage, ...]:
-    """The sandwich rule from scratch: the largest learns from the labels, all others from the largest."""
+    """The sandwich rule from scratch: the largest member learns from the labels, all others learn from the largest.
+
+    Args:
+        space: the search space.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> [stage.name for stage in sandwich(MobileNetFamily(input_channels=1, num_classes=2).space)]
+    ['sandwich']
+    """
     opened = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
     if space.size() == 1:
         return (Stage(name="largest"),)
@@ -92,9 +118,17 @@ def sandwich(space: SearchSpace) -> tuple[Stage, ...]:
 
 
 def prox(space: SearchSpace) -> tuple[Stage, ...]:
-    """Ours: a cheap growth that trains both ends of what is open, then everyone; one member a step, from the labels.
+    """This package's recipe: the space opens in short stages, then all members are trained.
 
-    Several members a step, as in the sandwich rule, cost as much as several steps and learn less: they share a batch.
+    The short stages train the smallest and the largest open member. A step trains one member from the labels. Several members
+    per step, as in the sandwich rule, cost as much as several steps and learn less, because they share a batch.
+
+    Args:
+        space: the search space.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> [stage.name for stage in prox(MobileNetFamily(input_channels=1, num_classes=2).space)]
+    ['smallest', 'depth', 'width', 'kernel, resolution', 'everyone']
     """
     stages = [Stage(name="smallest", share=0.25)]
     opened: dict[str, int] = {}
@@ -114,16 +148,22 @@ def prox(space: SearchSpace) -> tuple[Stage, ...]:
 class Recipe:
     """How a supernet is trained.
 
-    stages: of a search space.
-    kernel_transforms: of a family, learned transforms that make smaller kernels of larger ones; None if smaller kernels are the
-        larger ones' centres.
+    Args:
+        stages: makes the stages for a search space.
+        kernel_transforms: makes learned transforms for a family, which make smaller kernels from larger ones. None means that
+            smaller kernels are the centres of larger ones.
     """
 
     stages: Callable[[SearchSpace], tuple[Stage, ...]]
     kernel_transforms: Callable[[Family], WeightTransforms] | None = None
 
     def supernet(self, family: Family, network: nn.Module | None = None) -> SuperNet:
-        """A supernet as this recipe trains it. network: the family's largest stock network, a fresh one if None."""
+        """A supernet as this recipe trains it.
+
+        Args:
+            family: the family.
+            network: the family's largest stock network. None means a new network.
+        """
         transforms = self.kernel_transforms and self.kernel_transforms(family)
         return SuperNet(family, network, kernel_transforms=transforms)
 
@@ -137,12 +177,35 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def find_recipe(name: Any) -> Recipe:
-    """Raises ProXError for an unknown name."""
+    """The recipe of a name.
+
+    Args:
+        name: one of RECIPES.
+
+    Raises:
+        ProXError: the name is unknown.
+
+    >>> find_recipe("prox").kernel_transforms is None
+    True
+    """
     if not isinstance(name, str) or name not in RECIPES:
         raise ProXError(f"the recipe {name!r:.80} is not known; known: {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
 def make_schedule(recipe: str, space: SearchSpace, epochs: int) -> Schedule:
-    """The stages of a recipe by its name, laid over ``epochs``. Raises ProXError for an unknown name."""
+    """The stages of a recipe with their epochs.
+
+    Args:
+        recipe: name of the recipe, one of RECIPES.
+        space: the search space.
+        epochs: number of epochs.
+
+    Raises:
+        ProXError: the name is unknown, or there are fewer epochs than stages.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> make_schedule("prox", MobileNetFamily(input_channels=1, num_classes=2).space, epochs=100).starts
+    (0, 25, 35, 45, 55)
+    """
     return Schedule(find_recipe(recipe).stages(space), epochs)

@@ -1,4 +1,4 @@
-"""What a training has in common with the one that continues it, and states that older versions have saved."""
+"""States of engines that older versions have saved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ FORMAT = 5  # of an engine's state_dict; version 0.1.0 has 4
 
 
 def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
-    """An engine's ``state`` in the present format. Raises ProXError if it is of a format that this version does not read."""
+    """The state of an engine in the current format.
+
+    Args:
+        state: what ``Engine.state_dict`` returned, in this version or in 0.1.0.
+
+    Raises:
+        ProXError: the state has another format.
+    """
     if state.get("format") == FORMAT:
         return dict(state)
     if state.get("format") != 4:
@@ -21,7 +28,11 @@ def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded_origin(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """``origin`` as an engine of this version has it, whose stages say ``new_weights`` and not ``birth``."""
+    """The origin of a training as ``Engine.origin`` returns it now. In 0.1.0 the stages had ``birth`` for ``new_weights``.
+
+    Args:
+        origin: what ``Engine.origin`` returned, possibly with further entries.
+    """
     stages = origin.get("stages")
     if not isinstance(stages, list):
         return dict(origin)

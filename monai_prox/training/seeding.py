@@ -1,4 +1,4 @@
-"""Randomness that a seed repeats."""
+"""Seeds of random number generators."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import torch
 
 
 def seed_generators(*parts: int | str) -> int:
-    """Seeds Python's, NumPy's and torch's global generators by a function of ``parts``, e.g. seed, epoch and rank.
+    """Seeds the global generators of Python, NumPy and torch.
 
-    Returns the seed, of 32 bits, for generators of other kinds.
+    Args:
+        parts: the numbers and names that the seed depends on, for example seed, epoch and rank.
+
+    Returns:
+        The seed, a number of 32 bits, for other generators.
     """
     seed = random.Random(" ".join(map(str, parts))).getrandbits(32)
     random.seed(seed)

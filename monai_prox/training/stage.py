@@ -1,4 +1,4 @@
-"""Stages of a training as data: which members train from when on, and how. The stage of an epoch is a function of the epoch."""
+"""Stages of a training as data. The stage of an epoch is a function of the epoch only."""
 
 from __future__ import annotations
 
@@ -19,28 +19,33 @@ Reorder = Callable[[SuperNet, SearchSpace | None], Mapping[nn.Parameter, Permuta
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A span of epochs with the same open choices.
+    """A range of epochs with the same open choices.
 
-    name: what opens, for logs and plots.
-    open: number of open choices by dimension, counted from ``start``; dimensions not named keep that choice alone.
-    start: the member that is trained first, "smallest" or "largest".
-    share: of the epochs, relative to the other stages' shares.
-    train: the members of a training step, in this order; several accumulate their gradients. A tuple among them takes turns
-        from step to step, and an epoch begins one turn further on than the one before.
-    teacher: "none"; "previous", a frozen copy of the largest member of the stage before; "first", such a copy that stays in
-        all stages that follow with "first"; or "largest", the largest member of the same step (in-place distillation), which
-        then has to be the first of ``train``.
-    distance: between the student's and the teacher's logits, "mse" or "kl" (of the class probabilities).
-    distillation: weight w of the teacher in the loss (1 - w) task + w distance.
-    new_weights: of the weights that open: "random", as initialised, or "preserving", so that the first step computes what the
-        stage before did, up to the norm of a new block.
-    warmup: updates over which the learning rate rises from nothing as the stage opens, a quarter of the stage's at most.
-    reorder: puts the channels in another order as the stage opens, e.g. by their importance. It gets the supernet and what was
-        open before, None for the first stage, and returns what it has permuted; the optimizers' states follow.
-    freeze: "none", or "grown": of a tensor that grew only the new part is trained, and of a U-Net stage that got deeper only
-        the new blocks.
-    monitored: choices that turn out not to be worth their cost are closed, see ``monai_prox.training.monitor``. While one is
-        on trial, half of the steps train members of what is open without it.
+    Args:
+        name: name of the stage, for logs and plots.
+        open: number of open choices by dimension, counted from ``start``. Dimensions that are not named keep one choice.
+        start: the member that is trained first, "smallest" or "largest".
+        share: part of the epochs, relative to the shares of the other stages.
+        train: the members of a training step, in this order. Several members accumulate their gradients. A tuple takes turns
+            from step to step, and its turns are shifted by one from epoch to epoch.
+        teacher: "none"; "previous", a frozen copy of the largest member of the previous stage; "first", such a copy that stays
+            in all following stages with "first"; or "largest", the largest member of the same step (in-place distillation),
+            which has to be the first of ``train``.
+        distance: between the logits of student and teacher, "mse", or "kl" of the class probabilities.
+        distillation: weight w of the teacher in the loss (1 - w) task + w distance.
+        new_weights: how weights that open are initialised: "random", as in a new network, or "preserving", so that the first
+            step computes the same as the previous stage, except for the norm of a new block.
+        warmup: number of updates over which the learning rate rises from 0, at most a quarter of the stage's.
+        reorder: puts the channels in another order when the stage opens, for example by their importance. It gets the supernet
+            and the search space of the previous stage, None for the first stage. It returns the permutations of the parameters
+            that it has permuted. The states of the optimizers are permuted likewise.
+        freeze: "none", or "grown": only the new part of a tensor that grew is trained, and only the new blocks of a U-Net stage
+            that got deeper.
+        monitored: whether choices that are not worth their cost are closed, see ``monai_prox.training.monitor``. While a choice
+            is on trial, half of the steps train members without it.
+
+    Raises:
+        ProXError: a value is not allowed.
     """
 
     name: str
@@ -82,24 +87,36 @@ class Stage:
 
     @property
     def trained(self) -> str:
-        """The members of a training step, for logs."""
+        """The members of a training step in words, for logs."""
         return " + ".join(role if isinstance(role, str) else " or ".join(role) for role in self.train)
 
     def space(self, whole: SearchSpace) -> SearchSpace:
-        """The part of ``whole`` that is open."""
+        """The part of a search space that is open.
+
+        Args:
+            whole: the search space.
+        """
         return whole.restrict(self.open, start=self.start)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, in which ``sort_channels`` says whether there is a ``reorder``."""
-        data = {each.name: getattr(self, each.name) for each in fields(self)}
+        """The stage as plain data. ``sort_channels`` is whether there is a ``reorder``."""
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return data | {"open": dict(self.open), "sort_channels": data.pop("reorder") is not None}
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stages laid over epochs: every stage has at least one, and together they cover ``range(epochs)`` exactly.
+    """Stages with their epochs. Every stage has at least one epoch, and together they cover ``range(epochs)``.
 
-    Raises ProXError if there are fewer epochs than stages.
+    Args:
+        stages: the stages in their order.
+        epochs: number of epochs.
+
+    Raises:
+        ProXError: there are fewer epochs than stages.
+
+    >>> Schedule((Stage(name="smallest"), Stage(name="depth", share=3.0)), epochs=8).starts
+    (0, 2)
     """
 
     stages: tuple[Stage, ...]
@@ -111,7 +128,7 @@ class Schedule:
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """First epoch of each stage."""
+        """The first epoch of each stage."""
         total = sum(stage.share for stage in self.stages)
         starts, cumulated = [0], 0.0
         for index, stage in enumerate(self.stages[:-1], start=1):
@@ -125,12 +142,26 @@ class Schedule:
         return tuple(s.to_json() | {"first_epoch": start} for s, start in zip(self.stages, self.starts, strict=True))
 
     def index(self, epoch: int) -> int:
-        """The stage of ``epoch``; epochs past the end belong to the last stage."""
+        """The index of the stage of an epoch.
+
+        Args:
+            epoch: counts from 0. Epochs after the end belong to the last stage.
+        """
         return sum(start <= epoch for start in self.starts) - 1
 
     def is_last_of_stage(self, epoch: int) -> bool:
+        """Whether an epoch is the last one of its stage.
+
+        Args:
+            epoch: counts from 0.
+        """
         return epoch == self.epochs - 1 or self.index(epoch) != self.index(epoch + 1)
 
     def is_due(self, epoch: int, interval: int) -> bool:
-        """Whether what happens every ``interval`` epochs, and at the end of every stage, happens after ``epoch``."""
+        """Whether an action that is repeated follows an epoch.
+
+        Args:
+            epoch: counts from 0.
+            interval: epochs from one repetition to the next. The action also follows the last epoch of every stage.
+        """
         return (epoch + 1) % interval == 0 or self.is_last_of_stage(epoch)

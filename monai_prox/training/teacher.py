@@ -1,4 +1,4 @@
-"""A frozen member that teaches those in training."""
+"""Frozen members that teach the members in training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from monai_prox.core.supernet import Member, SuperNet, finest
 
 
 class FrozenTeacher:
-    """A copy of a member, which stays as it is.
+    """A copy of a member whose weights do not change.
 
-    network: its stock network; it is used, not copied.
+    Args:
+        supernet: the supernet.
+        subnet: the member.
+        network: the member's stock network. It is used, not copied.
     """
 
     def __init__(self, supernet: SuperNet, subnet: Subnet, network: nn.Module) -> None:
@@ -23,8 +26,14 @@ class FrozenTeacher:
         self._member = Member(supernet.family, subnet, network.eval().requires_grad_(False))
 
     @classmethod
-    def of(cls, supernet: SuperNet, subnet: Subnet, calibrate: Callable[[nn.Module, Subnet], Any] | None) -> FrozenTeacher:
-        """The member as it is now. calibrate: gives its norms statistics of their own, if they keep any."""
+    def extract(cls, supernet: SuperNet, subnet: Subnet, calibrate: Callable[[nn.Module, Subnet], Any] | None) -> FrozenTeacher:
+        """A copy of a member with its current weights.
+
+        Args:
+            supernet: the supernet.
+            subnet: the member.
+            calibrate: gives the norms of the copy their own statistics. None if its norms keep no statistics.
+        """
         network = supernet.extract(subnet)
         if calibrate is not None:
             calibrate(network, subnet)
@@ -32,15 +41,25 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
-        """x: (B, C, *spatial) -> (B, classes, *spatial) at full resolution, or (B, classes)."""
+        """The teacher's logits, (B, classes, *spatial) at full resolution, or (B, classes).
+
+        Args:
+            x: (B, C, *spatial).
+        """
         return finest(self._member(x))
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors; loads with ``weights_only=True``."""
+        """The state as plain data and tensors, which load with ``weights_only=True``."""
         return {"subnet": self.subnet.to_json(), "weights": self._member.network.state_dict()}
 
     @classmethod
     def from_state(cls, supernet: SuperNet, state: Mapping[str, Any]) -> FrozenTeacher:
+        """The teacher of a training that is continued.
+
+        Args:
+            supernet: the supernet.
+            state: what ``state_dict`` returned.
+        """
         subnet = Subnet.from_json(state["subnet"])
         network = supernet.extract(subnet)
         network.load_state_dict(state["weights"])

@@ -1,4 +1,4 @@
-"""From gradients to an update of the weights: unscaled, clipped, and left out where they are not finite."""
+"""From gradients to an update of the weights: unscaled, clipped, and skipped if they are not finite."""
 
 from __future__ import annotations
 
@@ -33,14 +33,18 @@ class _Fault(NamedTuple):
 
 
 class Updates:
-    """The updates of one training, each of one or, where gradients are accumulated, several batches.
+    """The updates of one training, each from one batch or, if gradients are accumulated, from several.
 
-    An update whose gradients are not finite is skipped: weights and the optimizer's state stay as they are, and ``log`` gets a
-    line with the cases of the batches whose loss was not finite. A case that was in ``limit`` of them, or ``limit`` skipped
-    updates in a row, end the training with a ProXError. An overflow of scaled gradients, which the scaler answers with a lower
-    scale, is none of these. All ranks of a distributed run skip, and end, alike.
+    An update with gradients that are not finite is skipped: weights and the optimizer's state do not change, and ``log`` gets a
+    line with the cases of the batches whose loss was not finite. The training ends with a ProXError after ``limit`` such
+    updates with one case, or ``limit`` skipped updates in a row. An overflow of scaled gradients is not counted, because the
+    scaler lowers its scale then. All ranks of a distributed training skip and end at the same updates.
 
-    parameters: what the optimizer holds. max_norm: their gradients are clipped to this norm; None for no clipping.
+    Args:
+        parameters: the weights in the optimizer.
+        max_norm: norm that gradients are clipped to. None means no clipping.
+        limit: number of updates, see above.
+        log: called with a line of text.
     """
 
     def __init__(
@@ -58,11 +62,28 @@ class Updates:
         self._batches: list[_Batch] = []
 
     def add(self, x: Tensor, step: Step, cases: Sequence[str]) -> None:
-        """Notes a batch x, (B, C, *spatial), of ``cases``, B names, whose gradients are part of the next update."""
+        """Notes a batch whose gradients are part of the next update.
+
+        Args:
+            x: (B, C, *spatial).
+            step: what the engine returned for the batch.
+            cases: B names.
+        """
         self._batches.append(_Batch(x, step.losses, cases))
 
     def __call__(self, optimizer: Optimizer, scaler: GradScaler | None = None) -> bool:
-        """Whether the update took place. Raises ProXError where too many did not."""
+        """Updates the weights.
+
+        Args:
+            optimizer: the optimizer.
+            scaler: the scaler of the gradients, or None.
+
+        Returns:
+            Whether the update took place.
+
+        Raises:
+            ProXError: too many updates did not take place.
+        """
         batches, self._batches = self._batches, []
         if scaler is not None:
             scaler.unscale_(optimizer)
@@ -80,17 +101,17 @@ class Updates:
         return finite
 
     def _skip(self, batches: list[_Batch], *, overflow_expected: bool) -> None:
-        # Gradients are averaged over the ranks, so that all of them are here
-        mine = [fault for batch in batches if (fault := _fault(batch))]
-        faults = [fault for part in gather(mine) for fault in part]
+        # Gradients are averaged over the ranks, so they are finite in all ranks or in none
+        own_faults = [fault for batch in batches if (fault := _fault(batch))]
+        faults = [fault for rank_faults in gather(own_faults) for fault in rank_faults]
         if overflow_expected and not faults:
             return
         self.skipped += 1
         self._in_a_row += 1
         for fault in faults:
             self._by_case.update(fault.cases)
-        what = "; ".join(f"the loss is {fault.loss} with {', '.join(fault.cases)}" for fault in faults)
-        self.log(f"ProX skips an update, {self.skipped} so far: {what or 'gradients are not finite'}")
+        description = "; ".join(f"the loss is {fault.loss} with {', '.join(fault.cases)}" for fault in faults)
+        self.log(f"ProX skips an update, {self.skipped} so far: {description or 'gradients are not finite'}")
         for case, count in self._by_case.most_common(1):
             if count >= self.limit:
                 raise ProXError(
@@ -106,9 +127,9 @@ class Updates:
 
 def _fault(batch: _Batch) -> _Fault | None:
     losses: list[float] = torch.stack(batch.losses).tolist()
-    wrong = [loss for loss in losses if not isfinite(loss)]
-    if not wrong:
+    not_finite = [loss for loss in losses if not isfinite(loss)]
+    if not not_finite:
         return None
-    whole = batch.x.flatten(1).isfinite().all(1).tolist()
-    blamed = [case for case, finite in zip(batch.cases, whole, strict=True) if not finite]  # no other case is to blame then
-    return _Fault(wrong[0], sorted(set(blamed or batch.cases)))
+    finite_images = batch.x.flatten(1).isfinite().all(1).tolist()
+    faulty = [case for case, finite in zip(batch.cases, finite_images, strict=True) if not finite]
+    return _Fault(not_finite[0], sorted(set(faulty or batch.cases)))  # faulty images are the cause, if there are any

@@ -213,7 +213,7 @@ def test_the_narrower_member_keeps_the_most_important_channels() -> None:
             second[:, channel] = value
     original = first.detach().clone()
     sort_channels(supernet.network)
-    half = Subnet.of(**dict(supernet.family.space.largest()) | {"width": (2, 4)})
+    half = Subnet.from_values(**dict(supernet.family.space.largest()) | {"width": (2, 4)})
     member = supernet.extract(half).encoder.stages[0][0]
     assert torch.equal(member.convs[0].conv.weight, original[[1, 3]])
     assert torch.equal(member.convs[1].conv.weight[0, :, 0, 0], torch.tensor([0.4, -0.3]).double())
@@ -229,7 +229,7 @@ def test_the_first_half_of_each_concatenated_part_is_kept() -> None:
             reader[:, channel] = value
     sort_channels(supernet.network)
     assert reader[0, :, 0, 0].tolist() == [4, 3, 2, 1, 60, 50, 40, 30]
-    half = supernet.extract(Subnet.of(**dict(supernet.family.space.largest()) | {"width": (2, 4)}))
+    half = supernet.extract(Subnet.from_values(**dict(supernet.family.space.largest()) | {"width": (2, 4)}))
     assert half.decoder.stages[0].convs[0].conv.weight[0, :, 0, 0].tolist() == [4, 3, 60, 50]
 
 

@@ -63,7 +63,7 @@ def members_of(supernet: SuperNet, seed: Any = 0) -> list[Subnet]:
 
 def with_kernels(supernet: SuperNet, *kernels: int) -> Subnet:
     """The largest member but for its kernels, one per level."""
-    return Subnet.of(**dict(supernet.family.space.largest()) | {"kernel": kernels})
+    return Subnet.from_values(**dict(supernet.family.space.largest()) | {"kernel": kernels})
 
 
 def equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:

@@ -36,7 +36,7 @@ def toy(kind: str = "PlainConvUNet", **changes: object) -> SuperNet:
 
 def member(**changes: tuple[float, ...]) -> Subnet:
     own = {"levels": (2,), "resolution": (1.0,), "depth": (1, 1), "decoder_depth": (1,), "width": (4, 8)}
-    return Subnet.of(**own | {"kernel": (3, 3)} | changes)
+    return Subnet.from_values(**own | {"kernel": (3, 3)} | changes)
 
 
 # A convolution has inputs x outputs x taps weights, a bias per output, and a norm of two values per output follows it.
@@ -76,8 +76,8 @@ def test_a_plain_network_by_hand(subnet: Subnet, parameters: int, macs: int) -> 
     for _ in range(2):  # asking twice changes nothing
         assert cost.parameters(supernet.family, subnet) == parameters
         assert cost.macs(supernet.family, subnet, (16, 16)) == macs
-        of = cost.of(supernet.family, subnet, (16, 16))
-        assert (of.parameters, of.macs) == (parameters, macs)
+        counted = cost.member_cost(supernet.family, subnet, (16, 16))
+        assert (counted.parameters, counted.macs) == (parameters, macs)
 
 
 def test_a_residual_network_by_hand() -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from monai_prox.core.space import ABSENT, Need, SearchSpace, Slot, Subnet
+from monai_prox.core.slots import ABSENT, Need, Slot
+from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError
 
 NAMES = ("first", "second", "third")
@@ -48,7 +49,7 @@ def brute_force(space: SearchSpace) -> set[Subnet]:
                     legal &= mine != value[name, slot.differs]
         if legal:
             rows = {name: tuple(value[name, i] for i in range(len(s))) for name, s in space.dimensions.items()}
-            members.add(Subnet.of(**rows))
+            members.add(Subnet.from_values(**rows))
     return members
 
 
@@ -88,7 +89,7 @@ def test_members_are_exactly_the_legal_combinations(space: SearchSpace, generato
     assert all(member in space for member in members)
     for _ in range(20):
         values = {name: tuple(generator.choice((ABSENT, *VALUES)) for _ in slots) for name, slots in space.dimensions.items()}
-        subnet = Subnet.of(**values)
+        subnet = Subnet.from_values(**values)
         assert (subnet in space) == (subnet in members)
 
 
@@ -113,31 +114,35 @@ def test_equal_generators_draw_equal_members() -> None:
 
 
 def test_smallest_and_largest() -> None:
-    assert SMALL.smallest() == Subnet.of(levels=(2,), width=(4, 8, ABSENT))
-    assert SMALL.largest() == Subnet.of(levels=(3,), width=(8, 16, 16))
+    assert SMALL.smallest() == Subnet.from_values(levels=(2,), width=(4, 8, ABSENT))
+    assert SMALL.largest() == Subnet.from_values(levels=(3,), width=(8, 16, 16))
 
 
 def test_members_are_in_normal_form() -> None:
     """What a subnet does not have is ABSENT, so equal networks are equal, hash equally, and cannot be written twice."""
-    assert Subnet.of(levels=(2,), width=(4, 8, ABSENT)) in SMALL
-    assert Subnet.of(levels=(2,), width=(4, 8, 8)) not in SMALL
-    assert Subnet.of(width=(4, 8, 8), levels=(3,)) in SMALL, "the order in which a file names dimensions does not matter"
-    assert len({Subnet.of(levels=(2,), width=(4, 8, 0)), Subnet.of(levels=(2.0,), width=(4.0, 8.0, 0.0))}) == 1
+    assert Subnet.from_values(levels=(2,), width=(4, 8, ABSENT)) in SMALL
+    assert Subnet.from_values(levels=(2,), width=(4, 8, 8)) not in SMALL
+    assert Subnet.from_values(width=(4, 8, 8), levels=(3,)) in SMALL, (
+        "the order in which a file names dimensions does not matter"
+    )
+    assert (
+        len({Subnet.from_values(levels=(2,), width=(4, 8, 0)), Subnet.from_values(levels=(2.0,), width=(4.0, 8.0, 0.0))}) == 1
+    )
 
 
 @pytest.mark.parametrize(
     ("subnet", "reason"),
     [
-        (Subnet.of(levels=(2,)), "dimensions ['levels'], this family has ['levels', 'width']"),
-        (Subnet.of(levels=(3,), width=(4, 8)), "width needs 3 values, got [4, 8]"),
-        (Subnet.of(levels=(4,), width=(4, 8, 8)), "levels[0] = 4 is not legal: allowed here: [2, 3]"),
-        (Subnet.of(levels=(3,), width=(6, 8, 8)), "width[0] = 6 is not legal: allowed here: [4, 8]"),
-        (Subnet.of(levels=(3,), width=(8, 8, 8)), "width[1] = 8 is not legal: it must differ from width[0]"),
-        (Subnet.of(levels=(3,), width=(4, 8, 16)), "width[2] = 16 is not legal: it must equal width[1] = 8"),
-        (Subnet.of(levels=(2,), width=(4, 8, 8)), "width[2] = 8 is not legal"),
-        (Subnet.of(levels=(3,), width=(4, 8, 0)), "width[2] = 0 is not legal"),
-        (Subnet.of(levels=(3,), width=(4, 6, 8)), "width[1] = 6 is not legal: allowed here: [8, 16]"),
-        (Subnet.of(levels=(3,), width=(4, 8, 6)), "width[2] = 6 is not legal: allowed here: [8]"),
+        (Subnet.from_values(levels=(2,)), "dimensions ['levels'], this family has ['levels', 'width']"),
+        (Subnet.from_values(levels=(3,), width=(4, 8)), "width needs 3 values, got [4, 8]"),
+        (Subnet.from_values(levels=(4,), width=(4, 8, 8)), "levels[0] = 4 is not legal: allowed here: [2, 3]"),
+        (Subnet.from_values(levels=(3,), width=(6, 8, 8)), "width[0] = 6 is not legal: allowed here: [4, 8]"),
+        (Subnet.from_values(levels=(3,), width=(8, 8, 8)), "width[1] = 8 is not legal: it must differ from width[0]"),
+        (Subnet.from_values(levels=(3,), width=(4, 8, 16)), "width[2] = 16 is not legal: it must equal width[1] = 8"),
+        (Subnet.from_values(levels=(2,), width=(4, 8, 8)), "width[2] = 8 is not legal"),
+        (Subnet.from_values(levels=(3,), width=(4, 8, 0)), "width[2] = 0 is not legal"),
+        (Subnet.from_values(levels=(3,), width=(4, 6, 8)), "width[1] = 6 is not legal: allowed here: [8, 16]"),
+        (Subnet.from_values(levels=(3,), width=(4, 8, 6)), "width[2] = 6 is not legal: allowed here: [8]"),
     ],
 )
 def test_a_refusal_names_its_reason(subnet: Subnet, reason: str) -> None:
@@ -163,8 +168,8 @@ def test_choices_are_positive_distinct_and_ascending(choices: tuple[int, ...]) -
 
 # ---------------------------------------------------------------------- ranks
 def test_ranks_count_from_the_smallest_and_what_is_not_there_has_none() -> None:
-    assert SMALL.ranks(Subnet.of(levels=(2,), width=(8, 16, ABSENT))) == {"levels": [0], "width": [1, 1, 0]}
-    assert SMALL.ranks(Subnet.of(levels=(3,), width=(4, 8, 8))) == {"levels": [1], "width": [0, 0, 0]}
+    assert SMALL.ranks(Subnet.from_values(levels=(2,), width=(8, 16, ABSENT))) == {"levels": [0], "width": [1, 1, 0]}
+    assert SMALL.ranks(Subnet.from_values(levels=(3,), width=(4, 8, 8))) == {"levels": [1], "width": [0, 0, 0]}
 
 
 @given(spaces(dead_ends=False), st.integers())
@@ -185,7 +190,7 @@ def test_the_nearest_member_of_a_member_s_ranks_is_it(space: SearchSpace, seed: 
 )
 def test_the_nearest_member_takes_of_each_slot_the_nearest_legal_choice(ranks: Sequence[int], width: tuple[int, ...]) -> None:
     space = SearchSpace({"width": (Slot(choices=(4, 8, 12, 16)), Slot(choices=(4, 8, 12, 16), differs=0))})
-    assert space.nearest({"width": ranks}) == Subnet.of(width=width)
+    assert space.nearest({"width": ranks}) == Subnet.from_values(width=width)
 
 
 # ---------------------------------------------------------------------- narrowing
@@ -245,7 +250,7 @@ def test_restrict_opens_choices_from_the_largest() -> None:
     opened = space.restrict({"depth": 2}, start="largest")
     assert [slot.choices for slot in opened.dimensions["depth"]] == [(2, 3), (1, 2), (4,)]
     assert [slot.choices for slot in opened.dimensions["width"]] == [(8,)]
-    assert opened.largest() == space.largest() and opened.smallest() == Subnet.of(depth=(2, 1, 4), width=(8,))
+    assert opened.largest() == space.largest() and opened.smallest() == Subnet.from_values(depth=(2, 1, 4), width=(8,))
     (only,) = brute_force(space.restrict({}, start="largest"))
     assert only == space.largest() == space.restrict({"depth": 0, "width": -1}, start="largest").largest()
     assert space.restrict({"depth": 3, "width": 9}, start="largest") == space
@@ -253,8 +258,8 @@ def test_restrict_opens_choices_from_the_largest() -> None:
 
 def test_restrict_from_the_largest_keeps_needs_and_ties() -> None:
     assert brute_force(SMALL.restrict({"levels": 2, "width": 1}, start="largest")) == {
-        Subnet.of(levels=(2,), width=(8, 16, ABSENT)),
-        Subnet.of(levels=(3,), width=(8, 16, 16)),
+        Subnet.from_values(levels=(2,), width=(8, 16, ABSENT)),
+        Subnet.from_values(levels=(3,), width=(8, 16, 16)),
     }
 
 
@@ -262,8 +267,8 @@ def test_restrict_keeps_needs_and_ties() -> None:
     narrow = SMALL.restrict({"levels": 2, "width": 1})
     assert [slot.need for slot in narrow.dimensions["width"]] == [slot.need for slot in SMALL.dimensions["width"]]
     assert brute_force(narrow) == {
-        Subnet.of(levels=(2,), width=(4, 8, ABSENT)),
-        Subnet.of(levels=(3,), width=(4, 8, 8)),
+        Subnet.from_values(levels=(2,), width=(4, 8, ABSENT)),
+        Subnet.from_values(levels=(3,), width=(4, 8, 8)),
     }
 
 
@@ -354,7 +359,7 @@ def test_a_malformed_space_is_refused(data: object) -> None:
 
 
 def test_a_subnet_is_a_mapping_that_prints_itself() -> None:
-    subnet = Subnet.of(depth=(1, 2), resolution=(0.75,))
+    subnet = Subnet.from_values(depth=(1, 2), resolution=(0.75,))
     assert dict(subnet) == {"depth": (1, 2), "resolution": (0.75,)}
     assert str(subnet) == "depth=1/2 resolution=0.75"
     with pytest.raises(KeyError):
@@ -372,5 +377,5 @@ def test_dead_ends_are_not_tried_again() -> None:
     width = (Slot(choices=(1,)), Slot(choices=(1,), need=Need("levels", 0, 2), differs=0))
     space = SearchSpace({"levels": (Slot(choices=(1, 2)),), "depth": deep, "width": width})
     assert space.size() == 8**16
-    assert space.largest() == Subnet.of(levels=(1,), depth=(8,) * 16, width=(1, 0))
+    assert space.largest() == Subnet.from_values(levels=(1,), depth=(8,) * 16, width=(1, 0))
     assert space.sample(random.Random(0)) in space

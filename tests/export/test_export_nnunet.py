@@ -272,7 +272,7 @@ def test_a_member_has_to_be_open_in_every_fold(bare: Path) -> None:
     """Folds may have closed different choices; a bundle is of one fold alone."""
     model, supernets = closing_model(fold_0=[], fold_1=["width"], fold_2=["levels"])
     space = supernets["fold_0"].family.space
-    narrow = Subnet.of(**dict(space.largest()) | {"width": (2, 4, 8)})  # open in the first two
+    narrow = Subnet.from_values(**dict(space.largest()) | {"width": (2, 4, 8)})  # open in the first two
     before = tree(model.path)
     for subnet, message in ((space.largest(), "fold_1, .*choices of width, has no"), (narrow, "fold_2, .*of levels, has no")):
         file = save_subnet(subnet, bare / "asked.json")

@@ -18,7 +18,8 @@ from monai_prox.core import cost
 from monai_prox.core.slicing import place
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet
-from monai_prox.families.mobilenet import CHOICES, STAGES, MobileNetChoices, MobileNetFamily, build_network
+from monai_prox.families.mobilenet import STAGES, MobileNetFamily, build_network
+from monai_prox.families.mobilenet_choices import CHOICES, MobileNetChoices
 from monai_prox.training.growth import initialise_preserving
 
 SIZE = (64, 64)

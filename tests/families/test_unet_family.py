@@ -129,7 +129,9 @@ def test_plans_may_give_one_number_for_all_levels_and_axes() -> None:
 def test_members_share_first_channels_kernel_centres_and_top_levels() -> None:
     supernet = supernet_of("PlainConvUNet", "2d", features=(4, 8, 12), patch=(24, 24))
     full = dict(supernet.network.named_parameters())
-    subnet = Subnet.of(levels=(2,), resolution=(1.0,), depth=(1, 2, 0), decoder_depth=(1, 0), width=(2, 6, 0), kernel=(3, 5, 0))
+    subnet = Subnet.from_values(
+        levels=(2,), resolution=(1.0,), depth=(1, 2, 0), decoder_depth=(1, 0), width=(2, 6, 0), kernel=(3, 5, 0)
+    )
     member = dict(supernet.extract(subnet).named_parameters())
     expected = {
         "encoder.stages.0.0.convs.0.conv.weight": full["encoder.stages.0.0.convs.0.conv.weight"][:2, :, 1:4, 1:4],
@@ -163,7 +165,7 @@ def test_first_decoder_columns_are_of_the_upsampled_half_at_every_width(kind: st
     """Where the supernet's columns for the skip are zero, no member's decoder sees its skips; and the reverse."""
     supernet = supernet_of(kind, features=(4, 8, 16), patch=(24, 24))
     widths = tuple(int(width * features) for features in (4, 8, 16))
-    subnet = Subnet.of(**dict(supernet.family.space.largest()) | {"width": widths})
+    subnet = Subnet.from_values(**dict(supernet.family.space.largest()) | {"width": widths})
     convolutions = [stage.convs[0].conv.weight for stage in supernet.network.decoder.stages]
     untouched = [weight.detach().clone() for weight in convolutions]
     generator = torch.Generator().manual_seed(1)
@@ -232,7 +234,7 @@ def test_extraction_copies_and_keeps_mode_and_switches() -> None:
 @pytest.mark.parametrize("resolution", [0.75, 1.0])
 def test_a_view_is_a_member_s_finest_output_in_the_supernet_s_own_weights(resolution: float) -> None:
     supernet = supernet_of("PlainConvUNet", features=(4, 8, 8), patch=(24, 24), deep_supervision=True)
-    subnet = Subnet.of(**dict(supernet.family.space.largest()) | {"width": (2, 4, 4), "resolution": (resolution,)})
+    subnet = Subnet.from_values(**dict(supernet.family.space.largest()) | {"width": (2, 4, 4), "resolution": (resolution,)})
     view, x = supernet.view(subnet), image(supernet.family)
     with torch.no_grad():
         first = view(x)
@@ -260,7 +262,7 @@ def test_the_given_network_is_used_not_copied() -> None:
 
 def test_no_subnet_beyond_the_space_is_run() -> None:
     supernet = supernet_of("PlainConvUNet")
-    stranger = Subnet.of(**dict(supernet.family.space.largest()) | {"width": (4, 8, 8, 13)})
+    stranger = Subnet.from_values(**dict(supernet.family.space.largest()) | {"width": (4, 8, 8, 13)})
     run = partial(supernet, image(supernet.family))
     for use in (supernet.extract, supernet.member, supernet.view, supernet.shapes, supernet.regions, run):
         with pytest.raises(ProXError, match=r"width\[3\] = 13 is not legal"):
@@ -287,7 +289,7 @@ def test_a_lower_resolution_member_is_its_stock_network_between_two_resamplings(
     supernet = supernet_of("PlainConvUNet", case, deep_supervision=deep_supervision)
     family = supernet.family
     largest = family.space.largest()
-    subnet = Subnet.of(**dict(largest) | {"resolution": (0.75,)})
+    subnet = Subnet.from_values(**dict(largest) | {"resolution": (0.75,)})
     assert family.input_size(family.patch_size, 0.75) == working
     stock = stock_network(family, subnet, deep_supervision=deep_supervision)
     stock.load_state_dict(supernet.extract(subnet).state_dict())

@@ -23,12 +23,14 @@ from hypothesis import strategies as st
 
 from monai_prox.comparators.kernel_transform import kernel_transforms_of
 from monai_prox.core import cost
-from monai_prox.core.space import ABSENT, SearchSpace, Subnet
+from monai_prox.core.slots import ABSENT
+from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet, finest
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct_plan import OctPlan
 from monai_prox.errors import ProXError
-from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
+from monai_prox.families.mobilenet import MobileNetFamily
+from monai_prox.families.mobilenet_choices import MobileNetChoices
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.trained.nnunet_plans import choices_of, monitor_of, recipe_of
@@ -201,7 +203,7 @@ def test_illegal_members_are_refused_with_a_reason(family: Any, seed: int) -> No
     subnet = space.sample(generator)
     assert subnet in space and space.check(subnet) == subnet
     dimension, values = spoilt(space, subnet, generator)
-    illegal = Subnet.of(**values)
+    illegal = Subnet.from_values(**values)
     assert illegal not in space
     for use in (space.check, family.architecture_of, lambda subnet: cost.parameters(family, subnet)):
         with pytest.raises(ProXError) as refusal:
@@ -230,7 +232,7 @@ def test_ties_between_slots_are_kept_by_every_member_and_refused_elsewhere(famil
         return value in slot.choices and tied and (slot.differs is None or values[name][slot.differs] != value)
 
     legal = all(allowed(name, index) for name, of in values.items() for index in range(len(of)))
-    asked = Subnet.of(**{name: tuple(of) for name, of in values.items()})
+    asked = Subnet.from_values(**{name: tuple(of) for name, of in values.items()})
     assert (asked in space) == legal
     near = space.nearest(
         {name: [generator.randrange(len(slot.choices)) for slot in of] for name, of in space.dimensions.items()}
@@ -346,11 +348,11 @@ def raised(space: SearchSpace, subnet: Subnet, dimension: str, index: int) -> Su
             if not larger:
                 return None
             chosen[name].append(larger[0])
-    return Subnet.of(**{name: tuple(of) for name, of in chosen.items()})
+    return Subnet.from_values(**{name: tuple(of) for name, of in chosen.items()})
 
 
 def costs(family: Any, subnet: Subnet) -> dict[str, float]:
-    of = cost.of(family, subnet, size_of(family))
+    of = cost.member_cost(family, subnet, size_of(family))
     return {"parameters": of.parameters, "macs": of.macs, "activations": of.activations, "memory": of.memory_mb}
 
 

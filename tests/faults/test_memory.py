@@ -128,7 +128,7 @@ def test_evaluating_members_levels_off() -> None:
                 runnable(supernet.extract(subnet))(x.numpy())
             else:
                 (supernet.member, supernet.view)[number % 3](subnet)(x)
-        cost.of(family, subnet, PATCH)
+        cost.member_cost(family, subnet, PATCH)
 
     levels_off(once, partial(fill_skeletons, supernet))
     assert len(seen) > ROUNDS // 2

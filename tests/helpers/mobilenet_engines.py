@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from monai_prox.core.space import Subnet
-from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
+from monai_prox.families.mobilenet import MobileNetFamily
+from monai_prox.families.mobilenet_choices import MobileNetChoices
 from monai_prox.training.calibrate import calibrate
 from monai_prox.training.engine import Engine
 from monai_prox.training.recipes import RECIPES

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from monai_prox.cli import profile_command
 from monai_prox.cli.app import app
 from monai_prox.core import cost
-from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
+from monai_prox.families.mobilenet import MobileNetFamily
+from monai_prox.families.mobilenet_choices import MobileNetChoices
 from monai_prox.families.unet import UNetFamily
 from monai_prox.files import write_json
 from monai_prox.latency import measure

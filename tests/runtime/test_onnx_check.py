@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from monai_prox.errors import ProXError
 from monai_prox.export.onnx_file import write_onnx
-from monai_prox.families.mobilenet import MobileNetChoices, MobileNetFamily
+from monai_prox.families.mobilenet import MobileNetFamily
+from monai_prox.families.mobilenet_choices import MobileNetChoices
 from monai_prox.families.unet import UNetFamily
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.onnx_check import check_graph, read_model

@@ -99,10 +99,10 @@ def test_ranks_are_the_inverse_of_the_nearest_member(family: UNetFamily, seed: i
 def test_whatever_is_proposed_becomes_a_member_within_the_budget(family: UNetFamily, seed: int, share: float) -> None:
     generator, prices = random.Random(seed), Prices(family, SIZE)
     ranks = {name: [generator.randrange(4) for _ in slots] for name, slots in family.space.dimensions.items()}
-    smallest, largest = (prices.of(end) for end in (family.space.smallest(), family.space.largest()))
+    smallest, largest = (prices.price(end) for end in (family.space.smallest(), family.space.largest()))
     budget = Budget(macs=smallest.macs + share * (largest.macs - smallest.macs), memory_mb=largest.memory_mb)
     subnet = budget.nearest(ranks, prices)
-    assert subnet in family.space and budget.allows(prices.of(subnet))
+    assert subnet in family.space and budget.allows(prices.price(subnet))
     assert subnet == budget.nearest(ranks, prices)
     assert Budget().nearest(ranks, prices) == family.space.nearest(ranks)
 
@@ -113,7 +113,7 @@ def test_whatever_costs_something_can_be_limited_and_is_named() -> None:
 
 def test_a_budget_that_no_member_meets_names_the_closest() -> None:
     prices = Prices(FAMILIES[0], SIZE)
-    cheapest = prices.of(FAMILIES[0].space.smallest())
+    cheapest = prices.price(FAMILIES[0].space.smallest())
     words = refused("no member is within the budget (MACs a patch 1000)", Budget(macs=1000).cheapest, prices)
     assert f"the closest has MACs a patch {cheapest.macs:.4g}: levels=" in words
     assert Budget(macs=cheapest.macs).cheapest(prices) == FAMILIES[0].space.smallest()
@@ -185,7 +185,7 @@ def test_a_search_scores_members_on_some_cases_and_the_best_on_all(
     assert {space.smallest(), space.largest()} <= {one.subnet for one in result.members}
     counted = {one.price.parameters for one in result.members}
     assert {weights for _, weights in seen} == counted, "no member needs a larger network than itself"
-    assert (told[-1].what, told[-1].done, told[-1].total) == ("finalists", 3, 3) and told[9].what == "members"
+    assert (told[-1].phase, told[-1].done, told[-1].total) == ("finalists", 3, 3) and told[9].phase == "members"
     assert result.seconds > 0
 
 
@@ -230,7 +230,7 @@ def test_members_are_scored_by_what_torch_computes(source: TrainedNNUNet) -> Non
 
 def test_a_search_keeps_to_its_budget(source: TrainedNNUNet, tmp_path: Path) -> None:
     prices = Prices(source.supernet.family, source.size)
-    smallest, largest = (prices.of(end) for end in (prices.family.space.smallest(), prices.family.space.largest()))
+    smallest, largest = (prices.price(end) for end in (prices.family.space.smallest(), prices.family.space.largest()))
     budget = Budget(parameters=(smallest.parameters + largest.parameters) / 4, memory_mb=largest.memory_mb * 0.8)
     result = search_of(source, tmp_path / "study.journal", budget=budget, minimise=("memory_mb", "parameters")).run()
     assert all(budget.allows(one.price) for one in [*result.members, *result.finalists])
@@ -420,7 +420,7 @@ def test_whoever_goes_on_proposes_children_of_what_is_known(toy: Any, monkeypatc
 
 def test_cases_without_any_class_count_nothing(toy: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A member that finds nothing where nothing is gets no score for that, as in nnU-Net's own evaluation."""
-    price = Prices(TOY, TOY.patch_size).of(TOY.space.smallest())
+    price = Prices(TOY, TOY.patch_size).price(TOY.space.smallest())
     one = Scored(TOY.space.smallest(), price, {"a": 0.5, "empty": float("nan"), "b": 0.7})
     assert one.score == pytest.approx(0.6) and one.cases == 2 and one.standard_error == pytest.approx(0.1)
     monkeypatch.setattr(Search, "_scores", lambda self, subnet, which: [float("nan")] * len(which))
@@ -666,10 +666,10 @@ def test_a_guessed_score_is_none_above_1_and_displaces_no_measured_one(
 ) -> None:
     """The finalists do better on all cases than on the few, by more than others can."""
     costs = Prices(source.supernet.family, source.size)
-    most = costs.of(source.supernet.family.space.largest()).macs
+    most = costs.price(source.supernet.family.space.largest()).macs
 
     def scores(self: Search, subnet: Subnet, which: Sequence[int]) -> list[float]:
-        few = 0.5 + 0.45 * costs.of(subnet).macs / most
+        few = 0.5 + 0.45 * costs.price(subnet).macs / most
         return [few if index == 0 else min(0.99, few + 0.3) for index in which]
 
     monkeypatch.setattr(Search, "_scores", scores)
@@ -698,7 +698,7 @@ def test_the_shown_scores_of_members_are_shifted_to_those_of_all_cases(source: T
 def test_searches_lie_side_by_side_and_a_name_is_always_the_same_member(source: TrainedNNUNet, tmp_path: Path) -> None:
     storage, output = tmp_path / "study.journal", tmp_path / "out"
     prices = Prices(source.supernet.family, source.size)
-    largest = prices.of(prices.family.space.largest())
+    largest = prices.price(prices.family.space.largest())
     budgets = [Budget(), Budget(parameters=0.6 * largest.parameters), Budget(parameters=0.5 * largest.parameters)]
     searches = [search_of(source, storage, budget=budget, finalists=2) for budget in budgets]
     found = [write_report(search.run(), output) for search in searches]
@@ -716,6 +716,6 @@ def test_searches_lie_side_by_side_and_a_name_is_always_the_same_member(source: 
     again = write_report(search_of(source, storage, budget=budgets[1], finalists=2).run(), output)
     assert [one["name"] for one in again["finalists"]] == [one["name"] for one in found[1]["finalists"]]
     assert (folders[0] / "front.json").read_bytes() == before
-    assert name_of(Subnet.of(levels=(3,), resolution=(0.75,), width=(4, 8, 16))) == "choice-5605506b", (
+    assert name_of(Subnet.from_values(levels=(3,), resolution=(0.75,), width=(4, 8, 16))) == "choice-5605506b", (
         "names that were given must mean the same in later versions"
     )

@@ -39,7 +39,7 @@ from monai_prox.data.oct_plan import OctPlan
 from monai_prox.data.phantom import write_phantom_task
 from monai_prox.errors import ProXError
 from monai_prox.export.from_nnunet import prediction_of
-from monai_prox.families.mobilenet import MobileNetChoices
+from monai_prox.families.mobilenet_choices import MobileNetChoices
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import parse_json, read_json
 from monai_prox.latency.device import Device, fingerprint

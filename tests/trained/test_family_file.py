@@ -85,7 +85,7 @@ def test_a_member_is_found_by_its_name_and_by_what_it_is() -> None:
     turned = Subnet.from_json(dict(reversed(subnet.to_json().items())))
     assert (name, subnet) == ("largest", UNETS.space.largest())
     assert FILE.named(turned) is FILE.named(subnet) is FILE.members[-1]
-    assert FILE.named(Subnet.of(depth=(1,))) is None
+    assert FILE.named(Subnet.from_values(depth=(1,))) is None
     refused("there is no member 'x'; known: smallest, small, middle, large, largest, or the path of a JSON", FILE.find, "x")
 
 

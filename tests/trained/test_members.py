@@ -12,7 +12,8 @@ from helpers.architectures import unet_family
 from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans
 from helpers.refusals import refused
 
-from monai_prox.core.space import SearchSpace, Slot, Subnet
+from monai_prox.core.slots import Slot
+from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import write_json

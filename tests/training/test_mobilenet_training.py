@@ -49,8 +49,9 @@ def test_a_frozen_teacher_has_statistics_of_its_own(recipe: str, teachers: Calla
     train(engine, optimizer_of(engine), range(engine.schedule.epochs))
     stages = {"prox_paper": prox_paper, "progressive_shrinking": progressive_shrinking}[recipe](engine.supernet.family.space)
     assert calibrated == teachers([stage.space(engine.supernet.family.space) for stage in stages])
-    assert engine._teacher is not None
-    subnet, network = engine._teacher.subnet, engine._teacher._member.network
+    teacher = engine._expansion.teacher
+    assert teacher is not None
+    subnet, network = teacher.subnet, teacher._member.network
     again = engine.supernet.family.build(subnet, initialise=False)
     again.load_state_dict(network.state_dict())
     calibrate(again, images(99), lambda x: engine.supernet.family.run(again, x, subnet))

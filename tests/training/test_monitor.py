@@ -115,14 +115,14 @@ def test_an_expansion_is_the_largest_member_without_the_last_choice_of_one_dimen
         "kernel": (5, 5, 5),
     }
     assert {dimension: part.largest() for dimension, part in SPACE.reductions().items()} == {
-        "levels": Subnet.of(
+        "levels": Subnet.from_values(
             levels=(2,), resolution=(1.0,), depth=(2, 2, 0), decoder_depth=(2, 0), width=(4, 8, 0), kernel=(5, 5, 0)
         ),
-        "resolution": Subnet.of(**largest | {"resolution": (0.75,)}),
-        "depth": Subnet.of(**largest | {"depth": (1, 1, 1)}),
-        "decoder_depth": Subnet.of(**largest | {"decoder_depth": (1, 1)}),
-        "width": Subnet.of(**largest | {"width": (3, 6, 6)}),
-        "kernel": Subnet.of(**largest | {"kernel": (3, 3, 3)}),
+        "resolution": Subnet.from_values(**largest | {"resolution": (0.75,)}),
+        "depth": Subnet.from_values(**largest | {"depth": (1, 1, 1)}),
+        "decoder_depth": Subnet.from_values(**largest | {"decoder_depth": (1, 1)}),
+        "width": Subnet.from_values(**largest | {"width": (3, 6, 6)}),
+        "kernel": Subnet.from_values(**largest | {"kernel": (3, 3, 3)}),
     }
 
 
@@ -130,8 +130,8 @@ def test_dimensions_with_one_open_choice_are_not_compared() -> None:
     space = SPACE.restrict(dict.fromkeys(SPACE.dimensions, 1) | {"width": 2, "depth": 2})
     smallest = dict(SPACE.smallest())
     assert {dimension: part.largest() for dimension, part in space.reductions().items()} == {
-        "depth": Subnet.of(**smallest | {"width": (3, 6, 0)}),
-        "width": Subnet.of(**smallest | {"depth": (2, 2, 0)}),
+        "depth": Subnet.from_values(**smallest | {"width": (3, 6, 0)}),
+        "width": Subnet.from_values(**smallest | {"depth": (2, 2, 0)}),
     }
     assert SPACE.restrict({}).reductions() == {}
     assert monitor_of().members(SPACE.restrict({})) == []

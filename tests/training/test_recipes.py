@@ -9,7 +9,8 @@ from helpers.architectures import unet_family
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_prox.core.space import SearchSpace, Slot
+from monai_prox.core.slots import Slot
+from monai_prox.core.space import SearchSpace
 from monai_prox.errors import ProXError
 from monai_prox.families.unet_choices import PAPER_CHOICES, UNetChoices
 from monai_prox.training.recipes import RECIPES, find_recipe, make_schedule, progressive_shrinking, prox, prox_paper, sandwich
