@@ -163,13 +163,22 @@ def family_text(rows: Sequence[Row], measure: str, scored: str) -> str:
     return "\n".join(["Members of the family", first, *lines, _caption(rows, measure, scored), *choices_text(rows)])
 
 
-def processes_line(again: str) -> str:
-    """Of a training in several processes. again: what continues it, after "The same command with"."""
-    return f"{world_size()} processes train together: if one ends, all do. The same command with {again}."
+def processes_line(continuation: str) -> str:
+    """A line about a training in several processes.
+
+    Args:
+        continuation: how to continue the training, after "The same command with".
+    """
+    return f"{world_size()} processes train together: if one ends, all do. The same command with {continuation}."
 
 
 def schedule_lines(engine: Engine, recipe: str) -> list[str]:
-    """Of a training that begins: the members, and when the stages open."""
+    """Lines about a training that begins: the search space, and the epochs in which the stages open.
+
+    Args:
+        engine: the engine of the training.
+        recipe: name of the recipe.
+    """
     space, schedule = engine.supernet.family.space, engine.schedule
     stages = [f"{stage.name} from epoch {start}" for stage, start in zip(schedule.stages, schedule.starts, strict=True)]
     return [
@@ -180,7 +189,11 @@ def schedule_lines(engine: Engine, recipe: str) -> list[str]:
 
 
 def stage_line(engine: Engine) -> str:
-    """Of the stage that has opened."""
+    """A line about the stage that has opened.
+
+    Args:
+        engine: the engine of the training.
+    """
     stage, space = engine.stage, engine.space
     return (
         f"ProX stage {stage.name!r} opens: {space.size():,} of {engine.supernet.family.space.size():,} members, "
@@ -188,11 +201,17 @@ def stage_line(engine: Engine) -> str:
     )
 
 
-def closing_line(engine: Engine, dimension: str, before: Subnet) -> str:
-    """Of the choice that the monitor has closed. before: the largest member until then."""
+def closing_line(engine: Engine, dimension: str, former_largest: Subnet) -> str:
+    """A line about a choice that the monitor has closed.
+
+    Args:
+        engine: the engine of the training.
+        dimension: the dimension of the choice.
+        former_largest: the largest open member before.
+    """
     assert engine.monitor is not None
     space, family, size = engine.space, engine.supernet.family, engine.monitor.size
-    macs = [count(cost.macs(family, largest, size)) for largest in (space.largest(), before)]
+    macs = [count(cost.macs(family, largest, size)) for largest in (space.largest(), former_largest)]
     return (
         f"ProX closes the last choice of {dimension}: {space.size():,} of {family.space.size():,} members stay open, "
         f"the largest has {macs[0]} MACs per input, it had {macs[1]}. Open: {space}"

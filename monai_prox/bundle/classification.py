@@ -45,7 +45,7 @@ class _Collector:
         self._collect_labels(engine)
 
     def _collect_labels(self, engine: Engine) -> None:
-        """Prediction has none."""
+        """Collects the labels. A prediction has none."""
 
     def write(self, engine: Engine) -> None:
         """Writes the file.
@@ -77,8 +77,9 @@ class ProbabilityWriter(_Collector):
         with replacing(self.output_dir / "predictions.csv") as temporary, temporary.open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["image", "class", *self.classes])
-            for name, of in zip(self.names, self.probabilities, strict=True):
-                table.writerow([name, self.classes[int(of.argmax())], *(f"{value:.6f}" for value in of.tolist())])
+            for name, probabilities in zip(self.names, self.probabilities, strict=True):
+                predicted = self.classes[int(probabilities.argmax())]
+                table.writerow([name, predicted, *(f"{value:.6f}" for value in probabilities.tolist())])
 
 
 class ClassificationReport(_Collector):
@@ -116,7 +117,7 @@ class ClassificationReport(_Collector):
 
     @staticmethod
     def _auc(scores: Tensor, positive: Tensor) -> float | None:
-        """None where all images or none are of the class."""
+        """The ROC AUC, or None if all images or none are of the class."""
         if positive.all() or not positive.any():
             return None
         return float(compute_roc_auc(scores[:, None], positive[:, None].float(), average="micro"))

@@ -73,7 +73,7 @@ class ProXExpansionHandler:
         if world_size() > 1:
             again = "--ckpt and the last checkpoint, also with another number of processes, goes on from there"
             self.logger.info(processes_line(again))
-        if self._scaler_state and trainer.scaler is not None:  # the trainer makes a new scaler in every run
+        if self._scaler_state and trainer.scaler is not None:  # MONAI's trainer makes a new scaler in every run
             trainer.scaler.load_state_dict(self._scaler_state)
         if trainer.state.epoch > 0:
             self.engine.begin_epoch(trainer.state.epoch - 1)
@@ -93,12 +93,12 @@ class ProXExpansionHandler:
 
     def _seed(self, trainer: SupernetTrainer, epoch: int) -> None:
         seed = seed_generators(self.seed, epoch, rank())
-        loader = trainer.data_loader  # its processes are seeded by torch's state, transforms in this one are not
+        loader = trainer.data_loader  # its processes are seeded by torch's state, transforms in this process are not
         set_rnd(getattr(loader, "dataset", None), seed)
         if getattr(loader, "generator", None) is not None:
             loader.generator.manual_seed(seed)
         if epoch > 0:
-            trainer.set_data(trainer.data_loader)  # an iterator of its own for every epoch, also where it has epoch_length
+            trainer.set_data(trainer.data_loader)  # every epoch has its own iterator, also if the trainer has an epoch_length
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class ProXExpansionHandler:
         return {
             "engine": self.engine.state_dict(),
             "trainer": dict(trainer.state_dict()),
-            # With zeros instead of None, optimizers go on moving weights that no member of the step has used
+            # A gradient of 0 lets momentum and weight decay change weights that no member of the step has used, None does not
             "gradients": [name for name, p in trainer.network.named_parameters() if p.grad is not None],
             "scaler": trainer.scaler and trainer.scaler.state_dict(),
             **self._origin(),
@@ -123,29 +123,29 @@ class ProXExpansionHandler:
         Raises:
             ProXError: the search space, the recipe, the number of epochs or the plan is another.
         """
-        engine, own, saved = upgraded(state["engine"]), self._origin(), upgraded_origin(state)
-        turned = (self.plan or {}).get("orientation")
+        engine, origin, saved = upgraded(state["engine"]), self._origin(), upgraded_origin(state)
+        orientation = (self.plan or {}).get("orientation")
         if self.plan and "orientation" in self.plan and isinstance(saved.get("plan"), Mapping):
             saved["plan"] = {"orientation": None, **saved["plan"]}  # version 0.1.0 took images as stored
-            if turned and saved["plan"] == {**self.plan, "orientation": None}:
+            if orientation and saved["plan"] == {**self.plan, "orientation": None}:
                 raise ProXError(
-                    f"the checkpoint was trained on images as stored, this configuration turns them to {turned}; continue with "
-                    "--plan#orientation '$None', or start anew"
+                    f"the checkpoint was trained on images as stored, this configuration turns them to {orientation}; continue "
+                    "with --plan#orientation '$None', or start anew"
                 )
         meanings = {"space": "search space", "stages": "recipe", "epochs": "number of epochs", "plan": "plan"}
         for key, meaning in meanings.items():
-            if saved.get(key) != own[key]:
+            if saved.get(key) != origin[key]:
                 raise ProXError(
                     f"the checkpoint was trained with another {meaning} than this configuration asks for; continue with the "
                     "configuration of that training, or start anew"
                 )
         assert self._trainer is not None, "attach the handler first"
         self.engine.load_state_dict(engine)
-        # The number of processes may have changed, and with it an epoch's length
-        before = state["trainer"]
-        length = self._trainer.state.epoch_length or before["epoch_length"]
-        iteration = before["iteration"] * length // before["epoch_length"]
-        self._trainer.load_state_dict(before | {"iteration": iteration, "epoch_length": length})
+        # The length of an epoch depends on the number of processes, which may have changed
+        saved_trainer = state["trainer"]
+        length = self._trainer.state.epoch_length or saved_trainer["epoch_length"]
+        iteration = saved_trainer["iteration"] * length // saved_trainer["epoch_length"]
+        self._trainer.load_state_dict(saved_trainer | {"iteration": iteration, "epoch_length": length})
         self._scaler_state = state["scaler"]
         for name, parameter in self._trainer.network.named_parameters():
             parameter.grad = torch.zeros_like(parameter) if name in state["gradients"] else None
@@ -154,8 +154,8 @@ class ProXExpansionHandler:
         return {**self.engine.origin, "epochs": self.engine.schedule.epochs, "plan": self.plan}
 
 
-class _Measured(NamedTuple):
-    """What a validation of one member gave."""
+class _Result(NamedTuple):
+    """The result of a member's validation."""
 
     metrics: dict[str, Any]
     by_case: Tensor  # (cases, regions), the key metric's details; the cases of all ranks
@@ -215,53 +215,56 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         cases = getattr(self.validator.data_loader, "dataset", None)
         if isinstance(cases, Sized) and not len(cases):
             raise ProXError("there are no cases to validate on; the validator's data must have at least one")
-        trainer.add_event_handler(Events.EPOCH_STARTED, self._forget)
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._remove_metrics)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def _forget(self, trainer: SupernetTrainer) -> None:
+    def _remove_metrics(self, trainer: SupernetTrainer) -> None:
         for name in self._names:
             trainer.state.metrics.pop(name, None)
 
     def __call__(self, trainer: SupernetTrainer) -> None:
         epoch = trainer.state.epoch - 1
-        due, compared = self.engine.schedule.is_due(epoch, self.interval), self.engine.compared(epoch, self.interval)
-        if not due and not compared:
+        validates, compared = self.engine.schedule.is_due(epoch, self.interval), self.engine.compared(epoch, self.interval)
+        if not validates and not compared:
             return
-        measured: dict[Subnet, _Measured] = {}
-        self._validate([*(self.members.values() if due else ()), *compared], trainer, measured)
-        closes = bool(compared) and self._observe(trainer, measured)
-        if not due:
+        results: dict[Subnet, _Result] = {}
+        self._validate([*(self.members.values() if validates else ()), *compared], trainer, results)
+        closed = bool(compared) and self._observe(trainer, results)
+        if not validates:
             return
-        if closes:
-            self._validate(self.members.values(), trainer, measured)
-        named = {name: measured[subnet] for name, subnet in self.members.items() if subnet in measured}
-        metrics = {f"{metric}_{name}": value for name, each in named.items() for metric, value in each.metrics.items()}
+        if closed:
+            self._validate(self.members.values(), trainer, results)
+        named = {name: results[subnet] for name, subnet in self.members.items() if subnet in results}
+        metrics = {f"{metric}_{name}": value for name, result in named.items() for metric, value in result.metrics.items()}
         self._names = set(metrics)
         trainer.state.metrics |= metrics
-        self.history.append({"epoch": epoch, "scores": {name: self._scores(each) for name, each in named.items()}})
+        self.history.append({"epoch": epoch, "scores": {name: self._scores(result) for name, result in named.items()}})
         trainer.fire_event(ProXEvents.MEMBERS_VALIDATED)
 
-    def _validate(self, subnets: Iterable[Subnet], trainer: SupernetTrainer, measured: dict[Subnet, _Measured]) -> None:
-        """Adds those of ``subnets`` that are open to ``measured``, unless they are there, and the largest open one anyway."""
+    def _validate(self, subnets: Iterable[Subnet], trainer: SupernetTrainer, results: dict[Subnet, _Result]) -> None:
+        """Validates open members that have no result, and always the largest open member, and adds the results."""
         space, validator = self.engine.space, self.validator
         largest = space.largest()
-        missing = [s for s in dict.fromkeys(subnets) if s in space and s not in measured and s != largest]
+        missing = [s for s in dict.fromkeys(subnets) if s in space and s not in results and s != largest]
         for subnet in [*missing, largest]:
             validator.network = self.network_of(subnet)
             validator.run(trainer.state.epoch)
             state = validator.state
-            measured[subnet] = _Measured(dict(state.metrics), state.metric_details[state.key_metric_name])
+            results[subnet] = _Result(dict(state.metrics), state.metric_details[state.key_metric_name])
 
-    def _scores(self, measured: _Measured) -> dict[str, float]:
-        mean = float(measured.metrics[self.validator.state.key_metric_name])  # of each case's mean, as MONAI has it
-        return {"mean": mean, **dict(zip(self.regions, measured.by_case.nanmean(0).tolist(), strict=True))}
+    def _scores(self, result: _Result) -> dict[str, float]:
+        mean = float(result.metrics[self.validator.state.key_metric_name])  # over the means of the cases, as in MONAI
+        return {"mean": mean, **dict(zip(self.regions, result.by_case.nanmean(0).tolist(), strict=True))}
 
-    def _observe(self, trainer: SupernetTrainer, measured: Mapping[Subnet, _Measured]) -> bool:
-        """Whether a choice was closed. MONAI gathers the cases from all ranks in one order, so all ranks decide alike."""
+    def _observe(self, trainer: SupernetTrainer, results: Mapping[Subnet, _Result]) -> bool:
+        """Lets the monitor compare. Returns whether a choice was closed.
+
+        MONAI gathers the cases of all ranks in the same order, so all ranks decide alike.
+        """
         engine, largest = self.engine, self.engine.space.largest()
         by_case = {
-            subnet: {str(case): score for case, score in enumerate(each.by_case.nanmean(1).tolist())}
-            for subnet, each in measured.items()
+            subnet: {str(case): score for case, score in enumerate(result.by_case.nanmean(1).tolist())}
+            for subnet, result in results.items()
         }
         comparison = engine.observe(trainer.state.epoch - 1, by_case)
         if comparison is None:

@@ -33,21 +33,23 @@ def log_plan(plan: Plan | OctPlan, prox: ProX, training: Data, validation: Data,
         return
     family, logger = prox.supernet.family, logging.getLogger(__name__)
     largest = family.space.largest()
-    price, features = cost.member_cost(family, largest, plan.patch_size), ", ".join(f"{value:g}" for value in largest["width"])
+    member_cost, size = cost.member_cost(family, largest, plan.patch_size), " x ".join(map(str, plan.patch_size))
+    features = ", ".join(f"{value:g}" for value in largest["width"])
     cache = _cache(plan, training, validation, cache_rate)
     logger.info(f"Plan: {plan.images}; {len(training):,} cases to train on, {len(validation):,} to validate on{cache}")
     logger.info(
         f"Network: {len(largest['width'])} stages of {features} features; the largest of {family.space.size():,} members has "
-        f"{count(price.parameters)} weights and takes {count(price.macs)}MAC for {' x '.join(map(str, plan.patch_size))}"
+        f"{count(member_cost.parameters)} weights and takes {count(member_cost.macs)}MAC for {size}"
     )
 
 
 def _cache(plan: Plan | OctPlan, training: Data, validation: Data, rate: float) -> str:
-    kept = [(item, part is training) for part in (training, validation) for item in part[: int(len(part) * rate)]]
-    if not kept:
+    """The memory of the cache in words, or "" if it is not known."""
+    cached = [(item, part is training) for part in (training, validation) for item in part[: int(len(part) * rate)]]
+    if not cached:
         return ""
-    if isinstance(plan, Plan) and not all(isinstance(item["image"], str | Path) for item, _ in kept):
+    if isinstance(plan, Plan) and not all(isinstance(item["image"], str | Path) for item, _ in cached):
         return ""
-    size = sum(plan.cached_bytes(item["image"], trains=trains) for item, trains in kept)
-    each = " in each process" if world_size() > 1 else ""
-    return f", kept in up to {count(size)}B of memory{each}"
+    size = sum(plan.cached_bytes(item["image"], trains=trains) for item, trains in cached)
+    processes = " in each process" if world_size() > 1 else ""
+    return f", kept in up to {count(size)}B of memory{processes}"

@@ -21,11 +21,11 @@ from monai_prox.training.update import Updates
 
 
 class ProXEvents(EventEnum):  # type: ignore[misc]
-    """What a SupernetTrainer fires beside MONAI's events.
+    """Events that a SupernetTrainer fires besides MONAI's events.
 
-    STAGE_STARTED: a stage has opened, before its first epoch; ``trainer.engine.stage`` is the stage.
-    STAGE_RESUMED: a training goes on within or after this stage; what depends on the stage has to be set again.
-    MEMBERS_VALIDATED: the watched members have been validated; ``trainer.state.metrics`` has their metrics.
+    STAGE_STARTED: a stage has opened, before its first epoch. ``trainer.engine.stage`` is the stage.
+    STAGE_RESUMED: a training continues within or after this stage. Settings that depend on the stage have to be set again.
+    MEMBERS_VALIDATED: the named members have been validated. ``trainer.state.metrics`` has their metrics.
     """
 
     STAGE_STARTED = "prox_stage_started"
@@ -79,7 +79,7 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
                 "compile is true; a supernet's members differ in shape, and each would be compiled anew: leave it out"
             )
         self.engine = engine
-        self.expands = False  # a ProXExpansionHandler says so when it is attached
+        self.expands = False  # set by a ProXExpansionHandler when it is attached
         engine.guard(optimizer)
         super().__init__(
             device=device,
@@ -107,9 +107,9 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
         batch = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)
         inputs, targets, args, kwargs = batch if len(batch) == 4 else (*batch, (), {})
         index = (self.state.iteration - 1) % self.state.epoch_length
-        begins, ends = self._accumulation(index)
+        starts_update, ends_update = self._accumulation(index)
         self.network.train()
-        if begins:
+        if starts_update:
             self.optimizer.zero_grad(set_to_none=self.optim_set_to_none)
 
         def forward(x: Tensor, member: Subnet) -> Any:
@@ -130,14 +130,14 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
         self.state.output[CommonKeys.LOSS] = step.loss
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        if ends:
+        if ends_update:
             self.updates(self.optimizer, self.scaler)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         output: dict[str, Any] = self.state.output
         return output
 
     def _accumulation(self, index: int) -> tuple[bool, bool]:
-        """Whether iteration ``index`` of the epoch begins and ends an accumulation; an epoch's last one always ends it."""
+        """Whether an iteration starts, and whether it ends an accumulation. The last one of an epoch always ends it."""
         steps = self.accumulation_steps
         return index % steps == 0, (index + 1) % steps == 0 or index + 1 == self.state.epoch_length
 
@@ -153,12 +153,12 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
 
 
 def _plain(data: Any) -> Any:
-    """Without MONAI's metadata, which every operation would carry along."""
+    """Data without MONAI's metadata, which every operation would process."""
     return data.as_tensor() if hasattr(data, "as_tensor") else data
 
 
 def _cases(inputs: Any) -> list[str]:
-    """The files that a batch comes from, as MONAI's metadata has them; what has none is numbered."""
+    """The files of a batch, from MONAI's metadata. Images without a file are numbered."""
     files = getattr(inputs, "meta", {}).get("filename_or_obj")
     if not isinstance(files, list):
         files = [f"number {index} of the batch" for index in range(len(inputs))]

@@ -1,4 +1,4 @@
-"""Which axes of which tensors count the same channels, read off a network's graph."""
+"""The axes of tensors that count the same channels, found in a network's graph."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from monai_prox.core.slicing import Permutations, Region
 from monai_prox.errors import ProXError
 
-# Modules by their exact class, for a subclass may do anything, functions by themselves, methods by their names.
+# Modules by their exact class, because a subclass may do anything, functions by themselves, methods by their names.
 _AXES = (1, 2, 3)
 _CONVOLUTIONS = {getattr(nn, f"Conv{kind}{n}d") for kind in ("", "Transpose") for n in _AXES}
 _NORMS = {getattr(nn, f"{kind}Norm{n}d") for kind in ("Batch", "Instance") for n in _AXES} | {nn.SyncBatchNorm}
 _POOLINGS = {getattr(nn, f"{kind}Pool{n}d"): n for kind in ("Avg", "Max", "AdaptiveAvg", "AdaptiveMax") for n in _AXES}
 _POOLINGS |= {getattr(F, f"{kind}_pool{n}d"): n for kind in ("avg", "max", "adaptive_avg", "adaptive_max") for n in _AXES}
-_ALIKE = {  # all channels alike, and each by itself
+_ALIKE = {  # they do the same to every channel, without mixing channels
     *[nn.Identity, nn.Upsample, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d],
     *[nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus],
     *[nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh],
@@ -29,7 +29,7 @@ _ALIKE = {  # all channels alike, and each by itself
     *[F.hardsigmoid, F.hardswish, F.hardtanh, torch.relu, torch.sigmoid, torch.tanh],
     *["relu", "sigmoid", "tanh", "contiguous", "clone"],
 }
-_PAIRINGS = {  # channel by channel from two values
+_PAIRINGS = {  # they combine two values channel by channel
     *[operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv],
     *[torch.add, torch.sub, torch.mul, torch.div],
     *["add", "sub", "mul", "div"],
@@ -44,10 +44,11 @@ class Group:
     """Channels that have one order: the output of a layer, or an input of the network."""
 
     size: int  # 0 for an input that no layer has read yet
-    fixed: bool = False  # the world outside knows the order
-    tied: Group | None = None  # whose order is this one's
+    fixed: bool = False  # inputs and outputs of the network, whose order has to stay
+    tied: Group | None = None  # the group that has the same order
 
     def head(self) -> Group:
+        """The group that stands for all groups with the same order."""
         group = self
         while group.tied is not None:
             group = group.tied
@@ -55,35 +56,53 @@ class Group:
 
 
 class Channels(NamedTuple):
-    """Axis 1 of a value, group after group, and the number of axes after it, which is not known of inputs."""
+    """Axis 1 of a value.
+
+    Args:
+        groups: the groups of channels in their order.
+        spatial: number of axes after the channels, or None for inputs, for which it is not known.
+    """
 
     groups: tuple[Group, ...]
     spatial: int | None
 
     def sizes(self) -> list[int]:
+        """The number of channels of each group, 0 if it is not known."""
         return [group.head().size for group in self.groups]
 
     def broadcasts(self) -> bool:
-        # A flattened channel may be many values, and an input may have any axes.
+        """Whether there is one channel, which is combined with all channels of another value.
+
+        A flattened channel may have many values, and an input may have any axes.
+        """
         return bool(self.spatial) and self.sizes() == [1]
 
 
 class _UnclearError(Exception):
-    """Why channels cannot be followed through an operation."""
+    """Channels cannot be followed through an operation. The message is the reason."""
 
 
 class Ties:
-    """Which channels the axes of tensors count, by following the channels through graphs."""
+    """The channels that the axes of tensors count. They are found by following the channels through graphs."""
 
     def __init__(self) -> None:
         self.axes: dict[Tensor, dict[int, Channels]] = {}
         self._reading: dict[Tensor, int] = {}  # a weight's axis of input channels
 
     def follow(self, network: nn.Module) -> None:
-        """Tensors that have been met before, in a layer used twice or in another network, tie what they meet."""
+        """Follows the channels through a network.
+
+        Channels have one order if the same axis of a tensor counts them, in a layer that is used twice or in several networks.
+
+        Args:
+            network: the network.
+
+        Raises:
+            ProXError: torch.fx cannot trace the network, or an operation is not known to keep channels apart.
+        """
         try:
             graph = fx.Tracer().trace(network)
-        except Exception as error:  # the network's own code runs, on values that are none
+        except Exception as error:  # torch.fx runs the network's code with proxies, which may raise any error
             raise ProXError(f"torch.fx cannot trace {type(network).__name__}: {error}") from error
         values: dict[fx.Node, Channels | None] = {}  # None for numbers, such as sizes
         for node in graph.nodes:
@@ -91,13 +110,18 @@ class Ties:
             try:
                 values[node] = self._value(node, layer, values)
             except _UnclearError as error:
-                what = node.target if layer is None else type(layer)
+                operation = node.target if layer is None else type(layer)
                 raise ProXError(
-                    f"channels cannot be sorted through {node.name}, {getattr(what, '__name__', what)}: {error}"
+                    f"channels cannot be sorted through {node.name}, {getattr(operation, '__name__', operation)}: {error}"
                 ) from error
 
     def widths(self, tensors: Mapping[str, Tensor], narrower: Sequence[Mapping[str, Region]]) -> dict[Group, set[int]]:
-        """How many of its channels, the first ones, each group has in ``narrower`` members, see ``sort_channels``."""
+        """The numbers of first channels that narrower members have of each group.
+
+        Args:
+            tensors: the network's parameters by name.
+            narrower: see ``sort_channels``.
+        """
         widths: dict[Group, set[int]] = {}
         for name, region in ((name, region) for regions in narrower for name, region in regions.items() if name in tensors):
             for axis, channels in self.axes[tensors[name]].items():
@@ -110,12 +134,16 @@ class Ties:
         return widths
 
     def permutations(self, widths: Mapping[Group, set[int]]) -> dict[Tensor, Permutations]:
-        """For each tensor with hidden channels its permuted axes. Channels stay on their side of each of a group's widths."""
+        """The permutations that sort hidden channels, by tensor.
+
+        Args:
+            widths: what ``widths`` returned. No channel moves from one side of a width to the other.
+        """
         importance: dict[Group, Tensor] = {}
         for weight, axis in self._reading.items():
             channels = self.axes[weight][axis]
-            # The order of sums must not break ties: that of single-precision weights hardly matters in double precision,
-            # which not every accelerator has.
+            # Sums in double precision hardly depend on their order, so equal channels stay equal. They are computed on the CPU
+            # because not every accelerator has double precision.
             absolute = weight.detach().to("cpu", torch.float64).abs()
             norms = absolute.transpose(0, axis).flatten(1).sum(1)
             for group, part in zip(channels.groups, torch.split(norms, channels.sizes()), strict=True):
@@ -173,7 +201,7 @@ class Ties:
         raise _UnclearError("it is not known what that does to the order of channels")
 
     def _single(self, node: fx.Node, operation: Any, layer: Any, x: Channels) -> Channels | None:
-        """What ``operation`` makes of ``x``; None if that is not known."""
+        """The channels of an operation's output, or None if they are not known."""
         if operation in _ALIKE or (operation is nn.PReLU and layer.num_parameters == 1):
             for parameter in layer.parameters() if layer is not None else ():
                 self.axes.setdefault(parameter, {})
@@ -186,7 +214,7 @@ class Ties:
             return self._counted(x, layer.weight)
         if operation in _NORMS:
             return self._counted(x, layer.weight, layer.bias, layer.running_mean, layer.running_var)
-        # With an axis less than it expects, a pooling takes channels for the first spatial axis.
+        # A pooling whose input has one axis less than expected treats the channels as the first spatial axis.
         if operation in _POOLINGS and x.spatial in (None, _POOLINGS[operation]):
             return x
         if operation in _MEANS:
@@ -207,7 +235,7 @@ class Ties:
         return self._counted(x, layer.weight, layer.bias)
 
     def _dense(self, layer: Any, x: Channels, *, reading: int, spatial: int) -> Channels:
-        """Every output channel from all input channels, which axis ``reading`` of the weight counts."""
+        """The output of a layer that mixes all its input channels, which axis ``reading`` of the weight counts."""
         weight: Tensor = layer.weight
         result = Channels((Group(weight.shape[1 - reading]),), spatial)
         self._count(weight, reading, x)
@@ -222,7 +250,7 @@ class Ties:
         return channels
 
     def _count(self, tensor: Tensor, axis: int, channels: Channels) -> None:
-        """``channels`` are what ``axis`` of ``tensor`` counts."""
+        """Notes that an axis of a tensor counts some channels."""
         if channels.sizes() == [0]:
             channels.groups[0].head().size = tensor.shape[axis]
         sizes = channels.sizes()
@@ -231,30 +259,30 @@ class Ties:
         _tie(self.axes.setdefault(tensor, {}).setdefault(axis, channels), channels)
 
     def _pair(self, inputs: Sequence[Channels]) -> Channels | None:
-        if len(inputs) < 2:  # with a number, with itself, or only numbers
+        if len(inputs) < 2:  # one value and a number, one value twice, or only numbers
             return inputs[0] if inputs else None
-        one, other = inputs
-        if None not in (one.spatial, other.spatial) and one.spatial != other.spatial:
-            raise _UnclearError(f"its inputs have {one.spatial} and {other.spatial} axes after that of channels")
-        if one.broadcasts() != other.broadcasts():
-            return other if one.broadcasts() else one
-        _tie(one, other)
-        return other if one.spatial is None else one
+        left, right = inputs
+        if None not in (left.spatial, right.spatial) and left.spatial != right.spatial:
+            raise _UnclearError(f"its inputs have {left.spatial} and {right.spatial} axes after that of channels")
+        if left.broadcasts() != right.broadcasts():
+            return right if left.broadcasts() else left
+        _tie(left, right)
+        return right if left.spatial is None else left
 
 
-def _tie(one: Channels, other: Channels) -> None:
-    """Gives both one order, part by part."""
-    sizes = one.sizes(), other.sizes()
+def _tie(left: Channels, right: Channels) -> None:
+    """Gives the channels of two values the same order, group by group."""
+    sizes = left.sizes(), right.sizes()
     if len(sizes[0]) != len(sizes[1]) or any(a != b and a and b for a, b in zip(*sizes, strict=True)):
         raise _UnclearError(f"it ties channels in parts of {sizes[0]} to channels in parts of {sizes[1]}")
-    for mine, its in zip(one.groups, other.groups, strict=True):
-        head, joins = mine.head(), its.head()
-        if head is not joins:
-            head.size, head.fixed, joins.tied = head.size or joins.size, head.fixed or joins.fixed, head
+    for left_group, right_group in zip(left.groups, right.groups, strict=True):
+        head, follower = left_group.head(), right_group.head()
+        if head is not follower:
+            head.size, head.fixed, follower.tied = head.size or follower.size, head.fixed or follower.fixed, head
 
 
 def _mean(x: Channels, axes: Any, *, keep: bool) -> Channels | None:
-    """x: averaged over ``axes``; None if they are not spatial axes for certain."""
+    """The channels of a mean over ``axes``, or None if these may be others than spatial axes."""
     axes = [axes] if isinstance(axes, int) else axes or ()
     if x.spatial is None or not axes or not all(isinstance(axis, int) and axis % (2 + x.spatial) > 1 for axis in axes):
         return None

@@ -1,8 +1,8 @@
-"""The most important channels first, because narrower members use the first ones of every tensor.
+"""The order of channels by importance. Narrower members use the first channels of every tensor.
 
-After progressive shrinking in Once-for-all (Cai et al., ICLR 2020, section 3.3, elastic width), which sorts anew whenever
-narrower members open, so that those open already keep their channels. Which axes of which tensors
-count the same channels is read off the network's graph, so that sorting only renames channels.
+Source: progressive shrinking in Once-for-all (Cai et al., ICLR 2020, section 3.3, elastic width). Channels are sorted whenever
+narrower members open. Members that are open already keep their channels. The axes that count the same channels are found in the
+network's graph, so sorting does not change the network's function.
 """
 
 from __future__ import annotations
@@ -24,31 +24,34 @@ from monai_prox.errors import ProXError
 def sort_channels(
     network: nn.Module, *shallower: nn.Module, narrower: Sequence[Mapping[str, Region]] = ()
 ) -> dict[nn.Parameter, Permutations]:
-    """Sorts hidden channels of ``network`` in place, the most important first; its function stays up to rounding.
+    """Sorts the hidden channels of a network in place, the most important first. Its function stays the same up to rounding.
 
-    A channel's importance is the L1 norm of all weights that read it, those of convolutions and linear layers over all axes
-    but that of input channels. Depthwise convolutions read nothing, they belong to their channels. Channels of equal
-    importance keep their order. Inputs and outputs keep theirs, and what a sum or a product ties shares one. Gradients
-    and buffers are sorted too.
+    The importance of a channel is the L1 norm of all weights that read it. These are the weights of convolutions and linear
+    layers for this input channel. Weights of depthwise convolutions do not count. Channels of equal importance keep their
+    order. Inputs and outputs of the network keep theirs, and channels that are added or multiplied have the same order.
+    Gradients and buffers are sorted, too.
 
-    Members with fewer channels become other networks, unless they are given: then channels are sorted within what one of
-    them has and within what none has. Members with fewer layers become others too unless they are given: where they skip a
-    layer, the next one reads channels in the order of the one before.
+    Members with fewer channels or fewer layers become other networks unless they are given. Channels are sorted within the
+    channels that a given narrower member has, and within those that it does not have. If a shallower member skips a layer, the
+    next layer reads the channels of the layer before, so these have the same order.
 
-    network: one in which all parameters take part; nnU-Net's U-Nets need ``decoder.deep_supervision`` for that.
-    shallower: networks made of some of its parameters, the very same objects, whose functions are to stay as well, see
-        ``shallower_members``.
-    narrower: what members that are to stay use of its parameters, by their names, see ``narrower_members``.
+    Args:
+        network: a network in which all parameters are used. nnU-Net's U-Nets need ``decoder.deep_supervision``.
+        shallower: networks with some of the same parameter objects, whose functions have to stay the same, see
+            ``shallower_members``.
+        narrower: the regions of parameters that narrower members use, whose functions have to stay the same, see
+            ``narrower_members``.
 
-    Returns what was permuted, for an optimizer's state to follow with ``permute``. For each parameter pairs of an axis and
-    a permutation (length of that axis,), which holds the old index of every new one.
+    Returns:
+        (axis, permutation) pairs for each parameter. A permutation has the former index of each entry, as ``permute`` needs it.
 
-    Raises ProXError, before anything is changed, for networks that torch.fx cannot trace, for operations that are not known
-    to keep channels apart and for parameters that take no part.
+    Raises:
+        ProXError: torch.fx cannot trace the network, an operation is not known to keep channels apart, or a parameter is not
+            used. Nothing is changed.
     """
     ties = Ties()
-    for each in (network, *shallower):
-        ties.follow(each)
+    for traced in (network, *shallower):
+        ties.follow(traced)
     for name, parameter in network.named_parameters():
         if parameter not in ties.axes:
             raise ProXError(
@@ -63,17 +66,20 @@ def sort_channels(
 
 
 def shallower_members(supernet: SuperNet) -> list[nn.Module]:
-    """Stock networks of fewer layers, otherwise the largest, in the supernet's own parameters; for ``sort_channels``.
+    """The largest networks with fewer layers, made of the supernet's parameters, for ``sort_channels``.
 
-    One for each smaller choice of a dimension, made in all slots at once. That is enough for members that are smaller in
-    several dimensions or in some slots only: orders that are tied in two of these networks are tied through both.
+    There is one network for each smaller choice of a dimension, taken in all slots. Members that are smaller in several
+    dimensions, or in some slots only, need no network of their own, because their orders are tied by these networks.
+
+    Args:
+        supernet: the supernet.
     """
     space, tensors = supernet.family.space, dict([*supernet.network.named_parameters(), *supernet.network.named_buffers()])
-    every = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
+    counts = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
     result = []
-    for smaller in [every | {dimension: n} for dimension, count in every.items() for n in range(1, count)]:
+    for smaller in [counts | {dimension: n} for dimension, count in counts.items() for n in range(1, count)]:
         members = space.restrict(smaller)
-        if not members.size():  # widths that have to differ may not, if there is only one of each
+        if not members.size():  # widths that have to differ cannot, if each has one choice
             continue
         subnet = members.largest()
         regions = supernet.regions(subnet)
@@ -91,20 +97,32 @@ def shallower_members(supernet: SuperNet) -> list[nn.Module]:
 
 
 def narrower_members(supernet: SuperNet, space: SearchSpace) -> list[dict[str, Region]]:
-    """What members of ``space`` use of the largest network; for ``sort_channels``.
+    """The regions of the largest network that members use, for ``sort_channels``.
 
-    One for each combination of choices, made in all slots of a dimension at once. That is enough for all of ``space``, for how
-    many channels a layer puts out depends on one slot of a dimension at most.
+    There is one member for each combination of choices, taken in all slots of a dimension. Other members need no regions of
+    their own, because the number of a layer's output channels depends on at most one slot of a dimension.
+
+    Args:
+        supernet: the supernet.
+        space: the search space of the members.
     """
     counts = [[(dimension, n + 1) for n in range(space.choice_count(dimension))] for dimension in space.dimensions]
-    evenly = (space.restrict(dict(choices)) for choices in product(*counts))
-    return [supernet.regions(members.largest()) for members in evenly if members.size()]
+    parts = (space.restrict(dict(choices)) for choices in product(*counts))
+    return [supernet.regions(part.largest()) for part in parts if part.size()]
 
 
 def sort_channels_of(supernet: SuperNet, trained: SearchSpace | None) -> dict[nn.Parameter, Permutations]:
-    """Sorts the channels of ``supernet``'s network such that the members of ``trained`` stay what they are, None for no member.
+    """Sorts the channels of a supernet. It is the ``reorder`` of a stage, see ``monai_prox.training.stage``.
 
-    It is the ``reorder`` of a stage, see ``monai_prox.training.stage``. Raises ProXError as ``sort_channels`` does.
+    Args:
+        supernet: the supernet.
+        trained: the search space of the members whose functions have to stay the same, or None.
+
+    Returns:
+        The permutations, see ``sort_channels``.
+
+    Raises:
+        ProXError: see ``sort_channels``.
     """
     narrower = [] if trained is None else narrower_members(supernet, trained)
     return sort_channels(supernet.network, *shallower_members(supernet), narrower=narrower)

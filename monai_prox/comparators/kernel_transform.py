@@ -1,7 +1,7 @@
-"""Learned transforms from larger kernels to smaller ones, as Progressive Shrinking has them.
+"""Learned transforms from larger kernels to smaller ones, as in Progressive Shrinking.
 
-Source: Once-for-all, Cai et al., ICLR 2020, section 3.3, "elastic kernel size": the centre of a larger kernel has to serve
-both as part of it and as a kernel of its own, so a matrix per layer, shared by its channels, turns one into the other.
+Source: Once-for-all, Cai et al., ICLR 2020, section 3.3, "elastic kernel size". The centre of a larger kernel is part of it and
+also a kernel of its own. So a matrix per layer, shared by its channels, makes the smaller kernel from the centre.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from monai_prox.core.supernet import without_weights
 
 
 class KernelTransforms(nn.Module):
-    """A matrix per layer and step from one kernel size to the next smaller one; each starts as the identity.
+    """A matrix per layer for each step from one kernel size to the next smaller one. It is initialised as the identity.
 
-    sizes: by the name of a convolution's weight, its kernel's sizes per axis, from the largest down.
+    Args:
+        sizes: kernel sizes per axis, from the largest, by the name of the convolution's weight.
     """
 
     def __init__(self, sizes: Mapping[str, Sequence[tuple[int, ...]]]) -> None:
@@ -40,20 +41,30 @@ class KernelTransforms(nn.Module):
         return f"{name.replace('.', '/')}:{step}"  # a module's parameter may not have dots in its name
 
     def forward(self, name: str, weight: Tensor, size: Sequence[int]) -> Tensor:
-        """weight: (O, I, *largest size) of the layer ``name`` -> (O, I, *size), through all sizes between."""
+        """A smaller kernel (O, I, *size), computed through all sizes between.
+
+        Args:
+            name: name of the weight.
+            weight: (O, I, *largest size).
+            size: kernel size per axis.
+        """
         for step, smaller in enumerate(self.sizes[name][1:], start=1):
             if tuple(weight.shape[2:]) == tuple(size):
                 break
             middle = [centre(length, full)[0] for length, full in zip(smaller, weight.shape[2:], strict=True)]
             region = (slice(None), slice(None), *middle)
             taps = weight[region].flatten(2)
-            with torch.autocast(weight.device.type, enabled=False):  # or a member would be another one once it is extracted
+            with torch.autocast(weight.device.type, enabled=False):  # an extracted member has the kernel in single precision
                 weight = F.linear(taps, self.matrices[self._key(name, step)]).view((*weight.shape[:2], *smaller))
         return weight
 
 
 def kernel_transforms_of(family: Family) -> KernelTransforms:
-    """One transform for each kernel of ``family`` that some member has in a smaller size."""
+    """Transforms for all kernels that have smaller sizes in a family.
+
+    Args:
+        family: the family.
+    """
     supernet, space = without_weights(family), family.space
     counts = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
     sizes: dict[str, list[tuple[int, ...]]] = {}

@@ -27,16 +27,20 @@ class _Skeleton(NamedTuple):
 
 
 class WeightTransforms(Protocol):
-    """What makes smaller kernels of larger ones; a torch module.
-
-    sizes: by the name of a convolution's weight, its kernel's sizes per axis, from the largest down.
-    """
+    """A torch module that makes smaller kernels from larger ones."""
 
     @property
-    def sizes(self) -> Mapping[str, Sequence[tuple[int, ...]]]: ...
+    def sizes(self) -> Mapping[str, Sequence[tuple[int, ...]]]:
+        """Kernel sizes per axis, from the largest, by the name of the convolution's weight."""
 
     def __call__(self, name: str, weight: Tensor, size: Sequence[int]) -> Tensor:
-        """weight: (O, I, *largest size) of the layer ``name`` -> (O, I, *size)."""
+        """A smaller kernel (O, I, *size).
+
+        Args:
+            name: name of the weight.
+            weight: (O, I, *largest size).
+            size: kernel size per axis.
+        """
 
 
 class SuperNet(nn.Module):

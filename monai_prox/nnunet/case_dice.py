@@ -16,15 +16,22 @@ Counts = dict[str, NDArray[np.float64]]
 
 
 def add(counts: Counts, case: str, evaluated: Mapping[str, Any]) -> None:
-    """Adds one patch of ``case`` to ``counts``, as nnU-Net's validation_step has evaluated a batch of it alone."""
+    """Adds the counts of a patch, in place.
+
+    Args:
+        counts: counts by case.
+        case: the case of the patch.
+        evaluated: what nnU-Net's validation_step returned for a batch with this patch only.
+    """
     patch = np.stack([np.asarray(evaluated[key], np.float64) for key in ("tp_hard", "fp_hard", "fn_hard")])
     counts[case] = counts[case] + patch if case in counts else patch
 
 
 def dice_by_case(parts: Iterable[Counts]) -> dict[str, float]:
-    """``mean_dice`` by case; cases in which no class occurs or is predicted are left out.
+    """Mean Dice by case, over the classes that occur or are predicted in the case. Cases without such classes are left out.
 
-    parts: e.g. of several ranks; what they have of the same case is added up.
+    Args:
+        parts: counts by case, for example one part per rank. Counts of the same case are added.
     """
     total: Counts = {}
     for part in parts:

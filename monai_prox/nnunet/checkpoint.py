@@ -1,4 +1,4 @@
-"""ProXTrainer's checkpoints: nnU-Net's, with what the engine needs to go on."""
+"""ProXTrainer's checkpoints: those of nnU-Net, with the state of the engine."""
 
 from __future__ import annotations
 
@@ -17,18 +17,29 @@ from monai_prox.training.resume import upgraded, upgraded_origin
 
 
 class Resumed(NamedTuple):
-    """What a training goes on with beside nnU-Net's own: the engine's state, and the named members' pseudo Dice so far."""
+    """The state of a training that is continued, besides nnU-Net's own.
+
+    Args:
+        engine: the state of the engine.
+        progress: the pseudo Dice of the named members so far.
+    """
 
     engine: dict[str, Any]
     progress: list[dict[str, Any]]
 
 
 def write_checkpoint(trainer: Any, save: Callable[[Any], None], path: str | Path) -> None:
-    """Writes to ``path`` what nnU-Net's ``save`` writes, with an entry ``prox`` and without NumPy's types."""
+    """Writes nnU-Net's checkpoint with an entry ``prox`` and without NumPy's types.
+
+    Args:
+        trainer: a ProXTrainer.
+        save: writes nnU-Net's checkpoint to a file.
+        path: path of the checkpoint.
+    """
     buffer = io.BytesIO()
     save(buffer)
     buffer.seek(0)
-    checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)  # written a moment ago by ourselves
+    checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)  # this process has written it
     checkpoint["prox"] = {
         "engine": trainer.engine.state_dict(),
         "choices": asdict(trainer.supernet.family.choices),
@@ -40,7 +51,15 @@ def write_checkpoint(trainer: Any, save: Callable[[Any], None], path: str | Path
 
 
 def read_resumed(trainer: Any, path: str | Path) -> Resumed:
-    """What ``trainer`` goes on with. Raises ProXError if ``path`` is of another trainer, space or recipe."""
+    """Reads a checkpoint for a training that is continued.
+
+    Args:
+        trainer: a ProXTrainer.
+        path: path of the checkpoint.
+
+    Raises:
+        ProXError: the checkpoint is of another trainer, search space or recipe.
+    """
     saved = load_checkpoint(path, trainer.device)["prox"]
     engine, origin = upgraded({"monitor": saved.get("monitor"), **saved["engine"]}), upgraded_origin(saved)
     for key, meaning in (("space", "search space"), ("stages", "recipe")):

@@ -1,4 +1,4 @@
-"""nnU-Net's loading of data, made to end with a training that is killed, and to be repeatable."""
+"""Transforms of nnU-Net's data loaders: their processes end with the training, and a seed repeats their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 
 
 class EndWithTraining:
-    """The first of a loader's transforms: it changes nothing, but sees to it that the loader's process ends with its parent."""
+    """A transform that changes nothing, and makes the loader's process end when its parent process ends."""
 
     def __call__(self, **data: Any) -> dict[str, Any]:
         _end_with_parent()
@@ -32,19 +32,28 @@ def _await(parent: Any) -> None:
     os._exit(1)
 
 
-def prepared(composed: Any) -> Any:
-    """A loader's transforms, none of which chooses by timing, which no seed repeats; its process ends with its parent."""
-    for transform in _within(composed):
+def prepare_transforms(composed: Any) -> Any:
+    """Prepares the transforms of a loader, in place.
+
+    No transform chooses an algorithm by timing, which a seed does not repeat. The loader's process ends with its parent.
+
+    Args:
+        composed: nnU-Net's transforms.
+
+    Returns:
+        ``composed``.
+    """
+    for transform in _flattened(composed):
         if isinstance(transform, GaussianBlurTransform):
             transform.benchmark = False
     composed.transforms.insert(0, EndWithTraining())
     return composed
 
 
-def _within(transform: Any) -> Iterator[Any]:
-    """A transform and all those that it is made of."""
+def _flattened(transform: Any) -> Iterator[Any]:
+    """A transform and all transforms in it."""
     yield transform
-    several = (*getattr(transform, "transforms", ()), *getattr(transform, "list_of_transforms", ()))
-    for inner in (*several, getattr(transform, "transform", None)):
-        if inner is not None:
-            yield from _within(inner)
+    inner = (*getattr(transform, "transforms", ()), *getattr(transform, "list_of_transforms", ()))
+    for child in (*inner, getattr(transform, "transform", None)):
+        if child is not None:
+            yield from _flattened(child)

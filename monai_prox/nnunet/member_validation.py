@@ -1,4 +1,4 @@
-"""nnU-Net's validations, of several members: within an epoch on batches, and at the end on whole cases."""
+"""nnU-Net's validations of several members: after each epoch on batches, and at the end on whole cases."""
 
 from __future__ import annotations
 
@@ -17,26 +17,33 @@ from monai_prox.core.space import Subnet
 from monai_prox.nnunet import case_dice
 from monai_prox.runtime.dice import mean_dice
 
-COUNTED = ("tp_hard", "fp_hard", "fn_hard")  # in what nnU-Net's validation_step returns
-Evaluated = dict[str, Any]  # what it returns
+COUNTED = ("tp_hard", "fp_hard", "fn_hard")  # keys of Evaluated
+Evaluated = dict[str, Any]  # a result of nnU-Net's validation_step
 
 
 @contextmanager
 def evaluating(trainer: Any, **attributes: Any) -> Iterator[None]:
-    """Gives ``trainer`` other attributes for a while, for nnU-Net's evaluation takes its network and folder from there."""
-    own = {name: getattr(trainer, name) for name in attributes}
+    """Replaces attributes of a trainer within the context, because nnU-Net's evaluation uses the trainer's network and folder.
+
+    Args:
+        trainer: a ProXTrainer.
+        attributes: values by name.
+    """
+    former = {name: getattr(trainer, name) for name in attributes}
     vars(trainer).update(attributes)
     try:
         yield
     finally:
-        vars(trainer).update(own)
+        vars(trainer).update(former)
 
 
 class MemberValidation:
-    """The members that one validation of an epoch evaluates.
+    """The validation of members after an epoch. The largest open member is always evaluated, as nnU-Net's own network.
 
-    trainer: a ProXTrainer. named: by name, the members whose pseudo Dice is wanted. compared: those whose Dice by case the
-    monitor wants. All ranks have the same. The largest open member is evaluated anyway, as nnU-Net's own network.
+    Args:
+        trainer: a ProXTrainer.
+        named: named members whose pseudo Dice is computed, the same in all ranks.
+        compared: members whose Dice by case is computed for the monitor, the same in all ranks.
     """
 
     def __init__(self, trainer: Any, named: Mapping[str, Subnet], compared: Collection[Subnet] = ()) -> None:
@@ -48,7 +55,15 @@ class MemberValidation:
         self._counts: dict[Subnet, case_dice.Counts] = {subnet: {} for subnet in compared}
 
     def step(self, batch: dict[str, Any], validation_step: Callable[[dict[str, Any]], Evaluated]) -> Evaluated:
-        """What nnU-Net's ``validation_step`` finds of the largest member in ``batch``."""
+        """Evaluates the members on a batch.
+
+        Args:
+            batch: nnU-Net's batch.
+            validation_step: nnU-Net's step.
+
+        Returns:
+            The result of the largest member.
+        """
         subnets = dict.fromkeys([*self.named.values(), self.largest])  # in one order on all ranks
         results = {subnet: self._evaluate(validation_step, self._networks[subnet], batch) for subnet in subnets}
         for name, subnet in self.named.items():
@@ -70,18 +85,18 @@ class MemberValidation:
     def _evaluate_sample(
         self, validation_step: Callable[[dict[str, Any]], Evaluated], network: nn.Module, batch: dict[str, Any], index: int
     ) -> Evaluated:
-        """Of one sample of a batch, without a loss, which under DDP would wait for as many samples from the other ranks."""
+        """Evaluates one sample without a loss, which under DDP would wait for as many samples in the other ranks."""
         sample, target = slice(index, index + 1), batch["target"]
         targets = [t[sample] for t in target] if isinstance(target, list) else target[sample]
         with evaluating(self.trainer, loss=lambda *_: torch.zeros(())):
             return self._evaluate(validation_step, network, {"data": batch["data"][sample], "target": targets})
 
     def pseudo_dice(self) -> dict[str, float]:
-        """Of the named members, over the batches of all ranks."""
+        """The pseudo Dice of the named members, over the batches of all ranks."""
         return {name: pseudo_dice(outputs) for name, outputs in self.outputs.items()}
 
     def dice_by_case(self) -> dict[Subnet, dict[str, float]]:
-        """Of the compared members, over the samples of all ranks, so that all decide alike."""
+        """The Dice by case of the compared members, over the samples of all ranks, so that all ranks decide alike."""
         if not self._counts:
             return {}
         parts = gather(self._counts)
@@ -89,15 +104,24 @@ class MemberValidation:
 
 
 def pseudo_dice(outputs: list[Evaluated]) -> float:
-    """nnU-Net's mean over classes of all batches of all ranks; NaN if there is no class that occurs or is predicted."""
+    """nnU-Net's mean Dice over classes, for all batches of all ranks. NaN if no class occurs or is predicted.
+
+    Args:
+        outputs: results of nnU-Net's step for the batches of this rank.
+    """
     collated = collate_outputs(outputs)
     return mean_dice(np.sum(gather(np.stack([np.sum(collated[key], 0) for key in COUNTED])), 0))
 
 
 def validate_members(trainer: Any, validate: Callable[[], None]) -> None:
-    """Runs nnU-Net's final validation, ``validate``, of every named member but the largest, in ``members/NAME``."""
+    """Validates every named member but the largest on whole cases, in the folder ``members/NAME``.
+
+    Args:
+        trainer: a ProXTrainer.
+        validate: nnU-Net's final validation.
+    """
     configuration = trainer.configuration_manager.configuration
-    next_stage = configuration.pop("next_stage", None)  # a cascade goes on from the largest alone
+    next_stage = configuration.pop("next_stage", None)  # a cascade uses the predictions of the largest member only
     for name, subnet in trainer.named_members.items():
         if name != "largest":
             trainer.print_to_log_file(f"Validation of the member {name}")

@@ -10,23 +10,30 @@ WITHOUT_EFFECT = {"_do_i_compile"}  # nothing is compiled, with a variant or wit
 
 
 def check_mixed_in(trainer: type, family: type, stock: type) -> None:
-    """Raises ProXError where a variant would be ignored, or would take the place of what trains a family.
+    """Checks that every method of the variants has an effect, and that none replaces a method that trains a family.
 
-    trainer: the user's class, a child of ``family``, which is a child of ``stock``, nnU-Net's trainer. A method that calls
-    super() takes nobody's place.
+    A method that calls super() does not replace another method.
+
+    Args:
+        trainer: the user's class, a subclass of ``family``.
+        family: ProXTrainer, a subclass of ``stock``.
+        stock: nnU-Net's trainer.
+
+    Raises:
+        ProXError: a method of a variant is ignored, or replaces a method of ``family``.
     """
     order = trainer.__mro__
     first, last = order.index(family), order.index(stock)
     for variant in order[:first]:
-        taken = [] if issubclass(variant, family) else [name for name in vars(family) if _replaces(variant, name)]
-        if taken:
+        replaced = [] if issubclass(variant, family) else [name for name in vars(family) if _replaces(variant, name)]
+        if replaced:
             raise ProXError(
-                f"{trainer.__name__}: {variant.__name__} replaces {taken[0]} of {family.__name__}; name it after "
+                f"{trainer.__name__}: {variant.__name__} replaces {replaced[0]} of {family.__name__}; name it after "
                 f"{family.__name__}, as in class {trainer.__name__}({family.__name__}, {variant.__name__})"
             )
-    own = [name for name in vars(stock) if _replaces(family, name) and name not in WITHOUT_EFFECT]
+    overridden = [name for name in vars(stock) if _replaces(family, name) and name not in WITHOUT_EFFECT]
     for variant in order[first + 1 : last]:
-        ignored = [name for name in own if name in vars(variant)]
+        ignored = [name for name in overridden if name in vars(variant)]
         if ignored:
             raise ProXError(
                 f"{trainer.__name__}: {variant.__name__} has a {ignored[0]} of its own, which {family.__name__} cannot use, "
@@ -34,8 +41,8 @@ def check_mixed_in(trainer: type, family: type, stock: type) -> None:
             )
 
 
-def _replaces(one: type, name: str) -> bool:
-    """Whether the class has a method of this name that does not call super()."""
-    method: Any = vars(one).get(name)
+def _replaces(cls: type, name: str) -> bool:
+    """Whether a class has a method of this name that does not call super()."""
+    method: Any = vars(cls).get(name)
     code = getattr(getattr(method, "__func__", method), "__code__", None)
-    return code is not None and "__class__" not in code.co_freevars  # what super() without arguments needs
+    return code is not None and "__class__" not in code.co_freevars  # super() without arguments needs it

@@ -1,4 +1,4 @@
-"""Decathlon tasks on their way into nnU-Net."""
+"""Conversion of Decathlon tasks into datasets of nnU-Net."""
 
 from __future__ import annotations
 
@@ -16,13 +16,23 @@ from monai_prox.data.decathlon import Case, check_tree, listed_cases
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json, remove_unfinished, temporary_folder, write_json
 
-NOTE = "converted_from.json"  # in a converted dataset's folder, which nnU-Net does not look at
+NOTE = "converted_from.json"  # a file in a converted dataset's folder, which nnU-Net ignores
 ENDINGS = (".nii.gz", ".nii")
-BACKGROUND = "background"  # nnU-Net knows no other name for label 0
+BACKGROUND = "background"  # the only name of label 0 that nnU-Net accepts
 
 
 def task_id(task: Path) -> int:
-    """4 for a folder named Task04_Hippocampus. Raises ProXError for other names."""
+    """The number of a task.
+
+    Args:
+        task: folder of the task.
+
+    Raises:
+        ProXError: the name of the folder is not like Task04_Hippocampus.
+
+    >>> task_id(Path("Task04_Hippocampus"))
+    4
+    """
     head, _, name = task.name.partition("_")
     if not (head.startswith("Task") and head[4:].isdigit() and name.strip("_")):
         raise ProXError(f"{task} is not named like a Decathlon task; expected a folder such as Task04_Hippocampus")
@@ -30,30 +40,47 @@ def task_id(task: Path) -> int:
 
 
 def named_task(task: Path | str) -> Path:
-    """The folder ``task`` under the name that says what it is: its own, or, of "." and of links, that of what they mean."""
-    given = Path(task).absolute()  # not resolve, which replaces links
+    """The path of a task's folder that ends in the name of the task. "." and links with other names are resolved.
+
+    Args:
+        task: folder of the task.
+    """
+    folder = Path(task).absolute()  # not resolve, which replaces links
     try:
-        task_id(given)
+        task_id(folder)
     except ProXError:
-        return given.resolve()
-    return given if ".." not in given.parts else given.resolve()
+        return folder.resolve()
+    return folder if ".." not in folder.parts else folder.resolve()
 
 
 def check_task(task: Path) -> None:
-    """Raises ProXError unless ``task`` is named and built like a Decathlon task with labelled training cases."""
+    """Checks that a folder has the name and the files of a Decathlon task with labelled training cases.
+
+    Args:
+        task: folder of the task.
+
+    Raises:
+        ProXError: the name is not that of a task, or something is missing.
+    """
     task_id(task)
     check_tree(task)
 
 
 def convert_task(task: Path, *, replace: bool = False) -> tuple[int, str]:
-    """Brings a Decathlon task into nnUNet_raw by nnU-Net's own converter; returns its id and name there.
+    """Converts a Decathlon task into a dataset in nnUNet_raw, by nnU-Net's own converter.
 
-    The cases are those that dataset.json lists, or, where it lists none, those whose images and labels lie there. A dataset
-    that was converted from the same files before is left as it is.
+    The cases are those that dataset.json lists. If it lists none, they are the images in imagesTr with their labels in
+    labelsTr. A dataset that was converted from the same files before is not changed.
 
-    replace: one that was converted here from other files is replaced, and what was preprocessed of it removed.
+    Args:
+        task: folder of the task.
+        replace: whether a dataset that this function converted from other files is replaced, and its preprocessed data removed.
 
-    Raises ProXError for a folder that is no Decathlon task, and where the place is taken.
+    Returns:
+        The id and the name of the dataset.
+
+    Raises:
+        ProXError: the folder is not a Decathlon task, or another dataset has the id or the name.
     """
     check_task(task)
     identifier, short = task_id(task), task.name.partition("_")[2].replace("_", "")  # the converter allows one underscore
@@ -63,10 +90,10 @@ def convert_task(task: Path, *, replace: bool = False) -> tuple[int, str]:
     cases = _cases(task, data)
     source = _source(task, data, cases)
     if raw.exists():
-        ours = (raw / NOTE).is_file()
-        if _is_of(raw, source, ours):
+        has_note = (raw / NOTE).is_file()
+        if _has_source(raw, source, has_note):
             return identifier, name
-        if not (ours and replace):
+        if not (has_note and replace):
             wrong = f"was converted from other files than those of {task}"
             if not (raw / "dataset.json").is_file():
                 wrong = "is there but not whole, from a conversion that was interrupted"
@@ -77,9 +104,9 @@ def convert_task(task: Path, *, replace: bool = False) -> tuple[int, str]:
     raw.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(raw.parent, name)
     with temporary_folder(raw) as temporary:
-        whole = temporary / f"Task{identifier:02d}_{short}"
-        _gather(whole, task, data, cases)
-        _convert(whole, temporary, task)
+        complete = temporary / f"Task{identifier:02d}_{short}"
+        _gather(complete, task, data, cases)
+        _convert(complete, temporary, task)
         converted = temporary / name
         write_json(source, converted / NOTE)
         if raw.exists():
@@ -90,7 +117,7 @@ def convert_task(task: Path, *, replace: bool = False) -> tuple[int, str]:
 
 
 def _check_names(data: Mapping[str, Any], path: Path) -> None:
-    """Raises ProXError unless labels, the background among them, and channels are numbered and named as nnU-Net needs it."""
+    """Raises ProXError if channels or labels have no numbers, labels have no background, or labels have the same name."""
     for key in ("labels", "modality"):
         names = data[key]
         if not (isinstance(names, Mapping) and "0" in names and all(number.isdecimal() for number in names)):
@@ -102,15 +129,15 @@ def _check_names(data: Mapping[str, Any], path: Path) -> None:
 
 
 def _source(task: Path, data: Mapping[str, Any], cases: Mapping[str, Case]) -> dict[str, Any]:
-    """What tells one state of a task from another, without reading its images."""
+    """An identification of a task and its files, without reading the images."""
     files = [file for case in cases.values() for file in (case.image, case.label)]
     about = {os.path.relpath(file, task): f"{file.stat().st_size} bytes, {file.stat().st_mtime_ns} ns" for file in files}
     return {"dataset": data, "files": about}
 
 
-def _is_of(raw: Path, source: Mapping[str, Any], ours: bool) -> bool:
-    """Whether a converted dataset is of ``source``; of one that tells not where it is from, whether the cases are the same."""
-    if ours:
+def _has_source(raw: Path, source: Mapping[str, Any], has_note: bool) -> bool:
+    """Whether a dataset was converted from ``source``. A dataset without a note is identified by the names of its cases."""
+    if has_note:
         return bool(read_json(raw / NOTE) == source)
     if not (raw / "dataset.json").is_file():
         return False
@@ -120,7 +147,7 @@ def _is_of(raw: Path, source: Mapping[str, Any], ours: bool) -> bool:
 
 
 def _cases(task: Path, data: Mapping[str, Any]) -> dict[str, Case]:
-    """By name. Raises ProXError for a case that is not whole, or of another format."""
+    """The cases by name. Raises ProXError if a case has no label or another format."""
     if data.get("training"):
         cases = list(listed_cases(dict(data), task))
     else:
@@ -145,16 +172,16 @@ def _stem(file: Path) -> str:
     return re.sub(r"\.nii(\.gz)?$", "", file.name)
 
 
-def _gather(whole: Path, task: Path, data: Mapping[str, Any], cases: Mapping[str, Case]) -> None:
-    """The task as nnU-Net's converter wants it: the cases alone, gzipped, with a folder of test images and the two lists."""
+def _gather(folder: Path, task: Path, data: Mapping[str, Any], cases: Mapping[str, Case]) -> None:
+    """Makes a folder for nnU-Net's converter: the cases, gzipped, a folder of test images, and dataset.json with both lists."""
     for part in ("imagesTr", "labelsTr", "imagesTs"):
-        (whole / part).mkdir(parents=True)
+        (folder / part).mkdir(parents=True)
     tests = sorted((task / "imagesTs").glob("[!._]*.nii.gz"))
     placed = [(file, "imagesTs", _stem(file)) for file in tests]
     for name, case in cases.items():
         placed += [(case.image, "imagesTr", name), (case.label, "labelsTr", name)]
     for file, part, name in placed:
-        target = whole / part / f"{name}.nii.gz"
+        target = folder / part / f"{name}.nii.gz"
         if file.name.endswith(".gz"):
             target.symlink_to(file.resolve())
         else:
@@ -162,19 +189,19 @@ def _gather(whole: Path, task: Path, data: Mapping[str, Any], cases: Mapping[str
                 shutil.copyfileobj(plain, packed)
     labels = {key: BACKGROUND if str(key) == "0" else name for key, name in data["labels"].items()}
     lists = {"training": [], "test": [], "numTraining": len(cases)}
-    write_json({**data, **lists, "labels": labels}, whole / "dataset.json")
+    write_json({**data, **lists, "labels": labels}, folder / "dataset.json")
 
 
-def _convert(whole: Path, target: Path, task: Path) -> None:
-    """Into the folder ``target``, which stands for all of nnU-Net's meanwhile. task: that ``whole`` is of."""
+def _convert(folder: Path, target: Path, task: Path) -> None:
+    """Converts ``folder``, made from ``task``, into the folder ``target``, which takes the place of nnU-Net's folders."""
     from nnunetv2.dataset_conversion.convert_MSD_dataset import convert_msd_dataset
 
     with _variables({name: str(target) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}):
         try:
-            convert_msd_dataset(str(whole), num_processes=2)
-        except (AssertionError, RuntimeError, ValueError) as error:  # what the converter, and SimpleITK, raise of images
-            said = " ".join(str(error).split()).replace(str(whole), str(task))
-            raise ProXError(f"nnU-Net cannot convert {whole.name}: {said}") from None
+            convert_msd_dataset(str(folder), num_processes=2)
+        except (AssertionError, RuntimeError, ValueError) as error:  # errors of the converter and of SimpleITK
+            message = " ".join(str(error).split()).replace(str(folder), str(task))
+            raise ProXError(f"nnU-Net cannot convert {folder.name}: {message}") from None
 
 
 @contextmanager
@@ -192,7 +219,7 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _check_free(identifier: int, name: str) -> None:
-    """Raises ProXError where another dataset has the id."""
+    """Raises ProXError if another dataset has the id."""
     from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
     others = [str(other) for other in find_candidate_datasets(identifier) if other != name]
@@ -203,14 +230,29 @@ def _check_free(identifier: int, name: str) -> None:
 
 
 def is_preprocessed(dataset: str, data_identifier: str) -> bool:
-    """Whether all cases of a dataset in nnUNet_raw are preprocessed; not so after an interrupted preprocessing."""
+    """Whether all cases of a dataset are preprocessed. They are not after an interruption.
+
+    Args:
+        dataset: name of the dataset in nnUNet_raw.
+        data_identifier: name of the folder of the preprocessed cases.
+    """
     cases = read_json(Path(os.environ["nnUNet_raw"]) / dataset / "dataset.json")["numTraining"]
     folder = Path(os.environ["nnUNet_preprocessed"]) / dataset / data_identifier
     return len(list(folder.glob("*.pkl"))) >= int(cases)
 
 
 def split(cases: Sequence[str]) -> list[dict[str, list[str]]] | None:
-    """Folds for fewer cases than nnU-Net splits by itself, five: each holds out one, the only case of a task itself."""
+    """Folds of fewer than five cases, which nnU-Net does not split. Each fold holds out one case.
+
+    Args:
+        cases: names of the cases.
+
+    Returns:
+        {"train": ..., "val": ...} for each fold, or None for five cases and more. A single case is in both.
+
+    >>> split(["a", "b"])
+    [{'train': ['b'], 'val': ['a']}, {'train': ['a'], 'val': ['b']}]
+    """
     if len(cases) >= 5:
         return None
-    return [{"train": [other for other in cases if other != one] or [one], "val": [one]} for one in cases]
+    return [{"train": [name for name in cases if name != held_out] or [held_out], "val": [held_out]} for held_out in cases]

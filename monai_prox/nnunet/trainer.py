@@ -1,8 +1,8 @@
 """nnU-Net trainers that train a supernet: ``nnUNetv2_train DATASET CONFIGURATION FOLD -tr ProXTrainer``.
 
 nnU-Net's ``self.network`` is the family's largest stock network, so checkpoints, prediction and pretrained weights work as
-they do for nnU-Net's own trainer. Members share its weights. Once choices have been closed, it computes what the largest open
-member does, see ``monai_prox.trained.open_part``.
+with nnU-Net's own trainer. Members share its weights. After choices were closed, it computes the output of the largest open
+member, see ``monai_prox.trained.open_part``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import remove_unfinished
 from monai_prox.nnunet.checkpoint import read_resumed, write_checkpoint
 from monai_prox.nnunet.family_report import plot_training, report_validated, write_family
-from monai_prox.nnunet.loader_process import prepared
+from monai_prox.nnunet.loader_process import prepare_transforms
 from monai_prox.nnunet.loss import AnyLevelsLoss
 from monai_prox.nnunet.member_validation import MemberValidation, validate_members
 from monai_prox.nnunet.mix_ins import check_mixed_in
@@ -48,20 +48,19 @@ GRADIENT_NORM = 12  # nnU-Net's own limit
 class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     """Trains the default family by the recipe ``prox``.
 
-    A plan may say otherwise: a configuration's entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false}``,
-    see ``monai_prox.trained.nnunet_plans``, overrides the class attributes.
+    The entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false}`` of a plan's configuration overrides the
+    class attributes, see ``monai_prox.trained.nnunet_plans``.
 
-    nnU-Net's own variants are mixed in behind it: ``class Mine(ProXTrainer, nnUNetTrainerNoDA): pass``.
+    Variants of nnU-Net are mixed in after it: ``class Mine(ProXTrainer, nnUNetTrainerNoDA): pass``.
 
-    In stages that are monitored, choices that turn out not to be worth their cost are closed, see
-    ``monai_prox.training.monitor``. The Dice by case that this rests on is that of nnU-Net's validation batches, which are
-    random patches, so a case is what was drawn of it.
+    In monitored stages, choices that are not worth their cost are closed, see ``monai_prox.training.monitor``. Members are
+    compared by their Dice in nnU-Net's validation batches, which are random patches of the cases.
 
-    With ``nnUNet_n_proc_DA=0`` on the CPU, an interrupted and continued training equals an uninterrupted one bit for bit;
-    nnU-Net's loader processes run ahead of the training and cannot be wound back.
+    With ``nnUNet_n_proc_DA=0`` on the CPU, a continued training equals an uninterrupted one bit for bit. Loader processes
+    prefetch batches, which an interruption loses.
     """
 
-    network: Any  # of nnU-Net's attributes, those that are set here too
+    network: Any  # attributes of nnU-Net that this class uses or sets
     output_folder: Any
     loss: Any
     num_epochs: Any
@@ -70,7 +69,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     recipe = "prox"
     choices = UNetChoices()
-    # None: as nnU-Net has it, 1000, 250 and 50, or as a variant of nnU-Net's says that is mixed in
+    # None means nnU-Net's numbers, 1000, 250 and 50, or those of a variant that is mixed in
     epochs: int | None = None
     iterations_per_epoch: int | None = None
     validation_iterations_per_epoch: int | None = None
@@ -100,7 +99,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     # ------------------------------------------------------------------ building
     @classmethod
     def family(cls, configuration: dict[str, Any], input_channels: int, num_classes: int) -> UNetFamily:
-        """The family that this trainer makes of a plan's configuration."""
+        """The family of a plan's configuration."""
         choices = choices_of(configuration, cls.choices)
         return family_of(configuration, input_channels=input_channels, num_classes=num_classes, choices=choices)
 
@@ -122,14 +121,14 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         return network  # type: ignore[no-any-return]
 
     def _do_i_compile(self) -> bool:
-        return False  # every member has its own shapes, each of which would be compiled anew
+        return False  # every member has its own shapes, each of which would need a compilation
 
     def _build_loss(self) -> Any:
         loss = super()._build_loss()
         return AnyLevelsLoss(loss) if isinstance(loss, DeepSupervisionWrapper) else loss
 
     def initialize(self) -> None:
-        if os.environ.get("nnUNet_compile", "").lower() in ("true", "1", "t"):  # as nnU-Net reads it
+        if os.environ.get("nnUNet_compile", "").lower() in ("true", "1", "t"):  # as in nnU-Net
             self.print_to_log_file("nnUNet_compile is ignored: members differ in shape, and each would be compiled anew")
         self._seed(0)
         super().initialize()
@@ -137,7 +136,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if (transforms := self.supernet.kernel_transforms) is not None:
             transforms.to(self.device)
             self.optimizer.add_param_group({"params": list(transforms.parameters()), "weight_decay": 0})
-            self.lr_scheduler.base_lrs.append(self.optimizer.param_groups[-1]["lr"])  # torch's own wants one a group
+            self.lr_scheduler.base_lrs.append(self.optimizer.param_groups[-1]["lr"])  # torch's own needs one per group
         configuration, family = self.configuration_manager.configuration, self.supernet.family
         self.recipe_name = recipe_of(configuration, self.recipe)
         settings = monitor_of(
@@ -153,21 +152,21 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         )
         self.engine.guard(self.optimizer)
         self.updates = Updates(self.supernet.parameters(), max_norm=GRADIENT_NORM, log=self.print_to_log_file)
-        self._follow_closed()
+        self._apply_closed()
         for line in schedule_lines(self.engine, self.recipe_name):
             self.print_to_log_file(line)
 
     def _seed(self, epoch: int) -> None:
-        """Makes an epoch a pure function of (seed, fold, epoch, rank), as far as it runs in this process."""
+        """Makes the randomness of an epoch in this process depend on (seed, fold, epoch, rank) only."""
         seed_generators(self.seed, self.fold, epoch, self.local_rank)
 
     @classmethod
     def get_training_transforms(cls, *args: Any, **kwargs: Any) -> Any:
-        return prepared(super().get_training_transforms(*args, **kwargs))
+        return prepare_transforms(super().get_training_transforms(*args, **kwargs))
 
     @classmethod
     def get_validation_transforms(cls, *args: Any, **kwargs: Any) -> Any:
-        return prepared(super().get_validation_transforms(*args, **kwargs))
+        return prepare_transforms(super().get_validation_transforms(*args, **kwargs))
 
     # ------------------------------------------------------------------ training
     def on_train_start(self) -> None:
@@ -186,7 +185,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._seed(self.current_epoch)
         self._step = 0
         if self.engine.begin_epoch(self.current_epoch):
-            self._best_ema = None  # checkpoint_best is the best of the current stage: a smaller family is no candidate
+            self._best_ema = None  # checkpoint_best is the best of the current stage, which has larger members than before
             self.print_to_log_file(stage_line(self.engine))
 
     def train_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
@@ -209,19 +208,19 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         return [*map(self._on_device, data)] if isinstance(data, list) else data.to(self.device, non_blocking=True)
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """nnU-Net's mean loss, without skipped updates, which are the same in all processes: it wants equally many of each."""
+        """nnU-Net's mean loss without skipped updates. They are the same in all processes, as nnU-Net needs."""
         super().on_train_epoch_end([output for output in train_outputs if output["updated"]] or train_outputs)
 
     # ------------------------------------------------------------------ validation
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         engine, epoch = self.engine, self.current_epoch
-        due = engine.schedule.is_due(epoch, self.validation_interval)
-        named = {name: subnet for name, subnet in self.named_members.items() if due and subnet in engine.space}
+        validates = engine.schedule.is_due(epoch, self.validation_interval)
+        named = {name: subnet for name, subnet in self.named_members.items() if validates and subnet in engine.space}
         self.member_validation = MemberValidation(self, named, engine.compared(epoch, self.validation_interval))
 
     def validation_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
-        """nnU-Net's pseudo Dice, of the largest member that is open: those beyond it are not trained yet."""
+        """nnU-Net's pseudo Dice of the largest open member. Larger members are not trained yet."""
         return self.member_validation.step(batch, super().validation_step)
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
@@ -239,12 +238,12 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             return
         self.print_to_log_file(f"ProX monitor: {comparison}")
         if comparison.verdict == "closed":
-            self._follow_closed()
-            self._best_ema = None  # as when a stage opens: a larger family is no candidate
+            self._apply_closed()
+            self._best_ema = None  # as when a stage opens
             self.print_to_log_file(closing_line(self.engine, comparison.dimension, largest))
 
-    def _follow_closed(self) -> None:
-        """Brings what is not the engine's own into accord with what it has closed."""
+    def _apply_closed(self) -> None:
+        """Updates the network's open part and the named members to the choices that the engine has closed."""
         network: Any = self.supernet.network
         network.open_part.close(self.engine.closed)
         patch = self.configuration_manager.patch_size
@@ -266,7 +265,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             write_family(self, {})
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's validation, of the largest member in ``validation``, of every other named one in ``members/NAME``."""
+        """nnU-Net's validation of the largest member in ``validation``, and of the other named ones in ``members/NAME``."""
         if not self.was_initialized:
             self.initialize()
         validate = super().perform_actual_validation
@@ -281,19 +280,19 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ checkpoints
     def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's checkpoint with ours inside, without NumPy's types, so that it loads with ``weights_only=True``."""
+        """nnU-Net's checkpoint with the engine's state, without NumPy's types, so that it loads with ``weights_only=True``."""
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
         else:
             write_checkpoint(self, super().save_checkpoint, filename)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Raises ProXError, and changes nothing, if the file is not of this trainer with the same space and recipe."""
+        """Restores a training. A checkpoint of another trainer, search space or recipe raises ProXError and changes nothing."""
         if not self.was_initialized:
             self.initialize()
         resumed = read_resumed(self, filename_or_checkpoint)
         self.engine.load_state_dict(resumed.engine)
-        # nnU-Net reads only files, and without weights_only; what has loaded with it a line before executes nothing
+        # nnU-Net loads files without weights_only; read_resumed has loaded this one with it, so it executes nothing
         super().load_checkpoint(filename_or_checkpoint)
         self.progress = resumed.progress
-        self._follow_closed()
+        self._apply_closed()

@@ -227,7 +227,7 @@ def closing_model(**closed: Sequence[str]) -> tuple[ModelFolder, dict[str, Super
         trainer.engine.begin_epoch(trainer.num_epochs - 1)
         for dimension in dimensions:
             trainer.engine.close(dimension)
-        trainer._follow_closed()
+        trainer._apply_closed()
         trainer.save_checkpoint(file)
         write_family(trainer, {})
         supernets[fold] = trainer.supernet.eval()

@@ -40,8 +40,8 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 )
 
 from monai_prox.errors import ProXError
-from monai_prox.nnunet.loader_process import EndWithTraining
-from monai_prox.nnunet.trainer import ProXTrainer, _within
+from monai_prox.nnunet.loader_process import EndWithTraining, _flattened
+from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainer_5epochs
 from monai_prox.trained.nnunet_folder import ModelFolder
 
@@ -81,10 +81,10 @@ def test_augments_and_mirrors_as_the_variant(variant: type, bare: Path) -> None:
     trainer, theirs = made(ProXTrainer, variant), make_trainer(bare_plans(), cls=variant)
     ours, expected = augmentation(trainer), augmentation(theirs)
     assert [type(one) for one in ours.transforms] == [EndWithTraining, *map(type, expected.transforms)]
-    names = [[type(one) for one in _within(transforms)] for transforms in (ours, expected)]
+    names = [[type(one) for one in _flattened(transforms)] for transforms in (ours, expected)]
     names[0].remove(EndWithTraining)
     assert names[0] == names[1]
-    assert not any(one.benchmark for one in _within(ours) if isinstance(one, GaussianBlurTransform))
+    assert not any(one.benchmark for one in _flattened(ours) if isinstance(one, GaussianBlurTransform))
     assert trainer.inference_allowed_mirroring_axes == theirs.inference_allowed_mirroring_axes
 
 
@@ -112,10 +112,10 @@ def test_has_the_variant_s_loss_for_members_of_any_number_of_levels(bare: Path) 
     for variant in (nnUNetTrainerDiceLoss, nnUNetTrainerCELoss):
         trainer, theirs = made(ProXTrainer, variant), make_trainer(bare_plans(), cls=variant)
         trainer.initialize()
-        assert type(trainer.loss.whole.loss) is type(theirs._build_loss().loss)
+        assert type(trainer.loss.deep_supervision.loss) is type(theirs._build_loss().loss)
         outputs = [torch.randn(2, 3, 16, 24, 16), torch.randn(2, 3, 8, 12, 8)]
         targets = [torch.randint(3, (2, 1, *output.shape[2:])).float() for output in outputs]
-        assert trainer.loss(outputs[:1], targets) == trainer.loss.whole.loss(outputs[0], targets[0])
+        assert trainer.loss(outputs[:1], targets) == trainer.loss.deep_supervision.loss(outputs[0], targets[0])
         assert trainer.loss(outputs, targets) == theirs._build_loss()(outputs, targets)
 
 
