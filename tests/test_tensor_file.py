@@ -221,5 +221,5 @@ def test_transforms_of_kernels_take_no_memory_before_they_are_checked() -> None:
         patch_size=(32, 32, 32),
         choices=UNetChoices(kernel=(3, 5, 7), levels=0),
     )
-    transforms = kernel_transforms_of(family)
+    transforms = without_weights(family, kernel_transforms=kernel_transforms_of).kernel_transforms
     assert transforms is not None and all(matrix.is_meta for matrix in transforms.parameters())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -232,15 +232,16 @@ class SuperNet(nn.Module):
         return View(self, subnet)
 
 
-def without_weights(family: Family, *, kernel_transforms: WeightTransforms | None = None) -> SuperNet:
+def without_weights(family: Family, *, kernel_transforms: Callable[[Family], WeightTransforms] | None = None) -> SuperNet:
     """A supernet on the meta device, which has shapes but takes no memory.
 
     Args:
         family: the family.
-        kernel_transforms: see ``SuperNet``.
+        kernel_transforms: makes the transforms of the supernet, see ``SuperNet``. They are on the meta device, too.
     """
     with torch.device("meta"):
-        return SuperNet(family, family.build(family.space.largest(), initialise=False), kernel_transforms=kernel_transforms)
+        transforms = kernel_transforms and kernel_transforms(family)
+        return SuperNet(family, family.build(family.space.largest(), initialise=False), kernel_transforms=transforms)
 
 
 class Member(nn.Module):

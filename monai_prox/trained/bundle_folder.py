@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,8 +116,11 @@ class TrainedBundle:
     @refusing(UNUSABLE)
     def kernel_transforms(self) -> WeightTransforms | None:
         """New transforms of the supernet's kernels, or None if the recipe has none."""
-        transforms_of = None if self.file.recipe is None else find_recipe(self.file.recipe).kernel_transforms
-        return transforms_of and transforms_of(self.network_family)
+        return self._transforms_of and self._transforms_of(self.network_family)
+
+    @property
+    def _transforms_of(self) -> Callable[[Family], WeightTransforms] | None:
+        return None if self.file.recipe is None else find_recipe(self.file.recipe).kernel_transforms
 
     @property
     @refusing(UNUSABLE)
@@ -238,11 +242,15 @@ class TrainedBundle:
         """
         self._load(self._weights(), supernet)
 
+    @refusing(UNUSABLE)
+    def _shapes(self) -> SuperNet:
+        """The supernet without weights, whose shapes files are checked against."""
+        return without_weights(self.network_family, kernel_transforms=self._transforms_of)
+
     def _weights(self) -> list[Any]:
         """Of the network and, if there are any, of its kernels' transforms, checked before anything is allocated for them."""
-        shapes = without_weights(self.network_family, kernel_transforms=self.kernel_transforms)
         weights = []
-        for name, module in self._parts(shapes).items():
+        for name, module in self._parts(self._shapes()).items():
             path = self.path / name
             if not path.is_file():
                 raise ProXError(f"there is no {path}; training writes it, or give its folder as ckpt_dir")

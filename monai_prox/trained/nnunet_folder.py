@@ -138,15 +138,16 @@ class ModelFolder:
         transforms, closed = engine.get("kernel_transforms"), engine.get("closed")
         family, weights = self._unet_family(checkpoint), dict(checkpoint["network_weights"])
         weights.pop(ENTRY, None)
-        learned = None if transforms is None else kernel_transforms_of(family)
-        check_weights(weights, without_weights(family).network, source)
-        if learned is not None:
-            check_weights(transforms, learned, source)
+        transforms_of = None if transforms is None else kernel_transforms_of
+        shapes = without_weights(family, kernel_transforms=transforms_of)
+        check_weights(weights, shapes.network, source)
+        if transforms is not None:
+            check_weights(transforms, shapes.kernel_transforms, source)
         network = family.build(family.space.largest(), initialise=False)
-        supernet = SuperNet(family, network, kernel_transforms=learned)
+        supernet = SuperNet(family, network, kernel_transforms=transforms_of and transforms_of(family))
         supernet.network.load_state_dict(weights)
-        if learned is not None:
-            learned.load_state_dict(transforms)
+        if transforms is not None:
+            supernet.kernel_transforms.load_state_dict(transforms)
         if closed:  # no recipe with transforms closes anything
             family = self._open_family(checkpoint)
             supernet = SuperNet(family, supernet.extract(family.space.largest()))

@@ -16,6 +16,9 @@ import torch
 from helpers.architectures import unet_architecture
 from helpers.commands import forked
 from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, make_trainer
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from monai_prox.core.network import largest, prediction_graph
 from monai_prox.core.space import SearchSpace, Subnet
@@ -98,6 +101,34 @@ def test_a_checkpoint_executes_nothing(model: ModelFolder, tmp_path: Path) -> No
     torch.save(data | {"prox": {"engine": Bomb(marker)}}, path)
     is_refused(lambda: ModelFolder.open(model.path).checkpoint("fold_0"), marker)
     is_refused(lambda: TrainedNNUNet.open(model.path).supernet, marker)
+
+
+class Allocated(TorchDispatchMode):
+    """Counts the elements of tensors that operations make outside of the meta device."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.elements += sum(part.numel() for part in tree_leaves(result) if isinstance(part, Tensor) and not part.is_meta)
+        return result
+
+
+def test_transforms_of_kernels_take_no_memory_before_they_are_checked(bundle: Path, bare: Path) -> None:
+    """A kernel of 15 voxels per axis has a matrix of 5 million elements or more, whatever the size of the file is."""
+    path, kernels = bundle / "models" / FAMILY, [1, 3]
+    family = read_json(path)
+    path.write_text(json.dumps(family | {"choices": family["choices"] | {"kernel": kernels}}))
+    (bundle / "models" / WEIGHTS).unlink()
+    model = bare_model(bare_plans(prox={"space": {**TWO_MEMBERS, "kernel": kernels}}))
+    checkpoint = model.checkpoint("fold_0")
+    checkpoint["network_weights"], checkpoint["prox"]["engine"]["kernel_transforms"] = {}, {}
+    with Allocated() as allocated:
+        with pytest.raises(ProXError, match=WEIGHTS):
+            TrainedBundle.open(bundle).supernet()
+        with pytest.raises(ProXError, match="checkpoint of fold 0"):
+            model.supernet(checkpoint)
+    assert allocated.elements == 0
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, KERNEL_TRANSFORMS, STATISTICS])
