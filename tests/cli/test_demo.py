@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers.commands import fresh
 from helpers.nnunet_task import Prepared, attempt, bare_plans, environment, run
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from rich.console import Console
 from rich.progress import Progress
 
@@ -175,15 +176,16 @@ def test_a_plan_is_cut_for_a_cpu_to_what_its_network_takes(
     assert json.loads((tmp_path / f"{PLANS}.json").read_text())["configurations"][name]["patch_size"] == list(patch)
 
 
-def test_a_task_of_few_cases_has_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_holds_a_few_cases_of_nnunet_s_first_fold_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     labels = tmp_path / "Dataset001_A" / "labelsTr"
     labels.mkdir(parents=True)
-    for count, name in enumerate("abcde", 1):
+    for count, name in enumerate("abcdefghijklmno", 1):
         (labels / f"{name}.1.nii.gz").touch()
-        (tmp_path / "splits_final.json").unlink(missing_ok=True)
-        _write_split(tmp_path, "Dataset001_A")
-        assert (tmp_path / "splits_final.json").exists() == (count < 5)
+        held_out = _write_split(tmp_path, "Dataset001_A", 2)
+        (fold,) = json.loads((tmp_path / "splits_final.json").read_text())
+        assert fold["val"] == held_out and fold["train"]
         if count == 2:
-            first = json.loads((tmp_path / "splits_final.json").read_text())[0]
-            assert first == {"train": ["b.1"], "val": ["a.1"]}
+            assert fold == {"train": ["b.1"], "val": ["a.1"]}
+    stock = generate_crossval_split([f"{name}.1" for name in "abcdefghijklmno"], seed=12345, n_splits=5)[0]
+    assert fold["train"] == list(stock["train"]) and held_out == list(stock["val"])[:2] and len(stock["val"]) == 3

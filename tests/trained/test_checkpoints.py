@@ -65,7 +65,7 @@ def test_a_family_is_rebuilt_from_its_checkpoint(closed: dict[str, int], bare: P
         trainer.engine.begin_epoch(epoch)
     for dimension in closed:
         trainer.engine.close(dimension)
-    trainer._follow_closed()
+    trainer._apply_closed()
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     trainer.current_epoch = trainer.num_epochs - 1
     folder = Path(trainer.output_folder)
