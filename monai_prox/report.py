@@ -1,4 +1,4 @@
-"""Tables and plots of families, and lines of a training's log."""
+"""Tables and plots of families."""
 
 from __future__ import annotations
 
@@ -14,12 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from monai_prox.core import cost
-from monai_prox.core.distributed import world_size
-from monai_prox.core.space import Subnet
 from monai_prox.errors import printable
 from monai_prox.files import replacing
-from monai_prox.training.engine import Engine
 from monai_prox.training.stage import Schedule
 
 if TYPE_CHECKING:
@@ -163,61 +159,6 @@ def family_text(rows: Sequence[Row], measure: str, scored: str) -> str:
     return "\n".join(["Members of the family", first, *lines, _caption(rows, measure, scored), *choices_text(rows)])
 
 
-def processes_line(continuation: str) -> str:
-    """A line about a training in several processes.
-
-    Args:
-        continuation: how to continue the training, after "The same command with".
-    """
-    return f"{world_size()} processes train together: if one ends, all do. The same command with {continuation}."
-
-
-def schedule_lines(engine: Engine, recipe: str) -> list[str]:
-    """Lines about a training that begins: the search space, and the epochs in which the stages open.
-
-    Args:
-        engine: the engine of the training.
-        recipe: name of the recipe.
-    """
-    space, schedule = engine.supernet.family.space, engine.schedule
-    stages = [f"{stage.name} from epoch {start}" for stage, start in zip(schedule.stages, schedule.starts, strict=True)]
-    return [
-        f"Search space, {space.size():,} members: {space}",
-        f"Recipe {recipe}: " + ", ".join(stages),
-        f"ProX schedule: {schedule.epochs} epochs",
-    ]
-
-
-def stage_line(engine: Engine) -> str:
-    """A line about the stage that has opened.
-
-    Args:
-        engine: the engine of the training.
-    """
-    stage, space = engine.stage, engine.space
-    return (
-        f"ProX stage {stage.name!r} opens: {space.size():,} of {engine.supernet.family.space.size():,} members, "
-        f"training {stage.trained}, teacher {stage.teacher}. Open: {space}"
-    )
-
-
-def closing_line(engine: Engine, dimension: str, former_largest: Subnet) -> str:
-    """A line about a choice that the monitor has closed.
-
-    Args:
-        engine: the engine of the training.
-        dimension: the dimension of the choice.
-        former_largest: the largest open member before.
-    """
-    assert engine.monitor is not None
-    space, family, size = engine.space, engine.supernet.family, engine.monitor.size
-    macs = [count(cost.macs(family, largest, size)) for largest in (space.largest(), former_largest)]
-    return (
-        f"ProX closes the last choice of {dimension}: {space.size():,} of {family.space.size():,} members stay open, "
-        f"the largest has {macs[0]} MACs per input, it had {macs[1]}. Open: {space}"
-    )
-
-
 def plot_progress(
     history: Sequence[dict[str, Any]],
     schedule: Schedule,
@@ -260,7 +201,7 @@ def plot_progress(
 def plot_family(members: Iterable[NamedMember], path: Path, *, title: str) -> None:
     """Writes a plot of Dice over MACs with a point per member that was validated.
 
-    The area of a point grows with the member's number of weights.
+    A line joins those than which no smaller one is as good. The area of a point grows with the member's number of weights.
 
     Args:
         members: the members of family.json.
@@ -276,7 +217,8 @@ def plot_family(members: Iterable[NamedMember], path: Path, *, title: str) -> No
             return
         largest = max(member.parameters for member in shown)
         macs = [member.macs / 1e9 for member in shown]
-        axes.plot(macs, dice, color="#ced4da", zorder=1)
+        front = [index for index, score in enumerate(dice) if score > max(dice[:index], default=-1.0)]
+        axes.plot([macs[index] for index in front], [dice[index] for index in front], color="#ced4da", zorder=1)
         for member, x, y in zip(shown, macs, dice, strict=True):
             area = 40 + 500 * member.parameters / largest
             axes.scatter(x, y, s=area, color=COLOURS.get(member.name, "#495057"), alpha=0.85, zorder=2, linewidth=0)

@@ -17,7 +17,7 @@ from monai_prox.core.distributed import broadcast, rank, world_size
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
-from monai_prox.report import closing_line, processes_line, stage_line
+from monai_prox.log_lines import closing_line, processes_line, stage_line
 from monai_prox.training.engine import Engine
 from monai_prox.training.resume import upgraded, upgraded_origin
 from monai_prox.training.seeding import seed_generators

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
 from glob import escape
 from math import prod
 from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar
 
+import nibabel as nib
+import numpy as np
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -25,10 +32,8 @@ from monai_prox.export.folder import check_replaceable
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import read_json, write_json
 from monai_prox.nnunet.task import check_task, convert_task, is_preprocessed, named_task, split
-from monai_prox.report import Row, family_table, plot_family
+from monai_prox.report import Row, family_table, plot_family, rows_of
 from monai_prox.trained.door import open_trained
-from monai_prox.trained.family_file import NamedMember
-from monai_prox.trained.nnunet_dataset import named_scores
 
 CONFIGURATIONS = ("3d_fullres", "2d")  # the first that nnU-Net plans for a task; images of a slice have no 3D one
 PLANNED, PLANS = "nnUNetPlans", "nnUNetPlansDemo"
@@ -39,40 +44,44 @@ ERROR = re.compile(r"[\w.]*(error|exception)\b[^:]*:\s*\S", re.IGNORECASE)  # be
 CPU_FEATURES = 16
 CPU_PATCH = {3: 64, 2: 256}  # by the number of axes
 CPU_BATCH = 2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Demo:
-    """task: a Decathlon task's folder, a name such as Task04_Hippocampus to download, or None for the phantom.
+    """What to run.
 
+    task: a Decathlon task's folder, a name such as Task04_Hippocampus to download, or None for the phantom.
     work: folder for everything; what is there from an earlier run of the same files is used again, except the training.
-    trainer, device (of DEVICES), cases (held-out cases predicted per exported member, at most).
+    trainer, device (of DEVICES), cases (held-out cases that members are validated and timed on, at most).
+    quick: a training that learns nothing, of a few images, and no command of nnU-Net's predicts: it only shows that all works.
     """
 
     task: str | None
     work: Path
-    trainer: str = "ProXTrainerDemo"
+    trainer: str | None = None
     device: str = "cpu"
     cases: int = 8
+    quick: bool = False
 
 
 def run_demo(demo: Demo, console: Console) -> list[Row]:
     """Runs the whole demo with progress bars on ``console``; writes table.json and family.png to ``demo.work``.
 
-    Where the console is no terminal, a line a step. Raises ProXError where a step fails, with where its log is.
+    If the console is no terminal, a line a step. Raises ProXError if a step fails, with where its log is.
     """
     _check_device(demo.device)
+    trainer = demo.trainer or ("ProXTrainerDemoQuick" if demo.quick else "ProXTrainerDemo")
     demo.work.mkdir(parents=True, exist_ok=True)
     work = demo.work.resolve()
-    _set_variables(work)
+    _set_variables(work, processes=1 if demo.quick else 2)
     log = work / "demo.log"
     log.write_text("")
     columns = (TextColumn("{task.description:<44}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
-    bars = Progress(*columns, console=console, disable=not console.is_terminal)
-    with bars:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         step = _Steps(bars, log)
         with step("Task into nnU-Net's raw format", 1):
-            identifier, dataset = convert_task(_find_task(demo.task, work), replace=True)
+            identifier, dataset = convert_task(_find_task(demo, work), replace=True)
         trained = work / "nnUNet_results" / dataset
         for name in EXPORTED:  # said now, and not after the training
             for planned in CONFIGURATIONS:
@@ -81,51 +90,49 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
         with step("Plan and preprocess", 100) as bar:
             configuration = _prepare(step, identifier, dataset, bar)
         _write_demo_plans(preprocessed, configuration, demo.device)
-        _write_split(preprocessed, dataset)
-        with step(f"Train the supernet, {demo.trainer}", 100) as bar:
-            command = ["nnUNetv2_train", str(identifier), configuration, "0", "-tr", demo.trainer, "-p", PLANS]
-            step.run([*command, "-device", demo.device], _training_percent(demo.trainer, bar))
-        source = open_trained(trained / f"{demo.trainer}__{PLANS}__{configuration}")
-        members = {member.name: member for member in source.members()}
+        held_out = _write_split(preprocessed, dataset, demo.cases)
+        with step(f"Train the supernet, {trainer}", 100) as bar:
+            command = ["nnUNetv2_train", str(identifier), configuration, "0", "-tr", trainer, "-p", PLANS]
+            step.run([*command, "-device", demo.device], _training_percent(bar))
+        source = open_trained(trained / f"{trainer}__{PLANS}__{configuration}")
+        members = {row.name: row for row in rows_of(source.members())}
         exported = [name for name in EXPORTED if name in members]
-        with step("Export members", len(exported)) as bar:
+        with step("Export members as nnU-Net models", len(exported)) as bar:
             folders = {}
             for done, name in enumerate(exported, 1):
                 folders[name] = export_nnunet(source, name, overwrite=True, fine_tune=True)
                 bar(done)
-        images = _held_out_images(work, dataset, preprocessed, demo.cases)
+        images = _held_out_images(work, dataset, held_out)
         rows = []
-        for name, folder in folders.items():
-            output = work / "predictions" / name
-            with step(f"nnUNetv2_predict, {name}", len(list(images.glob("*_0000.nii.gz")))) as bar:
-                for old in output.glob("*.nii.gz"):
-                    old.unlink()
-                plans = read_json(folder / "plans.json")["plans_name"]
-                where = ["-i", str(images), "-o", str(output), "-d", str(identifier), "-c", configuration]
-                which = [
-                    "-tr",
-                    "nnUNetTrainer",
-                    "-p",
-                    plans,
-                    "-f",
-                    "0",
-                    "-device",
-                    demo.device,
-                    "-npp",
-                    "1",
-                    "-nps",
-                    "1",
-                ]
-                step.run(["nnUNetv2_predict", *where, *which], _counting(output, bar))
-                rows.append(_row(step, members[name], output, preprocessed, folder))
+        with step("Predict with them, as nnU-Net does", len(exported)) as bar:
+            for done, (name, folder) in enumerate(folders.items(), 1):
+                seconds = step.capture(predict_seconds, folder, images, work / "predictions" / name, demo.device)
+                rows.append(replace(members[name], seconds=seconds))
+                bar(done)
+        if not demo.quick:
+            with step(f"nnUNetv2_predict with the member {exported[0]}", 100) as bar:
+                same = _predict_again(step, demo.device, folders[exported[0]], images, work, exported[0])
     write_json([row.to_json() for row in rows], work / "table.json")
-    plot_family(list(members.values()), work / "family.png", title=f"{dataset}: one training, {demo.trainer}")
-    cases = len(list(images.glob("*_0000.nii.gz")))
-    console.print(family_table(rows, "dice", f"{cases} held-out cases, by nnUNetv2_predict, which mirrors"))
-    console.print(f"Plot: {work / 'family.png'}\nStock model folders:", soft_wrap=True, highlight=False, markup=False)
-    for folder in folders.values():
-        console.print(f"  {folder}", soft_wrap=True, highlight=False, markup=False)
+    plot_family(source.members(), work / "family.png", title=f"{dataset}: one training, {trainer}")
+    console.print(family_table(rows, "dice", source.scored))
+    say(console, "Seconds are those of nnU-Net's predictor on this machine, without its start and without mirroring.")
+    if not demo.quick:
+        say(console, f"nnUNetv2_predict, which knows nothing of the family, gives {same:.3%} of the voxels the same label.")
+    say(console, f"Plot: {work / 'family.png'}", "Stock model folders:", *(f"  {folder}" for folder in folders.values()))
+    model = shlex.quote(str(source.path))
+    say(
+        console,
+        "Next:",
+        f"  monai-prox family {model}",
+        f"  monai-prox export {model} --subnet smallest --format onnx --output smallest.onnx",
+        f"  monai-prox search {model} --max-params {round(members['largest'].parameters / 4)}",
+    )
     return rows
+
+
+def say(console: Console, *lines: str) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _check_device(device: str) -> None:
@@ -141,13 +148,14 @@ def _prepare(step: _Steps, identifier: int, dataset: str, bar: Callable[[float |
     """Has nnU-Net plan and preprocess, as far as it is not done; returns the configuration."""
     plans = Path(os.environ["nnUNet_preprocessed"], dataset, f"{PLANNED}.json")
     processes = {"nnUNet_n_proc_DA": "1"} if os.environ["nnUNet_n_proc_DA"] == "0" else {}  # nnU-Net cannot plan with none
+    count = ("-np", os.environ["nnUNet_def_n_proc"])
     if not plans.is_file():
-        command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), "-np", "2", "--no_pp", "--verify_dataset_integrity"]
+        command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), *count, "--no_pp", "--verify_dataset_integrity"]
         step.run(command, lambda _: None, **processes)
     planned = read_json(plans)["configurations"]
     configuration = next(one for one in CONFIGURATIONS if one in planned)
     if not is_preprocessed(dataset, f"{PLANNED}_{configuration}"):
-        command = ["nnUNetv2_preprocess", "-d", str(identifier), "-c", configuration, "-np", "2"]
+        command = ["nnUNetv2_preprocess", "-d", str(identifier), "-c", configuration, *count]
         step.run(command, lambda line: bar(_tqdm_percent(line)), **processes)
     return configuration
 
@@ -171,6 +179,11 @@ class _Steps:
 
         yield update
         update(total)
+
+    def capture(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Calls a function whose output goes to the log."""
+        with self._log.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            return function(*arguments)
 
     def run(self, command: list[str], on_line: Callable[[str], None], **variables: str) -> None:
         executable = Path(sys.executable).parent / command[0]
@@ -198,20 +211,22 @@ class _Steps:
                 raise ProXError(f"{command[0]} failed with exit code {process.returncode}{why}; its output is in {self._log}")
 
 
-def _set_variables(work: Path) -> None:
+def _set_variables(work: Path, *, processes: int) -> None:
+    """processes: of nnU-Net, each of which takes seconds to start."""
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(work / variable)
         (work / variable).mkdir(exist_ok=True)
-    processes = min(2, os.cpu_count() or 1)
+    processes = min(processes, os.cpu_count() or 1)
     os.environ.setdefault("nnUNet_def_n_proc", str(processes))
     os.environ.setdefault("nnUNet_n_proc_DA", str(max(1, processes - 1)))
     # nnU-Net gives torch every core while its loader needs one: waiting threads must sleep then, not spin
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _find_task(task: str | None, work: Path) -> Path:
+def _find_task(demo: Demo, work: Path) -> Path:
+    task = demo.task
     if task is None:
-        return write_phantom_task(work, cases=30)
+        return write_phantom_task(work / "quick" if demo.quick else work, cases=10 if demo.quick else 30)
     if Path(task).is_dir():
         found = named_task(task)
         check_task(found)
@@ -238,12 +253,18 @@ def _write_demo_plans(preprocessed: Path, name: str, device: str) -> None:
     write_json(plans, preprocessed / f"{PLANS}.json")
 
 
-def _write_split(preprocessed: Path, dataset: str) -> None:
-    """Of a task with too few cases for nnU-Net's own."""
+def _write_split(preprocessed: Path, dataset: str, most: int) -> list[str]:
+    """nnU-Net's five folds, of fewer cases as many as there are; of the first one at most so many cases are held out.
+
+    Returns them. The members are validated on them, five times in all, so they are few.
+    """
     labels = Path(os.environ["nnUNet_raw"], dataset, "labelsTr").glob("*.nii.gz")
-    folds = split(sorted(file.name.removesuffix(".nii.gz") for file in labels))
-    if folds is not None:
-        write_json(folds, preprocessed / "splits_final.json")
+    cases = sorted(file.name.removesuffix(".nii.gz") for file in labels)
+    folds = split(cases) or generate_crossval_split(cases, seed=12345, n_splits=5)
+    held_out = [str(case) for case in folds[0]["val"]][:most]
+    training = [str(case) for case in folds[0]["train"]]
+    write_json([{"train": training, "val": held_out}], preprocessed / "splits_final.json")
+    return held_out
 
 
 def _tqdm_percent(line: str) -> float | None:
@@ -251,7 +272,7 @@ def _tqdm_percent(line: str) -> float | None:
     return float(head) if head.isdigit() else None
 
 
-def _training_percent(trainer: str, bar: Callable[[float | None], None]) -> Callable[[str], None]:
+def _training_percent(bar: Callable[[float | None], None]) -> Callable[[str], None]:
     """Training counts for nine tenths of the bar, the validation of the members for the rest."""
     epochs = 1
 
@@ -267,38 +288,40 @@ def _training_percent(trainer: str, bar: Callable[[float | None], None]) -> Call
     return on_line
 
 
-def _counting(folder: Path, bar: Callable[[float | None], None]) -> Callable[[str], None]:
-    return lambda _: bar(len(list(folder.glob("*.nii.gz"))))
-
-
-def _held_out_images(work: Path, dataset: str, preprocessed: Path, cases: int) -> Path:
-    """A folder with links to the raw images of fold 0's validation cases."""
+def _held_out_images(work: Path, dataset: str, cases: Sequence[str]) -> Path:
+    """A folder with links to the raw images of ``cases``."""
     folder = work / "held_out"
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
         if old.is_symlink():
             old.unlink()
-    for case in json.loads((preprocessed / "splits_final.json").read_text())[0]["val"][:cases]:
+    for case in cases:
         for image in (work / "nnUNet_raw" / dataset / "imagesTr").glob(f"{escape(case)}_[0-9][0-9][0-9][0-9].nii.gz"):
             (folder / image.name).symlink_to(image)
     return folder
 
 
-def _seconds_a_case(files: Iterable[Path]) -> float | None:
-    """Time between finished cases, so that starting up does not count; None for a single case."""
-    times = sorted(path.stat().st_mtime for path in files)
-    return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+def predict_seconds(folder: Path, images: Path, output: Path, device: str) -> float:
+    """Predicts all images with an exported member, by nnU-Net's own predictor; seconds a case, without its start."""
+    output.mkdir(parents=True, exist_ok=True)
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device(device), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(folder), (0,))
+    start = perf_counter()
+    predictor.predict_from_files_sequential(str(images), str(output), overwrite=True)
+    return (perf_counter() - start) / len(list(output.glob("*.nii.gz")))
 
 
-def _row(step: _Steps, member: NamedMember, output: Path, preprocessed: Path, folder: Path) -> Row:
-    predictions = list(output.glob("*.nii.gz"))
-    seconds = _seconds_a_case(predictions)
-    truth = preprocessed / "gt_segmentations"
-    files = ["-djfile", str(folder / "dataset.json"), "-pfile", str(folder / "plans.json")]
-    step.run(["nnUNetv2_evaluate_folder", str(truth), str(output), *files, "-np", "2", "--chill"], lambda _: None)
-    summary = read_json(output / "summary.json")
-    dice = named_scores({key: of["Dice"] for key, of in summary["mean"].items()}, read_json(folder / "dataset.json")["labels"])
-    return Row(member.name, member.parameters, member.macs, dice, seconds)
+def _predict_again(step: _Steps, device: str, folder: Path, images: Path, work: Path, name: str) -> float:
+    """Predicts with ``folder`` by nnU-Net's command; the share of voxels that have the same label as in the predictions."""
+    output = work / "nnUNetv2_predict"
+    shutil.rmtree(output, ignore_errors=True)
+    where = ["-i", str(images), "-o", str(output), "-m", str(folder), "-f", "0", "-device", device]
+    step.run(["nnUNetv2_predict_from_modelfolder", *where, "--disable_tta", "-npp", "1", "-nps", "1"], lambda _: None)
+    same = voxels = 0
+    for file in sorted(output.glob("*.nii.gz")):
+        own, other = (np.asarray(nib.load(each).dataobj) for each in (file, work / "predictions" / name / file.name))
+        same, voxels = same + int((own == other).sum()), voxels + own.size
+    return same / voxels
 
 
 def default_device() -> str:

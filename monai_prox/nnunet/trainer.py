@@ -24,13 +24,13 @@ from monai_prox.core.supernet import Member
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import remove_unfinished
+from monai_prox.log_lines import closing_line, processes_line, schedule_lines, stage_line
 from monai_prox.nnunet.checkpoint import read_resumed, write_checkpoint
 from monai_prox.nnunet.family_report import plot_training, report_validated, write_family
 from monai_prox.nnunet.loader_process import prepare_transforms
 from monai_prox.nnunet.loss import AnyLevelsLoss
 from monai_prox.nnunet.member_validation import MemberValidation, validate_members
 from monai_prox.nnunet.mix_ins import check_mixed_in
-from monai_prox.report import closing_line, processes_line, schedule_lines, stage_line
 from monai_prox.trained.nnunet_dataset import normalised
 from monai_prox.trained.nnunet_files import check_trainable
 from monai_prox.trained.nnunet_orientation import stored_orientations

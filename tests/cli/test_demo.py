@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers.commands import fresh
 from helpers.nnunet_task import Prepared, attempt, bare_plans, environment, run
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from rich.console import Console
 from rich.progress import Progress
 
@@ -32,15 +33,16 @@ def test_the_demo_ends_with_stock_models_a_table_and_a_plot(tiny_trainers: Path,
     assert (work / "family.png").read_bytes().startswith(b"\x89PNG")
     results = work / "nnUNet_results" / "Dataset990_Phantom"
     for name in ("smallest", "middle", "largest"):
-        assert (
-            results / f"nnUNetTrainer__nnUNetPlansDemo-prox-{name}__3d_fullres" / "fold_0" / "checkpoint_final.pth"
-        ).is_file()
+        folder = results / f"nnUNetTrainer__nnUNetPlansDemo-prox-{name}__3d_fullres"
+        assert (folder / "fold_0" / "checkpoint_final.pth").is_file()
         assert len(list((work / "predictions" / name).glob("*.nii.gz"))) == 2
         assert name in output
+    assert "gives 100.000% of the voxels the same label" in output
+    assert "monai-prox export" in output and "monai-prox search" in output
 
 
 @pytest.mark.slow
-def test_the_demo_of_a_few_slices(tiny_trainers: Path, tmp_path: Path) -> None:
+def test_the_demo_of_a_few_slices(tmp_path: Path) -> None:
     """Three images without a gzip, of one slice each, from within the task's folder, without loader processes."""
     task = tmp_path / "Task208_Nuclei"
     for part in ("imagesTr", "labelsTr"):
@@ -62,12 +64,11 @@ def test_the_demo_of_a_few_slices(tiny_trainers: Path, tmp_path: Path) -> None:
         ".",
         "--work",
         tmp_path / "work",
-        "--trainer",
-        "ProXTrainerTiny",
+        "--quick",
         "--device",
         "cpu",
     ]
-    variables = environment(nnUNet_extTrainer=tiny_trainers) | {"nnUNet_n_proc_DA": "0"}
+    variables = environment() | {"nnUNet_n_proc_DA": "0"}
     right = (task / "labelsTr" / "n1.nii").read_bytes()
     nib.save(nib.Nifti1Image(np.full((48, 40, 1), 7, np.uint8), np.eye(4)), task / "labelsTr" / "n1.nii")
     refused = attempt(command, variables, cwd=task, start=fresh)
@@ -80,7 +81,7 @@ def test_the_demo_of_a_few_slices(tiny_trainers: Path, tmp_path: Path) -> None:
     assert output.splitlines()[:3] == [
         "Task into nnU-Net's raw format",
         "Plan and preprocess",
-        "Train the supernet, ProXTrainerTiny",
+        "Train the supernet, ProXTrainerDemoQuick",
     ]
 
 
@@ -175,15 +176,16 @@ def test_a_plan_is_cut_for_a_cpu_to_what_its_network_takes(
     assert json.loads((tmp_path / f"{PLANS}.json").read_text())["configurations"][name]["patch_size"] == list(patch)
 
 
-def test_a_task_of_few_cases_has_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_holds_a_few_cases_of_nnunet_s_first_fold_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     labels = tmp_path / "Dataset001_A" / "labelsTr"
     labels.mkdir(parents=True)
-    for count, name in enumerate("abcde", 1):
+    for count, name in enumerate("abcdefghijklmno", 1):
         (labels / f"{name}.1.nii.gz").touch()
-        (tmp_path / "splits_final.json").unlink(missing_ok=True)
-        _write_split(tmp_path, "Dataset001_A")
-        assert (tmp_path / "splits_final.json").exists() == (count < 5)
+        held_out = _write_split(tmp_path, "Dataset001_A", 2)
+        (fold,) = json.loads((tmp_path / "splits_final.json").read_text())
+        assert fold["val"] == held_out and fold["train"]
         if count == 2:
-            first = json.loads((tmp_path / "splits_final.json").read_text())[0]
-            assert first == {"train": ["b.1"], "val": ["a.1"]}
+            assert fold == {"train": ["b.1"], "val": ["a.1"]}
+    stock = generate_crossval_split([f"{name}.1" for name in "abcdefghijklmno"], seed=12345, n_splits=5)[0]
+    assert fold["train"] == list(stock["train"]) and held_out == list(stock["val"])[:2] and len(stock["val"]) == 3

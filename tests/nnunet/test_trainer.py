@@ -557,7 +557,7 @@ def test_a_number_is_a_list_of_one_and_true_the_trainer_s_own_monitor(bare: Path
     trainer = make_trainer(bare_plans(prox=asked), cls=Short)
     trainer.initialize()
     assert {slot.choices for slot in trainer.engine.final_space.dimensions["kernel"]} == {(3,)}
-    assert trainer.engine.monitor.threshold == 0.25
+    assert trainer.engine.monitor is not None and trainer.engine.monitor.threshold == 0.25
 
 
 @pytest.mark.parametrize("value", ["1", "t", "True", "0", None])
