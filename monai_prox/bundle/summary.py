@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from monai_prox.bundle.component import ProX
 from monai_prox.core import cost
 from monai_prox.core.distributed import rank, world_size
-from monai_prox.data.decathlon_plan import Plan
-from monai_prox.data.oct_plan import OctPlan
+from monai_prox.data.plans import TrainingPlan
 from monai_prox.report import count
 
 Data = Sequence[Mapping[str, Any]]
 
 
-def log_plan(plan: Plan | OctPlan, prox: ProX, training: Data, validation: Data, *, cache_rate: float = 1.0) -> None:
+def log_plan(plan: TrainingPlan, prox: ProX, training: Data, validation: Data, *, cache_rate: float = 1.0) -> None:
     """Logs two lines about the plan, in the first process: the data and the memory of their cache, and the network.
 
     The memory is left out if an image consists of several files.
@@ -43,13 +41,14 @@ def log_plan(plan: Plan | OctPlan, prox: ProX, training: Data, validation: Data,
     )
 
 
-def _cache(plan: Plan | OctPlan, training: Data, validation: Data, rate: float) -> str:
+def _cache(plan: TrainingPlan, training: Data, validation: Data, rate: float) -> str:
     """The memory of the cache in words, or "" if it is not known."""
     cached = [(item, part is training) for part in (training, validation) for item in part[: int(len(part) * rate)]]
     if not cached:
         return ""
-    if isinstance(plan, Plan) and not all(isinstance(item["image"], str | Path) for item, _ in cached):
+    sizes = [plan.cached_bytes(item["image"], trains=trains) for item, trains in cached]
+    if None in sizes:
         return ""
-    size = sum(plan.cached_bytes(item["image"], trains=trains) for item, trains in cached)
+    size = sum(size for size in sizes if size is not None)
     processes = " in each process" if world_size() > 1 else ""
     return f", kept in up to {count(size)}B of memory{processes}"

@@ -91,17 +91,19 @@ class Plan:
         turned = "as stored" if self.orientation is None else f"turned to {self.orientation}"
         return f"patches of {patch} voxels of {spacing} mm, of images {turned}"
 
-    def cached_bytes(self, image: Path | str, *, trains: bool) -> int:
+    def cached_bytes(self, image: Any, *, trains: bool) -> int | None:
         """Memory of a preprocessed case, in bytes. Images other than CT are cropped, so they may need less.
 
         Args:
-            image: the file, whose header is read.
+            image: the file, whose header is read. For anything else, such as a list of files, the memory is not known.
             trains: whether the case is for training. If so, the label is resampled, and image and label are padded to the patch
                 size. If not, the label is used as stored.
 
         Raises:
             ProXError: the file is not NIfTI.
         """
+        if not isinstance(image, str | Path):
+            return None
         geometry = geometry_of(open_header(Path(image)), self.orientation)
         planned = zip(geometry.shape, geometry.spacing, self.spacing, self.patch_size, strict=True)
         resampled = prod(

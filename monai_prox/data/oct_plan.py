@@ -96,8 +96,19 @@ class OctPlan:
             raise ProXError(f"the search space {space!r} has one member only, so there is nothing to expand")
         return family
 
-    def regions(self) -> dict[str, tuple[int, ...]]:
-        """The value of each class that is evaluated, by its name."""
+    def regions(self, regions: None = None) -> dict[str, tuple[int, ...]]:
+        """The value of each class that is evaluated, by its name.
+
+        Args:
+            regions: None, because classes are not put together.
+
+        Raises:
+            ProXError: ``regions`` is something else.
+        """
+        if regions is not None:
+            raise ProXError(
+                f"a scan has one class, so classes are evaluated one by one; regions must be null, got {regions!r:.80}"
+            )
         return {name: (value,) for name, value in self.values.items()}
 
     def check_fits(self, scans: OctScans) -> None:

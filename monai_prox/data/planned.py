@@ -8,12 +8,11 @@ from typing import Any
 
 from monai_prox.core.family import Family
 from monai_prox.data.decathlon import Case, DecathlonTask
-from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct import Scan
-from monai_prox.data.oct_plan import OctPlan
+from monai_prox.data.plans import TrainingPlan
 
 
-def make_family(plan: Plan | OctPlan, space: Any = None) -> Family:
+def make_family(plan: TrainingPlan, space: Any = None) -> Family:
     """The family of a plan's network.
 
     Args:
@@ -27,13 +26,12 @@ def make_family(plan: Plan | OctPlan, space: Any = None) -> Family:
     return plan.family(space)
 
 
-def evaluated_regions(plan: Plan | OctPlan, regions: Mapping[str, Sequence[str]] | None = None) -> dict[str, tuple[int, ...]]:
+def evaluated_regions(plan: TrainingPlan, regions: Mapping[str, Sequence[str]] | None = None) -> dict[str, tuple[int, ...]]:
     """The labels of each region, or class, that is evaluated.
 
     Args:
         plan: the plan.
-        regions: names of labels by the name of the region. None means one region per label. Plans of classification have one
-            per class.
+        regions: names of labels by the name of the region. None means one region per label or class.
 
     Returns:
         Values of labels by the name of the region or class.
@@ -41,7 +39,7 @@ def evaluated_regions(plan: Plan | OctPlan, regions: Mapping[str, Sequence[str]]
     Raises:
         ProXError: a name is not a label of the foreground.
     """
-    return plan.regions() if isinstance(plan, OctPlan) else plan.regions(regions)
+    return plan.regions(regions)
 
 
 def training_cases(task: DecathlonTask, validation_cases: int | None = None) -> list[Case]:

@@ -46,8 +46,19 @@ class TrainingPlan(Protocol):
             ProXError: nothing is elastic in ``space``, or it is not valid.
         """
 
-    def regions(self) -> dict[str, tuple[int, ...]]:
-        """The values of labels of each region that is evaluated, by its name."""
+    @property
+    def images(self) -> str:
+        """What the network sees, in words."""
+
+    def cached_bytes(self, image: Any, *, trains: bool) -> int | None:
+        """Memory of a preprocessed image with its label, in bytes, or None if it is not known."""
+
+    def regions(self, regions: Any = None) -> dict[str, tuple[int, ...]]:
+        """The values of labels of each region that is evaluated, by its name.
+
+        Args:
+            regions: names of labels by the name of the region. None means one region per label or class.
+        """
 
 
 PLANS: Mapping[str, type[Plan] | type[OctPlan]] = {plan.kind: plan for plan in (Plan, OctPlan)}
