@@ -235,8 +235,8 @@ class UNetFamily:
 
     def layers(self, subnet: Subnet, size: Sequence[int] | None = None) -> Iterator[Layer]:
         """The layers of a member's network. See ``Family.layers``."""
+        architecture = self.architecture_of(subnet)  # raises for what is no member
         voxels = self.input_size(self.patch_size if size is None else size, subnet["resolution"][0])
-        architecture = self.architecture_of(subnet)
         return unet_layers(architecture, voxels, input_channels=self.input_channels, num_classes=self.num_classes)
 
     def synchronise(self, skeleton: nn.Module, network: nn.Module) -> None:

@@ -293,7 +293,8 @@ def test_schedules_cover_exactly_the_epochs(space: SearchSpace, recipe: str, epo
     for stage in stages:
         data = through_json(stage.to_json())
         train = tuple(tuple(role) if isinstance(role, list) else role for role in data["train"])
-        assert Stage(**data | {"train": train}) == stage
+        assert data.pop("sort_channels") == (stage.reorder is not None)
+        assert Stage(**data | {"train": train, "reorder": stage.reorder}) == stage
     first, last = stages[0].space(space), stages[-1].space(space)
     assert last == space
     if FIRST[recipe] == "all":
