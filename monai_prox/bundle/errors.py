@@ -12,6 +12,11 @@ from types import TracebackType
 from monai_prox.errors import ProXError
 from monai_prox.requirements import missing
 
+MOVED = (
+    "If a bundle of monai-prox 0.1 has written this configuration, take the configurations of this version's bundle; "
+    "its checkpoints and model files are read as before."
+)
+
 
 def name_cause_last() -> None:
     """Makes Python end an uncaught exception's traceback with the ProXError or OSError that caused it, if there is one.
@@ -31,7 +36,7 @@ def name_cause_last() -> None:
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             return
-        message = missing(cause.name or "") if isinstance(cause, ModuleNotFoundError) else str(cause)
+        message = _text(cause)
         if cause is not error or message != str(cause):
             print(f"\nerror: {message}", file=sys.stderr)
         if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
@@ -39,3 +44,13 @@ def name_cause_last() -> None:
             Path(report).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))
 
     sys.excepthook = hook
+
+
+def _text(cause: BaseException) -> str:
+    """The message of a cause. If a package is missing, it has the pip command."""
+    if not isinstance(cause, ModuleNotFoundError):
+        return str(cause)
+    if cause.name:
+        return missing(cause.name)
+    message = str(cause)  # MONAI's own, of a component that it does not find
+    return f"{message} {MOVED}" if "monai_prox." in message else message

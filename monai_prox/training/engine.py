@@ -166,16 +166,18 @@ class Engine:
 
         Args:
             epoch: counts from 0.
-            scores: scores by case of the members that ``compared`` returned. They are the same in all ranks.
+            scores: scores by case of the members that ``compared`` returned, empty if it returned none. The same in all ranks.
 
         Returns:
-            The comparison, or None, see ``Monitor.observe``.
+            The comparison, or None, see ``Monitor.observe``. None in a stage that is not monitored.
 
         Raises:
-            ProXError: the engine has no monitor.
+            ProXError: the engine has no monitor, or there are no scores of a member that it compares.
         """
         if self.monitor is None:
             raise ProXError("the engine has no monitor, so it compares no scores: give it one, or do not call observe")
+        if not scores or not self.stage.monitored:
+            return None
         comparison = self.monitor.observe(epoch, self.space, scores)
         if comparison is not None and comparison.verdict == "closed":
             self._expansion.close(comparison.dimension)

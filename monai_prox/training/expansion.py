@@ -51,7 +51,8 @@ class Expansion:
         self._opened = 0  # updates before the stage opened
         self._pretrained = False  # weights were loaded before the training: opening a stage does not change them
         self.guard = Guard(supernet, lambda: self.warmup_factor)
-        _notice_pretrained(self)
+        network: Any = supernet.network
+        network.register_load_state_dict_post_hook(_NoticePretrained(self))
         frozen_teachers = any(stage.teacher in FROZEN for stage in schedule.stages)
         if frozen_teachers and calibrate is None and keeps_statistics(supernet.network):
             raise ProXError("the network's norms keep statistics, of which every teacher needs its own: give calibrate")
@@ -201,14 +202,22 @@ class Expansion:
             self._enter(state["stage"], resumes=True)
 
 
-def _notice_pretrained(expansion: Expansion) -> None:
-    """Notes that the network is pretrained if weights are loaded into it before a stage opens."""
-    living = weakref.ref(expansion)
+class _NoticePretrained:
+    """A hook that notes that an expansion's network is pretrained if weights are loaded into it before a stage opens.
 
-    def loaded(*_: Any) -> None:
-        expansion = living()
+    Networks are copied and pickled with their hooks. Those of copies and of files do nothing, because they have no expansion.
+
+    Args:
+        expansion: the expansion, or None.
+    """
+
+    def __init__(self, expansion: Expansion | None) -> None:
+        self._expansion = None if expansion is None else weakref.ref(expansion)
+
+    def __call__(self, *_: Any) -> None:
+        expansion = None if self._expansion is None else self._expansion()
         if expansion is not None and expansion._index is None:
             expansion._pretrained = True
 
-    network: Any = expansion.supernet.network
-    network.register_load_state_dict_post_hook(loaded)
+    def __reduce__(self) -> tuple[type[_NoticePretrained], tuple[None]]:
+        return _NoticePretrained, (None,)

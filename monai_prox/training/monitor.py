@@ -94,7 +94,7 @@ class Monitor:
     """
 
     def __init__(self, family: Family, size: Sequence[int], *, threshold: float = 0.005, patience: int = 3) -> None:
-        if type(threshold) not in (int, float):
+        if type(threshold) not in (int, float) or (isinstance(threshold, float) and not math.isfinite(threshold)):
             raise ProXError(f"the monitor's threshold is a difference of scores such as 0.005, got {threshold!r:.120}")
         if type(patience) is not int or patience < 1:
             raise ProXError(f"the monitor's patience counts validations and is at least 1, got {patience!r:.120}")
@@ -144,10 +144,15 @@ class Monitor:
         Returns:
             The comparison. If its verdict is "closed", the choice has to be closed. None if there are too few cases, or if a
             trial has only begun.
+
+        Raises:
+            ProXError: there are no scores of a member.
         """
         members, trial = self.members(space), self.trial(space)
         if not members:
             return None
+        if missing := [str(member) for member in members if member not in scores]:
+            raise ProXError(f"the monitor needs scores by case of the members that it compares; there are none of {missing[0]}")
         finite = [{case: score for case, score in scores[member].items() if math.isfinite(score)} for member in members]
         cases = sorted(set.intersection(*map(set, finite)))
         if len(cases) < FEWEST_CASES or not any(finite[0][case] for case in cases):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.ranks import in_threads
 
-from monai_prox.bundle.errors import name_cause_last
+from monai_prox.bundle.errors import MOVED, name_cause_last
 from monai_prox.core.distributed import check_shared
 from monai_prox.errors import ProXError
 
@@ -34,10 +34,18 @@ def wrapped(cause: Exception) -> RuntimeError:
             wrapped(ModuleNotFoundError(name="far.near")),
             "error: far is not installed: pip install far",
         ),
+        (
+            wrapped(ModuleNotFoundError("Cannot locate class or function path: 'monai_prox.decathlon.find_task'.")),
+            f"error: Cannot locate class or function path: 'monai_prox.decathlon.find_task'. {MOVED}",
+        ),
+        (
+            wrapped(ModuleNotFoundError("Cannot locate class or function path: 'far.near'.")),
+            "error: Cannot locate class or function path: 'far.near'.",
+        ),
         (wrapped(KeyError("DATA")), "RuntimeError: Failed to evaluate expression"),
         (ProXError("there is no folder DATA"), "monai_prox.errors.ProXError: there is no folder DATA"),
     ],
-    ids=["ours", "a package", "another's", "not wrapped"],
+    ids=["ours", "a package", "a place of 0.1", "another place", "another's", "not wrapped"],
 )
 def test_a_traceback_ends_with_our_cause(
     error: Exception, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

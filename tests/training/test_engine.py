@@ -5,6 +5,7 @@ import io
 import random
 from collections.abc import Callable
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -994,6 +995,27 @@ def test_keeping_weights_is_resumed() -> None:
     again.load_state_dict(engine.state_dict() | {"pretrained": False})
     again.supernet.network.load_state_dict(engine.supernet.network.state_dict())
     assert not again.state_dict()["pretrained"], "these weights are the training's own"
+
+
+def test_copies_and_pickles_of_a_network_leave_its_engine_alone() -> None:
+    engine, buffer = engine_of(prox), io.BytesIO()
+    network = engine.supernet.network
+    torch.save(network, buffer)
+    buffer.seek(0)
+    for copy in (deepcopy(network), torch.load(buffer, weights_only=False)):
+        copy.load_state_dict(network.state_dict())
+        assert not engine.state_dict()["pretrained"]
+    network.load_state_dict(copy.state_dict())
+    assert engine.state_dict()["pretrained"]
+
+
+def test_a_loop_observes_whatever_is_compared() -> None:
+    engine = engine_of(prox, 20, monitor={"patience": 1})
+    for epoch in range(20):
+        engine.begin_epoch(epoch)
+        scores = {member: {str(case): 0.5 for case in range(9)} for member in engine.compared(epoch, 9)}
+        engine.observe(epoch, scores)
+    assert engine.comparisons, "in some epochs members were compared, in others none"
 
 
 @pytest.mark.parametrize("wrong", [{"format": 99}, {"format": None}, {"stage": 5}, {"stage": -2}])

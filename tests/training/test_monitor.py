@@ -488,7 +488,17 @@ def test_a_saved_state_is_of_its_own() -> None:
     assert json.dumps(state) == kept
 
 
-@pytest.mark.parametrize("threshold", ["0.01", None, True])
+def test_scores_that_are_missing_are_named() -> None:
+    monitor, space = monitor_of(), only("width", 2)
+    observe(monitor, 0, space)
+    largest, without = monitor.members(space)
+    with pytest.raises(ProXError) as refusal:
+        monitor.observe(1, space, {largest: {str(case): 0.5 for case in range(9)}})
+    assert str(without) in str(refusal.value)
+    assert monitor.history == []
+
+
+@pytest.mark.parametrize("threshold", ["0.01", None, True, float("nan"), float("inf")])
 def test_a_threshold_that_is_no_number_is_refused(threshold: Any) -> None:
     with pytest.raises(ProXError) as refusal:
         monitor_of(threshold=threshold)
