@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from monai_prox.errors import ProXError
 
-def listed(handler: Any) -> Any:
+
+def listed(handler: Any, **others: Any) -> Any:
     """Returns a handler that has an id, so that a list of handlers can contain it as a component.
 
     MONAI's ``check_properties`` accepts components in a list of handlers, but no reference such as "@train#validation". A
@@ -14,10 +16,18 @@ def listed(handler: Any) -> Any:
 
     Args:
         handler: the handler, or None if it is disabled.
+        others: nothing. A handler's arguments belong to its own id.
+
+    Raises:
+        ProXError: there are other arguments.
 
     >>> listed("handler")
     'handler'
     """
+    if others:
+        raise ProXError(
+            f"a handler's arguments belong to its id, such as train#saver#n_saved; a place in the list has {[*others]}"
+        )
     return handler
 
 

@@ -71,7 +71,10 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
         **supervised: Any,
     ) -> None:
         if engine.schedule.epochs != max_epochs:
-            raise ProXError(f"the schedule covers {engine.schedule.epochs} epochs, max_epochs is {max_epochs}; they must agree")
+            raise ProXError(
+                f"the schedule covers {engine.schedule.epochs} epochs, max_epochs is {max_epochs}; they must agree, as a bundle's "
+                "--epochs sets both"
+            )
         if not isinstance(supervised.get("amp", False), bool):
             raise ProXError(f"amp is {supervised['amp']!r}; write True or False, which configurations take for what they are")
         if supervised.get("compile"):

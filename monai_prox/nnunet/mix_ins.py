@@ -6,6 +6,7 @@ from typing import Any
 
 from monai_prox.errors import ProXError
 
+RENAMED = {"probe_every": "validation_interval"}
 WITHOUT_EFFECT = {"_do_i_compile"}  # nothing is compiled, with a variant or without
 
 
@@ -22,6 +23,9 @@ def check_mixed_in(trainer: type, family: type, stock: type) -> None:
     Raises:
         ProXError: a method of a variant is ignored, or replaces a method of ``family``.
     """
+    for former, name in RENAMED.items():
+        if hasattr(trainer, former):
+            raise ProXError(f"{trainer.__name__} sets {former}, which is {name} since version 0.2")
     order = trainer.__mro__
     first, last = order.index(family), order.index(stock)
     for variant in order[:first]:

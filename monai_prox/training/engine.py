@@ -89,6 +89,9 @@ class Engine:
         self._trial: SearchSpace | None = None  # computed once, because every step needs it
         self._monitored: dict[str, Any] | None = None  # the state of a monitor that the training had before, and has no more
 
+    def __deepcopy__(self, memo: Any) -> Engine:
+        raise ProXError("an engine is not copied, for it guards optimizers: make another, and give it this one's state_dict")
+
     # ------------------------------------------------------------------ stages
     @property
     def stage(self) -> Stage:
@@ -220,7 +223,7 @@ class Engine:
 
         A warm-up takes at most a quarter of its stage. The length of the stage in updates is estimated from the epochs before.
         """
-        return self._expansion.warmup_factor
+        return self._expansion.guard.rate_factor
 
     def members(self, epoch: int, step: int) -> list[Subnet]:
         """The members that train in a step, each once, in the order of the stage's roles.

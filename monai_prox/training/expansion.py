@@ -48,9 +48,8 @@ class Expansion:
                 raise ProXError(f"the stage {stage.name!r} opens no member, for of its choices some must differ: {space}")
         self._index: int | None = None  # of the stage
         self._epoch: int | None = None  # the last that has begun in this process
-        self._opened = 0  # updates before the stage opened
         self._pretrained = False  # weights were loaded before the training: opening a stage does not change them
-        self.guard = Guard(supernet, lambda: self.warmup_factor)
+        self.guard = Guard(supernet)
         network: Any = supernet.network
         network.register_load_state_dict_post_hook(_NoticePretrained(self))
         frozen_teachers = any(stage.teacher in FROZEN for stage in schedule.stages)
@@ -73,14 +72,6 @@ class Expansion:
     def final_space(self) -> SearchSpace:
         """The part of the search space that will be open at the end, unless more choices are closed."""
         return self._spaces[-1]
-
-    @property
-    def warmup_factor(self) -> float:
-        """The factor of the learning rate in the current update, see ``Engine``."""
-        index, stage = self._open_index(), self.stage
-        start, end = (*self.schedule.starts, self.schedule.epochs)[index : index + 2]
-        warmup = min(stage.warmup, self._opened / start * (end - start) / 4) if start else stage.warmup
-        return min(1.0, (self.guard.updates - self._opened) / warmup) if warmup else 1.0
 
     @property
     def is_open(self) -> bool:
@@ -107,7 +98,7 @@ class Expansion:
         Raises:
             ProXError: the schedule does not have the epoch, or its stage is over.
         """
-        if not 0 <= epoch < self.schedule.epochs:
+        if type(epoch) is not int or not 0 <= epoch < self.schedule.epochs:
             raise ProXError(f"there is no epoch {epoch}: the schedule has the epochs 0 to {self.schedule.epochs - 1}")
         index = self.schedule.index(epoch)
         if self._index is not None and index < self._index:
@@ -159,7 +150,7 @@ class Expansion:
             self.guard.permute(stage.reorder(self.supernet, before))
         if stage.new_weights == "preserving" and old is not None and not self._pretrained:
             initialise_preserving(self.supernet, old, self._spaces[index].largest())
-        self._opened = self.guard.updates
+        self.guard.opened = self.guard.updates
         self._enter(index)
 
     def _enter(self, index: int, *, resumes: bool = False) -> None:
@@ -168,6 +159,10 @@ class Expansion:
         old = self._spaces[index - 1].largest() if index else None
         frozen = frozen_parts(self.supernet, old, self.space.largest(), self.stage.freeze)
         self.guard.freeze(frozen, resumes=resumes)
+        start, end = (*self.schedule.starts, self.schedule.epochs)[index : index + 2]
+        # The length of the stage in updates is estimated from the epochs before; a warm-up takes at most a quarter of it
+        most = self.guard.opened / start * (end - start) / 4 if start else self.stage.warmup
+        self.guard.warmup = min(self.stage.warmup, most)
 
     # ------------------------------------------------------------------ resume
     def state_dict(self) -> dict[str, Any]:
@@ -175,7 +170,7 @@ class Expansion:
         return {
             "stage": self._index,
             "updates": self.guard.updates,
-            "opened": self._opened,
+            "opened": self.guard.opened,
             "closed": dict(self.closed),
             "pretrained": self._pretrained,
             "teacher": self.teacher and self.teacher.state_dict(),
@@ -193,7 +188,7 @@ class Expansion:
         if state["stage"] is not None and not 0 <= state["stage"] < len(self.schedule.stages):
             raise ProXError(f"cannot continue: the checkpoint is of stage {state['stage']} of {len(self.schedule.stages)}")
         self.closed, self._pretrained = dict(state["closed"]), state["pretrained"]
-        self.guard.updates, self._opened = state["updates"], state["opened"]
+        self.guard.updates, self.guard.opened = state["updates"], state["opened"]
         self._spaces = self._open_spaces()
         self.teacher = self._epoch = self._index = None
         if state["teacher"] is not None:

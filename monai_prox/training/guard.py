@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,17 +18,18 @@ from monai_prox.training.growth import Freezer
 class Guard:
     """Makes optimizers keep frozen weights, and use the learning rate of the warm-up.
 
-    ``updates`` is the number of updates by the first guarded optimizer. ``pending`` is whether there are gradients that no
-    guarded optimizer has used yet. The engine sets it.
+    ``updates`` is the number of updates by the first guarded optimizer. ``opened`` is that number when the stage opened, and
+    ``warmup`` the number of updates of its warm-up. ``pending`` is whether there are gradients that no guarded optimizer has
+    used yet. The engine sets the last three. An optimizer that outlives its guard is not guarded any more.
 
     Args:
         network: the network whose weights are guarded.
-        rate_factor: returns the factor of the learning rate in the next update.
     """
 
-    def __init__(self, network: nn.Module, rate_factor: Callable[[], float]) -> None:
-        self.network, self.rate_factor = network, rate_factor
-        self.updates = 0
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.updates = self.opened = 0
+        self.warmup = 0.0
         self.pending = False
         self._freezer = Freezer({})
         self._optimizers: list[Optimizer] = []
@@ -54,22 +55,32 @@ class Guard:
                 group["lr"] = rate
             rates.clear()
 
+        living = weakref.ref(self)
+
         def before(*_: Any) -> None:
-            self.pending = False
-            self._freezer.before_step()
-            self.updates += counts
             restore_rates()  # if the step before has raised
+            if (guard := living()) is None:
+                return
+            guard.pending = False
+            guard._freezer.before_step()
+            guard.updates += counts
             for group in optimizer.param_groups:
                 rates.append(group["lr"])
-                group["lr"] = group["lr"] * self.rate_factor()
+                group["lr"] = group["lr"] * guard.rate_factor
 
         def after(*_: Any) -> None:
             restore_rates()
-            self._freezer.after_step()
+            if (guard := living()) is not None:
+                guard._freezer.after_step()
 
         self._optimizers.append(optimizer)
         optimizer.register_step_pre_hook(before)
         optimizer.register_step_post_hook(after)
+
+    @property
+    def rate_factor(self) -> float:
+        """The factor of the learning rate in the current update."""
+        return min(1.0, (self.updates - self.opened) / self.warmup) if self.warmup else 1.0
 
     def guards(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer is guarded.

@@ -22,7 +22,8 @@ def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
     if state.get("format") == FORMAT:
         return dict(state)
     if state.get("format") != 4:
-        raise ProXError(f"cannot continue: the checkpoint is of format {state.get('format')}, and this version reads {FORMAT}")
+        found = state.get("format")
+        raise ProXError(f"cannot continue: the checkpoint is of format {found}, and this version reads 4 and {FORMAT}")
     stage = None if state["stage"] < 0 else state["stage"]
     return {"monitor": None, **state, "format": FORMAT, "stage": stage, "pretrained": state["keep_weights"]}
 

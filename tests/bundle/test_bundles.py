@@ -488,7 +488,10 @@ def test_cases_and_epochs_may_be_overridden_as_applications_do(hippocampus: Trai
     case = {part[:5]: str(hippocampus.task / part / "case_0.nii.gz") for part in ("imagesTr", "labelsTr")}
     assert "Epoch[5]" in train(hippocampus, tmp_path / "data", **{"train#dataset#data": [case]})
     said = train(hippocampus, tmp_path / "length", check=False, **{"train#trainer#max_epochs": 1})
-    assert said.splitlines()[-1] == "error: the schedule covers 5 epochs, max_epochs is 1; they must agree"
+    assert (
+        said.splitlines()[-1]
+        == "error: the schedule covers 5 epochs, max_epochs is 1; they must agree, as --epochs has it in a bundle"
+    )
 
 
 def test_a_checkpoint_of_another_space_is_refused(hippocampus: Trained, tmp_path: Path) -> None:

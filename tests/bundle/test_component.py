@@ -15,7 +15,7 @@ from helpers.refusals import refused
 from monai.bundle import ConfigParser
 from monai.handlers import StatsHandler
 
-from monai_prox.bundle import ProX, log_plan, summary
+from monai_prox.bundle import ProX, listed, log_plan, summary
 from monai_prox.core.named_members import named_members
 from monai_prox.core.network import largest
 from monai_prox.data.oct_plan import OctPlan
@@ -78,6 +78,10 @@ def test_there_may_be_no_monitor(off: Any) -> None:
 
 
 @pytest.mark.parametrize("asked", ["false", 0, 1, [], {"threshold": 1, "_disabled_": True}, {"tolerance": 1}])
+def test_arguments_of_a_place_in_the_list_are_refused() -> None:
+    refused("n_saved: a handler's arguments belong to its id, such as train#saver#n_saved", listed, None, n_saved=9)
+
+
 def test_another_monitor_is_refused(asked: Any) -> None:
     refused(f"monitor is {asked!r}; it is True, False, or may have threshold and patience", component, monitor=asked)
 

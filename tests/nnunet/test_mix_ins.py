@@ -88,6 +88,14 @@ def test_augments_and_mirrors_as_the_variant(variant: type, bare: Path) -> None:
     assert trainer.inference_allowed_mirroring_axes == theirs.inference_allowed_mirroring_axes
 
 
+def test_what_a_trainer_of_0_1_sets_is_named(bare: Path) -> None:
+    class Mine(ProXTrainer):
+        probe_every = 1
+
+    with pytest.raises(ProXError, match="Mine sets probe_every, which is validation_interval since version 0.2"):
+        make_trainer(bare_plans(), cls=Mine)
+
+
 @pytest.mark.parametrize(
     ("bases", "epochs"),
     [

@@ -1136,6 +1136,36 @@ def test_a_monitor_that_is_none_is_named() -> None:
     assert Engine(supernet, schedule, segmentation_loss, seed=0, monitor=False).monitor is None
 
 
+def test_an_optimizer_that_outlives_its_engine_is_free() -> None:
+    """It takes the rate and the frozen weights of the engine that guards it now, and of none once all are gone."""
+    engine = engine_of((Stage(name="a", warmup=4), Stage(name="b", open=ALL)))
+    optimizer, supernet = sgd(engine), engine.supernet
+    engine.guard(optimizer)
+    engine.begin_epoch(0)
+    engine = Engine(supernet, engine.schedule, segmentation_loss, seed=0)
+    gc.collect()
+    engine.guard(optimizer)
+    assert engine.warmup_factor == 1, "no stage is open yet"
+    engine.begin_epoch(0)
+    engine.step(*batch(0), epoch=0, step=0)
+    optimizer.step()
+    assert engine.warmup_factor == 1 / 4
+    del engine
+    gc.collect()
+    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
+    for parameter in supernet.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert not any(torch.equal(before[name], p) for name, p in supernet.named_parameters() if p.requires_grad)
+
+
+def test_engines_are_not_copied_and_count_epochs_in_whole_numbers() -> None:
+    engine = engine_of(prox)
+    refused("an engine is not copied, for it guards optimizers", deepcopy, engine)
+    for epoch in (0.5, "1", True, None):
+        refused(f"there is no epoch {epoch}", engine.begin_epoch, epoch)
+
+
 def test_optimizers_that_do_not_hold_the_weights_are_refused() -> None:
     engine = engine_of(sandwich)
     refused("the optimizer holds none of the supernet's weights", engine.guard, SGD(nn.Linear(2, 2).parameters(), 0.1))
