@@ -25,9 +25,7 @@ def listed(handler: Any, **others: Any) -> Any:
     'handler'
     """
     if others:
-        raise ProXError(
-            f"a handler's arguments belong to its id, such as train#saver#n_saved; a place in the list has {[*others]}"
-        )
+        raise ProXError(f"{', '.join(others)}: a handler's arguments belong to its id, such as train#saver#n_saved")
     return handler
 
 

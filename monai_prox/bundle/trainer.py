@@ -72,7 +72,7 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
     ) -> None:
         if engine.schedule.epochs != max_epochs:
             raise ProXError(
-                f"the schedule covers {engine.schedule.epochs} epochs, max_epochs is {max_epochs}; they must agree, as a bundle's "
+                f"the schedule covers {engine.schedule.epochs} epochs, max_epochs is {max_epochs}; they must agree: a bundle's "
                 "--epochs sets both"
             )
         if not isinstance(supervised.get("amp", False), bool):

@@ -77,11 +77,11 @@ def test_there_may_be_no_monitor(off: Any) -> None:
     assert component(monitor=off).engine.monitor is None
 
 
-@pytest.mark.parametrize("asked", ["false", 0, 1, [], {"threshold": 1, "_disabled_": True}, {"tolerance": 1}])
 def test_arguments_of_a_place_in_the_list_are_refused() -> None:
     refused("n_saved: a handler's arguments belong to its id, such as train#saver#n_saved", listed, None, n_saved=9)
 
 
+@pytest.mark.parametrize("asked", ["false", 0, 1, [], {"threshold": 1, "_disabled_": True}, {"tolerance": 1}])
 def test_another_monitor_is_refused(asked: Any) -> None:
     refused(f"monitor is {asked!r}; it is True, False, or may have threshold and patience", component, monitor=asked)
 

@@ -92,7 +92,7 @@ def test_what_a_trainer_of_0_1_sets_is_named(bare: Path) -> None:
     class Mine(ProXTrainer):
         probe_every = 1
 
-    with pytest.raises(ProXError, match="Mine sets probe_every, which is validation_interval since version 0.2"):
+    with pytest.raises(ProXError, match=r"Mine sets probe_every, which is validation_interval since version 0\.2"):
         make_trainer(bare_plans(), cls=Mine)
 
 
