@@ -490,7 +490,7 @@ def test_cases_and_epochs_may_be_overridden_as_applications_do(hippocampus: Trai
     said = train(hippocampus, tmp_path / "length", check=False, **{"train#trainer#max_epochs": 1})
     assert (
         said.splitlines()[-1]
-        == "error: the schedule covers 5 epochs, max_epochs is 1; they must agree, as --epochs has it in a bundle"
+        == "error: the schedule covers 5 epochs, max_epochs is 1; they must agree: a bundle's --epochs sets both"
     )
 
 
