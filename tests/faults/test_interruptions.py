@@ -53,6 +53,7 @@ from monai_prox.files import UNFINISHED
 from monai_prox.search.storage import open_storage
 from monai_prox.search.study import Search
 from monai_prox.training.engine import Engine
+from monai_prox.training.expansion import Expansion
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 # Forks of a process of its own: no other test has left threads behind, nor has a fixture been made twice
@@ -259,7 +260,7 @@ def test_a_training_by_nnunet(tmp_path: Path) -> None:
 
     points: Points = {
         "a step": (Engine, "step"),
-        "a stage": (Engine, "_enter"),
+        "a stage": (Expansion, "_enter"),
         "validation": (Often, "validation_step"),
         "the end of an epoch": (Often, "on_epoch_end"),
     }
@@ -310,7 +311,7 @@ def test_a_training_of_a_bundle(tmp_path: Path) -> None:
 
     points: Points = {
         "a step": (Engine, "step"),
-        "a stage": (Engine, "_enter"),
+        "a stage": (Expansion, "_enter"),
         "validation": (monai.engines.SupervisedEvaluator, "_iteration"),
     }
     Training(run, results, epochs, points).survives(14, tmp_path, seed=2)
