@@ -49,7 +49,7 @@ class Plan:
             that images are taken as stored.
     """
 
-    kind: ClassVar = "segmentation"  # which family.json does not say
+    kind: ClassVar[str] = "segmentation"  # which family.json does not say
     task: str
     channels: tuple[str, ...]
     labels: tuple[str, ...]

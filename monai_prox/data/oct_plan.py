@@ -26,7 +26,7 @@ class OctPlan:
         image_size: pixels (rows, columns) that images are resized to.
     """
 
-    kind: ClassVar = "classification"  # in family.json: tells this plan from one for segmentation
+    kind: ClassVar[str] = "classification"  # in family.json: tells this plan from one for segmentation
     task: str
     classes: tuple[str, ...]
     image_size: tuple[int, int]

@@ -87,7 +87,7 @@ class Description:
     their own way.
     """
 
-    kind: ClassVar = "segmentation"
+    kind: ClassVar[str] = "segmentation"
     member: str
     subnet: Mapping[str, Any]
     task: str
@@ -151,7 +151,7 @@ class ScanDescription:
     image_size: pixels that scans are brought to; working_size: to which these are, once normalised, for the network.
     """
 
-    kind: ClassVar = "classification"
+    kind: ClassVar[str] = "classification"
     member: str
     subnet: Mapping[str, Any]
     task: str
