@@ -60,13 +60,12 @@ class ProX:
         monitor: bool | Mapping[str, Any] | None = True,
         calibrated: Callable[[SuperNet], CalibratedMembers] | None = None,
     ) -> None:
-        self.schedule = make_schedule(recipe, family.space, epochs)
         self.network = (largest(family) if network is None else network).to(device)
         self.supernet = find_recipe(recipe).supernet(family, self.network)
         self.calibrated = None if calibrated is None else calibrated(self.supernet)
         self.engine = Engine(
             self.supernet,
-            self.schedule,
+            make_schedule(recipe, family.space, epochs),
             loss,
             seed=seed,
             calibrate=None if self.calibrated is None else self.calibrated.calibrate,

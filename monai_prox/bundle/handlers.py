@@ -71,7 +71,7 @@ class ProXExpansionHandler:
         """
         broadcast(self.engine.supernet)
         if world_size() > 1:
-            again = "--ckpt and the last checkpoint, also with another number of processes, goes on from there"
+            again = "--ckpt and the last checkpoint continues, also with another number of processes"
             self.logger.info(processes_line(again))
         if self._scaler_state and trainer.scaler is not None:  # MONAI's trainer makes a new scaler in every run
             trainer.scaler.load_state_dict(self._scaler_state)

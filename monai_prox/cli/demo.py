@@ -303,7 +303,8 @@ def _held_out_images(work: Path, dataset: str, cases: Sequence[str]) -> Path:
 
 def predict_seconds(folder: Path, images: Path, output: Path, device: str) -> float:
     """Predicts all images with an exported member, by nnU-Net's own predictor; seconds a case, without its start."""
-    output.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(output, ignore_errors=True)  # an earlier run may have predicted other cases
+    output.mkdir(parents=True)
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device(device), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), (0,))
     start = perf_counter()

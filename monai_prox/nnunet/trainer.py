@@ -175,7 +175,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._seed(self.current_epoch)  # loader processes inherit this state
         super().on_train_start()
         if self.is_ddp:
-            again = f"--c, also with another -num_gpus, goes on from the last checkpoint; one every {self.save_every} epochs"
+            again = f"--c, also with another -num_gpus, continues; a checkpoint is written every {self.save_every} epochs"
             self.print_to_log_file(processes_line(again))
         if self.local_rank == 0:
             remove_unfinished(Path(self.output_folder))

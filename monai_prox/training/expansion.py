@@ -87,17 +87,7 @@ class Expansion:
         return epoch == self._epoch if self._epoch is not None else self.schedule.index(epoch) == self._index
 
     def begin_epoch(self, epoch: int) -> bool:
-        """Opens the stage of an epoch if it is not open.
-
-        Args:
-            epoch: counts from 0.
-
-        Returns:
-            Whether a stage opened.
-
-        Raises:
-            ProXError: the schedule does not have the epoch, or its stage is over.
-        """
+        """Opens the stage of an epoch if it is not open. See ``Engine.begin_epoch``."""
         if type(epoch) is not int or not 0 <= epoch < self.schedule.epochs:
             raise ProXError(f"there is no epoch {epoch}: the schedule has the epochs 0 to {self.schedule.epochs - 1}")
         index = self.schedule.index(epoch)
@@ -111,14 +101,7 @@ class Expansion:
         return bool(indices)
 
     def close(self, dimension: str) -> None:
-        """Closes the last open choice of a dimension for the rest of the training. Its weights are not trained any more.
-
-        Args:
-            dimension: the dimension.
-
-        Raises:
-            ProXError: no stage is open, or only one choice is open.
-        """
+        """Closes the last open choice of a dimension. See ``Engine.close``."""
         self.space.without_last(dimension)  # raises
         self.closed[dimension] = self.space.choice_count(dimension) - 1
         self._spaces = self._open_spaces()

@@ -19,8 +19,8 @@ class Guard:
     """Makes optimizers keep frozen weights, and use the learning rate of the warm-up.
 
     ``updates`` is the number of updates by the first guarded optimizer. ``opened`` is that number when the stage opened, and
-    ``warmup`` the number of updates of its warm-up. ``pending`` is whether there are gradients that no guarded optimizer has
-    used yet. The engine sets the last three. An optimizer that outlives its guard is not guarded any more.
+    ``warmup`` the number of updates of its warm-up; the expansion sets both. ``pending`` is whether there are gradients that no
+    guarded optimizer has used yet; the engine sets it. An optimizer that outlives its guard is not guarded any more.
 
     Args:
         network: the network whose weights are guarded.

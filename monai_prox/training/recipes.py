@@ -180,7 +180,7 @@ def find_recipe(name: Any) -> Recipe:
     """The recipe of a name.
 
     Args:
-        name: one of RECIPES.
+        name: "prox", "prox_paper", "progressive_shrinking" or "sandwich".
 
     Raises:
         ProXError: the name is unknown.
@@ -197,7 +197,7 @@ def make_schedule(recipe: str, space: SearchSpace, epochs: int) -> Schedule:
     """The stages of a recipe with their epochs.
 
     Args:
-        recipe: name of the recipe, one of RECIPES.
+        recipe: name of the recipe, see ``find_recipe``.
         space: the search space.
         epochs: number of epochs.
 

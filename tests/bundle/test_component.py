@@ -37,8 +37,8 @@ def test_it_is_what_the_parts_would_be_one_by_one() -> None:
     network = largest(family, deep_supervision=True)
     made = component(network=network, seed=3)
     assert made.network is made.supernet.network is network
-    assert made.engine.supernet is made.supernet and made.engine.schedule is made.schedule and made.engine.seed == 3
-    assert made.schedule == make_schedule("prox", family.space, EPOCHS)
+    assert made.engine.supernet is made.supernet and made.engine.seed == 3
+    assert made.engine.schedule == make_schedule("prox", family.space, EPOCHS)
     assert made.members == named_members(family, PATCH)
     assert list(map(id, made.parameters())) == list(map(id, network.parameters()))
     assert made.engine.task_loss is loss_function and made.calibrated is made.engine.calibrate is None
