@@ -66,7 +66,7 @@ class Demo:
 
 
 def run_demo(demo: Demo, console: Console) -> list[Row]:
-    """Runs the whole demo with progress bars on ``console``; writes table.json and family.png to ``demo.work``.
+    """Runs the whole demo with progress bars on ``console``; writes table.json and, unless quick, family.png to ``demo.work``.
 
     If the console is no terminal, a line a step. Raises ProXError if a step fails, with where its log is.
     """
@@ -113,12 +113,13 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
             with step(f"nnUNetv2_predict with the member {exported[0]}", 100) as bar:
                 same = _predict_again(step, demo.device, folders[exported[0]], images, work, exported[0])
     write_json([row.to_json() for row in rows], work / "table.json")
-    plot_family(source.members(), work / "family.png", title=f"{dataset}: one training, {trainer}")
     console.print(family_table(rows, "dice", source.scored))
     say(console, "Seconds are those of nnU-Net's predictor on this machine, without its start and without mirroring.")
     if not demo.quick:
         say(console, f"nnUNetv2_predict, which knows nothing of the family, gives {same:.3%} of the voxels the same label.")
-    say(console, f"Plot: {work / 'family.png'}", "Stock model folders:", *(f"  {folder}" for folder in folders.values()))
+        plot_family(source.members(), work / "family.png", title=f"{dataset}: one training, {trainer}")
+        say(console, f"Plot: {work / 'family.png'}")
+    say(console, "Stock model folders:", *(f"  {folder}" for folder in folders.values()))
     model = shlex.quote(str(source.path))
     say(
         console,

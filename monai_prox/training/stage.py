@@ -100,8 +100,8 @@ class Stage:
 
     def to_json(self) -> dict[str, Any]:
         """The stage as plain data. ``sort_channels`` is whether there is a ``reorder``."""
-        data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return data | {"open": dict(self.open), "sort_channels": data.pop("reorder") is not None}
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "reorder"}
+        return data | {"open": dict(self.open), "sort_channels": self.reorder is not None}
 
 
 @dataclass(frozen=True)
