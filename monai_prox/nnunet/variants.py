@@ -73,10 +73,10 @@ class ProXTrainerAdam(ProXTrainer):
 class ProXTrainerDemo(ProXTrainerAdam):
     """Minutes on two CPU cores, for ``monai-prox demo``. It does not mirror in prediction, which takes eight times as long."""
 
-    epochs = 10
-    iterations_per_epoch = 60
+    epochs = 12
+    iterations_per_epoch = 80
     validation_iterations_per_epoch = 5
-    validation_interval = 5
+    validation_interval = 4
     monitored = False  # too short to judge by
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:  # noqa: N802
