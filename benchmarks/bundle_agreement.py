@@ -3,7 +3,7 @@
 Needs a model folder that a ProXTrainer left. Both predict the last cases by name, without mirroring; counted are the voxels
 that get the same label.
 
-    python benchmarks/bundle_agreement.py MODEL --task TASK --work FOLDER --results benchmarks/results/bundle_agreement.json
+    python -m benchmarks.bundle_agreement MODEL --task TASK --work FOLDER --results benchmarks/results/agreement
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from about import about
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks import records
+from benchmarks.about import about
 from monai_prox.data.decathlon import DecathlonTask
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.files import write_json
 from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
@@ -78,7 +78,8 @@ def main() -> None:
             link.symlink_to(case.image)
     compared = [compare(name, model, images, work) for name in track(MEMBERS, description="members")]
     settings = {"task": task.name, "cases": arguments.cases, "trainer": model.path.name, "fold": model.folds[0]}
-    write_json(about(settings, threads=THREADS) | {"members": compared}, arguments.results)
+    described = about(settings, threads=THREADS)
+    records.write([{"contender": row["member"]} | described | row for row in compared], arguments.results)
     table = Table("member", "agreement", "worst case")
     for row in compared:
         table.add_row(row["member"], f"{row['agreement']:.5%}", f"{row['worst_case']:.5%}")

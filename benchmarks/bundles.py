@@ -3,7 +3,7 @@
 The commands are MONAI's own, as the bundle's README gives them, with the overrides of SETTINGS. Training is only as long
 as two cores allow, so the figures show that all of it works on real images, and not what the networks could reach.
 
-    python benchmarks/bundles.py hippocampus_prox --data FOLDER_OF_TASKS --work FOLDER --results benchmarks/results/bundles
+    python -m benchmarks.bundles hippocampus_prox --data FOLDER_OF_TASKS --work FOLDER --results benchmarks/results/bundles
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from about import about
-
-from monai_prox.files import write_json
+from benchmarks import records
+from benchmarks.about import about
 
 THREADS = 1
 ROOT = Path(__file__).parents[1]
@@ -103,16 +102,17 @@ def main() -> None:
         predicted = {"output_dir": work / "predicted" / member, "subnet": member}
         seconds[f"infer {member}"] = run(["inference"], bundle, where | predicted, log)
     images = len(list((work / "predicted" / "largest").glob("*.nii.gz")))
-    result = about({**CPU, **setting, "seed": 0}, threads=THREADS) | {
+    described = about({**CPU, **setting, "seed": 0}, threads=THREADS)
+    result = {"contender": arguments.setting, "seed": 0, **described} | {
         "plan": {key: family["plan"][key] for key in ("channels", "labels", "spacing", "patch_size", "intensity")},
         "seconds": seconds,
         "predicted_images": images,
-        "members": family["members"],
+        "members": {member.pop("name"): member for member in family["members"]},
         "evaluated": {member: evaluated(work / "eval" / member) for member in ("smallest", "largest")},
         "probes": family["progress"],
     }
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    write_json(result, arguments.results / f"{arguments.setting}.json")
+    others = [run for run in records.read(arguments.results) if run["contender"] != arguments.setting]
+    records.write([*others, result], arguments.results)
 
 
 if __name__ == "__main__":

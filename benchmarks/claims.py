@@ -1,7 +1,7 @@
 """The claims, measured: ProX against Progressive Shrinking, the sandwich rule, plain training and a peer.
 
-    python benchmarks/claims.py --task Task04_Hippocampus --work WORK --results OUT
-    python benchmarks/claims.py --task Task04_Hippocampus --work WORK --results OUT --smoke
+    python -m benchmarks.claims --task Task04_Hippocampus --work WORK --results OUT
+    python -m benchmarks.claims --task Task04_Hippocampus --work WORK --results OUT --smoke
 
 All contenders train on the same batches of the same plan, for the same steps, with the same optimizer: AdamW, or nnU-Net's
 own with ``--sgd``. Seconds are those of the training steps alone, without loading and validation, each run in a process of
@@ -10,8 +10,8 @@ on a GPU. Peak memory is what training takes on the GPU, and on a CPU what the w
 Dice is the hard Dice of held-out cases, as whole volumes at native resolution without mirroring, mean over the foreground
 classes and the cases. A family is its smallest and largest member and twelve random ones, the same in all runs; its
 ``middle`` is measured, too, but not part of the mean. ``prox long`` is the recipe prox with two and a half times the steps,
-about as much work as the largest network alone: its batches begin as those of the others and go on. One JSON per contender
-and seed: an interrupted benchmark goes on where it stopped.
+about as much work as the largest network alone: its batches begin as those of the others and go on. A run is
+recorded when it ends, and an interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contenders import ALONE, LENGTHENED, LONG, make_contender
-from race import race
-from stream import missing, write_stream
-from task import prepare
 
+from benchmarks.contenders import ALONE, LENGTHENED, LONG, make_contender
+from benchmarks.race import race
+from benchmarks.stream import missing, write_stream
+from benchmarks.task import prepare
 from monai_prox.families.unet_choices import CHOICES
 from monai_prox.training.recipes import RECIPES
 
@@ -112,7 +112,7 @@ def main() -> None:
     paths = streams(folder, plan, options)
     of_seed = {seed: {"folder": str(folder), "plan": plan, "stream": str(path)} for seed, path in paths.items()}
     keys = ("space", "steps", "epochs", "learning_rate", "curve", "curve_cases", "bfloat16")
-    race(Path(__file__).with_name("contest.py"), options, keys=keys, of_seed=of_seed, measure="dice")
+    race("benchmarks.contest", options, keys=keys, of_seed=of_seed)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from contenders import Contender, make_contender
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from race import one_run
-from stream import read_stream
 from torch import nn
 
+from benchmarks.contenders import Contender, make_contender
+from benchmarks.race import one_run
+from benchmarks.stream import read_stream
 from monai_prox.core import cost
 from monai_prox.runtime.dice import dice_of
 

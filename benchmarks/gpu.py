@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from about import about
-from gpu_hours import EPOCHS, STEPS, hours, put_into, table
-from gpu_parts import PARTS, measure
-from gpu_task import SIZES, SyntheticTask
 
+from benchmarks.about import about
+from benchmarks.gpu_hours import EPOCHS, STEPS, hours, put_into, table
+from benchmarks.gpu_parts import PARTS, measure
+from benchmarks.gpu_task import SIZES, SyntheticTask
 from monai_prox.core import cost
 from monai_prox.errors import ProXError, refusing
 from monai_prox.files import make_folder, read_json, replacing, write_json

@@ -12,12 +12,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from gpu_steps import time_epoch, turns_of
-from gpu_task import SyntheticTask
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.gpu_steps import time_epoch, turns_of
+from benchmarks.gpu_task import SyntheticTask
 from monai_prox.core.distributed import average, gather
 from monai_prox.files import read_json, write_json
 from monai_prox.nnunet.trainer import ProXTrainer

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from contenders import stock_trainer
-from gpu_group import group
-from gpu_steps import summary, time_epoch, turns_of
-from gpu_task import SyntheticTask
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from benchmarks.contenders import stock_trainer
+from benchmarks.gpu_group import group
+from benchmarks.gpu_steps import summary, time_epoch, turns_of
+from benchmarks.gpu_task import SyntheticTask
 from monai_prox.core.supernet import SuperNet
 from monai_prox.nnunet.trainer import ProXTrainer
 

@@ -1,6 +1,6 @@
 """How well latency is predicted: members measured as ``monai-prox profile measure`` does, and random ones beside them.
 
-python benchmarks/latency.py MODEL --results benchmarks/results/latency
+python -m benchmarks.latency MODEL --results benchmarks/results/latency
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from about import about
 from rich.console import Console
 from rich.table import Table
 
-from monai_prox.files import write_json
+from benchmarks import records
+from benchmarks.about import about
 from monai_prox.latency.device import Device
 from monai_prox.latency.pack import choose_members, measure_here
 from monai_prox.trained.door import open_trained
@@ -34,6 +34,7 @@ def main() -> None:
     fitted = choose_members(family, size)
     others = {family.space.sample(generator) for _ in range(arguments.others)} - set(fitted)
     members = [*fitted, *sorted(others, key=str)]
+    described = about({"model": source.path.name, "fitted": len(fitted), "others": len(others)}, threads=arguments.threads)
     rows: list[dict[str, Any]] = []
     for runtime in arguments.runtimes:
         data = measure_here(source, members, runtime, threads=arguments.threads, progress=lambda _: None)
@@ -46,6 +47,8 @@ def main() -> None:
         spreads = [(one["quartiles"][1] - one["quartiles"][0]) / one["milliseconds"] for one in data["members"]]
         rows.append(
             {
+                "contender": runtime,
+                **described,
                 "runtime": data["runtime"],
                 "milliseconds": [min(times), max(times)],
                 "left_out_error": device.held_out_error,
@@ -56,9 +59,7 @@ def main() -> None:
                 "profile": data,
             }
         )
-    described = about({"model": source.path.name, "fitted": len(fitted), "others": len(others)}, threads=arguments.threads)
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    write_json(described | {"rows": rows}, arguments.results / "summary.json")
+    records.write(rows, arguments.results)
     table = Table("runtime", "ms a patch", "median error", "9 in 10 below", "largest", "quartiles apart")
     for row in rows:
         errors = [f"{row[key]:.1%}" for key in ("median_error", "error_of_nine_in_ten", "largest_error", "spread")]

@@ -1,15 +1,15 @@
 """The claims on classification: ProX against Progressive Shrinking and plain training, for MobileNetV3 on SYNTHETIC B-scans.
 
-    python benchmarks/oct_claims.py --work WORK --results benchmarks/results/oct_claims
-    python benchmarks/oct_claims.py --work WORK --results OUT --smoke
+    python -m benchmarks.oct_claims --work WORK --results benchmarks/results/oct_claims
+    python -m benchmarks.oct_claims --work WORK --results OUT --smoke
 
 The scans are ``monai_prox.data.oct_phantom``'s: they tell networks and recipes apart, and say nothing about patients. All
 contenders train on the same batches, for the same steps, with the same optimizer. Seconds are those of the training steps
 alone, each run in a process of its own on one thread; CPU seconds are the same without what other processes took from it.
 Accuracy is that on other synthetic patients. A family is its smallest and largest member and twelve random ones, the same in
 all runs. Every member is measured with statistics of its own (``accuracy``, see ``monai_prox.training.calibrate``) and with
-those that training left (``uncalibrated``). ``prox long`` is the recipe prox with two and a half times the steps. One JSON per
-contender and seed: an interrupted benchmark goes on where it stopped.
+those that training left (``uncalibrated``). ``prox long`` is the recipe prox with two and a half times the steps. A run is
+recorded when it ends, and an interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from contenders import LONG
-from race import race
-
+from benchmarks.contenders import LONG
+from benchmarks.race import race
 from monai_prox.data.oct_phantom import write_phantom_scans
 from monai_prox.training.recipes import RECIPES
 
@@ -57,7 +56,7 @@ def main() -> None:
     scans = write_phantom_scans(folder, patients=patients, size=(128, 128), severity=options.severity)
     of_seed = {seed: {"folder": str(scans)} for seed in options.seeds}
     keys = ("space", "steps", "epochs", "learning_rate", "batch_size", "patients", "severity", "curve")
-    race(Path(__file__).with_name("oct_contest.py"), options, keys=keys, of_seed=of_seed, measure="accuracy")
+    race("benchmarks.oct_contest", options, keys=keys, of_seed=of_seed)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from contenders import LENGTHENED, LONG, family_members
-from race import one_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import PolynomialLR
 from torchvision.transforms import v2
 
+from benchmarks.contenders import LENGTHENED, LONG, family_members
+from benchmarks.race import one_run
 from monai_prox.core import cost
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet

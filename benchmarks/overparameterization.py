@@ -1,15 +1,15 @@
 """The monitor, measured: what it closes, what that saves, and what it costs in Dice.
 
-    python benchmarks/overparameterization.py --task Task04_Hippocampus --work WORK --results OUT
-    python benchmarks/overparameterization.py --task threads --work WORK --results OUT
-    python benchmarks/overparameterization.py --task balls --work WORK --results OUT
+    python -m benchmarks.overparameterization --task Task04_Hippocampus --work WORK --results OUT
+    python -m benchmarks.overparameterization --task threads --work WORK --results OUT
+    python -m benchmarks.overparameterization --task balls --work WORK --results OUT
 
 Trains a family with the monitor and without, several seeds, with nnU-Net's own loop, validation included. Two tasks
 are made: ``threads`` needs the larger networks, lines one voxel thin, which half the resolution blurs away; ``balls`` does
 not. Three groups of cases: for training, for validation, which steers the monitor, and the last ones by name for the Dice
 that is reported, as whole volumes without mirroring. ``--alone`` trains the largest member and those that the monitor
-compares it with by nnU-Net's own trainer, too, each for as many steps: what a choice is really worth. One JSON per run: an
-interrupted benchmark goes on where it stopped.
+compares it with by nnU-Net's own trainer, too, each for as many steps: what a choice is really worth. A run is recorded when
+it ends, and an interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
-from about import about
-from contenders import build, stock_trainer
-from contest import HeldOut
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from rich.console import Console
 from rich.table import Table
-from task import prepare
 
+from benchmarks import records
+from benchmarks.about import about
+from benchmarks.contenders import build, stock_trainer
+from benchmarks.contest import HeldOut
+from benchmarks.task import prepare
 from monai_prox.core import cost
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import write_json
@@ -127,7 +130,6 @@ def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, s
     supernet, space = trainer.supernet, trainer.engine.final_space
     largest, smallest = space.largest(), space.smallest()
     return {
-        "seed": seed,
         "monitored": monitored,
         "training_seconds": trainer.seconds,
         "training_cpu_seconds": trainer.cpu_seconds,
@@ -169,17 +171,21 @@ def run_alone(folder: Path, plan: str, test: list[str], options: argparse.Namesp
     trainer.run_training()
     trainer.set_deep_supervision_enabled(False)
     by_case = HeldOut(trainer, test).dice(trainer.network)
-    return {"seed": seed, "dice": float(np.mean(by_case)), "by_case": by_case}
+    return {"dice": float(np.mean(by_case)), "by_case": by_case}
 
 
-def claim(parts: Path, options: argparse.Namespace) -> None:
-    """Notes in the folder of results what they are made with. Exits where those that are there are of something else."""
-    asked = {key: value for key, value in vars(options).items() if key not in ("task", "work", "results", "seeds", "alone")}
-    noted = parts / "settings.json"
-    known = json.loads(noted.read_text()) if noted.is_file() else None
-    if known != asked and (known is not None or any(parts.glob("o*_*.json"))):
-        raise SystemExit(f"{parts} has results of other settings; give another --results or remove it")
-    write_json(asked, noted)
+def make(name: str, seed: int, options: argparse.Namespace, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result of a run that is recorded, or else of ``run``, recorded. Exits where results are of other settings."""
+    described = {key: value for key, value in vars(options).items() if key not in ("work", "results", "seeds", "alone")}
+    described["task"] = Path(options.task).name
+    results = records.read(options.results)
+    if any(result["settings"] != described for result in results):
+        raise SystemExit(f"{options.results} has results of other settings; give another --results or remove it")
+    known = {(result["contender"], result["seed"]): result for result in results}
+    if (name, seed) not in known:
+        known[name, seed] = {"contender": name, "seed": seed} | about(described, threads=1) | run()
+        records.write(known.values(), options.results)
+    return known[name, seed]
 
 
 def show(results: list[dict[str, Any]]) -> None:
@@ -229,25 +235,15 @@ def main() -> None:
     split = json.loads((folder / "splits_final.json").read_text())[0]
     steering, test = split["val"][: options.validation], split["val"][options.validation :]
     write_json([{"train": split["train"], "val": steering}], folder / "splits_final.json")
-    parts = options.results / task.name
-    parts.mkdir(parents=True, exist_ok=True)
-    claim(parts, options)
     alone = alone_trainers(folder, plan) if options.alone else {}
     results = []
     for seed in options.seeds:
-        for monitored in (True, False):
-            path = parts / f"{'on' if monitored else 'off'}_{seed}.json"
-            if not path.is_file():
-                write_json(run(folder, plan, test, options, seed, monitored), path)
-            results.append(json.loads(path.read_text()))
+        for name, monitored in (("on", True), ("off", False)):
+            trained = partial(run, folder, plan, test, options, seed, monitored)
+            results.append(make(name, seed, options, trained))
         for name, stock in alone.items():
-            path = parts / f"alone_{name.replace(' ', '_')}_{seed}.json"
-            if not path.is_file():
-                write_json(run_alone(folder, plan, test, options, seed, stock), path)
-            print(f"{name} alone, seed {seed}: Dice {json.loads(path.read_text())['dice']:.3f}")
-    settings = {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()}
-    settings["task"] = task.name
-    write_json(about(settings, threads=1) | {"results": [{**r, "comparisons": None} for r in results]}, parts / "summary.json")
+            trained = partial(run_alone, folder, plan, test, options, seed, stock)
+            print(f"{name} alone, seed {seed}: Dice {make(f'alone {name}', seed, options, trained)['dice']:.3f}")
     show(results)
 
 

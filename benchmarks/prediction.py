@@ -4,7 +4,7 @@ Needs a model folder that a ProXTrainer left, and the raw dataset, of which case
 contender is one command that predicts them all, so seconds a case hold their part of its start. Peak memory is that of its
 largest process. Files in integers are calibrated on images of some of the same cases.
 
-    python benchmarks/prediction.py MODEL --dataset nnUNet_raw/DATASET --work FOLDER --results benchmarks/results/prediction
+    python -m benchmarks.prediction MODEL --dataset nnUNet_raw/DATASET --work FOLDER --results benchmarks/results/prediction
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from about import about
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import records
+from benchmarks.about import about
 from monai_prox.errors import ProXError
 from monai_prox.export.device_file import ENDINGS, export_file
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.files import write_json
 from monai_prox.runtime.dice import dice_of
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
@@ -100,6 +100,8 @@ def main() -> None:
                 continue
             command = [programs / "monai-prox", "predict", file, "--threads", threads, "-i", images]
             contenders[f"monai-prox predict, {name}"] = command, file
+    settings = {"dataset": arguments.dataset.name, "cases": len(truths), "trainer": model.path.name, "fold": model.folds[0]}
+    described = about(settings, threads=threads, packages=["onnxruntime", "openvino"])
     rows = []
     for number, (name, (command, file)) in enumerate(contenders.items()):
         output = work / "predicted" / str(number)
@@ -109,6 +111,7 @@ def main() -> None:
         rows.append(
             {
                 "contender": name,
+                **described,
                 "seconds_a_case": seconds,
                 "peak_memory_bytes": measured["peak_memory_bytes"],
                 "file_bytes": sum(
@@ -118,12 +121,7 @@ def main() -> None:
             }
         )
         print(name, f"{seconds:.2f} s", flush=True)
-    settings = {"dataset": arguments.dataset.name, "cases": len(truths), "trainer": model.path.name, "fold": model.folds[0]}
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    write_json(
-        about(settings, threads=threads, packages=["onnxruntime", "openvino"]) | {"rows": rows},
-        arguments.results / "summary.json",
-    )
+    records.write(rows, arguments.results)
     table = Table("contender", "s a case", "peak GB", "file MB", "Dice")
     for row in rows:
         cells = f"{row['seconds_a_case']:.2f}", f"{row['peak_memory_bytes'] / 1e9:.2f}", f"{row['file_bytes'] / 1e6:.2f}"

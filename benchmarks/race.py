@@ -1,4 +1,4 @@
-"""Contenders of a benchmark, each run in a process of its own, one result each."""
+"""Contenders of a benchmark, each run in a process of its own and recorded when it ends: a race can be taken up again."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
-from about import about
-from report import report
 from rich.progress import Progress
 
+from benchmarks import records
+from benchmarks.about import about
+from benchmarks.report import report
 from monai_prox.files import write_json
 
 
-def compete(script: Path, run: dict[str, Any], result: Path, progress: Progress) -> None:
-    """One contender in a process of its own, unless its result is there."""
+def compete(module: str, run: dict[str, Any], results: Path, lock: Lock, progress: Progress) -> None:
+    """One contender in a process of its own, unless its result is there. lock: held while results are read or written."""
+    name = f"{run['contender']}, seed {run['seed']}"
     described = {key: value for key, value in run.items() if key not in ("folder", "stream")}
-    if result.is_file():
-        if json.loads(result.read_text())["settings"] != described:
-            raise SystemExit(f"{result} was made with other settings; give another --results or remove it")
+    with lock:
+        known = {(one["contender"], one["seed"]): one["settings"] for one in records.read(results)}
+    if (key := (run["contender"], run["seed"])) in known:
+        if known[key] != described:
+            raise SystemExit(f"{results} has {name} with other settings; give another --results")
         return
-    task = progress.add_task(f"{run['contender']}, seed {run['seed']}", total=run["epochs"])
-    asked, answer = result.with_suffix(".settings"), result.with_suffix(".part")
+    task = progress.add_task(name, total=run["epochs"])
+    part = results / f"{run['contender'].replace(' ', '_')}_{run['seed']}"
+    asked, answer = part.with_suffix(".settings"), part.with_suffix(".part")
     write_json(run, asked)
-    with result.with_suffix(".log").open("w", buffering=1) as log:
-        command = [sys.executable, "-u", str(script), str(asked), str(answer)]
+    with part.with_suffix(".log").open("w", buffering=1) as log:
+        command = [sys.executable, "-u", "-m", module, str(asked), str(answer)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             for line in process.stdout or ():
                 log.write(line)
@@ -39,7 +45,9 @@ def compete(script: Path, run: dict[str, Any], result: Path, progress: Progress)
     if process.returncode:
         raise SystemExit(f"{run['contender']} failed, see {log.name}")
     peer = ["nvidia-modelopt"] if run["contender"] == "modelopt" else []
-    write_json(about(described, threads=1, packages=peer) | json.loads(answer.read_text()), result)
+    result = {"contender": run["contender"], "seed": run["seed"]} | about(described, threads=1, packages=peer)
+    with lock:
+        records.write([*records.read(results), result | json.loads(answer.read_text())], results)
     for rest in (asked, answer, Path(log.name)):
         rest.unlink()
 
@@ -54,28 +62,23 @@ def one_run(run: Callable[[dict[str, Any]], dict[str, Any]], description: str | 
     write_json(run(json.loads(arguments.settings.read_text())), arguments.result)
 
 
-def race(
-    script: Path, options: Namespace, *, keys: Sequence[str], of_seed: Mapping[int, Mapping[str, Any]], measure: str
-) -> None:
-    """Makes the results that are not there yet by ``script``, and reports; interrupted, on those that there are.
+def race(module: str, options: Namespace, *, keys: Sequence[str], of_seed: Mapping[int, Mapping[str, Any]]) -> None:
+    """Makes the results that are not there yet by the command of ``module``, and reports; interrupted, on those that there are.
 
     options: ``contenders``, ``seeds``, ``results``, ``jobs`` at a time, and ``keys``, which all runs get. of_seed: what else.
     """
     options.results.mkdir(parents=True, exist_ok=True)
     common = {key: getattr(options, key) for key in keys}
-    runs = {
-        options.results / f"{contender.replace(' ', '_')}_{seed}.json": common
-        | of_seed[seed]
-        | {"contender": contender, "seed": seed}
+    runs = [
+        common | of_seed[seed] | {"contender": contender, "seed": seed}
         for seed in options.seeds
         for contender in options.contenders
-    }
+    ]
+    lock = Lock()
     try:
         with Progress() as progress, ThreadPoolExecutor(options.jobs) as pool:
-            for waiting in [pool.submit(compete, script, run, result, progress) for result, run in runs.items()]:
+            for waiting in [pool.submit(compete, module, run, options.results, lock, progress) for run in runs]:
                 waiting.result()
     finally:
-        if found := [json.loads(result.read_text()) for result in runs if result.is_file()]:
-            settings = {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()}
-            rows = report(found, measure, options.results)
-            write_json(about(settings, threads=1) | {"rows": rows}, options.results / "summary.json")
+        if found := records.read(options.results):
+            report(found, options.results)

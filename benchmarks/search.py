@@ -4,7 +4,7 @@ Needs a model folder that a ProXTrainer left, and the raw dataset. The hypervolu
 Dice on all held-out cases over the logarithm of MACs, up to the largest member's. Seconds of the training are the sum of the
 epochs in its log, so both should have run on the same quiet machine.
 
-    python benchmarks/search.py MODEL --dataset nnUNet_raw/DATASET --results benchmarks/results/search/NAME
+    python -m benchmarks.search MODEL --dataset nnUNet_raw/DATASET --results benchmarks/results/search-NAME
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 
 import optuna
 import torch
-from about import about
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks import records
+from benchmarks.about import about
 from monai_prox.core import cost
-from monai_prox.files import write_json
 from monai_prox.search.front import hypervolume
 from monai_prox.search.scored import Scored, best_so_far
 from monai_prox.search.study import SAMPLERS, Result, Search
@@ -48,7 +48,7 @@ def volume(scored: list[Scored], worst: float) -> float:
 
 def row(sampler: str, seed: int, result: Result, worst: float) -> dict[str, Any]:
     return {
-        "sampler": sampler,
+        "contender": sampler,
         "seed": seed,
         "members": len(result.members),
         "seconds": result.seconds,
@@ -63,9 +63,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     for one in rows:
         points = [(point["macs"] / 1e9, point["dice"]) for point in one["front"]]
-        label = one["sampler"] if one["seed"] == rows[0]["seed"] else None
+        label = one["contender"] if one["seed"] == rows[0]["seed"] else None
         axes.step(
-            *zip(*points, strict=True), where="post", marker="o", markersize=3, color=COLOURS[one["sampler"]], label=label
+            *zip(*points, strict=True), where="post", marker="o", markersize=3, color=COLOURS[one["contender"]], label=label
         )
     axes.set(xscale="log", xlabel="MACs per patch (billion)", ylabel="mean Dice on held-out cases")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -98,23 +98,21 @@ def main() -> None:
             result = Search(source=source, storage=storage, seed=seed, sampler=sampler, **settings).run()
         rows.append(row(sampler, seed, result, worst))
     training = training_seconds(source)
-    share = fmean(one["seconds"] for one in rows if one["sampler"] == "nsga2") / training
-    arguments.results.mkdir(parents=True, exist_ok=True)
     described = about(
         {"model": source.path.name, "dataset": arguments.dataset.name, "held_out": len(source.held_out().names), **settings},
         threads=torch.get_num_threads(),
         packages=["optuna"],
     )
-    write_json(
-        described | {"training_seconds": training, "share_of_training": share, "rows": rows},
-        arguments.results / "summary.json",
-    )
+    for one in rows:
+        one |= {"training_seconds": training, "share_of_training": one["seconds"] / training}
+    records.write([described | one for one in rows], arguments.results)
     plot(rows, arguments.results / "plot.png")
     table = Table("sampler", "seed", "members", "seconds", "hypervolume", "on some cases")
     for one in rows:
         volumes = f"{one['hypervolume']:.4f}", f"{one['hypervolume_of_some_cases']:.4f}"
-        table.add_row(one["sampler"], str(one["seed"]), str(one["members"]), f"{one['seconds']:.0f}", *volumes)
+        table.add_row(one["contender"], str(one["seed"]), str(one["members"]), f"{one['seconds']:.0f}", *volumes)
     Console().print(table)
+    share = fmean(one["share_of_training"] for one in rows if one["contender"] == "nsga2")
     print(f"the search took {share:.1%} of the {training:.0f} s of training")
 
 

@@ -1,6 +1,6 @@
 """What slicing costs: a training step on a member of the supernet against the same step on the extracted network.
 
-    python benchmarks/step_overhead.py --results benchmarks/results/step_overhead.json
+    python -m benchmarks.step_overhead --results benchmarks/results/slicing
 
 Forward and backward with deep supervision for the smallest, a middle and the largest member of two networks: nnU-Net's stock
 plan for MSD Task04 (PlainConvUNet, features 32..256, patch 40x56x40, batch 7), and one of the same layers so small that the
@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from about import about
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks import records
+from benchmarks.about import about
 from monai_prox.core.named_members import named_members
 from monai_prox.core.supernet import SuperNet
 from monai_prox.data.topology import plan_architecture
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
-from monai_prox.files import write_json
 
 LEVELS = 4
 KERNELS = ((3, 3, 3),) * LEVELS
@@ -57,7 +57,7 @@ def step(network: Callable[[torch.Tensor], Any], x: torch.Tensor, parameters: li
     return time.perf_counter() - start
 
 
-def measure(workload: Workload, device: str) -> Iterator[dict[str, Any]]:
+def measure(title: str, workload: Workload, device: str) -> Iterator[dict[str, Any]]:
     # resolution 1 throughout: resizing belongs to a lower one and is not part of either network
     choices, patch = UNetChoices(resolution=(1.0,)), workload.patch
     architecture = plan_architecture("PlainConvUNet", workload.features, STRIDES, KERNELS)
@@ -85,7 +85,7 @@ def measure(workload: Workload, device: str) -> Iterator[dict[str, Any]]:
                     seconds[key].append(elapsed)
         ratios = [s / e for s, e in zip(seconds["sliced"], seconds["extracted"], strict=True)]
         yield {
-            "member": name,
+            "contender": f"{title}, {name}",
             "subnet": subnet.to_json(),
             "sliced_seconds": statistics.median(seconds["sliced"]),
             "extracted_seconds": statistics.median(seconds["extracted"]),
@@ -103,16 +103,18 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = [{"workload": name} | row for name, workload in WORKLOADS.items() for row in measure(workload, device)]
-    workloads = {name: workload._asdict() for name, workload in WORKLOADS.items()}
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    write_json(about({"workloads": workloads, "device": device}, threads=arguments.threads) | {"rows": rows}, arguments.results)
-    table = Table("network", "member", "sliced ms", "extracted ms", "ratio", "quartiles of the ratio", "skeleton ms")
+    rows = [
+        about(workload._asdict() | {"device": device}, threads=arguments.threads) | row
+        for title, workload in WORKLOADS.items()
+        for row in measure(title, workload, device)
+    ]
+    records.write(rows, arguments.results)
+    table = Table("network and member", "sliced ms", "extracted ms", "ratio", "quartiles of the ratio", "skeleton ms")
     for row in rows:
         low, _, high = row["ratio_quartiles"]
         times = (f"{1000 * row[key]:.1f}" for key in ("sliced_seconds", "extracted_seconds"))
         ratios = f"{row['ratio']:.3f}", f"{low:.3f} to {high:.3f}"
-        table.add_row(row["workload"], row["member"], *times, *ratios, f"{1000 * row['skeleton_seconds']:.1f}")
+        table.add_row(row["contender"], *times, *ratios, f"{1000 * row['skeleton_seconds']:.1f}")
     Console().print(table)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,69 +9,141 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.nnunet_task import environment
+from typer.testing import CliRunner
 
+from benchmarks import __main__ as command
+from benchmarks import documents, records
+from benchmarks.oct_contest import AUGMENT
+from benchmarks.quantities import markdown, quantities
+from benchmarks.registry import Figure, read_claims
 from monai_prox.data.phantom import write_phantom_task
 from monai_prox.training.recipes import RECIPES
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
 CONTENDERS = [*RECIPES, "prox long", "alone smallest", "alone middle", "alone largest"]
 
 
+def benchmark(name: str, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", name, *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=1200, check=False)
+
+
+# ---------------------------------------------------------------------- results
+def test_runs_are_read_as_they_were_written_a_line_each(tmp_path: Path) -> None:
+    runs = [
+        {"contender": "prox", "seed": seed, "losses": [seed + 0.1 * i for i in range(20)], "curve": [], "few": [1, 2]}
+        | {"members": [{"name": "largest", "by_case": list(range(30)), "closed": [True] * 9, "none": None}]}
+        for seed in range(2)
+    ]
+    records.write(runs, tmp_path / "results")
+    assert records.read(tmp_path / "results") == runs
+    lines = (tmp_path / "results" / records.RUNS).read_text().splitlines()
+    assert len(lines) == 2 and all(len(line) < 400 for line in lines)
+    assert records.read(tmp_path) == []
+
+
+def test_quantities_are_those_of_the_family_and_of_all_numbers() -> None:
+    members = [
+        {"name": name, "dice": dice} for name, dice in (("smallest", 0.5), ("largest", 0.9), ("middle", 0.1), ("r", 0.7))
+    ]
+    runs = [{"contender": "prox", "seed": s, "training_macs": 10.0 + s, "members": members, "peak": {"gpu": s}} for s in (0, 1)]
+    found = quantities([*runs, {"contender": "alone", "seed": 0, "dice": 0.25, "closed": {"kernel": True}}])
+    assert found["prox"]["family"] == [pytest.approx(0.7)] * 2 and found["prox"]["worst"] == [0.5, 0.5]
+    assert found["prox"]["training_macs"] == [10.0, 11.0] and found["prox"]["peak.gpu"] == [0, 1]
+    assert found["alone"] == {"dice": [0.25]}
+    assert markdown(found, ["worst", "dice"]).splitlines() == [
+        "|  | seeds | worst | Dice |",
+        "|---|---|---|---|",
+        "| prox | 2 | 0.500 ± 0.000 | - |",
+        "| alone | 1 | - | 0.250 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("dice[a, b]", 0.5), ("dice[a, b] / dice[c]", 2.0), ("dice[a, b] - dice[c]", 0.25), ("macs.all[c]", 3.0)],
+)
+def test_a_metric_is_a_mean_or_a_ratio_or_difference_of_two(metric: str, value: float) -> None:
+    found = {"a, b": {"dice": [0.25, 0.75]}, "c": {"dice": [0.25], "macs.all": [3.0]}}
+    assert Figure(metric, value, 0.0).measured(found) == value
+
+
+@pytest.mark.parametrize("metric", ["dice", "dice[a] * dice[b]", "__import__('os')[a]", "dice[a] / dice[b] / dice[c]"])
+def test_another_metric_is_refused(metric: str) -> None:
+    with pytest.raises(ValueError, match=r"is not quantity\[contender\]"):
+        Figure(metric, 0.0, 0.0).measured({"a": {"dice": [1.0]}})
+
+
+def test_documents_say_what_the_results_say() -> None:
+    done = benchmark("benchmarks", "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_document_that_says_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    claims = read_claims()
+    price = claims["hippocampus"].figures["price"].written(claims["hippocampus"].figures["price"].expected)
+    right = f"It costs <!-- figure hippocampus.price -->{price}<!-- end --> of it.\n"
+    assert documents.rewritten(right, claims) == right
+    wrong = tmp_path / "README.md"
+    wrong.write_text(right.replace(price, "0.01"))
+    monkeypatch.setattr(command, "documents", lambda: [wrong])
+    done = CliRunner().invoke(command.app, ["check"])
+    assert done.exit_code == 1 and f"{wrong}: differs from the results" in done.output
+    assert CliRunner().invoke(command.app, ["check", "--write"]).exit_code == 0
+    assert wrong.read_text() == right
+    with pytest.raises(KeyError, match="speed"):
+        documents.rewritten("<!-- figure hippocampus.speed -->1<!-- end -->", claims)
+
+
+def test_every_claim_is_shown_and_another_is_refused() -> None:
+    for name in read_claims():
+        done = CliRunner().invoke(command.app, ["show", name])
+        assert done.exit_code == 0, (name, done.output)
+    refused = CliRunner().invoke(command.app, ["show", "nothing"])
+    assert refused.exit_code == 2 and "there is no claim 'nothing'" in refused.output
+
+
+# ---------------------------------------------------------------------- smoke runs
 @pytest.mark.slow
-def test_the_smoke_run_gives_a_result_of_every_contender_a_table_and_a_plot_and_is_taken_up_again(tmp_path: Path) -> None:
+def test_the_smoke_run_gives_a_result_of_every_contender_and_a_plot_and_is_taken_up_again(tmp_path: Path) -> None:
     task = write_phantom_task(tmp_path, cases=8, test_cases=0)
     results = tmp_path / "results"
 
-    def claims(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            sys.executable,
-            str(BENCHMARKS / "claims.py"),
-            "--task",
-            str(task),
-            "--work",
-            str(tmp_path / "work"),
-            "--results",
-            str(results),
-        ]
-        command += ["--contenders", *CONTENDERS, "--jobs", "2", "--smoke", *more]
-        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1200)
+    def claims(*more: object) -> subprocess.CompletedProcess[str]:
+        folders = ["--task", task, "--work", tmp_path / "work", "--results", results]
+        return benchmark("benchmarks.claims", *folders, "--contenders", *CONTENDERS, "--jobs", 2, "--smoke", *more)
 
     done = claims()
     assert done.returncode == 0, done.stdout + done.stderr
-    runs = {path.stem: json.loads(path.read_text()) for path in results.glob("*_0.json")}
-    assert set(runs) == {f"{name.replace(' ', '_')}_0" for name in CONTENDERS}
+    runs = {run["contender"]: run for run in records.read(results)}
+    assert set(runs) == set(CONTENDERS)
     for name, run in runs.items():
         assert run["training_macs"] > 0 and run["training_seconds"] > 0 and run["peak_memory_bytes"] > 0
         assert len(run["curve"]) == 1 and 0 < run["curve"][0]["seconds"] < run["training_seconds"]
         assert len(run["members"]) == (1 if name.startswith("alone") else 15)
         for member in run["members"]:
             assert 0 <= member["dice"] <= 1 and len(member["by_case"]) == 2 and member["macs"] > 0
-    assert runs["prox_paper_0"]["training_macs"] < runs["prox_0"]["training_macs"] < runs["sandwich_0"]["training_macs"]
-    table = (results / "table.md").read_text()
-    assert all(f"| {name} |" in table for name in CONTENDERS)
+    assert runs["prox_paper"]["training_macs"] < runs["prox"]["training_macs"] < runs["sandwich"]["training_macs"]
     assert (results / "plot.png").stat().st_size > 10_000
-    assert {row["contender"] for row in json.loads((results / "summary.json").read_text())["rows"]} == set(CONTENDERS)
+    assert {path.name for path in results.iterdir()} == {records.RUNS, records.ARRAYS, "plot.png"}
 
-    written = {path: path.stat().st_mtime_ns for path in results.glob("*_0.json")}
-    (results / "alone_smallest_0.json").unlink()
+    others = [run for run in records.read(results) if run["contender"] != "alone smallest"]
+    records.write(others, results)
     assert claims().returncode == 0
-    assert {path for path in written if path.stat().st_mtime_ns != written[path]} == {results / "alone_smallest_0.json"}
+    assert records.read(results)[:-1] == others and records.read(results)[-1]["contender"] == "alone smallest"
 
     other = claims("--learning-rate", "1e-2")
-    assert other.returncode != 0 and "was made with other settings" in other.stderr
+    assert other.returncode != 0 and "with other settings" in other.stderr
 
-    done = claims("--sgd", "--results", str(tmp_path / "sgd"), "--contenders", "prox", "alone smallest")
+    done = claims("--sgd", "--results", tmp_path / "sgd", "--contenders", "prox", "alone smallest")
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("prox_0", "alone_smallest_0"):
-        run = json.loads((tmp_path / "sgd" / f"{name}.json").read_text())
+    for run in records.read(tmp_path / "sgd"):
+        adam = runs[run["contender"]]
         assert run["settings"]["learning_rate"] is None
-        assert run["losses"][0] == runs[name]["losses"][0] and run["losses"][1:] != runs[name]["losses"][1:]
+        assert run["losses"][0] == adam["losses"][0] and run["losses"][1:] != adam["losses"][1:]
 
 
-def test_augmented_scans_keep_the_range_of_those_that_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from oct_contest import AUGMENT
-
+def test_augmented_scans_keep_the_range_of_those_that_are_held_out() -> None:
     scan = torch.full((1, 64, 64), -2.0)
     scan[:, :32] = 2.0
     augmented = AUGMENT(scan)
@@ -83,39 +154,37 @@ def test_augmented_scans_keep_the_range_of_those_that_are_held_out(monkeypatch: 
 @pytest.mark.slow
 def test_the_smoke_run_on_scans_measures_members_with_and_without_statistics_of_their_own(tmp_path: Path) -> None:
     contenders = ["prox", "progressive_shrinking", "alone smallest"]
-    command = [sys.executable, str(BENCHMARKS / "oct_claims.py"), "--work", str(tmp_path / "work")]
-    command += ["--results", str(tmp_path / "results"), "--contenders", *contenders, "--jobs", "2", "--smoke"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1200)
+    folders = ["--work", tmp_path / "work", "--results", tmp_path / "results"]
+    done = benchmark("benchmarks.oct_claims", *folders, "--contenders", *contenders, "--jobs", 2, "--smoke")
     assert done.returncode == 0, done.stdout + done.stderr
-    runs = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*_0.json")}
-    assert set(runs) == {f"{name.replace(' ', '_')}_0" for name in contenders}
+    runs = {run["contender"]: run for run in records.read(tmp_path / "results")}
+    assert set(runs) == set(contenders)
     for name, run in runs.items():
         assert run["training_macs"] > 0 and len(run["curve"]) == 1
         assert len(run["members"]) == (1 if name.startswith("alone") else 15)
         for member in run["members"]:
             assert 0 <= member["accuracy"] <= 1 and 0 <= member["uncalibrated"] <= 1 and member["macs"] > 0
-    assert runs["prox_0"]["training_macs"] < runs["progressive_shrinking_0"]["training_macs"]
-    assert "| prox |" in (tmp_path / "results" / "table.md").read_text()
+    assert runs["prox"]["training_macs"] < runs["progressive_shrinking"]["training_macs"]
     assert (tmp_path / "results" / "plot.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
 def test_the_monitor_is_measured_with_and_without(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / "overparameterization.py"), "--task", "balls", "--work", str(tmp_path / "work")]
-    command += ["--results", str(tmp_path), "--cases", "8", "--validation", "3", "--test", "2", "--seeds", "0"]
-    command += ["--steps", "8", "--epochs", "8", "--probe-every", "1", "--features", "4", "8", "8", "--alone"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1200)
+    def measured(*more: object) -> subprocess.CompletedProcess[str]:
+        words: list[object] = ["--task", "balls", "--work", tmp_path / "work", "--results", tmp_path, "--seeds", 0, "--alone"]
+        words += ["--cases", 8, "--validation", 3, "--test", 2, "--steps", 8, "--epochs", 8, "--probe-every", 1]
+        return benchmark("benchmarks.overparameterization", *words, "--features", 4, 8, 8, *more)
+
+    done = measured()
     assert done.returncode == 0, done.stdout + done.stderr
-    on, off = (json.loads((tmp_path / "Task992_Balls" / f"{name}_0.json").read_text()) for name in ("on", "off"))
+    runs = {run["contender"]: run for run in records.read(tmp_path)}
+    on, off = runs["on"], runs["off"]
     assert on["monitored"] and not off["monitored"] and off["comparisons"] == [] and off["closed"] == {}
     for result in (on, off):
         assert result["training_cpu_seconds"] > 0 and 0 <= result["largest"]["dice"] <= 1
-    for member in ("largest", "without_levels", "without_resolution", "without_width", "without_kernel"):
-        alone = json.loads((tmp_path / "Task992_Balls" / f"alone_{member}_0.json").read_text())
-        assert 0 <= alone["dice"] <= 1 and len(alone["by_case"]) == 2
-    summary = json.loads((tmp_path / "Task992_Balls" / "summary.json").read_text())
-    assert summary["machine"] and len(summary["results"]) == 2
-    other = subprocess.run([*command, "--threshold", "0.01"], env=environment(), capture_output=True, text=True, timeout=1200)
+    alone = ["largest", "without levels", "without resolution", "without width", "without kernel"]
+    assert runs.keys() == {"on", "off", *(f"alone {member}" for member in alone)}
+    for member in alone:
+        assert 0 <= runs[f"alone {member}"]["dice"] <= 1 and len(runs[f"alone {member}"]["by_case"]) == 2
+    other = measured("--threshold", 0.01)
     assert other.returncode == 1 and "results of other settings" in other.stderr
-    again = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1200)
-    assert again.returncode == 0, again.stdout + again.stderr

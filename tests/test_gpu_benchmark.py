@@ -21,10 +21,7 @@ STEPS = 250_000  # of a training
 def gpu() -> Iterator[Any]:
     """The script as a module, with one task and few steps; its nnU-Net variables end with the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        import gpu
-        import gpu_parts
-        import gpu_steps
+        from benchmarks import gpu, gpu_parts, gpu_steps
 
         for name in (*VARIABLES, "nnUNet_n_proc_DA", "nnUNet_compile"):
             patch.setenv(name, "")
