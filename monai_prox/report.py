@@ -91,18 +91,18 @@ def rows_of(members: Iterable[NamedMember]) -> list[Row]:
     return [Row(m.name, m.parameters, m.macs, dict(m.scores or {}), choices=describe_choices(m.subnet)) for m in members]
 
 
-def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def _table(rows: Sequence[Row]) -> list[list[str]]:
     """The headings, and the cells of every row. Columns without values are left out."""
     labels = list(dict.fromkeys(label for row in rows for label in row.scores))
     timed = any(row.seconds is not None for row in rows)
     head = ["member", "parameters", "MACs", *labels, *["seconds a case"] * timed]
-    body = []
+    table = [head]
     for row in rows:
         scores = [row.scores.get(label) for label in labels]
         cells = [row.name, count(row.parameters), count(row.macs), *("-" if s is None else f"{s:.3f}" for s in scores)]
         seconds = f"{row.seconds:.2f}" if row.seconds is not None else "-"
-        body.append([*cells, *[seconds] * timed])
-    return head, body
+        table.append([*cells, *[seconds] * timed])
+    return table
 
 
 def _caption(rows: Sequence[Row], measure: str, scored: str) -> str:
@@ -114,23 +114,32 @@ def _caption(rows: Sequence[Row], measure: str, scored: str) -> str:
     ) + scores
 
 
-def family_table(rows: Sequence[Row], measure: str, scored: str) -> Table:
-    """A table of members for a terminal.
+def family_table(rows: Sequence[Row], measure: str, scored: str, *, width: int) -> Table:
+    """A table of members for a terminal. Where it is too narrow for all classes, the last ones are left out.
 
     Args:
         rows: one row per member.
         measure: name of the scores.
         scored: the cases that were scored, in words.
+        width: characters of the terminal's lines.
     """
     from rich.table import Table  # a machine that only trains may not have it
     from rich.text import Text
 
-    head, body = _cells(rows)
-    table = Table(title="Members of the family", caption=_caption(rows, measure, scored))
-    for column in head:
-        table.add_column(Text(printable(column)), justify="left" if column == "member" else "right", no_wrap=column == "member")
-    for cells in body:
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+    columns = [[printable(cell) for cell in column] for column in zip(*_table(rows), strict=True)]
+    least = [max(map(len, [*heading.split(), *cells])) for heading, *cells in columns]
+    classes = max((len(row.scores) for row in rows), default=0)
+    left_out: list[str] = []
+    while classes > 1 and sum(least) + 3 * len(least) + 1 > width:  # each with a line and two spaces, and one more line
+        classes -= 1
+        del least[3 + classes]
+        left_out.insert(0, columns.pop(3 + classes)[0])
+    caption = _caption(rows, measure, scored) + (f" Too wide to be shown: {', '.join(left_out)}." if left_out else "")
+    table = Table(title="Members of the family", caption=caption)
+    for number, (heading, *_) in enumerate(columns):
+        table.add_column(Text(heading), justify="right" if number else "left", no_wrap=number == 0)
+    for cells in zip(*(column[1:] for column in columns), strict=True):
+        table.add_row(*map(Text, cells))
     return table
 
 
@@ -151,11 +160,9 @@ def family_text(rows: Sequence[Row], measure: str, scored: str) -> str:
         measure: name of the scores.
         scored: the cases that were scored, in words.
     """
-    head, body = _cells(rows)
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    first, *lines = (
-        "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in (head, *body)
-    )
+    table = _table(rows)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    first, *lines = ("  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in table)
     return "\n".join(["Members of the family", first, *lines, _caption(rows, measure, scored), *choices_text(rows)])
 
 

@@ -1,11 +1,13 @@
 """Plots: what is written on them, and that it can be read."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from monai_prox.report import Row, count, describe_choices, family_table, family_text, plot_progress
 from monai_prox.training.stage import Schedule, Stage
@@ -80,7 +82,7 @@ def test_a_table_shows_weights_and_work_and_says_what_members_and_scores_are() -
     assert rows[2].endswith("Dice by class, of whole cases that fold_0 held out.")
     assert "Names go by MACs" in rows[2] and "may have more parameters" in rows[2]
     assert rows[3:] == ["smallest: width 4", "largest: width 4-16"]
-    table = family_table(ROWS, "accuracy", "scans that training held out")
+    table = family_table(ROWS, "accuracy", "scans that training held out", width=80)
     assert [str(column.header) for column in table.columns] == head.split()
     assert str(table.caption).endswith("Accuracy by class, of scans that training held out.")
 
@@ -88,9 +90,27 @@ def test_a_table_shows_weights_and_work_and_says_what_members_and_scores_are() -
 def test_a_table_without_scores_says_nothing_of_them() -> None:
     rows = [replace(row, scores={}) for row in ROWS]
     assert "Dice" not in family_text(rows, "dice", "whole cases that fold_0 held out")
-    assert str(family_table(rows, "dice", "whole cases").caption).endswith("may have more parameters.")
+    assert str(family_table(rows, "dice", "whole cases", width=80).caption).endswith("may have more parameters.")
 
 
 def test_what_a_member_is_names_its_choices() -> None:
     subnet = {"levels": [3], "resolution": [0.75], "decoder_depth": [1, 2, 0], "width": [4, 8, 16], "none": [0, 0]}
     assert describe_choices(subnet) == "levels 3, resolution 0.75, decoder depth 1-2, width 4-16"
+
+
+def test_a_table_leaves_out_the_classes_for_which_a_terminal_is_too_narrow() -> None:
+    classes = {"mean": 0.5, "right ventricle": 0.4, "myocardium": 0.6, "left ventricular cavity": None}
+    rows = [replace(row, scores=classes, seconds=35.25) for row in ROWS]
+
+    def shown(width: int) -> str:
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(family_table(rows, "dice", "8 cases", width=width))
+        return console.export_text()
+
+    for width in (200, 80, 72, 60, 56):
+        text = shown(width)
+        assert "…" not in text and all(len(line) <= width for line in text.splitlines())
+        assert "35.25" in text and "0.500" in text
+    words = " ".join(shown(60).split())
+    assert "Too wide to be shown: myocardium, left ventricular cavity." in words
+    assert "Too wide" not in shown(100)

@@ -113,7 +113,7 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
             with step(f"nnUNetv2_predict with the member {exported[0]}", 100) as bar:
                 same = _predict_again(step, demo.device, folders[exported[0]], images, work, exported[0])
     write_json([row.to_json() for row in rows], work / "table.json")
-    console.print(family_table(rows, "dice", source.scored))
+    console.print(family_table(rows, "dice", source.scored, width=console.width))
     say(console, "Seconds are those of nnU-Net's predictor on this machine, without its start and without mirroring.")
     if not demo.quick:
         say(console, f"nnUNetv2_predict, which knows nothing of the family, gives {same:.3%} of the voxels the same label.")

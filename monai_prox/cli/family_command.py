@@ -25,6 +25,6 @@ def family(
         print(json.dumps([member.to_json(source.measure) for member in members], indent=2))
     else:
         rows = rows_of(members)
-        console.print(family_table(rows, source.measure, source.scored))
+        console.print(family_table(rows, source.measure, source.scored, width=console.width))
         say(*choices_text(rows))
         say_origin(source, every=True)
