@@ -122,6 +122,21 @@ def to_disk(path: Path) -> None:
             os.close(descriptor)
 
 
+def link(path: Path, target: Path) -> None:
+    """Makes a symbolic link, or a copy where the system allows no link, as Windows does for most users.
+
+    Args:
+        path: path of the link.
+        target: the file.
+    """
+    try:
+        path.symlink_to(target.resolve())
+    except OSError:
+        if path.exists():
+            raise
+        shutil.copyfile(target, path)
+
+
 def make_folder(path: Path) -> None:
     """Makes a folder and those above it, if they are missing.
 
@@ -166,7 +181,7 @@ def write_json(data: Any, path: Path | str) -> None:
         OSError: the file cannot be written.
     """
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _finite(data: Any) -> Any:

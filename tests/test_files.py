@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from monai_prox import files
 from monai_prox.errors import ProXError
 from monai_prox.files import REPLACED, UNFINISHED, read_json, remove_unfinished, replacing, temporary_folder, write_json
 
@@ -163,3 +164,18 @@ def test_json_of_more_values_than_fit_into_memory_is_refused(tmp_path: Path) -> 
     (tmp_path / "many.json").write_text("[" + "[]," * 2_000_000 + "[]]")
     with pytest.raises(ProXError, match=r"more than .* 3,000,000 values"):
         read_json(tmp_path / "many.json")
+
+
+def test_where_the_system_makes_no_links_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "image").write_text("image")
+    files.link(tmp_path / "link", tmp_path / "image")
+    assert (tmp_path / "link").is_symlink()
+
+    def refuse(*_: object) -> None:
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    files.link(tmp_path / "copy", tmp_path / "image")
+    assert (tmp_path / "copy").read_text() == "image" and not (tmp_path / "copy").is_symlink()
+    with pytest.raises(OSError, match="privilege"):
+        files.link(tmp_path / "copy", tmp_path / "image")

@@ -111,6 +111,6 @@ def test_a_table_leaves_out_the_classes_for_which_a_terminal_is_too_narrow() -> 
         text = shown(width)
         assert "…" not in text and all(len(line) <= width for line in text.splitlines())
         assert "35.25" in text and "0.500" in text
-    words = " ".join(shown(60).split())
+    words = " ".join(shown(68).split())
     assert "Too wide to be shown: myocardium, left ventricular cavity." in words
     assert "Too wide" not in shown(100)

@@ -74,7 +74,10 @@ class ProbabilityWriter(_Collector):
             engine: the evaluator.
         """
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        with replacing(self.output_dir / "predictions.csv") as temporary, temporary.open("w", newline="") as file:
+        with (
+            replacing(self.output_dir / "predictions.csv") as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
             table = csv.writer(file)
             table.writerow(["image", "class", *self.classes])
             for name, probabilities in zip(self.names, self.probabilities, strict=True):

@@ -41,7 +41,7 @@ def name_cause_last() -> None:
             print(f"\nerror: {message}", file=sys.stderr)
         if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
             extra = {"py_callstack": f"error: {message}", "timestamp": str(int(time.time()))}
-            Path(report).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))
+            Path(report).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}), encoding="utf-8")
 
     sys.excepthook = hook
 

@@ -30,7 +30,7 @@ from monai_prox.data.phantom import write_phantom_task
 from monai_prox.errors import ProXError
 from monai_prox.export.folder import check_replaceable
 from monai_prox.export.nnunet import export_nnunet
-from monai_prox.files import read_json, write_json
+from monai_prox.files import link, read_json, write_json
 from monai_prox.nnunet.task import check_task, convert_task, is_preprocessed, named_task, split
 from monai_prox.report import Row, family_table, plot_family, rows_of
 from monai_prox.trained.door import open_trained
@@ -39,6 +39,7 @@ CONFIGURATIONS = ("3d_fullres", "2d")  # the first that nnU-Net plans for a task
 PLANNED, PLANS = "nnUNetPlans", "nnUNetPlansDemo"
 DEVICES = ("cpu", "cuda", "mps")  # as nnU-Net calls them
 EXPORTED = ("smallest", "middle", "largest")
+IMAGE = "_[0-9][0-9][0-9][0-9].nii.gz"  # the end of the names of nnU-Net's images, with the channel
 ERROR = re.compile(r"[\w.]*(error|exception)\b[^:]*:\s*\S", re.IGNORECASE)  # begins the line that says what was wrong
 # The plan cut for a CPU: the first level's features, voxels per axis at most, patches per step.
 CPU_FEATURES = 16
@@ -76,7 +77,7 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
     work = demo.work.resolve()
     _set_variables(work, processes=1 if demo.quick else 2)
     log = work / "demo.log"
-    log.write_text("")
+    log.write_text("", encoding="utf-8")
     columns = (TextColumn("{task.description:<44}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         step = _Steps(bars, log)
@@ -183,20 +184,21 @@ class _Steps:
 
     def capture(self, function: Callable[..., T], *arguments: Any) -> T:
         """Calls a function whose output goes to the log."""
-        with self._log.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        with self._log.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
             return function(*arguments)
 
     def run(self, command: list[str], on_line: Callable[[str], None], **variables: str) -> None:
         executable = Path(sys.executable).parent / command[0]
         if not executable.exists():
             raise ProXError(f"{executable} is missing; install nnunetv2 into this environment, then see: monai-prox doctor")
-        with self._log.open("a") as log:
+        with self._log.open("a", encoding="utf-8") as log:
             log.write(f"\n$ {' '.join(command)}\n")
             process = subprocess.Popen(
                 [str(executable), *command[1:]],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                errors="replace",
                 env=os.environ | variables,
             )
             assert process.stdout is not None
@@ -293,12 +295,11 @@ def _held_out_images(work: Path, dataset: str, cases: Sequence[str]) -> Path:
     """A folder with links to the raw images of ``cases``."""
     folder = work / "held_out"
     folder.mkdir(exist_ok=True)
-    for old in folder.iterdir():
-        if old.is_symlink():
-            old.unlink()
+    for old in folder.glob(f"*{IMAGE}"):
+        old.unlink()
     for case in cases:
-        for image in (work / "nnUNet_raw" / dataset / "imagesTr").glob(f"{escape(case)}_[0-9][0-9][0-9][0-9].nii.gz"):
-            (folder / image.name).symlink_to(image)
+        for image in (work / "nnUNet_raw" / dataset / "imagesTr").glob(f"{escape(case)}{IMAGE}"):
+            link(folder / image.name, image)
     return folder
 
 

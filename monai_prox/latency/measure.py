@@ -76,7 +76,7 @@ def device(threads: int) -> dict[str, Any]:
     """
     name = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model")))
     except (OSError, StopIteration):
         pass
@@ -158,7 +158,7 @@ def _main() -> None:
     temporary.touch()  # fails before the measurements if it cannot be written
     temporary.unlink()
     folder = Path(__file__).resolve().parent
-    listed = json.loads((folder / LISTED).read_text())
+    listed = json.loads((folder / LISTED).read_text(encoding="utf-8"))
 
     def opener(file: str) -> Callable[[], Run]:
         return lambda: onnx_run(folder / file, arguments.threads)
@@ -170,7 +170,9 @@ def _main() -> None:
     print(file=sys.stderr)
     members = [{"subnet": entry["subnet"], **times} for entry, times in zip(listed["members"], measured, strict=True)]
     runtime = f"onnxruntime {onnxruntime.__version__}"
-    temporary.write_text(json.dumps(profile(listed["family"], runtime, arguments.threads, members), indent=2) + "\n")
+    temporary.write_text(
+        json.dumps(profile(listed["family"], runtime, arguments.threads, members), indent=2) + "\n", encoding="utf-8"
+    )
     temporary.replace(arguments.output)
     print(f"{arguments.output}: {len(members)} members, {runtime}, {arguments.threads} threads")
 

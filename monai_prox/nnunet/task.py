@@ -14,7 +14,7 @@ from typing import Any
 
 from monai_prox.data.decathlon import Case, check_tree, listed_cases
 from monai_prox.errors import ProXError
-from monai_prox.files import read_json, remove_unfinished, temporary_folder, write_json
+from monai_prox.files import link, read_json, remove_unfinished, temporary_folder, write_json
 
 NOTE = "converted_from.json"  # a file in a converted dataset's folder, which nnU-Net ignores
 ENDINGS = (".nii.gz", ".nii")
@@ -183,7 +183,7 @@ def _gather(folder: Path, task: Path, data: Mapping[str, Any], cases: Mapping[st
     for file, part, name in placed:
         target = folder / part / f"{name}.nii.gz"
         if file.name.endswith(".gz"):
-            target.symlink_to(file.resolve())
+            link(target, file)
         else:
             with file.open("rb") as plain, gzip.open(target, "wb", compresslevel=1) as packed:
                 shutil.copyfileobj(plain, packed)

@@ -106,7 +106,7 @@ def classify(
     if (output / TABLE).exists() and not overwrite:
         yield from ((path, None) for path in scans)
         return
-    with replacing(output / TABLE) as temporary, temporary.open("w", newline="") as file:
+    with replacing(output / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "class", *description.classes])
         for path in scans:

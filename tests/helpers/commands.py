@@ -2,7 +2,7 @@
 
 A command is a process of its own, with its own environment, folder, standard streams and exit code. But it is forked from a
 process that has imported what the commands import, which takes longer than most of what they do. ``fresh`` starts a new Python
-instead, so that a few tests show that the start works, too.
+instead, so that a few tests show that the start works, too. Windows has no forks: there every command imports for itself.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ OFFLINE = (
     "Temporary failure in name resolution",
     "Network is unreachable",
 )
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORK = multiprocessing.get_context("fork")
-multiprocessing.set_forkserver_preload(IMPORTED)
+FORKS = "fork" in multiprocessing.get_all_start_methods()
+APART = multiprocessing.get_context("forkserver" if FORKS else "spawn")
+APART.set_forkserver_preload(IMPORTED)
 
 
 def fresh(
@@ -108,14 +108,15 @@ def _apart(
     line: list[str], main: Callable[[], object], environment: Mapping[str, str], cwd: Path | None
 ) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as folder:
-        process = FORKSERVER.Process(target=_run, args=(main, dict(environment), cwd or Path.cwd(), Path(folder)))
+        process = APART.Process(target=_run, args=(main, dict(environment), cwd or Path.cwd(), Path(folder)))
         process.start()
         try:
             process.join(SECONDS)
         finally:
             if late := process.is_alive():  # or this one is interrupted
-                with suppress(ProcessLookupError):  # it has no group of its own yet
-                    os.killpg(process.ident or 0, signal.SIGKILL)
+                if FORKS:
+                    with suppress(ProcessLookupError):  # it has no group of its own yet
+                        os.killpg(process.ident or 0, signal.SIGKILL)
                 process.kill()
                 process.join()
         out, err = (Path(folder, name).read_text(errors="replace") for name in ("stdout", "stderr"))
@@ -126,7 +127,8 @@ def _apart(
 
 
 def _run(main: Callable[[], object], environment: dict[str, str], cwd: Path, folder: Path) -> None:
-    os.setsid()  # what it starts ends with it
+    if FORKS:
+        os.setsid()  # what it starts ends with it
     for stream, name in ((1, "stdout"), (2, "stderr")):
         with Path(folder, name).open("wb") as file:
             os.dup2(file.fileno(), stream)
@@ -140,8 +142,10 @@ def _run(main: Callable[[], object], environment: dict[str, str], cwd: Path, fol
     torch.set_num_threads = lambda _: None  # nnU-Net's commands take all cores, and on tiny layers threads wait for each other
     random.seed()  # a new Python draws others than the last one
     np.random.seed()
-    multiprocessing.set_start_method("fork", force=True)  # nnU-Net's pools, which ask for either, start in no time so
-    multiprocessing.get_context = lambda method=None: FORK  # type: ignore[assignment, misc, return-value]
+    if FORKS:
+        fork = multiprocessing.get_context("fork")
+        multiprocessing.set_start_method("fork", force=True)  # nnU-Net's pools, which ask for either, start in no time so
+        multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment, misc, return-value]
     try:
         main()
     except SystemExit:

@@ -23,7 +23,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
 from helpers.architectures import randomise_norms, unet_architecture
-from helpers.commands import FORKSERVER, call, forked
+from helpers.commands import APART, call, forked
 from monai_prox.export.device_file import export_file
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.nnunet.family_report import write_family
@@ -307,6 +307,6 @@ def training_on(prepared: Prepared, results: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (folders(prepared.root) | {"nnUNet_results": results, "nnUNet_n_proc_DA": "0"}).items():
             patch.setenv(name, str(value))
-        patch.setattr(multiprocessing, "get_context", lambda method=None: FORKSERVER)  # where pools start in no time
+        patch.setattr(multiprocessing, "get_context", lambda method=None: APART)  # where pools start in no time
         patch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)  # it takes longer than an epoch here
         yield
