@@ -12,6 +12,19 @@ MOST_CHOICES = 16  # per dimension
 Choices = TypeVar("Choices")
 
 
+def check_numbers(name: str, values: Any) -> None:
+    """Refuses what is no tuple or list of numbers with a ProXError.
+
+    Args:
+        name: name of the field.
+        values: its value.
+    """
+    if not isinstance(values, (tuple, list)) or any(type(value) not in (int, float) for value in values):
+        raise ProXError(f"{name} is {values!r:.80}; it must be a tuple of numbers")
+    if len(values) > MOST_CHOICES:
+        raise ProXError(f"{name} has {len(values):,} choices, at most {MOST_CHOICES} are allowed")
+
+
 def read_choices(cls: type[Choices], data: Any, known: Mapping[str, Choices], *, lists: Sequence[str]) -> Choices:
     """The choices that a configuration asks for.
 

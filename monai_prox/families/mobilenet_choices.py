@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monai_prox.errors import ProXError
-from monai_prox.families.choices import MOST_CHOICES, read_choices
+from monai_prox.families.choices import check_numbers, read_choices
 
 MOST = {"depth": 8, "expansion": 64, "kernel": 63, "resolution": 2048}  # larger choices are mistakes
 STRIDE = 32  # of the whole network
@@ -40,14 +40,13 @@ class MobileNetChoices:
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             values = getattr(self, name)
+            check_numbers(name, values)
             integers = name == "width" or all(type(value) is int for value in values)
             if not values or not integers or list(values) != sorted(set(values)) or not all(value > 0 for value in values):
                 kind = "numbers" if name == "width" else "whole numbers"
                 raise ProXError(f"{name} must be positive, ascending {kind}, got {list(values)!s:.80}")
             if name in MOST and values[-1] > MOST[name]:
                 raise ProXError(f"{name} can be {MOST[name]} at most, got {list(values)!s:.80}")
-            if len(values) > MOST_CHOICES:
-                raise ProXError(f"{name} has {len(values)} choices, at most {MOST_CHOICES} are allowed")
         if self.width[-1] != 1:
             raise ProXError(f"width must be ascending fractions that end in 1, got {list(self.width)}")
         if self.expansion[0] < 2:

@@ -90,6 +90,8 @@ class UNetFamily:
 
     # ------------------------------------------------------------------ reading the plan
     def _read(self, architecture: Mapping[str, Any], patch_size: Sequence[int]) -> None:
+        if not isinstance(patch_size, Sequence):
+            raise ProXError(f"patch_size is {patch_size!r:.80}; it must be two or three positive whole numbers")
         self.patch_size = tuple(patch_size)
         positive = all(isinstance(size, WHOLE) and not isinstance(size, bool) and size > 0 for size in self.patch_size)
         if len(self.patch_size) not in (2, 3) or not positive or prod(self.patch_size) > MOST_VOXELS:
@@ -121,7 +123,12 @@ class UNetFamily:
         Args:
             size: voxels per axis of the input at full resolution.
             resolution: the member's value of the dimension ``resolution``.
+
+        Raises:
+            ProXError: the size has another number of axes than the plan's patch.
         """
+        if len(size) != len(self.patch_size):
+            raise ProXError(f"the size is {list(size)!s:.80}; inputs of this family have {len(self.patch_size)} axes")
 
         def axis_size(length: int, divisor: int, kernel: int) -> int:
             if resolution == 1 or kernel == 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monai_prox.errors import ProXError
-from monai_prox.families.choices import MOST_CHOICES, read_choices
+from monai_prox.families.choices import check_numbers, read_choices
 
 LARGEST_KERNEL = 15
 
@@ -44,11 +44,12 @@ class UNetChoices:
             raise ProXError(f"depth is {self.depth!r:.80}; allowed: 'thirds', 'all', 'full'")
         for name in ("width", "resolution"):
             values = getattr(self, name)
+            check_numbers(name, values)
             in_order = list(values) == sorted(set(values)) and all(0 < value <= 1 for value in values)
             if not values or not in_order or values[-1] != 1:
                 raise ProXError(f"{name} must be ascending fractions that end in 1, got {list(values)!s:.80}")
-            if len(values) > MOST_CHOICES:
-                raise ProXError(f"{name} has {len(values):,} choices, at most {MOST_CHOICES} are allowed")
+        if self.kernel is not None:
+            check_numbers("kernel", self.kernel)
         if self.kernel is not None and (not self.kernel or any(k % 2 != 1 or k < 1 for k in self.kernel)):
             raise ProXError(f"kernel sizes must be odd, got {list(self.kernel)!s:.80}")
         if self.kernel is not None and max(self.kernel) > LARGEST_KERNEL:

@@ -279,12 +279,13 @@ def test_a_first_block_never_becomes_residual() -> None:
         ({"resolution": (16, 64)}, "at least the network's stride of 32 pixels, got [16, 64]"),
         ({"resolution": (0.5, 1.0)}, "resolution must be positive, ascending whole numbers"),
         ({"depth": tuple(range(1, 10))}, "depth can be 8 at most"),
+        ({"depth": (True, 2)}, "depth is (True, 2); it must be a tuple of numbers"),
         ({"expansion": tuple(range(2, 19))}, "expansion has 17 choices, at most 16 are allowed"),
     ],
 )
 def test_wrong_choices_are_refused(wrong: dict[str, Any], message: str) -> None:
     refused(message, MobileNetChoices, **wrong)
-    if wrong != {"resolution": (0.5, 1.0)}:
+    if wrong not in ({"resolution": (0.5, 1.0)}, {"depth": (True, 2)}):
         refused(message, MobileNetChoices.from_json, {key: list(values) for key, values in wrong.items()})
 
 

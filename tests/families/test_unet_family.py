@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import monai_prox.core.supernet
+from monai_prox.core import cost
 from monai_prox.core.slicing import place
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet
@@ -411,7 +412,23 @@ def test_more_choices_than_anybody_means_are_refused() -> None:
     with pytest.raises(ProXError, match="width has 10,000 choices, at most 16 are allowed"):
         UNetChoices(width=many)
     with pytest.raises(ProXError, match="kernel sizes can be 15 at most"):
-        UNetChoices(kernel=tuple(range(3, 20_001, 2)))
+        UNetChoices(kernel=(3, 17))
+
+
+@pytest.mark.parametrize("wrong", [{"width": 0.5}, {"kernel": 4}, {"resolution": "1"}, {"width": ("0.5", 1.0)}])
+def test_choices_that_are_no_numbers_are_refused(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ProXError, match=f"{name} is .*; it must be a tuple of numbers"):
+        UNetChoices(**wrong)
+
+
+def test_sizes_of_another_number_of_axes_are_refused() -> None:
+    family = supernet_of(next(iter(KINDS))).family
+    for size in ((32,), (32, 32, 32)):
+        with pytest.raises(ProXError, match=r"the size is \[32.*\]; inputs of this family have 2 axes"):
+            cost.macs(family, family.space.largest(), size)
+    with pytest.raises(ProXError, match="patch_size is 32; it must be two or three positive whole numbers"):
+        UNetFamily(family.architecture_of(family.space.largest()), input_channels=1, num_classes=2, patch_size=32)
 
 
 @pytest.mark.parametrize("data", [None, [], "papers", {"widths": [1.0]}, {"width": ["1"]}, {"kernel": "3"}])
