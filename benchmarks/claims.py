@@ -60,9 +60,11 @@ def arguments() -> argparse.Namespace:
         help="nnU-Net's own optimizer at its own rate, as ProXTrainer has it",
     )
     parser.add_argument("--features", nargs="+", type=int, default=[16, 32, 64, 128])
-    parser.add_argument("--patch-size", nargs=3, type=int, help="the plan's own by default")
+    parser.add_argument("--configuration", default="3d_fullres", help="nnU-Net's, one that inherits from no other")
+    parser.add_argument("--patch-size", nargs="+", type=int, help="the plan's own by default")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--held-out", type=int, default=60, help="cases, the last by name")
+    parser.add_argument("--left-out", type=int, default=0, help="cases after these, which are not touched: for tuning")
     parser.add_argument(
         "--curve", type=int, default=8, help="evaluations of a training, that at its end included; 0: seconds alone"
     )
@@ -107,7 +109,8 @@ def write_part(
 
 def main() -> None:
     options = arguments()
-    cut = {key: getattr(options, key) for key in ("features", "batch_size", "held_out", "patch_size")}
+    cut_by = ("features", "batch_size", "held_out", "left_out", "patch_size", "configuration")
+    cut = {key: getattr(options, key) for key in cut_by}
     folder, plan = prepare(options.task, options.work, **cut)
     paths = streams(folder, plan, options)
     of_seed = {seed: {"folder": str(folder), "plan": plan, "stream": str(path)} for seed, path in paths.items()}

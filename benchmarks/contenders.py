@@ -162,10 +162,11 @@ class ModelOpt(Contender):
 
 
 def build(trainer: type[nnUNetTrainer], folder: Path, plan: str) -> Any:
-    """A trainer of fold 0 of the preprocessed data in ``folder``."""
+    """A trainer of fold 0 of the preprocessed data in ``folder``, of the only configuration in the plan."""
     plans = load_json(str(folder / f"{plan}.json")) | {"continue_training": False}
+    (configuration,) = plans["configurations"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return trainer(plans, "3d_fullres", 0, load_json(str(folder / "dataset.json")), device)
+    return trainer(plans, configuration, 0, load_json(str(folder / "dataset.json")), device)
 
 
 def stock_trainer(family: UNetFamily, subnet: Subnet, configure_optimizers: Any, *, bare: bool = False) -> Any:

@@ -16,11 +16,20 @@ PLAN = "from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import
 
 
 def prepare(
-    task: Path, work: Path, *, features: list[int], batch_size: int, held_out: int, patch_size: list[int] | None = None
+    task: Path,
+    work: Path,
+    *,
+    features: list[int],
+    batch_size: int,
+    held_out: int,
+    patch_size: list[int] | None = None,
+    configuration: str = "3d_fullres",
+    left_out: int = 0,
 ) -> tuple[Path, str]:
     """Returns the preprocessed folder and the name of the cut plan. The last ``held_out`` cases by name are fold 0's.
 
-    features: of each level; there may be fewer than the plan has. patch_size: the plan's own if None.
+    features: of each level; there may be fewer than the plan has. patch_size: the plan's own if None. left_out: of the cases,
+    the last by name are neither trained on nor held out, so that they can judge later what was tuned on the others.
 
     Sets nnU-Net's variables to folders below ``work``, where what is there already is used again, and such that batches are
     loaded in this process: a seed then repeats them. Nothing is compiled.
@@ -31,24 +40,25 @@ def prepare(
     os.environ |= {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}  # families are not compiled, so nobody is
     identifier, name = convert_task(task)
     folder = work / "nnUNet_preprocessed" / name
-    if not is_preprocessed(name, "nnUNetPlans_3d_fullres"):
-        command = [sys.executable, "-c", PLAN, "-d", str(identifier), "-c", "3d_fullres", "-np", str(os.cpu_count())]
+    if not is_preprocessed(name, f"nnUNetPlans_{configuration}"):
+        command = [sys.executable, "-c", PLAN, "-d", str(identifier), "-c", configuration, "-np", str(os.cpu_count())]
         planning = os.environ | {"nnUNet_n_proc_DA": "1"}  # with none it cannot plan
         subprocess.run(command, check=True, env=planning)
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
-    configuration = plans["configurations"]["3d_fullres"]
-    configuration["batch_size"] = batch_size
-    network = configuration["architecture"]["arch_kwargs"]
+    planned = plans["configurations"][configuration]
+    planned["batch_size"] = batch_size
+    network = planned["architecture"]["arch_kwargs"]
     for key in ("strides", "kernel_sizes", "n_conv_per_stage", "n_conv_per_stage_decoder"):
         network[key] = network[key][: len(features) - (key == "n_conv_per_stage_decoder")]
     network |= {"features_per_stage": features, "n_stages": len(features)}
     if patch_size is not None:
-        configuration["patch_size"] = patch_size
-    shape = "x".join(map(str, [*configuration["patch_size"], batch_size, *features]))
-    name = f"nnUNetPlans_{shape}_{held_out}"  # what is made with one split is not taken up with another
-    plans["plans_name"] = name
+        planned["patch_size"] = patch_size
+    shape = "x".join(map(str, [*planned["patch_size"], batch_size, *features]))
+    split = f"{held_out}_{left_out}" if left_out else f"{held_out}"
+    name = f"nnUNetPlans_{shape}_{split}"  # what is made with one split is not taken up with another
+    plans |= {"plans_name": name, "configurations": {configuration: planned}}
     write_json(plans, folder / f"{name}.json")
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "gt_segmentations").glob("*.nii.gz"))
-    split = {"train": cases[:-held_out], "val": cases[-held_out:]}
-    write_json([split], folder / "splits_final.json")
+    cases = cases[: len(cases) - left_out]
+    write_json([{"train": cases[:-held_out], "val": cases[-held_out:]}], folder / "splits_final.json")
     return folder, name
