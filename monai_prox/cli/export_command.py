@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from monai_prox.cli.completion import FORMATS, MEMBERS, one_of
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, say, say_origin
 from monai_prox.errors import ProXError
 
@@ -17,27 +18,44 @@ if TYPE_CHECKING:
 
 def export(
     model: ModelArgument,
-    subnet: Annotated[str, typer.Option(help="smallest, largest, another name of `family`, or a JSON file")],
+    subnet: Annotated[
+        str,
+        typer.Option(
+            help="The member: smallest, largest, another name that `family` lists, or a JSON file with a subnet.",
+            autocompletion=one_of(MEMBERS),
+        ),
+    ],
     format: Annotated[
-        str | None, typer.Option(help="nnunet, bundle, onnx, openvino or torchscript; by default what MODEL is")
+        str | None,
+        typer.Option(
+            help="What the member becomes: nnunet, bundle, onnx, openvino or torchscript. By default it is what MODEL is.",
+            autocompletion=one_of(FORMATS),
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder, or file of a device's format; for nnunet by default where nnU-Net looks")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The folder to write, or the file of a device's format. For nnunet it is by default where nnU-Net looks.",
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
-    fine_tune: Annotated[bool, typer.Option(help="nnunet: also put the plan beside the preprocessed data")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    fine_tune: Annotated[bool, typer.Option(help="For nnunet: also put the plan beside the preprocessed data.")] = False,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
-    any_patch: Annotated[bool, typer.Option(help="onnx, openvino: inputs of any size, for other programs; slower")] = False,
+    any_patch: Annotated[
+        bool, typer.Option(help="For onnx and openvino: take inputs of any size, as other programs need. This is slower.")
+    ] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="onnx, openvino: in 8-bit integers, if that costs at most 0.01 Dice")
+        bool, typer.Option("--int8", help="For onnx and openvino: write 8-bit integers, if that costs at most 0.01 Dice.")
     ] = False,
     dataset: Annotated[
         Path | None,
         typer.Option(
             "--dataset",
             "--calibration",
-            help="Of the training, for int8 and for a classifier's members; by default in nnUNet_raw",
+            help="The training's images and labels, for --int8 and classifiers. By default they are in nnUNet_raw.",
         ),
     ] = None,
 ) -> None:

@@ -12,7 +12,7 @@ from monai_prox.cli.terminal import CheckpointOption, ModelArgument, console, sa
 
 def family(
     model: ModelArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     checkpoint: CheckpointOption = None,
 ) -> None:
     """List the members of a trained family that have names."""

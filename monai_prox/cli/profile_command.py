@@ -9,25 +9,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, open_family, say
+from monai_prox.cli.completion import RUNTIMES, one_of
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, example, open_family, say
 from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, write_json
 
 if TYPE_CHECKING:
     from monai_prox.trained.source import Trained
 
-profile = typer.Typer(no_args_is_help=True, help="How long members take on a device.")
+profile = typer.Typer(no_args_is_help=True, help="Measure how long members take on a device.")
 
 
-@profile.command()
+@profile.command(epilog=example("profile pack MODEL -o clinic.zip"))
 def pack(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .zip to write")] = Path("prox_profile.zip"),
-    members: Annotated[int, typer.Option(help="To measure")] = 24,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .zip file to write.")] = Path("prox_profile.zip"),
+    members: Annotated[int, typer.Option(help="The number of members to measure.")] = 24,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
-    dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
+    dataset: Annotated[Path | None, typer.Option(help="The training's scans, for a classifier's members.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
     """Pack members and a script that measures them where Python, numpy and onnxruntime are."""
     from monai_prox.latency.pack import write_pack
@@ -46,18 +47,26 @@ def pack(
     say("", f"Here: monai-prox search {shlex.quote(str(model))} --device device.json --max-latency-ms 800")
 
 
-@profile.command()
+@profile.command(epilog=example("profile measure MODEL -o device.json"))
 def measure(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File for `search --device`")] = Path("device.json"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, for `search --device`.")] = Path(
+        "device.json"
+    ),
     runtime: Annotated[
-        str, typer.Option(help="onnxruntime or openvino on the processor; torch, on the GPU if there is one")
-    ] = ("onnxruntime"),
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; all by default")] = None,
-    members: Annotated[int, typer.Option(help="To measure")] = 24,
+        str,
+        typer.Option(
+            help="What runs the members: onnxruntime or openvino on the processor, or torch, on the GPU if there is one.",
+            autocompletion=one_of(RUNTIMES),
+        ),
+    ] = "onnxruntime",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
+    ] = None,
+    members: Annotated[int, typer.Option(help="The number of members to measure.")] = 24,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
-    dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="The training's scans, for a classifier's members.")] = None,
 ) -> None:
     """Measure members on this machine."""
     measure_members(open_to_measure(model, fold, dataset, checkpoint), runtime, threads, output, members)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from monai_prox.cli.completion import COSTS, one_of
 from monai_prox.cli.profile_command import of_this_machine
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, open_family, say, say_origin
 from monai_prox.files import check_inside, make_folder
@@ -14,32 +15,42 @@ from monai_prox.files import check_inside, make_folder
 
 def search(
     model: ModelArgument,
-    max_latency_ms: Annotated[float | None, typer.Option(help="Of a patch or scan, on --device")] = None,
-    max_params: Annotated[float | None, typer.Option(help="Weights, e.g. 2e6")] = None,
-    max_macs: Annotated[float | None, typer.Option(help="Multiply-accumulates of a patch or scan, e.g. 5e9")] = None,
-    max_memory_mb: Annotated[float | None, typer.Option(help="Weights and feature maps in float32")] = None,
-    max_file_mb: Annotated[float | None, typer.Option(help="Weights in float32")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="The most milliseconds of a patch or scan, on --device.")] = None,
+    max_params: Annotated[float | None, typer.Option(help="The most weights, e.g. 2e6.")] = None,
+    max_macs: Annotated[float | None, typer.Option(help="The most multiply-accumulates of a patch or scan, e.g. 5e9.")] = None,
+    max_memory_mb: Annotated[
+        float | None, typer.Option(help="The most megabytes of weights and feature maps in float32.")
+    ] = None,
+    max_file_mb: Annotated[float | None, typer.Option(help="The most megabytes of weights in float32.")] = None,
     minimise: Annotated[
         list[str] | None,
-        typer.Option(help="Traded for the score: latency_ms, macs, parameters, memory_mb, file_mb; may be repeated"),
+        typer.Option(
+            help="A cost that is traded for the score: latency_ms, macs, parameters, memory_mb or file_mb. It may be repeated.",
+            autocompletion=one_of(COSTS),
+        ),
     ] = None,
     device: Annotated[
-        Path | None, typer.Option(help="File of `profile`; where latency is asked for without one, this machine is measured")
+        Path | None,
+        typer.Option(help="A device's file of `profile`. If latency is asked for without one, this machine is measured."),
     ] = None,
-    dataset: Annotated[Path | None, typer.Option(help="Of the training; by default in nnUNet_raw")] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Members to score, in all processes together")] = 100,
-    cases: Annotated[int, typer.Option(min=1, help="Held-out cases that each is scored on")] = 4,
-    finalists: Annotated[int, typer.Option(min=1, help="Of the best, scored on all held-out cases")] = 6,
+    dataset: Annotated[
+        Path | None, typer.Option(help="The training's images and labels. By default they are in nnUNet_raw.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="The number of members to score, in all processes together.")] = 100,
+    cases: Annotated[int, typer.Option(min=1, help="The number of held-out cases that each member is scored on.")] = 4,
+    finalists: Annotated[
+        int, typer.Option(min=1, help="The number of best members that are scored on all held-out cases.")
+    ] = 6,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder for the table, plot and page; by default MODEL/search"),
+        typer.Option("-o", "--output", help="The folder for the table, plot and page. By default it is MODEL/search."),
     ] = None,
     storage: Annotated[
-        str | None, typer.Option(help="Of Optuna: a database's URL, or a file; by default in the output folder")
+        str | None, typer.Option(help="Optuna's storage: a database's URL, or a file. By default it is in the output folder.")
     ] = None,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
-    seed: Annotated[int, typer.Option(help="Of the proposals")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the proposals.")] = 0,
 ) -> None:
     """Find the best members for what they cost. Goes on where it was interrupted; several processes can share a storage."""
     import optuna
