@@ -31,7 +31,7 @@ for command, line in (
     (demo, "demo --quick"),
     (export, "export MODEL --subnet smallest"),
     (predict, "predict smallest.onnx -i IMAGES -o SEGMENTATIONS"),
-    (search, "search MODEL --max-params 2000000"),
+    (search, "search MODEL --max-params 2M"),
     (family, "family MODEL"),
     (doctor, "doctor"),
     (trainers, "trainers"),

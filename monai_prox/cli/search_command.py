@@ -9,6 +9,7 @@ import typer
 
 from monai_prox.cli.completion import COSTS, one_of
 from monai_prox.cli.profile_command import of_this_machine
+from monai_prox.cli.sizes import read_count, read_megabytes
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, open_family, say, say_origin
 from monai_prox.files import check_inside, make_folder
 
@@ -16,12 +17,20 @@ from monai_prox.files import check_inside, make_folder
 def search(
     model: ModelArgument,
     max_latency_ms: Annotated[float | None, typer.Option(help="The most milliseconds of a patch or scan, on --device.")] = None,
-    max_params: Annotated[float | None, typer.Option(help="The most weights, e.g. 2e6.")] = None,
-    max_macs: Annotated[float | None, typer.Option(help="The most multiply-accumulates of a patch or scan, e.g. 5e9.")] = None,
-    max_memory_mb: Annotated[
-        float | None, typer.Option(help="The most megabytes of weights and feature maps in float32.")
+    max_params: Annotated[str | None, typer.Option(metavar="COUNT", help="The most weights, such as 500k, 2M or 2e6.")] = None,
+    max_macs: Annotated[
+        str | None, typer.Option(metavar="COUNT", help="The most multiply-accumulates of a patch or scan, such as 1.5G.")
     ] = None,
-    max_file_mb: Annotated[float | None, typer.Option(help="The most megabytes of weights in float32.")] = None,
+    max_memory_mb: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="The most memory of weights and feature maps in float32: megabytes, or a size such as 1.5G."
+        ),
+    ] = None,
+    max_file_mb: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="The largest file of weights in float32: megabytes, or a size such as 500k."),
+    ] = None,
     minimise: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,13 +73,17 @@ def search(
     from monai_prox.search.study import Search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    budget = Budget(
+        latency_ms=max_latency_ms,
+        macs=read_count(max_macs, "--max-macs"),
+        parameters=read_count(max_params, "--max-params"),
+        memory_mb=read_megabytes(max_memory_mb, "--max-memory-mb"),
+        file_mb=read_megabytes(max_file_mb, "--max-file-mb"),
+    )
+    check_costs(minimise or ())
     source = open_family(model, fold, dataset, checkpoint, "a search")
     source.check_all_trained()
     output = output or check_inside(model / "search", model)
-    budget = Budget(
-        latency_ms=max_latency_ms, macs=max_macs, parameters=max_params, memory_mb=max_memory_mb, file_mb=max_file_mb
-    )
-    check_costs(minimise or ())
     source.held_out()  # what is missing is said before minutes of measuring
     if device is None and (max_latency_ms is not None or "latency_ms" in (minimise or ())):
         device = of_this_machine(source, output / "device.json")
