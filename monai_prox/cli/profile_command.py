@@ -11,6 +11,7 @@ import typer
 
 from monai_prox.cli.completion import RUNTIMES, one_of
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, example, open_family, say
+from monai_prox.cli.torch_device import DeviceOption, check_device
 from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, write_json
 
@@ -44,22 +45,23 @@ def pack(
             done=lambda number, total: progress.update(bar, completed=number, total=total),
         )
     say(str(output), "On the device:", f"  unzip {output.name} && python {output.stem}/measure.py --output device.json")
-    say("", f"Here: monai-prox search {shlex.quote(str(model))} --device device.json --max-latency-ms 800")
+    say("", f"Here: monai-prox search {shlex.quote(str(model))} --profile device.json --max-latency-ms 800")
 
 
 @profile.command(epilog=example("profile measure MODEL -o device.json"))
 def measure(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, for `search --device`.")] = Path(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, for `search --profile`.")] = Path(
         "device.json"
     ),
     runtime: Annotated[
         str,
         typer.Option(
-            help="What runs the members: onnxruntime or openvino on the processor, or torch, on the GPU if there is one.",
+            help="What runs the members: onnxruntime or openvino on the processor, or torch on --device.",
             autocompletion=one_of(RUNTIMES),
         ),
     ] = "onnxruntime",
+    device: DeviceOption = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
     ] = None,
@@ -69,7 +71,8 @@ def measure(
     dataset: Annotated[Path | None, typer.Option(help="The training's scans, for a classifier's members.")] = None,
 ) -> None:
     """Measure members on this machine."""
-    measure_members(open_to_measure(model, fold, dataset, checkpoint), runtime, threads, output, members)
+    check_device(device)
+    measure_members(open_to_measure(model, fold, dataset, checkpoint), runtime, threads, output, members, device)
 
 
 def open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None, checkpoint: str | None) -> Trained:
@@ -95,13 +98,17 @@ def of_this_machine(source: Trained, path: Path) -> Path:
     return path
 
 
-def measure_members(source: Trained, runtime: str, threads: int | None, output: Path, members: int = 24) -> None:
+def measure_members(
+    source: Trained, runtime: str, threads: int | None, output: Path, members: int = 24, torch_device: str | None = None
+) -> None:
     from monai_prox.latency.device import Device
     from monai_prox.latency.pack import choose_members, measure_here
 
     chosen, threads = choose_members(source.supernet.family, source.size, members), threads or os.cpu_count() or 1
     with console.status("measuring") as status:
-        measured = measure_here(source, chosen, runtime, threads=threads, progress=lambda text: status.update(text))
+        measured = measure_here(
+            source, chosen, runtime, threads=threads, progress=lambda text: status.update(text), device=torch_device
+        )
     make_folder(output.parent)
     write_json(measured, output)
     device = Device.from_json(measured, source.supernet.family, source.size, str(output))

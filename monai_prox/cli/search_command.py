@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from monai_prox.cli.completion import COSTS, one_of
+from monai_prox.cli.completion import COSTS, complete_profile, one_of
 from monai_prox.cli.profile_command import of_this_machine
 from monai_prox.cli.sizes import read_count, read_megabytes
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, open_family, say, say_origin
+from monai_prox.cli.torch_device import DeviceOption, check_device
+from monai_prox.errors import ProXError
 from monai_prox.files import check_inside, make_folder
 
 
 def search(
     model: ModelArgument,
-    max_latency_ms: Annotated[float | None, typer.Option(help="The most milliseconds of a patch or scan, on --device.")] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="The most milliseconds of a patch or scan, on the device of --profile.")
+    ] = None,
     max_params: Annotated[str | None, typer.Option(metavar="COUNT", help="The most weights, such as 500k, 2M or 2e6.")] = None,
     max_macs: Annotated[
         str | None, typer.Option(metavar="COUNT", help="The most multiply-accumulates of a patch or scan, such as 1.5G.")
@@ -38,10 +43,14 @@ def search(
             autocompletion=one_of(COSTS),
         ),
     ] = None,
-    device: Annotated[
+    profile: Annotated[
         Path | None,
-        typer.Option(help="A device's file of `profile`. If latency is asked for without one, this machine is measured."),
+        typer.Option(
+            help="A device's file of `profile`. If latency is asked for without one, this machine is measured.",
+            autocompletion=complete_profile,
+        ),
     ] = None,
+    device: DeviceOption = None,
     dataset: Annotated[
         Path | None, typer.Option(help="The training's images and labels. By default they are in nnUNet_raw.")
     ] = None,
@@ -73,6 +82,8 @@ def search(
     from monai_prox.search.study import Search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    profile, device = _moved(profile, device)
+    check_device(device)
     budget = Budget(
         latency_ms=max_latency_ms,
         macs=read_count(max_macs, "--max-macs"),
@@ -85,9 +96,9 @@ def search(
     source.check_all_trained()
     output = output or check_inside(model / "search", model)
     source.held_out()  # what is missing is said before minutes of measuring
-    if device is None and (max_latency_ms is not None or "latency_ms" in (minimise or ())):
-        device = of_this_machine(source, output / "device.json")
-    known = None if device is None else Device.read(device, source.supernet.family, source.size)
+    if profile is None and (max_latency_ms is not None or "latency_ms" in (minimise or ())):
+        profile = of_this_machine(source, output / "device.json")
+    known = None if profile is None else Device.read(profile, source.supernet.family, source.size)
     minimise = minimise or (["macs"] if known is None else ["latency_ms"])
     one = Search(
         source=source,
@@ -99,6 +110,7 @@ def search(
         cases=cases,
         finalists=finalists,
         seed=seed,
+        runs_on=device,
     )
     make_folder(output)
     progress, tasks = bars(), {}
@@ -121,3 +133,13 @@ def search(
         say(f"left out: {name}: {problem}")
     say(f"{len(result.members)} members in {result.seconds:.0f} s; {report_folder(one, output) / PAGE}")
     say_origin(source)
+
+
+def _moved(profile: Path | None, device: str | None) -> tuple[Path | None, str | None]:
+    """The device's file and torch's device. In 0.1.0 the file was given as --device, which a name of torch's is never like."""
+    if device is None or not device.endswith(".json"):
+        return profile, device
+    if profile is not None:
+        raise ProXError(f"--device is {device!r:.80} and --profile {str(profile)!r:.80}; a device's file is given as --profile")
+    warnings.warn(f"a device's file is given as --profile now: --profile {device}", FutureWarning, stacklevel=2)
+    return Path(device), None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -29,7 +30,9 @@ class Done:
 def prox(*words: object) -> Done:
     """``monai-prox`` with the arguments ``words``."""
     out, err, code = StringIO(), StringIO(), 0
-    with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", ["monai-prox", *map(str, words)]):
+    of_words = patch.object(sys, "argv", ["monai-prox", *map(str, words)])
+    of_warnings = patch.object(warnings, "formatwarning", warnings.formatwarning)  # which main replaces
+    with redirect_stdout(out), redirect_stderr(err), of_words, of_warnings:
         try:
             main()
         except SystemExit as end:
