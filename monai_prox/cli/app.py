@@ -29,15 +29,15 @@ app = typer.Typer(
 )
 for command, line in (
     (demo, "demo --quick"),
-    (export, "export MODEL --subnet smallest"),
+    (export, "export -d 4 --subnet smallest"),
     (predict, "predict smallest.onnx -i IMAGES -o SEGMENTATIONS"),
-    (search, "search MODEL --max-params 2M"),
-    (family, "family MODEL"),
+    (search, "search -d 4 --max-params 2M"),
+    (family, "family -d 4"),
     (doctor, "doctor"),
     (trainers, "trainers"),
 ):
     app.command(epilog=example(line))(command)
-app.add_typer(profile, name="profile", epilog=example("profile measure MODEL -o device.json"))
+app.add_typer(profile, name="profile", epilog=example("profile measure -d 4 -o device.json"))
 
 
 def _print_version(asked: bool) -> None:

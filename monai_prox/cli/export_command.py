@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monai_prox.cli.completion import FORMATS, MEMBERS, one_of
-from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, say, say_origin
+from monai_prox.cli.model_argument import (
+    ConfigurationOption,
+    DatasetOption,
+    ModelArgument,
+    PlansOption,
+    TrainerOption,
+    model_folder,
+)
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, say, say_origin
 from monai_prox.errors import ProXError
 
 if TYPE_CHECKING:
@@ -17,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def export(
-    model: ModelArgument,
+    model: ModelArgument = None,
+    *,
     subnet: Annotated[
         str,
         typer.Option(
@@ -40,10 +49,14 @@ def export(
             help="The folder to write, or the file of a device's format. For nnunet it is by default where nnU-Net looks.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
-    fine_tune: Annotated[bool, typer.Option(help="For nnunet: also put the plan beside the preprocessed data.")] = False,
+    dataset_id: DatasetOption = None,
+    configuration: ConfigurationOption = None,
+    trainer: TrainerOption = None,
+    plans: PlansOption = None,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    fine_tune: Annotated[bool, typer.Option(help="For nnunet: also put the plan beside the preprocessed data.")] = False,
     any_patch: Annotated[
         bool, typer.Option(help="For onnx and openvino: take inputs of any size, as other programs need. This is slower.")
     ] = False,
@@ -64,7 +77,9 @@ def export(
     from monai_prox.trained.door import open_trained
 
     folds = folds_of(fold or ())
-    source = open_trained(model, fold=folds, dataset=dataset, checkpoint=checkpoint)
+    source = open_trained(
+        model_folder(model, dataset_id, configuration, trainer, plans), fold=folds, dataset=dataset, checkpoint=checkpoint
+    )
     format = format or source.formats[0]
     check_options(
         format,

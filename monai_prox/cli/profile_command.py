@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monai_prox.cli.completion import RUNTIMES, one_of
-from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, example, open_family, say
+from monai_prox.cli.model_argument import (
+    ConfigurationOption,
+    DatasetOption,
+    ModelArgument,
+    PlansOption,
+    TrainerOption,
+    model_folder,
+)
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, bars, console, example, open_family, say
 from monai_prox.cli.torch_device import DeviceOption, check_device
 from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, write_json
@@ -21,19 +29,24 @@ if TYPE_CHECKING:
 profile = typer.Typer(no_args_is_help=True, help="Measure how long members take on a device.")
 
 
-@profile.command(epilog=example("profile pack MODEL -o clinic.zip"))
+@profile.command(epilog=example("profile pack -d 4 -o clinic.zip"))
 def pack(
-    model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .zip file to write.")] = Path("prox_profile.zip"),
-    members: Annotated[int, typer.Option(help="The number of members to measure.")] = 24,
+    model: ModelArgument = None,
+    dataset_id: DatasetOption = None,
+    configuration: ConfigurationOption = None,
+    trainer: TrainerOption = None,
+    plans: PlansOption = None,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .zip file to write.")] = Path("prox_profile.zip"),
+    members: Annotated[int, typer.Option(help="The number of members to measure.")] = 24,
     dataset: Annotated[Path | None, typer.Option(help="The training's scans, for a classifier's members.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
     """Pack members and a script that measures them where Python, numpy and onnxruntime are."""
     from monai_prox.latency.pack import write_pack
 
+    model = model_folder(model, dataset_id, configuration, trainer, plans)
     source = open_to_measure(model, fold, dataset, checkpoint)
     with bars() as progress:
         bar = progress.add_task("members", total=members)
@@ -48,9 +61,15 @@ def pack(
     say("", f"Here: monai-prox search {shlex.quote(str(model))} --profile device.json --max-latency-ms 800")
 
 
-@profile.command(epilog=example("profile measure MODEL -o device.json"))
+@profile.command(epilog=example("profile measure -d 4 -o device.json"))
 def measure(
-    model: ModelArgument,
+    model: ModelArgument = None,
+    dataset_id: DatasetOption = None,
+    configuration: ConfigurationOption = None,
+    trainer: TrainerOption = None,
+    plans: PlansOption = None,
+    fold: FoldOption = None,
+    checkpoint: CheckpointOption = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, for `search --profile`.")] = Path(
         "device.json"
     ),
@@ -66,13 +85,12 @@ def measure(
         int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
     ] = None,
     members: Annotated[int, typer.Option(help="The number of members to measure.")] = 24,
-    fold: FoldOption = None,
-    checkpoint: CheckpointOption = None,
     dataset: Annotated[Path | None, typer.Option(help="The training's scans, for a classifier's members.")] = None,
 ) -> None:
     """Measure members on this machine."""
     check_device(device)
-    measure_members(open_to_measure(model, fold, dataset, checkpoint), runtime, threads, output, members, device)
+    source = open_to_measure(model_folder(model, dataset_id, configuration, trainer, plans), fold, dataset, checkpoint)
+    measure_members(source, runtime, threads, output, members, device)
 
 
 def open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None, checkpoint: str | None) -> Trained:

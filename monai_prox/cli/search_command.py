@@ -9,16 +9,30 @@ from typing import Annotated
 import typer
 
 from monai_prox.cli.completion import COSTS, complete_profile, one_of
+from monai_prox.cli.model_argument import (
+    ConfigurationOption,
+    DatasetOption,
+    ModelArgument,
+    PlansOption,
+    TrainerOption,
+    model_folder,
+)
 from monai_prox.cli.profile_command import of_this_machine
 from monai_prox.cli.sizes import read_count, read_megabytes
-from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, open_family, say, say_origin
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, bars, console, open_family, say, say_origin
 from monai_prox.cli.torch_device import DeviceOption, check_device
 from monai_prox.errors import ProXError
 from monai_prox.files import check_inside, make_folder
 
 
 def search(
-    model: ModelArgument,
+    model: ModelArgument = None,
+    dataset_id: DatasetOption = None,
+    configuration: ConfigurationOption = None,
+    trainer: TrainerOption = None,
+    plans: PlansOption = None,
+    fold: FoldOption = None,
+    checkpoint: CheckpointOption = None,
     max_latency_ms: Annotated[
         float | None, typer.Option(help="The most milliseconds of a patch or scan, on the device of --profile.")
     ] = None,
@@ -66,8 +80,6 @@ def search(
     storage: Annotated[
         str | None, typer.Option(help="Optuna's storage: a database's URL, or a file. By default it is in the output folder.")
     ] = None,
-    fold: FoldOption = None,
-    checkpoint: CheckpointOption = None,
     seed: Annotated[int, typer.Option(help="The seed of the proposals.")] = 0,
 ) -> None:
     """Find the best members for what they cost. Goes on where it was interrupted; several processes can share a storage."""
@@ -92,6 +104,7 @@ def search(
         file_mb=read_megabytes(max_file_mb, "--max-file-mb"),
     )
     check_costs(minimise or ())
+    model = model_folder(model, dataset_id, configuration, trainer, plans)
     source = open_family(model, fold, dataset, checkpoint, "a search")
     source.check_all_trained()
     output = output or check_inside(model / "search", model)

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from monai_prox.trained.source import Trained
 
 console = Console()
-ModelArgument = Annotated[
-    Path, typer.Argument(help="The trained folder: .../ProXTrainer__nnUNetPlans__3d_fullres, or a MONAI bundle.")
-]
 FoldOption = Annotated[
     list[str] | None,
     typer.Option(
