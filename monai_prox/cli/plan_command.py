@@ -94,9 +94,14 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
     say(*choices_text(rows))
     say(f"Recipe {planned.recipe}, {schedule.epochs} epochs of {planned.trainer.__name__}:")
     for stage, start in zip(schedule.stages, schedule.starts, strict=True):
-        say(f"  {stage.name} from epoch {start}: {stage.space(whole).size():,} members, training {stage.trained}")
+        size = stage.space(whole).size()
+        members = "1 member" if size == 1 else f"{size:,} members"
+        say(f"  {stage.name} from epoch {start}: {members}, training {stage.trained}")
     if planned.mixed_in:
         say(f"{', '.join(planned.mixed_in)} may set another number of epochs")
     monitor = engine.monitor
-    settings = "off" if monitor is None else f"threshold {monitor.threshold:g}, patience {monitor.patience}"
+    if monitor is None or not any(stage.monitored for stage in schedule.stages):
+        settings = "off"
+    else:
+        settings = f"threshold {monitor.threshold:g}, patience {monitor.patience}"
     say(f"Monitor: {settings}", f"the plan's entry: {'none' if planned.former is None else json.dumps(planned.former)}")

@@ -113,6 +113,10 @@ def test_completion_can_be_shown_and_installed() -> None:
         (("export", "--checkpoint", "l"), ["latest"]),
         (("search", "--minimise", "m"), ["macs", "memory_mb"]),
         (("profile", "measure", "--runtime", "t"), ["torch"]),
+        (("profile", "measure", "--device", "c"), ["cpu", "cuda"]),
+        (("plan", "4", "--recipe", "prox"), ["prox", "prox_paper"]),
+        (("plan", "4", "--space", ""), ["default", "paper"]),
+        (("family", "-d", "4", "-c", "3d_f"), ["3d_fullres"]),
     ],
 )
 def test_values_are_completed(words: tuple[str, ...], values: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +140,7 @@ def test_profiles_are_completed_to_json_files_and_folders(tmp_path: Path, monkey
     assert completion.complete_profile("") == ["clinic.json", "closet/", "other.json"]
     assert completion.complete_profile("./cl") == ["./clinic.json", "./closet/"]
     assert completion.complete_profile("nowhere/") == []
+    assert completed(monkeypatch, "search", "MODEL", "--profile", "cl") == ["clinic.json", "closet/"]
 
 
 def test_datasets_are_completed_where_nnunet_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,3 +152,15 @@ def test_datasets_are_completed_where_nnunet_has_them(tmp_path: Path, monkeypatc
         (tmp_path / name).mkdir()
     assert complete("") == ["Dataset004_Hippocampus", "Dataset990_Phantom"]
     assert complete("Dataset9") == ["Dataset990_Phantom"]
+    assert completed(monkeypatch, "family", "-d", "Dataset0") == ["Dataset004_Hippocampus"]
+
+
+def test_the_page_has_an_example_of_every_command_that_the_command_takes() -> None:
+    page = Path(__file__).parents[2] / "docs" / "command-line.md"
+    lines = [shlex.split(line) for line in re.findall(r"^monai-prox .*$", page.read_text(), re.MULTILINE)]
+    seen = set()
+    for line in lines:
+        path = tuple(line[1:3]) if tuple(line[1:3]) in LEAVES else (line[1],)
+        LEAVES[path].make_context(path[-1], line[len(path) + 1 :])
+        seen.add(path)
+    assert {*LEAVES} - seen == {("trainers",)}, "which stands within export"
