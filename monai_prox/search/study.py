@@ -74,7 +74,7 @@ class Search:
     def __post_init__(self) -> None:
         check_costs(self.minimise)
         if "latency_ms" in (*self.minimise, *self.budget.limits()) and self.device is None:
-            raise ProXError("latency is known if a device's file is given as --profile, see monai-prox profile")
+            raise ProXError("latency is known where a device's file is given, see monai-prox profile")
         for name in ("trials", "cases", "finalists"):
             if getattr(self, name) < 1:
                 raise ProXError(f"{name} is {getattr(self, name)}; it must be at least 1")
