@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -70,37 +69,51 @@ def requirements() -> Iterator[Requirement]:
 def missing(module: str) -> str:
     """The message for a module that is not installed, with the pip command that installs it.
 
-    For an optional package the command installs all packages of its extra.
+    For an optional package the command installs its extra.
 
     Args:
         module: name of the module.
     """
     name = module.partition(".")[0]
     project = PROJECTS.get(name, name).lower()
-    by_extra = _extras()
-    for extra, lines in by_extra.items():
-        if project in (entry.lower() for entry in lines):
-            packages = list(lines.values()) if extra else [line for entry, line in lines.items() if entry.lower() == project]
-            break
-    else:
-        packages = [project]
-    return f"{name} is not installed: pip install {shlex.join(packages)}"
+    for extra, needed in extras().items():
+        for requirement in needed:
+            if requirement.name.lower() == project:
+                command = install_command(extra) if extra else f"pip install '{requirement.name}{requirement.supported}'"
+                return f"{name} is not installed: {command}"
+    return f"{name} is not installed: pip install {project}"
 
 
-def _extras() -> dict[str, dict[str, str]]:
-    """The requirement of each package by its name, by extra. "" stands for packages that are always needed."""
+def install_command(extra: str) -> str:
+    """The pip command that installs an extra.
+
+    Args:
+        extra: name of the extra.
+
+    >>> install_command("onnx")
+    'pip install "monai-prox[onnx]"'
+    """
+    return f'pip install "monai-prox[{extra}]"'
+
+
+def extras() -> dict[str, list[Requirement]]:
+    """The packages that each extra brings, also those of other extras in it. "" stands for packages of every installation.
+
+    Returns:
+        Nothing if this package is not installed.
+    """
     try:
         import packaging.requirements as pep508
 
         lines = metadata("monai-prox").get_all("Requires-Dist", [])
     except ImportError:
         return {}
-    lines_by_extra: dict[str, dict[str, str]] = {extra: {} for extra in EXTRAS}
-    for requirement in map(pep508.Requirement, lines):
-        extras = [extra for extra in EXTRAS if requirement.marker is None or requirement.marker.evaluate({"extra": extra})]
-        if extras and requirement.name != "monai-prox":
-            lines_by_extra[extras[0]][requirement.name] = f"{requirement.name}{requirement.specifier}"
-    return lines_by_extra
+    by_extra: dict[str, list[Requirement]] = {extra: [] for extra in EXTRAS}
+    for line in map(pep508.Requirement, lines):
+        having = [extra for extra in EXTRAS if line.marker is None or line.marker.evaluate({"extra": extra})]
+        if having and line.name != "monai-prox":
+            by_extra[having[0]].append(Requirement(line.name, line.specifier, _installed(line.name)))
+    return by_extra
 
 
 def _installed(name: str) -> str | None:

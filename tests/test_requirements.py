@@ -52,12 +52,12 @@ def test_the_oldest_versions_are_those_of_pyproject() -> None:
     [
         (
             "onnxscript.ir",
-            r"onnxscript is not installed: pip install 'onnx>=.*' 'onnxruntime>=.*' 'onnxscript>=[0-9.]+'$",
+            r'^onnxscript is not installed: pip install "monai-prox\[onnx\]"$',
         ),
-        ("onnxruntime", "'onnxruntime>="),
-        ("openvino", r"pip install 'onnx>=.* 'openvino>=[0-9.]+'$"),
-        ("optuna", r"pip install 'onnx>=.* 'optuna>=[0-9.]+'$"),
-        ("mlflow", r"pip install 'mlflow>=[0-9.]+'$"),
+        ("onnxruntime", r'^onnxruntime is not installed: pip install "monai-prox\[onnx\]"$'),
+        ("openvino", r'pip install "monai-prox\[openvino\]"$'),
+        ("optuna", r'pip install "monai-prox\[search\]"$'),
+        ("mlflow.tracking", r'^mlflow is not installed: pip install "monai-prox\[mlflow\]"$'),
         ("PIL.Image", r"^PIL is not installed: pip install 'pillow>=[0-9.]+'$"),
         ("SimpleITK", r"(?i)pip install 'simpleitk>=[0-9.]+'$"),
         ("elsewhere", r"^elsewhere is not installed: pip install elsewhere$"),

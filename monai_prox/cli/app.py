@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,21 +15,47 @@ from monai_prox.cli.demo_command import demo
 from monai_prox.cli.doctor_command import doctor, trainers
 from monai_prox.cli.export_command import export
 from monai_prox.cli.family_command import family
+from monai_prox.cli.plan_command import plan
 from monai_prox.cli.predict_command import predict
 from monai_prox.cli.profile_command import profile
 from monai_prox.cli.search_command import search
+from monai_prox.cli.terminal import example
 from monai_prox.errors import ProXError, printable
 
+NAME = "monai-prox"  # also of ``python -m monai_prox``, so that messages and shell completion name the command
 PYTHONS_FORMAT = warnings.formatwarning
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, export, predict, search, family, doctor, trainers):
-    app.command()(command)
-app.add_typer(profile, name="profile")
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+for command, line in (
+    (demo, "demo --quick"),
+    (plan, "plan 4 -c 3d_fullres --space paper --recipe prox_paper"),
+    (export, "export -d 4 --subnet smallest"),
+    (predict, "predict smallest.onnx -i IMAGES -o SEGMENTATIONS"),
+    (search, "search -d 4 --max-params 2M"),
+    (family, "family -d 4"),
+    (doctor, "doctor"),
+    (trainers, "trainers"),
+):
+    app.command(epilog=example(line))(command)
+app.add_typer(profile, name="profile", epilog=example("profile measure -d 4 -o device.json"))
 
 
-@app.callback()
-def about() -> None:
+def _print_version(asked: bool) -> None:
+    if asked:
+        import monai_prox
+
+        print(f"{NAME} {monai_prox.__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog=example("demo --quick"))
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Once-for-all supernets for nnU-Net and MONAI, trained by progressive expansion."""
 
 
@@ -37,7 +64,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of packages that nnU-Net imports
     warnings.formatwarning = format_warning
     try:
-        app()
+        app(prog_name=NAME)
     except ProXError as error:
         message = " ".join(str(error).split())
     except ModuleNotFoundError as error:

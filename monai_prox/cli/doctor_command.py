@@ -9,14 +9,17 @@ from monai_prox.cli.terminal import console
 
 
 def doctor() -> None:
-    """Say what is missing: versions, nnU-Net's variables, the trainer. Exit code 1 if anything is."""
+    """Say what is installed and what is missing: versions, extras, nnU-Net's variables, the trainer, devices.
+
+    The exit code is 1 if anything is missing, other than an extra, which only some commands need.
+    """
     from monai_prox.cli.doctor import examine
 
     findings = examine()
     for finding in findings:
-        mark = "[green]ok[/]     " if finding.good else "[bold red]missing[/]"
+        mark = "[green]ok[/]     " if finding.good else "optional" if finding.optional else "[bold red]missing[/]"
         console.print(f"{mark}  {finding.what:<28} {escape(finding.detail)}", highlight=False, soft_wrap=True)
-    if not all(finding.good for finding in findings):
+    if not all(finding.good or finding.optional for finding in findings):
         raise typer.Exit(1)
 
 

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, say, say_origin
+from monai_prox.cli.completion import FORMATS, MEMBERS, one_of
+from monai_prox.cli.model_argument import (
+    ConfigurationOption,
+    DatasetOption,
+    ModelArgument,
+    PlansOption,
+    TrainerOption,
+    model_folder,
+)
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, say, say_origin
 from monai_prox.errors import ProXError
 
 if TYPE_CHECKING:
@@ -16,28 +25,50 @@ if TYPE_CHECKING:
 
 
 def export(
-    model: ModelArgument,
-    subnet: Annotated[str, typer.Option(help="smallest, largest, another name of `family`, or a JSON file")],
+    model: ModelArgument = None,
+    *,
+    subnet: Annotated[
+        str,
+        typer.Option(
+            help="The member: smallest, largest, another name that `family` lists, or a JSON file with a subnet.",
+            autocompletion=one_of(MEMBERS),
+        ),
+    ],
     format: Annotated[
-        str | None, typer.Option(help="nnunet, bundle, onnx, openvino or torchscript; by default what MODEL is")
+        str | None,
+        typer.Option(
+            help="What the member becomes: nnunet, bundle, onnx, openvino or torchscript. By default it is what MODEL is.",
+            autocompletion=one_of(FORMATS),
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder, or file of a device's format; for nnunet by default where nnU-Net looks")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The folder to write, or the file of a device's format. For nnunet it is by default where nnU-Net looks.",
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
-    fine_tune: Annotated[bool, typer.Option(help="nnunet: also put the plan beside the preprocessed data")] = False,
+    dataset_id: DatasetOption = None,
+    configuration: ConfigurationOption = None,
+    trainer: TrainerOption = None,
+    plans: PlansOption = None,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
-    any_patch: Annotated[bool, typer.Option(help="onnx, openvino: inputs of any size, for other programs; slower")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    fine_tune: Annotated[bool, typer.Option(help="For nnunet: also put the plan beside the preprocessed data.")] = False,
+    any_patch: Annotated[
+        bool, typer.Option(help="For onnx and openvino: take inputs of any size, as other programs need. This is slower.")
+    ] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="onnx, openvino: in 8-bit integers, if that costs at most 0.01 Dice")
+        bool, typer.Option("--int8", help="For onnx and openvino: write 8-bit integers, if that costs at most 0.01 Dice.")
     ] = False,
     dataset: Annotated[
         Path | None,
         typer.Option(
             "--dataset",
             "--calibration",
-            help="Of the training, for int8 and for a classifier's members; by default in nnUNet_raw",
+            help="The training's images and labels, for --int8 and classifiers. By default they are in nnUNet_raw.",
         ),
     ] = None,
 ) -> None:
@@ -46,7 +77,9 @@ def export(
     from monai_prox.trained.door import open_trained
 
     folds = folds_of(fold or ())
-    source = open_trained(model, fold=folds, dataset=dataset, checkpoint=checkpoint)
+    source = open_trained(
+        model_folder(model, dataset_id, configuration, trainer, plans), fold=folds, dataset=dataset, checkpoint=checkpoint
+    )
     format = format or source.formats[0]
     check_options(
         format,

@@ -7,19 +7,35 @@ from typing import Annotated
 
 import typer
 
-from monai_prox.cli.terminal import CheckpointOption, ModelArgument, console, say, say_origin
+from monai_prox.cli.model_argument import (
+    ConfigurationOption,
+    DatasetOption,
+    ModelArgument,
+    PlansOption,
+    TrainerOption,
+    model_folder,
+)
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, console, say, say_origin
 
 
 def family(
-    model: ModelArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+    model: ModelArgument = None,
+    dataset_id: DatasetOption = None,
+    configuration: ConfigurationOption = None,
+    trainer: TrainerOption = None,
+    plans: PlansOption = None,
+    fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """List the members of a trained family that have names."""
+    from monai_prox.export.options import folds_of
     from monai_prox.report import choices_text, family_table, rows_of
     from monai_prox.trained.door import open_trained
 
-    source = open_trained(model, checkpoint=checkpoint)
+    source = open_trained(
+        model_folder(model, dataset_id, configuration, trainer, plans), fold=folds_of(fold or ()), checkpoint=checkpoint
+    )
     members = source.members()
     if as_json:
         print(json.dumps([member.to_json(source.measure) for member in members], indent=2))

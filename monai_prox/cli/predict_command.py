@@ -14,13 +14,16 @@ from monai_prox.errors import printable
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A file of `export --format onnx`, openvino or torchscript")],
+    model: Annotated[Path, typer.Argument(help="The file that `export --format onnx`, openvino or torchscript has written.")],
     images: Annotated[
-        Path, typer.Option("-i", "--input", help="Folder of case_0000.nii.gz, one per channel, or of scans; or one image")
+        Path,
+        typer.Option("-i", "--input", help="A folder of images case_0000.nii.gz, one per channel, or of scans; or one image."),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for case.nii.gz, or for predictions.csv")],
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; all by default")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Predict again what is there")] = True,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder for case.nii.gz, or for predictions.csv.")],
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Predict cases again that OUTPUT has already.")] = True,
 ) -> None:
     """Segment or classify images with an exported model, without torch. Exit code 1 if one failed; the others are done."""
     from monai_prox.runtime.kinds import KINDS

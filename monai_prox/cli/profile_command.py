@@ -9,29 +9,44 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, open_family, say
+from monai_prox.cli.completion import RUNTIMES, one_of
+from monai_prox.cli.model_argument import (
+    ConfigurationOption,
+    DatasetOption,
+    ModelArgument,
+    PlansOption,
+    TrainerOption,
+    model_folder,
+)
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, bars, console, example, open_family, say
+from monai_prox.cli.torch_device import DeviceOption, check_device
 from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, write_json
 
 if TYPE_CHECKING:
     from monai_prox.trained.source import Trained
 
-profile = typer.Typer(no_args_is_help=True, help="How long members take on a device.")
+profile = typer.Typer(no_args_is_help=True, help="Measure how long members take on a device.")
 
 
-@profile.command()
+@profile.command(epilog=example("profile pack -d 4 -o clinic.zip"))
 def pack(
-    model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .zip to write")] = Path("prox_profile.zip"),
-    members: Annotated[int, typer.Option(help="To measure")] = 24,
+    model: ModelArgument = None,
+    dataset_id: DatasetOption = None,
+    configuration: ConfigurationOption = None,
+    trainer: TrainerOption = None,
+    plans: PlansOption = None,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
-    dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .zip file to write.")] = Path("prox_profile.zip"),
+    members: Annotated[int, typer.Option(help="The number of members to measure.")] = 24,
+    dataset: Annotated[Path | None, typer.Option(help="The training's scans, for a classifier's members.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
     """Pack members and a script that measures them where Python, numpy and onnxruntime are."""
     from monai_prox.latency.pack import write_pack
 
+    model = model_folder(model, dataset_id, configuration, trainer, plans)
     source = open_to_measure(model, fold, dataset, checkpoint)
     with bars() as progress:
         bar = progress.add_task("members", total=members)
@@ -43,24 +58,39 @@ def pack(
             done=lambda number, total: progress.update(bar, completed=number, total=total),
         )
     say(str(output), "On the device:", f"  unzip {output.name} && python {output.stem}/measure.py --output device.json")
-    say("", f"Here: monai-prox search {shlex.quote(str(model))} --device device.json --max-latency-ms 800")
+    say("", f"Here: monai-prox search {shlex.quote(str(model))} --profile device.json --max-latency-ms 800")
 
 
-@profile.command()
+@profile.command(epilog=example("profile measure -d 4 -o device.json"))
 def measure(
-    model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File for `search --device`")] = Path("device.json"),
-    runtime: Annotated[
-        str, typer.Option(help="onnxruntime or openvino on the processor; torch, on the GPU if there is one")
-    ] = ("onnxruntime"),
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; all by default")] = None,
-    members: Annotated[int, typer.Option(help="To measure")] = 24,
+    model: ModelArgument = None,
+    dataset_id: DatasetOption = None,
+    configuration: ConfigurationOption = None,
+    trainer: TrainerOption = None,
+    plans: PlansOption = None,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
-    dataset: Annotated[Path | None, typer.Option(help="Scans of the training, for a classifier's members")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, for `search --profile`.")] = Path(
+        "device.json"
+    ),
+    runtime: Annotated[
+        str,
+        typer.Option(
+            help="What runs the members: onnxruntime or openvino on the processor, or torch on --device.",
+            autocompletion=one_of(RUNTIMES),
+        ),
+    ] = "onnxruntime",
+    device: DeviceOption = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
+    ] = None,
+    members: Annotated[int, typer.Option(help="The number of members to measure.")] = 24,
+    dataset: Annotated[Path | None, typer.Option(help="The training's scans, for a classifier's members.")] = None,
 ) -> None:
     """Measure members on this machine."""
-    measure_members(open_to_measure(model, fold, dataset, checkpoint), runtime, threads, output, members)
+    check_device(device)
+    source = open_to_measure(model_folder(model, dataset_id, configuration, trainer, plans), fold, dataset, checkpoint)
+    measure_members(source, runtime, threads, output, members, device)
 
 
 def open_to_measure(model: Path, fold: list[str] | None, dataset: Path | None, checkpoint: str | None) -> Trained:
@@ -86,13 +116,17 @@ def of_this_machine(source: Trained, path: Path) -> Path:
     return path
 
 
-def measure_members(source: Trained, runtime: str, threads: int | None, output: Path, members: int = 24) -> None:
+def measure_members(
+    source: Trained, runtime: str, threads: int | None, output: Path, members: int = 24, torch_device: str | None = None
+) -> None:
     from monai_prox.latency.device import Device
     from monai_prox.latency.pack import choose_members, measure_here
 
     chosen, threads = choose_members(source.supernet.family, source.size, members), threads or os.cpu_count() or 1
     with console.status("measuring") as status:
-        measured = measure_here(source, chosen, runtime, threads=threads, progress=lambda text: status.update(text))
+        measured = measure_here(
+            source, chosen, runtime, threads=threads, progress=lambda text: status.update(text), device=torch_device
+        )
     make_folder(output.parent)
     write_json(measured, output)
     device = Device.from_json(measured, source.supernet.family, source.size, str(output))

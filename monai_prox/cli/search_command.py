@@ -2,44 +2,85 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from monai_prox.cli.completion import COSTS, complete_profile, one_of
+from monai_prox.cli.model_argument import (
+    ConfigurationOption,
+    DatasetOption,
+    ModelArgument,
+    PlansOption,
+    TrainerOption,
+    model_folder,
+)
 from monai_prox.cli.profile_command import of_this_machine
-from monai_prox.cli.terminal import CheckpointOption, FoldOption, ModelArgument, bars, console, open_family, say, say_origin
+from monai_prox.cli.sizes import read_count, read_megabytes
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, bars, console, open_family, say, say_origin
+from monai_prox.cli.torch_device import DeviceOption, check_device
+from monai_prox.errors import ProXError
 from monai_prox.files import check_inside, make_folder
 
 
 def search(
-    model: ModelArgument,
-    max_latency_ms: Annotated[float | None, typer.Option(help="Of a patch or scan, on --device")] = None,
-    max_params: Annotated[float | None, typer.Option(help="Weights, e.g. 2e6")] = None,
-    max_macs: Annotated[float | None, typer.Option(help="Multiply-accumulates of a patch or scan, e.g. 5e9")] = None,
-    max_memory_mb: Annotated[float | None, typer.Option(help="Weights and feature maps in float32")] = None,
-    max_file_mb: Annotated[float | None, typer.Option(help="Weights in float32")] = None,
-    minimise: Annotated[
-        list[str] | None,
-        typer.Option(help="Traded for the score: latency_ms, macs, parameters, memory_mb, file_mb; may be repeated"),
-    ] = None,
-    device: Annotated[
-        Path | None, typer.Option(help="File of `profile`; where latency is asked for without one, this machine is measured")
-    ] = None,
-    dataset: Annotated[Path | None, typer.Option(help="Of the training; by default in nnUNet_raw")] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Members to score, in all processes together")] = 100,
-    cases: Annotated[int, typer.Option(min=1, help="Held-out cases that each is scored on")] = 4,
-    finalists: Annotated[int, typer.Option(min=1, help="Of the best, scored on all held-out cases")] = 6,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Folder for the table, plot and page; by default MODEL/search"),
-    ] = None,
-    storage: Annotated[
-        str | None, typer.Option(help="Of Optuna: a database's URL, or a file; by default in the output folder")
-    ] = None,
+    model: ModelArgument = None,
+    dataset_id: DatasetOption = None,
+    configuration: ConfigurationOption = None,
+    trainer: TrainerOption = None,
+    plans: PlansOption = None,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
-    seed: Annotated[int, typer.Option(help="Of the proposals")] = 0,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="The most milliseconds of a patch or scan, on the device of --profile.")
+    ] = None,
+    max_params: Annotated[str | None, typer.Option(metavar="COUNT", help="The most weights, such as 500k, 2M or 2e6.")] = None,
+    max_macs: Annotated[
+        str | None, typer.Option(metavar="COUNT", help="The most multiply-accumulates of a patch or scan, such as 1.5G.")
+    ] = None,
+    max_memory_mb: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="The most memory of weights and feature maps in float32: megabytes, or a size such as 1.5G."
+        ),
+    ] = None,
+    max_file_mb: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="The largest file of weights in float32: megabytes, or a size such as 500k."),
+    ] = None,
+    minimise: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A cost that is traded for the score: latency_ms, macs, parameters, memory_mb or file_mb. It may be repeated.",
+            autocompletion=one_of(COSTS),
+        ),
+    ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="A device's file of `profile`. If latency is asked for without one, this machine is measured.",
+            autocompletion=complete_profile,
+        ),
+    ] = None,
+    device: DeviceOption = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="The training's images and labels. By default they are in nnUNet_raw.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="The number of members to score, in all processes together.")] = 100,
+    cases: Annotated[int, typer.Option(min=1, help="The number of held-out cases that each member is scored on.")] = 4,
+    finalists: Annotated[
+        int, typer.Option(min=1, help="The number of best members that are scored on all held-out cases.")
+    ] = 6,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The folder for the table, plot and page. By default it is MODEL/search."),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Optuna's storage: a database's URL, or a file. By default it is in the output folder.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The seed of the proposals.")] = 0,
 ) -> None:
     """Find the best members for what they cost. Goes on where it was interrupted; several processes can share a storage."""
     import optuna
@@ -53,17 +94,24 @@ def search(
     from monai_prox.search.study import Search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    profile, device = _moved(profile, device)
+    check_device(device)
+    budget = Budget(
+        latency_ms=max_latency_ms,
+        macs=read_count(max_macs, "--max-macs"),
+        parameters=read_count(max_params, "--max-params"),
+        memory_mb=read_megabytes(max_memory_mb, "--max-memory-mb"),
+        file_mb=read_megabytes(max_file_mb, "--max-file-mb"),
+    )
+    check_costs(minimise or ())
+    model = model_folder(model, dataset_id, configuration, trainer, plans)
     source = open_family(model, fold, dataset, checkpoint, "a search")
     source.check_all_trained()
     output = output or check_inside(model / "search", model)
-    budget = Budget(
-        latency_ms=max_latency_ms, macs=max_macs, parameters=max_params, memory_mb=max_memory_mb, file_mb=max_file_mb
-    )
-    check_costs(minimise or ())
     source.held_out()  # what is missing is said before minutes of measuring
-    if device is None and (max_latency_ms is not None or "latency_ms" in (minimise or ())):
-        device = of_this_machine(source, output / "device.json")
-    known = None if device is None else Device.read(device, source.supernet.family, source.size)
+    if profile is None and (max_latency_ms is not None or "latency_ms" in (minimise or ())):
+        profile = of_this_machine(source, output / "device.json")
+    known = None if profile is None else Device.read(profile, source.supernet.family, source.size)
     minimise = minimise or (["macs"] if known is None else ["latency_ms"])
     one = Search(
         source=source,
@@ -75,6 +123,7 @@ def search(
         cases=cases,
         finalists=finalists,
         seed=seed,
+        runs_on=device,
     )
     make_folder(output)
     progress, tasks = bars(), {}
@@ -97,3 +146,13 @@ def search(
         say(f"left out: {name}: {problem}")
     say(f"{len(result.members)} members in {result.seconds:.0f} s; {report_folder(one, output) / PAGE}")
     say_origin(source)
+
+
+def _moved(profile: Path | None, device: str | None) -> tuple[Path | None, str | None]:
+    """The device's file and torch's device. In 0.1.0 the file was given as --device, which a name of torch's is never like."""
+    if device is None or not device.endswith(".json"):
+        return profile, device
+    if profile is not None:
+        raise ProXError(f"--device is {device!r:.80} and --profile {str(profile)!r:.80}; a device's file is given as --profile")
+    warnings.warn(f"a device's file is given as --profile now: --profile {device}", FutureWarning, stacklevel=2)
+    return Path(device), None

@@ -7,28 +7,42 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from monai_prox.cli.completion import CHECKPOINTS, one_of
 from monai_prox.errors import printable
 
 if TYPE_CHECKING:
     from monai_prox.trained.source import Trained
 
 console = Console()
-ModelArgument = Annotated[
-    Path, typer.Argument(help="Trained folder: .../ProXTrainer__nnUNetPlans__3d_fullres, or a MONAI bundle")
-]
 FoldOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="Of an nnU-Net model: a number, several such as 0,1,2 for nnunet, or all, its fold_all; "
-        "by default the first that has finished, for nnunet each"
+        "-f",
+        "--fold",
+        help="The fold of an nnU-Net model: a number, or all for fold_all. The format nnunet takes several, such as 0,1,2. "
+        "By default it is the first that has finished, for the format nnunet all of them.",
     ),
 ]
 CheckpointOption = Annotated[
     str | None,
-    typer.Option(help="Of an nnU-Net model: best or latest, e.g. of a training that has not finished; by default final"),
+    typer.Option(
+        help="The checkpoint of an nnU-Net model: final, or best or latest, e.g. of a training that has not finished. By "
+        "default it is final.",
+        autocompletion=one_of(CHECKPOINTS),
+    ),
 ]
+
+
+def example(arguments: str) -> str:
+    """The last line of a command's help.
+
+    Args:
+        arguments: what follows ``monai-prox`` in a command that works.
+    """
+    return f"Example: {escape(f'monai-prox {arguments}')}"
 
 
 def bars() -> Progress:

@@ -151,7 +151,7 @@ def _main() -> None:
     import onnxruntime
 
     parser = argparse.ArgumentParser(description="Measures the members beside this script on this device.")
-    parser.add_argument("--output", type=Path, default=Path("device.json"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("device.json"))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the processor; all by default")
     arguments = parser.parse_args()
     temporary = arguments.output.with_name(arguments.output.name + ".part")

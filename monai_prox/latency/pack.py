@@ -112,31 +112,34 @@ def measure_here(
     *,
     threads: int,
     progress: Callable[[str], object],
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Measures members on this machine.
 
     Args:
         source: the trained family.
         members: the members.
-        runtime: one of RUNTIMES. torch runs on the GPU if there is one.
+        runtime: one of RUNTIMES.
         threads: number of threads.
         progress: called with a text before each measurement.
+        device: for the runtime torch, its device. None means the GPU if there is one.
 
     Returns:
         The content of a device's file.
 
     Raises:
-        ProXError: the runtime is unknown.
+        ProXError: the runtime is unknown, or does not take a device.
     """
     if runtime not in RUNTIMES:
         raise ProXError(f"the runtime {runtime!r} is not known; allowed: {', '.join(RUNTIMES)}")
+    if device is not None and runtime != "torch":
+        raise ProXError(f"--device is for the runtime torch; {runtime} runs on the processor, so leave it out")
     with tempfile.TemporaryDirectory() as folder:
         if runtime == "torch":
+            on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             shapes = [(1, *source.describe(subnet).input_shape) for subnet in members]
-            openers = [_torch_opener(source, subnet, threads) for subnet in members]
-            version = f"torch {torch.__version__}" + (
-                f" on {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-            )
+            openers = [_torch_opener(source, subnet, threads, on) for subnet in members]
+            version = f"torch {torch.__version__}{_on(on)}"
         else:
             shapes, openers = [], []
             for number, (file, content, shape, _) in enumerate(_files(source, members), 1):
@@ -148,6 +151,12 @@ def measure_here(
         times = measure.measure(list(zip(openers, shapes, strict=True)), progress)
     measured = [{"subnet": subnet.to_json(), **timing} for subnet, timing in zip(members, times, strict=True)]
     return measure.profile(fingerprint(source.supernet.family, source.size), version, threads, measured)
+
+
+def _on(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f" on {torch.cuda.get_device_name(device)}"
+    return "" if device.type == "cpu" else f" on {device.type}"
 
 
 def _version(runtime: str) -> str:
@@ -174,17 +183,18 @@ def _file_opener(path: Path, runtime: str, threads: int) -> Callable[[], measure
     return opened
 
 
-def _torch_opener(source: Trained, subnet: Subnet, threads: int) -> Callable[[], measure.Run]:
+def _torch_opener(source: Trained, subnet: Subnet, threads: int, device: torch.device) -> Callable[[], measure.Run]:
     def opened() -> measure.Run:
         torch.set_num_threads(threads)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = source.network(subnet).to(device)
 
         def run(x: Any) -> None:
             with torch.inference_mode():
                 network(torch.from_numpy(x).to(device))
             if device.type == "cuda":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(device)
+            elif device.type == "mps":
+                torch.mps.synchronize()
 
         return run
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
-from monai_prox.core.supernet import Member
+from monai_prox.core.supernet import Member, SuperNet
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import remove_unfinished
@@ -137,19 +137,10 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             transforms.to(self.device)
             self.optimizer.add_param_group({"params": list(transforms.parameters()), "weight_decay": 0})
             self.lr_scheduler.base_lrs.append(self.optimizer.param_groups[-1]["lr"])  # torch's own needs one per group
-        configuration, family = self.configuration_manager.configuration, self.supernet.family
+        configuration = self.configuration_manager.configuration
         self.recipe_name = recipe_of(configuration, self.recipe)
-        settings = monitor_of(
-            configuration, monitored=self.monitored, threshold=self.monitor_threshold, patience=self.monitor_patience
-        )
-        self.engine = Engine(
-            self.supernet,
-            make_schedule(self.recipe_name, family.space, self.num_epochs),
-            self.loss,
-            seed=self.seed,
-            exclusive=not self.label_manager.has_regions,
-            monitor=None if settings is None else Monitor(family, self.configuration_manager.patch_size, **settings),
-        )
+        exclusive = not self.label_manager.has_regions
+        self.engine = engine_of(self, self.supernet, configuration, self.num_epochs, self.loss, exclusive=exclusive)
         self.engine.guard(self.optimizer)
         self.updates = Updates(self.supernet.parameters(), max_norm=GRADIENT_NORM, log=self.print_to_log_file)
         self._apply_closed()
@@ -296,3 +287,35 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().load_checkpoint(filename_or_checkpoint)
         self.progress = resumed.progress
         self._apply_closed()
+
+
+def engine_of(
+    settings: ProXTrainer | type[ProXTrainer],
+    supernet: SuperNet,
+    configuration: dict[str, Any],
+    epochs: int,
+    loss: Any,
+    *,
+    exclusive: bool,
+) -> Engine:
+    """The engine of a training: the recipe and the monitor that a plan's configuration asks for, else those of the trainer.
+
+    settings: the trainer, or its class. configuration: with what it inherits. epochs, loss: of the training. exclusive: whether
+    a voxel has one class.
+    """
+    family = supernet.family
+    schedule = make_schedule(recipe_of(configuration, settings.recipe), family.space, epochs)
+    monitor = monitor_of(
+        configuration,
+        monitored=settings.monitored,
+        threshold=settings.monitor_threshold,
+        patience=settings.monitor_patience,
+    )
+    return Engine(
+        supernet,
+        schedule,
+        loss,
+        seed=settings.seed,
+        exclusive=exclusive,
+        monitor=None if monitor is None else Monitor(family, configuration["patch_size"], **monitor),
+    )

@@ -53,6 +53,7 @@ class Search:
         finalists: number of best members that are scored on all cases.
         seed: seed of the proposals.
         sampler: "nsga2", or "random" for comparison.
+        runs_on: device of torch that members are scored on. None means the GPU if there is one.
 
     Raises:
         ProXError: a setting is out of range, or latency is used without a device.
@@ -68,6 +69,7 @@ class Search:
     finalists: int = 6
     seed: int = 0
     sampler: str = "nsga2"
+    runs_on: str | None = None
 
     def __post_init__(self) -> None:
         check_costs(self.minimise)
@@ -283,7 +285,7 @@ class Search:
         return self.prices.family.space.check(Subnet.from_json(attributes["subnet"])), scores
 
     def _scores(self, subnet: Subnet, cases: Sequence[int]) -> list[float]:
-        network = runnable(self.source.network(subnet))
+        network = runnable(self.source.network(subnet), self.runs_on)
         return self.held_out.scores(cases, self.source.describe(subnet), network)
 
     # ------------------------------------------------------------------ members as Optuna's parameters

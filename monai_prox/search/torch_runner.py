@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from monai_prox.runtime.resampling import Array
 
 
-def runnable(network: nn.Module) -> Callable[[Array], Array]:
-    """A function that runs a network on arrays, on the GPU if there is one.
+def runnable(network: nn.Module, device_name: str | None = None) -> Callable[[Array], Array]:
+    """A function that runs a network on arrays.
 
     Args:
         network: (B, C, *patch) -> (B, outputs, *patch). It is changed.
+        device_name: device of torch. None means the GPU if there is one.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device_name or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = network.to(device).eval()
     if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         _convolve_by_onednn(network)

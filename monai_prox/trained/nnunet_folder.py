@@ -189,15 +189,17 @@ class ModelFolder:
             raise ProXError(f"{self._name(checkpoint)} is of {trained.stage}, in which this member was not trained yet")
         return member
 
-    def family(self) -> FamilyFile:
+    def family(self, folds: Sequence[str] = ()) -> FamilyFile:
         """family.json, each member's Dice being the mean over the folds that have validated it on what they held out.
 
+        folds: those that Dice are of; all if there are none. Members and their names are the same for all folds.
         fold_all holds nothing out, so its Dice are those of the family only where there is no other fold. Where folds have
         closed different choices, it is that of the fold whose largest member costs least. Raises ProXError where one is none.
         """
         of_folds = {fold: self.family_of(fold) for fold in self.folds}
         of_all = min(of_folds.values(), key=lambda family: max((member.macs for member in family.members), default=0))
-        scored = [family for fold, family in of_folds.items() if fold != ALL or len(of_folds) == 1]
+        counted = folds or self.folds
+        scored = [of_folds[fold] for fold in counted if fold != ALL or len(counted) == 1]
         return replace(of_all, members=_with_scores(of_all.members, scored))
 
     def finished(self, fold: str | None) -> str:
@@ -209,11 +211,12 @@ class ModelFolder:
             raise ProXError(f"{self.path} {have.format(fold)} {', '.join(self.folds)}")
         return fold
 
-    @property
-    def scored(self) -> str:
+    def scored(self, folds: Sequence[str] = ()) -> str:
         """In words, what ``family`` has the Dice of."""
-        mirrors = any(self.family_of(fold).mirroring for fold in self.folds)
-        return scored_in("fold_all" if self.folds == (ALL,) else "the folds", mirrors)
+        counted = tuple(folds or self.folds)
+        mirrors = any(self.family_of(fold).mirroring for fold in counted)
+        one = len(counted) == 1 and (counted == (ALL,) or counted != self.folds)
+        return scored_in(counted[0] if one else "the folds", mirrors)
 
     @refusing(UNUSABLE)
     def family_of(self, fold: str) -> FamilyFile:

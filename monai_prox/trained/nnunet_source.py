@@ -105,11 +105,11 @@ class TrainedNNUNet:
         return self.model.family_of(self.fold)
 
     def members(self) -> tuple[NamedMember, ...]:
-        return self.model.family().members
+        return self.model.family(self.folds).members
 
     @property
     def scored(self) -> str:
-        return self.model.scored
+        return self.model.scored(self.folds)
 
     def origins(self, *, every: bool = False) -> list[str]:
         if self.model.file == FINAL:

@@ -250,7 +250,7 @@ KINDS = {
     "bundle's family.json": Kind("bundle/models/family.json", spoil_json, FROM_BUNDLE),
     "bundle's model.pt": Kind("bundle/models/model.pt", spoil_tensors, FROM_BUNDLE[1:]),
     "member": Kind("member.json", spoil_json, [FROM_MODEL[1].replace("smallest", "member.json")]),
-    "device": Kind("device.json", spoil_json, [f"{SEARCH} --device device.json --max-latency-ms 1000"]),
+    "device": Kind("device.json", spoil_json, [f"{SEARCH} --profile device.json --max-latency-ms 1000"]),
     "journal": Kind("study.journal", spoil_lines, [f"{SEARCH} --storage study.journal"]),
     "description": Kind("a.onnx", spoil_description, ["predict a.onnx -i images -o OUT/masks"]),
     "onnx": Kind("a.onnx", spoil_graph, ["predict a.onnx -i images -o OUT/masks"]),

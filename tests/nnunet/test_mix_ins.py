@@ -165,7 +165,7 @@ def test_trains_with_several_at_once(in_phantom: Prepared) -> None:
     model = ModelFolder.open(trainer.output_folder_base)
     assert model.checkpoint("fold_0")["trainer_name"] == "Mine"
     assert {member.name for member in model.family().members} == {"smallest", "largest"}
-    assert model.scored.endswith("by nnU-Net's validation, without mirroring")
+    assert model.scored().endswith("by nnU-Net's validation, without mirroring")
 
 
 def test_nnunet_s_benchmark_measures_a_family_too(in_phantom: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

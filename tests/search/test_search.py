@@ -501,7 +501,7 @@ def test_two_processes_are_one_search_and_a_killed_one_costs_its_trial(source: T
 def test_the_command_writes_a_front_from_a_devices_file(source: TrainedNNUNet, tmp_path: Path) -> None:
     write_json(made_up_device(source), tmp_path / "device.json")
     output = tmp_path / "out"
-    most = ["--device", tmp_path / "device.json", "--max-latency-ms", 30, "--max-params", 1e7, "--max-memory-mb", 900]
+    most = ["--profile", tmp_path / "device.json", "--max-latency-ms", 30, "--max-params", 1e7, "--max-memory-mb", 900]
     env = environment(nnUNet_raw=source.path.parents[2] / "raw")
     said = run(arguments(source, output, *most), env)
     for word in ("Members by cost", "latency predicted within 0.0%"):

@@ -1,0 +1,118 @@
+"""The trained model that a command works on: a folder, or what nnU-Net's own commands call it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from monai_prox.cli.completion import CONFIGURATIONS, complete_dataset, one_of
+from monai_prox.errors import ProXError
+
+CONFIGURATION, TRAINER, PLANS = "3d_fullres", "ProXTrainer", "nnUNetPlans"  # that are taken if none is named
+ModelArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        help="The trained folder: .../ProXTrainer__nnUNetPlans__3d_fullres, or a MONAI bundle. In its place -d takes nnU-Net's "
+        "name of a dataset."
+    ),
+]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(
+        "-d",
+        help="The dataset of a model in nnUNet_results, in the place of MODEL: a number such as 4, or Dataset004_Hippocampus.",
+        autocompletion=complete_dataset("nnUNet_results"),
+    ),
+]
+ConfigurationOption = Annotated[
+    str | None,
+    typer.Option(
+        "-c", help=f"The configuration, with -d. By default it is {CONFIGURATION}.", autocompletion=one_of(CONFIGURATIONS)
+    ),
+]
+TrainerOption = Annotated[str | None, typer.Option("-tr", help=f"The trainer, with -d. By default it is {TRAINER}.")]
+PlansOption = Annotated[str | None, typer.Option("-p", help=f"The plans' name, with -d. By default it is {PLANS}.")]
+
+
+def model_folder(
+    model: Path | None, dataset: str | None, configuration: str | None, trainer: str | None, plans: str | None
+) -> Path:
+    """The folder of the model that a command was given.
+
+    Args:
+        model: the folder, or None.
+        dataset: number or name of an nnU-Net dataset, or None.
+        configuration: its configuration, None for the default.
+        trainer: the trainer's name, None for the default.
+        plans: the plans' name, None for the default.
+
+    Raises:
+        ProXError: there are both a folder and a dataset or none of them, or nnU-Net does not know the dataset, or the model is
+            not there.
+    """
+    if model is None and dataset is None:
+        raise ProXError("no model is given; give the trained folder MODEL, or -d DATASET of a model in nnUNet_results")
+    if model is not None and dataset is not None:
+        hint = "; several folds are given as -f 0,1" if model.name.isdecimal() else ""
+        raise ProXError(f"give the folder MODEL or -d DATASET, not both, got {str(model)!r:.80} and -d {dataset!s:.80}{hint}")
+    given = {"-c": configuration, "-tr": trainer, "-p": plans}
+    if model is not None:
+        if named := [option for option, value in given.items() if value is not None]:
+            raise ProXError(f"{', '.join(named)} is for -d DATASET; the folder {model} names configuration, trainer and plans")
+        return model
+    assert dataset is not None
+    results = variable("nnUNet_results")
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
+
+    name = dataset_name(dataset)
+    folder = Path(get_output_folder(name, trainer or TRAINER, plans or PLANS, configuration or CONFIGURATION))
+    if not folder.is_dir():
+        trained = sorted(path.name for path in (results / name).glob("*__*__*") if path.is_dir())
+        there = f"of {name} there are {', '.join(trained)}" if trained else f"there is no model of {name}"
+        raise ProXError(f"there is no folder {folder}; {there}: choose by -c, -tr and -p")
+    return folder
+
+
+def dataset_name(dataset: str) -> str:
+    """The whole name of a dataset, by nnU-Net's own rules.
+
+    Args:
+        dataset: a number, or the name.
+
+    Raises:
+        ProXError: it is neither, or nnU-Net finds no dataset or several with the number.
+    """
+    from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets, maybe_convert_to_dataset_name
+
+    try:
+        number = None if dataset.startswith("Dataset") else int(dataset)
+    except ValueError:
+        raise ProXError(
+            f"the dataset is {dataset!r:.80}; it must be a number such as 4, or a name such as Dataset004_Hippocampus"
+        ) from None
+    found = [] if number is None else [str(name) for name in find_candidate_datasets(number)]
+    if number is not None and len(found) != 1:
+        what = f"{', '.join(found)}: give the name" if found else "no dataset with this number"
+        raise ProXError(f"the dataset is {dataset}; in nnUNet_raw, nnUNet_preprocessed and nnUNet_results nnU-Net finds {what}")
+    name = str(maybe_convert_to_dataset_name(dataset))
+    if Path(name).name != name:
+        raise ProXError(f"the dataset is {dataset!r:.80}; a name such as Dataset004_Hippocampus has no folders in it")
+    return name
+
+
+def variable(name: str) -> Path:
+    """The folder that one of nnU-Net's variables names.
+
+    Args:
+        name: name of the variable.
+
+    Raises:
+        ProXError: it is not set.
+    """
+    folder = os.environ.get(name)
+    if not folder:
+        raise ProXError(f"{name} is not set, the folder in which nnU-Net has the dataset; export {name}=/a/folder")
+    return Path(folder)

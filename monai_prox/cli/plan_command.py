@@ -1,0 +1,107 @@
+"""``monai-prox plan``: what ProXTrainer would train by an nnU-Net plan, and the entry in the plan that asks for it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from monai_prox.cli.completion import CONFIGURATIONS, RECIPES, SPACES, complete_dataset, one_of
+from monai_prox.cli.model_argument import CONFIGURATION, PLANS, TRAINER, dataset_name, variable
+from monai_prox.cli.terminal import console, say
+from monai_prox.errors import ProXError
+
+if TYPE_CHECKING:
+    from monai_prox.nnunet.plan_entry import PlannedTraining
+
+
+def plan(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="The dataset in nnUNet_preprocessed: a number such as 4, or Dataset004_Hippocampus.",
+            autocompletion=complete_dataset("nnUNet_preprocessed"),
+        ),
+    ],
+    configuration: Annotated[
+        str, typer.Option("-c", help="The configuration of the plans.", autocompletion=one_of(CONFIGURATIONS))
+    ] = CONFIGURATION,
+    plans: Annotated[str, typer.Option("-p", help="The plans' name.")] = PLANS,
+    trainer: Annotated[
+        str, typer.Option("-tr", help="The trainer, whose own settings count for what the plan does not say.")
+    ] = TRAINER,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help='The search space: default, paper, or JSON such as {"width": [0.5, 1.0], "kernel": [3, 5]}, or a file of it.',
+            autocompletion=one_of(SPACES),
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="The recipe: prox, prox_paper, progressive_shrinking or sandwich.", autocompletion=one_of(RECIPES)),
+    ] = None,
+    monitor: Annotated[
+        bool | None, typer.Option("--monitor/--no-monitor", help="Close choices that are not worth their cost, or none.")
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put the entry that is shown into the plans file, where nnUNetv2_train finds it.")
+    ] = False,
+) -> None:
+    """Show the members, their costs and the stages that ProXTrainer would train by a plan.
+
+    The plan asks for a search space and a recipe by an entry `prox` in its configuration, which --write puts there.
+    """
+    asked = {"space": None if space is None else _space(space), "recipe": recipe, "monitor": monitor}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    if write and not asked:
+        raise ProXError("--write has nothing to write; give --space, --recipe, --monitor or --no-monitor")
+    folder = variable("nnUNet_preprocessed") / dataset_name(dataset)
+    from monai_prox.nnunet.plan_entry import plan_training
+
+    planned = plan_training(folder, plans, configuration, trainer, asked)
+    _show(planned, folder.name)
+    if planned.entry != (planned.former or {}):
+        if write:
+            planned.write()
+        say(f"{'written' if write else 'with --write'}: {json.dumps(planned.entry)}")
+    train = ["nnUNetv2_train", folder.name, configuration, "0", "-tr", trainer, "-p", plans]
+    say("", f"Train: {shlex.join(train)}")
+
+
+def _space(text: str) -> Any:
+    """The space as it stands in a plan: a name, or an object of a JSON text or file."""
+    from monai_prox.files import parse_json, read_json
+
+    if text.lstrip().startswith("{"):
+        return parse_json(text, "--space")
+    return read_json(Path(text)) if text.endswith(".json") else text
+
+
+def _show(planned: PlannedTraining, dataset: str) -> None:
+    from monai_prox.report import choices_text, family_table, rows_of
+
+    engine, configuration = planned.engine, planned.configuration
+    whole, schedule = engine.supernet.family.space, engine.schedule
+    patch = " x ".join(map(str, configuration["patch_size"]))
+    say(f"{dataset}, {planned.plans_file.stem}, {planned.configuration_name}: patch {patch}")
+    say(f"{whole.size():,} members: {whole}")
+    rows = rows_of(planned.members)
+    console.print(family_table(rows, "dice", "", width=console.width))
+    say(*choices_text(rows))
+    say(f"Recipe {planned.recipe}, {schedule.epochs} epochs of {planned.trainer.__name__}:")
+    for stage, start in zip(schedule.stages, schedule.starts, strict=True):
+        size = stage.space(whole).size()
+        members = "1 member" if size == 1 else f"{size:,} members"
+        say(f"  {stage.name} from epoch {start}: {members}, training {stage.trained}")
+    if planned.mixed_in:
+        say(f"{', '.join(planned.mixed_in)} may set another number of epochs")
+    monitor = engine.monitor
+    if monitor is None or not any(stage.monitored for stage in schedule.stages):
+        settings = "off"
+    else:
+        settings = f"threshold {monitor.threshold:g}, patience {monitor.patience}"
+    say(f"Monitor: {settings}", f"the plan's entry: {'none' if planned.former is None else json.dumps(planned.former)}")

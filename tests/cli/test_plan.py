@@ -1,0 +1,287 @@
+"""``monai-prox plan``: what it shows is what ProXTrainer trains, and the entry is all that it changes in a plans file."""
+
+import json
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.in_process import Done, prox
+from helpers.nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, Prepared, bare_plans, make_trainer
+from hypothesis import given
+from hypothesis import strategies as st
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
+
+from monai_prox.core import cost
+from monai_prox.nnunet.plan_entry import PlannedTraining, plan_training
+from monai_prox.nnunet.plans_file import with_entry, write_entry
+from monai_prox.nnunet.trainer import ProXTrainer
+from monai_prox.nnunet.variants import ProXTrainerPaper
+from monai_prox.report import count
+
+pytest_plugins = ["helpers.nnunet_fixtures"]
+NAME = "Dataset990_Phantom"
+SPACE = {"depth": "full", "width": [0.5, 1.0], "levels": 0, "resolution": [1.0]}
+
+
+def put(bare: Path, plans: Mapping[str, Any], indent: int | None = 4) -> Path:
+    """The plans as nnU-Net writes them, for a dataset that is planned."""
+    folder = bare / "nnUNet_preprocessed" / NAME
+    (folder / "dataset.json").write_text(json.dumps(BARE_DATASET))
+    file = folder / f"{plans['plans_name']}.json"
+    file.write_text(json.dumps(plans, indent=indent))
+    return file
+
+
+def plan(*words: object, configuration: str = FULLRES) -> Done:
+    return prox("plan", 990, "-c", configuration, "-p", "nnUNetPlans", *words)
+
+
+def said(done: Done) -> str:
+    assert done.code == 0, done.err
+    return " ".join(done.out.split())
+
+
+KINDS: dict[str, tuple[dict[str, Any], str]] = {
+    "PlainConvUNet": ({}, FULLRES),
+    "ResidualEncoderUNet": ({"kind": "ResidualEncoderUNet"}, FULLRES),
+    "two axes": ({"patch": (16, 24)}, "2d"),
+}
+
+
+# ---------------------------------------------------------------------- what is shown is what is trained
+@pytest.mark.parametrize(("kind", "configuration"), KINDS.values(), ids=KINDS)
+def test_a_written_entry_trains_what_was_shown(kind: dict[str, Any], configuration: str, bare: Path) -> None:
+    file = put(bare, bare_plans(name="nnUNetPlans", **kind))
+    words = ["--space", json.dumps(SPACE), "--recipe", "prox_paper", "--no-monitor"]
+    shown = said(plan(*words, configuration=configuration))
+    assert shown == said(plan(*words, "--write", configuration=configuration)).replace("written:", "with --write:")
+    trainer = make_trainer(json.loads(file.read_text()), cls=ProXTrainer)
+    trainer.initialize()
+    planned = plan_training(file.parent, "nnUNetPlans", configuration, "ProXTrainer", {})
+    assert planned.members and {member.name: member.subnet for member in planned.members} == trainer.named_members
+    assert planned.engine.schedule == trainer.engine.schedule and planned.recipe == trainer.recipe_name == "prox_paper"
+    assert planned.engine.supernet.family.space == trainer.supernet.family.space
+    assert planned.engine.monitor is None and trainer.engine.monitor is None and "Monitor: off" in shown
+    for name, subnet in trainer.named_members.items():
+        family, patch = trainer.supernet.family, trainer.configuration_manager.patch_size
+        costs = [count(cost.parameters(family, subnet)), count(cost.macs(family, subnet, patch))]
+        assert re.search(rf"{name} │ {costs[0]} │ {costs[1]}", shown), (name, shown)
+    assert f"{trainer.supernet.family.space.size():,} members" in shown and "Recipe prox_paper, 1000 epochs" in shown
+    for stage, start in zip(trainer.engine.schedule.stages, trainer.engine.schedule.starts, strict=True):
+        assert f"{stage.name} from epoch {start}: " in shown
+
+
+@pytest.mark.parametrize("recipe", ["prox", "prox_paper", "progressive_shrinking", "sandwich"])
+@pytest.mark.parametrize("kind", ["PlainConvUNet", "ResidualEncoderUNet"])
+def test_every_recipe_can_be_shown(recipe: str, kind: str, bare: Path) -> None:
+    put(bare, bare_plans(kind, name="nnUNetPlans"))
+    shown = said(plan("--recipe", recipe, "--space", "default"))
+    assert f"Recipe {recipe}, 1000 epochs of ProXTrainer" in shown
+    assert f'with --write: {{"space": "default", "recipe": "{recipe}"}}' in shown
+
+
+def test_a_trainer_s_own_settings_count_for_what_the_plan_does_not_say(bare: Path) -> None:
+    file = put(bare, bare_plans(name="nnUNetPlans", patch=(32, 32, 32)))
+    planned = plan_training(file.parent, "nnUNetPlans", FULLRES, "ProXTrainerPaper", {})
+    assert planned.recipe == "prox_paper" and planned.engine.supernet.family.choices == ProXTrainerPaper.choices
+    shown = said(plan("-tr", "ProXTrainer_20epochs"))
+    assert "Recipe prox, 20 epochs of ProXTrainer_20epochs" in shown and "Monitor: threshold 0.005, patience 3" in shown
+    assert "the plan's entry: none" in shown and "--write" not in shown
+    assert shown.endswith(f"Train: nnUNetv2_train {NAME} {FULLRES} 0 -tr ProXTrainer_20epochs -p nnUNetPlans")
+
+
+def test_an_entry_of_a_configuration_that_is_inherited_counts(bare: Path) -> None:
+    plans = bare_plans(name="nnUNetPlans", prox={"space": TWO_MEMBERS, "monitor": False})
+    plans["configurations"]["3d_lowres"] = {"inherits_from": FULLRES, "spacing": [2.0, 2.0, 2.0]}
+    file = put(bare, plans)
+    shown = said(plan(configuration="3d_lowres"))
+    assert "2 members" in shown and "Monitor: off" in shown
+    shown = said(plan("--recipe", "sandwich", "--write", configuration="3d_lowres"))
+    entry = {"space": TWO_MEMBERS, "monitor": False, "recipe": "sandwich"}
+    assert f"the plan's entry: {json.dumps(plans['configurations'][FULLRES]['prox'])}" in shown
+    assert f"written: {json.dumps(entry)}" in shown
+    plans["configurations"]["3d_lowres"]["prox"] = entry
+    assert json.loads(file.read_text()) == plans
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plans", ["nnUNetPlans", "nnUNetResEncUNetMPlans"])
+@pytest.mark.parametrize("configuration", [FULLRES, "2d"])
+def test_the_plans_that_nnunet_makes_change_by_the_entry_alone(
+    plans: str, configuration: str, in_phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = in_phantom.preprocessed
+    folder = tmp_path / "nnUNet_preprocessed" / NAME
+    folder.mkdir(parents=True)
+    for name in (f"{plans}.json", "dataset.json"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
+    said(prox("plan", NAME, "-c", configuration, "-p", plans, "--space", "default", "--write"))
+    before, after = ((place / f"{plans}.json").read_text().splitlines() for place in (source, folder))
+    added = [line for line in after if line not in before]
+    assert added[-1].strip() == '"prox": {"space": "default"}' and len(after) == len(before) + 1
+
+
+# ---------------------------------------------------------------------- what is written
+def test_nothing_else_in_the_file_changes(bare: Path) -> None:
+    plans = bare_plans(name="nnUNetPlans") | {"of a user": {"z": 1, "a": [1.5e-7, "µ"]}}
+    file = put(bare, plans)
+    file.chmod(0o640)
+    before = file.read_text()
+    shown = said(plan("--recipe", "sandwich"))
+    assert file.read_text() == before and 'with --write: {"recipe": "sandwich"}' in shown
+    said(plan("--recipe", "sandwich", "--write"))
+    after = file.read_text()
+    assert after.replace(',\n            "prox": {"recipe": "sandwich"}', "") == before and after != before
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert [path.name for path in file.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_entry_is_shown_and_replaced_with_write_alone(bare: Path) -> None:
+    former = {"space": TWO_MEMBERS, "recipe": "prox", "monitor": {"threshold": 0.002}}
+    file = put(bare, bare_plans(name="nnUNetPlans", prox=former), indent=None)
+    before = file.read_text()
+    shown = said(plan())
+    assert f"the plan's entry: {json.dumps(former)}" in shown and "--write" not in shown
+    assert "Monitor: threshold 0.002, patience 3" in shown
+    shown = said(plan("--space", "default"))
+    assert f"the plan's entry: {json.dumps(former)}" in shown
+    assert f"with --write: {json.dumps(former | {'space': 'default'})}" in shown and file.read_text() == before
+    said(plan("--space", "default", "--write"))
+    assert file.read_text() == before.replace(json.dumps(former), json.dumps(former | {"space": "default"}))
+    shown = said(plan("--space", "default", "--write"))
+    assert "written" not in shown, "it is there already"
+
+
+def test_a_link_to_plans_stays_one(bare: Path) -> None:
+    file = put(bare, bare_plans(name="nnUNetPlans"))
+    target = file.rename(bare / "shared.json")
+    file.symlink_to(target)
+    said(plan("--recipe", "sandwich", "--write"))
+    assert file.is_symlink() and '"prox"' in target.read_text()
+
+
+def test_a_file_that_cannot_be_written_stays(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = put(bare, bare_plans(name="nnUNetPlans"))
+    before = file.read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("monai_prox.nnunet.plans_file.shutil.copymode", full)
+    done = plan("--recipe", "sandwich", "--write")
+    assert done.code == 1 and done.err == f"error: {file}: No space left on device\n"
+    assert file.read_text() == before and not list(file.parent.glob(".*"))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(st.text(), VALUES, max_size=3),
+    st.dictionaries(st.text(), VALUES, max_size=3),
+    st.sampled_from([None, 0, 1, 4, "\t"]),
+    st.booleans(),
+    VALUES,
+)
+def test_an_entry_of_any_text_is_put_where_it_belongs(
+    outer: dict[str, Any], inner: dict[str, Any], indent: Any, ascii_only: bool, value: Any
+) -> None:
+    data = {**outer, "configurations": {**outer, "2d": inner}}
+    text = json.dumps(data, indent=indent, ensure_ascii=ascii_only)
+    changed = with_entry(text, ["configurations", "2d", "prox"], value)
+    expected = {**outer, "configurations": {**outer, "2d": {**inner, "prox": value}}}
+    assert json.dumps(json.loads(changed)) == json.dumps(expected), "the order, too"
+    assert with_entry(changed, ["configurations", "2d", "prox"], value) == changed
+
+
+def test_of_equal_keys_the_last_one_is_changed_for_it_counts() -> None:
+    text = '{"a": {"prox": 1}, "a": {"prox": 2, "prox": 3.0}}'
+    assert with_entry(text, ["a", "prox"], 4) == '{"a": {"prox": 1}, "a": {"prox": 2, "prox": 4}}'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_encoding_and_the_ends_of_lines_stay(encoding: str, tmp_path: Path) -> None:
+    file = tmp_path / "plans.json"
+    file.write_bytes('{\r\n  "a": {\r\n    "µ": 1.50\r\n  }\r\n}\r\n'.encode(encoding))
+    write_entry(file, ["a", "prox"], {})
+    assert file.read_bytes().decode(encoding) == '{\r\n  "a": {\r\n    "µ": 1.50,\r\n    "prox": {}\r\n  }\r\n}\r\n'
+
+
+# ---------------------------------------------------------------------- one line where something is wrong
+def strange(plans: dict[str, Any], **entries: Any) -> dict[str, Any]:
+    plans["configurations"][FULLRES]["architecture"] |= entries
+    return plans
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--space", "big"], "the search space 'big' is not known; known by name: default, paper"),
+        (["--space", "{'width': [1]}"], "--space is not valid JSON: "),
+        (["--space", '{"width": [2]}'], "width must be ascending fractions that end in 1, got "),
+        (["--space", "none.json"], "there is no file none.json"),
+        (["--recipe", "fast"], "the recipe 'fast' is not known; known: prox, prox_paper, progressive_shrinking, sandwich"),
+        (["-c", "3d_huge"], "has no configuration '3d_huge'; it has 3d_fullres"),
+        (["-p", "Other"], "Other.json; there are nnUNetPlans"),
+        (["-tr", "nnUNetTrainer"], "the trainer is nnUNetTrainer, which trains no family; take ProXTrainer or "),
+        (["-tr", "Nobody"], "the trainer is 'Nobody': RuntimeError: Could not find requested nnunet trainer Nobody"),
+        (["-tr", "ProXTrainer_5epochs", "--recipe", "progressive_shrinking"], "stages needs at least as many epochs, got 5"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(words: list[str], message: str, bare: Path) -> None:
+    file = put(bare, bare_plans(name="nnUNetPlans"))
+    before = file.read_text()
+    assert message in plan(*words).error
+    assert message in plan(*words, "--no-monitor", "--write").error
+    assert plan("--write").error == "--write has nothing to write; give --space, --recipe, --monitor or --no-monitor"
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("plans", "message"),
+    [
+        (strange(bare_plans(name="nnUNetPlans"), network_class_name="my.Net"), "plans ask for the network my.Net; supported"),
+        (
+            bare_plans(name="nnUNetPlans", prox={"spaces": 1}),
+            "the plan's 'prox' entry may have 'space', 'recipe' and 'monitor'",
+        ),
+        (bare_plans(name="nnUNetPlans", prox=[1]), "the plan's 'prox' entry may have 'space', 'recipe' and 'monitor', got [1]"),
+    ],
+    ids=["network", "entry", "list"],
+)
+def test_plans_that_cannot_be_elastic_are_refused_in_one_line(plans: dict[str, Any], message: str, bare: Path) -> None:
+    put(bare, plans)
+    for words in ([], ["--space", "default", "--write"]):
+        assert message in plan(*words).error
+
+
+def test_the_second_step_of_a_cascade_is_refused(bare: Path) -> None:
+    plans = bare_plans(name="nnUNetPlans")
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": FULLRES, "previous_stage": "3d_lowres"}
+    put(bare, plans)
+    assert plan(configuration="3d_cascade_fullres").error.startswith("3d_cascade_fullres is the second step of a cascade")
+
+
+def test_what_is_not_planned_is_one_line(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "nnUNetPlans.json; plan the dataset first: nnUNetv2_plan_and_preprocess -d DATASET" in plan().error
+    monkeypatch.delenv("nnUNet_preprocessed")
+    assert plan().error.startswith("nnUNet_preprocessed is not set, ")
+
+
+def test_a_variant_that_may_have_another_length_is_named() -> None:
+    class Mine(ProXTrainer, nnUNetTrainerNoDA):
+        pass
+
+    class Short(Mine):
+        epochs = 5
+
+    names = {cls: PlannedTraining(Path(), "2d", {}, cls, None, {}, None).mixed_in for cls in (ProXTrainer, Mine, Short)}  # type: ignore[arg-type]
+    assert names == {ProXTrainer: [], Mine: ["nnUNetTrainerNoDA"], Short: []}
