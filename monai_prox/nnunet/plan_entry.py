@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -18,10 +20,11 @@ from torch import nn
 from monai_prox.core.named_members import named_members
 from monai_prox.core.supernet import without_weights
 from monai_prox.errors import ProXError, refusing
+from monai_prox.files import read_json, replacing
 from monai_prox.nnunet import variants
 from monai_prox.nnunet.mix_ins import check_mixed_in
-from monai_prox.nnunet.plans_file import write_entry
-from monai_prox.nnunet.trainer import ProXTrainer, engine_of
+from monai_prox.nnunet.planned_engine import engine_of
+from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.trained.family_file import NamedMember
 from monai_prox.trained.nnunet_files import check_configuration, check_trainable, read_dataset, read_plans
 from monai_prox.trained.nnunet_plans import PLAN_KEY, choices_of, recipe_of
@@ -72,12 +75,17 @@ class PlannedTraining:
         return [] if self.trainer.epochs else [cls.__name__ for cls in own if cls not in (nnUNetTrainer, object)]
 
     def write(self) -> None:
-        """Puts ``entry`` into the configuration in the plans file.
+        """Puts ``entry`` into the configuration in the plans file, which is written as nnU-Net writes it.
 
         Raises:
             OSError: the file cannot be written.
         """
-        write_entry(self.plans_file, ("configurations", self.configuration_name, PLAN_KEY), dict(self.entry))
+        path = self.plans_file.resolve()  # if it is a link, the file that it leads to is changed
+        plans = read_json(path)
+        plans["configurations"][self.configuration_name][PLAN_KEY] = dict(self.entry)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(plans, indent=4), encoding="utf-8")
+            shutil.copymode(path, temporary)
 
 
 def plan_training(

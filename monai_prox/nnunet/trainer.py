@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
-from monai_prox.core.supernet import Member, SuperNet
+from monai_prox.core.supernet import Member
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import remove_unfinished
@@ -31,14 +31,13 @@ from monai_prox.nnunet.loader_process import prepare_transforms
 from monai_prox.nnunet.loss import AnyLevelsLoss
 from monai_prox.nnunet.member_validation import MemberValidation, validate_members
 from monai_prox.nnunet.mix_ins import check_mixed_in
+from monai_prox.nnunet.planned_engine import engine_of
 from monai_prox.trained.nnunet_dataset import normalised
 from monai_prox.trained.nnunet_files import check_trainable
 from monai_prox.trained.nnunet_orientation import stored_orientations
-from monai_prox.trained.nnunet_plans import choices_of, family_of, monitor_of, recipe_of
+from monai_prox.trained.nnunet_plans import choices_of, family_of, recipe_of
 from monai_prox.trained.open_part import OpenPart
-from monai_prox.training.engine import Engine
-from monai_prox.training.monitor import Monitor
-from monai_prox.training.recipes import find_recipe, make_schedule
+from monai_prox.training.recipes import find_recipe
 from monai_prox.training.seeding import seed_generators
 from monai_prox.training.update import Updates
 
@@ -287,35 +286,3 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().load_checkpoint(filename_or_checkpoint)
         self.progress = resumed.progress
         self._apply_closed()
-
-
-def engine_of(
-    settings: ProXTrainer | type[ProXTrainer],
-    supernet: SuperNet,
-    configuration: dict[str, Any],
-    epochs: int,
-    loss: Any,
-    *,
-    exclusive: bool,
-) -> Engine:
-    """The engine of a training: the recipe and the monitor that a plan's configuration asks for, else those of the trainer.
-
-    settings: the trainer, or its class. configuration: with what it inherits. epochs, loss: of the training. exclusive: whether
-    a voxel has one class.
-    """
-    family = supernet.family
-    schedule = make_schedule(recipe_of(configuration, settings.recipe), family.space, epochs)
-    monitor = monitor_of(
-        configuration,
-        monitored=settings.monitored,
-        threshold=settings.monitor_threshold,
-        patience=settings.monitor_patience,
-    )
-    return Engine(
-        supernet,
-        schedule,
-        loss,
-        seed=settings.seed,
-        exclusive=exclusive,
-        monitor=None if monitor is None else Monitor(family, configuration["patch_size"], **monitor),
-    )
