@@ -33,11 +33,12 @@ def default_tolerance(spacing: Sequence[float]) -> float:
     return float(max(spacing))
 
 
-def check_tolerance(tolerance: Any) -> float:
+def check_tolerance(tolerance: Any, what: str = "the surface tolerance") -> float:
     """Returns a tolerance.
 
     Args:
         tolerance: mm.
+        what: beginning of the error message.
 
     Raises:
         ProXError: it is not a positive number of at most MOST_MM.
@@ -47,7 +48,7 @@ def check_tolerance(tolerance: Any) -> float:
     """
     number = type(tolerance) in (int, float) and isfinite(tolerance)
     if not number or not 0 < tolerance <= MOST_MM:
-        raise ProXError(f"the surface tolerance is in mm, above 0 and at most {MOST_MM:g}; got {tolerance!r:.80}")
+        raise ProXError(f"{what} is in mm, above 0 and at most {MOST_MM:g}; got {tolerance!r:.80}")
     return float(tolerance)
 
 
@@ -89,8 +90,7 @@ def surface_dice_by_class(
     scores = {}
     for name, values in values_of.items():
         box = boxes.of(values)
-        masks = [np.isin(labelled[box], values) for labelled in (predicted, truth)]
-        scores[name] = _score(*masks, spacing, tolerance)
+        scores[name] = _score(np.isin(predicted[box], values), np.isin(truth[box], values), spacing, tolerance)
     return scores
 
 
@@ -143,7 +143,8 @@ def _score(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: Sequ
     from monai.metrics import compute_surface_dice
 
     masks = [torch.from_numpy(mask)[None, None] for mask in (predicted, truth)]
+    mm = [float(edge) for edge in spacing]  # of headers, which have them in float32, too
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)  # MONAI's own call
-        found = compute_surface_dice(*masks, [tolerance], include_background=True, spacing=list(spacing), use_subvoxels=True)
+        found = compute_surface_dice(*masks, [tolerance], include_background=True, spacing=mm, use_subvoxels=True)
     return float(found)
