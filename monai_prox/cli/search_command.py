@@ -29,6 +29,10 @@ def search(
     dataset: Annotated[Path | None, typer.Option(help="Of the training; by default in nnUNet_raw")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Members to score, in all processes together")] = 100,
     cases: Annotated[int, typer.Option(min=1, help="Held-out cases that each is scored on")] = 4,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="dice or, which takes longer, surface_dice; by default dice, of classifiers accuracy"),
+    ] = None,
     finalists: Annotated[int, typer.Option(min=1, help="Of the best, scored on all held-out cases")] = 6,
     output: Annotated[
         Path | None,
@@ -54,6 +58,7 @@ def search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     source = open_family(model, fold, dataset, checkpoint, "a search")
+    source = source if metric is None else source.scored_by(metric)
     source.check_all_trained()
     output = output or check_inside(model / "search", model)
     budget = Budget(
