@@ -79,8 +79,8 @@ def turned(bare: Path) -> tuple[Any, str]:
     family = model.family()
     epoch = model.checkpoint("fold_0")["current_epoch"]
     first, *others = family.members
-    scored = replace(first, scores={"mean": 0.7, "1": 0.6, "2": 0.8})
-    replace(family, validated_epoch=epoch, members=(scored, *others)).write(fold)
+    scored = replace(first, scores={"mean": 0.7, "1": 0.6, "2": 0.8}, surface_dice={"mean": 0.9, "1": 0.9, "2": None})
+    replace(family, validated_epoch=epoch, members=(scored, *others), surface_tolerance_mm=1.5).write(fold)
     summary = fold / "members" / "smallest" / "validation" / "summary.json"
     summary.parent.mkdir(parents=True)
     write_json({"mean": {}, "metric_per_case": [], "foreground_mean": {"Dice": 0.7}}, summary)
@@ -93,6 +93,8 @@ def test_a_member_in_another_order_keeps_its_scores(turned: tuple[Any, str]) -> 
     model, file = turned
     smallest, found = prediction_of(TrainedNNUNet.of(model), "smallest"), prediction_of(TrainedNNUNet.of(model), file)
     assert found.metrics == smallest.metrics and found.metrics["dice mean"] == 0.7
+    assert found.metrics["surface_dice mean"] == found.metrics["surface_dice anterior"] == 0.9
+    assert found.measured_on.endswith("; surface Dice: within 1.5 mm") and "surface_dice posterior" not in found.metrics
     assert list(found.subnet) == list(smallest.subnet)
     folder = export_nnunet(TrainedNNUNet.of(model), file)
     assert json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())["foreground_mean"] == {"Dice": 0.7}
