@@ -29,6 +29,7 @@ COLUMNS = {
     "smallest": ("smallest", 1.0),
     "family": ("family mean", 1.0),
     "worst": ("worst", 1.0),
+    "surface": ("surface Dice", 1.0),
     "seconds": ("training s", 1.0),
     "cpu_seconds": ("CPU s", 1.0),
     "macs": ("training TMAC", 1e-12),
@@ -61,6 +62,8 @@ def summarise(results: list[dict[str, Any]], measure: str) -> list[dict[str, Any
             values = {key: found[key] for key in ("largest", "middle", "smallest") if key in found}
             if len(family := of_family(result["members"], measure)) > 1:
                 values |= {"family": fmean(family), "worst": min(family)}
+            if any("surface_dice" in member for member in result["members"]):  # results of earlier versions have none
+                values["surface"] = fmean(of_family(result["members"], "surface_dice"))
             values |= {"seconds": result["training_seconds"], "cpu_seconds": result["training_cpu_seconds"]}
             values |= {"macs": result["training_macs"], "memory": result["peak_memory_bytes"]}
             row["seeds"].append(result["seed"])
@@ -80,11 +83,12 @@ def cell(values: list[float] | None, scale: float) -> str:
 
 def tables(rows: list[dict[str, Any]]) -> tuple[Table, str]:
     """For the terminal and as Markdown: mean ± standard deviation over the seeds."""
-    names = [title for title, _ in COLUMNS.values()]
+    columns = {key: column for key, column in COLUMNS.items() if key != "surface" or any(key in row for row in rows)}
+    names = [title for title, _ in columns.values()]
     table = Table("contender", "seeds", *names)
     lines = ["| contender | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for row in rows:
-        cells = [row["contender"], str(len(row["seeds"])), *(cell(row.get(k), scale) for k, (_, scale) in COLUMNS.items())]
+        cells = [row["contender"], str(len(row["seeds"])), *(cell(row.get(k), scale) for k, (_, scale) in columns.items())]
         table.add_row(*cells)
         lines.append("| " + " | ".join(cells) + " |")
     return table, "\n".join(lines) + "\n"

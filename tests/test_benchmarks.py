@@ -47,9 +47,11 @@ def test_the_smoke_run_gives_a_result_of_every_contender_a_table_and_a_plot_and_
         assert len(run["members"]) == (1 if name.startswith("alone") else 15)
         for member in run["members"]:
             assert 0 <= member["dice"] <= 1 and len(member["by_case"]) == 2 and member["macs"] > 0
+            assert 0 <= member["surface_dice"] <= 1 and len(member["surface_by_case"]) == 2
+        assert run["surface_tolerance_mm"] == 1 and not any("surface_dice" in member for member in run["curve"][0]["members"])
     assert runs["prox_paper_0"]["training_macs"] < runs["prox_0"]["training_macs"] < runs["sandwich_0"]["training_macs"]
     table = (results / "table.md").read_text()
-    assert all(f"| {name} |" in table for name in CONTENDERS)
+    assert all(f"| {name} |" in table for name in CONTENDERS) and "| surface Dice |" in table
     assert (results / "plot.png").stat().st_size > 10_000
     assert {row["contender"] for row in json.loads((results / "summary.json").read_text())["rows"]} == set(CONTENDERS)
 
