@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,20 @@ from benchmarks.race import one_run
 from benchmarks.stream import read_stream
 from monai_prox.core import cost
 from monai_prox.runtime.dice import dice_of
+from monai_prox.surface_dice import surface_dice_of
+from monai_prox.trained.nnunet_plans import surface_tolerance_of
 
 
 class HeldOut:
-    """Cases held out, in memory, and the hard Dice of networks on them at native resolution, without mirroring."""
+    """Cases held out, in memory, and the scores of networks on them at native resolution, without mirroring.
+
+    Scores are the mean over the foreground classes, by case; classes that neither occur nor are predicted do not count.
+    tolerance: mm, of the surface Dice.
+    """
 
     def __init__(self, trainer: nnUNetTrainer, cases: list[str]) -> None:
         self.trainer = trainer
+        self.tolerance = surface_tolerance_of(trainer.plans_manager.plans, trainer.configuration_name, None)
         dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
         reader = trainer.plans_manager.image_reader_writer_class()
         truth = Path(trainer.preprocessed_dataset_folder_base, "gt_segmentations")
@@ -36,37 +44,53 @@ class HeldOut:
             target = reader.read_seg(str(truth / f"{case}{trainer.dataset_json['file_ending']}"))[0][0]
             self.cases.append((torch.from_numpy(data[:].copy()), properties, target))
 
-    @torch.no_grad()
     def dice(self, network: nn.Module) -> list[float]:
-        """Mean over the foreground classes, by case; classes that neither occur nor are predicted do not count."""
+        labels = self.trainer.dataset_json["labels"]
+        return [dice_of(predicted, target, labels) for predicted, target, _ in self._predicted(network)]
+
+    def dice_and_surface_dice(self, network: nn.Module) -> tuple[list[float], list[float]]:
+        """Of the same predictions."""
+        labels, given = self.trainer.dataset_json["labels"], {"tolerance": self.tolerance}
+        scores = [
+            (dice_of(predicted, target, labels), surface_dice_of(predicted, target, labels, spacing=spacing, **given))
+            for predicted, target, spacing in self._predicted(network)
+        ]
+        dice, surface = zip(*scores, strict=True)
+        return [*dice], [*surface]
+
+    @torch.no_grad()
+    def _predicted(self, network: nn.Module) -> Iterator[tuple[np.ndarray, np.ndarray, list[float]]]:
+        """Labels that the network predicts and that are true, and mm per axis, of each case."""
         trainer = self.trainer
         predictor = nnUNetPredictor(use_mirroring=False, device=trainer.device, allow_tqdm=False)
         plans, configuration = trainer.plans_manager, trainer.configuration_manager
         predictor.manual_initialization(
             network.eval(), plans, configuration, None, trainer.dataset_json, type(trainer).__name__, None
         )
-        scores = []
         for data, properties, target in self.cases:
             logits = predictor.predict_sliding_window_return_logits(data).cpu()
             predicted = convert_predicted_logits_to_segmentation_with_correct_shape(
                 logits, plans, configuration, trainer.label_manager, properties
             )
-            scores.append(dice_of(predicted, target, trainer.dataset_json["labels"]))
-        return scores
+            yield predicted, target, properties["spacing"]
 
 
-def evaluate(contender: Contender, held_out: HeldOut) -> list[dict[str, Any]]:
+def evaluate(contender: Contender, held_out: HeldOut, *, surfaces: bool) -> list[dict[str, Any]]:
+    """surfaces: whether surface Dice is measured beside Dice."""
     rows = []
     patch = torch.zeros(1, contender.trainer.num_input_channels, *contender.trainer.configuration_manager.patch_size)
     for name, network in contender.members():
         decoder = getattr(network, "network", network).decoder
         supervised, decoder.deep_supervision = decoder.deep_supervision, False
-        scores = held_out.dice(network)
+        scores, surface = held_out.dice_and_surface_dice(network) if surfaces else (held_out.dice(network), [])
         with torch.no_grad(), cost.counting(network) as counted:
             network(patch.to(contender.trainer.device))
         decoder.deep_supervision = supervised
         size = {"parameters": sum(p.numel() for p in network.parameters()), "macs": counted.macs}
-        rows.append({"name": name, **size, "dice": float(np.mean(scores)), "by_case": [round(score, 4) for score in scores]})
+        row = {"name": name, **size, "dice": float(np.mean(scores)), "by_case": [round(score, 4) for score in scores]}
+        if surface:
+            row |= {"surface_dice": float(np.mean(surface)), "surface_by_case": [round(score, 4) for score in surface]}
+        rows.append(row)
     return rows
 
 
@@ -96,12 +120,12 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
         trainer.current_epoch += 1
         print(f"{settings['contender']} {settings['seed']} epoch {epoch} loss {losses[-1]} seconds {seconds:.0f}", flush=True)
         if epoch in due:
-            rows = [{key: row[key] for key in ("name", "dice")} for row in evaluate(contender, some)]
+            rows = [{key: row[key] for key in ("name", "dice")} for row in evaluate(contender, some, surfaces=False)]
             curve.append({"epoch": epoch, "seconds": seconds, "macs": contender.macs, "members": rows})
             print({row["name"]: round(row["dice"], 3) for row in rows}, flush=True)
     cuda = trainer.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    members = evaluate(contender, every) if settings["curve"] else []
+    members = evaluate(contender, every, surfaces=True) if settings["curve"] else []
     return {
         "contender": settings["contender"],
         "seed": settings["seed"],
@@ -111,6 +135,7 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_bytes": peak,
         "losses": losses,
         "curve": curve,
+        "surface_tolerance_mm": every.tolerance,
         "members": members,
     }
 

@@ -29,6 +29,8 @@ from monai_prox.errors import ProXError
 from monai_prox.export.device_file import ENDINGS, export_file
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.runtime.dice import dice_of
+from monai_prox.surface_dice import surface_dice_of
+from monai_prox.trained.nnunet_plans import surface_tolerance_of
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 MEMBERS = ("largest", "middle", "smallest")
@@ -74,6 +76,7 @@ def main() -> None:
     images, programs = work / "images", Path(sys.executable).parent
     shutil.rmtree(images, ignore_errors=True)  # of another number of cases
     images.mkdir(parents=True)
+    tolerance = surface_tolerance_of(model.plans, model.configuration_name, None)
     truths = {}
     for labelled in source.held_out().labelled[: arguments.cases]:
         for file in labelled.case.files:
@@ -101,6 +104,7 @@ def main() -> None:
             command = [programs / "monai-prox", "predict", file, "--threads", threads, "-i", images]
             contenders[f"monai-prox predict, {name}"] = command, file
     settings = {"dataset": arguments.dataset.name, "cases": len(truths), "trainer": model.path.name, "fold": model.folds[0]}
+    settings["surface_tolerance_mm"] = tolerance
     described = about(settings, threads=threads, packages=["onnxruntime", "openvino"])
     rows = []
     for number, (name, (command, file)) in enumerate(contenders.items()):
@@ -108,6 +112,11 @@ def main() -> None:
         measured = call([*command, "-o", output], work, threads)
         seconds = measured["seconds"] / len(truths)
         pairs = [[np.asarray(nib.load(file).dataobj) for file in (output / name, path)] for name, path in truths.items()]
+        spacings = [nib.load(path).header.get_zooms()[:3] for path in truths.values()]
+        surfaces = [
+            surface_dice_of(*pair, model.dataset["labels"], spacing=spacing, tolerance=tolerance)
+            for pair, spacing in zip(pairs, spacings, strict=True)
+        ]
         rows.append(
             {
                 "contender": name,
@@ -118,14 +127,15 @@ def main() -> None:
                     part.stat().st_size for part in file.parent.glob(f"{file.stem}.*") if part.suffix in PARTS[file.suffix]
                 ),
                 "dice": float(np.nanmean([dice_of(*pair, model.dataset["labels"]) for pair in pairs])),
+                "surface_dice": float(np.nanmean(surfaces)),
             }
         )
         print(name, f"{seconds:.2f} s", flush=True)
     records.write(rows, arguments.results)
-    table = Table("contender", "s a case", "peak GB", "file MB", "Dice")
+    table = Table("contender", "s a case", "peak GB", "file MB", "Dice", "surface Dice")
     for row in rows:
         cells = f"{row['seconds_a_case']:.2f}", f"{row['peak_memory_bytes'] / 1e9:.2f}", f"{row['file_bytes'] / 1e6:.2f}"
-        table.add_row(row["contender"], *cells, f"{row['dice']:.3f}")
+        table.add_row(row["contender"], *cells, f"{row['dice']:.3f}", f"{row['surface_dice']:.3f}")
     Console().print(table)
 
 

@@ -34,6 +34,7 @@ COLUMNS = {
     "smallest": Column("smallest"),
     "family": Column("family mean"),
     "worst": Column("worst"),
+    "surface": Column("surface Dice, mean"),
     "training_macs": Column("training TMAC", 1e-12, 1),
     "training_seconds": Column("training s", 1, 0),
     "training_cpu_seconds": Column("CPU s", 1, 0),
@@ -41,6 +42,7 @@ COLUMNS = {
     "seconds_a_case": Column("s a case", 1, 2),
     "file_bytes": Column("file MB", 1e-6, 2),
     "dice": Column("Dice"),
+    "surface_dice": Column("surface Dice"),
     "largest.macs": Column("largest GMAC", 1e-9, 2),
     "largest.dice": Column("largest's Dice"),
     "smallest.dice": Column("smallest's Dice"),
@@ -82,6 +84,8 @@ def quantities(runs: Sequence[Run]) -> Quantities:
             values |= {key: named[key] for key in ("largest", "middle", "smallest") if key in named}
             if len(family := of_family(members, measure)) > 1:
                 values |= {"family": fmean(family), "worst": min(family)}
+            if any("surface_dice" in member for member in members):  # earlier results have none
+                values["surface"] = fmean(of_family(members, "surface_dice"))
         row = found.setdefault(run["contender"], {})
         for key, value in values.items():
             row.setdefault(key, []).append(value)

@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks import records
 from benchmarks.quantities import measure_of, of_family, quantities, terminal
 
-SHOWN = ("largest", "middle", "smallest", "family", "worst")
+SHOWN = ("largest", "middle", "smallest", "family", "worst", "surface")
 SHOWN += ("training_seconds", "training_cpu_seconds", "training_macs", "peak_memory_bytes")
 COLOURS = {
     "prox": "#e8590c",

@@ -38,6 +38,7 @@ class Row:
         scores: score by class, or None for a class that no case has.
         seconds: time per case, or None if it was not measured.
         choices: the member's values in words, see ``describe_choices``.
+        surface_dice: mean surface Dice over the classes, or None if it was not measured.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Row:
     scores: dict[str, float | None]
     seconds: float | None = None
     choices: str = ""
+    surface_dice: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain data."""
@@ -88,17 +90,28 @@ def rows_of(members: Iterable[NamedMember]) -> list[Row]:
     Args:
         members: the members.
     """
-    return [Row(m.name, m.parameters, m.macs, dict(m.scores or {}), choices=describe_choices(m.subnet)) for m in members]
+    return [
+        Row(
+            m.name,
+            m.parameters,
+            m.macs,
+            dict(m.scores or {}),
+            choices=describe_choices(m.subnet),
+            surface_dice=(m.surface_dice or {}).get("mean"),
+        )
+        for m in members
+    ]
 
 
 def _table(rows: Sequence[Row]) -> list[list[str]]:
     """The headings, and the cells of every row. Columns without values are left out."""
     labels = list(dict.fromkeys(label for row in rows for label in row.scores))
     timed = any(row.seconds is not None for row in rows)
-    head = ["member", "parameters", "MACs", *labels, *["seconds a case"] * timed]
+    surfaces = any(row.surface_dice is not None for row in rows)
+    head = ["member", "parameters", "MACs", *labels, *["surface Dice"] * surfaces, *["seconds a case"] * timed]
     table = [head]
     for row in rows:
-        scores = [row.scores.get(label) for label in labels]
+        scores = [*(row.scores.get(label) for label in labels), *[row.surface_dice] * surfaces]
         cells = [row.name, count(row.parameters), count(row.macs), *("-" if s is None else f"{s:.3f}" for s in scores)]
         seconds = f"{row.seconds:.2f}" if row.seconds is not None else "-"
         table.append([*cells, *[seconds] * timed])
@@ -128,7 +141,7 @@ def family_table(rows: Sequence[Row], measure: str, scored: str, *, width: int) 
 
     columns = [[printable(cell) for cell in column] for column in zip(*_table(rows), strict=True)]
     least = [max(map(len, [*heading.split(), *cells])) for heading, *cells in columns]
-    classes = max((len(row.scores) for row in rows), default=0)
+    classes = len({label for row in rows for label in row.scores})
     left_out: list[str] = []
     while classes > 1 and sum(least) + 3 * len(least) + 1 > width:  # each with a line and two spaces, and one more line
         classes -= 1

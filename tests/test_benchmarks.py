@@ -123,6 +123,8 @@ def test_the_smoke_run_gives_a_result_of_every_contender_and_a_plot_and_is_taken
         assert len(run["members"]) == (1 if name.startswith("alone") else 15)
         for member in run["members"]:
             assert 0 <= member["dice"] <= 1 and len(member["by_case"]) == 2 and member["macs"] > 0
+            assert 0 <= member["surface_dice"] <= 1 and len(member["surface_by_case"]) == 2
+        assert run["surface_tolerance_mm"] == 1 and not any("surface_dice" in member for member in run["curve"][0]["members"])
     assert runs["prox_paper"]["training_macs"] < runs["prox"]["training_macs"] < runs["sandwich"]["training_macs"]
     assert (results / "plot.png").stat().st_size > 10_000
     assert {path.name for path in results.iterdir()} == {records.RUNS, records.ARRAYS, "plot.png"}

@@ -80,6 +80,7 @@ def test_a_table_shows_weights_and_work_and_says_what_members_and_scores_are() -
     assert rows[0].split() == ["smallest", "585", "896", "k", "0.800", "0.810"]
     assert rows[1].split() == ["largest", "450", "3.2", "T", "0.850", "-"]
     assert rows[2].endswith("Dice by class, of whole cases that fold_0 held out.")
+
     assert "Names go by MACs" in rows[2] and "may have more parameters" in rows[2]
     assert rows[3:] == ["smallest: width 4", "largest: width 4-16"]
     table = family_table(ROWS, "accuracy", "scans that training held out", width=80)
@@ -114,3 +115,10 @@ def test_a_table_leaves_out_the_classes_for_which_a_terminal_is_too_narrow() -> 
     words = " ".join(shown(68).split())
     assert "Too wide to be shown: myocardium, left ventricular cavity." in words
     assert "Too wide" not in shown(100)
+
+
+def test_a_table_shows_surface_dice_where_it_was_measured() -> None:
+    surfaces = [replace(ROWS[0], surface_dice=0.912), replace(ROWS[1], seconds=1.5)]
+    _, head, *rows = family_text(surfaces, "dice", "whole cases").splitlines()
+    assert head.split() == ["member", "parameters", "MACs", "mean", "anterior", "surface", "Dice", "seconds", "a", "case"]
+    assert rows[0].split()[-3:] == ["0.810", "0.912", "-"] and rows[1].split()[-3:] == ["-", "-", "1.50"]

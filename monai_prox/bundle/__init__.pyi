@@ -9,6 +9,7 @@ from .family_writer import FamilyWriter as FamilyWriter
 from .handlers import MemberValidationHandler as MemberValidationHandler
 from .handlers import ProXExpansionHandler as ProXExpansionHandler
 from .metrics import CaseAccuracy as CaseAccuracy
+from .metrics import SurfaceDice as SurfaceDice
 from .summary import log_plan as log_plan
 from .trainer import SupernetTrainer as SupernetTrainer
 from .transforms import CheckCased as CheckCased

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from monai_prox.cli.completion import COSTS, complete_profile, one_of
+from monai_prox.cli.completion import COSTS, METRICS, complete_profile, one_of
 from monai_prox.cli.model_argument import (
     ConfigurationOption,
     DatasetOption,
@@ -70,6 +70,13 @@ def search(
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="The number of members to score, in all processes together.")] = 100,
     cases: Annotated[int, typer.Option(min=1, help="The number of held-out cases that each member is scored on.")] = 4,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="The score: dice, or surface_dice, which takes longer. By default it is dice, of classifiers accuracy.",
+            autocompletion=one_of(METRICS),
+        ),
+    ] = None,
     finalists: Annotated[
         int, typer.Option(min=1, help="The number of best members that are scored on all held-out cases.")
     ] = 6,
@@ -106,6 +113,7 @@ def search(
     check_costs(minimise or ())
     model = model_folder(model, dataset_id, configuration, trainer, plans)
     source = open_family(model, fold, dataset, checkpoint, "a search")
+    source = source if metric is None else source.scored_by(metric)
     source.check_all_trained()
     output = output or check_inside(model / "search", model)
     source.held_out()  # what is missing is said before minutes of measuring

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from monai_prox.errors import ProXError, refusing
+from monai_prox.export.prediction import metrics_of
 from monai_prox.export.segmentation import TO_RAS, segmentation
 from monai_prox.export.segmentation_bundle import SegmentationBundle
 from monai_prox.runtime.description import ORIENTATIONS
+from monai_prox.trained.family_file import SURFACE
 from monai_prox.trained.nnunet_dataset import channels_of, licence_of, outputs_of
 from monai_prox.trained.nnunet_folder import UNUSABLE, ModelFolder, scored_in
 from monai_prox.trained.nnunet_orientation import stored_orientations
@@ -41,14 +44,16 @@ def prediction_of(source: TrainedNNUNet, which: str) -> SegmentationBundle:
     ending = model.dataset["file_ending"]
     _check_repeatable(model.plans, model.configuration, ending)
     validated = model.validated(source.fold, subnet, checkpoint["current_epoch"])
-    return segmentation(
+    surface = (validated and validated.surface_dice) or {}
+    tolerance = model.family_of(source.fold).surface_tolerance_mm if surface else None
+    bundle = segmentation(
         source,
         subnet,
         source.describe(subnet, name=name),
         orientation=_orientation(model, source.fold),
         outputs=outputs_of(model.dataset),
         scores=(validated and validated.scores) or {},
-        measured_on=scored_in(source.fold, bool(checkpoint["inference_allowed_mirroring_axes"])),
+        measured_on=scored_in(source.fold, bool(checkpoint["inference_allowed_mirroring_axes"]), tolerance),
         licence=licence_of(model.dataset),
         modality="CT" if any(channel.casefold() == "ct" for channel in channels_of(model.dataset)) else "MR",
         images=f"*_0000{ending}",
@@ -56,6 +61,7 @@ def prediction_of(source: TrainedNNUNet, which: str) -> SegmentationBundle:
         f"for first in sorted(glob.glob(os.path.join(glob.escape(@dataset_dir), '*_0000{ending}')))]",
         weighing="nnunet",
     )
+    return replace(bundle, metrics={**bundle.metrics, **metrics_of(SURFACE, surface)})
 
 
 def _check_repeatable(plans: Mapping[str, Any], configuration: Mapping[str, Any], ending: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
+from monai_prox.nnunet.member_surfaces import surface_dice_of
 from monai_prox.report import family_text, plot_progress, rows_of
-from monai_prox.trained.family_file import FAMILY, FamilyFile, NamedMember
+from monai_prox.trained.family_file import FAMILY, FamilyFile, NamedMember, Scores
 from monai_prox.trained.nnunet_checkpoint import plain
 from monai_prox.trained.nnunet_dataset import labels_of
 from monai_prox.trained.nnunet_folder import scored_in
@@ -18,20 +19,24 @@ from monai_prox.trained.nnunet_members import dice_of, with_names
 from monai_prox.training.monitor import verdicts_of
 
 
-def write_family(trainer: Any, summaries: Mapping[str, Any]) -> None:
+def write_family(trainer: Any, summaries: Mapping[str, Any], surfaces: Mapping[str, Scores] | None = None) -> None:
     """family.json: the named members with what they cost and, once validated, their Dice on whole cases.
 
-    trainer: a ProXTrainer. summaries: nnU-Net's of validations, by member.
+    trainer: a ProXTrainer. summaries: nnU-Net's of validations, by member. surfaces: surface Dice by nnU-Net's keys for labels.
     """
+    surfaces = surfaces or {}
     family, patch = trainer.supernet.family, trainer.configuration_manager.patch_size
     dice = {name: dice_of(summary) for name, summary in summaries.items()}
     engine, named = trainer.engine, trainer.named_members.items()
     FamilyFile(
-        members=tuple(NamedMember.of(name, subnet, family, patch, dice.get(name)) for name, subnet in named),
+        members=tuple(
+            NamedMember.of(name, subnet, family, patch, dice.get(name), surfaces.get(name)) for name, subnet in named
+        ),
         trainer=type(trainer).__name__,
         recipe=trainer.recipe_name,
         epochs=trainer.num_epochs,
         validated_epoch=trainer.current_epoch if summaries else None,  # as in the checkpoint that was validated
+        surface_tolerance_mm=trainer.surface_tolerance if surfaces else None,
         labels=labels_of(trainer.dataset_json),
         patch_size=plain(tuple(patch)),
         mirroring=plain(trainer.inference_allowed_mirroring_axes),
@@ -46,11 +51,11 @@ def write_family(trainer: Any, summaries: Mapping[str, Any]) -> None:
 
 def print_family(trainer: Any) -> None:
     """Ends the log with a table of the members and the next command: its last Dice would be of the member validated last."""
-    rows = rows_of(with_names(FamilyFile.read(Path(trainer.output_folder, FAMILY)), trainer.dataset_json).members)
+    family = with_names(FamilyFile.read(Path(trainer.output_folder, FAMILY)), trainer.dataset_json)
     model = shlex.quote(str(trainer.output_folder_base))
-    trainer.print_to_log_file(
-        family_text(rows, "dice", scored_in(f"fold_{trainer.fold}", bool(trainer.inference_allowed_mirroring_axes)))
-    )
+    mirrors = bool(trainer.inference_allowed_mirroring_axes)
+    scored = scored_in(f"fold_{trainer.fold}", mirrors, family.surface_tolerance_mm)
+    trainer.print_to_log_file(family_text(rows_of(family.members), "dice", scored))
     search = "" if trainer.fold == "all" else f", or the best for a budget: monai-prox search {model}"  # on held-out cases
     trainer.print_to_log_file(
         "The checkpoint predicts as the member largest. Next, one as a model of its own: "
@@ -59,12 +64,14 @@ def print_family(trainer: Any) -> None:
 
 
 def report_validated(trainer: Any) -> None:
-    """family.json with the Dice of nnU-Net's validations, and a table of it, if all named members have been validated."""
+    """family.json with the Dice and surface Dice of nnU-Net's validations, and a table, if all named members were validated."""
     folders = {name: Path(trainer.output_folder, "members", name) for name in trainer.named_members}
     folders["largest"] = Path(trainer.output_folder)
     summaries = {name: folder / "validation" / "summary.json" for name, folder in folders.items()}
     if all(file.is_file() for file in summaries.values()):  # nnU-Net's benchmark variants validate nothing
-        write_family(trainer, {name: load_json(str(file)) for name, file in summaries.items()})
+        loaded = {name: load_json(str(file)) for name, file in summaries.items()}
+        write_family(trainer, loaded)  # should measuring surfaces, which takes longer, be interrupted
+        write_family(trainer, loaded, {name: surface_dice_of(trainer, summary) for name, summary in loaded.items()})
         print_family(trainer)
 
 

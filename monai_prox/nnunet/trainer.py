@@ -35,7 +35,7 @@ from monai_prox.nnunet.planned_engine import engine_of
 from monai_prox.trained.nnunet_dataset import normalised
 from monai_prox.trained.nnunet_files import check_trainable
 from monai_prox.trained.nnunet_orientation import stored_orientations
-from monai_prox.trained.nnunet_plans import choices_of, family_of, recipe_of
+from monai_prox.trained.nnunet_plans import choices_of, family_of, recipe_of, surface_tolerance_of
 from monai_prox.trained.open_part import OpenPart
 from monai_prox.training.recipes import find_recipe
 from monai_prox.training.seeding import seed_generators
@@ -47,8 +47,8 @@ GRADIENT_NORM = 12  # nnU-Net's own limit
 class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     """Trains the default family by the recipe ``prox``.
 
-    The entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false}`` of a plan's configuration overrides the
-    class attributes, see ``monai_prox.trained.nnunet_plans``.
+    The entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false, "surface_tolerance_mm": 2}`` of a plan's
+    configuration overrides the class attributes, see ``monai_prox.trained.nnunet_plans``.
 
     Variants of nnU-Net are mixed in after it: ``class Mine(ProXTrainer, nnUNetTrainerNoDA): pass``.
 
@@ -77,6 +77,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     monitored = True
     monitor_threshold = 0.005  # Dice
     monitor_patience = 3  # validations
+    # Of the final validation's surface Dice; None means the longest edge of a voxel of the plan's full resolution
+    surface_tolerance_mm: float | None = None
 
     def __init__(
         self,
@@ -92,6 +94,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.num_epochs = self.epochs or self.num_epochs
         self.num_iterations_per_epoch = self.iterations_per_epoch or self.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch or self.num_val_iterations_per_epoch
+        self.surface_tolerance = surface_tolerance_of(plans, configuration, self.surface_tolerance_mm)
         self.progress: list[dict[str, Any]] = []  # the named members' pseudo Dice
         self._step = 0
 

@@ -27,9 +27,17 @@ def dice_of(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, A
     """
     seen = truth != labels.get("ignore", -1)
     predicted, truth = predicted[seen], truth[seen]
-    values = [np.atleast_1d(value) for name, value in labels.items() if name != "ignore"]
-    foreground = [value for value in values if value.any()]
+    masks = [(np.isin(predicted, values), np.isin(truth, values)) for values in foreground_values(labels).values()]
+    return mean_dice(np.array([[np.sum(p & t), np.sum(p & ~t), np.sum(~p & t)] for p, t in masks]).T)
+
+
+def foreground_values(labels: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Names and values of what is scored: neither background nor what is to be ignored.
+
+    labels: as of ``dice_of``. Raises ProXError where none is a class.
+    """
+    values = {name: np.atleast_1d(value) for name, value in labels.items() if name != "ignore"}
+    foreground = {name: value for name, value in values.items() if value.any()}
     if not foreground:
         raise ProXError(f"there is nothing to score: the labels {dict(labels)} have no class but background")
-    masks = [(np.isin(predicted, values), np.isin(truth, values)) for values in foreground]
-    return mean_dice(np.array([[np.sum(p & t), np.sum(p & ~t), np.sum(~p & t)] for p, t in masks]).T)
+    return foreground

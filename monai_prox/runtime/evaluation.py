@@ -41,6 +41,18 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What cases are scored by instead of Dice.
+
+    name: scores of another name are not comparable. score: of labels (z, y, x) that were predicted and that are true, of the
+    names and values of labels, and of mm per axis; NaN where there is nothing to score.
+    """
+
+    name: str
+    score: Callable[[NDArray[Any], NDArray[Any], Mapping[str, Any], Sequence[float]], float]
+
+
+@dataclass(frozen=True)
 class LabelledScan:
     """scan: a file, or (rows, columns) of 0 to 255; label: index of its class."""
 
@@ -124,13 +136,16 @@ class _LeavesOut:
 
 
 class SegmentedCases(_LeavesOut):
-    """Scores are Dice, see ``dice_of``, at the images' own resolution.
+    """Scores are Dice, see ``dice_of``, at the images' own resolution, unless another ``measure`` is given.
 
     regions: names and values of what is measured; the network's labels if None.
     """
 
-    def __init__(self, labelled: Sequence[Labelled], regions: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, labelled: Sequence[Labelled], regions: Mapping[str, Any] | None = None, measure: Measure | None = None
+    ) -> None:
         super().__init__()
+        self.measure = measure
         self.labelled, self.names = labelled, [one.case.name for one in labelled]
         self.regions = regions
         self._images, self._truths = _Kept(KEPT), _Kept(KEPT)
@@ -151,6 +166,8 @@ class SegmentedCases(_LeavesOut):
 
     def fingerprint(self) -> str:
         digest = sha256(repr((SCORING, self.regions)).encode())
+        if self.measure is not None:
+            digest.update(self.measure.name.encode())
         for one in self.labelled:
             digest.update(f"{one.case.name} {[_digest(file) for file in (*one.case.files, one.labels)]}".encode())
         return digest.hexdigest()
@@ -161,7 +178,11 @@ class SegmentedCases(_LeavesOut):
     def _score(self, index: int, description: Description, network: Network) -> float:
         prepared, grid = self._prepared(index, description)
         truth = self._truth(index, description, grid)
-        return dice_of(label(prepared, grid, description, network), truth, self.regions or description.labels)
+        predicted, labels = label(prepared, grid, description, network), self.regions or description.labels
+        if self.measure is None:
+            return dice_of(predicted, truth, labels)
+        spacing = [grid.image_spacing[axis] for axis in np.argsort(description.transpose)]
+        return self.measure.score(predicted, truth, labels, spacing)
 
     def _check(self, index: int, description: Description) -> None:
         self._truth(index, description, self._prepared(index, description)[1])

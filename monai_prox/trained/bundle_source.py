@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,9 +22,10 @@ from monai_prox.runtime.classification import prepare_scan
 from monai_prox.runtime.description import Description, Normalisation, Resampling, ScanDescription
 from monai_prox.runtime.evaluation import Labelled, LabelledScan, LabelledScans, SegmentedCases
 from monai_prox.runtime.kinds import CLASSIFICATION, SEGMENTATION, Kind
+from monai_prox.surface_dice import default_tolerance
 from monai_prox.trained.bundle_folder import UNUSABLE, TrainedBundle
-from monai_prox.trained.family_file import FamilyFile, NamedMember
-from monai_prox.trained.source import FILES, UNNAMED, Trained, named
+from monai_prox.trained.family_file import SURFACE, FamilyFile, NamedMember
+from monai_prox.trained.source import FILES, UNNAMED, Measured, Trained, check_metric, named, surface_measure
 from monai_prox.training.calibrated_members import CalibratedMembers
 
 ENDING = ".nii.gz"
@@ -35,14 +36,15 @@ class _Source:
     bundle: TrainedBundle
     dataset: Path | None = None
     note: str | None = None
+    by_surface: bool = False
 
     @property
     def path(self) -> Path:
         return self.bundle.path
 
     @property
-    def measure(self) -> Literal["dice", "accuracy"]:
-        return self.bundle.measure
+    def measure(self) -> Measured:
+        return "surface Dice" if self.by_surface else self.bundle.measure
 
     @property
     def kind(self) -> Kind:
@@ -135,7 +137,19 @@ class TrainedSegmenter(_Source):
         cases = self.bundle.validation_cases(task)
         named = [(case.image.name.removesuffix(ENDING), case) for case in cases]
         labelled = [Labelled(Case(name, (case.image,)), case.label) for name, case in named]
-        return SegmentedCases(labelled, self.bundle.regions)
+        return SegmentedCases(
+            labelled, self.bundle.regions, surface_measure(self._surface_tolerance) if self.by_surface else None
+        )
+
+    @property
+    def _surface_tolerance(self) -> float:
+        """mm."""
+        return default_tolerance(self.bundle.plan.spacing)
+
+    def scored_by(self, metric: str) -> TrainedSegmenter:
+        if check_metric(metric, "dice", SURFACE) != SURFACE:
+            return self
+        return replace(self, by_surface=True, note=f"Surface Dice within {self._surface_tolerance:g} mm")
 
 
 class TrainedClassifier(_Source):
@@ -165,6 +179,10 @@ class TrainedClassifier(_Source):
     def held_out(self) -> LabelledScans:
         numbered = enumerate(self._scans.val)  # files of two classes may have one name
         return LabelledScans([LabelledScan(f"{number} {scan.name}", scan.image, scan.label) for number, scan in numbered])
+
+    def scored_by(self, metric: str) -> TrainedClassifier:
+        check_metric(metric, "accuracy")
+        return self
 
     @cached_property
     def _scans(self) -> OctScans:

@@ -14,6 +14,7 @@ from monai_prox.core.family import Family
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json, write_json
+from monai_prox.surface_dice import check_tolerance
 from monai_prox.typed import check_types, typed
 
 FAMILY = "family.json"
@@ -23,7 +24,8 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of paths
 FILE = re.compile(r"(?!.*__)[^\W_]([\w.-]*[^\W_])?")
 MOST_MEMBERS, MOST_SCORES = 1_000, 100_000  # that a table shows
 MEMBER = {"name": str, "subnet": Mapping[str, tuple[float, ...]], "parameters": int, "macs": int}
-SCORES = dict.fromkeys(("dice", "accuracy"), Mapping[str, float | None] | None)
+SURFACE = "surface_dice"  # beside Dice, where it was measured
+SCORES = dict.fromkeys(("dice", "accuracy", SURFACE), Mapping[str, float | None] | None)
 PROGRESS = "probes"  # what 0.1.0 calls it
 Scores = Mapping[str, float | None]
 Plain = Mapping[str, Any]
@@ -33,7 +35,7 @@ Plain = Mapping[str, Any]
 class NamedMember:
     """A member with what it costs, for an input of the family's size, and its scores by class, None where it was not validated.
 
-    A score is None where no case has the class.
+    A score is None where no case has the class. surface_dice: by the same classes, see ``monai_prox.surface_dice``.
     """
 
     name: str
@@ -41,12 +43,21 @@ class NamedMember:
     parameters: int
     macs: int
     scores: Scores | None = None
+    surface_dice: Scores | None = None
 
     @classmethod
-    def of(cls, name: str, subnet: Subnet, family: Family, size: Sequence[int], scores: Scores | None = None) -> NamedMember:
+    def of(
+        cls,
+        name: str,
+        subnet: Subnet,
+        family: Family,
+        size: Sequence[int],
+        scores: Scores | None = None,
+        surface_dice: Scores | None = None,
+    ) -> NamedMember:
         """With its costs counted. size: of the input, voxels or pixels per axis."""
         parameters, macs = cost.parameters(family, subnet), cost.macs(family, subnet, size)
-        return cls(name=name, subnet=subnet, parameters=parameters, macs=macs, scores=scores)
+        return cls(name=name, subnet=subnet, parameters=parameters, macs=macs, scores=scores, surface_dice=surface_dice)
 
     def is_of(self, subnet: Subnet) -> bool:
         """Whether it is ``subnet``, whose dimensions may be in another order."""
@@ -55,7 +66,14 @@ class NamedMember:
     def to_json(self, measure: str) -> dict[str, Any]:
         """measure: the name of the scores."""
         costs = {"parameters": self.parameters, "macs": self.macs}
-        return {"name": self.name, "subnet": self.subnet.to_json(), **costs, measure: self.scores and dict(self.scores)}
+        surface = {} if self.surface_dice is None else {SURFACE: dict(self.surface_dice)}
+        return {
+            "name": self.name,
+            "subnet": self.subnet.to_json(),
+            **costs,
+            measure: self.scores and dict(self.scores),
+            **surface,
+        }
 
     @classmethod
     def from_json(cls, data: Any, measure: str, source: Path | str) -> NamedMember:
@@ -71,7 +89,7 @@ class NamedMember:
         except ProXError as error:
             raise ProXError(f"{what}: {error}") from None
         costs = {key: data[key] for key in ("parameters", "macs")}
-        return cls(name=name, subnet=subnet, **costs, scores=data.get(measure))
+        return cls(name=name, subnet=subnet, **costs, scores=data.get(measure), surface_dice=data.get(SURFACE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +101,7 @@ class FamilyFile:
     plan, choices: what a bundle's family is made of, as JSON; before any training it has no members.
     labels: names and values, a tuple of values for a region; regions: values of the labels by what is evaluated, if not each
     label by itself. measure: of the members' scores, which are by class, by "1" or "(1, 2)" as nnU-Net has it or by name.
+    surface_tolerance_mm: of their surface Dice, None where none was measured.
     patch_size: for which costs are counted. mirroring: axes along which nnU-Net's validation mirrored, of which 0.1.0 does not
     speak: all of its trainings did. orientations: number of training images by axis codes, as they are stored.
     space, closed, stages: as JSON, the space that remained, by dimension the choices of what was closed, and the schedule.
@@ -99,6 +118,7 @@ class FamilyFile:
     validated_epoch: int | None = None
     validation_cases: tuple[str, ...] | None = None
     measure: Literal["dice", "accuracy"] = "dice"
+    surface_tolerance_mm: float | None = None
     labels: Mapping[str, int | tuple[int, ...]] | None = None
     regions: Mapping[str, tuple[int, ...]] | None = None
     patch_size: tuple[int, ...] | None = None
@@ -134,7 +154,9 @@ class FamilyFile:
             given.setdefault("progress", data[PROGRESS])
         family = typed(cls, given, str(source))
         named = tuple(NamedMember.from_json(member, family.measure, source) for member in members)
-        labels = {label for member in named for label in member.scores or ()}
+        if family.surface_tolerance_mm is not None:
+            check_tolerance(family.surface_tolerance_mm, f"{source}: surface_tolerance_mm")
+        labels = {label for member in named for label in (*(member.scores or ()), *(member.surface_dice or ()))}
         if len(labels) * len(named) > MOST_SCORES:
             raise ProXError(
                 f"{source} has scores of {len(labels):,} labels, of {len(named):,} members; {MOST_SCORES:,} are allowed"

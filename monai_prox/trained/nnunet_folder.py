@@ -40,13 +40,14 @@ ALL = "fold_all"  # trains on all cases
 UNUSABLE = "the model folder's files cannot be used"
 
 
-def scored_in(fold: str, mirrors: bool = True) -> str:
+def scored_in(fold: str, mirrors: bool = True, tolerance: float | None = None) -> str:
     """In words, what the Dice are of that nnU-Net's validation of ``fold`` leaves, in summary.json and family.json.
 
-    mirrors: false where a variant of nnU-Net's was mixed in that does not.
+    mirrors: false where a variant of nnU-Net's was mixed in that does not. tolerance: mm, of surface Dice where there is any.
     """
     cases = "cases that it was trained on, for fold_all holds none out" if fold == ALL else f"cases that {fold} held out"
-    return f"whole {cases}, by nnU-Net's validation, {'which mirrors' if mirrors else 'without mirroring'}"
+    surface = "" if tolerance is None else f"; surface Dice: within {tolerance:g} mm"
+    return f"whole {cases}, by nnU-Net's validation, {'which mirrors' if mirrors else 'without mirroring'}{surface}"
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,13 @@ class ModelFolder:
         of_all = min(of_folds.values(), key=lambda family: max((member.macs for member in family.members), default=0))
         counted = folds or self.folds
         scored = [of_folds[fold] for fold in counted if fold != ALL or len(counted) == 1]
-        return replace(of_all, members=_with_scores(of_all.members, scored))
+        tolerances = {family.surface_tolerance_mm for family in scored} - {None}
+        if len(tolerances) > 1:  # the mean would be of different things
+            scored = [
+                replace(family, members=tuple(replace(m, surface_dice=None) for m in family.members)) for family in scored
+            ]
+        tolerance = tolerances.pop() if len(tolerances) == 1 else None
+        return replace(of_all, members=_with_scores(of_all.members, scored), surface_tolerance_mm=tolerance)
 
     def finished(self, fold: str | None) -> str:
         """``fold``, or the first. Raises ProXError unless its training has finished."""
@@ -216,7 +223,8 @@ class ModelFolder:
         counted = tuple(folds or self.folds)
         mirrors = any(self.family_of(fold).mirroring for fold in counted)
         one = len(counted) == 1 and (counted == (ALL,) or counted != self.folds)
-        return scored_in(counted[0] if one else "the folds", mirrors)
+        tolerance = self.family(counted).surface_tolerance_mm
+        return scored_in(counted[0] if one else "the folds", mirrors, tolerance)
 
     @refusing(UNUSABLE)
     def family_of(self, fold: str) -> FamilyFile:
@@ -255,6 +263,7 @@ class ModelFolder:
             trainer=checkpoint["trainer_name"],
             epochs=epochs,
             validated_epoch=epochs if scored else None,
+            surface_tolerance_mm=written.surface_tolerance_mm if written is not None and scored else None,
             labels=labels_of(self.dataset),
             patch_size=tuple(patch),
             mirroring=mirroring and tuple(mirroring),
@@ -301,11 +310,15 @@ class ModelFolder:
 
 def _with_scores(members: Sequence[NamedMember], families: Sequence[FamilyFile]) -> tuple[NamedMember, ...]:
     """Each with the mean of what ``families`` have of it, whatever its name in them."""
-    return tuple(replace(member, scores=_mean(member.subnet, families)) for member in members)
+    of_members = [[member for family in families for member in family.members if member.is_of(of.subnet)] for of in members]
+    return tuple(
+        replace(of, scores=_mean([one.scores for one in same]), surface_dice=_mean([one.surface_dice for one in same]))
+        for of, same in zip(members, of_members, strict=True)
+    )
 
 
-def _mean(subnet: Subnet, families: Sequence[FamilyFile]) -> Scores | None:
-    scores = [member.scores for family in families for member in family.members if member.is_of(subnet) and member.scores]
+def _mean(of_folds: Sequence[Scores | None]) -> Scores | None:
+    scores = [score for score in of_folds if score]
     labels = list(dict.fromkeys(label for score in scores for label in score))
     known = {label: [value for score in scores if (value := score.get(label)) is not None] for label in labels}
     return {label: fmean(values) if values else None for label, values in known.items()} or None

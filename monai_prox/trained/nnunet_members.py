@@ -11,7 +11,7 @@ from monai_prox.core.family import Family
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import SearchSpace
 from monai_prox.errors import ProXError
-from monai_prox.trained.family_file import FamilyFile, NamedMember
+from monai_prox.trained.family_file import FamilyFile, NamedMember, Scores
 from monai_prox.trained.nnunet_dataset import named_scores
 from monai_prox.typed import check_types
 
@@ -40,8 +40,14 @@ def dice_of(summary: Mapping[str, Any]) -> dict[str, float | None]:
 def with_names(family: FamilyFile, dataset: Mapping[str, Any]) -> FamilyFile:
     """A fold's family.json, its scores by the names of its labels, which 0.1.0 did not write, else by those of ``dataset``."""
     labels = family.labels or dataset["labels"]
-    named = [replace(member, scores=member.scores and named_scores(member.scores, labels)) for member in family.members]
-    return replace(family, members=tuple(named))
+
+    def named(scores: Scores | None) -> Scores | None:
+        return scores and named_scores(scores, labels)
+
+    members = [
+        replace(member, scores=named(member.scores), surface_dice=named(member.surface_dice)) for member in family.members
+    ]
+    return replace(family, members=tuple(members))
 
 
 def opened(prox: Mapping[str, Any], family: Family, source: str) -> Opened:

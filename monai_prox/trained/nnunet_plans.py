@@ -7,24 +7,30 @@ from copy import deepcopy
 from dataclasses import fields
 from typing import Any
 
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
 from monai_prox.core.family import Family
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
+from monai_prox.surface_dice import check_tolerance, default_tolerance
 from monai_prox.training.recipes import find_recipe
 
 # Of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper" | ...,
-# "monitor": true | false | {"threshold": 0.005, "patience": 3}}, all of which may be missing
+# "monitor": true | false | {"threshold": 0.005, "patience": 3}, "surface_tolerance_mm": 2}, all of which may be missing
 PLAN_KEY = "prox"
+ENTRIES = ("space", "recipe", "monitor", "surface_tolerance_mm")
+FULL_RESOLUTION = "3d_fullres"  # of images that have slices
 
 
 def _section(configuration: Mapping[str, Any]) -> dict[str, Any]:
     section = configuration.get(PLAN_KEY, {}) if isinstance(configuration, Mapping) else configuration
-    if not isinstance(section, dict) or not set(section) <= {"space", "recipe", "monitor"}:
+    if not isinstance(section, dict) or not set(section) <= set(ENTRIES):
         of_space = [field.name for field in fields(UNetChoices) if isinstance(section, dict) and field.name in section]
         hint = f"; {of_space[0]!r} belongs into 'space'" if of_space else ""
-        raise ProXError(f"the plan's {PLAN_KEY!r} entry may have 'space', 'recipe' and 'monitor', got {section!r:.120}{hint}")
+        *first, last = (repr(entry) for entry in ENTRIES)
+        raise ProXError(f"the plan's {PLAN_KEY!r} entry may have {', '.join(first)} and {last}, got {section!r:.120}{hint}")
     return section
 
 
@@ -50,6 +56,20 @@ def monitor_of(configuration: Mapping[str, Any], *, monitored: bool, threshold: 
     if not isinstance(asked, dict) or not set(asked) <= {"threshold", "patience"}:
         raise ProXError(f"the plan's 'monitor' is true, false, or may have 'threshold' and 'patience', got {asked!r:.120}")
     return {"threshold": threshold, "patience": patience, **asked}
+
+
+def surface_tolerance_of(plans: Mapping[str, Any], name: str, default: float | None) -> float:
+    """The tolerance of the surface Dice in mm that the configuration ``name`` of ``plans`` asks for, else ``default``.
+
+    If that is None, it is the longest edge of a voxel of the plan's full resolution, so that all configurations are measured
+    alike. Raises ProXError for what is no tolerance.
+    """
+    manager = PlansManager(dict(plans))
+    asked = _section(manager.get_configuration(name).configuration).get("surface_tolerance_mm", default)
+    if asked is not None:
+        return check_tolerance(asked, "the plan's 'surface_tolerance_mm'")
+    full = FULL_RESOLUTION if FULL_RESOLUTION in plans["configurations"] else name
+    return default_tolerance(manager.get_configuration(full).spacing)
 
 
 def intensities_of(plans: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:

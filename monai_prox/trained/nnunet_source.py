@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
@@ -19,13 +19,13 @@ from monai_prox.runtime.cases import Case
 from monai_prox.runtime.description import READERS, SCHEMES, Description, Normalisation, Resampling
 from monai_prox.runtime.evaluation import Labelled, SegmentedCases, find_labelled
 from monai_prox.runtime.kinds import SEGMENTATION, Kind
-from monai_prox.trained.family_file import FamilyFile, NamedMember
+from monai_prox.trained.family_file import SURFACE, FamilyFile, NamedMember
 from monai_prox.trained.nnunet_dataset import channels_of
 from monai_prox.trained.nnunet_files import listed_files
 from monai_prox.trained.nnunet_folder import FINAL, UNUSABLE, ModelFolder
 from monai_prox.trained.nnunet_member import member_plans
-from monai_prox.trained.nnunet_plans import intensities_of
-from monai_prox.trained.source import FILES, FOLDERS, UNNAMED, named
+from monai_prox.trained.nnunet_plans import intensities_of, surface_tolerance_of
+from monai_prox.trained.source import FILES, FOLDERS, UNNAMED, Measured, check_metric, named, surface_measure
 
 REPEATED = {  # what of a plan the runtime does, too
     "image_reader_writer": READERS[:-1],
@@ -45,7 +45,7 @@ class TrainedNNUNet:
     model: ModelFolder
     folds: tuple[str, ...]
     dataset: Path | None = None
-    measure: Literal["dice", "accuracy"] = "dice"
+    measure: Measured = "dice"
     kind: Kind = SEGMENTATION
     note: str | None = NOTE
 
@@ -156,7 +156,20 @@ class TrainedNNUNet:
         if listed is not None:
             cases = {name: Labelled(Case(name, images, listed=True), label) for name, (images, label) in listed.items()}
         description = self.describe(self.supernet.family.space.largest())
-        return SegmentedCases(find_labelled(dataset, description, names, cases))
+        measure = None if self.measure == "dice" else surface_measure(self._surface_tolerance)
+        return SegmentedCases(find_labelled(dataset, description, names, cases), measure=measure)
+
+    @property
+    def _surface_tolerance(self) -> float:
+        """mm: the training's, which those of earlier versions do not tell."""
+        validated = self.family().surface_tolerance_mm
+        return validated or surface_tolerance_of(self.model.plans, self.model.configuration_name, None)
+
+    def scored_by(self, metric: str) -> TrainedNNUNet:
+        if check_metric(metric, "dice", SURFACE) != SURFACE:
+            return self
+        note = f"Surface Dice within {self._surface_tolerance:g} mm, without mirroring, as monai-prox predict computes labels"
+        return replace(self, measure="surface Dice", note=note)
 
 
 def describe(

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from numpy.typing import NDArray
 from torch import nn
 
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
+from monai_prox.errors import ProXError
 from monai_prox.runtime.description import Description, ScanDescription
-from monai_prox.runtime.evaluation import HeldOut
+from monai_prox.runtime.evaluation import HeldOut, Measure
 from monai_prox.runtime.kinds import Kind
+from monai_prox.surface_dice import surface_dice_of
 from monai_prox.trained.family_file import FamilyFile, NamedMember
 
 FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript")  # what members are exported as
 UNNAMED = "member"  # the name of a subnet that has none
+Measured = Literal["dice", "accuracy", "surface Dice"]
 
 
 class Trained(Protocol):
@@ -30,7 +34,7 @@ class Trained(Protocol):
     def path(self) -> Path: ...
 
     @property
-    def measure(self) -> Literal["dice", "accuracy"]: ...
+    def measure(self) -> Measured: ...
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -83,7 +87,29 @@ class Trained(Protocol):
     def held_out(self) -> HeldOut:
         """The cases that training validated on. Raises ProXError where they are not known or not there."""
 
+    def scored_by(self, metric: str) -> Trained:
+        """The same family, whose held-out cases are scored by its own measure or, of segmentations, by surface_dice.
+
+        Raises ProXError for another ``metric``.
+        """
+
 
 def named(trained: Trained, which: str | Subnet, name: str = UNNAMED) -> tuple[str, Subnet]:
     """Name and subnet of a member. name: of a subnet."""
     return trained.member(which) if isinstance(which, str) else (name, which)
+
+
+def check_metric(metric: str, *allowed: str) -> str:
+    """Raises ProXError unless the ``metric`` is one of those ``allowed``."""
+    if metric not in allowed:
+        raise ProXError(f"this family is scored by {' or '.join(allowed)}; got {metric!r:.80}")
+    return metric
+
+
+def surface_measure(tolerance: float) -> Measure:
+    """The surface Dice within a tolerance in mm, see ``monai_prox.surface_dice``."""
+
+    def score(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any], spacing: Sequence[float]) -> float:
+        return surface_dice_of(predicted, truth, labels, spacing=spacing, tolerance=tolerance)
+
+    return Measure(f"surface Dice within {tolerance:g} mm", score)

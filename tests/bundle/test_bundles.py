@@ -163,9 +163,11 @@ def assert_evaluates(trained: Trained, name: str, output: Path) -> None:
     options = {"dataset_dir": trained.task, "subnet": name, "num_workers": 0, "output_dir": output}
     monai(["run", "--config_file", files, *arguments(options)], cwd=trained.bundle)
     written = (output / name / "metrics.csv").read_text().splitlines()
-    dice = float(dict(line.split(",") for line in written)["val_mean_dice"])
+    metrics = {metric: float(value) for metric, value in (line.split(",") for line in written)}
+    dice = metrics["val_mean_dice"]
     member = next(m for m in TrainedBundle.open(trained.bundle).family().members if m.name == name)
     assert dice == pytest.approx((member.scores or {})["mean"], abs=1e-5)
+    assert 0 < metrics["val_surface_dice"] <= 1
 
 
 def test_evaluation_repeats_the_trainings_validation(trained: Trained, tmp_path: Path) -> None:

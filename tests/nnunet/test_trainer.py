@@ -62,8 +62,10 @@ from monai_prox.nnunet.member_validation import pseudo_dice
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainerPaper
 from monai_prox.report import count, plot_progress
 from monai_prox.runtime.dice import dice_of
+from monai_prox.surface_dice import mean_over_cases, surface_dice_by_class
 from monai_prox.trained.nnunet_checkpoint import load_checkpoint
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
+from monai_prox.trained.nnunet_plans import surface_tolerance_of
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.open_part import ENTRY
 from monai_prox.training.monitor import verdicts_of
@@ -250,7 +252,7 @@ def test_trains_and_validates_regions_with_an_ignore_label(
     members = {m["name"]: m for m in json.loads(Path(trainer.output_folder, "family.json").read_text())["members"]}
     assert set(members) == {"smallest", "largest"}
     for member in members.values():
-        assert set(member["dice"]) == {"mean", "(1, 2)", "2"}
+        assert set(member["dice"]) == set(member["surface_dice"]) == {"mean", "(1, 2)", "2"}
 
 
 def test_the_second_step_of_a_cascade_is_refused(bare: Path) -> None:
@@ -518,8 +520,10 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
 @pytest.mark.parametrize(
     ("prox", "message"),
     [
-        ([], r"'prox' entry may have 'space', 'recipe' and 'monitor', got \[\]"),
-        ({"spaces": "paper"}, "'prox' entry may have 'space', 'recipe' and 'monitor', got .*spaces"),
+        ([], r"'prox' entry may have 'space', 'recipe', 'monitor' and 'surface_tolerance_mm', got \[\]"),
+        ({"spaces": "paper"}, "'prox' entry may have 'space', 'recipe', 'monitor' and 'surface_tolerance_mm', got .*spaces"),
+        ({"surface_tolerance_mm": 0}, "the plan's 'surface_tolerance_mm' is in mm, above 0 and at most 1000; got 0"),
+        ({"surface_tolerance_mm": "2"}, "the plan's 'surface_tolerance_mm' is in mm, above 0 and at most 1000; got '2'"),
         ({"space": "huge"}, "the search space 'huge' is not known; known by name: default, paper"),
         ({"space": ["paper"]}, r"a search space has the fields .* got \['paper'\]"),
         ({"space": {"breadth": [1.0]}}, "a search space has the fields .*width.*breadth"),
@@ -546,6 +550,21 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
 def test_a_malformed_entry_of_the_plans_is_named(prox: Any, message: str, bare: Path) -> None:
     with pytest.raises(ProXError, match=message):
         make_trainer(bare_plans(prox=prox)).initialize()
+
+
+def test_the_surface_tolerance_is_the_longest_edge_of_a_voxel_of_the_full_resolution_or_what_is_asked_for(bare: Path) -> None:
+    class Strict(ProXTrainerTiny):
+        surface_tolerance_mm = 0.5
+
+    thick = bare_plans(spacing=(3.6, 0.6, 0.6))
+    flat = bare_plans(patch=(24, 16), spacing=(0.6, 0.6))["configurations"]["2d"]
+    thick["configurations"] |= {"2d": flat, "3d_lowres": {"inherits_from": FULLRES, "spacing": [7.2, 1.2, 1.2]}}
+    for configuration in (FULLRES, "2d", "3d_lowres"):  # of the same images
+        assert surface_tolerance_of(thick, configuration, None) == 3.6
+    assert surface_tolerance_of(bare_plans(patch=(24, 16), spacing=(0.6, 0.5)), "2d", None) == 0.6
+    assert make_trainer(bare_plans(spacing=(3.6, 0.6, 0.6))).surface_tolerance == 3.6
+    assert make_trainer(bare_plans(), cls=Strict).surface_tolerance == 0.5
+    assert make_trainer(bare_plans(prox={"surface_tolerance_mm": 2}), cls=Strict).surface_tolerance == 2
 
 
 def test_a_number_is_a_list_of_one_and_true_the_trainer_s_own_monitor(bare: Path) -> None:
@@ -1066,12 +1085,14 @@ def test_the_log_ends_with_a_table_of_the_members_and_the_next_command(trained: 
     (log,) = (trained / "fold_0").glob("training_log_*.txt")
     _, _, end = log.read_text().rpartition("Members of the family\n")
     head, smallest, largest, caption, *what, last = end.strip().splitlines()
-    assert head.split() == ["member", "parameters", "MACs", "mean", "anterior", "posterior"]
+    assert head.split() == ["member", "parameters", "MACs", "mean", "anterior", "posterior", "surface", "Dice"]
     members = json.loads((trained / "fold_0" / "family.json").read_text())["members"]
     for row, member in zip((smallest, largest), members, strict=True):
         assert row.split()[0] == member["name"]
-        assert row.split()[-3:] == [f"{member['dice'][key]:.3f}" for key in ("mean", "1", "2")]
-    assert "Dice by class, of whole cases that fold_0 held out, by nnU-Net's validation, which mirrors" in caption
+        scores = [*(member["dice"][key] for key in ("mean", "1", "2")), member["surface_dice"]["mean"]]
+        assert row.split()[-4:] == [f"{score:.3f}" for score in scores]
+    assert "Dice by class, of whole cases that fold_0 held out, by nnU-Net's validation, which mirrors; surface" in caption
+    assert caption.endswith("; surface Dice: within 1 mm.")
     assert [line.split(":")[0] for line in what] == ["smallest", "largest"]
     assert "predicts as the member largest" in last and f"monai-prox export {shlex.quote(str(trained))} --subnet" in last
 
@@ -1092,6 +1113,21 @@ def test_a_training_leaves_plots_validations_and_the_family(trained: Path) -> No
         assert set(members[name]["dice"]) == {"mean", "1", "2"}
     assert [entry["epoch"] for entry in family["progress"]][-1] == 4
     assert not list(trained.rglob(".*"))  # no temporary file is left
+
+
+def test_the_surface_dice_is_of_the_files_that_the_validation_wrote(trained: Path, phantom: Prepared) -> None:
+    """Read here by nibabel, with the spacing of their headers."""
+    family = json.loads((trained / "fold_0" / "family.json").read_text())
+    assert family["surface_tolerance_mm"] == 1  # the phantom's voxels
+    for member in family["members"]:
+        folder = trained / "fold_0" / ("." if member["name"] == "largest" else f"members/{member['name']}") / "validation"
+        cases = []
+        for file in sorted(folder.glob("*.nii.gz")):
+            predicted, truth = nib.load(file), nib.load(phantom.preprocessed / "gt_segmentations" / file.name)
+            arrays = (np.asarray(volume.dataobj).astype(int) for volume in (predicted, truth))
+            given = {"spacing": truth.header.get_zooms(), "tolerance": 1.0}
+            cases.append(surface_dice_by_class(*arrays, {"1": 1, "2": 2}, **given))
+        assert len(cases) == 2 and member["surface_dice"] == pytest.approx(mean_over_cases(cases), abs=1e-6)
 
 
 def parameters_of(trained: Path) -> int:

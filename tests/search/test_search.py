@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from helpers.architectures import unet_architecture
 from helpers.nnunet_task import BARE_DATASET, TWO_MEMBERS, attempt, bare_model, bare_plans, environment, run, write_held_out
@@ -41,7 +42,9 @@ from monai_prox.files import write_json
 from monai_prox.latency.device import Device, fingerprint
 from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import choose_members
+from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.evaluation import LabelledScan, LabelledScans, SegmentedCases
+from monai_prox.runtime.prediction import segment
 from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
 from monai_prox.search.report import front_table, name_of, report_folder, write_report
@@ -49,6 +52,7 @@ from monai_prox.search.scored import Scored, SearchProgress
 from monai_prox.search.storage import open_storage
 from monai_prox.search.study import POPULATION, Search
 from monai_prox.search.torch_runner import runnable
+from monai_prox.surface_dice import surface_dice_of
 from monai_prox.trained.door import open_trained
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
@@ -226,6 +230,49 @@ def test_members_are_scored_by_what_torch_computes(source: TrainedNNUNet) -> Non
     with torch.inference_mode():
         wanted = network(x).numpy()
     np.testing.assert_allclose(runnable(source.network(subnet))(x.numpy()), wanted, atol=1e-4)
+
+
+def test_surface_dice_is_searched_for_where_it_is_asked_for(source: TrainedNNUNet, tmp_path: Path) -> None:
+    by_surface = source.scored_by("surface_dice")
+    assert source.scored_by("dice") is source and by_surface.held_out().fingerprint() != source.held_out().fingerprint()
+    result = search_of(by_surface, tmp_path / "study.journal", trials=5, finalists=1).run()
+    scores = {one.subnet: one.score for one in result.members}
+    space = source.supernet.family.space
+    assert scores[space.largest()] == pytest.approx(1, abs=1e-4) and 0 <= scores[space.smallest()] < 1
+    dice = search_of(source, tmp_path / "study.journal", trials=1, finalists=1).run()
+    assert scores[space.smallest()] != {one.subnet: one.score for one in dice.members}[space.smallest()], "nor mixed with it"
+    contents = write_report(result, tmp_path)
+    assert contents["measure"] == "surface Dice"
+    caption = str(front_table([], ["macs"], by_surface).caption)
+    assert caption == "Surface Dice within 1 mm, without mirroring, as monai-prox predict computes labels"
+    refused("this family is scored by dice or surface_dice; got 'accuracy'", source.scored_by, "accuracy")
+    roct = open_trained(Path(__file__).parents[2] / "bundles" / "roct_prox")
+    refused("this family is scored by accuracy; got 'surface_dice'", roct.scored_by, "surface_dice")
+    done = CliRunner().invoke(
+        app, ["search", str(source.path), "--metric", "surface_dice", "--trials", "1", "--finalists", "1"]
+    )
+    assert done.exit_code == 0 and "Surface dice" in done.output, done.output
+
+
+def test_surface_dice_is_in_mm_of_the_image_whatever_the_network_s_order_of_axes(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned = bare_plans() | {"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0]}
+    model = bare_model(turned)
+    raw = write_held_out(model, NAMES[:1])
+    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+    for file in raw.glob("*/*.nii.gz"):
+        image = sitk.ReadImage(file)
+        image.SetSpacing((0.7, 1.1, 3.0))
+        sitk.WriteImage(image, file)
+    source = TrainedNNUNet.open(model.path)
+    description, network = source.describe("smallest"), runnable(source.network("smallest"))
+    (found,) = source.scored_by("surface_dice").held_out().scores([0], description, network)
+    (image,), (labels,) = ([*raw.glob(f"{part}/*")] for part in ("imagesTr", "labelsTr"))
+    predicted = segment(read_case(Case(NAMES[0], (image,)), description), description, network)
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(labels))
+    expected = surface_dice_of(predicted, truth, description.labels, spacing=(3.0, 1.1, 0.7), tolerance=1)
+    assert 0 < found < 1 and found == pytest.approx(expected)
 
 
 def test_a_search_keeps_to_its_budget(source: TrainedNNUNet, tmp_path: Path) -> None:

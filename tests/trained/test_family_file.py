@@ -56,6 +56,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert data["members"][0] == FILE.members[0].to_json("dice") and data["members"][0]["dice"] == DICE
 
 
+def test_surface_dice_stands_beside_dice_where_it_was_measured() -> None:
+    surface = {"mean": 0.5, "1": 0.25, "(1, 2)": 0.75, "3": None}
+    first, *others = FILE.members
+    file = replace(FILE, members=(replace(first, surface_dice=surface), *others), surface_tolerance_mm=1.5)
+    data = written(file)
+    assert data["surface_tolerance_mm"] == 1.5 and data["members"][0]["surface_dice"] == surface
+    assert FamilyFile.from_json(data, "the file") == file
+    assert not any("surface_dice" in member for member in data["members"][1:])
+    data.pop("surface_tolerance_mm")
+    assert FamilyFile.from_json(data, "the file").surface_tolerance_mm is None
+
+
 def test_what_nnunet_s_trainer_of_0_1_wrote_is_read() -> None:
     """Which did not say whether its validation mirrored: it did."""
     lacking = ("plan", "choices", "validation_cases", "measure", "regions", "mirroring", "orientations")
@@ -101,6 +113,12 @@ SMALLEST = FILE.members[0].to_json("dice")
         ({"labels": {"core": [1, "2"]}}, "the file: labels must be of type Mapping"),
         ({"closed": ["width"]}, "the file: closed must be of type Mapping[str, int] | None, got ['width']"),
         ({"stages": 3}, "the file: stages must be of type"),
+        ({"surface_tolerance_mm": "1"}, "the file: surface_tolerance_mm must be of type float | None, got '1'"),
+        ({"surface_tolerance_mm": -1}, "the file: surface_tolerance_mm is in mm, above 0 and at most 1000; got -1"),
+        (
+            {"members": [SMALLEST | {"surface_dice": {"mean": "high"}}]},
+            "the file, the member smallest: 'surface_dice' must be of type",
+        ),
         ({"probes": [3], "progress": [3]}, "the file: progress must be of type"),
         ({"members": [{"name": "../../x"}]}, "the file: a member has a name of letters, digits, - and _, got {'name'"),
         (

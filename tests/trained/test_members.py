@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from monai_prox.latency.device import Device, fingerprint
 from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import choose_members
 from monai_prox.trained.family_file import FamilyFile
+from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
@@ -51,6 +53,24 @@ def test_a_files_name_that_cannot_be_a_members_is_refused(name: str, tmp_path: P
     assert str(path) in words
 
 
+@pytest.mark.parametrize(("tolerances", "mean"), [((1.0, 1.0), 0.6), ((1.0, None), 0.5), ((1.0, 2.0), None)])
+def test_surface_dice_is_the_mean_over_folds_that_were_measured_alike(
+    tolerances: tuple[float | None, ...], mean: float | None, bare: Path
+) -> None:
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    shutil.copytree(model.path / "fold_0", model.path / "fold_1")
+    for fold, tolerance, score in zip(("fold_0", "fold_1"), tolerances, (0.5, 0.7), strict=True):
+        surface = None if tolerance is None else {"mean": score, "1": None}
+        family = model.family()
+        members = tuple(replace(m, scores={"mean": 0.8}, surface_dice=surface) for m in family.members)
+        replace(family, members=members, surface_tolerance_mm=tolerance).write(model.path / fold)
+    family, source = ModelFolder.open(model.path).family(), TrainedNNUNet.open(model.path)
+    expected = None if mean is None else {"mean": pytest.approx(mean), "anterior": None}
+    assert [(m.scores, m.surface_dice) for m in family.members] == [({"mean": 0.8}, expected)] * 2
+    assert family.surface_tolerance_mm == (None if mean is None else 1.0)
+    assert source.scored.endswith("which mirrors" if mean is None else "which mirrors; surface Dice: within 1 mm")
+
+
 @pytest.fixture
 def turned(bare: Path) -> tuple[Any, str]:
     """A model whose smallest member was validated, and a file with this member, its dimensions in another order."""
@@ -59,8 +79,8 @@ def turned(bare: Path) -> tuple[Any, str]:
     family = model.family()
     epoch = model.checkpoint("fold_0")["current_epoch"]
     first, *others = family.members
-    scored = replace(first, scores={"mean": 0.7, "1": 0.6, "2": 0.8})
-    replace(family, validated_epoch=epoch, members=(scored, *others)).write(fold)
+    scored = replace(first, scores={"mean": 0.7, "1": 0.6, "2": 0.8}, surface_dice={"mean": 0.9, "1": 0.9, "2": None})
+    replace(family, validated_epoch=epoch, members=(scored, *others), surface_tolerance_mm=1.5).write(fold)
     summary = fold / "members" / "smallest" / "validation" / "summary.json"
     summary.parent.mkdir(parents=True)
     write_json({"mean": {}, "metric_per_case": [], "foreground_mean": {"Dice": 0.7}}, summary)
@@ -73,6 +93,8 @@ def test_a_member_in_another_order_keeps_its_scores(turned: tuple[Any, str]) -> 
     model, file = turned
     smallest, found = prediction_of(TrainedNNUNet.of(model), "smallest"), prediction_of(TrainedNNUNet.of(model), file)
     assert found.metrics == smallest.metrics and found.metrics["dice mean"] == 0.7
+    assert found.metrics["surface_dice mean"] == found.metrics["surface_dice anterior"] == 0.9
+    assert found.measured_on.endswith("; surface Dice: within 1.5 mm") and "surface_dice posterior" not in found.metrics
     assert list(found.subnet) == list(smallest.subnet)
     folder = export_nnunet(TrainedNNUNet.of(model), file)
     assert json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())["foreground_mean"] == {"Dice": 0.7}
