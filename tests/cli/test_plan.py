@@ -1,6 +1,7 @@
 """``monai-prox plan``: what it shows is what ProXTrainer trains, and the entry is all that it changes in a plans file."""
 
 import json
+import random
 import re
 import stat
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.hostile import spoil_json
 from helpers.in_process import Done, prox
 from helpers.nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, Prepared, bare_plans, make_trainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
@@ -222,6 +224,19 @@ def test_plans_that_cannot_be_elastic_are_refused_in_one_line(plans: dict[str, A
     put(bare, plans)
     for words in ([], ["--space", "default", "--write"]):
         assert message in plan(*words).error
+
+
+@pytest.mark.parametrize("name", ["nnUNetPlans.json", "dataset.json"])
+def test_spoilt_files_are_refused_in_one_line_and_stay_or_are_planned(name: str, bare: Path) -> None:
+    happened = set()
+    for seed in range(30):
+        file = put(bare, bare_plans(name="nnUNetPlans", prox={"space": SPACE})).with_name(name)
+        spoil_json(file, random.Random(seed))
+        before = file.read_bytes()
+        done = plan("--recipe", "sandwich", "--write")
+        happened.add(done.code)
+        assert done.code == 0 or (done.error and file.read_bytes() == before), seed
+    assert happened == {0, 1}
 
 
 def test_the_second_step_of_a_cascade_is_refused(bare: Path) -> None:
