@@ -16,7 +16,7 @@ from monai_prox.files import digest_of
 from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels
 from monai_prox.runtime.classification import prepare_scan, read_scan
 from monai_prox.runtime.description import Description, ScanDescription
-from monai_prox.runtime.dice import dice_of
+from monai_prox.runtime.dice import class_dice, foreground, mean_score
 from monai_prox.runtime.model import Network
 from monai_prox.runtime.prediction import label, prepare, problem
 from monai_prox.runtime.preprocessing import Grid
@@ -63,10 +63,16 @@ class HeldOut(Protocol):
         """Those of the cases ``which`` that can be read and fit the network and their labels. Raises ProXError if none does."""
 
     def scores(self, which: Sequence[int], description: Any, network: Network) -> list[float]:
-        """Of each of the cases ``which``, NaN where there is nothing to score.
+        """Of each of the cases ``which``, NaN where there is nothing to score: the mean of ``class_scores``.
 
         Raises ProXError for files that cannot be read or do not fit each other.
         """
+
+    def class_scores(self, which: Sequence[int], description: Any, network: Network) -> list[dict[str, float]]:
+        """Of each of the cases ``which``, by those of ``classes`` that the case has something to score of. Errors as above."""
+
+    def classes(self, description: Any) -> list[str]:
+        """Names of what is scored, in the order of the task's labels."""
 
     def inputs(self, which: Sequence[int], description: Any, most: int) -> Iterator[Array]:
         """What the network sees of the cases ``which``, (1, C, *patch), ``most`` of each, spread over it."""
@@ -124,7 +130,7 @@ class _LeavesOut:
 
 
 class SegmentedCases(_LeavesOut):
-    """Scores are Dice, see ``dice_of``, at the images' own resolution.
+    """Scores are Dice, see ``class_dice``, at the images' own resolution.
 
     regions: names and values of what is measured; the network's labels if None.
     """
@@ -136,7 +142,13 @@ class SegmentedCases(_LeavesOut):
         self._images, self._truths = _Kept(KEPT), _Kept(KEPT)
 
     def scores(self, which: Sequence[int], description: Description, network: Network) -> list[float]:
-        return [self._score(index, description, network) for index in which]
+        return [mean_score(by_class) for by_class in self.class_scores(which, description, network)]
+
+    def class_scores(self, which: Sequence[int], description: Description, network: Network) -> list[dict[str, float]]:
+        return [self._class_scores(index, description, network) for index in which]
+
+    def classes(self, description: Description) -> list[str]:
+        return list(foreground(self.regions or description.labels))
 
     def inputs(self, which: Sequence[int], description: Description, most: int) -> Iterator[Array]:
         for index in which:
@@ -158,10 +170,10 @@ class SegmentedCases(_LeavesOut):
     def shapes(self, which: Sequence[int], description: Description) -> list[tuple[int, ...]]:
         return [self._prepared(index, description)[1].shape for index in which]
 
-    def _score(self, index: int, description: Description, network: Network) -> float:
+    def _class_scores(self, index: int, description: Description, network: Network) -> dict[str, float]:
         prepared, grid = self._prepared(index, description)
         truth = self._truth(index, description, grid)
-        return dice_of(label(prepared, grid, description, network), truth, self.regions or description.labels)
+        return class_dice(label(prepared, grid, description, network), truth, self.regions or description.labels)
 
     def _check(self, index: int, description: Description) -> None:
         self._truth(index, description, self._prepared(index, description)[1])
@@ -192,12 +204,20 @@ class LabelledScans(_LeavesOut):
         self._images = _Kept(KEPT)
 
     def scores(self, which: Sequence[int], description: ScanDescription, network: Network) -> list[float]:
-        right: list[float] = []
+        return [mean_score(by_class) for by_class in self.class_scores(which, description, network)]
+
+    def class_scores(self, which: Sequence[int], description: ScanDescription, network: Network) -> list[dict[str, float]]:
+        right: list[dict[str, float]] = []
         for start in range(0, len(which), TOGETHER):
             batch = which[start : start + TOGETHER]
             classes = network(np.stack([self._prepared(index, description) for index in batch])).argmax(1)
-            right += [float(found == self.scans[index].label) for found, index in zip(classes, batch, strict=True)]
+            for found, index in zip(classes, batch, strict=True):
+                truth = self.scans[index].label
+                right.append({description.classes[truth]: float(found == truth)})
         return right
+
+    def classes(self, description: ScanDescription) -> list[str]:
+        return list(description.classes)
 
     def inputs(self, which: Sequence[int], description: ScanDescription, most: int) -> Iterator[Array]:
         for index in which:
