@@ -146,6 +146,7 @@ def _entry(member: Scored, result: Result, output: Path, patches: _Patches) -> d
         "score": member.score,
         "standard_error": member.standard_error,
         "cases": member.cases,
+        "classes": result.by_class(member),
         "price": asdict(member.price),
         **counted,
         "macs_a_case": member.price.macs * counted["patches_a_case"],

@@ -22,6 +22,7 @@ from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError, refusing
 from monai_prox.latency.device import Device, fingerprint
+from monai_prox.runtime.dice import mean_score
 from monai_prox.runtime.evaluation import HeldOut
 from monai_prox.search.budget import UNITS, Budget, Prices, check_costs
 from monai_prox.search.front import fronts
@@ -35,7 +36,12 @@ from monai_prox.typed import check_types
 STALE = 200  # known proposals in a row that end a search: no other member is within the budget
 POPULATION = 16
 RECORDED = {"subnet": Mapping[str, tuple[float, ...]], "scores": Mapping}  # of a member, in the storage
+CLASSES = "classes"  # of a member as well: by class, a score or None for each case of "scores"; 0.1.0 did not record it
+DIGITS = 6  # of a score by class in the storage
 FINALIST = "finalist"  # the beginning of the names of attributes with scores on all cases
+
+
+ByClass = dict[str, dict[str, float]]  # scores by class, then by case; a case is missing if it has nothing of the class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,11 @@ class Search:
         return self.source.held_out()
 
     @cached_property
+    def classes(self) -> list[str]:
+        """Names of what is scored, in the order of the task's labels."""
+        return self.held_out.classes(self.source.describe(self.source.supernet.family.space.largest()))
+
+    @cached_property
     def subset(self) -> list[int]:
         """Indices of the cases that every member is scored on, evenly spaced over all cases."""
         count = len(self.held_out.names)
@@ -142,7 +153,14 @@ class Search:
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         seconds += sum(trial.duration.total_seconds() for trial in trials if trial.duration is not None)
         members = list(scored_members.values())
-        return Result(search=self, members=members, finalists=finalists, known=self._all_known(study, members), seconds=seconds)
+        return Result(
+            search=self,
+            members=members,
+            finalists=finalists,
+            known=self._all_known(study, members),
+            classes=self._all_classes(study),
+            seconds=seconds,
+        )
 
     def _study(self) -> optuna.Study:
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.minimise)]
@@ -192,6 +210,7 @@ class Search:
             with self._stored():
                 trial.set_user_attr("subnet", subnet.to_json())
                 trial.set_user_attr("scores", scores)
+                trial.set_user_attr(CLASSES, self._classes_of(subnet, scores))
                 study.tell(trial, [scored.score, *(scored.price.value(name) for name in self.minimise)])
             scored_members[subnet] = scored
             watch(SearchProgress("members", len(scored_members), self.trials, list(scored_members.values())))
@@ -221,7 +240,12 @@ class Search:
                     else {}
                 )
                 scores = {name: scores_by_case[name] for name in usable}
-                record = {"subnet": member.subnet.to_json(), "scores": scores, "seconds": time.perf_counter() - start}
+                record = {
+                    "subnet": member.subnet.to_json(),
+                    "scores": scores,
+                    CLASSES: self._classes_of(member.subnet, scores),
+                    "seconds": time.perf_counter() - start,
+                }
                 study.set_user_attr(key, record)
             finalists.append(Scored(member.subnet, member.price, self._recorded(record)[1]))
             seconds += record["seconds"]
@@ -251,16 +275,41 @@ class Search:
         return [value for key, value in attributes.items() if key.startswith(FINALIST)]
 
     @cached_property
-    def _others(self) -> dict[Subnet, dict[str, float]]:
+    def _records_of_others(self) -> list[Mapping[str, Any]]:
+        """What searches with other settings have recorded of members of this family."""
         storage = open_storage(self.storage)
-        scores: dict[Subnet, dict[str, float]] = {}
+        records: list[Mapping[str, Any]] = []
         for study in storage.get_all_studies():
             if study.user_attrs.get("family") == self._trained and study.study_name != self.name:
                 trials = storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.COMPLETE,))
-                for attributes in [*(trial.user_attrs for trial in trials), *self._finalists(study.user_attrs)]:
-                    subnet, scores_by_case = self._recorded(attributes)
-                    scores.setdefault(subnet, {}).update(scores_by_case)
+                records += [*(trial.user_attrs for trial in trials), *self._finalists(study.user_attrs)]
+        return records
+
+    @cached_property
+    def _others(self) -> dict[Subnet, dict[str, float]]:
+        scores: dict[Subnet, dict[str, float]] = {}
+        for attributes in self._records_of_others:
+            subnet, scores_by_case = self._recorded(attributes)
+            scores.setdefault(subnet, {}).update(scores_by_case)
         return scores
+
+    def _all_classes(self, study: optuna.Study) -> dict[Subnet, ByClass]:
+        """The scores by class that this search and others have recorded."""
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        own = [*(trial.user_attrs for trial in trials), *self._finalists(study.user_attrs)]
+        classes: dict[Subnet, ByClass] = {}
+        for attributes in [*self._records_of_others, *own]:
+            subnet, scores = self._recorded(attributes)
+            known = classes.setdefault(subnet, {})
+            for name, of_cases in attributes.get(CLASSES, {}).items():
+                found = zip(scores, of_cases, strict=True)
+                known.setdefault(name, {}).update({case: score for case, score in found if score is not None})
+        return classes
+
+    def _classes_of(self, subnet: Subnet, scores: Mapping[str, float]) -> dict[str, list[float | None]]:
+        """What this process has scored of a member, as it is recorded."""
+        by_class = self._scored_here.get(subnet, {})
+        return {name: [known.get(case) for case in scores] for name, known in by_class.items()}
 
     @contextmanager
     def _stored(self) -> Iterator[None]:
@@ -280,11 +329,28 @@ class Search:
         numbers = all(type(score) in (int, float) and not score > 1 for score in scores.values())
         if not set(scores) <= names or not numbers or all(map(isnan, scores.values())):
             raise ProXError(f"{source}: scores are numbers up to 1, of cases that were held out, got {scores!r:.120}")
+        check_types(attributes, {CLASSES: Mapping[str, tuple[float | None, ...]]}, source, missing=True)
+        for name, of_cases in attributes.get(CLASSES, {}).items():
+            if len(of_cases) != len(scores) or any(score is not None and score > 1 for score in of_cases):
+                raise ProXError(
+                    f"{source}: the scores of {name!r:.80} are numbers up to 1 or null, one for each of {len(scores)} cases, "
+                    f"got {of_cases!r:.120}"
+                )
         return self.prices.family.space.check(Subnet.from_json(attributes["subnet"])), scores
 
     def _scores(self, subnet: Subnet, cases: Sequence[int]) -> list[float]:
         network = runnable(self.source.network(subnet))
-        return self.held_out.scores(cases, self.source.describe(subnet), network)
+        by_class = self.held_out.class_scores(cases, self.source.describe(subnet), network)
+        known = self._scored_here.setdefault(subnet, {})
+        for index, scores in zip(cases, by_class, strict=True):
+            for name, score in scores.items():
+                known.setdefault(name, {})[self.held_out.names[index]] = round(score, DIGITS)
+        return [mean_score(scores) for scores in by_class]
+
+    @cached_property
+    def _scored_here(self) -> dict[Subnet, ByClass]:
+        """The scores by class that ``_scores`` has computed."""
+        return {}
 
     # ------------------------------------------------------------------ members as Optuna's parameters
     @cached_property
@@ -319,6 +385,7 @@ class Result:
         members: all members, with scores on some cases.
         finalists: the best members, with scores on all cases.
         known: all members, with all scores that are in the storage.
+        classes: by member, all scores by class that are in the storage.
         seconds: time that scoring took, in all processes together.
     """
 
@@ -326,6 +393,7 @@ class Result:
     members: list[Scored]
     finalists: list[Scored]
     known: list[Scored]
+    classes: dict[Subnet, ByClass]
     seconds: float
 
     @property
@@ -341,6 +409,26 @@ class Result:
         return self.finalists + [
             Scored(member.subnet, member.price, {name: member.scores[name] for name in cases}) for member in complete
         ]
+
+    def by_class(self, member: Scored) -> dict[str, float | None] | None:
+        """A member's mean score by class over the cases that it is scored on, in the order of ``Search.classes``.
+
+        Args:
+            member: the member.
+
+        Returns:
+            None for a class that no case has, and instead of everything if scores by class are unknown for one of the cases,
+            or known for other classes than those of the task.
+        """
+        known = self.classes.get(member.subnet, {})
+        scored = {case for case, score in member.scores.items() if not isnan(score)}
+        if not scored <= {case for of_cases in known.values() for case in of_cases} or not set(known) <= set(
+            self.search.classes
+        ):
+            return None
+        found = {name: [known.get(name, {}).get(case) for case in member.scores] for name in self.search.classes}
+        scores = {name: [score for score in of_cases if score is not None] for name, of_cases in found.items()}
+        return {name: float(np.mean(of_cases)) if of_cases else None for name, of_cases in scores.items()}
 
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
