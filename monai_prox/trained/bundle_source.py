@@ -24,7 +24,7 @@ from monai_prox.runtime.evaluation import Labelled, LabelledScan, LabelledScans,
 from monai_prox.runtime.kinds import CLASSIFICATION, SEGMENTATION, Kind
 from monai_prox.trained.bundle_folder import UNUSABLE, TrainedBundle
 from monai_prox.trained.family_file import FamilyFile, NamedMember
-from monai_prox.trained.source import FILES, UNNAMED, Trained, named
+from monai_prox.trained.source import FILES, UNNAMED, Trained, named, plot_of
 from monai_prox.training.calibrated_members import CalibratedMembers
 
 ENDING = ".nii.gz"
@@ -70,6 +70,11 @@ class _Source:
 
     def members(self) -> tuple[NamedMember, ...]:
         return self.family().members
+
+    @property
+    def progress(self) -> Path | None:
+        root = self.path.parent if self.path.name == "models" else self.path
+        return plot_of([self.path / "eval", root / "eval"], root)
 
     @property
     def scored(self) -> str:

@@ -17,6 +17,7 @@ from monai_prox.trained.family_file import FamilyFile, NamedMember
 
 FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript")  # what members are exported as
 UNNAMED = "member"  # the name of a subnet that has none
+PLOT = "prox_progress.png"  # which a training draws
 
 
 class Trained(Protocol):
@@ -62,6 +63,10 @@ class Trained(Protocol):
         """Those that have names, their scores being the mean over all folds."""
 
     @property
+    def progress(self) -> Path | None:
+        """The plot of the training, a PNG file, if it has left one."""
+
+    @property
     def scored(self) -> str:
         """In words, what the scores of ``members`` are of."""
 
@@ -87,3 +92,9 @@ class Trained(Protocol):
 def named(trained: Trained, which: str | Subnet, name: str = UNNAMED) -> tuple[str, Subnet]:
     """Name and subnet of a member. name: of a subnet."""
     return trained.member(which) if isinstance(which, str) else (name, which)
+
+
+def plot_of(folders: Sequence[Path], root: Path) -> Path | None:
+    """The plot of a training that lies in one of ``folders``. A link out of ``root`` is none."""
+    plots = (folder / PLOT for folder in folders)
+    return next((plot for plot in plots if plot.is_file() and plot.resolve().is_relative_to(root.resolve())), None)
