@@ -196,7 +196,8 @@ function listen() {
   });
   document.addEventListener("keydown", event => { if (event.key === "Escape") tip(null); });
   document.addEventListener("pointerdown", event => { if (!plot.contains(event.target) || !pointed(event)) tip(null); });
-  new ResizeObserver(() => { tip(null); keepingFocus(chart); }).observe(area);
+  let width = area.clientWidth;
+  new ResizeObserver(() => { if (area.clientWidth !== width) { width = area.clientWidth; tip(null); keepingFocus(chart); } }).observe(area);
 }
 
 // ---------------------------------------------------------------- the chosen member

@@ -93,6 +93,22 @@ def test_a_tap_shows_a_member_until_one_taps_elsewhere(opened: Open, written: Ca
     expect(tip).to_be_hidden()
 
 
+def test_details_of_another_height_leave_the_tip(opened: Open, written: Callable[..., Path]) -> None:
+    """Beside the chart they change its section, but not its width; a chart of another width is drawn anew."""
+    contents = made_up([f"class {index}" for index in range(12)])
+    contents["measured"][0]["classes"] = None
+    page = opened(written(contents), viewport={"width": 1200, "height": 900})
+    section = "document.getElementById('chart').parentElement.clientHeight"
+    before = page.evaluate(section)
+    page.mouse.click(*centre(page, contents["measured"][0]["name"]))
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.evaluate(section) < before - 100
+    expect(page.locator("#tip")).to_be_visible()
+    page.set_viewport_size({"width": 1000, "height": 900})
+    expect(page.locator("#tip")).to_be_hidden()
+    assert page.evaluate("at('chart').viewBox.baseVal.width === at('chart').clientWidth")
+
+
 # ---------------------------------------------------------------------- by keyboard
 def test_members_are_reached_and_chosen_by_keyboard(opened: Open, written: Callable[..., Path]) -> None:
     contents = made_up()
