@@ -29,8 +29,9 @@ from benchmarks import records
 from benchmarks.about import about
 from monai_prox.core import cost
 from monai_prox.search.front import hypervolume
+from monai_prox.search.result import Result
 from monai_prox.search.scored import Scored, best_so_far
-from monai_prox.search.study import SAMPLERS, Result, Search
+from monai_prox.search.study import SAMPLERS, Search
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 EPOCH = re.compile(r"Epoch time: ([\d.]+) s")

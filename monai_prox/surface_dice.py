@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.dice import foreground_values
+from monai_prox.runtime.dice import foreground
 
 MOST_MM = 1e3  # of a tolerance
 
@@ -78,7 +78,7 @@ def surface_dice_by_class(
     >>> surface_dice_by_class(moved, truth, labels, spacing=(2.0, 1.0), tolerance=1.9)["a"] < 1
     True
     """
-    values_of = foreground_values(labels)
+    values_of = foreground(labels)
     if "ignore" in labels:
         seen = truth != labels["ignore"]
         predicted, truth = np.where(seen, predicted, 0), np.where(seen, truth, 0)

@@ -20,24 +20,38 @@ def mean_dice(counts: NDArray[Any]) -> float:
     return float(np.mean(2 * tp / (2 * tp + fp + fn))) if tp.size else float("nan")
 
 
-def dice_of(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any]) -> float:
-    """``mean_dice`` of classes or regions; voxels whose ``truth`` is to be ignored are not counted.
+def foreground(labels: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """The values of the classes or regions that are scored, by name: all but background and what is to be ignored.
 
     labels: names and values, or lists of values, as in nnU-Net's dataset.json. Raises ProXError where none is a class.
     """
-    seen = truth != labels.get("ignore", -1)
-    predicted, truth = predicted[seen], truth[seen]
-    masks = [(np.isin(predicted, values), np.isin(truth, values)) for values in foreground_values(labels).values()]
-    return mean_dice(np.array([[np.sum(p & t), np.sum(p & ~t), np.sum(~p & t)] for p, t in masks]).T)
-
-
-def foreground_values(labels: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Names and values of what is scored: neither background nor what is to be ignored.
-
-    labels: as of ``dice_of``. Raises ProXError where none is a class.
-    """
     values = {name: np.atleast_1d(value) for name, value in labels.items() if name != "ignore"}
-    foreground = {name: value for name, value in values.items() if value.any()}
-    if not foreground:
+    classes = {name: value for name, value in values.items() if value.any()}
+    if not classes:
         raise ProXError(f"there is nothing to score: the labels {dict(labels)} have no class but background")
-    return foreground
+    return classes
+
+
+def class_dice(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any]) -> dict[str, float]:
+    """Dice by name of the classes or regions that occur or are predicted.
+
+    Voxels whose ``truth`` is to be ignored are not counted. labels, and errors: see ``foreground``.
+    """
+    classes, seen = foreground(labels), truth != labels.get("ignore", -1)
+    predicted, truth = predicted[seen], truth[seen]
+    scores = {}
+    for name, values in classes.items():
+        p, t = np.isin(predicted, values), np.isin(truth, values)
+        counts = np.array([[np.sum(p & t)], [np.sum(p & ~t)], [np.sum(~p & t)]])
+        scores[name] = mean_dice(counts)
+    return {name: score for name, score in scores.items() if not np.isnan(score)}
+
+
+def mean_score(by_class: Mapping[str, float]) -> float:
+    """The mean over the classes that have a score; NaN where none has."""
+    return float(np.mean(list(by_class.values()))) if by_class else float("nan")
+
+
+def dice_of(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any]) -> float:
+    """The mean of ``class_dice``."""
+    return mean_score(class_dice(predicted, truth, labels))

@@ -16,7 +16,7 @@ from monai_prox.files import digest_of
 from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels
 from monai_prox.runtime.classification import prepare_scan, read_scan
 from monai_prox.runtime.description import Description, ScanDescription
-from monai_prox.runtime.dice import dice_of
+from monai_prox.runtime.dice import class_dice, foreground, mean_score
 from monai_prox.runtime.model import Network
 from monai_prox.runtime.prediction import label, prepare, problem
 from monai_prox.runtime.preprocessing import Grid
@@ -45,11 +45,11 @@ class Measure:
     """What cases are scored by instead of Dice.
 
     name: scores of another name are not comparable. score: of labels (z, y, x) that were predicted and that are true, of the
-    names and values of labels, and of mm per axis; NaN where there is nothing to score.
+    names and values of labels, and of mm per axis; by name of the classes that occur or are predicted.
     """
 
     name: str
-    score: Callable[[NDArray[Any], NDArray[Any], Mapping[str, Any], Sequence[float]], float]
+    score: Callable[[NDArray[Any], NDArray[Any], Mapping[str, Any], Sequence[float]], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,16 @@ class HeldOut(Protocol):
         """Those of the cases ``which`` that can be read and fit the network and their labels. Raises ProXError if none does."""
 
     def scores(self, which: Sequence[int], description: Any, network: Network) -> list[float]:
-        """Of each of the cases ``which``, NaN where there is nothing to score.
+        """Of each of the cases ``which``, NaN where there is nothing to score: the mean of ``class_scores``.
 
         Raises ProXError for files that cannot be read or do not fit each other.
         """
+
+    def class_scores(self, which: Sequence[int], description: Any, network: Network) -> list[dict[str, float]]:
+        """Of each of the cases ``which``, by those of ``classes`` that the case has something to score of. Errors as above."""
+
+    def classes(self, description: Any) -> list[str]:
+        """Names of what is scored, in the order of the task's labels."""
 
     def inputs(self, which: Sequence[int], description: Any, most: int) -> Iterator[Array]:
         """What the network sees of the cases ``which``, (1, C, *patch), ``most`` of each, spread over it."""
@@ -136,7 +142,7 @@ class _LeavesOut:
 
 
 class SegmentedCases(_LeavesOut):
-    """Scores are Dice, see ``dice_of``, at the images' own resolution, unless another ``measure`` is given.
+    """Scores are Dice, see ``class_dice``, at the images' own resolution, unless another ``measure`` is given.
 
     regions: names and values of what is measured; the network's labels if None.
     """
@@ -151,7 +157,13 @@ class SegmentedCases(_LeavesOut):
         self._images, self._truths = _Kept(KEPT), _Kept(KEPT)
 
     def scores(self, which: Sequence[int], description: Description, network: Network) -> list[float]:
-        return [self._score(index, description, network) for index in which]
+        return [mean_score(by_class) for by_class in self.class_scores(which, description, network)]
+
+    def class_scores(self, which: Sequence[int], description: Description, network: Network) -> list[dict[str, float]]:
+        return [self._class_scores(index, description, network) for index in which]
+
+    def classes(self, description: Description) -> list[str]:
+        return list(foreground(self.regions or description.labels))
 
     def inputs(self, which: Sequence[int], description: Description, most: int) -> Iterator[Array]:
         for index in which:
@@ -175,12 +187,12 @@ class SegmentedCases(_LeavesOut):
     def shapes(self, which: Sequence[int], description: Description) -> list[tuple[int, ...]]:
         return [self._prepared(index, description)[1].shape for index in which]
 
-    def _score(self, index: int, description: Description, network: Network) -> float:
+    def _class_scores(self, index: int, description: Description, network: Network) -> dict[str, float]:
         prepared, grid = self._prepared(index, description)
         truth = self._truth(index, description, grid)
         predicted, labels = label(prepared, grid, description, network), self.regions or description.labels
         if self.measure is None:
-            return dice_of(predicted, truth, labels)
+            return class_dice(predicted, truth, labels)
         spacing = [grid.image_spacing[axis] for axis in np.argsort(description.transpose)]
         return self.measure.score(predicted, truth, labels, spacing)
 
@@ -213,12 +225,20 @@ class LabelledScans(_LeavesOut):
         self._images = _Kept(KEPT)
 
     def scores(self, which: Sequence[int], description: ScanDescription, network: Network) -> list[float]:
-        right: list[float] = []
+        return [mean_score(by_class) for by_class in self.class_scores(which, description, network)]
+
+    def class_scores(self, which: Sequence[int], description: ScanDescription, network: Network) -> list[dict[str, float]]:
+        right: list[dict[str, float]] = []
         for start in range(0, len(which), TOGETHER):
             batch = which[start : start + TOGETHER]
             classes = network(np.stack([self._prepared(index, description) for index in batch])).argmax(1)
-            right += [float(found == self.scans[index].label) for found, index in zip(classes, batch, strict=True)]
+            for found, index in zip(classes, batch, strict=True):
+                truth = self.scans[index].label
+                right.append({description.classes[truth]: float(found == truth)})
         return right
+
+    def classes(self, description: ScanDescription) -> list[str]:
+        return list(description.classes)
 
     def inputs(self, which: Sequence[int], description: ScanDescription, most: int) -> Iterator[Array]:
         for index in which:

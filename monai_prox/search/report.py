@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -17,14 +17,16 @@ from rich.table import Table
 
 from monai_prox.core import cost
 from monai_prox.core.space import Subnet
-from monai_prox.files import replacing, write_json
+from monai_prox.files import write_json
 from monai_prox.report import count, plot_choices
 from monai_prox.search.budget import UNITS
+from monai_prox.search.page import write_page
 from monai_prox.search.scored import Scored
 from monai_prox.search.study import Result, Search
 from monai_prox.trained.source import Trained
 
 FORMAT = 2
+NUMBER = re.compile(r"^(Dataset|Task)\d+_")  # before a task's name
 PLOTTED = ("latency_ms", "macs", "parameters", "memory_mb")
 TABLE, PLOT, PAGE, MEMBERS = "front.json", "front.png", "report.html", "members"
 
@@ -90,10 +92,7 @@ def write_report(result: Result, output: Path) -> dict[str, Any]:
         axes={name: label for name, label in contents["axes"].items() if name in PLOTTED or name in result.search.minimise},
         measure=f"mean {result.search.source.measure.capitalize()}",
     )
-    page = files("monai_prox.search").joinpath("report.html").read_text(encoding="utf-8")
-    data = json.dumps(json.loads((folder / TABLE).read_text())).replace("<", "\\u003c")
-    with replacing(folder / PAGE) as temporary:
-        temporary.write_text(page.replace("/* data */", data), encoding="utf-8")
+    write_page(json.loads((folder / TABLE).read_text()), folder / PAGE, result.search.source.progress)
     return contents
 
 
@@ -112,8 +111,10 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": str(source.path),
+        "task": NUMBER.sub("", source.describe(search.prices.family.space.largest()).task),
         "date": date.today().isoformat(),
         "measure": source.measure,
+        "classes": search.classes,
         "formats": list(source.formats),
         "minimised": list(search.minimise),
         "axes": {name: UNITS[name] for name in priced if name != "latency_ms" or device is not None},
@@ -146,6 +147,8 @@ def _entry(member: Scored, result: Result, output: Path, patches: _Patches) -> d
         "score": member.score,
         "standard_error": member.standard_error,
         "cases": member.cases,
+        "scores": member.scores,
+        "classes": result.by_class(member),
         "price": asdict(member.price),
         **counted,
         "macs_a_case": member.price.macs * counted["patches_a_case"],

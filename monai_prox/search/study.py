@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from math import isnan
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -22,9 +20,13 @@ from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError, refusing
 from monai_prox.latency.device import Device, fingerprint
+from monai_prox.runtime.dice import mean_score
 from monai_prox.runtime.evaluation import HeldOut
 from monai_prox.search.budget import UNITS, Budget, Prices, check_costs
 from monai_prox.search.front import fronts
+from monai_prox.search.parameters import distributions, parameters_of, ranks_of
+from monai_prox.search.recorded import CLASSES, DIGITS, FINALIST, ByClass, read_recorded
+from monai_prox.search.result import Result
 from monai_prox.search.sampler import ByFirstTrial
 from monai_prox.search.scored import Scored, SearchProgress
 from monai_prox.search.storage import open_storage
@@ -34,8 +36,6 @@ from monai_prox.typed import check_types
 
 STALE = 200  # known proposals in a row that end a search: no other member is within the budget
 POPULATION = 16
-RECORDED = {"subnet": Mapping[str, tuple[float, ...]], "scores": Mapping}  # of a member, in the storage
-FINALIST = "finalist"  # the beginning of the names of attributes with scores on all cases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,11 @@ class Search:
         return self.source.held_out()
 
     @cached_property
+    def classes(self) -> list[str]:
+        """Names of what is scored, in the order of the task's labels."""
+        return self.held_out.classes(self.source.describe(self.source.supernet.family.space.largest()))
+
+    @cached_property
     def subset(self) -> list[int]:
         """Indices of the cases that every member is scored on, evenly spaced over all cases."""
         count = len(self.held_out.names)
@@ -144,7 +149,14 @@ class Search:
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         seconds += sum(trial.duration.total_seconds() for trial in trials if trial.duration is not None)
         members = list(scored_members.values())
-        return Result(search=self, members=members, finalists=finalists, known=self._all_known(study, members), seconds=seconds)
+        return Result(
+            search=self,
+            members=members,
+            finalists=finalists,
+            known=self._all_known(study, members),
+            classes=self._all_classes(study),
+            seconds=seconds,
+        )
 
     def _study(self) -> optuna.Study:
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.minimise)]
@@ -160,7 +172,7 @@ class Search:
         if not study.get_trials(deepcopy=False):
             members = named_members(self.source.supernet.family, self.source.size).values() if self.sampler != "random" else ()
             for subnet in dict.fromkeys([*members, self.budget.cheapest(self.prices)]):
-                study.enqueue_trial(self._parameters(subnet), skip_if_exists=True)
+                study.enqueue_trial(parameters_of(subnet, self.prices.family.space), skip_if_exists=True)
         return study
 
     def _scored_members(self, study: optuna.Study) -> dict[Subnet, Scored]:
@@ -177,9 +189,9 @@ class Search:
         names, stale = [self.held_out.names[index] for index in self.scored_on], 0
         while len(scored_members) < self.trials and stale < STALE:
             with self._stored():
-                trial = study.ask(self._distributions)
+                trial = study.ask(distributions(self.prices.family.space))
                 scored_members |= self._scored_members(study)
-            subnet = self.budget.nearest(self._ranks(trial.params), self.prices)
+            subnet = self.budget.nearest(ranks_of(trial.params, self.prices.family.space), self.prices)
             stale = stale + 1 if subnet in scored_members or not self.budget.allows(self.prices.price(subnet)) else 0
             if not self.budget.allows(self.prices.price(subnet)):
                 study.tell(trial, state=TrialState.FAIL)
@@ -194,6 +206,7 @@ class Search:
             with self._stored():
                 trial.set_user_attr("subnet", subnet.to_json())
                 trial.set_user_attr("scores", scores)
+                trial.set_user_attr(CLASSES, self._classes_of(subnet, scores))
                 study.tell(trial, [scored.score, *(scored.price.value(name) for name in self.minimise)])
             scored_members[subnet] = scored
             watch(SearchProgress("members", len(scored_members), self.trials, list(scored_members.values())))
@@ -223,7 +236,12 @@ class Search:
                     else {}
                 )
                 scores = {name: scores_by_case[name] for name in usable}
-                record = {"subnet": member.subnet.to_json(), "scores": scores, "seconds": time.perf_counter() - start}
+                record = {
+                    "subnet": member.subnet.to_json(),
+                    "scores": scores,
+                    CLASSES: self._classes_of(member.subnet, scores),
+                    "seconds": time.perf_counter() - start,
+                }
                 study.set_user_attr(key, record)
             finalists.append(Scored(member.subnet, member.price, self._recorded(record)[1]))
             seconds += record["seconds"]
@@ -253,16 +271,41 @@ class Search:
         return [value for key, value in attributes.items() if key.startswith(FINALIST)]
 
     @cached_property
-    def _others(self) -> dict[Subnet, dict[str, float]]:
+    def _records_of_others(self) -> list[Mapping[str, Any]]:
+        """What searches with other settings have recorded of members of this family."""
         storage = open_storage(self.storage)
-        scores: dict[Subnet, dict[str, float]] = {}
+        records: list[Mapping[str, Any]] = []
         for study in storage.get_all_studies():
             if study.user_attrs.get("family") == self._trained and study.study_name != self.name:
                 trials = storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.COMPLETE,))
-                for attributes in [*(trial.user_attrs for trial in trials), *self._finalists(study.user_attrs)]:
-                    subnet, scores_by_case = self._recorded(attributes)
-                    scores.setdefault(subnet, {}).update(scores_by_case)
+                records += [*(trial.user_attrs for trial in trials), *self._finalists(study.user_attrs)]
+        return records
+
+    @cached_property
+    def _others(self) -> dict[Subnet, dict[str, float]]:
+        scores: dict[Subnet, dict[str, float]] = {}
+        for attributes in self._records_of_others:
+            subnet, scores_by_case = self._recorded(attributes)
+            scores.setdefault(subnet, {}).update(scores_by_case)
         return scores
+
+    def _all_classes(self, study: optuna.Study) -> dict[Subnet, ByClass]:
+        """The scores by class that this search and others have recorded."""
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        own = [*(trial.user_attrs for trial in trials), *self._finalists(study.user_attrs)]
+        classes: dict[Subnet, ByClass] = {}
+        for attributes in [*self._records_of_others, *own]:
+            subnet, scores = self._recorded(attributes)
+            known = classes.setdefault(subnet, {})
+            for name, of_cases in attributes.get(CLASSES, {}).items():
+                found = zip(scores, of_cases, strict=True)
+                known.setdefault(name, {}).update({case: score for case, score in found if score is not None})
+        return classes
+
+    def _classes_of(self, subnet: Subnet, scores: Mapping[str, float]) -> dict[str, list[float | None]]:
+        """What this process has scored of a member, as it is recorded."""
+        by_class = self._scored_here.get(subnet, {})
+        return {name: [known.get(case) for case in scores] for name, known in by_class.items()}
 
     @contextmanager
     def _stored(self) -> Iterator[None]:
@@ -275,74 +318,22 @@ class Search:
                 raise ProXError(f"{problem}: {type(error).__name__}: {error!s:.160}") from error
 
     def _recorded(self, attributes: Any) -> tuple[Subnet, dict[str, float]]:
-        """The member and the scores that a trial or a finalist recorded. Raises ProXError if they are not of this family."""
         source = f"{self.storage.split('://')[0]}, a scored member"
-        check_types(attributes, RECORDED, source)
-        scores, names = attributes["scores"], set(self.held_out.names)
-        numbers = all(type(score) in (int, float) and not score > 1 for score in scores.values())
-        if not set(scores) <= names or not numbers or all(map(isnan, scores.values())):
-            raise ProXError(f"{source}: scores are numbers up to 1, of cases that were held out, got {scores!r:.120}")
-        return self.prices.family.space.check(Subnet.from_json(attributes["subnet"])), scores
+        return read_recorded(attributes, source, self.held_out.names, self.prices.family.space)
 
     def _scores(self, subnet: Subnet, cases: Sequence[int]) -> list[float]:
         network = runnable(self.source.network(subnet), self.runs_on)
-        return self.held_out.scores(cases, self.source.describe(subnet), network)
+        by_class = self.held_out.class_scores(cases, self.source.describe(subnet), network)
+        known = self._scored_here.setdefault(subnet, {})
+        for index, scores in zip(cases, by_class, strict=True):
+            for name, score in scores.items():
+                known.setdefault(name, {})[self.held_out.names[index]] = round(score, DIGITS)
+        return [mean_score(scores) for scores in by_class]
 
-    # ------------------------------------------------------------------ members as Optuna's parameters
     @cached_property
-    def _distributions(self) -> dict[str, Any]:
-        space = self.prices.family.space
-        return {
-            f"{dimension} {index}": IntDistribution(0, len(slot.choices) - 1)
-            for dimension, slots in space.dimensions.items()
-            for index, slot in enumerate(slots)
-            if len(slot.choices) > 1
-        }
-
-    def _ranks(self, parameters: dict[str, Any]) -> dict[str, list[int]]:
-        space = self.prices.family.space
-        return {
-            dimension: [parameters.get(f"{dimension} {index}", 0) for index in range(len(slots))]
-            for dimension, slots in space.dimensions.items()
-        }
-
-    def _parameters(self, subnet: Subnet) -> dict[str, int]:
-        ranks = self.prices.family.space.ranks(subnet)
-        named = {f"{dimension} {index}": rank for dimension, indices in ranks.items() for index, rank in enumerate(indices)}
-        return {name: rank for name, rank in named.items() if name in self._distributions}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """The result of a search.
-
-    Args:
-        search: the search.
-        members: all members, with scores on some cases.
-        finalists: the best members, with scores on all cases.
-        known: all members, with all scores that are in the storage.
-        seconds: time that scoring took, in all processes together.
-    """
-
-    search: Search
-    members: list[Scored]
-    finalists: list[Scored]
-    known: list[Scored]
-    seconds: float
-
-    @property
-    def cases(self) -> list[str]:
-        """Names of all cases that can be used."""
-        return max((list(member.scores) for member in self.finalists), key=len)
-
-    @property
-    def measured(self) -> list[Scored]:
-        """The finalists, and the other members whose scores on all cases are known, for example from other searches."""
-        finalists, cases = {member.subnet for member in self.finalists}, self.cases
-        complete = (member for member in self.known if member.subnet not in finalists and set(cases) <= set(member.scores))
-        return self.finalists + [
-            Scored(member.subnet, member.price, {name: member.scores[name] for name in cases}) for member in complete
-        ]
+    def _scored_here(self) -> dict[Subnet, ByClass]:
+        """The scores by class that ``_scores`` has computed."""
+        return {}
 
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {

@@ -25,7 +25,7 @@ from monai_prox.runtime.kinds import CLASSIFICATION, SEGMENTATION, Kind
 from monai_prox.surface_dice import default_tolerance
 from monai_prox.trained.bundle_folder import UNUSABLE, TrainedBundle
 from monai_prox.trained.family_file import SURFACE, FamilyFile, NamedMember
-from monai_prox.trained.source import FILES, UNNAMED, Measured, Trained, check_metric, named, surface_measure
+from monai_prox.trained.source import FILES, UNNAMED, Measured, Trained, check_metric, named, plot_of, surface_measure
 from monai_prox.training.calibrated_members import CalibratedMembers
 
 ENDING = ".nii.gz"
@@ -72,6 +72,11 @@ class _Source:
 
     def members(self) -> tuple[NamedMember, ...]:
         return self.family().members
+
+    @property
+    def progress(self) -> Path | None:
+        root = self.path.parent if self.path.name == "models" else self.path
+        return plot_of([self.path / "eval", root / "eval"], root)
 
     @property
     def scored(self) -> str:

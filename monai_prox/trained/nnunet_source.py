@@ -25,7 +25,7 @@ from monai_prox.trained.nnunet_files import listed_files
 from monai_prox.trained.nnunet_folder import FINAL, UNUSABLE, ModelFolder
 from monai_prox.trained.nnunet_member import member_plans
 from monai_prox.trained.nnunet_plans import intensities_of, surface_tolerance_of
-from monai_prox.trained.source import FILES, FOLDERS, UNNAMED, Measured, check_metric, named, surface_measure
+from monai_prox.trained.source import FILES, FOLDERS, UNNAMED, Measured, check_metric, named, plot_of, surface_measure
 
 REPEATED = {  # what of a plan the runtime does, too
     "image_reader_writer": READERS[:-1],
@@ -106,6 +106,10 @@ class TrainedNNUNet:
 
     def members(self) -> tuple[NamedMember, ...]:
         return self.model.family(self.folds).members
+
+    @property
+    def progress(self) -> Path | None:
+        return plot_of([self.path / self.fold], self.path)
 
     @property
     def scored(self) -> str:

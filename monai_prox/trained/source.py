@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,12 +16,13 @@ from monai_prox.errors import ProXError
 from monai_prox.runtime.description import Description, ScanDescription
 from monai_prox.runtime.evaluation import HeldOut, Measure
 from monai_prox.runtime.kinds import Kind
-from monai_prox.surface_dice import surface_dice_of
+from monai_prox.surface_dice import surface_dice_by_class
 from monai_prox.trained.family_file import FamilyFile, NamedMember
 
 FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript")  # what members are exported as
 UNNAMED = "member"  # the name of a subnet that has none
 Measured = Literal["dice", "accuracy", "surface Dice"]
+PLOT = "prox_progress.png"  # which a training draws
 
 
 class Trained(Protocol):
@@ -66,6 +68,10 @@ class Trained(Protocol):
         """Those that have names, their scores being the mean over all folds."""
 
     @property
+    def progress(self) -> Path | None:
+        """The plot of the training, a PNG file, if it has left one."""
+
+    @property
     def scored(self) -> str:
         """In words, what the scores of ``members`` are of."""
 
@@ -109,7 +115,16 @@ def check_metric(metric: str, *allowed: str) -> str:
 def surface_measure(tolerance: float) -> Measure:
     """The surface Dice within a tolerance in mm, see ``monai_prox.surface_dice``."""
 
-    def score(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any], spacing: Sequence[float]) -> float:
-        return surface_dice_of(predicted, truth, labels, spacing=spacing, tolerance=tolerance)
+    def score(
+        predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any], spacing: Sequence[float]
+    ) -> dict[str, float]:
+        by_class = surface_dice_by_class(predicted, truth, labels, spacing=spacing, tolerance=tolerance)
+        return {name: value for name, value in by_class.items() if not isnan(value)}
 
     return Measure(f"surface Dice within {tolerance:g} mm", score)
+
+
+def plot_of(folders: Sequence[Path], root: Path) -> Path | None:
+    """The plot of a training that lies in one of ``folders``. A link out of ``root`` is none."""
+    plots = (folder / PLOT for folder in folders)
+    return next((plot for plot in plots if plot.is_file() and plot.resolve().is_relative_to(root.resolve())), None)

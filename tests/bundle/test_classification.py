@@ -91,6 +91,8 @@ def test_accuracy_is_of_files_and_arrays_alike(tmp_path: Path) -> None:
     assert scans.scores(range(40), description, brightness) == [1.0] * 40
     other = LabelledScans([LabelledScan("scan", tmp_path / "scan.png", 1 - int(found[0]))])
     assert other.scores([0], description, brightness) == [0.0]
+    assert other.class_scores([0], description, brightness) == [{description.classes[1 - int(found[0])]: 0.0}]
+    assert other.classes(description) == list(description.classes)
     np.testing.assert_array_equal(read_scan(tmp_path / "scan.png"), arrays[0] / np.float32(255))
     (patch,) = other.inputs([0], description, 4)
     assert patch.shape == (1, *description.input_shape) and other.shapes([0], description) == [(64, 64)]

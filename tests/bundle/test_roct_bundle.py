@@ -199,6 +199,10 @@ def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Pat
     front = json.loads(found.read_text())
     assert front["measure"] == "accuracy" and front["cases"] == {"some": 8, "all": 16, "left_out": {}}
     assert len(front["members"]) == 12 and all(one["price"]["parameters"] <= 2e6 for one in front["members"])
+    assert front["classes"] and all(
+        list(one["classes"]) == front["classes"] for one in [*front["members"], *front["finalists"]]
+    )
+    assert "data:image/png;base64," in (found.parent / "report.html").read_text(), "the training's plot, of the folder eval"
     named = [member.subnet.to_json() for member in TrainedBundle.open(trained.bundle).family().members]
     other = next(one for one in front["finalists"] if one["subnet"] not in named)
     file = tmp_path / "int8.onnx"

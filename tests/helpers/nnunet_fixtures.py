@@ -6,8 +6,22 @@ from pathlib import Path
 import pytest
 
 from helpers.made_once import made_once
-from helpers.nnunet_task import FULLRES, Prepared, ProXTrainerTiny, folders, prepare, run, training_on, write_trainers
+from helpers.nnunet_task import (
+    FULLRES,
+    Prepared,
+    ProXTrainerTiny,
+    bare_model,
+    bare_plans,
+    folders,
+    prepare,
+    run,
+    training_on,
+    write_held_out,
+    write_trainers,
+)
+from helpers.searches import NAMES
 from monai_prox.data.phantom import write_phantom_task
+from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 
 @pytest.fixture
@@ -21,6 +35,14 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder.mkdir(parents=True)
         (folder / "case.b2nd").touch()
     return tmp_path
+
+
+@pytest.fixture
+def source(bare: Path, monkeypatch: pytest.MonkeyPatch) -> TrainedNNUNet:
+    """A family with random weights, and held-out cases whose labels are what the largest member says of them."""
+    model = bare_model(bare_plans())
+    monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
+    return TrainedNNUNet.open(model.path)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from monai.metrics import compute_dice
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from monai_prox.runtime.dice import dice_of, mean_dice
+from monai_prox.runtime.dice import class_dice, dice_of, mean_dice
 
 
 def test_dice_is_over_what_occurs_or_is_predicted() -> None:
@@ -48,6 +48,9 @@ def test_dice_is_that_of_nnunets_evaluation(labels: dict[str, Any], tmp_path: Pa
     values = [tuple(np.atleast_1d(value)) for name, value in labels.items() if name not in ("background", "ignore")]
     found = compute_metrics(*files, SimpleITKIO(), values, labels.get("ignore"))["metrics"]
     assert dice_of(predicted, truth, labels) == pytest.approx(np.nanmean([of["Dice"] for of in found.values()]), abs=1e-12)
+    names = [name for name in labels if name not in ("background", "ignore")]
+    by_class = {name: of["Dice"] for name, of in zip(names, found.values(), strict=True) if not np.isnan(of["Dice"])}
+    assert class_dice(predicted, truth, labels) == pytest.approx(by_class, abs=1e-12) and "nowhere" not in by_class
 
 
 def test_dice_is_that_of_monais_metric() -> None:

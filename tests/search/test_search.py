@@ -22,12 +22,12 @@ import torch
 from helpers.architectures import unet_architecture
 from helpers.nnunet_task import BARE_DATASET, TWO_MEMBERS, attempt, bare_model, bare_plans, environment, run, write_held_out
 from helpers.refusals import refused
+from helpers.searches import NAMES, made_up_device, search_of
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.storages.journal import JournalFileSymlinkLock
-from playwright.sync_api import Page, sync_playwright
 from torch import nn
 from typer.testing import CliRunner
 
@@ -39,9 +39,7 @@ from monai_prox.export.device_file import export_file
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import write_json
-from monai_prox.latency.device import Device, fingerprint
-from monai_prox.latency.measure import profile
-from monai_prox.latency.pack import choose_members
+from monai_prox.latency.device import Device
 from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.evaluation import LabelledScan, LabelledScans, SegmentedCases
 from monai_prox.runtime.prediction import segment
@@ -58,7 +56,6 @@ from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
-CHROMIUM = Path("/usr/bin/chromium")
 SIZE = (32, 32, 32)
 FAMILIES = [
     UNetFamily(unet_architecture(kind, axes=3), input_channels=1, num_classes=3, patch_size=SIZE)
@@ -135,27 +132,12 @@ def test_patches_are_counted_as_nnunet_lays_them(image: list[int], patch: list[i
 
 
 # ---------------------------------------------------------------------- searching
-NAMES = [f"case_{index}" for index in range(3)]
-
-
-@pytest.fixture
-def source(bare: Path, monkeypatch: pytest.MonkeyPatch) -> TrainedNNUNet:
-    model = bare_model(bare_plans())
-    monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
-    return TrainedNNUNet.open(model.path)
-
-
-def search_of(source: TrainedNNUNet, storage: Path, **settings: Any) -> Search:
-    few: dict[str, Any] = {"trials": 10, "cases": 1, "finalists": 3}
-    return Search(source=source, storage=str(storage), **few | settings)
-
-
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """For every score that is computed, the case, and the weights of the network."""
     seen: list[tuple[int, int]] = []
-    scores = SegmentedCases.scores
+    scores = SegmentedCases.class_scores
 
-    def watching(self: SegmentedCases, which: Sequence[int], description: Any, network: Any) -> list[float]:
+    def watching(self: SegmentedCases, which: Sequence[int], description: Any, network: Any) -> list[dict[str, float]]:
         seen.extend((index, LAST[0]) for index in which)
         return scores(self, which, description, network)
 
@@ -166,7 +148,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         LAST[0] = sum(weight.numel() for weight in built.parameters())
         return built
 
-    monkeypatch.setattr(SegmentedCases, "scores", watching)
+    monkeypatch.setattr(SegmentedCases, "class_scores", watching)
     monkeypatch.setattr(TrainedNNUNet, "network", network)
     return seen
 
@@ -569,15 +551,6 @@ def test_the_command_writes_a_front_from_a_devices_file(source: TrainedNNUNet, t
     assert done.returncode == 1 and "was measured with another family, another; this one is" in done.stderr
 
 
-def made_up_device(source: TrainedNNUNet) -> dict[str, Any]:
-    family, size = source.supernet.family, source.size
-    members = [
-        {"subnet": subnet.to_json(), "milliseconds": 1 + 1e-5 * cost.macs(family, subnet, size)}
-        for subnet in choose_members(family, size)
-    ]
-    return profile(fingerprint(family, size), "made up", 1, members)
-
-
 def test_the_commands_export_the_fold_that_was_scored(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one, too: another may be finished later, and nnunet takes all."""
     model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(0,))
@@ -592,108 +565,6 @@ def test_the_commands_export_the_fold_that_was_scored(bare: Path, tmp_path: Path
     assert [path.name for path in (tmp_path / "exported").glob("fold_*")] == ["fold_0"]
 
 
-# ---------------------------------------------------------------------- the page
-@pytest.fixture
-def page() -> Any:
-    if not CHROMIUM.is_file():
-        pytest.skip(f"there is no {CHROMIUM} to open the page with")
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        yield browser.new_page()
-        browser.close()
-
-
-def test_the_page_shows_the_best_member_within_a_budget(source: TrainedNNUNet, tmp_path: Path, page: Page) -> None:
-    device = Device.from_json(made_up_device(source), source.supernet.family, source.size, "a test")
-    search = search_of(source, tmp_path / "study.journal", device=device, minimise=("latency_ms",), finalists=4, trials=16)
-    output = tmp_path / "</script><b>out"  # what is in the data must stay data
-    contents = write_report(search.run(), output)
-    wrong: list[str] = []
-    asked: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto((report_folder(search, output) / "report.html").as_uri())
-    finalists = contents["finalists"]
-    whole = {one["name"]: one["score"] for one in finalists}
-    few = {one["name"]: one["expected"] for one in contents["members"] if one["name"] not in whole}
-    scores, prices = few | whole, {one["name"]: one["price"] for one in contents["members"]}
-    assert len(scores) == len(contents["members"]) == 16 and few
-    assert whole[page.locator("#chosen").inner_text()] == max(whole.values()), "without a limit the best of the finalists"
-    assert page.locator("circle.finalist").count() == len(finalists) and page.locator("circle.member").count() == len(few)
-
-    def slide(value: int) -> None:
-        page.locator("#budget").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", value)
-
-    for axis in contents["axes"]:
-        page.locator("#axis").select_option(axis)
-        slide(0)
-        assert "No member is this cheap" in page.locator("#card").inner_text()
-        for value in range(50, 1001, 190):
-            slide(value)
-            limit = page.evaluate("limit()")
-            within = [name for name, price in prices.items() if price[axis] <= limit]
-            assert page.locator("circle.choice.dear").count() == len(prices) - len(within)
-            if within:
-                chosen = page.locator("#chosen").inner_text()
-                within = [name for name in within if name in whole] or within  # a guess displaces nothing measured
-                assert scores[chosen] == max(scores[name] for name in within), f"the best of those within {axis}"
-                equal = [name for name in within if scores[name] == scores[chosen]]
-                assert prices[chosen][axis] == min(prices[name][axis] for name in equal), "and of these the cheapest"
-        measured = min(prices[name][axis] for name in whole)
-        cheaper = {name for name in few if prices[name][axis] < measured}
-        ahead = [
-            name
-            for among in (cheaper, set(whole))
-            for name in among
-            if not any(prices[o][axis] <= prices[name][axis] and scores[o] > scores[name] for o in among)
-            and not any(prices[o][axis] < prices[name][axis] and scores[o] >= scores[name] for o in among)
-        ]
-        listed = {row.split("\t")[0] for row in page.locator("#choices tbody tr").all_inner_texts()}
-        assert listed <= set(ahead) | set(whole) and set(whole) <= listed
-        assert {scores[name] for name in ahead} == {scores[name] for name in listed if name in ahead}
-    slide(1000)
-    one = next(iter(few))
-    page.locator(f"circle[data-name={one}]").focus()
-    page.locator(f"circle[data-name={one}]").dispatch_event("click")
-    assert page.locator("#chosen").inner_text() == one
-    assert "held-out: only 1 of 3 cases, shifted by" in page.locator("#cases").inner_text()
-    assert (output / "members" / f"{one}.json").is_file() and f"{one}.json" in page.locator("#command").inner_text()
-    page.locator(f"circle[data-name={finalists[0]['name']}]").hover()
-    assert "decoder depth" in page.locator("#tip").inner_text()
-    page.locator(f"circle[data-name={finalists[0]['name']}]").click()
-    assert page.locator("#chosen").inner_text() == finalists[0]["name"]
-    assert "held-out: 3 of 3 cases" in page.locator("#cases").inner_text()
-    page.locator("#format").select_option("openvino")
-    command = page.locator("#command").inner_text()
-    assert command == f"{finalists[0]['command']} --format openvino --output {finalists[0]['name']}.xml"
-    page.locator("#copy").click()
-    page.wait_for_function("['Copied', 'Selected'].includes(document.getElementById('copy').textContent)")
-    stages = [row.split("\t")[0] for row in page.locator("#stages tr").all_inner_texts()[1:]]
-    assert stages == [stage["name"] for stage in contents["stages"]]
-    assert wrong == [] and asked == [page.url], "nothing is fetched"
-
-
-def test_the_page_says_what_was_scored_on_what(source: TrainedNNUNet, tmp_path: Path, page: Page) -> None:
-    raw = source.path.parents[2] / "raw" / "Dataset990_Phantom"
-    (raw / "imagesTr" / "case_1_0000.nii.gz").write_bytes(b"no image")
-    search = search_of(source, tmp_path / "study.journal", trials=4, cases=9, finalists=1)
-    contents = write_report(search.run(), tmp_path)
-    assert len(contents["measured"]) == 4 and len(contents["finalists"]) == 1
-    assert all(one["expected"] == one["score"] for one in contents["members"])
-    page.goto((report_folder(search, tmp_path) / "report.html").as_uri())
-    assert "members scored on all 2 usable cases held out" in page.locator("#about").inner_text()
-    assert page.locator("#left").inner_text().startswith("Left out of the 3 held-out cases: case_1 (")
-    assert "shifted" not in page.locator("#legend").inner_text() and page.locator("circle.finalist").count() == 4
-    page.locator(f"circle[data-name={contents['members'][0]['name']}]").dispatch_event("click")
-    assert page.locator("#cases").inner_text().endswith("held-out: 2 of 2 cases")
-    assert "largest + random, smallest, random in turn" in page.evaluate(
-        """(data.stages = [{name: "all", train: ["largest", ["random", "smallest", "random"]]}], training(),
-            document.getElementById("stages").innerText)"""
-    )
-
-
 def test_what_earlier_runs_scored_on_all_cases_is_not_forgotten(source: TrainedNNUNet, tmp_path: Path) -> None:
     """With more finalists, and within another budget."""
     storage = tmp_path / "study.journal"
@@ -706,32 +577,6 @@ def test_what_earlier_runs_scored_on_all_cases_is_not_forgotten(source: TrainedN
         assert len(result.measured) > 1
         contents = write_report(result, tmp_path / "out")
         assert {one["name"] for one in contents["measured"]} == {name_of(one.subnet) for one in result.measured}
-
-
-def test_a_guessed_score_is_none_above_1_and_displaces_no_measured_one(
-    source: TrainedNNUNet, tmp_path: Path, page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The finalists do better on all cases than on the few, by more than others can."""
-    costs = Prices(source.supernet.family, source.size)
-    most = costs.price(source.supernet.family.space.largest()).macs
-
-    def scores(self: Search, subnet: Subnet, which: Sequence[int]) -> list[float]:
-        few = 0.5 + 0.45 * costs.price(subnet).macs / most
-        return [few if index == 0 else min(0.99, few + 0.3) for index in which]
-
-    monkeypatch.setattr(Search, "_scores", scores)
-    search = search_of(source, tmp_path / "study.journal", finalists=3, trials=12)
-    contents = write_report(search.run(), tmp_path)
-    finalists = {one["name"]: one for one in contents["finalists"]}
-    few = [one for one in contents["members"] if one["name"] not in finalists]
-    assert max(one["expected"] for one in few) == 1
-    page.goto((report_folder(search, tmp_path) / "report.html").as_uri())
-    best = max(finalists.values(), key=lambda one: one["score"])
-    assert page.locator("#chosen").inner_text() == best["name"] and best["score"] < 1
-    cheapest = min(one["price"]["macs"] for one in finalists.values())
-    prices = {one["name"]: one["price"]["macs"] for one in contents["members"]}
-    ahead = set(page.evaluate("front().map(one => one.name)"))
-    assert all(name in finalists or prices[name] < cheapest for name in ahead)
 
 
 def test_the_shown_scores_of_members_are_shifted_to_those_of_all_cases(source: TrainedNNUNet, tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+"""What tests of searches share, beside the fixture ``source`` of nnunet_fixtures."""
+
+from pathlib import Path
+from typing import Any
+
+from monai_prox.core import cost
+from monai_prox.latency.device import fingerprint
+from monai_prox.latency.measure import profile
+from monai_prox.latency.pack import choose_members
+from monai_prox.search.study import Search
+from monai_prox.trained.nnunet_source import TrainedNNUNet
+
+NAMES = [f"case_{index}" for index in range(3)]
+
+
+def search_of(source: TrainedNNUNet, storage: Path, **settings: Any) -> Search:
+    few: dict[str, Any] = {"trials": 10, "cases": 1, "finalists": 3}
+    return Search(source=source, storage=str(storage), **few | settings)
+
+
+def made_up_device(source: TrainedNNUNet) -> dict[str, Any]:
+    family, size = source.supernet.family, source.size
+    members = [
+        {"subnet": subnet.to_json(), "milliseconds": 1 + 1e-5 * cost.macs(family, subnet, size)}
+        for subnet in choose_members(family, size)
+    ]
+    return profile(fingerprint(family, size), "made up", 1, members)
