@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +64,9 @@ def main() -> None:
     """Entry point: errors that users can mend are one line and exit code 1."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of packages that nnU-Net imports
     warnings.formatwarning = format_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # into a pipe, Windows writes an encoding that lacks most characters
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name=NAME)
     except ProXError as error:

@@ -21,8 +21,9 @@ from monai_prox.files import write_json
 from monai_prox.report import count, plot_choices
 from monai_prox.search.budget import UNITS
 from monai_prox.search.page import write_page
+from monai_prox.search.result import Result
 from monai_prox.search.scored import Scored
-from monai_prox.search.study import Result, Search
+from monai_prox.search.settings import SearchSettings
 from monai_prox.trained.source import Trained
 
 FORMAT = 2
@@ -49,16 +50,16 @@ def named(result: Result) -> dict[str, Scored]:
     return _by_cost(result.finalists, result.search)
 
 
-def _by_cost(scored: Sequence[Scored], search: Search) -> dict[str, Scored]:
+def _by_cost(scored: Sequence[Scored], search: SearchSettings) -> dict[str, Scored]:
     by_cost = sorted(scored, key=lambda member: tuple(member.price.value(name) for name in search.minimise))
     return {name_of(member.subnet): member for member in by_cost}
 
 
-def report_folder(search: Search, output: Path) -> Path:
+def report_folder(search: SearchSettings, output: Path) -> Path:
     """The folder of a search. Its name has the costs, the budget, and a digest of all settings.
 
     Args:
-        search: the search.
+        search: the settings of the search.
         output: folder of all searches.
     """
     limits = (f"{name}_{limit:g}".replace("+", "") for name, limit in search.budget.limits().items())
@@ -159,7 +160,7 @@ def _entry(member: Scored, result: Result, output: Path, patches: _Patches) -> d
 class _Patches:
     """The number of patches of the median case at nnU-Net's step size, without mirroring and with mirroring along all axes."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: SearchSettings) -> None:
         self._search, self._known = search, dict[Any, dict[str, float]]()
 
     def count(self, subnet: Subnet) -> dict[str, float]:

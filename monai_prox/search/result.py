@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isnan
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from monai_prox.core.space import Subnet
 from monai_prox.search.recorded import ByClass
 from monai_prox.search.scored import Scored
-
-if TYPE_CHECKING:
-    from monai_prox.search.study import Search
+from monai_prox.search.settings import SearchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +18,7 @@ class Result:
     """The result of a search.
 
     Args:
-        search: the search.
+        search: the settings of the search.
         members: all members, with scores on some cases.
         finalists: the best members, with scores on all cases.
         known: all members, with all scores that are in the storage.
@@ -29,7 +26,7 @@ class Result:
         seconds: time that scoring took, in all processes together.
     """
 
-    search: Search
+    search: SearchSettings
     members: list[Scored]
     finalists: list[Scored]
     known: list[Scored]
@@ -51,7 +48,7 @@ class Result:
         ]
 
     def by_class(self, member: Scored) -> dict[str, float | None] | None:
-        """A member's mean score by class over the cases that it is scored on, in the order of ``Search.classes``.
+        """A member's mean score by class over the cases that it is scored on, in the order of ``SearchSettings.classes``.
 
         Args:
             member: the member.

@@ -6,9 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -19,118 +17,24 @@ from optuna.trial import TrialState
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError, refusing
-from monai_prox.latency.device import Device, fingerprint
 from monai_prox.runtime.dice import mean_score
-from monai_prox.runtime.evaluation import HeldOut
-from monai_prox.search.budget import UNITS, Budget, Prices, check_costs
 from monai_prox.search.front import fronts
 from monai_prox.search.parameters import distributions, parameters_of, ranks_of
 from monai_prox.search.recorded import CLASSES, DIGITS, FINALIST, ByClass, read_recorded
 from monai_prox.search.result import Result
 from monai_prox.search.sampler import ByFirstTrial
 from monai_prox.search.scored import Scored, SearchProgress
+from monai_prox.search.settings import SAMPLERS, SearchSettings
 from monai_prox.search.storage import open_storage
 from monai_prox.search.torch_runner import runnable
-from monai_prox.trained.source import Trained
 from monai_prox.typed import check_types
 
 STALE = 200  # known proposals in a row that end a search: no other member is within the budget
-POPULATION = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """The settings of a search. Two searches with equal settings on one storage are the same search.
+class Search(SearchSettings):
+    """A search, which runs or goes on where it was interrupted."""
 
-    Args:
-        source: the trained family.
-        storage: URL of a database, or path of a journal.
-        device: the device for latencies, or None.
-        budget: limits of the costs.
-        minimise: costs that are minimised while the score is maximised, names of UNITS.
-        trials: number of members that all processes together score.
-        cases: number of held-out cases that every member is scored on.
-        finalists: number of best members that are scored on all cases.
-        seed: seed of the proposals.
-        sampler: "nsga2", or "random" for comparison.
-        runs_on: device of torch that members are scored on. None means the GPU if there is one.
-
-    Raises:
-        ProXError: a setting is out of range, or latency is used without a device.
-    """
-
-    source: Trained
-    storage: str
-    device: Device | None = None
-    budget: Budget = field(default_factory=Budget)
-    minimise: tuple[str, ...] = ("macs",)
-    trials: int = 100
-    cases: int = 4
-    finalists: int = 6
-    seed: int = 0
-    sampler: str = "nsga2"
-    runs_on: str | None = None
-
-    def __post_init__(self) -> None:
-        check_costs(self.minimise)
-        if "latency_ms" in (*self.minimise, *self.budget.limits()) and self.device is None:
-            raise ProXError("latency is known where a device's file is given, see monai-prox profile")
-        for name in ("trials", "cases", "finalists"):
-            if getattr(self, name) < 1:
-                raise ProXError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.minimise:
-            raise ProXError(f"there must be something to minimise: {', '.join(UNITS)}")
-        if self.sampler not in SAMPLERS:
-            raise ProXError(f"the sampler {self.sampler!r} is not known; allowed: {', '.join(SAMPLERS)}")
-
-    # ------------------------------------------------------------------ what is the same for all processes
-    @cached_property
-    def prices(self) -> Prices:
-        """The costs of the members."""
-        return Prices(self.source.supernet.family, self.source.size, self.device)
-
-    @cached_property
-    def held_out(self) -> HeldOut:
-        """The held-out cases."""
-        return self.source.held_out()
-
-    @cached_property
-    def classes(self) -> list[str]:
-        """Names of what is scored, in the order of the task's labels."""
-        return self.held_out.classes(self.source.describe(self.source.supernet.family.space.largest()))
-
-    @cached_property
-    def subset(self) -> list[int]:
-        """Indices of the cases that every member is scored on, evenly spaced over all cases."""
-        count = len(self.held_out.names)
-        number = min(self.cases, count)
-        return [index * count // number for index in range(number)]
-
-    @cached_property
-    def scored_on(self) -> list[int]:
-        """Indices of those cases of ``subset`` that can be used. Raises ProXError if there are none."""
-        return self._usable(self.subset)
-
-    def _usable(self, cases: Sequence[int]) -> list[int]:
-        return self.held_out.usable(cases, self.source.describe(self.source.supernet.family.space.largest()))
-
-    @cached_property
-    def _trained(self) -> str:
-        """A digest of everything that scores depend on: the family, its weights and its cases."""
-        digest = sha256(fingerprint(self.source.supernet.family, self.source.size).encode())
-        for name, weight in self.source.supernet.state_dict().items():
-            digest.update(name.encode() + weight.cpu().numpy().tobytes())
-        digest.update(self.held_out.fingerprint().encode())
-        return digest.hexdigest()[:16]
-
-    @cached_property
-    def name(self) -> str:
-        """The name of the study: a digest of the trained family, and a digest of the settings."""
-        timed = None if self.device is None else sorted((str(subnet), time) for subnet, time in self.device.measured.items())
-        settings = [asdict(self.budget), self.minimise, timed, self.subset, self.sampler, self.seed]
-        return f"{self._trained}-{sha256(repr(settings).encode()).hexdigest()[:8]}"
-
-    # ------------------------------------------------------------------ searching
     def run(self, watch: Callable[[SearchProgress], object] = lambda _: None) -> Result:
         """Runs the search, or continues it from the storage.
 
@@ -168,7 +72,7 @@ class Search:
             directions=directions,
             load_if_exists=True,
         )
-        study.set_user_attr("family", self._trained)
+        study.set_user_attr("family", self.trained)
         if not study.get_trials(deepcopy=False):
             members = named_members(self.source.supernet.family, self.source.size).values() if self.sampler != "random" else ()
             for subnet in dict.fromkeys([*members, self.budget.cheapest(self.prices)]):
@@ -228,7 +132,7 @@ class Search:
             else:
                 start = time.perf_counter()
                 scores_by_case = self._others.get(member.subnet, {}) | member.scores
-                usable = {self.held_out.names[index]: index for index in self._usable(range(len(self.held_out.names)))}
+                usable = {self.held_out.names[index]: index for index in self.usable(range(len(self.held_out.names)))}
                 remaining = {name: index for name, index in usable.items() if name not in scores_by_case}
                 scores_by_case |= (
                     dict(zip(remaining, self._scores(member.subnet, list(remaining.values())), strict=True))
@@ -276,7 +180,7 @@ class Search:
         storage = open_storage(self.storage)
         records: list[Mapping[str, Any]] = []
         for study in storage.get_all_studies():
-            if study.user_attrs.get("family") == self._trained and study.study_name != self.name:
+            if study.user_attrs.get("family") == self.trained and study.study_name != self.name:
                 trials = storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.COMPLETE,))
                 records += [*(trial.user_attrs for trial in trials), *self._finalists(study.user_attrs)]
         return records
@@ -334,9 +238,3 @@ class Search:
     def _scored_here(self) -> dict[Subnet, ByClass]:
         """The scores by class that ``_scores`` has computed."""
         return {}
-
-
-SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-}

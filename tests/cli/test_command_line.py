@@ -1,9 +1,11 @@
 """What all commands have in common: help, examples, the version, completion, and how options are spelt."""
 
 import ast
+import io
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from helpers.in_process import prox
 
 import monai_prox
 from monai_prox.cli import completion
-from monai_prox.cli.app import app
+from monai_prox.cli.app import app, main
 from monai_prox.families.unet_choices import CHOICES
 from monai_prox.latency.pack import RUNTIMES
 from monai_prox.search.budget import UNITS
@@ -164,3 +166,13 @@ def test_the_page_has_an_example_of_every_command_that_the_command_takes() -> No
         LEAVES[path].make_context(path[-1], line[len(path) + 1 :])
         seen.add(path)
     assert {*LEAVES} - seen == {("trainers",)}, "which stands within export"
+
+
+def test_a_console_without_a_character_shows_another_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, whose pipes have an encoding of the country."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    monkeypatch.setattr("monai_prox.cli.app.app", lambda **_: print("µ, 肝"))
+    main()
+    sys.stdout.flush()
+    assert written.getvalue().decode("cp1252").strip() == "µ, ?"

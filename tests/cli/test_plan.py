@@ -214,9 +214,12 @@ def test_what_cannot_be_planned_is_one_line(words: list[str], message: str, bare
         (strange(bare_plans(name="nnUNetPlans"), network_class_name="my.Net"), "plans ask for the network my.Net; supported"),
         (
             bare_plans(name="nnUNetPlans", prox={"spaces": 1}),
-            "the plan's 'prox' entry may have 'space', 'recipe' and 'monitor'",
+            "the plan's 'prox' entry may have 'space', 'recipe', ",
         ),
-        (bare_plans(name="nnUNetPlans", prox=[1]), "the plan's 'prox' entry may have 'space', 'recipe' and 'monitor', got [1]"),
+        (
+            bare_plans(name="nnUNetPlans", prox=[1]),
+            "'monitor' and 'surface_tolerance_mm', got [1]",
+        ),
     ],
     ids=["network", "entry", "list"],
 )

@@ -9,8 +9,9 @@ from helpers.refusals import refused
 from helpers.searches import search_of
 
 from monai_prox.search.budget import Budget
+from monai_prox.search.recorded import CLASSES
 from monai_prox.search.report import write_report
-from monai_prox.search.study import CLASSES, Result
+from monai_prox.search.result import Result
 from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 

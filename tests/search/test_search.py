@@ -45,10 +45,12 @@ from monai_prox.runtime.evaluation import LabelledScan, LabelledScans, Segmented
 from monai_prox.runtime.prediction import segment
 from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
+from monai_prox.search.parameters import distributions
 from monai_prox.search.report import front_table, name_of, report_folder, write_report
 from monai_prox.search.scored import Scored, SearchProgress
+from monai_prox.search.settings import POPULATION
 from monai_prox.search.storage import open_storage
-from monai_prox.search.study import POPULATION, Search
+from monai_prox.search.study import Search
 from monai_prox.search.torch_runner import runnable
 from monai_prox.surface_dice import surface_dice_of
 from monai_prox.trained.door import open_trained
@@ -441,7 +443,7 @@ def test_whoever_goes_on_proposes_children_of_what_is_known(toy: Any, monkeypatc
     search_of(toy, Path("nowhere"), trials=known).run()
     going_on = search_of(toy, Path("nowhere"), trials=known + 1)
     study = going_on._study()
-    number = study.ask(going_on._distributions).number
+    number = study.ask(distributions(toy.supernet.family.space)).number
     attributes = study.get_trials()[number].system_attrs
     generation = [value for key, value in attributes.items() if key.endswith(":generation")]  # versions have names of their own
     assert generation == [1], "the members that are known are generation 0"
