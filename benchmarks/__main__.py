@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from math import nan
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,7 @@ from rich.table import Table
 from benchmarks import records
 from benchmarks.documents import documents, rewritten
 from benchmarks.quantities import Quantities, quantities, terminal
-from benchmarks.registry import RESULTS, Claim, read_claims
+from benchmarks.registry import RESULTS, Claim, Figure, read_claims
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
@@ -38,11 +39,19 @@ def claim_of(name: str) -> Claim:
     return claims[name]
 
 
+def value_of(figure: Figure, found: Quantities) -> float:
+    """NaN where the results lack it, as those of a contender whose package is not installed."""
+    try:
+        return figure.measured(found)
+    except KeyError:
+        return nan
+
+
 def figures(claim: Claim, found: Quantities) -> tuple[Table, bool]:
     """Figures as expected and as measured, and whether all of them hold."""
     table, all_hold = Table("figure", "metric", "expected", "measured", "holds"), True
     for name, figure in claim.figures.items():
-        value = figure.measured(found)
+        value = value_of(figure, found)
         expected = f"{figure.written(figure.expected)} ± {figure.tolerance:g}"
         table.add_row(name, escape(figure.metric), expected, figure.written(value), "yes" if figure.holds(value) else "no")
         all_hold &= figure.holds(value)
@@ -84,16 +93,17 @@ def run(
 ) -> None:
     """Measures a claim again, and compares. An interrupted run goes on where it stopped."""
     claim = claim_of(name)
-    results = work.resolve() / ("smoke" if smoke else "results")
-    folders = {"data": data.resolve(), "work": work.resolve(), "results": results}
+    work = work.resolve() / "smoke" if smoke else work.resolve()  # of its own, for the tasks that it makes are smaller
+    results = work / "results"
+    folders = {"data": data.resolve(), "work": work, "results": results}
     work.mkdir(parents=True, exist_ok=True)
     path = filter(None, [str(RESULTS.parents[1]), os.environ.get("PYTHONPATH")])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
     for command in claim.command_lines(smoke=smoke, **folders):
         console.print("+", " ".join(command), soft_wrap=True, markup=False)
         program, *options = command
-        program = sys.executable if program == "python" else str(Path(sys.executable).with_name(program))
-        done = subprocess.run([program, *options], env=environment, check=False)
+        start = {"python": [sys.executable], "monai-prox": [sys.executable, "-m", "monai_prox"]}[program]
+        done = subprocess.run([*start, *options], env=environment, check=False)
         if done.returncode:
             raise SystemExit(done.returncode)
     found = quantities(records.read(results))
@@ -110,20 +120,26 @@ def check(
 ) -> None:
     """Recomputes every figure and table from the committed results, and fails where a document says something else."""
     claims = read_claims()
-    wrong = [f"results of no claim: {folder}" for folder in sorted(RESULTS.iterdir()) if folder.name not in claims]
+    folders = [folder for folder in sorted(RESULTS.iterdir()) if not folder.name.startswith(".")]
+    wrong = [f"results of no claim: {folder}" for folder in folders if folder.name not in claims]
     for claim in claims.values():
         if not claim.runs:
             wrong.append(f"{claim.id} has no results")
             continue
         for name, figure in claim.figures.items():
-            measured, expected = figure.written(figure.measured(claim.found)), figure.written(figure.expected)
+            measured, expected = figure.written(value_of(figure, claim.found)), figure.written(figure.expected)
             if measured != expected:
                 wrong.append(f"{claim.id}.{name} is {measured}, and claims.toml expects {expected}")
     for document in documents():
-        text = document.read_text(encoding="utf-8")
-        if text != (right := rewritten(text, claims)):
+        text, ends = document.read_text(encoding="utf-8"), "\r\n" if b"\r\n" in document.read_bytes() else "\n"
+        try:
+            right = rewritten(text, claims)
+        except (KeyError, ValueError) as error:
+            wrong.append(f"{document}: {error.args[0]}")
+            continue
+        if text != right:
             if write:
-                document.write_text(right, encoding="utf-8")
+                document.write_text(right, encoding="utf-8", newline=ends)
             else:
                 wrong.append(f"{document}: differs from the results; python -m benchmarks check --write")
     for line in wrong:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,12 +71,12 @@ def main() -> None:
     arguments = parser.parse_args()
     work, model = arguments.work.resolve(), ModelFolder.open(arguments.model)
     images = work / "images"
-    images.mkdir(parents=True, exist_ok=True)
+    for former in (images, work / "predicted"):  # of another number of cases
+        shutil.rmtree(former, ignore_errors=True)
+    images.mkdir(parents=True)
     task = DecathlonTask.read(arguments.task.resolve())
     for case in task.split(arguments.cases)[1]:
-        link = images / case.image.name.replace(".nii.gz", "_0000.nii.gz")
-        if not link.exists():
-            link.symlink_to(case.image)
+        (images / case.image.name.replace(".nii.gz", "_0000.nii.gz")).symlink_to(case.image)
     compared = [compare(name, model, images, work) for name in track(MEMBERS, description="members")]
     settings = {"task": task.name, "cases": arguments.cases, "trainer": model.path.name, "fold": model.folds[0]}
     described = about(settings, threads=THREADS)

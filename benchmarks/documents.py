@@ -5,6 +5,8 @@
 <!-- end -->
 
 <!-- figure CLAIM.FIGURE -->0.20<!-- end -->
+
+A document in which one of them is not closed, or is written in another way, is refused: what stands between would be lost.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ from benchmarks.registry import Claim
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/**/*.md", "bundles/*/docs/README.md")
-MARKED = re.compile(r"<!-- (?P<kind>table|figure) (?P<what>[^>]+?) -->(?P<text>.*?)<!-- end -->", re.DOTALL)
+END = "<!-- end -->"
+BEGIN = re.compile(r"<!-- (?P<kind>table|figure) (?P<what>[^>]+?) -->")
+MARKED = re.compile(rf"{BEGIN.pattern}.*?{END}", re.DOTALL)
+LIKE_MARKERS = re.compile(r"<!--\s*(?:(?:table|figure)\b.*?|end\s*)-->", re.DOTALL | re.IGNORECASE)
 
 
 def documents(root: Path = ROOT) -> Iterator[Path]:
@@ -27,14 +32,39 @@ def documents(root: Path = ROOT) -> Iterator[Path]:
 
 
 def rewritten(text: str, claims: Mapping[str, Claim]) -> str:
-    """The text with all that is marked made anew. Raises KeyError for a claim, column or contender that is not known."""
+    """The text with all that is marked made anew.
+
+    Raises KeyError for a claim, column, contender or figure that is not known, and ValueError for markers that are not closed,
+    lie within each other or are not written as above.
+    """
+    _check_markers(text)
 
     def anew(marked: re.Match[str]) -> str:
         kind, what = marked["kind"], marked["what"]
-        made = _table(what, claims) if kind == "table" else _figure(what, claims)
-        return f"<!-- {kind} {what} -->{made}<!-- end -->"
+        try:
+            made = _table(what, claims) if kind == "table" else _figure(what, claims)
+        except KeyError as error:
+            raise KeyError(f"<!-- {kind} {what} --> names {error}, which is not known") from None
+        return f"<!-- {kind} {what} -->{made}{END}"
 
     return MARKED.sub(anew, text)
+
+
+def _check_markers(text: str) -> None:
+    opened = None
+    for found in LIKE_MARKERS.finditer(text):
+        marker = found.group()
+        if marker != END and not BEGIN.fullmatch(marker):
+            raise ValueError(
+                f"{marker:.80} is no marker, which are <!-- table CLAIM -->, <!-- figure CLAIM.FIGURE --> and {END}"
+            )
+        if opened is None and marker == END:
+            raise ValueError(f"{marker} closes nothing")
+        if opened is not None and marker != END:
+            raise ValueError(f"{opened:.80} is not closed before {marker:.80}")
+        opened = None if marker == END else marker
+    if opened is not None:
+        raise ValueError(f"{opened:.80} is not closed by {END}")
 
 
 def _table(what: str, claims: Mapping[str, Claim]) -> str:

@@ -178,14 +178,12 @@ def make(name: str, seed: int, options: argparse.Namespace, run: Callable[[], di
     """The result of a run that is recorded, or else of ``run``, recorded. Exits where results are of other settings."""
     described = {key: value for key, value in vars(options).items() if key not in ("work", "results", "seeds", "alone")}
     described["task"] = Path(options.task).name
-    results = records.read(options.results)
-    if any(result["settings"] != described for result in results):
+    known = records.by_seed(options.results)
+    if any(result["settings"] != described for result in known.values()):
         raise SystemExit(f"{options.results} has results of other settings; give another --results or remove it")
-    known = {(result["contender"], result["seed"]): result for result in results}
     if (name, seed) not in known:
-        known[name, seed] = {"contender": name, "seed": seed} | about(described, threads=1) | run()
-        records.write(known.values(), options.results)
-    return known[name, seed]
+        records.add({"contender": name, "seed": seed} | about(described, threads=1) | run(), options.results)
+    return records.by_seed(options.results)[name, seed]
 
 
 def show(results: list[dict[str, Any]]) -> None:

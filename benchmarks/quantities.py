@@ -8,9 +8,11 @@ numbers of a run are quantities by their own names, those within an object by th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean, pstdev
+from math import nan
+from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.table import Table
 
 from benchmarks.records import Run
@@ -70,8 +72,14 @@ def measure_of(runs: Sequence[Run]) -> str | None:
 
 
 def of_family(members: Sequence[Mapping[str, Any]], measure: str) -> list[float]:
-    """The measure of those that count as the family; of a network trained alone its own."""
-    return [member[measure] for member in members if member["name"] != "middle" or len(members) == 1]
+    """The measure of those that count as the family; of a network trained alone its own. NaN for one that has none."""
+    return [_measured(member, measure) for member in members if member["name"] != "middle" or len(members) == 1]
+
+
+def _measured(member: Mapping[str, Any], measure: str) -> float:
+    """JSON has null for NaN."""
+    value = member[measure]
+    return nan if value is None else value
 
 
 def quantities(runs: Sequence[Run]) -> Quantities:
@@ -80,10 +88,10 @@ def quantities(runs: Sequence[Run]) -> Quantities:
     for run in runs:
         values = dict(_numbers({key: value for key, value in run.items() if key not in NOT_MEASURED}))
         if isinstance(members := run.get("members"), list) and members and measure is not None:
-            named = {member["name"]: member[measure] for member in members}
+            named = {member["name"]: _measured(member, measure) for member in members}
             values |= {key: named[key] for key in ("largest", "middle", "smallest") if key in named}
             if len(family := of_family(members, measure)) > 1:
-                values |= {"family": fmean(family), "worst": min(family)}
+                values |= {"family": fmean(family), "worst": float(np.min(family))}
             if any("surface_dice" in member for member in members):  # earlier results have none
                 values["surface"] = fmean(of_family(members, "surface_dice"))
         row = found.setdefault(run["contender"], {})
@@ -101,10 +109,10 @@ def _numbers(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str,
 
 
 def cell(values: list[float] | None, column: Column) -> str:
-    """Mean, and standard deviation over several seeds; where there is none, a dash."""
+    """Mean, and standard deviation over several seeds; where there is none, a dash. NaN where a seed has NaN."""
     if not values:
         return "-"
-    mean, spread = fmean(values) * column.scale, pstdev(values) * column.scale
+    mean, spread = fmean(values) * column.scale, float(np.std(values)) * column.scale
     return f"{mean:.{column.decimals}f}" + (f" ± {spread:.{column.decimals}f}" if len(values) > 1 else "")
 
 

@@ -26,9 +26,9 @@ def compete(module: str, run: dict[str, Any], results: Path, lock: Lock, progres
     name = f"{run['contender']}, seed {run['seed']}"
     described = {key: value for key, value in run.items() if key not in ("folder", "stream")}
     with lock:
-        known = {(one["contender"], one["seed"]): one["settings"] for one in records.read(results)}
+        known = records.by_seed(results)
     if (key := (run["contender"], run["seed"])) in known:
-        if known[key] != described:
+        if known[key]["settings"] != described:
             raise SystemExit(f"{results} has {name} with other settings; give another --results")
         return
     task = progress.add_task(name, total=run["epochs"])
@@ -47,9 +47,9 @@ def compete(module: str, run: dict[str, Any], results: Path, lock: Lock, progres
     peer = ["nvidia-modelopt"] if run["contender"] == "modelopt" else []
     result = {"contender": run["contender"], "seed": run["seed"]} | about(described, threads=1, packages=peer)
     with lock:
-        records.write([*records.read(results), result | json.loads(answer.read_text())], results)
+        records.add(result | json.loads(answer.read_text()), results)
     for rest in (asked, answer, Path(log.name)):
-        rest.unlink()
+        rest.unlink(missing_ok=True)
 
 
 def one_run(run: Callable[[dict[str, Any]], dict[str, Any]], description: str | None) -> None:

@@ -7,12 +7,13 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchmarks import records
-from benchmarks.quantities import Quantities, quantities
+from benchmarks.quantities import COLUMNS, Quantities, quantities
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -55,7 +56,7 @@ class Figure(NamedTuple):
         return abs(value - self.expected) <= self.tolerance
 
     def written(self, value: float) -> str:
-        return f"{value:.{self.decimals}f}"
+        return "-" if isnan(value) else f"{value:.{self.decimals}f}"
 
 
 class Claim:
@@ -71,6 +72,8 @@ class Claim:
         self.figures = {name: Figure(**figure) for name, figure in entry.get("figures", {}).items()}
         if len(self.smoke) != len(self.commands):
             raise ValueError(f"the claim {self.id} has {len(self.commands)} commands and {len(self.smoke)} smoke options")
+        if unknown := [column for column in self.columns if column not in COLUMNS]:
+            raise ValueError(f"the claim {self.id} has the columns {', '.join(unknown)}, which benchmarks/quantities.py lacks")
 
     @cached_property
     def runs(self) -> list[records.Run]:

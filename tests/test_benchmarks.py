@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from importlib import import_module
+from math import nan
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.nnunet_task import environment
@@ -17,6 +24,7 @@ from benchmarks.oct_contest import AUGMENT
 from benchmarks.quantities import markdown, quantities
 from benchmarks.registry import Figure, read_claims
 from monai_prox.data.phantom import write_phantom_task
+from monai_prox.files import replacing
 from monai_prox.training.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +48,50 @@ def test_runs_are_read_as_they_were_written_a_line_each(tmp_path: Path) -> None:
     lines = (tmp_path / "results" / records.RUNS).read_text().splitlines()
     assert len(lines) == 2 and all(len(line) < 400 for line in lines)
     assert records.read(tmp_path) == []
+
+
+def test_a_process_that_is_killed_leaves_the_old_runs_or_the_new_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(seed: int, first: float) -> records.Run:
+        return {"contender": "prox", "seed": seed, "losses": [first + i for i in range(20)]}
+
+    old, new = [run(0, 0.5), run(1, 100)], [run(1, 100), run(0, 7)]
+    for written in range(4):
+        records.write(old, tmp_path)
+        left = iter(range(written))
+
+        def killed(path: Path, left: Iterator[int] = left) -> AbstractContextManager[Path]:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return replacing(path)
+
+        with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+            patched.setattr(records, "replacing", killed)
+            records.write(new, tmp_path)
+        assert records.read(tmp_path) == (old if written < 2 else new)
+    with np.load(tmp_path / records.ARRAYS) as arrays:
+        assert len(arrays) == 2
+    records.add(run(0, 50), tmp_path)  # as a second process that was slower
+    assert records.read(tmp_path) == new
+    records.add(run(2, 50), tmp_path)
+    assert records.read(tmp_path) == [*new, run(2, 50)]
+
+
+def test_what_was_not_measured_is_shown_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [
+        {"contender": "prox", "seed": seed, "members": [{"name": "smallest", "dice": dice}, {"name": "largest", "dice": 0.5}]}
+        | {"peak": {"gpu": [1.0, nan][seed]}}
+        for seed, dice in enumerate((0.5, None))
+    ]
+    found, claim = quantities(runs), read_claims()["widths"]
+    row = "| prox | 2 | nan ± nan | 0.500 ± 0.000 | nan ± nan |"
+    assert markdown(found, ["smallest", "largest", "worst"]).splitlines()[2] == row
+    monkeypatch.setattr(claim, "found", {"prox": found["prox"]})  # where nobody installed the other contender's package
+    table, all_hold = command.figures(claim, claim.found)
+    assert not all_hold and [*table.columns[3].cells] == ["-"] * len(claim.figures)
+    monkeypatch.setattr(command, "read_claims", lambda: {"widths": claim})
+    monkeypatch.setattr(command, "documents", list)
+    done = CliRunner().invoke(command.app, ["check"])
+    assert done.exit_code == 1 and "widths.work is -, and claims.toml expects 0.89" in done.output
 
 
 def test_quantities_are_those_of_the_family_and_of_all_numbers() -> None:
@@ -91,8 +143,91 @@ def test_a_document_that_says_something_else_is_noticed(monkeypatch: pytest.Monk
     assert done.exit_code == 1 and f"{wrong}: differs from the results" in done.output
     assert CliRunner().invoke(command.app, ["check", "--write"]).exit_code == 0
     assert wrong.read_text() == right
-    with pytest.raises(KeyError, match="speed"):
-        documents.rewritten("<!-- figure hippocampus.speed -->1<!-- end -->", claims)
+    wrong.write_bytes(right.replace(price, "0.01").replace("\n", "\r\n").encode())
+    assert CliRunner().invoke(command.app, ["check", "--write"]).exit_code == 0
+    assert wrong.read_bytes() == right.replace("\n", "\r\n").encode()
+    wrong.write_text("<!-- table hippocampus -->\nWords\n" + right)
+    done = CliRunner().invoke(command.app, ["check", "--write"])
+    assert done.exit_code == 1 and "<!-- table hippocampus --> is not closed before <!-- figure" in done.output
+    assert "Words" in wrong.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<!-- figure hippocampus.speed -->1<!-- end -->", "'speed'"),
+        ("<!-- figure hippocampus -->1<!-- end -->", "''"),
+        ("<!-- table nothing -->1<!-- end -->", "'nothing'"),
+        ("<!-- table hippocampus: speed -->1<!-- end -->", "'speed'"),
+        ("<!-- table hippocampus | nobody -->1<!-- end -->", "'nobody'"),
+        ("<!-- table hippocampus -->\n1\n", "is not closed"),
+        ("<!-- table hippocampus -->1<!-- figure hippocampus.price -->1<!-- end --><!-- end -->", "is not closed before"),
+        ("1<!-- end -->", "closes nothing"),
+        ("<!--figure hippocampus.price-->1<!--end-->", "is no marker"),
+        ("<!-- Figure hippocampus.price -->1<!-- end -->", "is no marker"),
+    ],
+)
+def test_a_marker_that_cannot_be_followed_is_refused(text: str, said: str) -> None:
+    with pytest.raises((KeyError, ValueError), match=said):
+        documents.rewritten(text, read_claims())
+
+
+def test_every_command_of_a_claim_is_one_that_its_program_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def parse(parser: ArgumentParser, arguments: Sequence[str] | None = None, namespace: None = None) -> None:
+        options = parse_args(parser, arguments, namespace)
+        taken.append(getattr(options, "results", None))
+        raise KeyboardInterrupt
+
+    parse_args = ArgumentParser.parse_args
+    monkeypatch.setattr(ArgumentParser, "parse_args", parse)
+    data, work, results = (Path("/a folder") / part for part in ("{data}", "[work]", "results"))
+    asked = 0
+    for claim in read_claims().values():
+        for smoke in (False, True):
+            for words in claim.command_lines(smoke=smoke, data=data, work=work, results=results):
+                if words[0] == "python":
+                    asked += 1
+                    monkeypatch.setattr(sys, "argv", words[2:])
+                    with pytest.raises(KeyboardInterrupt):
+                        import_module(words[2]).main()
+                else:
+                    assert words[:2] == ["monai-prox", "demo"]
+    assert taken == [results] * asked
+
+
+def test_a_claim_is_run_anywhere_in_folders_of_its_own(tmp_path: Path) -> None:
+    claim = """
+[[claim]]
+id = "two"
+sentence = "Two."
+commands = ["monai-prox --version", "python -m made --results {results} --data {data}"]
+smoke = ["", "--smoke"]
+hours = 1
+columns = ["dice"]
+figures.dice = { metric = "dice[a]", expected = 0.5, tolerance = 0.1 }
+"""
+    made = (
+        "import sys; from pathlib import Path; from benchmarks import records;"
+        "records.write([{'contender': 'a', 'dice': 0.25 + 0.25 * (len(sys.argv) == 5)}], Path(sys.argv[2]))"
+    )
+    work, python = tmp_path / "a {folder}", tmp_path / "python"
+    python.mkdir()
+    (python / "made.py").write_text(made)
+    (python / "claims.toml").write_text(claim)
+    code = f"import pathlib; from benchmarks import registry, __main__; registry.FOLDER = pathlib.Path({str(python)!r}); "
+    code += "__main__.app()"
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", code, "run", "two", "--work", str(work), *more]
+        path = {"PYTHONPATH": f"{ROOT}{os.pathsep}{python}"}
+        return subprocess.run(words, cwd=tmp_path, env=environment() | path, capture_output=True, text=True, check=False)
+
+    done = run()
+    assert done.returncode == 0 and "monai-prox " in done.stdout and "0.50 ± 0.1" in done.stdout, done.stdout + done.stderr
+    assert run("--smoke").returncode == 0
+    assert records.read(work / "results")[0]["dice"] == 0.5 and records.read(work / "smoke" / "results")[0]["dice"] == 0.25
 
 
 def test_every_claim_is_shown_and_another_is_refused() -> None:

@@ -34,6 +34,7 @@ from monai_prox.files import link, read_json, write_json
 from monai_prox.nnunet.task import check_task, convert_task, is_preprocessed, named_task, split
 from monai_prox.report import Row, family_table, plot_family, rows_of
 from monai_prox.trained.door import open_trained
+from monai_prox.trained.source import Trained
 
 CONFIGURATIONS = ("3d_fullres", "2d")  # the first that nnU-Net plans for a task; images of a slice have no 3D one
 PLANNED, PLANS = "nnUNetPlans", "nnUNetPlansDemo"
@@ -121,15 +122,25 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
         plot_family(source.members(), work / "family.png", title=f"{dataset}: one training, {trainer}")
         say(console, f"Plot: {work / 'family.png'}")
     say(console, "Stock model folders:", *(f"  {folder}" for folder in folders.values()))
-    model = shlex.quote(str(source.path))
-    say(
-        console,
-        "Next:",
-        f"  monai-prox family {model}",
-        f"  monai-prox export {model} --subnet smallest --format onnx --output smallest.onnx",
-        f"  monai-prox search {model} --max-params {round(members['largest'].parameters / 4)}",
-    )
+    say(console, "Next:", *(f"  {command}" for command in next_commands(source, work / "nnUNet_raw" / dataset)))
     return rows
+
+
+def next_commands(source: Trained, raw: Path) -> list[str]:
+    """What to do with a trained family, as a user types it where nnU-Net's variables are not set.
+
+    raw: the dataset in nnU-Net's raw format.
+    """
+    model, members = shlex.quote(str(source.path)), source.members()
+    commands = [
+        f"monai-prox family {model}",
+        f"monai-prox export {model} --subnet smallest --format onnx --output smallest.onnx",
+    ]
+    if any(member.scores for member in members):  # else the training has validated nothing that a search can score on
+        sizes = [member.parameters for member in members]
+        most = max(min(sizes), round(max(sizes) / 4))
+        commands.append(f"monai-prox search {model} --dataset {shlex.quote(str(raw))} --max-params {most}")
+    return commands
 
 
 def say(console: Console, *lines: str) -> None:

@@ -2,20 +2,34 @@
 
 import io
 import json
+import shlex
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from helpers.commands import fresh
-from helpers.nnunet_task import Prepared, attempt, bare_plans, environment, run
+from helpers.in_process import prox
+from helpers.nnunet_task import (
+    TWO_MEMBERS,
+    VARIABLES,
+    Prepared,
+    attempt,
+    bare_model,
+    bare_plans,
+    environment,
+    run,
+    write_held_out,
+)
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from rich.console import Console
 from rich.progress import Progress
 
-from monai_prox.cli.demo import PLANS, _prepare, _Steps, _write_demo_plans, _write_split
+from monai_prox.cli.demo import PLANS, _prepare, _Steps, _write_demo_plans, _write_split, next_commands
 from monai_prox.errors import ProXError
 from monai_prox.families.unet_choices import UNetChoices
+from monai_prox.trained.door import open_trained
+from monai_prox.trained.nnunet_folder import FAMILY
 from monai_prox.trained.nnunet_plans import family_of
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
@@ -41,7 +55,7 @@ def test_the_demo_ends_with_stock_models_a_table_and_a_plot(tiny_trainers: Path,
         assert len(list((work / "predictions" / name).glob("*.nii.gz"))) == 2
         assert name in output
     assert "gives 100.000% of the voxels the same label" in output
-    assert "monai-prox export" in output and "monai-prox search" in output
+    assert output.splitlines()[-4:][0] == "Next:" and "monai-prox search" in output.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -86,6 +100,29 @@ def test_the_demo_of_a_few_slices(tmp_path: Path) -> None:
         "Plan and preprocess",
         "Train the supernet, ProXTrainerDemoQuick",
     ]
+
+
+def test_the_next_commands_work_where_no_variable_is_set(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search among them only if the training has held out what it can score on."""
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    raw = write_held_out(model, ["one"]).rename(tmp_path / "a folder")
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+    family, export = next_commands(open_trained(model.path), raw)
+    path = model.path / "fold_0" / FAMILY
+    written = json.loads(path.read_text())
+    for member in written["members"]:
+        member["dice"] = {"mean": 0.5, "anterior": 0.5, "posterior": 0.5}
+    path.write_text(json.dumps(written))
+    commands = next_commands(open_trained(model.path), raw)
+    assert commands[:2] == [family, export] and len(commands) == 3
+    for command in commands:
+        program, *words = shlex.split(command)
+        few = ["--trials", "2", "--finalists", "1"] if words[0] == "search" else []
+        done = prox(*words, *few)
+        assert program == "monai-prox" and done.code == 0, done.err
+    assert (tmp_path / "smallest.onnx").is_file() and (model.path / "search").is_dir()
 
 
 @pytest.mark.parametrize(
