@@ -1,8 +1,8 @@
 """What mkdocs does beside its plugins: a hook, see mkdocs.yml.
 
 Pages are written to be read in the repository, too. So links may lead to files elsewhere in it: those that readers need become
-pages of the site, and other links become their text. The notebook becomes a page. Lists of commands and of public names are made
-from the package. The markers of figures and tables, see benchmarks/documents.py, are removed.
+pages of the site, and other links become their text. The notebook becomes a page. Lists of commands and of public names are
+made from the package. The markers of figures and tables, see benchmarks/documents.py, are removed.
 """
 
 from __future__ import annotations
@@ -115,7 +115,14 @@ def commands() -> str:
     if done.returncode:
         raise RuntimeError(f"the commands cannot be listed: {done.stderr[-2000:]}")
     listed = done.stdout.partition("\n")[2]  # without the title
-    return listed.replace("```console\n$ ", "```bash\n").replace("**Usage**:", "").replace("<", "&lt;")
+    listed = re.sub(r"^\*\*Commands\*\*:\n\n(?:\* .*\n)+", "", listed, flags=re.MULTILINE)  # they follow with all their words
+    listed = re.sub(r"^Example: (.*)$", r"Example: `\1`", listed, flags=re.MULTILINE)
+    return (
+        listed.replace("```console\n$ ", "```bash\n")
+        .replace("**Usage**:\n\n", "")
+        .replace("**Options**:", "Options:")
+        .replace("**Arguments**:", "Arguments:")
+    )
 
 
 def api(module: str) -> str:
@@ -125,7 +132,7 @@ def api(module: str) -> str:
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module:
             room = node.module.partition(".")[0]
-            rooms.setdefault(room, []).extend(f"{module}.{node.module}.{alias.name}" for alias in node.names)
+            rooms.setdefault(room, []).extend(f"{module}.{alias.name}" for alias in node.names)
     if module != "monai_prox":
         return listing([name for names in rooms.values() for name in names], 2)
     return "\n".join(f"## {ROOMS[room]}\n\n{listing(names, 3)}" for room, names in rooms.items())

@@ -34,7 +34,7 @@ CLAIM = "hippocampus"
 FAMILIES = {"prox long": "#0b7285", "prox": "#66b3c2"}  # by their contender, colours
 ALONE = ("alone smallest", "alone middle", "alone largest")
 INK, SOFT, PALE = "#212529", "#5c636a", "#dee2e6"
-CHANGED, KEPT = "#0b7285", "#e9ecef"
+USED, UNUSED = "#0b7285", "#e9ecef"
 
 
 class Point(NamedTuple):
@@ -109,8 +109,8 @@ def draw_front(drawn: Drawn, path: Path) -> None:
     """
     figure, axes = plt.subplots(figsize=(7.2, 4.0), layout="constrained")
     labels = {
-        "prox long": f"a family, one training of {drawn.work['prox long']:.0f} TMAC",
-        "prox": f"a family, one training of {drawn.work['prox']:.0f} TMAC",
+        "prox long": f"a family, one longer training: {drawn.work['prox long']:.3g} TMAC",
+        "prox": f"a family, one training: {drawn.work['prox']:.3g} TMAC",
     }
     for name, colour in FAMILIES.items():
         members, best = drawn.points[name], front(drawn.points[name])
@@ -131,7 +131,7 @@ def draw_front(drawn: Drawn, path: Path) -> None:
         ms=8,
         mew=2,
         elinewidth=1,
-        label=f"three networks trained alone, {drawn.work['alone']:.0f} TMAC together",
+        label=f"three networks, a training each: {drawn.work['alone']:.3g} TMAC",
     )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -139,6 +139,7 @@ def draw_front(drawn: Drawn, path: Path) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     lowest = min(p.dice for points in drawn.points.values() for p in front(points))
     axes.set_ylim(bottom=lowest - 0.03)  # a few members lie below
+    axes.set_xlim(left=0.19)
     axes.set_xlabel("cost of a member: GMAC a patch", color=SOFT)
     axes.set_ylabel("Dice on 60 held-out cases", color=SOFT)
     axes.spines[["top", "right"]].set_visible(False)
@@ -155,29 +156,37 @@ def draw_supernet(path: Path) -> None:
     Args:
         path: the file to write.
     """
-    figure, (weights, network) = plt.subplots(
-        1, 2, figsize=(7.6, 3.5), width_ratios=(1, 1.5), layout="constrained", gridspec_kw={"wspace": 0.08}
-    )
-    for axes in (weights, network):
+    figure, panels = plt.subplots(1, 3, figsize=(9.6, 3.2), width_ratios=(8, 6, 14), layout="constrained")
+    for axes, draw in zip(panels, (_draw_weights, _draw_kernel, _draw_network), strict=True):
         axes.set_aspect("equal")
         axes.set_axis_off()
-    _draw_weights(weights)
-    _draw_network(network)
+        draw(axes)
     _save(figure, path, "a drawing")
 
 
 def _draw_weights(axes: Axes) -> None:
     """A convolution's weight, of which a member of half the width uses a corner."""
-    for row in range(8):
-        for column in range(8):
-            used = row < 4 and column < 4
-            axes.add_patch(Rectangle((column, 7 - row), 0.86, 0.86, color=CHANGED if used else KEPT, lw=0))
-    axes.text(3.93, 9.1, "a weight of the largest network", ha="center", color=INK, fontsize=10)
-    axes.text(3.93, 8.2, "input channels", ha="center", color=SOFT, fontsize=9)
-    axes.text(-0.4, 3.93, "output channels", va="center", ha="center", rotation=90, color=SOFT, fontsize=9)
-    axes.text(1.93, -0.75, "a member's", ha="center", color=CHANGED, fontsize=9)
-    axes.set_xlim(-1, 8.2)
-    axes.set_ylim(-1.3, 9.6)
+    _draw_squares(axes, 8, range(4))
+    axes.text(3.93, 9.3, "width: the first channels", ha="center", color=INK, fontsize=11)
+    axes.text(3.93, 8.3, "input channels", ha="center", color=SOFT, fontsize=9)
+    axes.text(-0.5, 3.93, "output channels", va="center", ha="center", rotation=90, color=SOFT, fontsize=9)
+    axes.set_xlim(-1, 8)
+    axes.set_ylim(-0.6, 10)
+
+
+def _draw_kernel(axes: Axes) -> None:
+    """A kernel of 5, of which a member with kernels of 3 uses the centre."""
+    _draw_squares(axes, 5, range(1, 4))
+    axes.text(2.43, 6.3, "kernel: the centre", ha="center", color=INK, fontsize=11)
+    axes.set_xlim(-0.6, 5.5)
+    axes.set_ylim(-1.6, 6.9)
+
+
+def _draw_squares(axes: Axes, side: int, used: range) -> None:
+    for row in range(side):
+        for column in range(side):
+            colour = USED if row in used and column in used else UNUSED
+            axes.add_patch(Rectangle((column, side - 1 - row), 0.86, 0.86, color=colour, lw=0))
 
 
 def _draw_network(axes: Axes) -> None:
@@ -191,14 +200,13 @@ def _draw_network(axes: Axes) -> None:
                 x = 1.2 * level + 1.0 * block if side == 0 else 13.0 - 1.2 * level + 1.0 * block
                 if level == levels - 1 and side == 1:
                     continue  # the lowest level has no decoder
-                axes.add_patch(Rectangle((x, y), 0.85, 1.15, color=CHANGED if used else KEPT, lw=0))
+                axes.add_patch(Rectangle((x, y), 0.85, 1.15, color=USED if used else UNUSED, lw=0))
         if level < levels - 1:
             line = (1.2 * level + 2.0, y + 0.57), (12.85 - 1.2 * level, y + 0.57)
             axes.add_patch(FancyArrowPatch(*line, arrowstyle="-|>", mutation_scale=8, color=SOFT, lw=0.8))
-    axes.text(7.4, 7.9, "the largest network: 4 levels, 2 blocks a stage", ha="center", color=INK, fontsize=10)
-    axes.text(7.4, -1.0, "a member of 3 levels with 1 block a stage", ha="center", color=CHANGED, fontsize=9)
+    axes.text(7.4, 8.3, "depth and levels: the first blocks, the upper levels", ha="center", color=INK, fontsize=11)
     axes.set_xlim(-0.4, 15.2)
-    axes.set_ylim(-1.6, 8.6)
+    axes.set_ylim(-0.6, 9)
 
 
 def _save(figure: plt.Figure, path: Path, description: str) -> None:

@@ -51,7 +51,7 @@ def hippocampus(phantom: Prepared) -> Prepared:
         preprocessed.mkdir()
         for path in phantom.preprocessed.iterdir():
             (preprocessed / path.name).symlink_to(path)
-        plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlans", (16, 24, 16), prox={"space": TWO_MEMBERS})
+        plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlans", (32, 40, 32), prox={"space": TWO_MEMBERS})
         (preprocessed / "nnUNetPlans.json").unlink()
         Prepared(root, 4, HIPPOCAMPUS).write_plans(plans | {"dataset_name": HIPPOCAMPUS})
 
@@ -75,14 +75,14 @@ def test_the_commands_for_nnunet(hippocampus: Prepared, tiny_trainers: Path, tmp
     image = min((hippocampus.root / "nnUNet_raw" / HIPPOCAMPUS / "imagesTr").glob("*.nii.gz"))
     shutil.copy(image, tmp_path / "IMAGES")
     written = tmp_path / "SEGMENTATIONS" / image.name.replace("_0000", "")
-    env = hippocampus.environment(nnUNet_extTrainer=tiny_trainers, nnUNet_results=tmp_path)
+    env = hippocampus.environment(nnUNet_extTrainer=tiny_trainers, nnUNet_results=tmp_path, nnUNet_n_proc_DA="0")
     for line in NNUNET:
         (command,) = words_of(line)
         run(shortened(command), env, cwd=tmp_path)
         if "SEGMENTATIONS" in command:
             written.unlink()
     model = tmp_path / HIPPOCAMPUS / "ProXTrainerTiny__nnUNetPlans__3d_fullres"
-    assert (model / "search" / "report.html").is_file()
+    assert len(list((model / "search").glob("**/report.html"))) == 1
     assert (tmp_path / HIPPOCAMPUS / "nnUNetTrainer__nnUNetPlans-prox-smallest__3d_fullres").is_dir()
     assert ProXTrainerTiny.__name__ in model.name
 

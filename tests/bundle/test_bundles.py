@@ -6,7 +6,7 @@ import json
 import re
 import runpy
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,9 @@ from helpers.bundle_checks import (
     targets,
     train_in_two_processes,
 )
-from helpers.bundle_commands import BUNDLES, ROOT, TINY, Trained, arguments, monai, trained_once, write_task
+from helpers.bundle_commands import BUNDLES, ROOT, TINY, Trained, arguments, copy_bundles, monai, trained_once, write_task
 from helpers.bundle_hosts import deployed, labelled, predict, scripts_from
 from helpers.equality import equal
-from helpers.made_once import made_once
 from helpers.orientations import assert_same, stored, write_stored
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
