@@ -15,7 +15,17 @@ import pytest
 from helpers.bundle_commands import ROOT, Trained, monai, trained_once
 from helpers.commands import fresh, pip
 from helpers.made_once import made_once
-from helpers.nnunet_task import FULLRES, TWO_MEMBERS, Prepared, ProXTrainerTiny, cut_plans, environment, folders, run
+from helpers.nnunet_task import (
+    FULLRES,
+    TWO_MEMBERS,
+    Prepared,
+    ProXTrainerQuick,
+    cut_plans,
+    environment,
+    folders,
+    run,
+    write_trainers,
+)
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
@@ -25,6 +35,7 @@ LINES = [line for language, block in BLOCKS if language == "bash" for line in bl
 SETUP = [line for line in LINES if line.startswith("python3 -m venv")]
 BUNDLES = [line for line in LINES if "bundles/" in line or "_smallest" in line]
 NNUNET = [line for line in LINES if line not in (*SETUP, *BUNDLES)]
+NAME = ProXTrainerQuick.__name__
 HIPPOCAMPUS = "Dataset004_Hippocampus"
 QUICK = ["--trials", "2", "--cases", "1", "--finalists", "1"]
 
@@ -60,31 +71,31 @@ def hippocampus(phantom: Prepared) -> Prepared:
 
 def shortened(command: Sequence[str]) -> list[str]:
     """A command with the tiny trainer, on the processor, and a search of two members."""
-    short = ["ProXTrainerTiny" if word == "ProXTrainer" else word for word in command]
+    short = [NAME if word == "ProXTrainer" else word for word in command]
     if command[0] == "nnUNetv2_predict":
         return [*short, "-device", "cpu", "--disable_tta", "-npp", "1", "-nps", "1"]
     if command[0] == "nnUNetv2_train":
         return [*short, "-device", "cpu"]
     if "-d" in command:
-        short += ["-tr", "ProXTrainerTiny"]
+        short += ["-tr", NAME]
     return [*short, *QUICK] if command[1] == "search" else short
 
 
-def test_the_commands_for_nnunet(hippocampus: Prepared, tiny_trainers: Path, tmp_path: Path) -> None:
+def test_the_commands_for_nnunet(hippocampus: Prepared, tmp_path: Path) -> None:
     (tmp_path / "IMAGES").mkdir()
     image = min((hippocampus.root / "nnUNet_raw" / HIPPOCAMPUS / "imagesTr").glob("*.nii.gz"))
     shutil.copy(image, tmp_path / "IMAGES")
     written = tmp_path / "SEGMENTATIONS" / image.name.replace("_0000", "")
-    env = hippocampus.environment(nnUNet_extTrainer=tiny_trainers, nnUNet_results=tmp_path, nnUNet_n_proc_DA="0")
+    trainers = write_trainers(tmp_path / "trainers", ProXTrainerQuick)
+    env = hippocampus.environment(nnUNet_extTrainer=trainers, nnUNet_results=tmp_path, nnUNet_n_proc_DA="0")
     for line in NNUNET:
         (command,) = words_of(line)
         run(shortened(command), env, cwd=tmp_path)
         if "SEGMENTATIONS" in command:
             written.unlink()
-    model = tmp_path / HIPPOCAMPUS / "ProXTrainerTiny__nnUNetPlans__3d_fullres"
+    model = tmp_path / HIPPOCAMPUS / f"{NAME}__nnUNetPlans__3d_fullres"
     assert len(list((model / "search").glob("**/report.html"))) == 1
     assert (tmp_path / HIPPOCAMPUS / "nnUNetTrainer__nnUNetPlans-prox-smallest__3d_fullres").is_dir()
-    assert ProXTrainerTiny.__name__ in model.name
 
 
 # ---------------------------------------------------------------------- MONAI
