@@ -107,7 +107,7 @@ def draw_front(drawn: Drawn, path: Path) -> None:
         drawn: the figures.
         path: the file to write.
     """
-    figure, axes = plt.subplots(figsize=(7.2, 4.0), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.2, 3.8), layout="constrained")
     labels = {
         "prox long": f"a family, one longer training: {drawn.work['prox long']:.3g} TMAC",
         "prox": f"a family, one training: {drawn.work['prox']:.3g} TMAC",

@@ -66,7 +66,7 @@ def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:
     notebook = json.loads((DOCS / "tutorials" / "python.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     code = "\n\n".join(cells)
-    assert code.count("EPOCHS, STEPS = 20, 20\n") == 1
+    assert code.count("EPOCHS, STEPS = 20, 40\n") == 1
     names: dict[str, object] = {}
-    exec(code.replace("EPOCHS, STEPS = 20, 20\n", "EPOCHS, STEPS = 5, 1\n"), names)
+    exec(code.replace("EPOCHS, STEPS = 20, 40\n", "EPOCHS, STEPS = 5, 1\n"), names)
     assert capsys.readouterr().out.splitlines()[-1] == "PlainConvUNet True"
