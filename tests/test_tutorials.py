@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.bundle_commands import ROOT, TINY, arguments, copy_bundles, monai, write_task
-from helpers.nnunet_task import ProXTrainerTiny, environment, run
-
-pytest_plugins = ["helpers.nnunet_fixtures"]
+from helpers.nnunet_task import ProXTrainerQuick, environment, run, write_trainers
 
 TUTORIALS = ROOT / "docs" / "tutorials"
 
@@ -47,11 +45,12 @@ def test_the_tutorial_on_bundles(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_tutorials_on_the_first_family_and_on_devices(tiny_trainers: Path, tmp_path: Path) -> None:
+def test_the_tutorials_on_the_first_family_and_on_devices(tmp_path: Path) -> None:
     """By a shell, one after the other, in an environment that has everything."""
     changes = {
-        "demo --task Task04_Hippocampus": "demo --trainer ProXTrainerTiny --device cpu --cases 2",
-        "Dataset004_Hippocampus/ProXTrainerDemo__": f"Dataset990_Phantom/{ProXTrainerTiny.__name__}__",
+        "demo --task Task04_Hippocampus": "demo --trainer ProXTrainerQuick --device cpu --cases 2",
+        "Dataset004_Hippocampus/ProXTrainerDemo__": f"Dataset990_Phantom/{ProXTrainerQuick.__name__}__",
+        "profile pack": "profile pack --members 8",
         "monai-prox search": "monai-prox search --trials 2 --cases 1 --finalists 1",
         "--max-latency-ms 100": "--max-latency-ms 100000",
         "choice-fd3846bb.json": "$(ls $MODEL/search/members | head -n 1)",
@@ -67,7 +66,7 @@ def test_the_tutorials_on_the_first_family_and_on_devices(tiny_trainers: Path, t
         if "profile pack" in line:  # what is done on the device
             lines += ["python -m zipfile -e clinic.zip pack", "cd $(dirname $(find pack -name measure.py))"]
             lines += ["python measure.py --output $OLDPWD/device.json", "cd - > /dev/null"]
-    env = environment(nnUNet_extTrainer=tiny_trainers)
+    env = environment(nnUNet_extTrainer=write_trainers(tmp_path / "trainers", ProXTrainerQuick))
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     done = subprocess.run(["bash", "-c", "\n".join(lines)], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
