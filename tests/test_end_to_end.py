@@ -26,6 +26,7 @@ from helpers.nnunet_task import (
     CUT,
     FULLRES,
     Prepared,
+    ProXTrainerQuick,
     cut_plans,
     environment,
     folders,
@@ -36,7 +37,6 @@ from helpers.nnunet_task import (
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from monai_prox.data.phantom import write_phantom_task
-from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerAdam
 from monai_prox.trained.nnunet_folder import FINAL
 
@@ -48,19 +48,6 @@ QUICK = [*MIRRORED, "--disable_tta"]
 FEATURES = (4, 8, 16, 16)
 # At most two tiles per axis: those nnU-Net and MONAI lay alike, and a network this weak would show where they do not.
 PATCHES = {"synthetic": (32, 40, 32), "real": (24, 40, 24)}
-
-
-class ProXTrainerQuick(ProXTrainer):
-    """One epoch per stage of the recipe ``prox``, in seconds, and validated without mirroring."""
-
-    epochs = 5
-    iterations_per_epoch = 2
-    validation_iterations_per_epoch = 1
-
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802
-        configured = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        self.inference_allowed_mirroring_axes = None
-        return configured
 
 
 class ProXTrainerShort(ProXTrainerAdam):

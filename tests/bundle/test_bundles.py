@@ -6,7 +6,7 @@ import json
 import re
 import runpy
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,9 @@ from helpers.bundle_checks import (
     targets,
     train_in_two_processes,
 )
-from helpers.bundle_commands import BUNDLES, ROOT, TINY, arguments, copy_bundles, monai, write_task
+from helpers.bundle_commands import BUNDLES, ROOT, TINY, Trained, arguments, copy_bundles, monai, trained_once, write_task
 from helpers.bundle_hosts import deployed, labelled, predict, scripts_from
 from helpers.equality import equal
-from helpers.made_once import made_once
 from helpers.orientations import assert_same, stored, write_stored
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
@@ -90,27 +89,6 @@ def test_the_bundles_differ_only_where_their_tasks_do() -> None:
 
 
 # ---------------------------------------------------------------------- MONAI's commands
-@dataclass(frozen=True)
-class Trained:
-    root: Path  # with bundles/ in it
-    bundle: Path
-    task: Path
-
-
-def trained_once(name: str, bundle: str, cases: int = 3, new: bool = False, **overrides: Any) -> Trained:
-    """A copy of the bundle, trained by MONAI's command from the folder that has ``bundles`` in it. new: in a new Python."""
-
-    def fill(root: Path) -> None:
-        copy_bundles(root)
-        file, task = f"bundles/{bundle}/configs/train.json", write_task(root, bundle, cases=cases)
-        done = monai(["run", "--config_file", file, *arguments(TINY | {"dataset_dir": task} | overrides)], cwd=root, new=new)
-        (root / "said").write_text(done.stdout + done.stderr)
-
-    root = made_once(name, fill)
-    (task,) = root.glob("Task990_*")
-    return Trained(root, root / "bundles" / bundle, task)
-
-
 @pytest.fixture(scope="module", params=BUNDLES)
 def trained(request: pytest.FixtureRequest) -> Trained:
     return trained_once(request.param, request.param, new=request.param == "hippocampus_prox")

@@ -36,6 +36,7 @@ def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 COMMANDS = dict(commands())
 LEAVES = {path: command for path, command in COMMANDS.items() if not hasattr(command, "commands")}
+DOCS = Path(__file__).parents[2] / "docs"
 WRITING = [("export",), ("predict",), ("search",), ("profile", "pack"), ("profile", "measure")]
 
 
@@ -158,7 +159,7 @@ def test_datasets_are_completed_where_nnunet_has_them(tmp_path: Path, monkeypatc
 
 
 def test_the_page_has_an_example_of_every_command_that_the_command_takes() -> None:
-    page = Path(__file__).parents[2] / "docs" / "command-line.md"
+    page = DOCS / "how-to" / "command-line.md"
     lines = [shlex.split(line) for line in re.findall(r"^monai-prox .*$", page.read_text(), re.MULTILINE)]
     seen = set()
     for line in lines:
@@ -166,6 +167,16 @@ def test_the_page_has_an_example_of_every_command_that_the_command_takes() -> No
         LEAVES[path].make_context(path[-1], line[len(path) + 1 :])
         seen.add(path)
     assert {*LEAVES} - seen == {("trainers",)}, "which stands within export"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("**/*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_commands_in_the_documentation_are_commands(page: Path) -> None:
+    """With options that they take; whether they do what the page says, other tests show."""
+    for block in re.findall(r"^```bash\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for line in re.findall(r"^monai-prox .*$", block, re.MULTILINE):
+            words = shlex.split(line.partition(" && ")[0], comments=True)
+            path = tuple(words[1:3]) if tuple(words[1:3]) in LEAVES else (words[1],)
+            LEAVES[path].make_context(path[-1], words[len(path) + 1 :])  # a UsageError else
 
 
 def test_a_console_without_a_character_shows_another_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from helpers.commands import forked, fresh
+from helpers.made_once import made_once
 
 ROOT = Path(__file__).parents[2]
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -102,3 +104,33 @@ def torchrun(processes: int, command: Sequence[str | Path], *, cwd: Path) -> str
     done = fresh(command, os.environ | QUIET, cwd=cwd, launcher=launcher)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+@dataclass(frozen=True)
+class Trained:
+    root: Path  # with bundles/ in it
+    bundle: Path
+    task: Path
+
+    @property
+    def command(self) -> list[str]:
+        """What trained it, after ``python -m monai.bundle``, without the overrides."""
+        return ["run", "--config_file", f"bundles/{self.bundle.name}/configs/train.json"]
+
+
+def trained_once(name: str, bundle: str, cases: int = 3, new: bool = False, **overrides: Any) -> Trained:
+    """A copy of the bundle, trained by MONAI's command from the folder that has ``bundles`` in it. new: in a new Python."""
+
+    def made(root: Path, task: Path) -> Trained:
+        return Trained(root, root / "bundles" / bundle, task)
+
+    def fill(root: Path) -> None:
+        copy_bundles(root)
+        task = write_task(root, bundle, cases=cases)
+        command = [*made(root, task).command, *arguments(TINY | {"dataset_dir": task} | overrides)]
+        done = monai(command, cwd=root, new=new)
+        (root / "said").write_text(done.stdout + done.stderr)
+
+    root = made_once(name, fill)
+    (task,) = root.glob("Task990_*")
+    return made(root, task)

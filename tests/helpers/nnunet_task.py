@@ -56,6 +56,19 @@ class ProXTrainerTiny(ProXTrainer):
         super().initialize()
 
 
+class ProXTrainerQuick(ProXTrainer):
+    """One epoch per stage of the recipe ``prox``, in seconds, and validated without mirroring."""
+
+    epochs = 5
+    iterations_per_epoch = 2
+    validation_iterations_per_epoch = 1
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802
+        configured = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = None
+        return configured
+
+
 # ---------------------------------------------------------------------- running
 def write_trainers(folder: Path, *classes: type) -> Path:
     """A folder for nnUNet_extTrainer with the source of ``classes``, all direct children of one trainer."""
