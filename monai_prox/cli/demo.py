@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
@@ -199,13 +200,11 @@ class _Steps:
             return function(*arguments)
 
     def run(self, command: list[str], on_line: Callable[[str], None], **variables: str) -> None:
-        executable = Path(sys.executable).parent / command[0]
-        if not executable.exists():
-            raise ProXError(f"{executable} is missing; install nnunetv2 into this environment, then see: monai-prox doctor")
+        executable = find_script(command[0])
         with self._log.open("a", encoding="utf-8") as log:
             log.write(f"\n$ {' '.join(command)}\n")
             process = subprocess.Popen(
-                [str(executable), *command[1:]],
+                [executable, *command[1:]],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -223,6 +222,18 @@ class _Steps:
             if process.wait():
                 why = f": {errors[0]:.400}" if errors else ""
                 raise ProXError(f"{command[0]} failed with exit code {process.returncode}{why}; its output is in {self._log}")
+
+
+def find_script(name: str) -> str:
+    """The path of a console script of this environment. On Windows it has an ending, and need not lie beside Python.
+
+    Raises ProXError if it is not installed.
+    """
+    beside, scripts = str(Path(sys.executable).parent), sysconfig.get_path("scripts")
+    found = shutil.which(name, path=os.pathsep.join((beside, scripts)))
+    if found is None:
+        raise ProXError(f"{Path(beside, name)} is missing; install nnunetv2 into this environment, then see: monai-prox doctor")
+    return found
 
 
 def _set_variables(work: Path, *, processes: int) -> None:

@@ -93,7 +93,7 @@ def write_report(result: Result, output: Path) -> dict[str, Any]:
         axes={name: label for name, label in contents["axes"].items() if name in PLOTTED or name in result.search.minimise},
         measure=f"mean {result.search.source.measure.capitalize()}",
     )
-    write_page(json.loads((folder / TABLE).read_text()), folder / PAGE, result.search.source.progress)
+    write_page(json.loads((folder / TABLE).read_text(encoding="utf-8")), folder / PAGE, result.search.source.progress)
     return contents
 
 

@@ -116,7 +116,7 @@ def test_export_prints_the_folder_and_how_to_predict(model: ModelFolder, tmp_pat
             "--int8 and --any-patch are for files for devices, --format onnx, openvino, torchscript",
         ),
         (["--subnet", "largest", "--fine-tune"], "nnUNet_preprocessed is not set"),
-        (["--subnet", "largest", "--output", "/proc/exported"], "cannot write /proc/exported"),
+        (["--subnet", "largest", "--output", str(Path(__file__, "exported"))], f"cannot write {Path(__file__, 'exported')}"),
     ],
     ids=[
         "unknown member",
@@ -139,11 +139,12 @@ def test_an_export_that_cannot_be_is_one_line(arguments: list[str], message: str
 
 @pytest.mark.parametrize("command", [["family"], ["export", "--subnet", "largest"]], ids=["family", "export"])
 def test_a_missing_model_folder_is_one_line(command: list[str], tmp_path: Path) -> None:
-    error = the_error(prox(command[0], "no/model", *command[1:], cwd=tmp_path))
-    assert error == "there is no folder no/model"
-    (tmp_path / "no" / "model").mkdir(parents=True)
-    error = the_error(prox(command[0], "no/model", *command[1:], cwd=tmp_path))
-    assert error.startswith("no/model is no bundle of a supernet, nor its models: there is no family.json")
+    model = Path("no", "model")
+    error = the_error(prox(command[0], model, *command[1:], cwd=tmp_path))
+    assert error == f"there is no folder {model}"
+    (tmp_path / model).mkdir(parents=True)
+    error = the_error(prox(command[0], model, *command[1:], cwd=tmp_path))
+    assert error.startswith(f"{model} is no bundle of a supernet, nor its models: there is no family.json")
     assert "it is not a trained model folder: it has no plans.json, expected e.g. nnUNet_results/" in error
 
 

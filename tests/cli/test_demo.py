@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shlex
+import sys
+import sysconfig
 from pathlib import Path
 
 import nibabel as nib
@@ -25,7 +28,7 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from rich.console import Console
 from rich.progress import Progress
 
-from monai_prox.cli.demo import PLANS, _prepare, _Steps, _write_demo_plans, _write_split, next_commands
+from monai_prox.cli.demo import PLANS, _prepare, _Steps, _write_demo_plans, _write_split, find_script, next_commands
 from monai_prox.errors import ProXError
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.trained.door import open_trained
@@ -169,6 +172,22 @@ def test_what_nnunet_has_planned_is_what_is_trained(phantom: Prepared, tmp_path:
         (tmp_path / "nnUNet_raw" / name / "dataset.json").write_text('{"numTraining": 1}')
         assert _prepare(step, 1, name, lambda _: None) == configurations[-1]
     assert not (tmp_path / "log").exists()
+
+
+def test_scripts_are_found_beside_python_and_where_this_python_installs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Path(find_script("nnUNetv2_train")).name.startswith("nnUNetv2_train")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path / "Scripts"))
+    ending = ".EXE" if os.name == "nt" else ""
+    with pytest.raises(ProXError, match="nnUNetv2_train is missing; install nnunetv2 into this environment"):
+        find_script("nnUNetv2_train")  # one that is on PATH is of another environment
+    for folder in ("Scripts", "bin"):
+        script = tmp_path / folder / f"nnUNetv2_train{ending}"
+        script.parent.mkdir()
+        script.touch(0o755)
+        assert Path(find_script("nnUNetv2_train")) == script
 
 
 def test_without_a_terminal_there_is_a_line_a_step(tmp_path: Path) -> None:

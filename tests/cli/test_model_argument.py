@@ -92,11 +92,9 @@ def test_family_of_a_fold_has_its_dice_alone(model: ModelFolder) -> None:
 def test_a_folder_and_a_dataset_or_neither_is_one_line(command: list[str], bare: Path) -> None:
     neither = "no model is given; give the trained folder MODEL, or -d DATASET of a model in nnUNet_results"
     assert prox(*command).error == neither
-    both = prox(*command, "some/model", "-d", "990").error
-    assert both == "give the folder MODEL or -d DATASET, not both, got 'some/model' and -d 990"
-    assert prox(*command, "some/model", "-c", "2d", "-p", "x").error.startswith(
-        "-c, -p is for -d DATASET; the folder some/model"
-    )
+    both = prox(*command, "model", "-d", "990").error
+    assert both == "give the folder MODEL or -d DATASET, not both, got 'model' and -d 990"
+    assert prox(*command, "model", "-c", "2d", "-p", "x").error.startswith("-c, -p is for -d DATASET; the folder model names")
 
 
 def test_folds_as_nnunet_takes_them_are_answered_with_how_to(bare: Path) -> None:

@@ -1,6 +1,7 @@
 """``monai-prox plan``: what it shows is what ProXTrainer trains, and the entry is all that it changes in a plans file."""
 
 import json
+import os
 import random
 import re
 import stat
@@ -135,7 +136,7 @@ def test_nothing_else_in_the_file_changes(bare: Path) -> None:
     said(plan("--recipe", "sandwich", "--write"))
     after = file.read_text()
     assert after.replace(',\n            "prox": {\n                "recipe": "sandwich"\n            }', "") == before != after
-    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert stat.S_IMODE(file.stat().st_mode) == (0o640 if os.name == "posix" else 0o666)
     assert [path.name for path in file.parent.iterdir() if path.name.startswith(".")] == []
 
 

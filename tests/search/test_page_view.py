@@ -53,7 +53,11 @@ def written(tmp_path: Path) -> Callable[..., Path]:
 
 
 # ---------------------------------------------------------------------- on a phone
-@pytest.mark.parametrize("classes", [LONG, [f"class {index}" for index in range(104)]], ids=["long names", "many"])
+@pytest.mark.parametrize(
+    "classes",
+    [LONG, ["left_atrium_and_appendage_" * 3, "b"], [f"class {index}" for index in range(104)]],
+    ids=["long names", "a name without a break", "many"],
+)
 def test_a_phone_needs_no_sideways_scrolling(classes: list[str], opened: Open, written: Callable[..., Path]) -> None:
     contents = made_up(classes, model="/a/very/long/path" * 9)
     page = opened(written(contents), **PHONE)
