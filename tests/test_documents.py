@@ -27,6 +27,12 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     assert not [target for target in targets if not (page.parent / target).exists()]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_figure_begins_a_line(page: Path) -> None:
+    """There its marker would be a block of HTML, and end the paragraph."""
+    assert not re.findall(r"^\s*<!-- figure .*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def test_every_page_is_in_the_navigation() -> None:
     """mkdocs asks for it, too, but is not installed everywhere."""
     listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")

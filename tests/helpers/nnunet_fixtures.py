@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.commands import fresh
 from helpers.made_once import made_once
 from helpers.nnunet_task import (
     FULLRES,
@@ -12,6 +13,7 @@ from helpers.nnunet_task import (
     ProXTrainerTiny,
     bare_model,
     bare_plans,
+    environment,
     folders,
     prepare,
     run,
@@ -60,6 +62,21 @@ def phantom() -> Prepared:
 def tiny_trainers() -> Path:
     """A folder for nnUNet_extTrainer in which nnU-Net's commands find ProXTrainerTiny."""
     return made_once("tiny_trainers", lambda folder: write_trainers(folder, ProXTrainerTiny))
+
+
+@pytest.fixture(scope="session")
+def demonstrated(tiny_trainers: Path) -> Path:
+    """A folder in which the demo has run, in a new Python, with what it has printed in ``said``. It takes minutes."""
+
+    def fill(folder: Path) -> None:
+        stale = folder / "prox_demo" / "predictions" / "smallest" / "another_case.nii.gz"  # of an earlier run
+        stale.parent.mkdir(parents=True)
+        stale.touch()
+        command = ["monai-prox", "demo", "--trainer", "ProXTrainerTiny", "--device", "cpu", "--cases", "2"]
+        said = run(command, environment(nnUNet_extTrainer=tiny_trainers), cwd=folder, start=fresh)
+        (folder / "said").write_text(said, encoding="utf-8")
+
+    return made_once("demonstrated", fill)
 
 
 @pytest.fixture
