@@ -8,10 +8,6 @@ MONAI_PROX_DATA names, and a package index.
 import json
 import os
 import shlex
-import shutil
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import forked, fresh
+from helpers.environments import install
 from helpers.made_once import made_once
 from helpers.nnunet_task import (
     CUT,
@@ -87,22 +84,6 @@ class Stock:
             done = fresh(words, environment, cwd=cwd, python=self.python, launcher=["-m"] if module else [])
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
         return done.stdout
-
-
-def install(folder: Path) -> None:
-    """A new environment with all packages of this one but us: we are installed as editable, and Python follows no .pth file
-    that lies in the folder which another .pth file names. nnU-Net is a copy, without the trainers that we put into it.
-    """
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    others = Path(sysconfig.get_path("purelib"))
-    (packages / "others.pth").write_text(f"{others}\n")
-    shutil.copytree(others / "nnunetv2", packages / "nnunetv2", ignore=shutil.ignore_patterns("monai_prox", "__pycache__"))
-    for script in Path(sys.prefix, "bin").glob("nnUNetv2_*"):
-        lines = script.read_text().splitlines(keepends=True)
-        copy = folder / "bin" / script.name
-        copy.write_text("".join([f"#!{folder / 'bin' / 'python'}\n", *lines[1:]]))
-        copy.chmod(0o755)
 
 
 @pytest.fixture(scope="module", params=["synthetic", pytest.param("real", marks=pytest.mark.slow)])

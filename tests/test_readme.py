@@ -7,11 +7,11 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from helpers import environments
 from helpers.bundle_commands import ROOT, Trained, monai, trained_once
 from helpers.commands import fresh, pip
 from helpers.made_once import made_once
@@ -147,10 +147,8 @@ def test_the_first_command_sets_up_and_shows_that_all_works(tmp_path: Path) -> N
     venv, install, demo = words_of(line)
     checkout = tmp_path / "checkout"
     shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "models", "eval", "results", "__pycache__"))
-    subprocess.run([sys.executable, *venv[1:]], cwd=checkout, check=True)
-    (packages,) = checkout.glob(".venv/lib/python*/site-packages")
-    others = [path for path in sys.path if path.endswith("site-packages")]
-    (packages / "others.pth").write_text("".join(f"{path}\n" for path in others))
+    assert venv == ["python3", "-m", "venv", ".venv"]
+    environments.install(checkout / ".venv")
     python = checkout / ".venv" / "bin" / "python"
     assert install == [".venv/bin/pip", "install", "."]
     pip(python, "install", "--no-deps", checkout)
