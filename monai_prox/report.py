@@ -128,7 +128,9 @@ def _caption(rows: Sequence[Row], measure: str, scored: str) -> str:
 
 
 def family_table(rows: Sequence[Row], measure: str, scored: str, *, width: int) -> Table:
-    """A table of members for a terminal. Where it is too narrow for all classes, the last ones are left out.
+    """A table of members for a terminal.
+
+    If the terminal is too narrow, columns are left out and named: the last classes, surface Dice, parameters, seconds, MACs.
 
     Args:
         rows: one row per member.
@@ -141,17 +143,20 @@ def family_table(rows: Sequence[Row], measure: str, scored: str, *, width: int) 
 
     columns = [[printable(cell) for cell in column] for column in zip(*_table(rows), strict=True)]
     least = [max(map(len, [*heading.split(), *cells])) for heading, *cells in columns]
-    classes = len({label for row in rows for label in row.scores})
-    left_out: list[str] = []
-    while classes > 1 and sum(least) + 3 * len(least) + 1 > width:  # each with a line and two spaces, and one more line
-        classes -= 1
-        del least[3 + classes]
-        left_out.insert(0, columns.pop(3 + classes)[0])
+    after = 3 + len({label for row in rows for label in row.scores})  # member, parameters, MACs and the classes
+    last = list(range(after, len(columns)))  # surface Dice, seconds
+    surface = [last.pop(0)] if any(row.surface_dice is not None for row in rows) else []
+    shown, dispensable = list(range(len(columns))), [*range(after - 1, 3, -1), *surface, 1, *last, 2]
+    for column in dispensable:
+        if sum(least[number] + 3 for number in shown) + 1 <= width:  # each with a line and two spaces, and one more line
+            break
+        shown.remove(column)
+    left_out = [heading for number, (heading, *_) in enumerate(columns) if number not in shown]
     caption = _caption(rows, measure, scored) + (f" Too wide to be shown: {', '.join(left_out)}." if left_out else "")
     table = Table(title="Members of the family", caption=caption)
-    for number, (heading, *_) in enumerate(columns):
-        table.add_column(Text(heading), justify="right" if number else "left", no_wrap=number == 0)
-    for cells in zip(*(column[1:] for column in columns), strict=True):
+    for number in shown:
+        table.add_column(Text(columns[number][0]), justify="right" if number else "left", no_wrap=number == 0)
+    for cells in zip(*(columns[number][1:] for number in shown), strict=True):
         table.add_row(*map(Text, cells))
     return table
 

@@ -117,6 +117,26 @@ def test_a_table_leaves_out_the_classes_for_which_a_terminal_is_too_narrow() -> 
     assert "Too wide" not in shown(100)
 
 
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (71, "anterior"),
+        (60, "anterior, surface Dice"),
+        (40, "parameters, anterior, surface Dice"),
+        (32, "parameters, anterior, surface Dice, seconds a case"),
+        (24, "parameters, MACs, anterior, surface Dice, seconds a case"),
+    ],
+)
+def test_a_terminal_that_is_narrower_still_has_no_surface_dice_then_no_costs(width: int, left_out: str) -> None:
+    rows = [replace(row, scores={"mean": 0.5, "anterior": 0.5}, surface_dice=0.9, seconds=35.25) for row in ROWS]
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(family_table(rows, "dice", "8 cases", width=width))
+    text = console.export_text()
+    table = text[: text.index("A member")]
+    assert "…" not in table and "0.500" in table and all(len(line) <= width for line in text.splitlines())
+    assert f"Too wide to be shown: {left_out}" in " ".join(text.split())
+
+
 def test_a_table_shows_surface_dice_where_it_was_measured() -> None:
     surfaces = [replace(ROWS[0], surface_dice=0.912), replace(ROWS[1], seconds=1.5)]
     _, head, *rows = family_text(surfaces, "dice", "whole cases").splitlines()

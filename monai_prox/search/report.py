@@ -91,7 +91,7 @@ def write_report(result: Result, output: Path) -> dict[str, Any]:
         [(member["price"], member["score"], member["standard_error"]) for member in contents["measured"]],
         folder / PLOT,
         axes={name: label for name, label in contents["axes"].items() if name in PLOTTED or name in result.search.minimise},
-        measure=f"mean {result.search.source.measure.capitalize()}",
+        measure=f"mean {result.search.source.measure.title()}",
     )
     write_page(json.loads((folder / TABLE).read_text(encoding="utf-8")), folder / PAGE, result.search.source.progress)
     return contents
@@ -194,7 +194,7 @@ def front_table(scored: Sequence[tuple[str, Scored]], axes: Sequence[str], sourc
     table.add_column("member", no_wrap=True)
     for name in axes:
         table.add_column(UNITS[name], justify="right")
-    table.add_column(f"{source.measure.capitalize()} (cases)", justify="right")
+    table.add_column(f"{source.measure.title()} (cases)", justify="right")
     for title, member in scored:
         error = "" if member.standard_error is None else f" ± {member.standard_error:.3f}"
         costs = [count(member.price.value(name)) for name in axes]

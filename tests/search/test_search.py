@@ -235,7 +235,7 @@ def test_surface_dice_is_searched_for_where_it_is_asked_for(source: TrainedNNUNe
     done = CliRunner().invoke(
         app, ["search", str(source.path), "--metric", "surface_dice", "--trials", "1", "--finalists", "1"]
     )
-    assert done.exit_code == 0 and "Surface dice" in done.output, done.output
+    assert done.exit_code == 0 and "Surface Dice (cases)" in done.output, done.output
 
 
 def test_surface_dice_is_in_mm_of_the_image_whatever_the_network_s_order_of_axes(
