@@ -213,11 +213,13 @@ def model(bare: Path) -> ModelFolder:
 
 
 @pytest.mark.parametrize(
-    "plans",
-    [bare_plans, lambda: bare_plans("ResidualEncoderUNet"), lambda: bare_plans(patch=(24, 32))],
-    ids=["plain", "residual", "2d"],
+    ("plans", "which"),
+    [
+        pytest.param(bare_plans, "smallest", id="plain"),
+        pytest.param(lambda: bare_plans("ResidualEncoderUNet"), "largest", id="residual"),
+        pytest.param(lambda: bare_plans(patch=(24, 32)), "smallest", id="2d"),
+    ],
 )
-@pytest.mark.parametrize("which", ["smallest", "largest"])
 def test_the_file_computes_what_the_member_does(
     plans: Callable[[], dict[str, Any]], which: str, bare: Path, tmp_path: Path
 ) -> None:
