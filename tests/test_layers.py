@@ -78,3 +78,7 @@ def test_a_device_needs_no_torch_to_start() -> None:
         first = ast.parse(path.read_text()).body
         names = {alias.name for node in first if isinstance(node, ast.Import) for alias in node.names}
         assert not names & {"torch"} and not [n for n in first if isinstance(n, ast.ImportFrom) and "torch" in str(n.module)]
+
+
+def test_no_file_is_longer_than_350_lines() -> None:
+    assert [path.name for path in modules().values() if len(path.read_text(encoding="utf-8").splitlines()) > 350] == []

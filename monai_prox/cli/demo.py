@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
-import subprocess
-import sys
-import sysconfig
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from glob import escape
 from math import prod
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -26,6 +20,7 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from monai_prox.cli.steps import Steps
 from monai_prox.data.decathlon import download
 from monai_prox.data.phantom import write_phantom_task
 from monai_prox.errors import ProXError
@@ -42,12 +37,10 @@ PLANNED, PLANS = "nnUNetPlans", "nnUNetPlansDemo"
 DEVICES = ("cpu", "cuda", "mps")  # as nnU-Net calls them
 EXPORTED = ("smallest", "middle", "largest")
 IMAGE = "_[0-9][0-9][0-9][0-9].nii.gz"  # the end of the names of nnU-Net's images, with the channel
-ERROR = re.compile(r"[\w.]*(error|exception)\b[^:]*:\s*\S", re.IGNORECASE)  # begins the line that says what was wrong
 # The plan cut for a CPU: the first level's features, voxels per axis at most, patches per step.
 CPU_FEATURES = 16
 CPU_PATCH = {3: 64, 2: 256}  # by the number of axes
 CPU_BATCH = 2
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ def run_demo(demo: Demo, console: Console) -> list[Row]:
     log.write_text("", encoding="utf-8")
     columns = (TextColumn("{task.description:<44}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        step = _Steps(bars, log)
+        step = Steps(bars, log)
         with step("Task into nnU-Net's raw format", 1):
             identifier, dataset = convert_task(_find_task(demo, work), replace=True)
         trained = work / "nnUNet_results" / dataset
@@ -158,7 +151,7 @@ def _check_device(device: str) -> None:
         raise ProXError(f"--device is {device}, and torch finds none on this machine; leave it out")
 
 
-def _prepare(step: _Steps, identifier: int, dataset: str, bar: Callable[[float | None], None]) -> str:
+def _prepare(step: Steps, identifier: int, dataset: str, bar: Callable[[float | None], None]) -> str:
     """Has nnU-Net plan and preprocess, as far as it is not done; returns the configuration."""
     plans = Path(os.environ["nnUNet_preprocessed"], dataset, f"{PLANNED}.json")
     processes = {"nnUNet_n_proc_DA": "1"} if os.environ["nnUNet_n_proc_DA"] == "0" else {}  # nnU-Net cannot plan with none
@@ -172,68 +165,6 @@ def _prepare(step: _Steps, identifier: int, dataset: str, bar: Callable[[float |
         command = ["nnUNetv2_preprocess", "-d", str(identifier), "-c", configuration, *count]
         step.run(command, lambda line: bar(_tqdm_percent(line)), **processes)
     return configuration
-
-
-class _Steps:
-    """Progress bars and subprocesses, whose output goes to one log file."""
-
-    def __init__(self, bars: Progress, log: Path) -> None:
-        self._bars, self._log = bars, log
-
-    @contextmanager
-    def __call__(self, name: str, total: int) -> Iterator[Callable[[float | None], None]]:
-        console = self._bars.console
-        if not console.is_terminal:  # which would see nothing of bars before the end
-            console.print(name, soft_wrap=True, highlight=False, markup=False)
-        task = self._bars.add_task(name, total=total)
-
-        def update(done: float | None) -> None:
-            if done is not None:
-                self._bars.update(task, completed=done)
-
-        yield update
-        update(total)
-
-    def capture(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Calls a function whose output goes to the log."""
-        with self._log.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-            return function(*arguments)
-
-    def run(self, command: list[str], on_line: Callable[[str], None], **variables: str) -> None:
-        executable = find_script(command[0])
-        with self._log.open("a", encoding="utf-8") as log:
-            log.write(f"\n$ {' '.join(command)}\n")
-            process = subprocess.Popen(
-                [executable, *command[1:]],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                env=os.environ | variables,
-            )
-            assert process.stdout is not None
-            errors = []
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                on_line(line)
-                if ERROR.match(line):
-                    errors.append(line.strip())
-            if process.wait():
-                why = f": {errors[0]:.400}" if errors else ""
-                raise ProXError(f"{command[0]} failed with exit code {process.returncode}{why}; its output is in {self._log}")
-
-
-def find_script(name: str) -> str:
-    """The path of a console script of this environment. On Windows it has an ending, and need not lie beside Python.
-
-    Raises ProXError if it is not installed.
-    """
-    beside, scripts = str(Path(sys.executable).parent), sysconfig.get_path("scripts")
-    found = shutil.which(name, path=os.pathsep.join((beside, scripts)))
-    if found is None:
-        raise ProXError(f"{Path(beside, name)} is missing; install nnunetv2 into this environment, then see: monai-prox doctor")
-    return found
 
 
 def _set_variables(work: Path, *, processes: int) -> None:
@@ -336,7 +267,7 @@ def predict_seconds(folder: Path, images: Path, output: Path, device: str) -> fl
     return (perf_counter() - start) / len(list(output.glob("*.nii.gz")))
 
 
-def _predict_again(step: _Steps, device: str, folder: Path, images: Path, work: Path, name: str) -> float:
+def _predict_again(step: Steps, device: str, folder: Path, images: Path, work: Path, name: str) -> float:
     """Predicts with ``folder`` by nnU-Net's command; the share of voxels that have the same label as in the predictions."""
     output = work / "nnUNetv2_predict"
     shutil.rmtree(output, ignore_errors=True)

@@ -28,7 +28,8 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from rich.console import Console
 from rich.progress import Progress
 
-from monai_prox.cli.demo import PLANS, _prepare, _Steps, _write_demo_plans, _write_split, find_script, next_commands
+from monai_prox.cli.demo import PLANS, _prepare, _write_demo_plans, _write_split, next_commands
+from monai_prox.cli.steps import Steps, find_script
 from monai_prox.errors import ProXError
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.trained.door import open_trained
@@ -144,8 +145,8 @@ def test_what_a_failed_step_says_is_in_the_error(output: list[str], why: str | N
     assert [line for line in (tmp_path / "log").read_text().splitlines() if line in output] == output
 
 
-def steps(log: Path, console: Console) -> _Steps:
-    return _Steps(Progress(console=console, disable=True), log)
+def steps(log: Path, console: Console) -> Steps:
+    return Steps(Progress(console=console, disable=True), log)
 
 
 def test_what_nnunet_has_planned_is_what_is_trained(phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
