@@ -22,8 +22,8 @@ FoldOption = Annotated[
     typer.Option(
         "-f",
         "--fold",
-        help="The fold of an nnU-Net model: a number, or all for fold_all. The format nnunet takes several, such as 0,1,2. "
-        "By default it is the first that has finished, for the format nnunet all of them.",
+        help="The fold of an nnU-Net model: a number, or all for fold_all. `family` and the format nnunet take several, such "
+        "as 0,1,2, and by default all that have finished. For everything else it is by default the first of them.",
     ),
 ]
 CheckpointOption = Annotated[
