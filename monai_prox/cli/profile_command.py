@@ -57,7 +57,8 @@ def pack(
             overwrite=overwrite,
             done=lambda number, total: progress.update(bar, completed=number, total=total),
         )
-    say(str(output), "On the device:", f"  python -m zipfile -e {output.name} . && python {output.stem}/measure.py --output device.json")
+    unpack = f"python -m zipfile -e {output.name} ."
+    say(str(output), "On the device:", f"  {unpack} && python {output.stem}/measure.py --output device.json")
     say("", f"Here: monai-prox search {shlex.quote(str(model))} --profile device.json --max-latency-ms 800")
 
 
