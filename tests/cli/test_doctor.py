@@ -37,7 +37,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *absent: str) -> None:
 
 def test_every_extra_of_users_is_listed() -> None:
     declared = set(metadata.metadata("monai-prox").get_all("Provides-Extra"))
-    assert {*OPTIONAL} == {*requirements.EXTRAS} - {""} == declared - {"benchmarks", "test", "dev"}
+    assert {*OPTIONAL} == {*requirements.EXTRAS} - {""} == declared - {"benchmarks", "test", "dev", "docs"}
     assert {finding.what for finding in doctor.extra_packages()} == {f"extra {extra}" for extra in OPTIONAL}
 
 

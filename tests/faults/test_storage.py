@@ -176,6 +176,7 @@ def test_an_export_leaves_what_was_there(
         assert tree(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_openvinos_own_error_says_what_it_may_be(model: ModelFolder, tmp_path: Path) -> None:
     """Where the ONNX file, which lies on another disk, could be written."""
