@@ -158,7 +158,7 @@ def matches(
 @given(
     unets(), seeds, st.fixed_dictionaries(dict.fromkeys(("training", "deep_supervision", "kernel_transforms"), st.booleans()))
 )
-@cases(1_000)
+@cases(500)
 def test_members_of_unets_extract_and_match(family: UNetFamily, seed: int, switches: dict[str, bool]) -> None:
     matches(family, seed, **switches)
 
