@@ -8,27 +8,21 @@ front.svg names the results it was drawn from, so that a test notices if it is o
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # for benchmarks, wherever this is run
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
 
-import matplotlib  # noqa: E402
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.patches import FancyArrowPatch, Rectangle  # noqa: E402
-from matplotlib.ticker import LogLocator, NullFormatter  # noqa: E402
-
-from benchmarks import records  # noqa: E402
-from benchmarks.records import Run  # noqa: E402
-from benchmarks.registry import RESULTS  # noqa: E402
+from benchmarks import records
+from benchmarks.records import Run
+from benchmarks.registry import RESULTS
 
 CLAIM = "hippocampus"
 FAMILIES = {"prox long": "#0b7285", "prox": "#66b3c2"}  # by their contender, colours
@@ -107,7 +101,8 @@ def draw_front(drawn: Drawn, path: Path) -> None:
         drawn: the figures.
         path: the file to write.
     """
-    figure, axes = plt.subplots(figsize=(6.2, 3.8), layout="constrained")
+    figure = Figure(figsize=(6.2, 3.8), layout="constrained")
+    axes = figure.subplots()
     labels = {
         "prox long": f"a family, one longer training: {drawn.work['prox long']:.3g} TMAC",
         "prox": f"a family, one training: {drawn.work['prox']:.3g} TMAC",
@@ -156,9 +151,10 @@ def draw_supernet(path: Path) -> None:
     Args:
         path: the file to write.
     """
-    figure, panels = plt.subplots(1, 3, figsize=(9.6, 3.2), width_ratios=(8, 6, 14), layout="constrained")
+    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3, width_ratios=(8, 6, 14))
     for axes, draw in zip(panels, (_draw_weights, _draw_kernel, _draw_network), strict=True):
-        axes.set_aspect("equal")
+        axes.set_aspect("equal", anchor="N")
         axes.set_axis_off()
         draw(axes)
     _save(figure, path, "a drawing")
@@ -167,19 +163,19 @@ def draw_supernet(path: Path) -> None:
 def _draw_weights(axes: Axes) -> None:
     """A convolution's weight, of which a member of half the width uses a corner."""
     _draw_squares(axes, 8, range(4))
-    axes.text(3.93, 9.3, "width: the first channels", ha="center", color=INK, fontsize=11)
-    axes.text(3.93, 8.3, "input channels", ha="center", color=SOFT, fontsize=9)
+    axes.set_title("width: the first channels", color=INK, fontsize=11)
+    axes.text(3.93, 8.1, "input channels", ha="center", color=SOFT, fontsize=9)
     axes.text(-0.5, 3.93, "output channels", va="center", ha="center", rotation=90, color=SOFT, fontsize=9)
     axes.set_xlim(-1, 8)
-    axes.set_ylim(-0.6, 10)
+    axes.set_ylim(-0.6, 8.8)
 
 
 def _draw_kernel(axes: Axes) -> None:
     """A kernel of 5, of which a member with kernels of 3 uses the centre."""
     _draw_squares(axes, 5, range(1, 4))
-    axes.text(2.43, 6.3, "kernel: the centre", ha="center", color=INK, fontsize=11)
+    axes.set_title("kernel: the centre", color=INK, fontsize=11)
     axes.set_xlim(-0.6, 5.5)
-    axes.set_ylim(-1.6, 6.9)
+    axes.set_ylim(-1.6, 5.8)
 
 
 def _draw_squares(axes: Axes, side: int, used: range) -> None:
@@ -204,15 +200,16 @@ def _draw_network(axes: Axes) -> None:
         if level < levels - 1:
             line = (1.2 * level + 2.0, y + 0.57), (12.85 - 1.2 * level, y + 0.57)
             axes.add_patch(FancyArrowPatch(*line, arrowstyle="-|>", mutation_scale=8, color=SOFT, lw=0.8))
-    axes.text(7.4, 8.3, "depth and levels: the first blocks, the upper levels", ha="center", color=INK, fontsize=11)
+    axes.set_title("depth and levels: the first blocks, the upper levels", color=INK, fontsize=11)
     axes.set_xlim(-0.4, 15.2)
-    axes.set_ylim(-0.6, 9)
+    axes.set_ylim(-0.6, 8.2)
 
 
-def _save(figure: plt.Figure, path: Path, description: str) -> None:
-    with plt.rc_context({"svg.hashsalt": path.stem}):  # the same file from the same figures
+def _save(figure: Figure, path: Path, description: str) -> None:
+    with matplotlib.rc_context(
+        {"svg.hashsalt": path.stem, "svg.fonttype": "none"}
+    ):  # texts as such, and the same file each time
         figure.savefig(path, metadata={"Description": description, "Date": None, "Creator": None}, facecolor="white")
-    plt.close(figure)
 
 
 if __name__ == "__main__":
