@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monai_prox.cli.completion import FORMATS, MEMBERS, one_of
-from monai_prox.cli.model_argument import (
-    ConfigurationOption,
-    DatasetOption,
-    ModelArgument,
-    PlansOption,
-    TrainerOption,
-    model_folder,
-)
+from monai_prox.cli.model_argument import on_model
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, say, say_origin
 from monai_prox.errors import ProXError
 
@@ -24,8 +17,9 @@ if TYPE_CHECKING:
     from monai_prox.trained.source import Trained
 
 
+@on_model
 def export(
-    model: ModelArgument = None,
+    model: Path,
     *,
     subnet: Annotated[
         str,
@@ -49,10 +43,6 @@ def export(
             help="The folder to write, or the file of a device's format. For nnunet it is by default where nnU-Net looks.",
         ),
     ] = None,
-    dataset_id: DatasetOption = None,
-    configuration: ConfigurationOption = None,
-    trainer: TrainerOption = None,
-    plans: PlansOption = None,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
@@ -77,9 +67,7 @@ def export(
     from monai_prox.trained.door import open_trained
 
     folds = folds_of(fold or ())
-    source = open_trained(
-        model_folder(model, dataset_id, configuration, trainer, plans), fold=folds, dataset=dataset, checkpoint=checkpoint
-    )
+    source = open_trained(model, fold=folds, dataset=dataset, checkpoint=checkpoint)
     format = format or source.formats[0]
     check_options(
         format,

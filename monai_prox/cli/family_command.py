@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from monai_prox.cli.model_argument import (
-    ConfigurationOption,
-    DatasetOption,
-    ModelArgument,
-    PlansOption,
-    TrainerOption,
-    model_folder,
-)
+from monai_prox.cli.model_argument import on_model
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, console, say, say_origin
 
 
+@on_model
 def family(
-    model: ModelArgument = None,
-    dataset_id: DatasetOption = None,
-    configuration: ConfigurationOption = None,
-    trainer: TrainerOption = None,
-    plans: PlansOption = None,
+    model: Path,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
@@ -33,9 +24,7 @@ def family(
     from monai_prox.report import choices_text, family_table, rows_of
     from monai_prox.trained.door import open_trained
 
-    source = open_trained(
-        model_folder(model, dataset_id, configuration, trainer, plans), fold=folds_of(fold or ()), checkpoint=checkpoint
-    )
+    source = open_trained(model, fold=folds_of(fold or ()), checkpoint=checkpoint)
     members = source.members()
     if as_json:
         print(json.dumps([member.to_json(source.measure) for member in members], indent=2))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,39 +15,68 @@ from monai_prox.cli.completion import CONFIGURATIONS, complete_dataset, one_of
 from monai_prox.errors import ProXError
 
 CONFIGURATION, TRAINER, PLANS = "3d_fullres", "ProXTrainer", "nnUNetPlans"  # that are taken if none is named
-ModelArgument = Annotated[
+MODEL = Annotated[
     Path | None,
     typer.Argument(
         help="The trained folder: .../ProXTrainer__nnUNetPlans__3d_fullres, or a MONAI bundle. In its place -d takes nnU-Net's "
         "name of a dataset."
     ),
 ]
-DatasetOption = Annotated[
-    str | None,
-    typer.Option(
-        "-d",
-        help="The dataset of a model in nnUNet_results, in the place of MODEL: a number such as 4, or Dataset004_Hippocampus.",
-        autocompletion=complete_dataset("nnUNet_results"),
-    ),
-]
-ConfigurationOption = Annotated[
-    str | None,
-    typer.Option(
-        "-c", help=f"The configuration, with -d. By default it is {CONFIGURATION}.", autocompletion=one_of(CONFIGURATIONS)
-    ),
-]
-TrainerOption = Annotated[str | None, typer.Option("-tr", help=f"The trainer, with -d. By default it is {TRAINER}.")]
-PlansOption = Annotated[str | None, typer.Option("-p", help=f"The plans' name, with -d. By default it is {PLANS}.")]
+OPTIONS = {
+    "dataset_id": Annotated[
+        str | None,
+        typer.Option(
+            "-d",
+            help="The dataset of a model in nnUNet_results, in the place of MODEL: a number such as 4, or "
+            "Dataset004_Hippocampus.",
+            autocompletion=complete_dataset("nnUNet_results"),
+        ),
+    ],
+    "configuration": Annotated[
+        str | None,
+        typer.Option(
+            "-c", help=f"The configuration, with -d. By default it is {CONFIGURATION}.", autocompletion=one_of(CONFIGURATIONS)
+        ),
+    ],
+    "trainer": Annotated[str | None, typer.Option("-tr", help=f"The trainer, with -d. By default it is {TRAINER}.")],
+    "plans": Annotated[str | None, typer.Option("-p", help=f"The plans' name, with -d. By default it is {PLANS}.")],
+}
+
+
+def on_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Makes the parameter ``model`` of a command one that users give as a folder, or as nnU-Net's commands name it.
+
+    Args:
+        command: takes ``model``, a folder, and ``fold``, before which the command line has nnU-Net's options.
+    """
+
+    @wraps(command)
+    def resolved(*, model: Path | None, **given: Any) -> None:
+        named = {name: given.pop(name) for name in OPTIONS}
+        command(model=model_folder(model, **named), **given)
+
+    signature, shown = inspect.signature(command, eval_str=True), list[inspect.Parameter]()
+    for name, parameter in signature.parameters.items():
+        if name == "fold":
+            shown += [_optional(option, annotation) for option, annotation in OPTIONS.items()]
+        shown.append(_optional(name, MODEL) if name == "model" else parameter.replace(kind=parameter.KEYWORD_ONLY))
+    resolved.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+    resolved.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}  # typer reads these, too
+    return resolved
+
+
+def _optional(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def model_folder(
-    model: Path | None, dataset: str | None, configuration: str | None, trainer: str | None, plans: str | None
+    model: Path | None, dataset_id: str | None, configuration: str | None, trainer: str | None, plans: str | None
 ) -> Path:
     """The folder of the model that a command was given.
 
     Args:
         model: the folder, or None.
-        dataset: number or name of an nnU-Net dataset, or None.
+        dataset_id: number or name of an nnU-Net dataset, or None.
         configuration: its configuration, None for the default.
         trainer: the trainer's name, None for the default.
         plans: the plans' name, None for the default.
@@ -53,21 +85,23 @@ def model_folder(
         ProXError: there are both a folder and a dataset or none of them, or nnU-Net does not know the dataset, or the model is
             not there.
     """
-    if model is None and dataset is None:
+    if model is None and dataset_id is None:
         raise ProXError("no model is given; give the trained folder MODEL, or -d DATASET of a model in nnUNet_results")
-    if model is not None and dataset is not None:
+    if model is not None and dataset_id is not None:
         hint = "; several folds are given as -f 0,1" if model.name.isdecimal() else ""
-        raise ProXError(f"give the folder MODEL or -d DATASET, not both, got {str(model)!r:.80} and -d {dataset!s:.80}{hint}")
+        raise ProXError(
+            f"give the folder MODEL or -d DATASET, not both, got {str(model)!r:.80} and -d {dataset_id!s:.80}{hint}"
+        )
     given = {"-c": configuration, "-tr": trainer, "-p": plans}
     if model is not None:
         if named := [option for option, value in given.items() if value is not None]:
             raise ProXError(f"{', '.join(named)} is for -d DATASET; the folder {model} names configuration, trainer and plans")
         return model
-    assert dataset is not None
+    assert dataset_id is not None
     results = variable("nnUNet_results")
     from nnunetv2.utilities.file_path_utilities import get_output_folder
 
-    name = dataset_name(dataset)
+    name = dataset_name(dataset_id)
     folder = Path(get_output_folder(name, trainer or TRAINER, plans or PLANS, configuration or CONFIGURATION))
     if not folder.is_dir():
         trained = sorted(path.name for path in (results / name).glob("*__*__*") if path.is_dir())

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monai_prox.cli.completion import RUNTIMES, one_of
-from monai_prox.cli.model_argument import (
-    ConfigurationOption,
-    DatasetOption,
-    ModelArgument,
-    PlansOption,
-    TrainerOption,
-    model_folder,
-)
+from monai_prox.cli.model_argument import on_model
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, bars, console, example, open_family, say
 from monai_prox.cli.torch_device import DeviceOption, check_device
 from monai_prox.errors import ProXError
@@ -30,12 +23,9 @@ profile = typer.Typer(no_args_is_help=True, help="Measure how long members take 
 
 
 @profile.command(epilog=example("profile pack -d 4 -o clinic.zip"))
+@on_model
 def pack(
-    model: ModelArgument = None,
-    dataset_id: DatasetOption = None,
-    configuration: ConfigurationOption = None,
-    trainer: TrainerOption = None,
-    plans: PlansOption = None,
+    model: Path,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The .zip file to write.")] = Path("prox_profile.zip"),
@@ -46,7 +36,6 @@ def pack(
     """Pack members and a script that measures them where Python, numpy and onnxruntime are."""
     from monai_prox.latency.pack import write_pack
 
-    model = model_folder(model, dataset_id, configuration, trainer, plans)
     source = open_to_measure(model, fold, dataset, checkpoint)
     with bars() as progress:
         bar = progress.add_task("members", total=members)
@@ -63,12 +52,9 @@ def pack(
 
 
 @profile.command(epilog=example("profile measure -d 4 -o device.json"))
+@on_model
 def measure(
-    model: ModelArgument = None,
-    dataset_id: DatasetOption = None,
-    configuration: ConfigurationOption = None,
-    trainer: TrainerOption = None,
-    plans: PlansOption = None,
+    model: Path,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, for `search --profile`.")] = Path(
@@ -90,7 +76,7 @@ def measure(
 ) -> None:
     """Measure members on this machine."""
     check_device(device)
-    source = open_to_measure(model_folder(model, dataset_id, configuration, trainer, plans), fold, dataset, checkpoint)
+    source = open_to_measure(model, fold, dataset, checkpoint)
     measure_members(source, runtime, threads, output, members, device)
 
 

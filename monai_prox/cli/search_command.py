@@ -9,14 +9,7 @@ from typing import Annotated
 import typer
 
 from monai_prox.cli.completion import COSTS, METRICS, complete_profile, one_of
-from monai_prox.cli.model_argument import (
-    ConfigurationOption,
-    DatasetOption,
-    ModelArgument,
-    PlansOption,
-    TrainerOption,
-    model_folder,
-)
+from monai_prox.cli.model_argument import on_model
 from monai_prox.cli.profile_command import of_this_machine
 from monai_prox.cli.sizes import read_count, read_megabytes
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, bars, console, open_family, say, say_origin
@@ -25,12 +18,9 @@ from monai_prox.errors import ProXError
 from monai_prox.files import check_inside, make_folder
 
 
+@on_model
 def search(
-    model: ModelArgument = None,
-    dataset_id: DatasetOption = None,
-    configuration: ConfigurationOption = None,
-    trainer: TrainerOption = None,
-    plans: PlansOption = None,
+    model: Path,
     fold: FoldOption = None,
     checkpoint: CheckpointOption = None,
     max_latency_ms: Annotated[
@@ -111,7 +101,6 @@ def search(
         file_mb=read_megabytes(max_file_mb, "--max-file-mb"),
     )
     check_costs(minimise or ())
-    model = model_folder(model, dataset_id, configuration, trainer, plans)
     source = open_family(model, fold, dataset, checkpoint, "a search")
     source = source if metric is None else source.scored_by(metric)
     source.check_all_trained()
