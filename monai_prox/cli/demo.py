@@ -20,7 +20,9 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from monai_prox.cli.completion import DEVICES
 from monai_prox.cli.steps import Steps
+from monai_prox.cli.torch_device import check_device
 from monai_prox.data.decathlon import download
 from monai_prox.data.phantom import write_phantom_task
 from monai_prox.errors import ProXError
@@ -34,7 +36,6 @@ from monai_prox.trained.source import Trained
 
 CONFIGURATIONS = ("3d_fullres", "2d")  # the first that nnU-Net plans for a task; images of a slice have no 3D one
 PLANNED, PLANS = "nnUNetPlans", "nnUNetPlansDemo"
-DEVICES = ("cpu", "cuda", "mps")  # as nnU-Net calls them
 EXPORTED = ("smallest", "middle", "largest")
 IMAGE = "_[0-9][0-9][0-9][0-9].nii.gz"  # the end of the names of nnU-Net's images, with the channel
 # The plan cut for a CPU: the first level's features, voxels per axis at most, patches per step.
@@ -147,8 +148,7 @@ def _check_device(device: str) -> None:
         raise ProXError(
             f"--device is {device!r:.80}; allowed: {', '.join(DEVICES)}. Of several GPUs, choose by CUDA_VISIBLE_DEVICES"
         )
-    if (device == "cuda" and not torch.cuda.is_available()) or (device == "mps" and not torch.backends.mps.is_available()):
-        raise ProXError(f"--device is {device}, and torch finds none on this machine; leave it out")
+    check_device(device)
 
 
 def _prepare(step: Steps, identifier: int, dataset: str, bar: Callable[[float | None], None]) -> str:
