@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.dice import foreground
+from monai_prox.runtime.dice import foreground, mean_score
 
 MOST_MM = 1e3  # of a tolerance
 
@@ -99,8 +99,7 @@ def surface_dice_of(
 ) -> float:
     """The mean of ``surface_dice_by_class`` over the classes that occur or are predicted, NaN if there are none."""
     by_class = surface_dice_by_class(predicted, truth, labels, spacing=spacing, tolerance=tolerance)
-    known = [score for score in by_class.values() if not isnan(score)]
-    return float(np.mean(known)) if known else float("nan")
+    return mean_score({name: score for name, score in by_class.items() if not isnan(score)})
 
 
 def mean_over_cases(cases: Sequence[Mapping[str, float]]) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
-from monai_prox.nnunet.member_surfaces import surface_dice_of
+from monai_prox.nnunet.member_surfaces import validated_surface_dice
 from monai_prox.report import family_text, plot_progress, rows_of
 from monai_prox.trained.family_file import FAMILY, FamilyFile, NamedMember, Scores
 from monai_prox.trained.nnunet_checkpoint import plain
@@ -71,7 +71,7 @@ def report_validated(trainer: Any) -> None:
     if all(file.is_file() for file in summaries.values()):  # nnU-Net's benchmark variants validate nothing
         loaded = {name: load_json(str(file)) for name, file in summaries.items()}
         write_family(trainer, loaded)  # should measuring surfaces, which takes longer, be interrupted
-        write_family(trainer, loaded, {name: surface_dice_of(trainer, summary) for name, summary in loaded.items()})
+        write_family(trainer, loaded, {name: validated_surface_dice(trainer, summary) for name, summary in loaded.items()})
         print_family(trainer)
 
 

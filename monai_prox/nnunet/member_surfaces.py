@@ -12,7 +12,7 @@ from monai_prox.surface_dice import mean_over_cases, surface_dice_by_class
 from monai_prox.trained.family_file import Scores
 
 
-def surface_dice_of(trainer: Any, summary: Mapping[str, Any]) -> Scores:
+def validated_surface_dice(trainer: Any, summary: Mapping[str, Any]) -> Scores:
     """The surface Dice of the cases of a validation, by nnU-Net's keys for labels, and their mean, as the summary has Dice.
 
     Args:
