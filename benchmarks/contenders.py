@@ -131,11 +131,11 @@ class ModelOpt(Contender):
         super().__init__(trainer, *settings)
         self.nas, network = nas, trainer.network
         convolutions = {
-            "channels_ratio": choices.width,
+            "channels_ratio": choices.fractions,
             "channel_divisor": 1,
             "kernel_size": choices.kernel[:-1] if choices.kernel else (),
         }
-        norms = {"features_ratio": choices.width, "feature_divisor": 1}
+        norms = {"features_ratio": choices.fractions, "feature_divisor": 1}
         elastic = {"nn.Conv3d": convolutions, "nn.ConvTranspose3d": convolutions, "nn.InstanceNorm3d": norms}
         mode = {kind: {"*": what} for kind, what in elastic.items()} | {"nn.Sequential": None}
         trainer.network = nas.convert(network, mode=[("autonas", mode)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import combinations, product
+from math import log
 
 from monai_prox.core import cost
 from monai_prox.core.family import Family
@@ -42,11 +43,16 @@ def named_members(family: Family, size: Sequence[int], space: SearchSpace | None
     balanced = {space.restrict(dict(opened)).largest() for opened in product(*steps)} - {smallest, largest}
     macs = {subnet: cost.macs(family, subnet, size) for subnet in balanced}
     low, high = cost.macs(family, smallest, size), cost.macs(family, largest, size)
+    targets = {name: low * (high / low) ** (place / 4) for place, name in enumerate(INTERMEDIATE, 1)}
     chosen: list[Subnet] = []
-    for number in range(1, len(INTERMEDIATE) + 1):
-        target = low * (high / low) ** (number / (len(INTERMEDIATE) + 1))
+    for target in targets.values():
         remaining = [subnet for subnet in macs if subnet not in chosen]
         if remaining:
             chosen.append(min(remaining, key=lambda subnet: (abs(macs[subnet] - target), str(subnet))))
     chosen.sort(key=lambda subnet: (macs[subnet], str(subnet)))
-    return {"smallest": smallest, **dict(zip(INTERMEDIATE, chosen, strict=False)), "largest": largest}
+
+    def distance(names: tuple[str, ...]) -> float:
+        return sum(abs(log(macs[subnet] / targets[name])) for name, subnet in zip(names, chosen, strict=True))
+
+    names = min(combinations(INTERMEDIATE, len(chosen)), key=distance)
+    return {"smallest": smallest, **dict(zip(names, chosen, strict=True)), "largest": largest}

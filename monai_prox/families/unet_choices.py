@@ -10,16 +10,21 @@ from monai_prox.errors import ProXError
 from monai_prox.families.choices import check_numbers, read_choices
 
 LARGEST_KERNEL = 15
+QUARTERS = (0.25, 0.5, 0.75, 1.0)
+FEWEST_FEATURES = 4  # with 2 in the first stage a class was never found
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNetChoices:
-    """What is elastic in a family of U-Nets, relative to a plan. The defaults' largest member is the plan's own network.
+    """What is elastic in a family of U-Nets, relative to a plan: by default the width alone, in quarters of the plan's.
+
+    The largest member is the plan's own network, unless a kernel is larger than the plan's.
 
     Args:
         depth: number of blocks per stage. "thirds" stands for a third, two thirds and all of the plan's blocks, "all" for every
             number from one, "full" for the plan's number only.
-        width: fractions of the plan's features per stage, ascending. The last one is 1.
+        width: fractions of the plan's features per stage, ascending. The last one is 1. None means 1/4, 1/2, 3/4 and 1, but at
+            least 4 features, or the plan's if it has fewer.
         kernel: odd kernel sizes, ascending. The last one is the plan's or larger. None means the plan's only. Axes with a
             planned kernel of 1 keep it. In 3D a kernel of 5 costs 4.6 times the MACs of a kernel of 3.
         levels: number of lowest U-Net levels that may be missing. At least two levels stay.
@@ -29,21 +34,20 @@ class UNetChoices:
     Raises:
         ProXError: a value is out of range.
 
-    >>> UNetChoices(depth="full", width=(0.5, 1.0), levels=0, resolution=(1.0,)).width
-    (0.5, 1.0)
+    >>> UNetChoices(depth="thirds", resolution=(0.75, 1.0)).fractions
+    (0.25, 0.5, 0.75, 1.0)
     """
 
-    depth: str = "thirds"
-    width: tuple[float, ...] = (0.5, 0.75, 1.0)
+    depth: str = "full"
+    width: tuple[float, ...] | None = None
     kernel: tuple[int, ...] | None = None
-    levels: int = 1
-    resolution: tuple[float, ...] = (0.75, 1.0)
+    levels: int = 0
+    resolution: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         if self.depth not in ("thirds", "all", "full"):
             raise ProXError(f"depth is {self.depth!r:.80}; allowed: 'thirds', 'all', 'full'")
-        for name in ("width", "resolution"):
-            values = getattr(self, name)
+        for name, values in {"width": self.fractions, "resolution": self.resolution}.items():
             check_numbers(name, values)
             in_order = list(values) == sorted(set(values)) and all(0 < value <= 1 for value in values)
             if not values or not in_order or values[-1] != 1:
@@ -57,6 +61,23 @@ class UNetChoices:
         if not isinstance(self.levels, int) or self.levels < 0:
             raise ProXError(f"levels counts the levels that may be missing, got {self.levels!s:.80}")
 
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """The fractions of the plan's features, ascending."""
+        return QUARTERS if self.width is None else self.width
+
+    def features(self, planned: int) -> list[int]:
+        """The numbers of features that a stage can have, ascending.
+
+        Args:
+            planned: the plan's number.
+
+        >>> UNetChoices().features(32), UNetChoices().features(12), UNetChoices(width=(0.25, 1.0)).features(12)
+        ([8, 16, 24, 32], [4, 6, 9, 12], [3, 12])
+        """
+        fewest = min(FEWEST_FEATURES, planned) if self.width is None else 1
+        return sorted({max(fewest, round(fraction * planned)) for fraction in self.fractions})
+
     @classmethod
     def from_json(cls, data: Any) -> UNetChoices:
         """The choices that a configuration asks for.
@@ -67,11 +88,11 @@ class UNetChoices:
         Raises:
             ProXError: the name is unknown, or a field is unknown, has another type or is out of range.
 
-        >>> UNetChoices.from_json({"width": [0.5, 1], "levels": 0}).width
+        >>> UNetChoices.from_json({"width": [0.5, 1], "levels": 1}).width
         (0.5, 1)
         """
         return read_choices(cls, data, CHOICES, lists=("width", "kernel", "resolution"))
 
 
-PAPER_CHOICES = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5), levels=0, resolution=(1.0,))
+PAPER_CHOICES = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5))
 CHOICES: Mapping[str, UNetChoices] = {"default": UNetChoices(), "paper": PAPER_CHOICES}

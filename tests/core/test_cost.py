@@ -251,7 +251,7 @@ def probes_of(**choices: object) -> tuple[SuperNet, dict[str, Subnet]]:
 
 
 def test_probes_are_ordered_by_their_macs_and_spread_over_the_range() -> None:
-    supernet, probes = probes_of()
+    supernet, probes = probes_of(depth="thirds", width=(0.5, 0.75, 1.0), levels=1, resolution=(0.75, 1.0))
     assert list(probes) == ["smallest", "small", "middle", "large", "largest"]
     assert probes["smallest"] == supernet.family.space.smallest()
     assert probes["largest"] == supernet.family.space.largest()
@@ -270,8 +270,8 @@ def test_probes_are_ordered_by_their_macs_and_spread_over_the_range() -> None:
     [
         ({}, ["largest"]),
         ({"resolution": (0.75, 1.0)}, ["smallest", "largest"]),
-        ({"resolution": (0.5, 0.75, 1.0)}, ["smallest", "small", "largest"]),
-        ({"resolution": (0.75, 1.0), "levels": 1}, ["smallest", "small", "middle", "largest"]),
+        ({"resolution": (0.5, 0.75, 1.0)}, ["smallest", "large", "largest"]),  # nearer to the largest
+        ({"resolution": (0.75, 1.0), "levels": 1}, ["smallest", "middle", "large", "largest"]),
     ],
 )
 def test_small_spaces_have_fewer_probes(choices: dict, names: list[str]) -> None:

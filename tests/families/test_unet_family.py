@@ -335,15 +335,29 @@ def test_an_axis_of_thick_slices_keeps_its_kernels_strides_and_resolution(kind: 
 
 
 # ---------------------------------------------------------------------- choices
-def test_default_choices_are_thirds_three_widths_one_level_and_two_resolutions() -> None:
-    family = unet_family(choices=UNetChoices(), features=(32, 64, 128), depths=(1, 3, 6), decoder_depths=(2, 4), patch=(32, 32))
+def test_the_default_choices_are_quarters_of_the_width_of_four_features_at_least() -> None:
+    family = unet_family(choices=UNetChoices(), features=(12, 64, 2), depths=(1, 3, 6), decoder_depths=(2, 4), patch=(32, 32))
+    found = {name: [slot.choices for slot in slots] for name, slots in family.space.dimensions.items()}
+    assert found == {
+        "levels": [(3,)],
+        "resolution": [(1.0,)],
+        "depth": [(1,), (3,), (6,)],
+        "decoder_depth": [(4,), (2,)],  # the top level first
+        "width": [(4, 6, 9, 12), (16, 32, 48, 64), (2,)],  # the plan's own number where it is less than 4
+        "kernel": [(3,), (3,), (3,)],
+    }
+
+
+def test_widths_and_depths_that_are_asked_for_are_taken_as_they_are() -> None:
+    choices = UNetChoices(depth="thirds", width=(0.125, 1.0), levels=1, resolution=(0.75, 1.0))
+    family = unet_family(choices=choices, features=(12, 64, 128), depths=(1, 3, 6), decoder_depths=(2, 4), patch=(32, 32))
     found = {name: [slot.choices for slot in slots] for name, slots in family.space.dimensions.items()}
     assert found == {
         "levels": [(2, 3)],
         "resolution": [(0.75, 1.0)],
         "depth": [(1,), (1, 2, 3), (2, 4, 6)],
-        "decoder_depth": [(2, 3, 4), (1, 2)],  # the top level first
-        "width": [(16, 24, 32), (32, 48, 64), (64, 96, 128)],
+        "decoder_depth": [(2, 3, 4), (1, 2)],
+        "width": [(2, 12), (8, 64), (16, 128)],
         "kernel": [(3,), (3,), (3,)],
     }
 

@@ -239,8 +239,9 @@ def test_shrinking_the_papers_space() -> None:
     ]
 
 
-def test_shrinking_the_default_space() -> None:
-    _, stages = shrinking_of(UNetChoices())
+def test_shrinking_a_space_of_four_dimensions() -> None:
+    choices = UNetChoices(depth="thirds", width=(0.5, 0.75, 1.0), levels=1, resolution=(0.75, 1.0))
+    _, stages = shrinking_of(choices)
     resolution = {"resolution": 2}
     depth = resolution | {"depth": 2, "decoder_depth": 2}
     levels = depth | {"levels": 2}
