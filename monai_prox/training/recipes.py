@@ -33,6 +33,7 @@ SHRINKAGE = (
 )
 
 WARMUP = 40  # updates; as good as 100
+GROWTH_STAGES = 3  # of prox at most, so that five epochs can hold all its stages
 
 
 def _elastic(space: SearchSpace, group: tuple[str, ...]) -> tuple[str, ...]:
@@ -117,6 +118,19 @@ def sandwich(space: SearchSpace) -> tuple[Stage, ...]:
     return (Stage(name="sandwich", open=opened, train=train, teacher="largest", distance="kl", distillation=1.0),)
 
 
+def _growth(space: SearchSpace) -> list[tuple[str, dict[str, int]]]:
+    """Names and open choices of the short stages of ``prox``: one choice at a time, or one dimension if there are many."""
+    groups = [group for group in (_elastic(space, group) for group in EXPANSION) if group]
+    one_by_one = [step for group in groups for step in _one_by_one(space, group)]
+    if len(one_by_one) <= GROWTH_STAGES:
+        return one_by_one
+    together = filter(None, (groups[:1], groups[1:2], groups[2:]))
+    return [
+        (", ".join(group[0] for group in several), {d: space.choice_count(d) for group in several for d in group})
+        for several in together
+    ]
+
+
 def prox(space: SearchSpace) -> tuple[Stage, ...]:
     """This package's recipe: the space opens in short stages, then all members are trained.
 
@@ -132,11 +146,8 @@ def prox(space: SearchSpace) -> tuple[Stage, ...]:
     """
     stages = [Stage(name="smallest", share=0.25)]
     opened: dict[str, int] = {}
-    groups = [group for group in (_elastic(space, group) for group in EXPANSION) if group]
-    together = [groups[:1], groups[1:2], groups[2:]]  # five stages at most, so that five epochs can hold them
-    for several in filter(None, together):
-        opened = opened | {d: space.choice_count(d) for group in several for d in group}
-        name = ", ".join(group[0] for group in several)
+    for name, opens in _growth(space):
+        opened = opened | opens
         both: tuple[Role, ...] = ("largest", "smallest")
         stages.append(Stage(name=name, open=opened, share=0.10, train=(both,), new_weights="preserving", warmup=WARMUP))
     everyone: tuple[Role, ...] = ("largest", "random", "smallest", "random")

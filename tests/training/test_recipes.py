@@ -198,11 +198,23 @@ def test_prox_fits_into_five_epochs(space: SearchSpace) -> None:
     Schedule(prox(space), 5)
 
 
+def test_prox_grows_by_one_choice_at_a_time_where_there_are_three_at_most() -> None:
+    stages = prox(unet_family(choices=UNetChoices(), features=(16, 32)).space)
+    assert [(stage.name, dict(stage.open), stage.share) for stage in stages] == [
+        ("smallest", {}, 0.25),
+        ("width", {"width": 2}, 0.1),
+        ("width 3", {"width": 3}, 0.1),
+        ("width 4", {"width": 4}, 0.1),
+        ("everyone", {"width": 4}, 0.45),
+    ]
+
+
 def test_prox_names_of_smaller_spaces() -> None:
-    assert [stage.name for stage in prox(SPACES["width only"])] == ["smallest", "width", "everyone"]
+    assert [stage.name for stage in prox(SPACES["width only"])] == ["smallest", "width", "width 3", "width 4", "everyone"]
     assert [stage.name for stage in prox(SPACES["late dimensions only"])] == [
         "smallest",
         "resolution",
+        "resolution 3",
         "levels",
         "everyone",
     ]
