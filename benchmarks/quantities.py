@@ -48,6 +48,7 @@ COLUMNS = {
     "largest.macs": Column("largest GMAC", 1e-9, 2),
     "largest.dice": Column("largest's Dice"),
     "smallest.dice": Column("smallest's Dice"),
+    "closed_share": Column("closed, % of trials", 100, 1),
     "agreement": Column("voxels alike, %", 100, 4),
     "worst_case": Column("worst case, %", 100, 3),
     "ratio": Column("times the extracted network's"),

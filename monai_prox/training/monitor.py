@@ -174,10 +174,10 @@ class Monitor:
     def _compare(self, epoch: int, space: SearchSpace, trial: SearchSpace) -> Comparison:
         assert self._trial is not None
         judged = self._gains[1:]
-        gain, error, cases = _estimate(judged or self._gains)
+        gain, error, cases = estimate_gain(judged or self._gains)
         verdict: Literal["closed", "kept"] | None = None
         if len(judged) == self.patience:
-            verdict = "closed" if gain + CONFIDENCE * error < self.threshold else "kept"
+            verdict = judge(gain, error, self.threshold)
         family, largest, without = self.family, space.largest(), trial.largest()
         return Comparison(
             epoch=epoch,
@@ -233,11 +233,22 @@ def verdicts_of(comparisons: Sequence[Comparison]) -> list[tuple[int, str, Liter
     return [(c.epoch, c.dimension, c.verdict) for c in comparisons if c.verdict is not None]
 
 
-def _estimate(validations: Sequence[Mapping[str, float]]) -> tuple[float, float, int]:
-    """Mean over cases of the mean gain of each, its standard error, and the number of cases.
+def estimate_gain(validations: Sequence[Mapping[str, float]]) -> tuple[float, float, int]:
+    """The gain of a choice, and how well it is known.
 
     Cases vary, and weights vary from validation to validation, alike for all cases. The noise of single scores is counted in
-    both variances, so the error is an upper estimate.
+    both variances, so the error is an upper estimate if validations are independent. It is too small if successive validations
+    resemble each other, see ``benchmarks/monitor_errors.py``.
+
+    Args:
+        validations: the gain by case of each validation.
+
+    Returns:
+        The mean over cases of the mean gain of each, its standard error, and the number of cases.
+
+    >>> gain, error, cases = estimate_gain([{"a": 0.01, "b": 0.03}, {"a": 0.03, "b": 0.05}])
+    >>> round(gain, 4), round(error, 4), cases
+    (0.03, 0.0141, 2)
     """
     cases = sorted(set().union(*validations))
     by_case = [fmean(gains[case] for gains in validations if case in gains) for case in cases]
@@ -245,3 +256,17 @@ def _estimate(validations: Sequence[Mapping[str, float]]) -> tuple[float, float,
     if len(validations) > 1:
         variance += stdev(fmean(gains.values()) for gains in validations) ** 2 / len(validations)
     return fmean(by_case), math.sqrt(variance), len(by_case)
+
+
+def judge(gain: float, error: float, threshold: float) -> Literal["closed", "kept"]:
+    """The verdict on a choice: "closed" if the upper end of the gain's confidence interval is below the threshold.
+
+    Args:
+        gain: the gain in score.
+        error: its standard error.
+        threshold: the smallest gain that is worth the choice.
+
+    >>> judge(-0.0081, 0.0021, threshold=0.005), judge(0.0, 0.004, threshold=0.005)
+    ('closed', 'kept')
+    """
+    return "closed" if gain + CONFIDENCE * error < threshold else "kept"
