@@ -17,7 +17,7 @@ from monai_prox.core.family import Family
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError
 
-CONFIDENCE = 1.645  # standard errors: one-sided 95 % of a normal distribution
+CONFIDENCE = 1.645  # standard errors; how often it errs is simulated by benchmarks/monitor_errors.py
 FEWEST_CASES = 5  # below that no standard error means anything
 
 

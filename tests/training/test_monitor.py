@@ -9,6 +9,7 @@ from math import sqrt
 from typing import Any
 
 import pytest
+from benchmarks.monitor_errors import closed_share
 from helpers.architectures import unet_family
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -510,3 +511,12 @@ def test_a_patience_that_is_no_number_of_validations_is_refused(patience: Any) -
     with pytest.raises(ProXError) as refusal:
         monitor_of(patience=patience)
     assert str(refusal.value) == f"the monitor's patience counts validations and is at least 1, got {patience!r}"
+
+
+@pytest.mark.parametrize(
+    ("relative", "correlation", "least", "most"),
+    [(1, 0.0, 0.0, 0.1), (1, 0.9, 0.0, 0.25), (-2, 0.5, 0.6, 1.0), (3, 0.5, 0.0, 0.03)],
+)
+def test_the_rule_errs_as_often_as_its_page_says(relative: int, correlation: float, least: float, most: float) -> None:
+    share = closed_share(relative * 0.005, correlation, 0.0, threshold=0.005, validations=3, trials=500)
+    assert least <= share <= most
