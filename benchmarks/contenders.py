@@ -124,18 +124,18 @@ class ModelOpt(Contender):
     depth is that of residual blocks, and it knows neither resolution nor the levels of a U-Net.
     """
 
-    def __init__(self, trainer: nnUNetTrainer, choices: UNetChoices, *settings: int) -> None:
+    def __init__(self, trainer: nnUNetTrainer, choices: UNetChoices, features: int, *settings: int) -> None:
         import modelopt.torch.nas as nas  # the extra "benchmarks"
         from modelopt.torch.utils import random as modelopt_random
 
         super().__init__(trainer, *settings)
         self.nas, network = nas, trainer.network
         convolutions = {
-            "channels_ratio": choices.fractions,
+            "channels_ratio": choices.fractions(features),
             "channel_divisor": 1,
             "kernel_size": choices.kernel[:-1] if choices.kernel else (),
         }
-        norms = {"features_ratio": choices.fractions, "feature_divisor": 1}
+        norms = {"features_ratio": choices.fractions(features), "feature_divisor": 1}
         elastic = {"nn.Conv3d": convolutions, "nn.ConvTranspose3d": convolutions, "nn.InstanceNorm3d": norms}
         mode = {kind: {"*": what} for kind, what in elastic.items()} | {"nn.Sequential": None}
         trainer.network = nas.convert(network, mode=[("autonas", mode)])
@@ -222,5 +222,5 @@ def make_contender(
     Stock = stock_trainer(family, subnets[which], optimized.configure_optimizers, bare=name == "modelopt")
     Stock.learning_rate = learning_rate
     if name == "modelopt":
-        return ModelOpt(build(Stock, folder, plan), choices, seed, steps, epochs)
+        return ModelOpt(build(Stock, folder, plan), choices, int(subnets["largest"]["width"][0]), seed, steps, epochs)
     return Alone(build(Stock, folder, plan), which, family, subnets[which], seed, steps, epochs)

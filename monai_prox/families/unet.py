@@ -154,6 +154,9 @@ class UNetFamily:
                 return [full]
             return list(range(1, full + 1)) if c.depth == "all" else sorted({-(-full // 3), -(-2 * full // 3), full})
 
+        def widths(level: int) -> list[int]:
+            return sorted({max(1, round(fraction * self._features[level])) for fraction in c.fractions(self._features[0])})
+
         def width_ties(level: int) -> dict[str, int | None]:
             # A residual stage projects its input if, and only if, its width differs from that of the stage above.
             if self.kind != "ResidualEncoderUNet" or level == 0:
@@ -178,7 +181,7 @@ class UNetFamily:
                 "resolution": (Slot(choices=tuple(sorted(sizes.values()))),),
                 "depth": tuple(slot(s, depths(self._depths[s]), s + 1) for s in range(top)),
                 "decoder_depth": tuple(slot(s, depths(self._decoder_depths[s]), s + 2) for s in range(top - 1)),
-                "width": tuple(slot(s, c.features(self._features[s]), s + 1, **width_ties(s)) for s in range(top)),
+                "width": tuple(slot(s, widths(s), s + 1, **width_ties(s)) for s in range(top)),
                 "kernel": tuple(slot(s, kernels(s), s + 1) for s in range(top)),
             }
         )

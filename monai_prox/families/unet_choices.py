@@ -11,7 +11,7 @@ from monai_prox.families.choices import check_numbers, read_choices
 
 LARGEST_KERNEL = 15
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
-FEWEST_FEATURES = 4  # with 2 in the first stage a class was never found
+FEWEST_FEATURES = 4  # in the first stage: with 2 a class of the hippocampus was never found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,8 @@ class UNetChoices:
     Args:
         depth: number of blocks per stage. "thirds" stands for a third, two thirds and all of the plan's blocks, "all" for every
             number from one, "full" for the plan's number only.
-        width: fractions of the plan's features per stage, ascending. The last one is 1. None means 1/4, 1/2, 3/4 and 1, but at
-            least 4 features, or the plan's if it has fewer.
+        width: fractions of the plan's features per stage, ascending. The last one is 1. None means 1/2, 3/4 and 1, and 1/4 if
+            that leaves at least 4 features in the first stage.
         kernel: odd kernel sizes, ascending. The last one is the plan's or larger. None means the plan's only. Axes with a
             planned kernel of 1 keep it. In 3D a kernel of 5 costs 4.6 times the MACs of a kernel of 3.
         levels: number of lowest U-Net levels that may be missing. At least two levels stay.
@@ -34,8 +34,8 @@ class UNetChoices:
     Raises:
         ProXError: a value is out of range.
 
-    >>> UNetChoices(depth="thirds", resolution=(0.75, 1.0)).fractions
-    (0.25, 0.5, 0.75, 1.0)
+    >>> UNetChoices(depth="thirds", width=(0.5, 1.0)).resolution
+    (1.0,)
     """
 
     depth: str = "full"
@@ -47,7 +47,7 @@ class UNetChoices:
     def __post_init__(self) -> None:
         if self.depth not in ("thirds", "all", "full"):
             raise ProXError(f"depth is {self.depth!r:.80}; allowed: 'thirds', 'all', 'full'")
-        for name, values in {"width": self.fractions, "resolution": self.resolution}.items():
+        for name, values in {"width": QUARTERS if self.width is None else self.width, "resolution": self.resolution}.items():
             check_numbers(name, values)
             in_order = list(values) == sorted(set(values)) and all(0 < value <= 1 for value in values)
             if not values or not in_order or values[-1] != 1:
@@ -61,22 +61,18 @@ class UNetChoices:
         if not isinstance(self.levels, int) or self.levels < 0:
             raise ProXError(f"levels counts the levels that may be missing, got {self.levels!s:.80}")
 
-    @property
-    def fractions(self) -> tuple[float, ...]:
-        """The fractions of the plan's features, ascending."""
-        return QUARTERS if self.width is None else self.width
-
-    def features(self, planned: int) -> list[int]:
-        """The numbers of features that a stage can have, ascending.
+    def fractions(self, features: int) -> tuple[float, ...]:
+        """The fractions of the plan's features, ascending.
 
         Args:
-            planned: the plan's number.
+            features: the plan's features in the first stage.
 
-        >>> UNetChoices().features(32), UNetChoices().features(12), UNetChoices(width=(0.25, 1.0)).features(12)
-        ([8, 16, 24, 32], [4, 6, 9, 12], [3, 12])
+        >>> UNetChoices().fractions(32), UNetChoices().fractions(8)
+        ((0.25, 0.5, 0.75, 1.0), (0.5, 0.75, 1.0))
         """
-        fewest = min(FEWEST_FEATURES, planned) if self.width is None else 1
-        return sorted({max(fewest, round(fraction * planned)) for fraction in self.fractions})
+        if self.width is not None:
+            return self.width
+        return QUARTERS if features * QUARTERS[0] >= FEWEST_FEATURES else QUARTERS[1:]
 
     @classmethod
     def from_json(cls, data: Any) -> UNetChoices:

@@ -24,6 +24,7 @@ from monai_prox.report import count
 pytest_plugins = ["helpers.nnunet_fixtures"]
 NAME = "Dataset990_Phantom"
 SPACE = {"depth": "full", "width": [0.5, 1.0], "levels": 0, "resolution": [1.0]}
+FOUR_DIMENSIONS = json.dumps({"depth": "thirds", "levels": 1, "resolution": [0.75, 1.0]})
 
 
 def put(bare: Path, plans: Mapping[str, Any]) -> Path:
@@ -197,7 +198,10 @@ def strange(plans: dict[str, Any], **entries: Any) -> dict[str, Any]:
         (["-p", "Other"], "Other.json; there are nnUNetPlans"),
         (["-tr", "nnUNetTrainer"], "the trainer is nnUNetTrainer, which trains no family; take ProXTrainer or "),
         (["-tr", "Nobody"], "the trainer is 'Nobody': RuntimeError: Could not find requested nnunet trainer Nobody"),
-        (["-tr", "ProXTrainer_5epochs", "--recipe", "progressive_shrinking"], "stages needs at least as many epochs, got 5"),
+        (
+            ["-tr", "ProXTrainer_5epochs", "--recipe", "progressive_shrinking", "--space", FOUR_DIMENSIONS],
+            "stages needs at least as many epochs, got 5",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(words: list[str], message: str, bare: Path) -> None:

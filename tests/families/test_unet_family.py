@@ -335,15 +335,22 @@ def test_an_axis_of_thick_slices_keeps_its_kernels_strides_and_resolution(kind: 
 
 
 # ---------------------------------------------------------------------- choices
-def test_the_default_choices_are_quarters_of_the_width_of_four_features_at_least() -> None:
-    family = unet_family(choices=UNetChoices(), features=(12, 64, 2), depths=(1, 3, 6), decoder_depths=(2, 4), patch=(32, 32))
+@pytest.mark.parametrize(
+    ("features", "widths"),
+    [
+        ((16, 64, 320), [(4, 8, 12, 16), (16, 32, 48, 64), (80, 160, 240, 320)]),
+        ((15, 32, 64), [(8, 11, 15), (16, 24, 32), (32, 48, 64)]),  # a quarter of 15 is less than 4
+    ],
+)
+def test_the_default_choices_are_parts_of_the_width(features: tuple[int, ...], widths: list[tuple[int, ...]]) -> None:
+    family = unet_family(choices=UNetChoices(), features=features, depths=(1, 3, 6), decoder_depths=(2, 4), patch=(32, 32))
     found = {name: [slot.choices for slot in slots] for name, slots in family.space.dimensions.items()}
     assert found == {
         "levels": [(3,)],
         "resolution": [(1.0,)],
         "depth": [(1,), (3,), (6,)],
         "decoder_depth": [(4,), (2,)],  # the top level first
-        "width": [(4, 6, 9, 12), (16, 32, 48, 64), (2,)],  # the plan's own number where it is less than 4
+        "width": widths,
         "kernel": [(3,), (3,), (3,)],
     }
 
