@@ -60,7 +60,8 @@ def main() -> None:
     described = about({"trials": options.trials, "threshold": threshold, "patience": patience}, threads=1)
     rows = []
     for name, (relative, *deviations) in SERIES.items():
-        share = closed_share(relative * threshold, *deviations, threshold=threshold, validations=patience, trials=options.trials)
+        drawn = {"threshold": threshold, "validations": patience, "trials": options.trials}
+        share = closed_share(relative * threshold, *deviations, **drawn)
         rows.append({"contender": name} | described | {"closed_share": share})
         print(f"{name}: closed in {share:.1%}")
     records.write(rows, options.results)

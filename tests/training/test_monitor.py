@@ -9,11 +9,11 @@ from math import sqrt
 from typing import Any
 
 import pytest
-from benchmarks.monitor_errors import closed_share
 from helpers.architectures import unet_family
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from benchmarks.monitor_errors import closed_share
 from monai_prox.core import cost
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet
