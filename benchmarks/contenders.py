@@ -29,7 +29,7 @@ from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerAdam
 from monai_prox.training.recipes import RECIPES
 
-ALONE = ("smallest", "middle", "largest")
+ALONE = ("smallest", "middle", "largest", "random 1", "random 2", "random 3")
 LONG, LENGTHENED = "prox long", 2.5  # times the epochs
 RANDOM_MEMBERS = 12
 

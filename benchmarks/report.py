@@ -46,7 +46,7 @@ def plot(results: list[records.Run], path: Path, *, over: str = "seconds") -> No
     for name in dict.fromkeys(result["contender"] for result in results):
         colour, alone = COLOURS.get(name, GREY), name.startswith("alone")
         runs = [result for result in results if result["contender"] == name]
-        style = {"linestyle": ALONE[name], "marker": "."} if alone else {"marker": "o", "markersize": 3}
+        style = {"linestyle": ALONE.get(name, ":"), "marker": "."} if alone else {"marker": "o", "markersize": 3}
         for number, result in enumerate(runs):
             final = {over: result[f"training_{over}"], "members": result["members"]}
             points = [(point[over] * scale, fmean(of_family(point["members"], measure))) for point in [*result["curve"], final]]

@@ -133,7 +133,7 @@ def test_documents_say_what_the_results_say() -> None:
 def test_a_document_that_says_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     claims = read_claims()
     price = claims["hippocampus"].figures["price"].written(claims["hippocampus"].figures["price"].expected)
-    right = f"It costs <!-- figure hippocampus.price -->{price}<!-- end --> of it.\n"
+    right = f"It costs <!-- figure four-dimensions.price -->{price}<!-- end --> of it.\n"
     assert documents.rewritten(right, claims) == right
     wrong = tmp_path / "README.md"
     wrong.write_text(right.replace(price, "0.01"))
@@ -145,9 +145,9 @@ def test_a_document_that_says_something_else_is_noticed(monkeypatch: pytest.Monk
     wrong.write_bytes(right.replace(price, "0.01").replace("\n", "\r\n").encode())
     assert CliRunner().invoke(command.app, ["check", "--write"]).exit_code == 0
     assert wrong.read_bytes() == right.replace("\n", "\r\n").encode()
-    wrong.write_text("<!-- table hippocampus -->\nWords\n" + right)
+    wrong.write_text("<!-- table four-dimensions -->\nWords\n" + right)
     done = CliRunner().invoke(command.app, ["check", "--write"])
-    assert done.exit_code == 1 and "<!-- table hippocampus --> is not closed before <!-- figure" in done.output
+    assert done.exit_code == 1 and "<!-- table four-dimensions --> is not closed before <!-- figure" in done.output
     assert "Words" in wrong.read_text()
 
 
@@ -157,13 +157,13 @@ def test_a_document_that_says_something_else_is_noticed(monkeypatch: pytest.Monk
         ("<!-- figure hippocampus.speed -->1<!-- end -->", "'speed'"),
         ("<!-- figure hippocampus -->1<!-- end -->", "''"),
         ("<!-- table nothing -->1<!-- end -->", "'nothing'"),
-        ("<!-- table hippocampus: speed -->1<!-- end -->", "'speed'"),
-        ("<!-- table hippocampus | nobody -->1<!-- end -->", "'nobody'"),
-        ("<!-- table hippocampus -->\n1\n", "is not closed"),
-        ("<!-- table hippocampus -->1<!-- figure hippocampus.price -->1<!-- end --><!-- end -->", "is not closed before"),
+        ("<!-- table four-dimensions: speed -->1<!-- end -->", "'speed'"),
+        ("<!-- table four-dimensions | nobody -->1<!-- end -->", "'nobody'"),
+        ("<!-- table four-dimensions -->\n1\n", "is not closed"),
+        ("<!-- table four-dimensions -->1<!-- figure four-dimensions.price -->1<!-- end --><!-- end -->", "is not closed before"),
         ("1<!-- end -->", "closes nothing"),
-        ("<!--figure hippocampus.price-->1<!--end-->", "is no marker"),
-        ("<!-- Figure hippocampus.price -->1<!-- end -->", "is no marker"),
+        ("<!--figure four-dimensions.price-->1<!--end-->", "is no marker"),
+        ("<!-- Figure four-dimensions.price -->1<!-- end -->", "is no marker"),
     ],
 )
 def test_a_marker_that_cannot_be_followed_is_refused(text: str, said: str) -> None:
