@@ -24,7 +24,7 @@ from benchmarks import records
 from benchmarks.records import Run
 from benchmarks.registry import RESULTS
 
-CLAIM = "hippocampus"
+CLAIM = "four-dimensions"
 FAMILIES = {"prox long": "#0b7285", "prox": "#66b3c2"}  # by their contender, colours
 ALONE = ("alone smallest", "alone middle", "alone largest")
 INK, SOFT, PALE = "#212529", "#5c636a", "#dee2e6"

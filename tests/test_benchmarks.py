@@ -132,7 +132,7 @@ def test_documents_say_what_the_results_say() -> None:
 
 def test_a_document_that_says_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     claims = read_claims()
-    price = claims["hippocampus"].figures["price"].written(claims["hippocampus"].figures["price"].expected)
+    price = claims["four-dimensions"].figures["price"].written(claims["four-dimensions"].figures["price"].expected)
     right = f"It costs <!-- figure four-dimensions.price -->{price}<!-- end --> of it.\n"
     assert documents.rewritten(right, claims) == right
     wrong = tmp_path / "README.md"
