@@ -15,8 +15,9 @@ from monai_prox.files import make_folder, replacing, to_disk
 from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.description import Description
 from monai_prox.runtime.images import Image
+from monai_prox.runtime.labels import labels
 from monai_prox.runtime.model import Network
-from monai_prox.runtime.preprocessing import Grid, labels, preprocess
+from monai_prox.runtime.preprocessing import Grid, preprocess
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window
 

@@ -1,8 +1,7 @@
-"""From an image to the network's grid, and from logits there to labels on the image's.
+"""From an image to the network's grid.
 
 As nnU-Net's DefaultPreprocessor does, or the transforms of the bundles, which normalise what they have resampled. What is
-cropped away holds 0 in all channels. Labels are made slab by slab, so that logits exist at the image's resolution only
-for a few slices at a time.
+cropped away holds 0 in all channels.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ from scipy import ndimage
 
 from monai_prox.errors import ProXError
 from monai_prox.runtime.description import Description, Normalisation
-from monai_prox.runtime.resampling import Array, along, matrices, resample, resampled_shape
+from monai_prox.runtime.resampling import Array, resample, resampled_shape
 
-SLAB = 16  # slices of labels made at a time
 SMALLEST_STD = 1e-8
 MOST_VOXELS = 2**31  # on the network's grid, of all channels
 LONGEST = 2**15  # voxels of an axis there
@@ -109,25 +107,3 @@ def normalise(channel: Array, rule: Normalisation, mask: NDArray[np.bool_] | Non
             raise ProXError(f"a channel of an RGB image has values from {channel.min()} to {channel.max()}; allowed: 0 to 255")
         channel /= 255
     return channel
-
-
-def labels(logits: NDArray[np.floating], grid: Grid, description: Description) -> NDArray[np.integer]:
-    """logits: (outputs, *grid) -> labels of the image, (z, y, x), 0 in what was cropped away."""
-    steps = matrices(description.logits, grid.shape, grid.cropped, grid.spacing, grid.image_spacing)
-    values = np.asarray(description.regions or range(description.outputs))
-    result = np.zeros(grid.whole, np.uint8 if values.max() < 255 else np.uint16)
-    cropped = result[grid.box]
-    for start in range(0, grid.cropped[0], SLAB):
-        rows = steps[0][start : start + SLAB]
-        used = np.flatnonzero(rows.any(0))
-        near = slice(used[0], used[-1] + 1)
-        slab = logits[:, near].astype(np.float32)
-        for axis, weights in enumerate((rows[:, near], *steps[1:]), start=1):
-            slab = along(slab, weights, axis)
-        if description.regions is None:
-            cropped[start : start + SLAB] = slab.argmax(0)
-        else:
-            for region, value in zip(slab, description.regions, strict=True):
-                cropped[start : start + SLAB][region > 0] = value
-    turned: NDArray[np.integer] = result.transpose(np.argsort(description.transpose))
-    return turned

@@ -32,9 +32,10 @@ from monai_prox.export.nnunet import export_nnunet
 from monai_prox.runtime.cases import Case, find_cases
 from monai_prox.runtime.description import KEY, Description, Resampling, read_description, write_description
 from monai_prox.runtime.images import Image
+from monai_prox.runtime.labels import labels
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.prediction import predict, prepare, segment
-from monai_prox.runtime.preprocessing import labels, preprocess
+from monai_prox.runtime.preprocessing import preprocess
 from monai_prox.runtime.resampling import resample
 from monai_prox.runtime.sliding_window import sliding_window
 from monai_prox.trained.nnunet_folder import ModelFolder
