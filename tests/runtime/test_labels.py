@@ -114,7 +114,8 @@ def test_labels_are_those_of_all_logits_resampled_as_monai_does(
     logits = fields(old, 4, smooth=True)
     steps = [weights.astype(float) for weights in matrices(rule, old, new, before, after)]
     resampled = np.einsum("czyx,Zz,Yy,Xx->cZYX", logits.astype(float), *steps)
-    agree(labels(logits, whole(old, new, before, after), replace(DESCRIPTION, logits=rule, regions=regions)), resampled, regions)
+    description = replace(DESCRIPTION, logits=rule, regions=regions)
+    agree(labels(logits, whole(old, new, before, after), description), resampled, regions)
 
 
 def test_another_class_than_those_of_the_corners_may_lie_between_them() -> None:
