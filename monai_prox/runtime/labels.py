@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_prox.runtime.description import Description
-from monai_prox.runtime.preprocessing import Grid
+from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.resampling import Array, along, matrices
 
 BAND = 2**18  # voxels of a slice that are worked on at a time

@@ -14,10 +14,11 @@ from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, replacing, to_disk
 from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.description import Description
+from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.images import Image
 from monai_prox.runtime.labels import labels
 from monai_prox.runtime.model import Network
-from monai_prox.runtime.preprocessing import Grid, preprocess
+from monai_prox.runtime.preprocessing import preprocess
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window
 
@@ -79,9 +80,11 @@ def predict(
             image = read_case(case, description)
             if not image.voxels.any():
                 warnings.warn(f"{case.files[0]} is 0 everywhere; nothing can be seen in it", stacklevel=2)
-            segmented = segment(image, description, network, done=partial(done, case.name) if done else None)
+            (prepared, grid), save = prepare(image, description), image.save
+            del image  # its voxels may be the largest thing in memory
+            segmented = label(prepared, grid, description, network, done=partial(done, case.name) if done else None)
             with replacing(path) as temporary:
-                image.save(segmented, temporary)
+                save(segmented, temporary)
                 _move_beside(temporary, path)
         except ModuleNotFoundError:  # the command says which library is missing
             raise
