@@ -69,7 +69,7 @@ def labels(logits: NDArray[np.floating], grid: Grid, description: Description) -
             for part, winners in _by_corners(logits[:, :, near], first, band, columns, regions is None):
                 cropped[part, start : start + height] = values[winners]
     else:
-        for part, winners in _by_all(logits, steps, regions is None):
+        for part, winners in by_all(logits, steps, regions is None):
             cropped[part] = values[winners]
     turned: NDArray[np.integer] = result.transpose(np.argsort(description.transpose))
     return turned
@@ -173,7 +173,7 @@ def _winners(values: Iterable[Array], exclusive: bool) -> Labels:
     return found
 
 
-def _by_all(logits: NDArray[np.floating], steps: Sequence[Array], exclusive: bool) -> Iterator[tuple[slice, Labels]]:
+def by_all(logits: NDArray[np.floating], steps: Sequence[Array], exclusive: bool) -> Iterator[tuple[slice, Labels]]:
     """As ``_by_corners``, of logits that are all resampled by matrices: for splines, which may exceed a cell's corners."""
     for start in range(0, len(steps[0]), SLAB):
         rows = steps[0][start : start + SLAB]
