@@ -4,8 +4,8 @@
 
 The CT of the folder, mirrored until it has 512 x 512 voxels and as many slices as asked for, of 0.8 x 0.8 x 1 mm. The network's
 spacing is 1.5 mm, its patch 128 x 128 x 128. It is no trained one, but a mean of 7 voxels an axis whose 14 classes are ranges
-of it, for labels with borders such as anatomy has; what it costs is not counted. Each size is done in a process of its own,
-which then interpolates all logits, too, as a comparison, of the same labels.
+of it: 37 % of the voxels of the smaller CT are in cells with several classes. What it costs is not counted. Each size is done
+in a process of its own, which then interpolates all logits, too, as a comparison, of the same labels.
 """
 
 from __future__ import annotations
