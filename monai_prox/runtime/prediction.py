@@ -43,17 +43,6 @@ def label(
     return labels(sliding_window(prepared, description.patch, description.outputs, network, done=done), grid, description)
 
 
-def segment(
-    image: Image,
-    description: Description,
-    network: Network,
-    *,
-    done: Callable[[int], object] | None = None,
-) -> NDArray[np.integer]:
-    """Labels, (z, y, x). Arguments and errors as of ``prepare`` and ``label``."""
-    return label(*prepare(image, description), description, network, done=done)
-
-
 def predict(
     description: Description,
     network: Network,
