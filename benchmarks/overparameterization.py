@@ -94,6 +94,11 @@ class Timed(nnUNetTrainer):  # type: ignore[misc]
     seconds = cpu_seconds = 0.0
     bfloat16 = False
 
+    def initialize(self) -> None:
+        super().initialize()
+        self.disable_checkpointing = True
+        self.logger.plot_progress_png = lambda _: None  # it takes longer than an epoch of a small task
+
     def train_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
         start, start_cpu = time.perf_counter(), time.process_time()
         with torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
@@ -123,7 +128,6 @@ def run(folder: Path, plan: str, test: list[str], options: argparse.Namespace, s
     Trainer.iterations_per_epoch, Trainer.validation_interval = options.steps // options.epochs, options.probe_every
     Trainer.monitor_threshold = options.threshold
     trainer = build(Trainer, folder, plan)
-    trainer.disable_checkpointing = True
     trainer.run_training()
     held_out = HeldOut(trainer, test)
     trainer.set_deep_supervision_enabled(False)
@@ -162,7 +166,6 @@ def run_alone(folder: Path, plan: str, test: list[str], options: argparse.Namesp
         perform_actual_validation = no_validation
 
     trainer = build(Trainer, folder, plan)
-    trainer.disable_checkpointing = True
     trainer.num_epochs, trainer.num_iterations_per_epoch = options.epochs, options.steps // options.epochs
     trainer.num_val_iterations_per_epoch = 1
     random.seed(seed)

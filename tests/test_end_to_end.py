@@ -51,7 +51,7 @@ class ProXTrainerShort(ProXTrainerAdam):
     """Long enough that its members predict more than background, each something else."""
 
     epochs = 10
-    iterations_per_epoch = 200
+    iterations_per_epoch = 100
     validation_iterations_per_epoch = 1
 
     def initialize(self) -> None:

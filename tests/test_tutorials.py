@@ -51,7 +51,7 @@ def test_the_tutorial_on_bundles(tmp_path: Path) -> None:
 def test_the_tutorials_on_the_first_family_and_on_devices(demonstrated: Path, tmp_path: Path) -> None:
     """By a shell, one after the other, in an environment that has everything, with what the demo has left of a phantom."""
     changes = {
-        "Dataset004_Hippocampus/ProXTrainerDemo__": "Dataset990_Phantom/ProXTrainerTiny__",
+        "Dataset004_Hippocampus/ProXTrainerDemo__": "Dataset990_Phantom/ProXTrainerDemoShort__",
         "profile pack": "profile pack --members 8",
         "monai-prox search": "monai-prox search --trials 2 --cases 1 --finalists 1",
         "--max-latency-ms 100": "--max-latency-ms 100000",

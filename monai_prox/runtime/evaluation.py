@@ -17,9 +17,9 @@ from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels
 from monai_prox.runtime.classification import prepare_scan, read_scan
 from monai_prox.runtime.description import Description, ScanDescription
 from monai_prox.runtime.dice import class_dice, foreground, mean_score
+from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.model import Network
 from monai_prox.runtime.prediction import label, prepare, problem
-from monai_prox.runtime.preprocessing import Grid
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window, tiles
 

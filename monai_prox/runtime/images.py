@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
+from monai_prox.runtime.memory import FLOAT, check_fits
 from monai_prox.runtime.resampling import Array
 
 MOST_TIMES = 1_100  # as many bytes as a file has are in an image: what is all 0 shrinks so, by gzip
@@ -59,10 +60,11 @@ def check_file(file: Path) -> None:
 
 
 def check_size(file: Path, size: Sequence[int], bytes_each: int = 1) -> None:
-    """Raises ProXError if ``file`` cannot hold as many voxels as its header says, for which memory would be taken."""
+    """Raises ProXError if ``file`` cannot hold as many voxels as its header says, or the memory cannot."""
     found = file.stat().st_size
     if prod(size) * bytes_each > MOST_TIMES * found:
         raise ProXError(f"{file} cannot be read: its header says {size} voxels, and it has {found:,} bytes")
+    check_fits(prod(size) * (bytes_each + FLOAT))  # as they are in the file, and as numbers
 
 
 def check_one_grid(files: Sequence[Path], grids: Sequence[Grid]) -> None:

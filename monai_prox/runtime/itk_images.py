@@ -88,7 +88,9 @@ def read(files: Sequence[Path]) -> Image:
     if len(spacing) == 2:
         spacing.insert(0, BETWEEN_SLICES * max(spacing))
     place = first.GetSpacing(), first.GetOrigin(), first.GetDirection()
-    return Image(stacked([_array(image) for image in images]), tuple(spacing), partial(_save, place))
+    views = [sitk.GetArrayViewFromImage(image) for image in images]
+    voxels = stacked([view[None] if view.ndim == 2 else view for view in views])
+    return Image(voxels, tuple(spacing), partial(_save, place))
 
 
 def read_pictures(files: Sequence[Path]) -> Image:

@@ -14,9 +14,11 @@ from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, replacing, to_disk
 from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.description import Description
+from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.images import Image
+from monai_prox.runtime.labels import labels
 from monai_prox.runtime.model import Network
-from monai_prox.runtime.preprocessing import Grid, labels, preprocess
+from monai_prox.runtime.preprocessing import preprocess
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window
 
@@ -39,17 +41,6 @@ def label(
 ) -> NDArray[np.integer]:
     """What ``prepare`` gives -> labels, (z, y, x) of the image. done: called with the number of tiles at every one."""
     return labels(sliding_window(prepared, description.patch, description.outputs, network, done=done), grid, description)
-
-
-def segment(
-    image: Image,
-    description: Description,
-    network: Network,
-    *,
-    done: Callable[[int], object] | None = None,
-) -> NDArray[np.integer]:
-    """Labels, (z, y, x). Arguments and errors as of ``prepare`` and ``label``."""
-    return label(*prepare(image, description), description, network, done=done)
 
 
 def predict(
@@ -78,9 +69,11 @@ def predict(
             image = read_case(case, description)
             if not image.voxels.any():
                 warnings.warn(f"{case.files[0]} is 0 everywhere; nothing can be seen in it", stacklevel=2)
-            segmented = segment(image, description, network, done=partial(done, case.name) if done else None)
+            (prepared, grid), save = prepare(image, description), image.save
+            del image  # its voxels may be the largest thing in memory
+            segmented = label(prepared, grid, description, network, done=partial(done, case.name) if done else None)
             with replacing(path) as temporary:
-                image.save(segmented, temporary)
+                save(segmented, temporary)
                 _move_beside(temporary, path)
         except ModuleNotFoundError:  # the command says which library is missing
             raise

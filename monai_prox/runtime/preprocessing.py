@@ -1,13 +1,11 @@
-"""From an image to the network's grid, and from logits there to labels on the image's.
+"""From an image to the network's grid.
 
 As nnU-Net's DefaultPreprocessor does, or the transforms of the bundles, which normalise what they have resampled. What is
-cropped away holds 0 in all channels. Labels are made slab by slab, so that logits exist at the image's resolution only
-for a few slices at a time.
+cropped away holds 0 in all channels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -17,38 +15,20 @@ from scipy import ndimage
 
 from monai_prox.errors import ProXError
 from monai_prox.runtime.description import Description, Normalisation
-from monai_prox.runtime.resampling import Array, along, matrices, resample, resampled_shape
+from monai_prox.runtime.grid import Grid
+from monai_prox.runtime.memory import check_fits, needed_for
+from monai_prox.runtime.resampling import Array, resample, resampled_shape
 
-SLAB = 16  # slices of labels made at a time
 SMALLEST_STD = 1e-8
 MOST_VOXELS = 2**31  # on the network's grid, of all channels
 LONGEST = 2**15  # voxels of an axis there
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the network's grid lies in an image, in the network's order of axes.
-
-    whole: voxels of the image; box: what of it is left after cropping; shape: voxels of the network's grid.
-    image_spacing, spacing: mm, of the image and of the network's grid.
-    """
-
-    whole: tuple[int, ...]
-    box: tuple[slice, ...]
-    shape: tuple[int, ...]
-    image_spacing: tuple[float, ...]
-    spacing: tuple[float, ...]
-
-    @property
-    def cropped(self) -> tuple[int, ...]:
-        return tuple(part.stop - part.start for part in self.box)
 
 
 def preprocess(image: Array, spacing: tuple[float, ...], description: Description) -> tuple[Array, Grid]:
     """image: (C, z, y, x), which is changed; spacing: (z, y, x) in mm -> (C, *grid), and the grid.
 
     An image that is 0 everywhere is not cropped, as nnU-Net has it. Raises ProXError for one that has voxels that are no
-    numbers, or is no RGB image where one is needed.
+    numbers, or is no RGB image where one is needed, and for one whose prediction would not fit into memory.
     """
     image = image.transpose(0, *(1 + axis for axis in description.transpose))
     at = tuple(float(spacing[axis]) for axis in description.transpose)
@@ -56,7 +36,7 @@ def preprocess(image: Array, spacing: tuple[float, ...], description: Descriptio
     inside = np.zeros(whole, bool)
     for channel in image:
         inside |= channel != 0
-    boxes = ndimage.find_objects(inside.astype(np.uint8))
+    boxes = ndimage.find_objects(inside.view(np.uint8))
     box = boxes[0] if boxes and description.cropped else tuple(slice(0, size) for size in whole)
     inner = slice(None), *box
     image = image[inner]
@@ -69,6 +49,8 @@ def preprocess(image: Array, spacing: tuple[float, ...], description: Descriptio
             f"the image, {image.shape[1:]} voxels of {at} mm, would have {shape} at the network's spacing of {target} mm; "
             f"allowed are {MOST_VOXELS:,}, {LONGEST:,} an axis"
         )
+    grid = Grid(whole, box, shape, at, target)
+    check_fits(needed_for(grid, description))
     mask = None
     if any(normalisation.masked for normalisation in description.normalisation):
         mask = ndimage.binary_fill_holes(inside)[box]
@@ -82,7 +64,7 @@ def preprocess(image: Array, spacing: tuple[float, ...], description: Descriptio
         result[index] = resample(channel, shape, at, target, description.images)
         if not description.normalised_first:
             result[index] = normalise(result[index], normalisation, None)
-    return result, Grid(whole, box, shape, at, target)
+    return result, grid
 
 
 def normalise(channel: Array, rule: Normalisation, mask: NDArray[np.bool_] | None) -> Array:
@@ -91,12 +73,12 @@ def normalise(channel: Array, rule: Normalisation, mask: NDArray[np.bool_] | Non
         within: Any = mask if rule.masked else ...
         values = channel[within]
         if values.size:
-            channel[within] = (values - values.mean()) / max(values.std(), SMALLEST_STD)
+            channel[within] = _scaled(values, max(values.std(), SMALLEST_STD))
     elif rule.scheme == "NormalizeIntensity":
         seen = channel != 0 if rule.masked else np.ones(channel.shape, bool)
         values = channel[seen]
         if values.size:
-            channel[seen] = (values - values.mean()) / (values.std() or 1)
+            channel[seen] = _scaled(values, values.std() or 1)
     elif rule.scheme == "CTNormalization":
         np.clip(channel, rule.lower, rule.upper, out=channel)
         channel -= rule.mean
@@ -111,23 +93,8 @@ def normalise(channel: Array, rule: Normalisation, mask: NDArray[np.bool_] | Non
     return channel
 
 
-def labels(logits: NDArray[np.floating], grid: Grid, description: Description) -> NDArray[np.integer]:
-    """logits: (outputs, *grid) -> labels of the image, (z, y, x), 0 in what was cropped away."""
-    steps = matrices(description.logits, grid.shape, grid.cropped, grid.spacing, grid.image_spacing)
-    values = np.asarray(description.regions or range(description.outputs))
-    result = np.zeros(grid.whole, np.uint8 if values.max() < 255 else np.uint16)
-    cropped = result[grid.box]
-    for start in range(0, grid.cropped[0], SLAB):
-        rows = steps[0][start : start + SLAB]
-        used = np.flatnonzero(rows.any(0))
-        near = slice(used[0], used[-1] + 1)
-        slab = logits[:, near].astype(np.float32)
-        for axis, weights in enumerate((rows[:, near], *steps[1:]), start=1):
-            slab = along(slab, weights, axis)
-        if description.regions is None:
-            cropped[start : start + SLAB] = slab.argmax(0)
-        else:
-            for region, value in zip(slab, description.regions, strict=True):
-                cropped[start : start + SLAB][region > 0] = value
-    turned: NDArray[np.integer] = result.transpose(np.argsort(description.transpose))
-    return turned
+def _scaled(values: Array, std: np.floating | float) -> Array:
+    """Of mean 0, for this standard deviation."""
+    scaled: Array = values - values.mean()
+    scaled /= std
+    return scaled

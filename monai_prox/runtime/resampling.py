@@ -17,6 +17,7 @@ from scipy import ndimage
 from monai_prox.runtime.description import Resampling
 
 THICK = 3  # times the finest spacing: above it nnU-Net resamples an axis separately
+BLOCK = 2**22  # voxels that are resampled at a time, where they are copied
 
 Array = NDArray[np.float32]
 
@@ -76,7 +77,17 @@ def along(array: Array, weights: Array, axis: int) -> Array:
     """``array`` with ``weights``, a matrix, applied to one axis."""
     if weights.shape[0] == weights.shape[1] and np.array_equal(weights, np.eye(len(weights))):
         return array
-    return np.moveaxis(np.tensordot(weights, array, axes=(1, axis)), 0, axis)
+    new, old = weights.shape
+    if axis == 0:
+        return np.asarray(weights @ array.reshape(old, -1)).reshape(new, *array.shape[1:])
+    if axis == array.ndim - 1:
+        return np.asarray(array.reshape(-1, old) @ weights.T).reshape(*array.shape[:-1], new)
+    result = np.empty((*array.shape[:axis], new, *array.shape[axis + 1 :]), np.float32)
+    step = max(1, BLOCK * len(array) // array.size)
+    for start in range(0, len(array), step):  # for a product along another axis than the ends copies what it is given
+        block = array[start : start + step]
+        result[start : start + step] = np.moveaxis(np.tensordot(weights, block, axes=(1, axis)), 0, axis)
+    return result
 
 
 def resample(
@@ -93,5 +104,5 @@ def resample(
     result = channel
     for axis in sorted(kept, key=lambda axis: steps[axis].shape[0] / steps[axis].shape[1]):  # what shrinks comes first
         result = along(result, steps[axis], axis)
-    result = np.clip(result, lower, upper)
+    result = np.clip(result, lower, upper, out=None if result is channel else result)
     return result if thick is None else along(result, steps[thick], thick)

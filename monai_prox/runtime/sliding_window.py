@@ -67,9 +67,9 @@ def sliding_window(
     falls = [falloff(side) for side in sides]
     weight = falls[0][:, None, None] * falls[1][:, None] * falls[2]
     total = [np.zeros(size, np.float32) for size in padded]  # the sum of all tiles' weights is a product, too
-    for sum_, size, side, fall in zip(total, padded, sides, falls, strict=True):
+    for along, size, side, fall in zip(total, padded, sides, falls, strict=True):
         for start in starts(size, side):
-            sum_[start : start + side] += fall
+            along[start : start + side] += fall
     logits = np.zeros((outputs, *padded), np.float16)
     count = prod(len(starts(size, side)) for size, side in zip(padded, sides, strict=True))
     if count > MOST_TILES:
@@ -81,13 +81,18 @@ def sliding_window(
         at = tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))
         every = slice(None), *at
         tile = np.ascontiguousarray(image[every])
-        result = network(tile[None, :, 0] if flat else tile[None])[0].reshape(outputs, *sides)
         share = weight / (total[0][at[0], None, None] * total[1][at[1], None] * total[2][at[2]])
-        with np.errstate(over="ignore", invalid="ignore"):  # it is looked for below
-            logits[every] += result * share
+        _add(network(tile[None, :, 0] if flat else tile[None])[0], share, logits[every])
         if done is not None:
             done(len(corners))
-    if not np.isfinite(logits).all():
+    if not all(np.isfinite(output).all() for output in logits):
         raise ProXError("the network's outputs are beyond what half precision holds, or no numbers")
     inner = slice(None), *(slice(b, b + size) for b, size in zip(before, shape, strict=True))
     return logits[inner]
+
+
+def _add(result: Array, share: Array, logits: NDArray[np.float16]) -> None:
+    """Output by output, for all of them, weighed, would be as large as ``result`` again. It is gone before the next one."""
+    with np.errstate(over="ignore", invalid="ignore"):  # it is looked for once all are added
+        for output, values in zip(logits, result, strict=True):
+            output += values.reshape(share.shape) * share

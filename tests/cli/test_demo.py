@@ -11,7 +11,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers.commands import fresh
 from helpers.in_process import prox
 from helpers.nnunet_task import (
     TWO_MEMBERS,
@@ -87,11 +86,11 @@ def test_the_demo_of_a_few_slices(tmp_path: Path) -> None:
     variables = environment() | {"nnUNet_n_proc_DA": "0"}
     right = (task / "labelsTr" / "n1.nii").read_bytes()
     nib.save(nib.Nifti1Image(np.full((48, 40, 1), 7, np.uint8), np.eye(4)), task / "labelsTr" / "n1.nii")
-    refused = attempt(command, variables, cwd=task, start=fresh)
+    refused = attempt(command, variables, cwd=task)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: nnUNetv2_plan_and_preprocess failed with exit code 1: Error: Unexpected labels")
     (task / "labelsTr" / "n1.nii").write_bytes(right)
-    output = run(command, variables, cwd=task, start=fresh)
+    output = run(command, variables, cwd=task)
     rows = json.loads((tmp_path / "work" / "table.json").read_text())
     assert all(row["scores"] == {} and row["seconds"] > 0 for row in rows) and len(rows) == 3
     assert output.splitlines()[:3] == [

@@ -470,7 +470,7 @@ def test_choices_from_json() -> None:
 
 
 # ---------------------------------------------------------------------- closed choices
-NARROWINGS = 3  # of each of the 16 cases
+NARROWINGS = 1  # of each of the 16 cases
 
 
 def narrowings(space: SearchSpace, generator: random.Random) -> Iterator[dict[str, int]]:

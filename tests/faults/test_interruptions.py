@@ -29,14 +29,15 @@ from helpers.equality import equal
 from helpers.nnunet_task import (
     CUT,
     FULLRES,
+    SHALLOW,
     TWO_MEMBERS,
     Prepared,
+    ProXTrainerQuick,
     ProXTrainerTiny,
     bare_model,
     bare_plans,
     cut_plans,
     make_trainer,
-    prepare,
     run,
     training_on,
     write_held_out,
@@ -47,7 +48,6 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 from monai_prox.cli.app import app
-from monai_prox.data.phantom import write_phantom_task
 from monai_prox.export.folder import LISTING
 from monai_prox.files import UNFINISHED
 from monai_prox.search.storage import open_storage
@@ -245,8 +245,7 @@ def train(prepared: Prepared, plans: Mapping[str, Any], cls: type, results: Path
         trainer.run_training()
 
 
-def test_a_training_by_nnunet(tmp_path: Path) -> None:
-    phantom = prepare(write_phantom_task(tmp_path, cases=5, test_cases=1), tmp_path / "phantom")
+def test_a_training_by_nnunet(phantom: Prepared, tmp_path: Path) -> None:
     plans = cut_plans(phantom.plans(), FULLRES, CUT, (20, 24, 20))
 
     def results(folder: Path) -> dict[str, Any]:
@@ -267,17 +266,17 @@ def test_a_training_by_nnunet(tmp_path: Path) -> None:
     Training(partial(train, phantom, plans, Often), results, Often.epochs, points).survives(20, tmp_path, seed=1)
 
 
-def test_a_training_by_nnunets_command(tmp_path: Path) -> None:
+def test_a_training_by_nnunets_command(phantom: Prepared, tmp_path: Path) -> None:
     """Killed within an epoch, and within the validation after the last one."""
-    phantom = prepare(write_phantom_task(tmp_path, cases=5, test_cases=1), tmp_path / "phantom")
-    plans = cut_plans(phantom.plans(), FULLRES, CUT, (20, 24, 20), prox={"space": TWO_MEMBERS})
+    name = "nnUNetPlansKilled"
+    plans = cut_plans(phantom.plans(), FULLRES, name, (20, 24, 20), prox={"space": TWO_MEMBERS})
     phantom.write_plans(plans)
-    assert fork(partial(train, phantom, plans, ProXTrainerTiny, tmp_path / "undisturbed"), {}, None) == 0
-    trainers = write_trainers(tmp_path / "trainers", ProXTrainerTiny)
-    env = phantom.environment(nnUNet_extTrainer=trainers, nnUNet_n_proc_DA="0")
-    command = ["nnUNetv2_train", phantom.identifier, FULLRES, 0, "-tr", "ProXTrainerTiny", "-p", CUT, "-device", "cpu", "--c"]
-    fold = Path(phantom.name, f"ProXTrainerTiny__{CUT}__{FULLRES}", "fold_0")
-    killed, undisturbed = phantom.root / "nnUNet_results" / fold, tmp_path / "undisturbed" / fold
+    assert fork(partial(train, phantom, plans, ProXTrainerQuick, tmp_path / "undisturbed"), {}, None) == 0
+    trainers = write_trainers(tmp_path / "trainers", ProXTrainerQuick)
+    env = phantom.environment(nnUNet_extTrainer=trainers, nnUNet_results=tmp_path / "killed", nnUNet_n_proc_DA="0")
+    command = ["nnUNetv2_train", phantom.identifier, FULLRES, 0, "-tr", "ProXTrainerQuick", "-p", name, "-device", "cpu", "--c"]
+    fold = Path(phantom.name, f"ProXTrainerQuick__{name}__{FULLRES}", "fold_0")
+    killed, undisturbed = tmp_path / "killed" / fold, tmp_path / "undisturbed" / fold
     for until, kill in zip(("checkpoint_best.pth", "checkpoint_final.pth"), SIGNALS, strict=True):
         process = subprocess.Popen([Path(sys.executable).parent / command[0], *map(str, command[1:])], env=env)
         while not (killed / until).is_file():
@@ -323,7 +322,7 @@ def test_a_training_of_a_bundle(tmp_path: Path) -> None:
 )
 def test_an_export(format: str, output: str, bare: Path, tmp_path: Path) -> None:
     """In place of another: there is the old one, or the new one, or, between two names, none."""
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW))
     generator, points = random.Random(format), {**WRITES, "a new name": (Path, "rename")}
 
     def run(member: str, folder: str) -> Callable[[], object]:

@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from helpers.bundle_commands import ROOT, TINY, write_task
-from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, make_trainer, write_held_out
+from helpers.nnunet_task import SHALLOW, TWO_MEMBERS, bare_model, bare_plans, device_file, make_trainer, write_held_out
 
 from monai_prox.cli import app as cli
 from monai_prox.files import write_json
@@ -64,7 +64,7 @@ def read_only(folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def model(bare: Path) -> ModelFolder:
-    return bare_model(bare_plans(prox=FEW))
+    return bare_model(bare_plans(prox=FEW, **SHALLOW))
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -233,7 +233,7 @@ def test_segmentations_that_cannot_be_written_are_named_and_the_others_done(
     ending: str, bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = {"name": "P", "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 8, "file_ending": ending}
-    model = bare_model(bare_plans(prox=FEW), dataset=dataset | {"channel_names": {"0": "MRI"}})
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW), dataset=dataset | {"channel_names": {"0": "MRI"}})
     file = device_file(model, "smallest", tmp_path / "model.onnx")
     images, output = tmp_path / "images", tmp_path / "out"
     images.mkdir()

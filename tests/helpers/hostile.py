@@ -27,7 +27,7 @@ from typing import Any
 import onnx
 import torch
 
-from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, write_held_out
+from helpers.nnunet_task import SHALLOW, TWO_MEMBERS, bare_model, bare_plans, device_file, write_held_out
 from helpers.places import places
 from monai_prox.cli.app import main
 from monai_prox.core.network import largest, prediction_graph
@@ -265,7 +265,7 @@ def make_valid(root: Path) -> None:
     prepared = root / "preprocessed" / "Dataset990_Phantom" / "nnUNetPlans_3d_fullres"
     prepared.mkdir(parents=True)
     (prepared / "case.b2nd").touch()
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS | {"width": [0.5, 1.0]}}))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS | {"width": [0.5, 1.0]}}, **SHALLOW))
     raw = write_held_out(model, CASES)
     assert raw == root / "raw" / "Dataset990_Phantom" and model.path == root / MODEL, (raw, model.path)
     shutil.copytree(raw / "imagesTr", root / "images")

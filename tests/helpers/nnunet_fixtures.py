@@ -10,6 +10,7 @@ from helpers.made_once import made_once
 from helpers.nnunet_task import (
     FULLRES,
     Prepared,
+    ProXTrainerDemoShort,
     ProXTrainerTiny,
     bare_model,
     bare_plans,
@@ -65,15 +66,16 @@ def tiny_trainers() -> Path:
 
 
 @pytest.fixture(scope="session")
-def demonstrated(tiny_trainers: Path) -> Path:
+def demonstrated() -> Path:
     """A folder in which the demo has run, in a new Python, with what it has printed in ``said``. It takes minutes."""
 
     def fill(folder: Path) -> None:
         stale = folder / "prox_demo" / "predictions" / "smallest" / "another_case.nii.gz"  # of an earlier run
         stale.parent.mkdir(parents=True)
         stale.touch()
-        command = ["monai-prox", "demo", "--trainer", "ProXTrainerTiny", "--device", "cpu", "--cases", "2"]
-        said = run(command, environment(nnUNet_extTrainer=tiny_trainers), cwd=folder, start=fresh)
+        trainers = write_trainers(folder / "trainers", ProXTrainerDemoShort)
+        command = ["monai-prox", "demo", "--trainer", "ProXTrainerDemoShort", "--device", "cpu", "--cases", "2"]
+        said = run(command, environment(nnUNet_extTrainer=trainers), cwd=folder, start=fresh)
         (folder / "said").write_text(said, encoding="utf-8")
 
     return made_once("demonstrated", fill)

@@ -29,8 +29,9 @@ from monai_prox.export.nnunet import export_nnunet
 from monai_prox.nnunet.family_report import write_family
 from monai_prox.nnunet.task import convert_task, task_id
 from monai_prox.nnunet.trainer import ProXTrainer
+from monai_prox.nnunet.variants import ProXTrainerDemo
+from monai_prox.runtime import prediction
 from monai_prox.runtime.cases import Case, read_case
-from monai_prox.runtime.prediction import segment
 from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
@@ -40,6 +41,7 @@ FULLRES = "3d_fullres"
 CUT = "nnUNetPlansCut"
 CPU = torch.device("cpu")
 Start = Callable[..., "subprocess.CompletedProcess[str]"]
+SHALLOW = {"depths": (1, 1, 1), "decoder_depths": (1, 1)}  # for bare_plans: half the layers are exported in half the time
 # Two members that differ in resolution alone, so that a training validates no more than the smallest and the largest
 TWO_MEMBERS = {"depth": "full", "width": [1.0], "levels": 0, "resolution": [0.75, 1.0]}
 
@@ -63,10 +65,26 @@ class ProXTrainerQuick(ProXTrainer):
     iterations_per_epoch = 2
     validation_iterations_per_epoch = 1
 
+    def initialize(self) -> None:
+        torch.set_num_threads(1)  # as ProXTrainerTiny
+        super().initialize()
+
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802
         configured = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         self.inference_allowed_mirroring_axes = None
         return configured
+
+
+class ProXTrainerDemoShort(ProXTrainerDemo):
+    """The demo's trainer, in seconds: it validates those members alone that the demo shows."""
+
+    epochs = 5
+    iterations_per_epoch = 2
+    validation_iterations_per_epoch = 1
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.named_members = {name: self.named_members[name] for name in ("smallest", "middle", "largest")}
 
 
 # ---------------------------------------------------------------------- running
@@ -261,7 +279,8 @@ def write_held_out(model: ModelFolder, names: Sequence[str], *, flat: bool = Fal
         file = folder / "imagesTr" / f"{case}_0000{description.file_ending}"
         sitk.WriteImage(image, file)
         read = read_case(Case(case, (file,)), description)
-        read.save(segment(read, description, run), folder / "labelsTr" / f"{case}{description.file_ending}")
+        segmented = prediction.label(*prediction.prepare(read, description), description, run)
+        read.save(segmented, folder / "labelsTr" / f"{case}{description.file_ending}")
     return folder
 
 

@@ -31,14 +31,13 @@ SCANS = replace(descriptions.SCANS, working_size=(64, 64))
 
 def fill(folder: Path) -> None:
     for kind in KINDS:
-        family = UNetFamily(
-            unet_architecture(kind, axes=3, features=(4, 8)), input_channels=1, num_classes=2, patch_size=(16, 16, 16)
-        )
+        architecture = unet_architecture(kind, axes=3, features=(4, 8), depths=(1, 1), decoder_depths=(1,))
+        family = UNetFamily(architecture, input_channels=1, num_classes=2, patch_size=(16, 16, 16))
         network = family.build(family.space.largest()).eval()
         write_onnx(network, DESCRIBED, folder / f"{kind}.onnx")
         write_onnx(network, DESCRIBED, folder / f"{kind}_any.onnx", divisors=(2, 2, 2))
     classifier = MobileNetFamily(input_channels=1, num_classes=2, choices=MobileNetChoices(depth=(1, 2), resolution=(64,)))
-    write_onnx(classifier.build(classifier.space.largest()).eval(), SCANS, folder / "MobileNet.onnx")
+    write_onnx(classifier.build(classifier.space.smallest()).eval(), SCANS, folder / "MobileNet.onnx")
 
 
 @pytest.fixture(scope="module")

@@ -31,10 +31,12 @@ from torch import nn
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.runtime.cases import Case, find_cases
 from monai_prox.runtime.description import KEY, Description, Resampling, read_description, write_description
+from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.images import Image
+from monai_prox.runtime.labels import labels
 from monai_prox.runtime.model import Model
-from monai_prox.runtime.prediction import predict, prepare, segment
-from monai_prox.runtime.preprocessing import labels, preprocess
+from monai_prox.runtime.prediction import predict, prepare
+from monai_prox.runtime.preprocessing import preprocess
 from monai_prox.runtime.resampling import resample
 from monai_prox.runtime.sliding_window import sliding_window
 from monai_prox.trained.nnunet_folder import ModelFolder
@@ -340,12 +342,12 @@ def test_what_cannot_be_predicted_stops_nothing_else(
     write_image(images / "two_0001.nii.gz", 1)
     write_image(images / "huge_0000.nii.gz", 0, array=np.ones((4, 4, 4), np.float32))
 
-    def limited(image: Image, *arguments: Any, **keywords: Any) -> np.ndarray:
+    def limited(image: Image, *arguments: Any, **keywords: Any) -> tuple[np.ndarray, Grid]:
         if image.voxels.shape == (1, 4, 4, 4):
             raise MemoryError
-        return segment(image, *arguments, **keywords)
+        return prepare(image, *arguments, **keywords)
 
-    monkeypatch.setattr("monai_prox.runtime.prediction.segment", limited)
+    monkeypatch.setattr("monai_prox.runtime.prediction.prepare", limited)
     problems = predicted(opened, find_cases(images, description_in(opened)), tmp_path / "output")
     assert [name for name, problem in problems.items() if problem is None] == ["case_0", "case_1"]
     assert "broken_0000.nii.gz cannot be read" in problems["broken"]

@@ -42,7 +42,7 @@ from monai_prox.files import write_json
 from monai_prox.latency.device import Device
 from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.evaluation import LabelledScan, LabelledScans, SegmentedCases
-from monai_prox.runtime.prediction import segment
+from monai_prox.runtime.prediction import label, prepare
 from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
 from monai_prox.search.parameters import distributions
@@ -253,7 +253,7 @@ def test_surface_dice_is_in_mm_of_the_image_whatever_the_network_s_order_of_axes
     description, network = source.describe("smallest"), runnable(source.network("smallest"))
     (found,) = source.scored_by("surface_dice").held_out().scores([0], description, network)
     (image,), (labels,) = ([*raw.glob(f"{part}/*")] for part in ("imagesTr", "labelsTr"))
-    predicted = segment(read_case(Case(NAMES[0], (image,)), description), description, network)
+    predicted = label(*prepare(read_case(Case(NAMES[0], (image,)), description), description), description, network)
     truth = sitk.GetArrayFromImage(sitk.ReadImage(labels))
     expected = surface_dice_of(predicted, truth, description.labels, spacing=(3.0, 1.1, 0.7), tolerance=1)
     assert 0 < found < 1 and found == pytest.approx(expected)

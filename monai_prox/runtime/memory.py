@@ -1,0 +1,119 @@
+"""What a case takes of the memory, from the sizes of what is made of it, and what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+
+from monai_prox.errors import ProXError
+from monai_prox.runtime.description import Description, Normalisation
+from monai_prox.runtime.grid import Grid
+from monai_prox.runtime.labels import BAND
+from monai_prox.runtime.resampling import BLOCK
+
+MEMINFO, PROCESS = Path("/proc/meminfo"), Path("/proc/self/cgroup")
+GROUPS = Path("/sys/fs/cgroup")
+V1, V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")  # by the group's version
+CACHED = ("inactive_file", "active_file")  # of files, which a group gives up before anything else
+FLOAT, HALF = 4, 2  # bytes
+MIXED = 170  # bytes for each voxel of a band in which labels are interpolated, at most
+
+
+def check_fits(needed: int) -> None:
+    """Raises ProXError unless ``needed`` bytes can be had. Where the system does not tell, nothing is checked."""
+    free = available()
+    if free is not None and needed > free:
+        raise ProXError(f"it would take {_in_words(needed)} of memory, and there are {_in_words(free)}")
+
+
+def available() -> int | None:
+    """Bytes that this process can have before others are swapped out or it is stopped; None where Linux does not tell."""
+    try:
+        lines = (line.split() for line in MEMINFO.read_text().splitlines())
+        free = next(int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+    return max(0, min([free, *_left_to_groups()]))
+
+
+def _left_to_groups() -> Iterator[int]:
+    """Bytes that control groups, as containers have them, leave to this process: its own group and all around it."""
+    try:
+        entries = [line.split(":", 2) for line in PROCESS.read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in (entry for entry in entries if len(entry) == 3):
+        if controllers in ("", "memory"):
+            root, names = (GROUPS, V2) if controllers == "" else (GROUPS / controllers, V1)
+            group = root / path.lstrip("/")
+            for folder in (group, *group.parents):
+                if folder.is_relative_to(root) and (left := _left_to(folder, *names)) is not None:
+                    yield left
+
+
+def _left_to(group: Path, limit: str, used: str) -> int | None:
+    """None for a group without a limit, and for one that this process does not see."""
+    try:
+        lines = dict(line.split(maxsplit=1) for line in (group / "memory.stat").read_text().splitlines())
+        cached = sum(int(lines.get(f"total_{name}", lines.get(name, 0))) for name in CACHED)
+        return int((group / limit).read_text()) - int((group / used).read_text()) + cached
+    except (OSError, ValueError):  # of version 2, "max" is no limit
+        return None
+
+
+def needed_for(grid: Grid, description: Description) -> int:
+    """The most bytes that a case takes at a time once its image is read: more than the image, which is given up on the way.
+
+    What the network has between its layers is not counted: it depends on the patch alone, and stays for the next case.
+    """
+    image = FLOAT * len(description.channels) * prod(grid.whole)
+    return max(_to_prepare(grid, description), _to_predict(grid, description) - image, 0)
+
+
+def _to_prepare(grid: Grid, description: Description) -> int:
+    whole, cropped, rules = prod(grid.whole), prod(grid.cropped), description.normalisation
+    masked = any(rule.masked and rule.scheme != "NormalizeIntensity" for rule in rules)
+    copied = FLOAT * cropped if grid.cropped != grid.whole or description.transpose != (0, 1, 2) else 0
+    at_a_time = max(cropped, FLOAT * cropped * max(map(_copies, rules)), FLOAT * _between_axes(grid))
+    return whole * (4 if masked else 1) + copied + at_a_time + FLOAT * len(rules) * prod(grid.shape)
+
+
+def _copies(rule: Normalisation) -> int:
+    """How many copies of a channel are made to normalise it."""
+    if rule.scheme == "ZScoreNormalization":
+        return 2 if rule.masked else 1
+    return 2 if rule.scheme == "NormalizeIntensity" else 0
+
+
+def _between_axes(grid: Grid) -> int:
+    """Voxels of a channel that are there between axes that are resampled, of which what shrinks most comes first.
+
+    Those before and after, the channel itself left out, and a block of both.
+    """
+    sizes = [prod(grid.cropped)]
+    for ratio in sorted(new / old for new, old in zip(grid.shape, grid.cropped, strict=True)):
+        if ratio != 1:
+            sizes.append(round(sizes[-1] * ratio))
+    most = 0
+    for index, pair in enumerate(pairwise(sizes)):
+        most = max(most, sum(pair[index == 0 :]) + sum(min(BLOCK, size) for size in pair))
+    return most
+
+
+def _to_predict(grid: Grid, description: Description) -> int:
+    sides = (1, *description.patch)[-3:]
+    padded = prod(map(max, grid.shape, sides))
+    prepared, patch = FLOAT * len(description.channels) * prod(grid.shape), prod(description.patch)
+    if padded > prod(grid.shape):
+        prepared += FLOAT * len(description.channels) * padded
+    logits = HALF * description.outputs * padded
+    tile = FLOAT * patch * (len(description.channels) + description.outputs + 3)  # and its weights, and one output weighed
+    values = description.regions or (description.outputs - 1,)
+    labels = prod(grid.whole) * (1 if max(values) < 255 else 2) + MIXED * min(BAND, prod(grid.cropped[1:]))
+    return prepared + logits + max(tile, padded, labels)
+
+
+def _in_words(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
