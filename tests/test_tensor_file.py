@@ -121,7 +121,7 @@ def test_names_are_told_apart_as_torch_does(tmp_path: Path) -> None:
         archive.writestr("archive/DATA.PKL", bytearray_of(2**31 - 1))
         archive.writestr("archive/x/data.pkl", harmless)
         archive.writestr("archive/version", b"3\n")
-    refused(tmp_path / "file.pt", "it has no data.pkl of at most 8,388,608 bytes, or several")
+    refused(tmp_path / "file.pt", "it has no data.pkl of at most 33,554,432 bytes, or several")
     with ZipFile(tmp_path / "other.pt", "w") as archive:
         archive.writestr("archive/data.pkl", harmless)
         archive.writestr("archive/DATA.pkl", bytearray_of(2**31 - 1))
