@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,9 @@ def fill(folder: Path, phantom: Prepared) -> None:
     plans = cut_plans(phantom.plans(), FULLRES, CUT, (32, 40, 32))
     with training_on(phantom, folder):
         for fold in (0, 1):
+            torch.manual_seed(fold)
+            np.random.seed(fold)
+            random.seed(fold)
             trainer = make_trainer(plans, phantom.dataset(), cls=nnUNetTrainerTiny, fold=fold)
             trainer.run_training()
             if fold == 0:
@@ -115,11 +119,12 @@ def test_a_file_segments_as_nnunet_does_with_the_same_folds(
     done = prox("predict", file, "-i", images, "-o", tmp_path / "out")
     assert done.code == 0, done.err
     found = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / image.name.replace("_0000", "")))
-    agreement = {}
-    for folds in ((0, 1), (0,), (1,)):
-        (wanted,) = nnunets(trained, folds).predict_from_files_sequential([[str(image)]], None)
-        agreement[folds] = np.mean(found == wanted)
-    assert agreement[0, 1] >= 0.997 and max(agreement[0,], agreement[1,]) < 0.99
+    (wanted,) = nnunets(trained, (0, 1)).predict_from_files_sequential([[str(image)]], None)
+    inner = (slice(5, -5),) * 3  # at the border nnU-Net weighs by the smallest numbers of half precision
+    assert np.mean(found == wanted) >= 0.99 and np.mean(found[inner] == wanted[inner]) >= 0.999
+    for fold in (0, 1):
+        (alone,) = nnunets(trained, (fold,)).predict_from_files_sequential([[str(image)]], None)
+        assert np.mean(found == alone) < 0.9
 
 
 @pytest.mark.parametrize("ending", ["onnx", pytest.param("xml", marks=pytest.mark.alone), "ts"])
