@@ -164,7 +164,10 @@ def test_a_document_that_says_something_else_is_noticed(monkeypatch: pytest.Monk
         ("<!-- table four-dimensions: speed -->1<!-- end -->", "'speed'"),
         ("<!-- table four-dimensions | nobody -->1<!-- end -->", "'nobody'"),
         ("<!-- table four-dimensions -->\n1\n", "is not closed"),
-        ("<!-- table four-dimensions -->1<!-- figure four-dimensions.price -->1<!-- end --><!-- end -->", "is not closed before"),
+        (
+            "<!-- table four-dimensions -->1<!-- figure time.largest -->1<!-- end --><!-- end -->",
+            "is not closed before",
+        ),
         ("1<!-- end -->", "closes nothing"),
         ("<!--figure four-dimensions.price-->1<!--end-->", "is no marker"),
         ("<!-- Figure four-dimensions.price -->1<!-- end -->", "is no marker"),

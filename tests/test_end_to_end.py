@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers.architectures import FOUR_DIMENSIONS
 from helpers.commands import forked, fresh
 from helpers.environments import install
 from helpers.made_once import made_once
@@ -173,7 +174,9 @@ def trained(way: str, decathlon: Path) -> Trained:
         prepare(first_cases(decathlon, root / decathlon.name), root)
         write_trainers(root / "trainers", trainer)
         made = Trained(Prepared(root, identifier, name), trainer.__name__)
-        made.prepared.write_plans(cut_plans(made.prepared.plans(), FULLRES, CUT, PATCHES[way], FEATURES))
+        made.prepared.write_plans(
+            cut_plans(made.prepared.plans(), FULLRES, CUT, PATCHES[way], FEATURES, prox={"space": FOUR_DIMENSIONS})
+        )
         run(["nnUNetv2_train", identifier, FULLRES, 0, *made.options, "-p", CUT, "-device", "cpu", "--npz"], made.ours)
         if way == "synthetic":
             make_decisive(made.model / "fold_0" / FINAL)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.architectures import FOUR_DIMENSIONS
 from helpers.hostile import spoil_json
 from helpers.in_process import Done, prox
 from helpers.nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, Prepared, bare_plans, make_trainer
@@ -24,7 +25,6 @@ from monai_prox.report import count
 pytest_plugins = ["helpers.nnunet_fixtures"]
 NAME = "Dataset990_Phantom"
 SPACE = {"depth": "full", "width": [0.5, 1.0], "levels": 0, "resolution": [1.0]}
-FOUR_DIMENSIONS = json.dumps({"depth": "thirds", "levels": 1, "resolution": [0.75, 1.0]})
 
 
 def put(bare: Path, plans: Mapping[str, Any]) -> Path:
@@ -199,7 +199,7 @@ def strange(plans: dict[str, Any], **entries: Any) -> dict[str, Any]:
         (["-tr", "nnUNetTrainer"], "the trainer is nnUNetTrainer, which trains no family; take ProXTrainer or "),
         (["-tr", "Nobody"], "the trainer is 'Nobody': RuntimeError: Could not find requested nnunet trainer Nobody"),
         (
-            ["-tr", "ProXTrainer_5epochs", "--recipe", "progressive_shrinking", "--space", FOUR_DIMENSIONS],
+            ["-tr", "ProXTrainer_5epochs", "--recipe", "progressive_shrinking", "--space", json.dumps(FOUR_DIMENSIONS)],
             "stages needs at least as many epochs, got 5",
         ),
     ],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.architectures import FOUR_DIMENSIONS
 from helpers.commands import fresh
 from helpers.made_once import made_once
 from helpers.nnunet_task import (
@@ -43,7 +44,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def source(bare: Path, monkeypatch: pytest.MonkeyPatch) -> TrainedNNUNet:
     """A family with random weights, and held-out cases whose labels are what the largest member says of them."""
-    model = bare_model(bare_plans())
+    model = bare_model(bare_plans(prox={"space": FOUR_DIMENSIONS}))
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
     return TrainedNNUNet.open(model.path)
 

@@ -13,7 +13,7 @@ from zipfile import ZipFile
 import numpy as np
 import onnx
 import pytest
-from helpers.architectures import unet_architecture
+from helpers.architectures import FOUR_DIMENSIONS, unet_architecture
 from helpers.nnunet_task import SHALLOW, bare_model, bare_plans
 from helpers.refusals import refused
 from typer.testing import CliRunner
@@ -24,6 +24,7 @@ from monai_prox.core import cost
 from monai_prox.families.mobilenet import MobileNetFamily
 from monai_prox.families.mobilenet_choices import MobileNetChoices
 from monai_prox.families.unet import UNetFamily
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import write_json
 from monai_prox.latency import measure
 from monai_prox.latency.device import Device, features, fingerprint
@@ -34,7 +35,13 @@ from monai_prox.trained.nnunet_source import TrainedNNUNet
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
 SIZE = (32, 32, 32)
-UNET = UNetFamily(unet_architecture("PlainConvUNet", axes=3), input_channels=1, num_classes=3, patch_size=SIZE)
+UNET = UNetFamily(
+    unet_architecture("PlainConvUNet", axes=3),
+    input_channels=1,
+    num_classes=3,
+    patch_size=SIZE,
+    choices=UNetChoices.from_json(FOUR_DIMENSIONS),
+)
 MOBILENET = MobileNetFamily(input_channels=1, num_classes=4, choices=MobileNetChoices(resolution=(48, 64)))
 
 
