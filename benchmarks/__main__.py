@@ -1,8 +1,8 @@
 """The claims of the documents, and what they rest on.
 
 python -m benchmarks list
-python -m benchmarks show hippocampus
-python -m benchmarks run hippocampus --data FOLDER_OF_DECATHLON_TASKS --work FOLDER
+python -m benchmarks show four-dimensions
+python -m benchmarks run four-dimensions --data FOLDER_OF_DECATHLON_TASKS --work FOLDER
 python -m benchmarks check
 """
 

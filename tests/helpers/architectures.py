@@ -11,12 +11,8 @@ from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 
 KINDS = ("PlainConvUNet", "ResidualEncoderUNet")
-FOUR_DIMENSIONS = {
-    "depth": "thirds",
-    "width": [0.5, 0.75, 1.0],
-    "levels": 1,
-    "resolution": [0.75, 1.0],
-}  # a space, as in a plan
+# A space, as in a plan
+FOUR_DIMENSIONS = {"depth": "thirds", "width": [0.5, 0.75, 1.0], "levels": 1, "resolution": [0.75, 1.0]}
 DEPTH_KEYS = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
 
 
