@@ -158,8 +158,8 @@ def test_a_document_that_says_something_else_is_noticed(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("<!-- figure hippocampus.speed -->1<!-- end -->", "'speed'"),
-        ("<!-- figure hippocampus -->1<!-- end -->", "''"),
+        ("<!-- figure four-dimensions.speed -->1<!-- end -->", "'speed'"),
+        ("<!-- figure four-dimensions -->1<!-- end -->", "''"),
         ("<!-- table nothing -->1<!-- end -->", "'nothing'"),
         ("<!-- table four-dimensions: speed -->1<!-- end -->", "'speed'"),
         ("<!-- table four-dimensions | nobody -->1<!-- end -->", "'nobody'"),
