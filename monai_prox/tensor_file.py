@@ -11,7 +11,7 @@ import pickle
 import pickletools
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from monai_prox.errors import ProXError
 from monai_prox.files import DEEPEST, replacing
+from monai_prox.numpy_numbers import LONGEST, STAND_INS
 
-MOST_BYTES = 2**23  # of the pickle, which has everything but the tensors' values
+MOST_BYTES = 2**25  # of the pickle, which has everything but the tensors' values
+MOST_STEPS = 2**23  # of the pickle
 MOST_ENTRIES = 100_000  # of the archive
 END, LOCATOR = 22, 20  # bytes of an archive's last record, and of the one before it
 MOST_VALUES = 2**20  # numbers, texts, tensors and containers, each counted as often as it is reached
@@ -38,6 +40,7 @@ NAMED = {
     "torch._utils _rebuild_parameter",
     *(f"torch {kind}Storage" for kind in KINDS.split()),
 }
+ENCODE = "_codecs encode"  # by which pickles of torch.save make bytes of a text
 PLAIN = (type(None), bool, int, float, str, torch.device)
 
 
@@ -57,21 +60,26 @@ def write_tensors(data: Any, path: Path | str) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, kind: str = "file of tensors") -> Any:
+def read_tensors(
+    path: Path | str, device: torch.device | str = "cpu", *, kind: str = "file of tensors", numpy: bool = False
+) -> Any:
     """Reads a file of tensors and plain data.
 
     Args:
         path: path of the file.
         device: device of the tensors.
         kind: name of the kind of file, for errors.
+        numpy: whether the file may hold numbers of NumPy's types. They are read as Python's.
 
     Raises:
         ProXError: the file is missing or broken, or contains something else.
     """
     path = Path(path)
     try:
-        stored = _check_archive(path)
-        data = torch.load(path, map_location=device, weights_only=True)
+        stand_ins = STAND_INS if numpy else {}
+        stored = _check_archive(path, stand_ins)
+        with torch.serialization.safe_globals([(made, name.replace(" ", ".")) for name, made in stand_ins.items()]):
+            data = torch.load(path, map_location=device, weights_only=True)
         storages: dict[int, int] = {}
         _count(data, {}, 0, storages)
         # Old versions of torch read beyond the end of the stored data
@@ -87,8 +95,13 @@ def read_tensors(path: Path | str, device: torch.device | str = "cpu", *, kind: 
     return data
 
 
-def _check_archive(path: Path) -> Counter[int]:
-    """Checks the archive and returns the sizes of its tensors. torch's and Python's readers must find the same content."""
+def _check_archive(path: Path, further: Collection[str]) -> Counter[int]:
+    """Checks the archive and returns the sizes of its tensors. torch's and Python's readers must find the same content.
+
+    Args:
+        path: path of the archive.
+        further: what its pickle may name besides NAMED.
+    """
     size = path.stat().st_size
     try:
         with ZipFile(path) as archive:
@@ -104,7 +117,7 @@ def _check_archive(path: Path) -> Counter[int]:
             pickles = [entry for entry in entries if entry.filename.lower().endswith("data.pkl")]
             if [entry.filename for entry in pickles] != [f"{top}data.pkl"] or pickles[0].file_size > MOST_BYTES:
                 raise ProXError(f"it has no data.pkl of at most {MOST_BYTES:,} bytes, or several")
-            _check_pickle(archive.read(pickles[0]))
+            _check_pickle(archive.read(pickles[0]), further)
             return Counter(entry.file_size for entry in entries if entry.filename.startswith(f"{top}data/"))
     except (BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         if isinstance(error, ProXError):
@@ -132,12 +145,52 @@ def _check_directory(path: Path, start: int) -> None:
         raise ProXError("it is no archive of torch.save, its directory is not where it says")
 
 
-def _check_pickle(data: bytes) -> None:
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name == "GLOBAL" and argument in NAMED:
+def _check_pickle(data: bytes, further: Collection[str]) -> None:
+    named = {*NAMED, *further, *([ENCODE] if further else [])}
+    encoded = _Encoded()
+    for step, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        if step >= MOST_STEPS:
+            raise ProXError(f"its data.pkl has more than {MOST_STEPS:,} steps")
+        encoded.follow(opcode.name, argument)
+        if opcode.name == "GLOBAL" and argument in named:
             continue
         if opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
             raise ProXError(f"it holds more than tensors and plain data: {str(argument or opcode.name).replace(' ', '.'):.80}")
+
+
+class _Encoded:
+    """Follows the calls of ENCODE in a pickle. Each makes the few bytes of a number of a text that stands there.
+
+    Calls within calls, or with other encodings, could make bytes of any length.
+    """
+
+    def __init__(self) -> None:
+        self._memo: dict[int, tuple[str, Any] | None] = {}  # texts and names, None for anything else
+        self._pushed: tuple[str, Any] | None = None
+        self._part = 0  # of a call, that comes next: its text, its encoding, their tuple, the call; 0 outside
+
+    def follow(self, opcode: str, argument: Any) -> None:
+        """The next step of the pickle. Raises ProXError if it makes another call of ENCODE than those allowed."""
+        if opcode in ("BINPUT", "LONG_BINPUT"):
+            self._memo[argument] = self._pushed
+            return
+        if opcode in ("BINGET", "LONG_BINGET"):
+            self._pushed = self._memo.get(argument)
+        else:
+            self._pushed = (opcode, argument) if opcode in ("BINUNICODE", "GLOBAL") else None
+        kind, value = self._pushed or (opcode, argument)
+        if self._part == 0:
+            self._part = int(kind == "GLOBAL" and value == ENCODE)
+            return
+        fits = (
+            kind == "BINUNICODE" and len(value) <= LONGEST,
+            kind == "BINUNICODE" and value == "latin1",
+            kind == "TUPLE2",
+            kind == "REDUCE",
+        )
+        if not fits[self._part - 1]:
+            raise ProXError("it holds more than tensors and plain data: bytes that are no number")
+        self._part = (self._part + 1) % (len(fits) + 1)
 
 
 def _count(data: Any, counts: dict[int, int], depth: int, storages: dict[int, int]) -> int:

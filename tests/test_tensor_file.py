@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
+import numpy as np
 import pytest
 import torch
 from helpers.architectures import unet_architecture
@@ -121,7 +122,7 @@ def test_names_are_told_apart_as_torch_does(tmp_path: Path) -> None:
         archive.writestr("archive/DATA.PKL", bytearray_of(2**31 - 1))
         archive.writestr("archive/x/data.pkl", harmless)
         archive.writestr("archive/version", b"3\n")
-    refused(tmp_path / "file.pt", "it has no data.pkl of at most 8,388,608 bytes, or several")
+    refused(tmp_path / "file.pt", "it has no data.pkl of at most 33,554,432 bytes, or several")
     with ZipFile(tmp_path / "other.pt", "w") as archive:
         archive.writestr("archive/data.pkl", harmless)
         archive.writestr("archive/DATA.pkl", bytearray_of(2**31 - 1))
@@ -134,6 +135,76 @@ def test_a_tensor_is_as_long_as_its_record(tmp_path: Path) -> None:
         for name in archive.namelist():
             short.writestr(name, archive.read(name)[: 8 if name.endswith("data/0") else None])
     refused(tmp_path / "short.pt", "is not a whole file of tensors")
+
+
+# ---------------------------------------------------------------------- numbers of NumPy's
+NUMBERS = [np.dtype(kind).type(value) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u8") for value in (0, 1, 3)]
+NUMBERS += [np.float64(0.1), np.float32("nan"), np.int64(-(2**63)), np.bool_(True), np.dtype(">f8").type(2.5)]
+
+
+@pytest.mark.parametrize("module", ["numpy._core.multiarray", "numpy.core.multiarray"])
+def test_numbers_of_numpy_are_pythons(module: str, tmp_path: Path) -> None:
+    """Its module has another name in NumPy 1 than in NumPy 2."""
+    data = pickle.dumps({"numbers": NUMBERS, "again": NUMBERS[:3]}, 2).replace(b"numpy._core.multiarray", module.encode())
+    path = packed(data, tmp_path / "file.pt")
+    read = read_tensors(path, numpy=True)
+    assert [type(value) for value in read["numbers"]] == [type(value.item()) for value in NUMBERS]
+    np.testing.assert_equal(read, {"numbers": [value.item() for value in NUMBERS], "again": [0.0, 1.0, 3.0]})
+    refused(path, f"it holds more than tensors and plain data: {module}.scalar")
+    assert not any("numpy" in str(made) for made in torch.serialization.get_safe_globals())
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+ENCODER = b"c_codecs\nencode\n"
+DTYPE = b"cnumpy\ndtype\n"
+SCALAR = b"cnumpy.core.multiarray\nscalar\n"
+BYTES = ENCODER + text("12345678") + text("latin1") + b"\x86R"
+DOUBLE = DTYPE + text("f8") + b"\x89\x88\x87R(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+SPOILT = {
+    "another encoding": (ENCODER + text("12345678") + text("hex") + b"\x86R", "bytes that are no number"),
+    "a call in a call": (ENCODER + BYTES + text("hex") + b"\x86R", "bytes that are no number"),
+    "a long text": (ENCODER + text("123456789") + text("latin1") + b"\x86R", "bytes that are no number"),
+    "a name in a list": (b"]" + ENCODER + b"a", "bytes that are no number"),
+    "by the memo": (BYTES.replace(b"encode\n", b"encode\nq\x00") + b"h\x00" + text("1") + text("hex") + b"\x86R", "no number"),
+    "a tuple of the memo": (
+        text("1") + text("hex") + b"\x86q\x00" + ENCODER + text("1") + text("latin1") + b"h\x00R",
+        "no number",
+    ),
+    "objects": (DTYPE + text("O8") + b"\x89\x88\x87R", "it holds a NumPy type 'O8'"),
+    "texts": (DTYPE + text("U999999999") + b"\x89\x88\x87R", "it holds a NumPy type 'U999999999'"),
+    "several fields": (DTYPE + b"]" + b"\x89\x88\x87R", r"it holds a NumPy type \[\]"),
+    "no order": (
+        SCALAR + DTYPE + text("f8") + b"\x89\x88\x87R" + BYTES + b"\x86R",
+        "a number of NumPy's is stored as b'12345678'",
+    ),
+    "a wrong order": (DOUBLE.replace(b"<", b"?"), r"has the byte order '\?'"),
+    "no state": (DTYPE + text("f8") + b"\x89\x88\x87RNb", "has the byte order None"),
+    "too few bytes": (SCALAR + DOUBLE + BYTES.replace(text("12345678"), text("1")) + b"\x86R", "is stored as b'1'"),
+    "a text": (SCALAR + DOUBLE + text("12345678") + b"\x86R", "is stored as '12345678'"),
+    "no type": (SCALAR + b"K\x01" + BYTES + b"\x86R", "is stored as"),
+    "a type alone": (DOUBLE, "it holds a NumberType"),
+    "bytes alone": (BYTES, "it holds a bytes"),
+    "another function": (b"cnumpy.core.multiarray\n_reconstruct\n", "numpy.core.multiarray._reconstruct"),
+    "made without a call": (DTYPE + b")\x81", "NEWOBJ"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_nothing_but_numbers_is_made_of_numpys_names(kind: str, tmp_path: Path) -> None:
+    data, reason = SPOILT[kind]
+    with pytest.raises(ProXError, match=reason) as error:
+        read_tensors(packed(b"\x80\x02" + data + b".", tmp_path / "file.pt"), numpy=True)
+    assert "\n" not in str(error.value)
+    whole = packed(b"\x80\x02" + SCALAR + DOUBLE + BYTES + b"\x86R.", tmp_path / "whole.pt")
+    assert read_tensors(whole, numpy=True) == struct.unpack("<d", b"12345678")[0]
+
+
+def test_a_pickle_of_many_steps_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monai_prox.tensor_file.MOST_STEPS", 1_000)
+    refused(packed(b"\x80\x02" + b"N" * 1_000 + b".", tmp_path / "many.pt"), "has more than 1,000 steps")
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"nothing", pickle.dumps({"weight": 1}), b"PK\x05\x06" + bytes(18)])

@@ -16,6 +16,7 @@ from monai_prox.cli.demo_command import demo
 from monai_prox.cli.doctor_command import doctor, trainers
 from monai_prox.cli.export_command import export
 from monai_prox.cli.family_command import family
+from monai_prox.cli.model_argument import ModelCommand
 from monai_prox.cli.plan_command import plan
 from monai_prox.cli.predict_command import predict
 from monai_prox.cli.profile_command import profile
@@ -39,7 +40,7 @@ for command, line in (
     (doctor, "doctor"),
     (trainers, "trainers"),
 ):
-    app.command(epilog=example(line))(command)
+    app.command(epilog=example(line), cls=ModelCommand)(command)
 app.add_typer(profile, name="profile", epilog=example("profile measure -d 4 -o device.json"))
 
 

@@ -22,12 +22,13 @@ def export(
     model: Path,
     *,
     subnet: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="The member: smallest, largest, another name that `family` lists, or a JSON file with a subnet.",
+            help="The member: smallest, largest, another name that `family` lists, or a JSON file with a subnet. A stock "
+            "nnU-Net model has one, which need not be named.",
             autocompletion=one_of(MEMBERS),
         ),
-    ],
+    ] = None,
     format: Annotated[
         str | None,
         typer.Option(
@@ -78,6 +79,7 @@ def export(
         int8=int8,
         dataset=dataset is not None,
     )
+    subnet = subnet or _only_member(source)
     if format == "nnunet":
         _export_nnunet(source, subnet, output, overwrite, fine_tune)
         return
@@ -88,6 +90,13 @@ def export(
     else:
         _export_file(source, subnet, output, format, overwrite, any_patch, int8)
     say_origin(source)
+
+
+def _only_member(source: Trained) -> str:
+    names = [member.name for member in source.members()]
+    if len(names) != 1:
+        raise ProXError(f"give --subnet, the member to export: {', '.join(names)}, or the path of a JSON file")
+    return names[0]
 
 
 def _export_nnunet(source: Trained, subnet: str, output: Path | None, overwrite: bool, fine_tune: bool) -> None:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from monai_prox.cli.completion import CONFIGURATIONS, complete_dataset, one_of
 from monai_prox.errors import ProXError
 
 CONFIGURATION, TRAINER, PLANS = "3d_fullres", "ProXTrainer", "nnUNetPlans"  # that are taken if none is named
+FOLD = ("-f", "--fold")
+FOLDS = re.compile(r"([0-9]{1,4}|all|every)(,([0-9]{1,4}|all|every))*")  # of which nnU-Net's commands take several words
 MODEL = Annotated[
     Path | None,
     typer.Argument(
-        help="The trained folder: .../ProXTrainer__nnUNetPlans__3d_fullres, or a MONAI bundle. In its place -d takes nnU-Net's "
-        "name of a dataset."
+        help="The trained folder: .../ProXTrainer__nnUNetPlans__3d_fullres, one of stock nnU-Net, or a MONAI bundle. In its "
+        "place -d takes nnU-Net's name of a dataset."
     ),
 ]
 OPTIONS = {
@@ -65,6 +69,32 @@ def on_model(command: Callable[..., None]) -> Callable[..., None]:
     return resolved
 
 
+class ModelCommand(TyperCommand):
+    """A command of ``on_model``, which takes several folds after one -f, as nnU-Net's commands do."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the command line."""
+        return super().parse_args(ctx, folds_together(args))
+
+
+def folds_together(words: list[str]) -> list[str]:
+    """A command line in which the folds that follow -f or --fold are one word.
+
+    Args:
+        words: the command line.
+
+    >>> folds_together(["-f", "0", "1", "2", "model"])
+    ['-f', '0,1,2', 'model']
+    """
+    together: list[str] = []
+    for word in words:
+        if FOLDS.fullmatch(word) and len(together) > 1 and together[-2] in FOLD and FOLDS.fullmatch(together[-1]):
+            together[-1] += f",{word}"
+        else:
+            together.append(word)
+    return together
+
+
 def _optional(name: str, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -88,10 +118,7 @@ def model_folder(
     if model is None and dataset_id is None:
         raise ProXError("no model is given; give the trained folder MODEL, or -d DATASET of a model in nnUNet_results")
     if model is not None and dataset_id is not None:
-        hint = "; several folds are given as -f 0,1" if model.name.isdecimal() else ""
-        raise ProXError(
-            f"give the folder MODEL or -d DATASET, not both, got {str(model)!r:.80} and -d {dataset_id!s:.80}{hint}"
-        )
+        raise ProXError(f"give the folder MODEL or -d DATASET, not both, got {str(model)!r:.80} and -d {dataset_id!s:.80}")
     given = {"-c": configuration, "-tr": trainer, "-p": plans}
     if model is not None:
         if named := [option for option, value in given.items() if value is not None]:

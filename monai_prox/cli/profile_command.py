@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monai_prox.cli.completion import RUNTIMES, one_of
-from monai_prox.cli.model_argument import on_model
+from monai_prox.cli.model_argument import ModelCommand, on_model
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, bars, console, example, open_family, say
 from monai_prox.cli.torch_device import DeviceOption, check_device
 from monai_prox.errors import ProXError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 profile = typer.Typer(no_args_is_help=True, help="Measure how long members take on a device.")
 
 
-@profile.command(epilog=example("profile pack -d 4 -o clinic.zip"))
+@profile.command(epilog=example("profile pack -d 4 -o clinic.zip"), cls=ModelCommand)
 @on_model
 def pack(
     model: Path,
@@ -48,10 +48,11 @@ def pack(
         )
     unpack = f"python -m zipfile -e {output.name} ."
     say(str(output), "On the device:", f"  {unpack} && python {output.stem}/measure.py --output device.json")
-    say("", f"Here: monai-prox search {shlex.quote(str(model))} --profile device.json --max-latency-ms 800")
+    if source.supernet.family.space.size() > 1:
+        say("", f"Here: monai-prox search {shlex.quote(str(model))} --profile device.json --max-latency-ms 800")
 
 
-@profile.command(epilog=example("profile measure -d 4 -o device.json"))
+@profile.command(epilog=example("profile measure -d 4 -o device.json"), cls=ModelCommand)
 @on_model
 def measure(
     model: Path,
@@ -118,6 +119,9 @@ def measure_members(
     write_json(measured, output)
     device = Device.from_json(measured, source.supernet.family, source.size, str(output))
     times = device.measured.values()
+    if len(times) == 1:  # of one network there are no others to predict
+        say(str(output), f"{device.name}: {min(times):.3g} ms a patch")
+        return
     say(
         str(output),
         f"{device.name}: {min(times):.3g} to {max(times):.3g} ms a patch, {len(times)} members",

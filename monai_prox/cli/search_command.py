@@ -104,6 +104,8 @@ def search(
     source = open_family(model, fold, dataset, checkpoint, "a search")
     source = source if metric is None else source.scored_by(metric)
     source.check_all_trained()
+    if source.supernet.family.space.size() == 1:
+        raise ProXError(f"{model} has one network, so there is nothing to choose; a search is for families of several")
     output = output or check_inside(model / "search", model)
     source.held_out()  # what is missing is said before minutes of measuring
     if profile is None and (max_latency_ms is not None or "latency_ms" in (minimise or ())):

@@ -22,8 +22,9 @@ FoldOption = Annotated[
     typer.Option(
         "-f",
         "--fold",
-        help="The fold of an nnU-Net model: a number, or all for fold_all. `family` and the format nnunet take several, such "
-        "as 0,1,2, and by default all that have finished. For everything else it is by default the first of them.",
+        help="The fold of an nnU-Net model: a number, or all for fold_all. `family` and `export` take several, such as 0 1 2, "
+        "or every for all that have a number; a file has the mean of their networks, as nnU-Net has it. By default `family` "
+        "and the format nnunet take all that have finished, everything else the first of them.",
     ),
 ]
 CheckpointOption = Annotated[

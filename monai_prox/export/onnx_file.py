@@ -11,16 +11,26 @@ import onnx
 import torch
 from torch import nn
 
+from monai_prox.errors import ProXError
 from monai_prox.runtime.description import KEY, Description, ScanDescription, write_description
 
 OPSET = 18
+MOST_BYTES = 2_000_000_000  # of weights; a file, with the rest, has less than 2^31
 IR_VERSION = 8  # that of opset 18; the exporter writes a later one, which older runtimes refuse and nothing here needs
 
 
 def write_onnx(
     network: nn.Module, description: Description | ScanDescription, output: Path, *, divisors: Sequence[int] | None = None
 ) -> None:
-    """network: (B, C, *patch) -> (B, outputs, *patch), any B; and, with ``divisors``, any multiples of these for the patch."""
+    """network: (B, C, *patch) -> (B, outputs, *patch), any B; and, with ``divisors``, any multiples of these for the patch.
+
+    Raises ProXError for a network, such as that of many folds, whose weights no ONNX file holds.
+    """
+    size = sum(weight.numel() * weight.element_size() for weight in network.parameters())
+    if size > MOST_BYTES:
+        raise ProXError(
+            f"the weights have {size:,} bytes, an ONNX file holds {MOST_BYTES:,}; take fewer folds, or --format torchscript"
+        )
     example = torch.zeros(2, *description.input_shape)  # a batch of 1 would be taken for a constant
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     for axis, divisor in enumerate(divisors or ()):

@@ -7,26 +7,26 @@ from collections.abc import Sequence
 
 from monai_prox.errors import ProXError
 from monai_prox.runtime.kinds import Kind
-from monai_prox.trained.source import FILES, FOLDERS, Trained
+from monai_prox.trained.source import EVERY, FILES, FOLDERS, Trained
 
-ALL = "all"  # nnU-Net's name for the fold that trains on all cases
+WORDS = ("all", "every")  # nnU-Net's fold that trains on all cases, and all folds that hold some out
 INT8 = ("onnx", "openvino")
 
 
 def folds_of(given: Sequence[str]) -> tuple[str, ...]:
-    """Folders' names of what --fold was given: "0", "0,1", "0 1" or "all", once or several times; () for nothing.
+    """Folders' names of what --fold was given: "0", "0,1", "0 1" or one of WORDS, once or several times; () for nothing.
 
     Raises ProXError for others.
     """
     words = [word for text in given for word in re.split(r"[,\s]+", text.strip())]
-    if wrong := [word for word in words if word != ALL and not re.fullmatch(r"[0-9]{1,4}", word)]:
-        raise ProXError(f"--fold is one or more numbers such as 0 or 0,1,2, or {ALL}; got {wrong[0]!r:.80}")
-    return tuple(dict.fromkeys(f"fold_{word if word == ALL else int(word)}" for word in words))
+    if wrong := [word for word in words if word not in WORDS and not re.fullmatch(r"[0-9]{1,4}", word)]:
+        raise ProXError(f"--fold is one or more numbers such as 0 or 0,1,2, or {' or '.join(WORDS)}; got {wrong[0]!r:.80}")
+    return tuple(dict.fromkeys(f"fold_{word if word in WORDS else int(word)}" for word in words))
 
 
 def one_fold(folds: Sequence[str], what: str) -> str | None:
     """The only one of ``folds``, None if there is none. Raises ProXError where there are more, for ``what`` is of one."""
-    if len(folds) > 1:
+    if len(folds) > 1 or EVERY in folds:
         numbers = ", ".join(fold.removeprefix("fold_") for fold in folds)
         raise ProXError(f"{what} has the network of one fold; give one --fold, got {numbers}")
     return folds[0] if folds else None
@@ -55,8 +55,10 @@ def check_options(
     check_file_options(format, source.kind, any_patch=any_patch, int8=int8)
     if fine_tune and format != "nnunet":
         raise ProXError(f"--fine-tune is for --format nnunet, got {format}")
-    if format != "nnunet":
+    if format == "bundle":
         one_fold(folds, f"the format {format}")
+    if int8:
+        one_fold(folds, "an export with --int8, which is measured on cases that the network was not trained on,")
     if dataset and not int8 and not source.kind.calibrated:
         raise ProXError("--dataset is for --int8 and for classifiers; leave it out")
     if dataset and format == "nnunet":

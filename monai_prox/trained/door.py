@@ -15,10 +15,12 @@ def open_trained(
 ) -> Trained:
     """The trained family in an nnU-Net model folder or in a bundle.
 
+    A model folder of stock nnU-Net is a family of one.
+
     Args:
         path: the folder.
-        fold: fold of an nnU-Net model, such as "fold_0", or several, of which the first is used for networks. None means all
-            finished ones.
+        fold: fold of an nnU-Net model, such as "fold_0", or several, whose logits are averaged, or "fold_every" for all that
+            have a number. None means all finished ones, of which the first is used for networks.
         dataset: images and labels. None means nnUNet_raw. For bundles a Decathlon task, for classifiers the scans.
         checkpoint: checkpoint of an nnU-Net model, "best" or "latest". None means the final one.
 

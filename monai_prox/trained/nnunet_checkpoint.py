@@ -1,8 +1,9 @@
-"""ProXTrainer's checkpoints: nnU-Net's, with an entry ``prox``, in types that load without executing anything."""
+"""nnU-Net's checkpoints, read without executing anything. ProXTrainer's have an entry ``prox``; others get one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from monai_prox.errors import ProXError
+from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.tensor_file import read_tensors
 from monai_prox.typed import check_types
 
@@ -23,6 +25,16 @@ ENTRIES = {  # what others read of them, and write into exports
 }
 
 
+# The ``prox`` entry of a network that was trained alone: a family of one, trained in one stage
+ONE_NETWORK = UNetChoices(depth="full", width=(1.0,), levels=0, resolution=(1.0,))
+ALONE = {
+    "engine": {"stage": 0},
+    "choices": asdict(ONE_NETWORK),
+    "stages": [{"name": "one network", "open": {}, "start": "largest"}],
+}
+WRAPPERS = ("module.", "_orig_mod.")  # in names of weights, of DistributedDataParallel and torch.compile
+
+
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """A checkpoint that ProXTrainer wrote. Raises ProXError where it is missing, broken or another trainer's."""
     checkpoint = read_tensors(path, device, kind="checkpoint of ProXTrainer")
@@ -31,6 +43,27 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         raise ProXError(f"{path} was written by the trainer {trainer!s:.80}, not by ProXTrainer; it holds no family")
     check_types(checkpoint, ENTRIES, path)
     return checkpoint
+
+
+def load_any_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of any of nnU-Net's trainers, with the entry of a family of one if it has none.
+
+    Names of weights are those of the network itself. Raises ProXError where it is missing or broken.
+    """
+    checkpoint = read_tensors(path, kind="checkpoint of nnU-Net", numpy=True)
+    if isinstance(checkpoint, dict) and "prox" not in checkpoint:
+        checkpoint = {"inference_allowed_mirroring_axes": None, **checkpoint, "prox": ALONE}  # as nnU-Net reads older ones
+        check_types(checkpoint, ENTRIES, path)
+        checkpoint["network_weights"] = _unwrapped(checkpoint["network_weights"])
+    check_types(checkpoint, ENTRIES, path)
+    return checkpoint  # type: ignore[no-any-return]
+
+
+def _unwrapped(weights: Mapping[str, Any]) -> dict[str, Any]:
+    weights = dict(weights)
+    while wrapper := next((w for w in WRAPPERS if weights and all(str(name).startswith(w) for name in weights)), None):
+        weights = {name.removeprefix(wrapper): value for name, value in weights.items()}
+    return weights
 
 
 def plain(data: Any) -> Any:

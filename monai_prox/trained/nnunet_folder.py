@@ -1,4 +1,7 @@
-"""A model folder that ProXTrainer wrote: ``nnUNet_results/DATASET/ProXTrainer__PLANS__CONFIGURATION``."""
+"""A model folder of nnU-Net: ``nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION``.
+
+If ProXTrainer wrote it, it has a family. If another trainer did, the network that it trained is a family of one.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,13 @@ from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import check_inside, read_json
 from monai_prox.tensor_file import check_weights
 from monai_prox.trained.family_file import FAMILY, FamilyFile, NamedMember, Scores
-from monai_prox.trained.nnunet_checkpoint import load_checkpoint
+from monai_prox.trained.nnunet_checkpoint import load_any_checkpoint
 from monai_prox.trained.nnunet_dataset import labels_of, named_scores
 from monai_prox.trained.nnunet_files import check_configuration, read_dataset, read_plans
 from monai_prox.trained.nnunet_members import Opened, dice_of, members_of, opened, with_names
 from monai_prox.trained.nnunet_plans import family_of
 from monai_prox.trained.open_part import ENTRY
+from monai_prox.trained.source import EVERY
 from monai_prox.typed import check_types
 
 FINAL = "checkpoint_final.pth"
@@ -76,11 +80,6 @@ class ModelFolder:
                 "nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
             )
         plans, dataset = read_plans(path / "plans.json"), read_dataset(path / "dataset.json")
-        name = path.name.split("__")[-1]
-        if name not in plans["configurations"]:
-            raise ProXError(
-                f"the folder's name must end in __CONFIGURATION, one of {', '.join(plans['configurations'])}; got {path.name}"
-            )
         file, found = CHECKPOINTS[checkpoint], [fold for fold in path.glob("fold_*") if FOLD.fullmatch(fold.name)]
         having = [fold.name for fold in found if (fold / file).is_file()]
         folds = tuple(sorted(having, key=lambda fold: (len(fold), fold)))  # fold_10 comes after fold_2, fold_all last
@@ -89,6 +88,14 @@ class ModelFolder:
             finish = [] if "final" in there else ["finish the training first: nnUNetv2_train ... --c"]
             instead = [f"use what there is: --checkpoint {' or '.join(there)}"] if there else []
             raise ProXError(f"no fold of {path} has a {file}; {', or '.join(finish + instead)}")
+        name = path.name.split("__")[-1]
+        if name not in plans["configurations"]:  # nnU-Net itself goes by the checkpoint
+            named = load_any_checkpoint(path / folds[0] / file)["init_args"].get("configuration")
+            name = named if isinstance(named, str) else name
+        if name not in plans["configurations"]:
+            raise ProXError(
+                f"{path}: the configuration {name!r:.80} is not one of its plans.json, {', '.join(plans['configurations'])}"
+            )
         return cls(path, plans, dataset, name, folds, file)
 
     @cached_property
@@ -98,14 +105,19 @@ class ModelFolder:
     @cached_property
     @refusing(UNUSABLE)
     def configuration(self) -> dict[str, Any]:
-        """The plan's configuration with inheritance resolved."""
+        """The plan's configuration with inheritance resolved. Raises ProXError for the second step of a cascade."""
         configuration = dict(self._manager.get_configuration(self.configuration_name).configuration)
+        if (previous := configuration.get("previous_stage")) is not None:
+            raise ProXError(
+                f"{self.configuration_name} of {self.path} is the second step of a cascade, whose network also reads the "
+                f"segmentation of {previous:.40}; allowed are networks that read images alone"
+            )
         check_configuration(configuration, f"{self.path / 'plans.json'}, {self.configuration_name!r}")
         return configuration
 
     def checkpoint(self, fold: str) -> dict[str, Any]:
-        """Raises ProXError where it is truncated or of another trainer."""
-        return load_checkpoint(self.path / fold / self.file)
+        """Raises ProXError where it is truncated or no checkpoint of nnU-Net."""
+        return load_any_checkpoint(self.path / fold / self.file)
 
     def opened(self, checkpoint: dict[str, Any], family: Family) -> Opened:
         """What of ``family``, the one that remained open, the training had opened: in the end, all of it."""
@@ -135,7 +147,8 @@ class ModelFolder:
     @refusing(UNUSABLE)
     def supernet(self, checkpoint: dict[str, Any]) -> SuperNet:
         """The supernet with the weights of ``checkpoint``, without what its training has closed."""
-        engine, source = checkpoint["prox"]["engine"], f"{self.path}, the checkpoint of fold {checkpoint['init_args']['fold']}"
+        engine, fold, trainer = checkpoint["prox"]["engine"], checkpoint["init_args"]["fold"], checkpoint["trainer_name"]
+        source = f"{self.path}, the checkpoint of fold {fold!s:.10} by {trainer:.80},"
         transforms, closed = engine.get("kernel_transforms"), engine.get("closed")
         family, weights = self._unet_family(checkpoint), dict(checkpoint["network_weights"])
         weights.pop(ENTRY, None)
@@ -209,14 +222,16 @@ class ModelFolder:
         tolerance = tolerances.pop() if len(tolerances) == 1 else None
         return replace(of_all, members=_with_scores(of_all.members, scored), surface_tolerance_mm=tolerance)
 
-    def finished(self, fold: str | None) -> str:
-        """``fold``, or the first. Raises ProXError unless its training has finished."""
-        if fold is None:
-            return self.folds[0]
-        if fold not in self.folds:
-            have = "has no finished {}; finished are" if self.file == FINAL else f"has no {self.file} of {{}}; there are"
-            raise ProXError(f"{self.path} {have.format(fold)} {', '.join(self.folds)}")
-        return fold
+    def chosen(self, folds: Sequence[str]) -> tuple[str, ...]:
+        """``folds``, those with a number in the place of EVERY. Raises ProXError unless their trainings have finished."""
+        numbered = [fold for fold in self.folds if fold != ALL]
+        chosen = [one for fold in folds for one in (numbered if fold == EVERY and numbered else [fold])]
+        for fold in chosen:
+            if fold not in self.folds:
+                what = "fold with a number" if fold == EVERY else fold
+                have = "has no finished {}; finished are" if self.file == FINAL else f"has no {self.file} of {{}}; there are"
+                raise ProXError(f"{self.path} {have.format(what)} {', '.join(self.folds)}")
+        return tuple(dict.fromkeys(chosen))
 
     def scored(self, folds: Sequence[str] = ()) -> str:
         """In words, what ``family`` has the Dice of."""

@@ -1,4 +1,4 @@
-"""What ProXTrainer has trained, for the device."""
+"""What ProXTrainer, or another trainer of nnU-Net, has trained, for the device."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from monai_prox.runtime.description import READERS, SCHEMES, Description, Normal
 from monai_prox.runtime.evaluation import Labelled, SegmentedCases, find_labelled
 from monai_prox.runtime.kinds import SEGMENTATION, Kind
 from monai_prox.trained.family_file import SURFACE, FamilyFile, NamedMember
+from monai_prox.trained.mean_logits import MeanLogits
 from monai_prox.trained.nnunet_dataset import channels_of
 from monai_prox.trained.nnunet_files import listed_files
 from monai_prox.trained.nnunet_folder import FINAL, UNUSABLE, ModelFolder
@@ -40,11 +41,15 @@ RESAMPLING = ("is_seg", "order", "order_z", "force_separate_z")
 
 @dataclass(frozen=True)
 class TrainedNNUNet:
-    """Folds of a model folder, of which the first is used where one is. See ``monai_prox.trained.source``."""
+    """Folds of a model folder. See ``monai_prox.trained.source``.
+
+    averaged: whether networks are those of all folds, their logits averaged. If not, they are those of the first.
+    """
 
     model: ModelFolder
     folds: tuple[str, ...]
     dataset: Path | None = None
+    averaged: bool = False
     measure: Measured = "dice"
     kind: Kind = SEGMENTATION
     note: str | None = NOTE
@@ -58,7 +63,8 @@ class TrainedNNUNet:
         dataset: Path | None = None,
         checkpoint: str = "final",
     ) -> TrainedNNUNet:
-        """fold: one or several, all that have finished if None. checkpoint: "final", "best" or "latest".
+        """fold: one or several, which are averaged then, or EVERY; all that have finished if None, of which networks are the
+        first's. checkpoint: "final", "best" or "latest".
 
         Raises ProXError where ``path`` is no model folder that has such a checkpoint, or has no such fold.
         """
@@ -67,12 +73,17 @@ class TrainedNNUNet:
     @classmethod
     def of(cls, model: ModelFolder, fold: str | Sequence[str] | None = None, dataset: Path | None = None) -> TrainedNNUNet:
         """As ``open``."""
-        folds = [fold] if isinstance(fold, str) else fold or model.folds
-        return cls(model, tuple(model.finished(one) for one in folds), dataset)
+        given = [fold] if isinstance(fold, str) else fold
+        return cls(model, model.chosen(given or model.folds), dataset, averaged=bool(given))
 
     @property
     def fold(self) -> str:
         return self.folds[0]
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The folds whose networks are used."""
+        return self.folds if self.averaged else self.folds[:1]
 
     @property
     def path(self) -> Path:
@@ -85,7 +96,7 @@ class TrainedNNUNet:
     @property
     def arguments(self) -> list[str]:
         # without --fold nnunet takes all folds, others the first that is finished
-        return ["--fold", self.fold.removeprefix("fold_"), *self.model.checkpoint_option]
+        return ["--fold", *(fold.removeprefix("fold_") for fold in self.used), *self.model.checkpoint_option]
 
     @property
     def size(self) -> Sequence[int]:
@@ -118,26 +129,32 @@ class TrainedNNUNet:
     def origins(self, *, every: bool = False) -> list[str]:
         if self.model.file == FINAL:
             return []
-        return [self.model.origin(self.model.checkpoint(fold)) for fold in self.folds[: None if every else 1]]
+        return [self.model.origin(self.model.checkpoint(fold)) for fold in (self.folds if every else self.used)]
 
     def member(self, which: str) -> tuple[str, Subnet]:
         name, subnet = self.model.member(which)
         return name, self.model.check(subnet, self.supernet, self.checkpoint)
 
     def network(self, which: str | Subnet) -> nn.Module:
-        return self.supernet.extract(named(self, which)[1])
+        subnet = named(self, which)[1]
+        networks = [self.supernet.extract(subnet)]
+        for fold in self.used[1:]:
+            networks.append(self.model.supernet_with(subnet, self.model.checkpoint(fold))[0].extract(subnet))
+        return networks[0] if len(networks) == 1 else MeanLogits(networks).eval()
 
     @refusing(UNUSABLE)
     def describe(self, which: str | Subnet, *, name: str = UNNAMED) -> Description:
         name, subnet = named(self, which, name)
-        epochs = self.model.epochs(self.checkpoint)
+        trained = f"{self.fold}, {self.model.epochs(self.checkpoint)}"
+        if len(self.used) > 1:
+            trained = f"the mean of {', '.join(self.used)}"
         return describe(
             member_plans(self.model, self.supernet, name, subnet),
             self.model.configuration_name,
             self.model.dataset,
             member=name,
             subnet=subnet.to_json(),
-            source=f"{self.checkpoint['trainer_name']}, {self.model.configuration_name}, {self.fold}, {epochs}",
+            source=f"{self.checkpoint['trainer_name']}, {self.model.configuration_name}, {trained}",
         )
 
     def check_all_trained(self) -> None:

@@ -20,13 +20,14 @@ from monai_prox.surface_dice import surface_dice_by_class
 from monai_prox.trained.family_file import FamilyFile, NamedMember
 
 FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript")  # what members are exported as
+EVERY = "fold_every"  # of nnU-Net's folds all that have a number; a fold "all" is another one
 UNNAMED = "member"  # the name of a subnet that has none
 Measured = Literal["dice", "accuracy", "surface Dice"]
 PLOT = "prox_progress.png"  # which a training draws
 
 
 class Trained(Protocol):
-    """A trained family. Of nnU-Net's folds, one is used for networks.
+    """A trained family. Of nnU-Net's folds, the first is used for networks, or the mean of those that were asked for.
 
     path: where it was found. measure: what its members' scores measure. size: of the input that costs are counted for, at full
     resolution. A member is given by its name in family.json, a JSON file with a subnet, or as a subnet of the family's space.
@@ -44,7 +45,7 @@ class Trained(Protocol):
 
     @property
     def arguments(self) -> list[str]:
-        """With which ``monai-prox export`` takes the same fold and dataset."""
+        """With which ``monai-prox export`` takes the same folds and dataset."""
 
     @property
     def supernet(self) -> SuperNet:
@@ -62,7 +63,7 @@ class Trained(Protocol):
         """In words, in what the scores of a search differ from those in family.json, which are of the same measure."""
 
     def family(self) -> FamilyFile:
-        """family.json, of the fold that is used."""
+        """family.json, of the first fold that is used."""
 
     def members(self) -> tuple[NamedMember, ...]:
         """Those that have names, their scores being the mean over all folds."""
@@ -76,13 +77,15 @@ class Trained(Protocol):
         """In words, what the scores of ``members`` are of."""
 
     def origins(self, *, every: bool = False) -> list[str]:
-        """In words, how far the training had come, unless its end is what it is. every: of every fold, not of the one used."""
+        """In words, how far the training had come, unless its end is what it is. every: of every fold, not of those used."""
 
     def member(self, which: str) -> tuple[str, Subnet]:
         """Name and subnet. Raises ProXError for an unknown name, and for what is no member."""
 
     def network(self, which: str | Subnet) -> nn.Module:
-        """The member as a stock network, in evaluation mode, its norms with statistics of their own."""
+        """The member as a stock network, in evaluation mode, its norms with statistics of their own. Of several folds, the mean
+        of their stock networks.
+        """
 
     def describe(self, which: str | Subnet, *, name: str = UNNAMED) -> Description | ScanDescription:
         """name: of a subnet. Raises ProXError for what the runtime cannot repeat."""

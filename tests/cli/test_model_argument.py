@@ -8,7 +8,7 @@ from helpers.in_process import prox
 from helpers.nnunet_task import CUT, FULLRES, TWO_MEMBERS, bare_model, bare_plans, write_held_out
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 
-from monai_prox.cli.model_argument import dataset_name, model_folder
+from monai_prox.cli.model_argument import dataset_name, folds_together, model_folder
 from monai_prox.errors import ProXError
 from monai_prox.files import write_json
 from monai_prox.latency import measure
@@ -54,8 +54,9 @@ def test_the_defaults_are_nnunets(dataset: str, bare: Path) -> None:
     assert model_folder(None, dataset, "2d", "Mine", "nnUNetResEncUNetMPlans") == other
 
 
-def test_export_takes_them_and_several_folds(model: ModelFolder, tmp_path: Path) -> None:
-    done = prox("export", "-d", 990, *named(model), "-f", "0,1", "--subnet", "smallest")
+@pytest.mark.parametrize("folds", [["0,1"], ["0", "1"], ["every"]], ids=" ".join)
+def test_export_takes_them_and_several_folds(folds: list[str], model: ModelFolder, tmp_path: Path) -> None:
+    done = prox("export", "-d", 990, *named(model), "-f", *folds, "--subnet", "smallest")
     assert done.code == 0, done.err
     folder = model.path.parent / f"nnUNetTrainer__{CUT}-prox-smallest__{FULLRES}"
     assert done.out.splitlines()[0] == str(folder)
@@ -97,9 +98,14 @@ def test_a_folder_and_a_dataset_or_neither_is_one_line(command: list[str], bare:
     assert prox(*command, "model", "-c", "2d", "-p", "x").error.startswith("-c, -p is for -d DATASET; the folder model names")
 
 
-def test_folds_as_nnunet_takes_them_are_answered_with_how_to(bare: Path) -> None:
-    error = prox("export", "-d", "990", "-f", "0", "1", "--subnet", "smallest").error
-    assert error.endswith("not both, got '1' and -d 990; several folds are given as -f 0,1")
+def test_folds_are_what_follows_their_option() -> None:
+    for given in (["model", "-f", "0", "1", "all", "-d", "4"], ["--fold", "0", "2,3", "model"], ["-f", "every", "--", "1"]):
+        together = folds_together(given)
+        assert " ".join(together).replace(",", " ") == " ".join(given).replace(",", " ")
+        option = next(index for index, word in enumerate(together) if word in ("-f", "--fold"))
+        assert together[option + 1] in ("0,1,all", "0,2,3", "every")
+    for given in (["0", "1"], ["-d", "4", "1"], ["-f", "model", "1"], ["-f"], ["-o", "0", "1", "-f", "0"]):
+        assert folds_together(given) == given
 
 
 @pytest.mark.parametrize(

@@ -610,25 +610,26 @@ def truncate(model: ModelFolder) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def leave_stock_weights(model: ModelFolder) -> None:
+def leave_other_weights(model: ModelFolder) -> None:
     file = model.path / "fold_0" / FINAL
     checkpoint = torch.load(file, weights_only=True)
     del checkpoint["prox"]
-    torch.save(checkpoint | {"trainer_name": "nnUNetTrainer"}, file)
+    checkpoint["network_weights"]["encoder.stages.0.0.convs.0.norm.running_mean"] = torch.zeros(4)
+    torch.save(checkpoint | {"trainer_name": "nnUNetTrainerBN"}, file)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (truncate, r"checkpoint_final\.pth is not a whole checkpoint"),
-        (leave_stock_weights, "was written by the trainer nnUNetTrainer, not by ProXTrainer; it holds no family"),
+        (leave_other_weights, "by nnUNetTrainerBN, does not hold the weights of this network: .*running_mean is"),
         (lambda model: (model.path / "fold_0" / FINAL).unlink(), r"no fold of .* has a checkpoint_final\.pth"),
         (lambda model: (model.path / "fold_0" / "family.json").write_text("{}"), "is not a family: it has no list of members"),
         (lambda model: (model.path / "plans.json").unlink(), r"is not a trained model folder: it has no plans\.json"),
         (lambda model: (model.path / "plans.json").write_text("{"), r"plans\.json is not valid JSON"),
         (lambda model: (model.path / "dataset.json").unlink(), r"there is no file .*dataset\.json"),
     ],
-    ids=["truncated", "stock", "unfinished", "empty family", "no plans", "broken plans", "no dataset"],
+    ids=["truncated", "another network", "unfinished", "empty family", "no plans", "broken plans", "no dataset"],
 )
 def test_a_damaged_model_folder_is_named(damage: Callable[[ModelFolder], Any], message: str, bare: Path) -> None:
     model = bare_model(bare_plans(prox=FEW))
@@ -639,10 +640,17 @@ def test_a_damaged_model_folder_is_named(damage: Callable[[ModelFolder], Any], m
     assert tree(bare) == before
 
 
-def test_a_renamed_model_folder_is_named(bare: Path) -> None:
+def test_a_renamed_model_folder_is_of_the_configuration_of_its_checkpoint(bare: Path) -> None:
+    """As nnU-Net has it."""
     model = bare_model(bare_plans(prox=FEW))
-    with pytest.raises(ProXError, match=f"must end in __CONFIGURATION, one of {FULLRES}; got renamed"):
-        ModelFolder.open(model.path.rename(model.path.with_name("renamed")))
+    renamed = ModelFolder.open(model.path.rename(model.path.with_name("renamed")))
+    assert renamed.configuration_name == FULLRES and len(renamed.family().members) == 2
+    file = renamed.path / "fold_0" / FINAL
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["init_args"]["configuration"] = "2d"
+    torch.save(checkpoint, file)
+    with pytest.raises(ProXError, match=f"the configuration '2d' is not one of its plans.json, {FULLRES}"):
+        ModelFolder.open(renamed.path)
 
 
 def test_the_trained_model_is_not_changed_by_an_export(bare: Path) -> None:

@@ -7,7 +7,9 @@ import onnx
 import onnxruntime
 import pytest
 from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file
+from helpers.refusals import refused
 
+from monai_prox.export import onnx_file
 from monai_prox.export.onnx_file import describe_again
 from monai_prox.runtime.model import Model
 
@@ -34,3 +36,10 @@ def test_files_are_of_the_version_of_their_operators(any_patch: bool, bare: Path
     again = onnx.load(file)
     assert again.ir_version == 8 and [(one.domain, one.version) for one in again.opset_import] == [("", 18)]
     assert Model(file).described == described
+
+
+def test_weights_that_no_file_holds_are_refused_before_the_export(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    monkeypatch.setattr(onnx_file, "MOST_BYTES", 80_000)
+    refused("an ONNX file holds 80,000; take fewer folds", device_file, model, "largest", bare / "largest.onnx")
+    assert not (bare / "largest.onnx").exists()

@@ -31,7 +31,9 @@ SOURCES = ("nnunet", "bundle", "classifier")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "fine_tune": ("--fine-tune",),
     "fold": ("--fold", "2"),
-    "folds": ("--fold", "0,2"),
+    "folds": ("--fold", "0", "2"),
+    "every fold": ("--fold", "every"),
+    "int8 of folds": ("--int8", "--fold", "0,2"),
     "fold all": ("--fold", "all"),
     "any_patch": ("--any-patch",),
     "int8": ("--int8",),
@@ -44,7 +46,9 @@ DEVICE = ("onnx", "openvino", "torchscript")
 TAKEN: dict[str, set[tuple[str, str]]] = {
     "fine_tune": {("nnunet", "nnunet")},
     "fold": set(product(FORMATS, ["nnunet"])),
-    "folds": {("nnunet", "nnunet")},
+    "folds": set(product(("nnunet", *DEVICE), ["nnunet"])),
+    "every fold": set(product(("nnunet", *DEVICE), ["nnunet"])),
+    "int8 of folds": set(),
     "fold all": set(product(FORMATS, ["nnunet"])),
     "any_patch": set(product(DEVICE, ["nnunet", "bundle"])),
     "int8": set(product(DEVICE[:2], SOURCES)),
@@ -96,6 +100,7 @@ def test_an_option_reaches_what_exports_or_is_refused(
         wanted: dict[str, Any] = {
             "fold": {"folds": ("fold_2",)},
             "folds": {"folds": ("fold_0", "fold_2")},
+            "every fold": {"folds": ("fold_every",)},
             "fold all": {"folds": ("fold_all",)},
             "dataset": {"dataset": Path("data")},
             "int8 and dataset": {"dataset": Path("data"), "int8": True},
@@ -110,14 +115,16 @@ def test_a_file_of_a_classifier_of_any_patch_is_refused_also_without_the_command
     refused(said, export_file, source, "largest", tmp_path / "a.onnx", "onnx", **options)
 
 
-def test_folds_are_numbers_or_all() -> None:
+def test_folds_are_numbers_or_words() -> None:
     for given in (["0,2"], ["0", "2"], ["0 2"], ["0, 2"], [" 0,2 ", "0"]):
         assert folds_of(given) == ("fold_0", "fold_2")
     assert folds_of(["all"]) == ("fold_all",) and folds_of(["07", "all"]) == ("fold_7", "fold_all") and folds_of([]) == ()
+    assert folds_of(["every"]) == ("fold_every",)
     for wrong in ("-1", "", "1.0", "fold_0", "ALL", "0-4", "../x"):
-        refused("--fold is one or more numbers such as 0 or 0,1,2, or all; got", folds_of, [wrong])
+        refused("--fold is one or more numbers such as 0 or 0,1,2, or all or every; got", folds_of, [wrong])
     assert one_fold((), "a search") is None and one_fold(("fold_all",), "a search") == "fold_all"
     refused("a search has the network of one fold; give one --fold, got 0, all", one_fold, ("fold_0", "fold_all"), "a search")
+    refused("a search has the network of one fold; give one --fold, got every", one_fold, ("fold_every",), "a search")
 
 
 @pytest.fixture

@@ -225,15 +225,25 @@ def make_trainer(
     return cls(plans=plans, configuration=configuration, fold=fold, dataset_json=deepcopy(dict(dataset)), device=CPU)
 
 
-def bare_model(plans: Mapping[str, Any], folds: Sequence[int] = (0,), dataset: Mapping[str, Any] = BARE_DATASET) -> ModelFolder:
-    """A model folder as a training leaves it, without a training: every fold has random weights of its own."""
+def bare_model(
+    plans: Mapping[str, Any],
+    folds: Sequence[int] = (0,),
+    dataset: Mapping[str, Any] = BARE_DATASET,
+    *,
+    cls: type = ProXTrainerTiny,
+) -> ModelFolder:
+    """A model folder as a training leaves it, without a training: every fold has random weights of its own.
+
+    cls: the trainer, which may be one of nnU-Net's own.
+    """
     for fold in folds:
-        trainer = make_trainer(plans, dataset, fold=fold)
+        trainer = make_trainer(plans, dataset, cls=cls, fold=fold)
         trainer.initialize()
         randomise_norms(trainer.network)
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         trainer.save_checkpoint(str(Path(trainer.output_folder, FINAL)))
-        write_family(trainer, {})
+        if issubclass(cls, ProXTrainer):
+            write_family(trainer, {})
     folder = Path(trainer.output_folder_base)
     (folder / "plans.json").write_text(json.dumps(trainer.plans_manager.plans))
     (folder / "dataset.json").write_text(json.dumps(trainer.dataset_json))

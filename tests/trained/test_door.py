@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.architectures import unet_architecture
 from helpers.hostile import write_bundle
 from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans
@@ -52,11 +55,41 @@ def test_a_member_is_given_by_its_name_or_as_a_subnet(host: str, folders: dict[s
 
 
 def test_folds_are_all_that_have_finished_or_those_asked_for(folders: dict[str, Path]) -> None:
-    for asked, folds in ((None, ("fold_0", "fold_2")), ("fold_2", ("fold_2",)), (("fold_2", "fold_0"), ("fold_2", "fold_0"))):
+    both = ("fold_0", "fold_2")
+    for asked, folds, used in (
+        (None, both, ["0"]),
+        ("fold_2", ("fold_2",), ["2"]),
+        (both[::-1], both[::-1], ["2", "0"]),
+        ("fold_every", both, ["0", "2"]),
+    ):
         source: Any = open_trained(folders["nnunet"], fold=asked)
         assert isinstance(source, TrainedNNUNet) and source.folds == folds and source.fold == folds[0]
-        assert source.arguments == ["--fold", folds[0].removeprefix("fold_")]
+        assert source.arguments == ["--fold", *used]
     refused("has no finished fold_1; finished are fold_0, fold_2", open_trained, folders["nnunet"], fold=("fold_0", "fold_1"))
+
+
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+def test_the_logits_of_several_folds_are_averaged(which: str, folders: dict[str, Path]) -> None:
+    """Before softmax or sigmoid, as nnU-Net does. A fold that trains on all cases is not one of every."""
+    shutil.copytree(folders["nnunet"] / "fold_2", folders["nnunet"] / "fold_all")
+    alone = [open_trained(folders["nnunet"], fold=fold) for fold in ("fold_0", "fold_2")]
+    x = torch.randn(2, 1, *alone[0].describe(which).patch)
+    for asked, said in (
+        (["fold_0", "fold_2"], "fold_0, fold_2"),
+        (["fold_every"], "fold_0, fold_2"),
+        (["fold_2", "fold_every"], "fold_2, fold_0"),
+    ):
+        source = open_trained(folders["nnunet"], fold=asked)
+        network = source.network(which)
+        with torch.inference_mode():
+            expected = torch.stack([one.network(which)(x) for one in alone]).mean(0)
+            torch.testing.assert_close(network(x), expected)
+        assert not network.training
+        assert source.describe(which).source.endswith(f"the mean of {said}")
+        assert replace(source.describe(which), source="") == replace(alone[0].describe(which), source="")
+    for fold in ("fold_0", "fold_2"):
+        shutil.rmtree(folders["nnunet"] / fold)
+    refused("has no finished fold with a number; finished are fold_all", open_trained, folders["nnunet"], fold="fold_every")
 
 
 def test_a_checkpoint_says_how_far_each_fold_had_come(folders: dict[str, Path]) -> None:
