@@ -84,7 +84,7 @@ class Description:
     cropped: whether to what is not 0. normalised_first: before resampling, as nnU-Net does, or after it.
     reader: of the images in training, nnU-Net's, which have a file per channel, or MONAI's, with channels as a fourth axis;
     file_ending: of theirs. orientation: axis codes that MONAI's turns images to, None for images as stored; nnU-Net's have
-    their own way.
+    their own way. mirroring: axes of the patch along which nnU-Net mirrors in prediction; None where the file does not tell.
     """
 
     kind: ClassVar[str] = "segmentation"
@@ -107,6 +107,7 @@ class Description:
     reader: str
     file_ending: str
     orientation: str | None = None
+    mirroring: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.reader not in READERS:
@@ -127,6 +128,10 @@ class Description:
             raise ProXError(f"the spacing is {self.spacing!s:.80}; allowed are {axes} positive numbers, in mm")
         if sorted(self.transpose) != [0, 1, 2]:
             raise ProXError(f"the axes are in the order {self.transpose!s:.80}; allowed is any order of 0, 1 and 2")
+        if self.mirroring and (len(set(self.mirroring)) < len(self.mirroring) or not set(self.mirroring) <= set(range(axes))):
+            raise ProXError(
+                f"mirroring is along the axes {self.mirroring!s:.80}; allowed are some of the patch's {axes}, from 0 on"
+            )
         if len(self.normalisation) != len(self.channels):
             raise ProXError(f"there are {len(self.normalisation)} normalisations, for {len(self.channels)} channels")
         if self.regions is not None and (len(self.regions) != self.outputs or not all(0 <= v <= 65535 for v in self.regions)):

@@ -146,6 +146,7 @@ class TrainedNNUNet:
     def describe(self, which: str | Subnet, *, name: str = UNNAMED) -> Description:
         name, subnet = named(self, which, name)
         trained = f"{self.fold}, {self.model.epochs(self.checkpoint)}"
+        mirroring = self.checkpoint["inference_allowed_mirroring_axes"]  # of several folds nnU-Net takes the first one's
         if len(self.used) > 1:
             trained = f"the mean of {', '.join(self.used)}"
         return describe(
@@ -155,6 +156,7 @@ class TrainedNNUNet:
             member=name,
             subnet=subnet.to_json(),
             source=f"{self.checkpoint['trainer_name']}, {self.model.configuration_name}, {trained}",
+            mirroring=tuple(mirroring or ()),
         )
 
     def check_all_trained(self) -> None:
@@ -201,6 +203,7 @@ def describe(
     member: str,
     subnet: Mapping[str, Any],
     source: str,
+    mirroring: tuple[int, ...] | None = None,
 ) -> Description:
     """What prediction needs of nnU-Net's plans and dataset.json. Raises ProXError for what the runtime cannot repeat."""
     configuration = plans["configurations"][configuration_name]
@@ -226,6 +229,7 @@ def describe(
         logits=_resampling(configuration, "probabilities", range(2)),
         reader=plans["image_reader_writer"],
         file_ending=dataset["file_ending"],
+        mirroring=mirroring,
     )
 
 
