@@ -29,6 +29,9 @@ def predict(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirror images, along the axes that the training allows: slower.")
     ] = False,
+    postprocessing: Annotated[
+        bool, typer.Option(help="Keep largest components only, where nnU-Net's cross-validation has found that this helps.")
+    ] = True,
     overwrite: Annotated[bool, typer.Option(help="Predict cases again that OUTPUT has already.")] = True,
 ) -> None:
     """Segment or classify images with an exported model, without torch. Exit code 1 if one failed; the others are done."""
@@ -36,7 +39,7 @@ def predict(
     from monai_prox.runtime.model import Model
     from monai_prox.runtime.options import Options
 
-    options = Options(step=step_size, mirror=mirror)
+    options = Options(step=step_size, mirror=mirror, postprocess=postprocessing)
     opened = Model(model, threads=threads)
     description = opened.description
     options.check(description)

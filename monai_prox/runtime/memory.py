@@ -115,7 +115,9 @@ def _to_predict(grid: Grid, description: Description, options: Options) -> int:
         tile += FLOAT * patch * (len(description.channels) + description.outputs)
     values = description.regions or (description.outputs - 1,)
     labels = prod(grid.whole) * (1 if max(values) < 255 else 2) + MIXED * min(BAND, prod(grid.cropped[1:]))
-    return prepared + logits + max(tile, padded, labels)
+    # Of what is kept of labels: their mask, and the number of each voxel's component
+    kept = labels + 5 * prod(grid.whole) if options.postprocess and description.postprocessing else 0
+    return prepared + max(logits + max(tile, padded, labels), kept)
 
 
 def _in_words(count: int) -> str:

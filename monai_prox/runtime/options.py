@@ -14,11 +14,13 @@ SMALLEST_STEP = 0.01  # of patches that people use, about a voxel
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """step: how far apart tiles are at most, as a part of the patch. mirror: whether tiles are also predicted mirrored along
-    the axes that the training allows, and averaged.
+    the axes that the training allows, and averaged. postprocess: whether only the largest component of
+    some labels is kept, where the file says so.
     """
 
     step: float = STEP
     mirror: bool = False
+    postprocess: bool = True
 
     def __post_init__(self) -> None:
         if not SMALLEST_STEP <= self.step <= 1:
@@ -37,4 +39,4 @@ class Options:
 
 
 PLAIN = Options()
-OPTIONS = {"step": "--step-size", "mirror": "--mirror"}  # as commands name them
+OPTIONS = {"step": "--step-size", "mirror": "--mirror", "postprocess": "--no-postprocessing"}  # as commands name them

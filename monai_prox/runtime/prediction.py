@@ -20,6 +20,7 @@ from monai_prox.runtime.labels import labels
 from monai_prox.runtime.mirroring import mirrored
 from monai_prox.runtime.model import Network
 from monai_prox.runtime.options import PLAIN, Options
+from monai_prox.runtime.postprocessing import keep_largest
 from monai_prox.runtime.preprocessing import preprocess
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window
@@ -46,7 +47,11 @@ def label(
     if options.mirror:
         network = mirrored(network, description.mirroring or ())
     logits = sliding_window(prepared, description.patch, description.outputs, network, step=options.step, done=done)
-    return labels(logits, grid, description)
+    result = labels(logits, grid, description)
+    del logits
+    if options.postprocess:
+        keep_largest(result, description.postprocessing)
+    return result
 
 
 def predict(

@@ -26,6 +26,7 @@ from monai_prox.trained.nnunet_files import listed_files
 from monai_prox.trained.nnunet_folder import FINAL, UNUSABLE, ModelFolder
 from monai_prox.trained.nnunet_member import member_plans
 from monai_prox.trained.nnunet_plans import intensities_of, surface_tolerance_of
+from monai_prox.trained.nnunet_postprocessing import postprocessing_of
 from monai_prox.trained.source import FILES, FOLDERS, UNNAMED, Measured, check_metric, named, plot_of, surface_measure
 
 REPEATED = {  # what of a plan the runtime does, too
@@ -157,7 +158,12 @@ class TrainedNNUNet:
             subnet=subnet.to_json(),
             source=f"{self.checkpoint['trainer_name']}, {self.model.configuration_name}, {trained}",
             mirroring=tuple(mirroring or ()),
+            postprocessing=self._postprocessing,
         )
+
+    @cached_property
+    def _postprocessing(self) -> tuple[tuple[int, ...], ...]:
+        return postprocessing_of(self.path, self.used)
 
     def check_all_trained(self) -> None:
         opened = self.model.opened(self.checkpoint, self.supernet.family)
@@ -204,6 +210,7 @@ def describe(
     subnet: Mapping[str, Any],
     source: str,
     mirroring: tuple[int, ...] | None = None,
+    postprocessing: tuple[tuple[int, ...], ...] = (),
 ) -> Description:
     """What prediction needs of nnU-Net's plans and dataset.json. Raises ProXError for what the runtime cannot repeat."""
     configuration = plans["configurations"][configuration_name]
@@ -230,6 +237,7 @@ def describe(
         reader=plans["image_reader_writer"],
         file_ending=dataset["file_ending"],
         mirroring=mirroring,
+        postprocessing=postprocessing,
     )
 
 

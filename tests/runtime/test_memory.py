@@ -52,6 +52,7 @@ CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
         {"channels": tuple("abcd"), "normalisation": (MASKED,) * 4, "regions": (1, 2, 300), "outputs": 3},
     ),
     "z-score": ((90, 120, 100), {"normalisation": (replace(MASKED, masked=False),), "outputs": 2, "spacing": (3.0, 3.0, 3.0)}),
+    "postprocessed": ((90, 120, 110), {"postprocessing": ((1,),), "outputs": 2, "spacing": (3.0, 3.0, 3.0)}),
     "mirrored": ((64, 64, 64), {"patch": (64, 80, 64), "mirroring": (0, 1)}),
     "slices": ((30, 150, 150), {"patch": (64, 64), "spacing": (1.5, 1.5)}),
 }

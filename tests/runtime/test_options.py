@@ -14,12 +14,17 @@ from helpers.made_once import made_once
 from helpers.nnunet_task import SHALLOW, bare_folders, bare_model, bare_plans
 from helpers.refusals import refused
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.postprocessing.remove_connected_components import (
+    apply_postprocessing,
+    remove_all_but_largest_component_from_segmentation,
+)
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from monai_prox.runtime.description import KEY
 from monai_prox.runtime.options import Options
 
 IMAGE = "images/case_0000.nii.gz"
+KEPT = [[1, 2], 2]
 
 
 def fill(folder: Path) -> None:
@@ -28,6 +33,10 @@ def fill(folder: Path) -> None:
         bare_folders(folder, patch)
         model = bare_model(bare_plans(spacing=(1.0, 1.1, 0.9), **SHALLOW), cls=nnUNetTrainer)
         model.path.rename(folder / "model")
+    (folder / "model" / "crossval_results_folds_0").mkdir()
+    named = "remove_all_but_largest_component_from_segmentation"
+    found = {"postprocessing_fns": [named] * 2, "postprocessing_kwargs": [{"labels_or_regions": of} for of in KEPT]}
+    (folder / "model" / "crossval_results_folds_0" / "postprocessing.json").write_text(json.dumps(found))
     voxels = np.random.default_rng(0).normal(480, 130, (20, 40, 30)).astype(np.float32)
     voxels[:, :3] = 0
     image = sitk.DiscreteGaussian(sitk.GetImageFromArray(voxels), 2.0)
@@ -67,12 +76,23 @@ def described_anew(stock: Path, output: Path, **entries: object) -> Path:
 
 
 def test_steps_and_mirroring_are_nnunets(stock: Path, tmp_path: Path) -> None:
-    plain = predict(stock, tmp_path)
-    found = predict(stock, tmp_path, "--step-size", 0.8, "--mirror")
+    plain = predict(stock, tmp_path, "--no-postprocessing")
+    found = predict(stock, tmp_path, "--no-postprocessing", "--step-size", 0.8, "--mirror")
     predictor = nnunets(stock, tile_step_size=0.8, use_mirroring=True)
     assert predictor.allowed_mirroring_axes == (0, 1, 2)
     (wanted,) = predictor.predict_from_files_sequential([[str(stock / IMAGE)]], None)
     assert np.mean(found == wanted) > 0.995 and np.mean(found == plain) < 0.96
+
+
+def test_postprocessing_is_nnunets(stock: Path, tmp_path: Path) -> None:
+    plain, found = predict(stock, tmp_path, "--no-postprocessing"), predict(stock, tmp_path)
+    functions = [remove_all_but_largest_component_from_segmentation] * len(KEPT)
+    wanted = apply_postprocessing(plain, functions, [{"labels_or_regions": of} for of in KEPT])
+    np.testing.assert_array_equal(found, wanted)
+    assert (found != plain).any()
+    for steps in ([[]], [[0]], [[70_000]], [1]):
+        wrong = described_anew(stock, tmp_path / "wrong.onnx", postprocessing=steps)
+        assert "postprocessing" in prox("predict", wrong, "-i", stock / "images", "-o", tmp_path).error
 
 
 def test_what_a_network_cannot_do_is_refused(stock: Path, tmp_path: Path) -> None:

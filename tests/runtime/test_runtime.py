@@ -531,7 +531,7 @@ def test_other_files_are_refused(model: ModelFolder, tmp_path: Path) -> None:
     written = onnx.load(device_file(model, "smallest", path, overwrite=True))
     described = json.loads(written.metadata_props[0].value)
     for change, words in [
-        ({"format": 99}, "has format and kind (99, 'segmentation'); this version reads the formats 1, 2, segmentation and"),
+        ({"format": 99}, "has format and kind (99, 'segmentation'); this version reads the formats 1, 2, 3, segmentation and"),
         ({"patch": None}, "is malformed"),
         ({"normalisation": [{"scheme": "Mystery"}]}, "the normalisation 'Mystery' is not known"),
     ]:
