@@ -32,6 +32,9 @@ def predict(
     postprocessing: Annotated[
         bool, typer.Option(help="Keep largest components only, where nnU-Net's cross-validation has found that this helps.")
     ] = True,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Also write case.npz and case.pkl, for nnUNetv2_ensemble.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Predict cases again that OUTPUT has already.")] = True,
 ) -> None:
     """Segment or classify images with an exported model, without torch. Exit code 1 if one failed; the others are done."""
@@ -39,7 +42,7 @@ def predict(
     from monai_prox.runtime.model import Model
     from monai_prox.runtime.options import Options
 
-    options = Options(step=step_size, mirror=mirror, postprocess=postprocessing)
+    options = Options(step=step_size, mirror=mirror, postprocess=postprocessing, probabilities=save_probabilities)
     opened = Model(model, threads=threads)
     description = opened.description
     options.check(description)

@@ -31,6 +31,7 @@ MOST_PIXELS = 4096  # of a scan, per axis
 MOST_LABEL, MOST_STEPS = 65535, 1_000  # of labels' values; of postprocessing
 SMALLEST, LARGEST = 1e-9, 1e9  # mm; nnU-Net gives pictures a third axis of 999
 READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "LoadImage")
+ALL_CHANNELS = READERS[-1]  # MONAI's, for which all channels of a case are one file
 PICTURE_ENDINGS = (".png", ".tif")
 ORIENTATIONS = frozenset(map("".join, chain.from_iterable(permutations(axes) for axes in product("LR", "PA", "IS"))))
 

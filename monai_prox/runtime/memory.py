@@ -10,7 +10,7 @@ from pathlib import Path
 from monai_prox.errors import ProXError
 from monai_prox.runtime.description import Description, Normalisation
 from monai_prox.runtime.grid import Grid
-from monai_prox.runtime.labels import BAND
+from monai_prox.runtime.labels import BAND, SLAB
 from monai_prox.runtime.options import PLAIN, Options
 from monai_prox.runtime.resampling import BLOCK
 
@@ -117,6 +117,9 @@ def _to_predict(grid: Grid, description: Description, options: Options) -> int:
     labels = prod(grid.whole) * (1 if max(values) < 255 else 2) + MIXED * min(BAND, prod(grid.cropped[1:]))
     # Of what is kept of labels: their mask, and the number of each voxel's component
     kept = labels + 5 * prod(grid.whole) if options.postprocess and description.postprocessing else 0
+    if options.probabilities:
+        slab = FLOAT * description.outputs * prod(grid.cropped[1:]) * SLAB
+        labels = max(labels, FLOAT * description.outputs * prod(grid.whole) + 3 * slab)
     return prepared + max(logits + max(tile, padded, labels), kept)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.description import Description, ScanDescription
+from monai_prox.runtime.description import ALL_CHANNELS, Description, ScanDescription
 
 STEP = 0.5  # of the patch, at most
 SMALLEST_STEP = 0.01  # of patches that people use, about a voxel
@@ -15,12 +15,13 @@ SMALLEST_STEP = 0.01  # of patches that people use, about a voxel
 class Options:
     """step: how far apart tiles are at most, as a part of the patch. mirror: whether tiles are also predicted mirrored along
     the axes that the training allows, and averaged. postprocess: whether only the largest component of
-    some labels is kept, where the file says so.
+    some labels is kept, where the file says so. probabilities: whether they are saved, too, for nnU-Net's ensembling.
     """
 
     step: float = STEP
     mirror: bool = False
     postprocess: bool = True
+    probabilities: bool = False
 
     def __post_init__(self) -> None:
         if not SMALLEST_STEP <= self.step <= 1:
@@ -31,7 +32,10 @@ class Options:
         if isinstance(description, ScanDescription):
             if asked := [OPTIONS[of.name] for of in fields(self) if getattr(self, of.name) != of.default]:
                 raise ProXError(f"{', '.join(asked)}: these are for networks that segment; leave them out, for this classifies")
-        elif self.mirror and not description.mirroring:
+            return
+        if self.probabilities and description.reader == ALL_CHANNELS:
+            raise ProXError("--save-probabilities is for networks of nnU-Net's, whose ensembles need them, not for a bundle's")
+        if self.mirror and not description.mirroring:
             why = "was trained to be mirrored along no axis"
             if description.mirroring is None:
                 why = "has no axes to mirror along in its file: it is a bundle's, or an earlier version has exported it"
@@ -39,4 +43,9 @@ class Options:
 
 
 PLAIN = Options()
-OPTIONS = {"step": "--step-size", "mirror": "--mirror", "postprocess": "--no-postprocessing"}  # as commands name them
+OPTIONS = {
+    "step": "--step-size",
+    "mirror": "--mirror",
+    "postprocess": "--no-postprocessing",
+    "probabilities": "--save-probabilities",
+}  # as commands name them

@@ -22,6 +22,7 @@ from monai_prox.runtime.model import Network
 from monai_prox.runtime.options import PLAIN, Options
 from monai_prox.runtime.postprocessing import keep_largest
 from monai_prox.runtime.preprocessing import preprocess
+from monai_prox.runtime.probabilities import ENDINGS, probabilities, save_for_ensembling, save_probabilities
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window
 
@@ -42,11 +43,18 @@ def label(
     options: Options = PLAIN,
     *,
     done: Callable[[int], object] | None = None,
+    keep: Callable[[Array], object] | None = None,
 ) -> NDArray[np.integer]:
-    """What ``prepare`` gives -> labels, (z, y, x) of the image. done: called with the number of tiles at every one."""
+    """What ``prepare`` gives -> labels, (z, y, x) of the image.
+
+    done: called with the number of tiles at every one. keep: called with the probabilities, see there, if the options ask for
+    them.
+    """
     if options.mirror:
         network = mirrored(network, description.mirroring or ())
     logits = sliding_window(prepared, description.patch, description.outputs, network, step=options.step, done=done)
+    if options.probabilities and keep is not None:
+        keep(probabilities(logits, grid, description))
     result = labels(logits, grid, description)
     del logits
     if options.postprocess:
@@ -75,17 +83,28 @@ def predict(
     if mixed := {path.resolve() for path in paths} & {file.resolve() for case in cases for file in case.files}:
         raise ProXError(f"the segmentation would replace the image {min(mixed)}; give another output folder")
     make_folder(output)
+    if options.probabilities:
+        save_for_ensembling(description, output)
     for case, path in zip(cases, paths, strict=True):
-        if path.exists() and not overwrite:
+        further = [output / f"{case.name}{ending}" for ending in ENDINGS if options.probabilities]
+        if not overwrite and all(file.exists() for file in (path, *further)):
             yield case, None
             continue
         try:
             image = read_case(case, description)
             if not image.voxels.any():
                 warnings.warn(f"{case.files[0]} is 0 everywhere; nothing can be seen in it", stacklevel=2)
-            (prepared, grid), save = prepare(image, description, options), image.save
+            (prepared, grid), save, properties = prepare(image, description, options), image.save, image.properties
             del image  # its voxels may be the largest thing in memory
-            segmented = label(prepared, grid, description, network, options, done=partial(done, case.name) if done else None)
+            segmented = label(
+                prepared,
+                grid,
+                description,
+                network,
+                options,
+                done=partial(done, case.name) if done else None,
+                keep=partial(save_probabilities, properties=properties, stem=output / case.name),
+            )
             with replacing(path) as temporary:
                 save(segmented, temporary)
                 _move_beside(temporary, path)

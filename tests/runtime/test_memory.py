@@ -39,7 +39,7 @@ DESCRIPTION = Description(
     reader="SimpleITKIO",
     file_ending=".nii.gz",
 )
-ASKED = {"mirrored": Options(mirror=True)}
+ASKED = {"mirrored": Options(mirror=True), "probabilities": Options(probabilities=True)}
 CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "CT": ((80, 128, 128), {}),
     "many classes": ((50, 90, 90), {"outputs": 60}),
@@ -53,6 +53,7 @@ CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     ),
     "z-score": ((90, 120, 100), {"normalisation": (replace(MASKED, masked=False),), "outputs": 2, "spacing": (3.0, 3.0, 3.0)}),
     "postprocessed": ((90, 120, 110), {"postprocessing": ((1,),), "outputs": 2, "spacing": (3.0, 3.0, 3.0)}),
+    "probabilities": ((60, 90, 80), {"outputs": 6}),
     "mirrored": ((64, 64, 64), {"patch": (64, 80, 64), "mirroring": (0, 1)}),
     "slices": ((30, 150, 150), {"patch": (64, 64), "spacing": (1.5, 1.5)}),
 }
@@ -79,7 +80,7 @@ def test_the_estimate_is_what_a_case_takes(name: str) -> None:
         del voxels
         prepared, grid = prepare(image, description, options)
         del image
-        label(prepared, grid, description, network, options)
+        label(prepared, grid, description, network, options, keep=lambda _: None)
         return needed_for(grid, description, options), size
 
     once()  # matrices are kept

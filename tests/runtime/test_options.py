@@ -1,30 +1,42 @@
 """What users of nnU-Net ask of a prediction, against nnU-Net itself: a stock model without a training, and one image."""
 
 import json
+import multiprocessing
+from dataclasses import replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from helpers.descriptions import DESCRIBED, SCANS
 from helpers.in_process import prox
 from helpers.made_once import made_once
-from helpers.nnunet_task import SHALLOW, bare_folders, bare_model, bare_plans
+from helpers.nnunet_task import BARE_DATASET, SHALLOW, bare_folders, bare_model, bare_plans
 from helpers.refusals import refused
+from nnunetv2.ensembling.ensemble import ensemble_folders
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.postprocessing.remove_connected_components import (
     apply_postprocessing,
     remove_all_but_largest_component_from_segmentation,
 )
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from monai_prox.runtime.description import KEY
+from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.options import Options
+from monai_prox.runtime.probabilities import probabilities
+from monai_prox.trained.nnunet_source import describe
 
 IMAGE = "images/case_0000.nii.gz"
 KEPT = [[1, 2], 2]
+THREADS = SimpleNamespace(Pool=ThreadPool)  # in the place of processes, which take seconds to start
 
 
 def fill(folder: Path) -> None:
@@ -38,8 +50,9 @@ def fill(folder: Path) -> None:
     found = {"postprocessing_fns": [named] * 2, "postprocessing_kwargs": [{"labels_or_regions": of} for of in KEPT]}
     (folder / "model" / "crossval_results_folds_0" / "postprocessing.json").write_text(json.dumps(found))
     voxels = np.random.default_rng(0).normal(480, 130, (20, 40, 30)).astype(np.float32)
+    voxels = sitk.GetArrayFromImage(sitk.DiscreteGaussian(sitk.GetImageFromArray(voxels), 2.0))
     voxels[:, :3] = 0
-    image = sitk.DiscreteGaussian(sitk.GetImageFromArray(voxels), 2.0)
+    image = sitk.GetImageFromArray(voxels)
     image.SetDirection((0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
     (folder / IMAGE).parent.mkdir()
     sitk.WriteImage(image, folder / IMAGE)
@@ -95,6 +108,75 @@ def test_postprocessing_is_nnunets(stock: Path, tmp_path: Path) -> None:
         assert "postprocessing" in prox("predict", wrong, "-i", stock / "images", "-o", tmp_path).error
 
 
+def test_probabilities_are_nnunets(stock: Path, tmp_path: Path) -> None:
+    """And its ensemble of both is what its own alone are: the first folder says how to write, whichever it is."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    found = predict(stock, ours, "--no-postprocessing", "--save-probabilities")
+    predictor = nnunets(stock, use_mirroring=False)
+    theirs.mkdir()
+    predictor.predict_from_files_sequential([[str(stock / IMAGE)]], [str(theirs / "case")], save_probabilities=True)
+    with np.load(ours / "case.npz") as mine, np.load(theirs / "case.npz") as wanted:
+        assert list(mine) == list(wanted) == ["probabilities"]
+        values, known = mine["probabilities"], wanted["probabilities"]
+    assert values.dtype == known.dtype and values.shape == known.shape
+    difference = np.abs(values - known)
+    # nnU-Net sums in halves, and at the border weighs by the smallest of them
+    assert np.mean(difference < 0.01) > 0.99 and difference[:, 5:-5, 5:-5, 5:-5].max() < 0.005
+    np.testing.assert_array_equal(values[:, :, 0], known[:, :, 0])  # what was cropped away
+    np.testing.assert_array_equal(values.argmax(0), found)
+    properties, of_theirs = load_pickle(str(ours / "case.pkl")), load_pickle(str(theirs / "case.pkl"))
+    assert properties == {name: of_theirs[name] for name in ("sitk_stuff", "spacing")}
+    for index, folders in enumerate(([ours, theirs], [theirs, ours])):
+        merged = tmp_path / str(index)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(multiprocessing, "get_context", lambda method=None: THREADS)
+            ensemble_folders(list(map(str, folders)), str(merged), num_processes=1)
+        image = sitk.ReadImage(merged / "case.nii.gz")
+        assert image.GetDirection() == sitk.ReadImage(stock / IMAGE).GetDirection()
+        assert np.mean(sitk.GetArrayFromImage(image) == found) > 0.995
+
+
+def test_with_probabilities_a_case_is_done_when_all_files_are_there(stock: Path, tmp_path: Path) -> None:
+    predict(stock, tmp_path)
+    before = (tmp_path / "case.nii.gz").stat().st_mtime_ns
+    predict(stock, tmp_path, "--no-overwrite")
+    assert (tmp_path / "case.nii.gz").stat().st_mtime_ns == before
+    predict(stock, tmp_path, "--no-overwrite", "--save-probabilities")
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    names = ["case.nii.gz", "case.npz", "case.pkl", "dataset.json", "plans.json"]
+    assert sorted(path.name for path in files) == names and files[tmp_path / "case.nii.gz"] > before
+    predict(stock, tmp_path, "--no-overwrite", "--save-probabilities")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("regions", [None, (1, 2)])
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1)])
+def test_probabilities_are_those_of_the_image(regions: tuple[int, ...] | None, transpose: tuple[int, ...]) -> None:
+    """By nnU-Net's own way from logits to them."""
+    changes = {"transpose_forward": list(transpose), "transpose_backward": [int(axis) for axis in np.argsort(transpose)]}
+    plans = bare_plans(spacing=(3.0, 0.7, 0.6)) | changes
+    dataset = BARE_DATASET
+    if regions:
+        dataset = dataset | {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": list(regions)}
+    description = describe(plans, "3d_fullres", dataset, member="largest", subnet={}, source="a test")
+    spacing, whole, box = (1.3, 0.9, 4.5), (20, 24, 9), (slice(2, 18), slice(0, 24), slice(1, 9))
+    logits = np.random.default_rng(0).normal(0, 8, (description.outputs, 9, 20, 13)).astype(np.float16)
+    manager = PlansManager(plans)
+    labels = manager.get_label_manager(dataset)
+    properties = {
+        "spacing": [spacing[axis] for axis in np.argsort(transpose)],
+        "shape_before_cropping": whole,
+        "bbox_used_for_cropping": [[part.start, part.stop] for part in box],
+        "shape_after_cropping_and_before_resampling": [part.stop - part.start for part in box],
+    }
+    _, wanted = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits, manager, manager.get_configuration("3d_fullres"), labels, properties, return_probabilities=True
+    )
+    found = probabilities(logits, Grid(whole, box, logits.shape[1:], spacing, description.spacing), description)
+    assert found.dtype == wanted.dtype and found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, atol=0.01)
+
+
 def test_what_a_network_cannot_do_is_refused(stock: Path, tmp_path: Path) -> None:
     words = "-i", stock / "images", "-o", tmp_path / "out"
     older = described_anew(stock, tmp_path / "older.onnx", mirroring=None)
@@ -112,5 +194,7 @@ def test_what_a_network_cannot_do_is_refused(stock: Path, tmp_path: Path) -> Non
     for step in ("0", "1.5", "-1", "nan"):
         assert "--step-size is a part of the patch, 0.01 to 1, got" in prox("predict", older, *words, "--step-size", step).error
     refused("--step-size, --mirror: these are for networks that segment", Options(step=1, mirror=True).check, SCANS)
+    bundles = replace(DESCRIBED, reader="LoadImage")
+    refused("--save-probabilities is for networks of nnU-Net's", Options(probabilities=True).check, bundles)
     Options().check(SCANS)
     Options(step=1).check(DESCRIBED)

@@ -3,14 +3,15 @@
 import json
 import multiprocessing
 from collections.abc import Callable
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
-from helpers.commands import APART
 from helpers.nnunet_task import BARE_DATASET, bare_plans
 from helpers.refusals import refused
 from nnunetv2.postprocessing.remove_connected_components import apply_postprocessing, determine_postprocessing
@@ -19,6 +20,7 @@ from scipy import ndimage
 from monai_prox.runtime.postprocessing import keep_largest
 from monai_prox.trained.nnunet_postprocessing import postprocessing_of
 
+THREADS = SimpleNamespace(Pool=ThreadPool)  # in the place of processes, which take seconds to start
 CROSSVAL = "crossval_results_folds_0_1"
 REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
 
@@ -31,7 +33,7 @@ def blobs(seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("dataset", [{}, REGIONS], ids=["classes", "regions"])
 def test_it_is_what_nnunet_has_found(dataset: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: APART)  # where pools start in no time
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: THREADS)
     for seed in (0, 1):
         predicted = blobs(seed)
         truth = predicted.copy()
