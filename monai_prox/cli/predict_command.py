@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from monai_prox.cli.completion import PROVIDERS, one_of
 from monai_prox.cli.terminal import bars, say
 from monai_prox.errors import printable
 
@@ -22,6 +23,13 @@ def predict(
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder for case.nii.gz, or for predictions.csv.")],
     threads: Annotated[
         int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            help="What ONNX Runtime runs an .onnx file on: cpu, cuda, tensorrt, coreml, dml or openvino. By default it is cpu.",
+            autocompletion=one_of(PROVIDERS),
+        ),
     ] = None,
     step_size: Annotated[
         float, typer.Option(help="How far apart the tiles are at most, as a part of the patch: 1 is fastest.")
@@ -43,7 +51,7 @@ def predict(
     from monai_prox.runtime.options import Options
 
     options = Options(step=step_size, mirror=mirror, postprocess=postprocessing, probabilities=save_probabilities)
-    opened = Model(model, threads=threads)
+    opened = Model(model, threads=threads, provider=provider)
     description = opened.description
     options.check(description)
     kind = KINDS[description.kind]

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
@@ -30,8 +31,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from monai_prox.runtime.description import KEY
 from monai_prox.runtime.grid import Grid
+from monai_prox.runtime.model import Model
 from monai_prox.runtime.options import Options
 from monai_prox.runtime.probabilities import probabilities
+from monai_prox.runtime.providers import PROVIDERS
 from monai_prox.trained.nnunet_source import describe
 
 IMAGE = "images/case_0000.nii.gz"
@@ -175,6 +178,31 @@ def test_probabilities_are_those_of_the_image(regions: tuple[int, ...] | None, t
     found = probabilities(logits, Grid(whole, box, logits.shape[1:], spacing, description.spacing), description)
     assert found.dtype == wanted.dtype and found.shape == wanted.shape
     np.testing.assert_allclose(found, wanted, atol=0.01)
+
+
+def test_providers_are_onnx_runtimes(stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.testing.assert_array_equal(predict(stock, tmp_path, "--provider", "cpu"), predict(stock, tmp_path))
+    for provider in PROVIDERS.values():
+        assert set(provider.names) <= set(onnxruntime.get_all_providers())
+    words = "-i", stock / "images", "-o", tmp_path / "out"
+    said = "the installed ONNX Runtime has no CUDAExecutionProvider, which is in the package onnxruntime-gpu, "
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    error = prox("predict", stock / "model.onnx", *words, "--provider", "cuda").error
+    assert error.startswith(said) and error.endswith("available here: --provider cpu")
+    known = "--provider is one of cpu, cuda, tensorrt, coreml, dml, openvino, got 'gpu'"
+    assert prox("predict", stock / "model.onnx", *words, "--provider", "gpu").error == known
+    (tmp_path / "model.xml").touch()
+    error = prox("predict", tmp_path / "model.xml", *words, "--provider", "cpu").error
+    assert error == f"--provider says what runs an .onnx file, and {tmp_path / 'model.xml'} is none; leave it out"
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_does_not_start_is_named(stock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime would go on without it, on the processor."""
+    everything = ["DmlExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: everything)
+    said = "DmlExecutionProvider did not start, and ONNX Runtime would go on with CPUExecutionProvider"
+    refused(said, Model, stock / "model.onnx", provider="dml")
 
 
 def test_what_a_network_cannot_do_is_refused(stock: Path, tmp_path: Path) -> None:
