@@ -88,6 +88,7 @@ class Description:
     file_ending: of theirs. orientation: axis codes that MONAI's turns images to, None for images as stored; nnU-Net's have
     their own way. mirroring: axes of the patch along which nnU-Net mirrors in prediction; None where the file does not tell.
     postprocessing: groups of values, one after the other, of which only the largest component is kept.
+    precision: in which the network computes, where the device can; its input and output are float32.
     """
 
     kind: ClassVar[str] = "segmentation"
@@ -112,6 +113,7 @@ class Description:
     orientation: str | None = None
     mirroring: tuple[int, ...] | None = None
     postprocessing: tuple[tuple[int, ...], ...] = ()
+    precision: Literal["float32", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         if self.reader not in READERS:

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.description import KEY, read_description
+from monai_prox.runtime.description import KEY, Description, ScanDescription, read_description
 from monai_prox.runtime.onnx_check import check_graph, read_model
 from monai_prox.runtime.providers import CPU, NotStartedError, check_started, names_of
 from monai_prox.runtime.resampling import Array
 
 Network = Callable[[Array], Array]
 NOT_OURS = "it says nothing of what surrounds it; it was not written by monai-prox export"
-Shape = tuple[int, ...]  # of an input: channels, and voxels or pixels per axis
+Described = Description | ScanDescription
 Opened = tuple[
-    "str | None", Callable[[Shape, int, list[str]], Network]
+    "str | None", Callable[[Described, int, list[str]], Network]
 ]  # what a file says of itself under KEY; what makes it run
 
 
@@ -51,7 +51,7 @@ class Model:
         self.path, self.described = path, described
         self.description = read_description(described, str(path))
         with _reading(path):
-            self._network = run(self.description.input_shape, threads or 0, names)
+            self._network = run(self.description, threads or 0, names)
 
     def __call__(self, x: Array) -> Array:
         """x: (B, C, *patch) -> logits (B, outputs, *patch), or (B, classes)."""
@@ -76,8 +76,8 @@ def _open_onnx(path: Path) -> Opened:
     model, properties = read_model(path.read_bytes())
     read = [model]  # it is as large as the file, and only needed for the check
 
-    def run(shape: Shape, threads: int, providers: list[str]) -> Network:
-        check_graph(read.pop(), (1, *shape))
+    def run(description: Described, threads: int, providers: list[str]) -> Network:
+        check_graph(read.pop(), (1, *description.input_shape))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -95,9 +95,11 @@ def _open_openvino(path: Path) -> Opened:
     core = openvino.Core()
     model = core.read_model(path)
 
-    def run(shape: Shape, threads: int, providers: list[str]) -> Network:
-        # OpenVINO would compute in bfloat16 where the processor can; half a family's Dice is in the third digit
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    def run(description: Described, threads: int, providers: list[str]) -> Network:
+        # OpenVINO would compute in bfloat16 where the processor can; half a family's Dice is in the third digit. Half precision
+        # is for files that are half precise, where the processor has it
+        half = isinstance(description, Description) and description.precision == "float16"
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f16" if half else "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         compiled = core.compile_model(model, "CPU", settings)
@@ -113,7 +115,7 @@ def _open_torchscript(path: Path) -> Opened:
     network = torch.jit.load(path, map_location="cpu", _extra_files=kept)  # type: ignore[no-untyped-call]
     described: Any = kept[KEY]
 
-    def run(shape: Shape, threads: int, providers: list[str]) -> Network:
+    def run(description: Described, threads: int, providers: list[str]) -> Network:
         torch.set_num_threads(threads or os.cpu_count() or 1)
 
         def compute(x: Array) -> Array:

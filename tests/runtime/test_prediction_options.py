@@ -29,8 +29,11 @@ from nnunetv2.postprocessing.remove_connected_components import (
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from monai_prox.export.device_file import ENDINGS
+from monai_prox.export.options import check_file_options
 from monai_prox.runtime.description import KEY
 from monai_prox.runtime.grid import Grid
+from monai_prox.runtime.kinds import CLASSIFICATION
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.options import Options
 from monai_prox.runtime.probabilities import probabilities
@@ -203,6 +206,36 @@ def test_a_provider_that_does_not_start_is_named(stock: Path, monkeypatch: pytes
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: everything)
     said = "DmlExecutionProvider did not start, and ONNX Runtime would go on with CPUExecutionProvider"
     refused(said, Model, stock / "model.onnx", provider="dml")
+
+
+@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=[pytest.mark.slow, pytest.mark.alone])])
+def test_half_precision_halves_the_file_and_keeps_labels(format: str, stock: Path, tmp_path: Path) -> None:
+    file = tmp_path / f"half{ENDINGS[format]}"
+    done = prox("export", stock / "model", "--format", format, "--half", "-o", file)
+    assert done.code == 0, done.err
+    opened, single = Model(file, threads=1), Model(stock / "model.onnx", threads=1)
+    assert opened.description == replace(single.description, precision="float16")
+    if format == "onnx":
+        sizes = [sum(len(tensor.raw_data) for tensor in onnx.load(of).graph.initializer) for of in (file, single.path)]
+        assert sizes[0] < 0.55 * sizes[1]
+    x = np.random.default_rng(0).normal(size=(1, *opened.description.input_shape)).astype(np.float32)
+    found, wanted = opened(x), single(x)
+    assert found.dtype == np.float32 and 0 < np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
+    assert np.mean(found.argmax(1) == wanted.argmax(1)) > 0.99
+
+
+def test_half_precision_is_refused_where_there_is_none(stock: Path, tmp_path: Path) -> None:
+    for words, said in (
+        (("torchscript", "--half"), "there is no half precision for torchscript; allowed: onnx, openvino"),
+        (("onnx", "--half", "--int8"), "--half and --int8 are two precisions; give one of them"),
+        (
+            ("nnunet", "--half"),
+            "--int8, --half and --any-patch are for files for devices, --format onnx, openvino, torchscript",
+        ),
+    ):
+        assert prox("export", stock / "model", "-o", tmp_path / "model.ts", "--format", *words).error == said
+    classifiers = {"any_patch": False, "int8": False, "half": True}
+    refused("--half is for members that segment", check_file_options, "onnx", CLASSIFICATION, **classifiers)
 
 
 def test_what_a_network_cannot_do_is_refused(stock: Path, tmp_path: Path) -> None:
