@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from monai_prox.cli.completion import PROVIDERS, one_of
 from monai_prox.cli.terminal import bars, say
 from monai_prox.errors import printable
 
@@ -23,14 +24,36 @@ def predict(
     threads: Annotated[
         int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
     ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            help="What ONNX Runtime runs an .onnx file on: cpu, cuda, tensorrt, coreml, dml or openvino. By default it is cpu.",
+            autocompletion=one_of(PROVIDERS),
+        ),
+    ] = None,
+    step_size: Annotated[
+        float, typer.Option(help="How far apart the tiles are at most, as a part of the patch: 1 is fastest.")
+    ] = 0.5,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Average over mirror images, along the axes that the training allows: slower.")
+    ] = False,
+    postprocessing: Annotated[
+        bool, typer.Option(help="Keep largest components only, where nnU-Net's cross-validation has found that this helps.")
+    ] = True,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Also write case.npz and case.pkl, for nnUNetv2_ensemble.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Predict cases again that OUTPUT has already.")] = True,
 ) -> None:
     """Segment or classify images with an exported model, without torch. Exit code 1 if one failed; the others are done."""
     from monai_prox.runtime.kinds import KINDS
     from monai_prox.runtime.model import Model
+    from monai_prox.runtime.options import Options
 
-    opened = Model(model, threads=threads)
+    options = Options(step=step_size, mirror=mirror, postprocess=postprocessing, probabilities=save_probabilities)
+    opened = Model(model, threads=threads, provider=provider)
     description = opened.description
+    options.check(description)
     kind = KINDS[description.kind]
     found, failed = kind.find(images, description), {}
     with bars() as progress:
@@ -41,7 +64,7 @@ def predict(
                 progress.reset(one, total=tiles, description=printable(name), visible=True)
             progress.advance(one)
 
-        for name, problem in kind.predict(description, opened, found, output, overwrite=overwrite, done=done):
+        for name, problem in kind.predict(description, opened, found, output, options, overwrite=overwrite, done=done):
             progress.advance(every)
             if problem is not None:
                 failed[name] = problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from monai_prox.errors import ProXError
 from monai_prox.export.folder import check_vacant
+from monai_prox.export.half import Half
 from monai_prox.export.options import check_file_options
 from monai_prox.export.torchscript_file import write_torchscript
 from monai_prox.files import remove_unfinished, temporary_folder, to_disk
@@ -35,6 +37,7 @@ def export_file(
     overwrite: bool = False,
     any_patch: bool = False,
     int8: bool = False,
+    half: bool = False,
     most_loss: float = MOST_LOSS,
 ) -> Loss | None:
     """Writes a member as a file that runs on a device.
@@ -48,6 +51,7 @@ def export_file(
         any_patch: whether the file takes inputs of any size that the family's strides divide. If not, it takes the plan's size
             only, which is faster. TorchScript always takes any size.
         int8: whether to use 8-bit integers. They are calibrated and compared on held-out cases.
+        half: whether weights are float16, in which the network also computes where the device can.
         most_loss: largest loss of score that integers may cause.
 
     Returns:
@@ -60,11 +64,13 @@ def export_file(
     ending = ENDINGS[format]
     if output.suffix != ending:
         raise ProXError(f"--output is {output}; a file of the format {format} ends in {ending}")
-    check_file_options(format, source.kind, any_patch=any_patch, int8=int8)
+    check_file_options(format, source.kind, any_patch=any_patch, int8=int8, half=half)
     files = [output, output.with_suffix(".bin")] if format == "openvino" else [output]
     for file in files:
         check_vacant(file, overwrite=overwrite)
     network, description = source.network(which), source.describe(which)
+    if half and isinstance(description, Description):
+        network, description = Half(network), replace(description, precision="float16")
     divisors = source.supernet.family.divisor if any_patch else None
     cases = source.held_out() if int8 else None
     loss = None

@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.kinds import Kind
+from monai_prox.runtime.kinds import SEGMENTATION, Kind
 from monai_prox.trained.source import EVERY, FILES, FOLDERS, Trained
 
 WORDS = ("all", "every")  # nnU-Net's fold that trains on all cases, and all folds that hold some out
-INT8 = ("onnx", "openvino")
+SMALLER = ("onnx", "openvino")  # formats that have other precisions than float32
 
 
 def folds_of(given: Sequence[str]) -> tuple[str, ...]:
@@ -40,6 +40,7 @@ def check_options(
     folds: Sequence[str] = (),
     any_patch: bool = False,
     int8: bool = False,
+    half: bool = False,
     dataset: bool = False,
 ) -> None:
     """Raises ProXError for an unknown format, and for an option that says nothing about it or about the family.
@@ -50,9 +51,9 @@ def check_options(
         raise ProXError(f"the format {format!r} is not known; allowed: {', '.join((*FOLDERS, *FILES))}")
     if format not in source.formats:
         raise ProXError(f"a bundle's members become {', '.join(source.formats)}, not {format}")
-    if format in FOLDERS and (int8 or any_patch):
-        raise ProXError(f"--int8 and --any-patch are for files for devices, --format {', '.join(FILES)}")
-    check_file_options(format, source.kind, any_patch=any_patch, int8=int8)
+    if format in FOLDERS and (int8 or half or any_patch):
+        raise ProXError(f"--int8, --half and --any-patch are for files for devices, --format {', '.join(FILES)}")
+    check_file_options(format, source.kind, any_patch=any_patch, int8=int8, half=half)
     if fine_tune and format != "nnunet":
         raise ProXError(f"--fine-tune is for --format nnunet, got {format}")
     if format == "bundle":
@@ -65,10 +66,15 @@ def check_options(
         raise ProXError("--dataset is not for --format nnunet; leave it out")
 
 
-def check_file_options(format: str, kind: Kind, *, any_patch: bool, int8: bool) -> None:
+def check_file_options(format: str, kind: Kind, *, any_patch: bool, int8: bool, half: bool) -> None:
     """Raises ProXError for an option of files that is not for their format, for members of this kind, or for the other."""
-    if int8 and format not in INT8:
-        raise ProXError(f"there is no int8 for {format}; allowed: {', '.join(INT8)}")
+    for asked, name in ((int8, "int8"), (half, "half precision")):
+        if asked and format not in SMALLER:
+            raise ProXError(f"there is no {name} for {format}; allowed: {', '.join(SMALLER)}")
+    if half and int8:
+        raise ProXError("--half and --int8 are two precisions; give one of them")
+    if half and kind is not SEGMENTATION:
+        raise ProXError("--half is for members that segment; leave it out")
     if int8 and any_patch:
         raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
     if any_patch and not kind.any_patch:

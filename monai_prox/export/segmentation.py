@@ -27,8 +27,7 @@ from monai_prox.export.bundle_entries import (
 from monai_prox.export.prediction import metrics_of
 from monai_prox.export.segmentation_bundle import SegmentationBundle
 from monai_prox.families.architecture import build_network
-from monai_prox.runtime.cases import ALL_CHANNELS
-from monai_prox.runtime.description import Description, Normalisation
+from monai_prox.runtime.description import ALL_CHANNELS, Description, Normalisation
 from monai_prox.trained.source import Trained
 
 PER_AXIS = ("kernel_sizes", "strides")

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
 from monai_prox.runtime import itk_images
-from monai_prox.runtime.description import Description
+from monai_prox.runtime.description import ALL_CHANNELS, Description
 from monai_prox.runtime.images import Image
 
-ALL_CHANNELS = "LoadImage"  # MONAI's reader, for which all channels of a case are one file
 PICTURES = "NaturalImage2DIO"
 TURNED = {"NibabelIOWithReorient": "RAS"}  # of nnU-Net's readers, those that turn images
 

@@ -15,8 +15,8 @@ from monai_prox.files import parse_json
 from monai_prox.typed import typed
 
 KEY = "monai_prox"  # of the model file's metadata
-FORMAT = 2
-READABLE = (1, FORMAT)  # the first had no orientation, and fewer readers
+FORMAT = 3
+READABLE = (1, 2, FORMAT)  # the first had no orientation, and fewer readers; the second no postprocessing
 SCHEMES = (
     "ZScoreNormalization",
     "CTNormalization",
@@ -28,8 +28,10 @@ SCHEMES = (
 ENDING = re.compile(r"(\.\w+)+")  # it becomes part of paths
 MOST_VALUES = 2**29  # of a patch before and after the network, 2 GiB of them
 MOST_PIXELS = 4096  # of a scan, per axis
+MOST_LABEL, MOST_STEPS = 65535, 1_000  # of labels' values; of postprocessing
 SMALLEST, LARGEST = 1e-9, 1e9  # mm; nnU-Net gives pictures a third axis of 999
 READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "LoadImage")
+ALL_CHANNELS = READERS[-1]  # MONAI's, for which all channels of a case are one file
 PICTURE_ENDINGS = (".png", ".tif")
 ORIENTATIONS = frozenset(map("".join, chain.from_iterable(permutations(axes) for axes in product("LR", "PA", "IS"))))
 
@@ -84,7 +86,9 @@ class Description:
     cropped: whether to what is not 0. normalised_first: before resampling, as nnU-Net does, or after it.
     reader: of the images in training, nnU-Net's, which have a file per channel, or MONAI's, with channels as a fourth axis;
     file_ending: of theirs. orientation: axis codes that MONAI's turns images to, None for images as stored; nnU-Net's have
-    their own way.
+    their own way. mirroring: axes of the patch along which nnU-Net mirrors in prediction; None where the file does not tell.
+    postprocessing: groups of values, one after the other, of which only the largest component is kept.
+    precision: in which the network computes, where the device can; its input and output are float32.
     """
 
     kind: ClassVar[str] = "segmentation"
@@ -107,6 +111,9 @@ class Description:
     reader: str
     file_ending: str
     orientation: str | None = None
+    mirroring: tuple[int, ...] | None = None
+    postprocessing: tuple[tuple[int, ...], ...] = ()
+    precision: Literal["float32", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         if self.reader not in READERS:
@@ -127,10 +134,18 @@ class Description:
             raise ProXError(f"the spacing is {self.spacing!s:.80}; allowed are {axes} positive numbers, in mm")
         if sorted(self.transpose) != [0, 1, 2]:
             raise ProXError(f"the axes are in the order {self.transpose!s:.80}; allowed is any order of 0, 1 and 2")
+        if self.mirroring and (len(set(self.mirroring)) < len(self.mirroring) or not set(self.mirroring) <= set(range(axes))):
+            raise ProXError(
+                f"mirroring is along the axes {self.mirroring!s:.80}; allowed are some of the patch's {axes}, from 0 on"
+            )
         if len(self.normalisation) != len(self.channels):
             raise ProXError(f"there are {len(self.normalisation)} normalisations, for {len(self.channels)} channels")
-        if self.regions is not None and (len(self.regions) != self.outputs or not all(0 <= v <= 65535 for v in self.regions)):
-            raise ProXError(f"the regions are {self.regions!s:.80}; allowed are {self.outputs} values up to 65535")
+        regions = self.regions
+        if regions is not None and (len(regions) != self.outputs or not all(0 <= v <= MOST_LABEL for v in regions)):
+            raise ProXError(f"the regions are {regions!s:.80}; allowed are {self.outputs} values up to {MOST_LABEL}")
+        steps = self.postprocessing
+        if len(steps) > MOST_STEPS or not all(step and all(0 < value <= MOST_LABEL for value in step) for step in steps):
+            raise ProXError(f"postprocessing is {steps!s:.80}; allowed are {MOST_STEPS:,} groups of values up to {MOST_LABEL}")
 
     @property
     def input_shape(self) -> tuple[int, ...]:

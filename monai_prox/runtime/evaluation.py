@@ -19,12 +19,14 @@ from monai_prox.runtime.description import Description, ScanDescription
 from monai_prox.runtime.dice import class_dice, foreground, mean_score
 from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.model import Network
+from monai_prox.runtime.options import Options
 from monai_prox.runtime.prediction import label, prepare, problem
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window, tiles
 
 KEPT = 1 << 30  # bytes of prepared images, and of labels, at most
 TOGETHER = 32  # scans
+AS_VALIDATED = Options(postprocess=False)  # nnU-Net finds postprocessing by what its validations have written
 SCORING = 2  # counts what changes a case's score; other scores are not comparable
 
 
@@ -190,7 +192,7 @@ class SegmentedCases(_LeavesOut):
     def _class_scores(self, index: int, description: Description, network: Network) -> dict[str, float]:
         prepared, grid = self._prepared(index, description)
         truth = self._truth(index, description, grid)
-        predicted, labels = label(prepared, grid, description, network), self.regions or description.labels
+        predicted, labels = label(prepared, grid, description, network, AS_VALIDATED), self.regions or description.labels
         if self.measure is None:
             return class_dice(predicted, truth, labels)
         spacing = [grid.image_spacing[axis] for axis in np.argsort(description.transpose)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +25,13 @@ class Image:
     """A case, its axes as its reader has them.
 
     voxels: (C, z, y, x), of images of two axes one slice; spacing: (z, y, x) in mm. save: writes labels, (z, y, x), as a file
-    on the grid of the case's files.
+    on the grid of the case's files. properties: what nnU-Net's reader says of it beside the voxels; MONAI's has none.
     """
 
     voxels: Array
     spacing: tuple[float, ...]
     save: Callable[[NDArray[np.integer], Path], None]
+    properties: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

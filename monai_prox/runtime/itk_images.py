@@ -90,7 +90,8 @@ def read(files: Sequence[Path]) -> Image:
     place = first.GetSpacing(), first.GetOrigin(), first.GetDirection()
     views = [sitk.GetArrayViewFromImage(image) for image in images]
     voxels = stacked([view[None] if view.ndim == 2 else view for view in views])
-    return Image(voxels, tuple(spacing), partial(_save, place))
+    stuff = dict(zip(("spacing", "origin", "direction"), place, strict=True))
+    return Image(voxels, tuple(spacing), partial(_save, place), {"sitk_stuff": stuff, "spacing": spacing})
 
 
 def read_pictures(files: Sequence[Path]) -> Image:
@@ -109,7 +110,8 @@ def read_pictures(files: Sequence[Path]) -> Image:
     sizes = {channel.shape[1:] for channel in channels}
     if len(sizes) > 1:
         raise ProXError(f"the channels have different sizes, rows and columns {', '.join(map(str, sorted(sizes)))}")
-    return Image(stacked(channels), (BETWEEN_SLICES, 1, 1), partial(_save, None))
+    spacing = (BETWEEN_SLICES, 1, 1)
+    return Image(stacked(channels), spacing, partial(_save, None), {"spacing": spacing})
 
 
 def read_labels(path: Path) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from monai_prox.runtime.description import Description, ScanDescription
 from monai_prox.runtime.model import Network
+from monai_prox.runtime.options import Options
 
 Done = Callable[[str, int], object]
 Outcome = tuple[str, "str | None"]  # a name, and what was wrong or None
@@ -31,13 +32,21 @@ class Kind(Protocol):
         """The images of a folder, or the one that is a file. Raises ProXError where there is none."""
 
     def predict(
-        self, description: Any, network: Network, images: Sequence[Any], output: Path, *, overwrite: bool, done: Done
+        self,
+        description: Any,
+        network: Network,
+        images: Sequence[Any],
+        output: Path,
+        options: Options,
+        *,
+        overwrite: bool,
+        done: Done,
     ) -> Iterator[Outcome]:
         """Writes what ``network`` says of ``images``, see ``find``, into the folder ``output``.
 
         Yields each image's name, and what was wrong with it or None; one that fails stops none of the others. done: called with
         an image's name and its number of tiles at every one, of networks that work on patches.
-        Raises ProXError where the folder cannot be made.
+        Raises ProXError where the folder cannot be made, and for options that are not for the network.
         """
 
 
@@ -56,11 +65,19 @@ class Segmentation:
         return find_cases(images, description)
 
     def predict(
-        self, description: Description, network: Network, images: Sequence[Any], output: Path, *, overwrite: bool, done: Done
+        self,
+        description: Description,
+        network: Network,
+        images: Sequence[Any],
+        output: Path,
+        options: Options,
+        *,
+        overwrite: bool,
+        done: Done,
     ) -> Iterator[Outcome]:
         from monai_prox.runtime.prediction import predict
 
-        for case, problem in predict(description, network, images, output, overwrite=overwrite, done=done):
+        for case, problem in predict(description, network, images, output, options, overwrite=overwrite, done=done):
             yield case.name, problem
 
 
@@ -84,12 +101,14 @@ class Classification:
         network: Network,
         images: Sequence[Any],
         output: Path,
+        options: Options,
         *,
         overwrite: bool,
         done: Done,
     ) -> Iterator[Outcome]:
         from monai_prox.runtime.classification import classify
 
+        options.check(description)
         for scan, problem in classify(description, network, images, output, overwrite=overwrite):
             yield str(scan), problem
 

@@ -69,8 +69,8 @@ def labels(logits: NDArray[np.floating], grid: Grid, description: Description) -
             for part, winners in _by_corners(logits[:, :, near], first, band, columns, regions is None):
                 cropped[part, start : start + height] = values[winners]
     else:
-        for part, winners in by_all(logits, steps, regions is None):
-            cropped[part] = values[winners]
+        for part, slab in slabs(logits, steps):  # for splines, which may exceed a cell's corners
+            cropped[part] = values[_winners(slab, regions is None)]
     turned: NDArray[np.integer] = result.transpose(np.argsort(description.transpose))
     return turned
 
@@ -173,8 +173,8 @@ def _winners(values: Iterable[Array], exclusive: bool) -> Labels:
     return found
 
 
-def by_all(logits: NDArray[np.floating], steps: Sequence[Array], exclusive: bool) -> Iterator[tuple[slice, Labels]]:
-    """As ``_by_corners``, of logits that are all resampled by matrices: for splines, which may exceed a cell's corners."""
+def slabs(logits: NDArray[np.floating], steps: Sequence[Array]) -> Iterator[tuple[slice, Array]]:
+    """-> slices along the first axis, each with all logits there, resampled by the matrices ``steps``."""
     for start in range(0, len(steps[0]), SLAB):
         rows = steps[0][start : start + SLAB]
         used = np.flatnonzero(rows.any(0))
@@ -182,4 +182,4 @@ def by_all(logits: NDArray[np.floating], steps: Sequence[Array], exclusive: bool
         slab = logits[:, near].astype(np.float32)
         for axis, weights in enumerate((rows[:, near], *steps[1:]), start=1):
             slab = along(slab, weights, axis)
-        yield slice(start, start + len(rows)), _winners(slab, exclusive)
+        yield slice(start, start + len(rows)), slab

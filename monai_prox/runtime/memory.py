@@ -10,7 +10,8 @@ from pathlib import Path
 from monai_prox.errors import ProXError
 from monai_prox.runtime.description import Description, Normalisation
 from monai_prox.runtime.grid import Grid
-from monai_prox.runtime.labels import BAND
+from monai_prox.runtime.labels import BAND, SLAB
+from monai_prox.runtime.options import PLAIN, Options
 from monai_prox.runtime.resampling import BLOCK
 
 MEMINFO, PROCESS = Path("/proc/meminfo"), Path("/proc/self/cgroup")
@@ -63,13 +64,13 @@ def _left_to(group: Path, limit: str, used: str) -> int | None:
         return None
 
 
-def needed_for(grid: Grid, description: Description) -> int:
+def needed_for(grid: Grid, description: Description, options: Options = PLAIN) -> int:
     """The most bytes that a case takes at a time once its image is read: more than the image, which is given up on the way.
 
     What the network has between its layers is not counted: it depends on the patch alone, and stays for the next case.
     """
     image = FLOAT * len(description.channels) * prod(grid.whole)
-    return max(_to_prepare(grid, description), _to_predict(grid, description) - image, 0)
+    return max(_to_prepare(grid, description), _to_predict(grid, description, options) - image, 0)
 
 
 def _to_prepare(grid: Grid, description: Description) -> int:
@@ -102,7 +103,7 @@ def _between_axes(grid: Grid) -> int:
     return most
 
 
-def _to_predict(grid: Grid, description: Description) -> int:
+def _to_predict(grid: Grid, description: Description, options: Options) -> int:
     sides = (1, *description.patch)[-3:]
     padded = prod(map(max, grid.shape, sides))
     prepared, patch = FLOAT * len(description.channels) * prod(grid.shape), prod(description.patch)
@@ -110,9 +111,16 @@ def _to_predict(grid: Grid, description: Description) -> int:
         prepared += FLOAT * len(description.channels) * padded
     logits = HALF * description.outputs * padded
     tile = FLOAT * patch * (len(description.channels) + description.outputs + 3)  # and its weights, and one output weighed
+    if options.mirror:
+        tile += FLOAT * patch * (len(description.channels) + description.outputs)
     values = description.regions or (description.outputs - 1,)
     labels = prod(grid.whole) * (1 if max(values) < 255 else 2) + MIXED * min(BAND, prod(grid.cropped[1:]))
-    return prepared + logits + max(tile, padded, labels)
+    # Of what is kept of labels: their mask, and the number of each voxel's component
+    kept = labels + 5 * prod(grid.whole) if options.postprocess and description.postprocessing else 0
+    if options.probabilities:
+        slab = FLOAT * description.outputs * prod(grid.cropped[1:]) * SLAB
+        labels = max(labels, FLOAT * description.outputs * prod(grid.whole) + 3 * slab)
+    return prepared + max(logits + max(tile, padded, labels), kept)
 
 
 def _in_words(count: int) -> str:

@@ -1,4 +1,7 @@
-"""A model file, ready to run on the processor: ONNX by ONNX Runtime, OpenVINO's by OpenVINO, TorchScript by torch."""
+"""A model file, ready to run: ONNX by ONNX Runtime, OpenVINO's by OpenVINO, TorchScript by torch.
+
+All on the processor, unless ONNX Runtime is told another provider.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +14,36 @@ from typing import Any
 import numpy as np
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.description import KEY, read_description
+from monai_prox.runtime.description import KEY, Description, ScanDescription, read_description
 from monai_prox.runtime.onnx_check import check_graph, read_model
+from monai_prox.runtime.providers import CPU, NotStartedError, check_started, names_of
 from monai_prox.runtime.resampling import Array
 
 Network = Callable[[Array], Array]
 NOT_OURS = "it says nothing of what surrounds it; it was not written by monai-prox export"
-Shape = tuple[int, ...]  # of an input: channels, and voxels or pixels per axis
-Opened = tuple["str | None", Callable[[Shape, int], Network]]  # what a file says of itself under KEY; what makes it run
+Described = Description | ScanDescription
+Opened = tuple[
+    "str | None", Callable[[Described, int, list[str]], Network]
+]  # what a file says of itself under KEY; what makes it run
 
 
 class Model:
     """A file of ``monai-prox export --format onnx``, ``openvino`` or ``torchscript``; by its ending .onnx, .xml or .ts.
 
-    description: what prediction needs beside the network. threads: None for as many as there are cores.
-    Raises ProXError for a file that is none of ours.
+    description: what prediction needs beside the network. threads: None for as many as there are cores. provider: of ONNX
+    files, what runs them, see ``monai_prox.runtime.providers``; None for the processor.
+    Raises ProXError for a file that is none of ours, and for a provider that is not there.
     """
 
-    def __init__(self, path: Path | str, *, threads: int | None = None) -> None:
+    def __init__(self, path: Path | str, *, threads: int | None = None, provider: str | None = None) -> None:
         path = Path(path)
         if path.suffix not in OPENERS:
             raise ProXError(f"{path} is no model file; known are files that end in {', '.join(OPENERS)}")
         if not path.is_file():
             raise ProXError(f"there is no file {path}")
+        if provider is not None and path.suffix != ".onnx":
+            raise ProXError(f"--provider says what runs an .onnx file, and {path} is none; leave it out")
+        names = [CPU] if provider is None else names_of(provider)
         with _reading(path):
             described, run = OPENERS[path.suffix](path)
             if described is None:
@@ -41,7 +51,7 @@ class Model:
         self.path, self.described = path, described
         self.description = read_description(described, str(path))
         with _reading(path):
-            self._network = run(self.description.input_shape, threads or 0)
+            self._network = run(self.description, threads or 0, names)
 
     def __call__(self, x: Array) -> Array:
         """x: (B, C, *patch) -> logits (B, outputs, *patch), or (B, classes)."""
@@ -53,7 +63,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Within it, whatever is wrong with the file becomes a ProXError that names it."""
     try:
         yield
-    except ImportError:
+    except (ImportError, NotStartedError):
         raise  # the command says which library is missing
     except Exception as error:  # the runtimes' own have no common class
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -66,12 +76,13 @@ def _open_onnx(path: Path) -> Opened:
     model, properties = read_model(path.read_bytes())
     read = [model]  # it is as large as the file, and only needed for the check
 
-    def run(shape: Shape, threads: int) -> Network:
-        check_graph(read.pop(), (1, *shape))
+    def run(description: Described, threads: int, providers: list[str]) -> Network:
+        check_graph(read.pop(), (1, *description.input_shape))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
+        check_started(providers[0], session.get_providers())
         name = session.get_inputs()[0].name
         return lambda x: session.run(None, {name: x})[0]
 
@@ -84,9 +95,11 @@ def _open_openvino(path: Path) -> Opened:
     core = openvino.Core()
     model = core.read_model(path)
 
-    def run(shape: Shape, threads: int) -> Network:
-        # OpenVINO would compute in bfloat16 where the processor can; half a family's Dice is in the third digit
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    def run(description: Described, threads: int, providers: list[str]) -> Network:
+        # OpenVINO would compute in bfloat16 where the processor can; half a family's Dice is in the third digit. Half precision
+        # is for files that are half precise, where the processor has it
+        half = isinstance(description, Description) and description.precision == "float16"
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f16" if half else "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         compiled = core.compile_model(model, "CPU", settings)
@@ -102,7 +115,7 @@ def _open_torchscript(path: Path) -> Opened:
     network = torch.jit.load(path, map_location="cpu", _extra_files=kept)  # type: ignore[no-untyped-call]
     described: Any = kept[KEY]
 
-    def run(shape: Shape, threads: int) -> Network:
+    def run(description: Described, threads: int, providers: list[str]) -> Network:
         torch.set_num_threads(threads or os.cpu_count() or 1)
 
         def compute(x: Array) -> Array:

@@ -33,7 +33,10 @@ def read(files: Sequence[Path], orientation: str | None) -> Image:
     check_one_grid(files, grids)
     original = images[0] if orientation is None else opened(files[0])
     save = partial(_save, images[0].affine, original.affine, orientation)
-    return Image(stacked(arrays), grids[0].spacing[::-1], save)
+    spacing, stuff = grids[0].spacing[::-1], {"original_affine": original.affine}
+    if orientation is not None:
+        stuff["reoriented_affine"] = images[0].affine
+    return Image(stacked(arrays), spacing, save, {"nibabel_stuff": stuff, "spacing": list(spacing)})
 
 
 def read_whole(file: Path, orientation: str | None) -> Image:

@@ -17,18 +17,22 @@ from monai_prox.runtime.description import Description
 from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.images import Image
 from monai_prox.runtime.labels import labels
+from monai_prox.runtime.mirroring import mirrored
 from monai_prox.runtime.model import Network
+from monai_prox.runtime.options import PLAIN, Options
+from monai_prox.runtime.postprocessing import keep_largest
 from monai_prox.runtime.preprocessing import preprocess
+from monai_prox.runtime.probabilities import ENDINGS, probabilities, save_for_ensembling, save_probabilities
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window
 
 
-def prepare(image: Image, description: Description) -> tuple[Array, Grid]:
+def prepare(image: Image, description: Description, options: Options = PLAIN) -> tuple[Array, Grid]:
     """-> (C, *grid), and the grid; the image's voxels are changed. Raises ProXError for images that the network is not for."""
     if len(image.voxels) != len(description.channels):
         names = ", ".join(description.channels)
         raise ProXError(f"the network needs {len(description.channels)} channels ({names}), got {len(image.voxels)}")
-    return preprocess(image.voxels, image.spacing, description)
+    return preprocess(image.voxels, image.spacing, description, options)
 
 
 def label(
@@ -36,11 +40,26 @@ def label(
     grid: Grid,
     description: Description,
     network: Network,
+    options: Options = PLAIN,
     *,
     done: Callable[[int], object] | None = None,
+    keep: Callable[[Array], object] | None = None,
 ) -> NDArray[np.integer]:
-    """What ``prepare`` gives -> labels, (z, y, x) of the image. done: called with the number of tiles at every one."""
-    return labels(sliding_window(prepared, description.patch, description.outputs, network, done=done), grid, description)
+    """What ``prepare`` gives -> labels, (z, y, x) of the image.
+
+    done: called with the number of tiles at every one. keep: called with the probabilities, see there, if the options ask for
+    them.
+    """
+    if options.mirror:
+        network = mirrored(network, description.mirroring or ())
+    logits = sliding_window(prepared, description.patch, description.outputs, network, step=options.step, done=done)
+    if options.probabilities and keep is not None:
+        keep(probabilities(logits, grid, description))
+    result = labels(logits, grid, description)
+    del logits
+    if options.postprocess:
+        keep_largest(result, description.postprocessing)
+    return result
 
 
 def predict(
@@ -48,6 +67,7 @@ def predict(
     network: Network,
     cases: Sequence[Case],
     output: Path,
+    options: Options = PLAIN,
     *,
     overwrite: bool = True,
     done: Callable[[str, int], object] | None = None,
@@ -55,23 +75,36 @@ def predict(
     """Writes a segmentation per case into the folder ``output``; yields each case, and what was wrong with it or None.
 
     A case that fails stops none of the others. done: called with the case's name and its number of tiles at every one.
-    Raises ProXError where the folder cannot be made, and where a segmentation would take the place of an image.
+    Raises ProXError where the folder cannot be made, where a segmentation would take the place of an image, and for options
+    that the network has not.
     """
+    options.check(description)
     paths = [output / f"{case.name}{description.file_ending}" for case in cases]
     if mixed := {path.resolve() for path in paths} & {file.resolve() for case in cases for file in case.files}:
         raise ProXError(f"the segmentation would replace the image {min(mixed)}; give another output folder")
     make_folder(output)
+    if options.probabilities:
+        save_for_ensembling(description, output)
     for case, path in zip(cases, paths, strict=True):
-        if path.exists() and not overwrite:
+        further = [output / f"{case.name}{ending}" for ending in ENDINGS if options.probabilities]
+        if not overwrite and all(file.exists() for file in (path, *further)):
             yield case, None
             continue
         try:
             image = read_case(case, description)
             if not image.voxels.any():
                 warnings.warn(f"{case.files[0]} is 0 everywhere; nothing can be seen in it", stacklevel=2)
-            (prepared, grid), save = prepare(image, description), image.save
+            (prepared, grid), save, properties = prepare(image, description, options), image.save, image.properties
             del image  # its voxels may be the largest thing in memory
-            segmented = label(prepared, grid, description, network, done=partial(done, case.name) if done else None)
+            segmented = label(
+                prepared,
+                grid,
+                description,
+                network,
+                options,
+                done=partial(done, case.name) if done else None,
+                keep=partial(save_probabilities, properties=properties, stem=output / case.name),
+            )
             with replacing(path) as temporary:
                 save(segmented, temporary)
                 _move_beside(temporary, path)

@@ -17,6 +17,7 @@ from monai_prox.errors import ProXError
 from monai_prox.runtime.description import Description, Normalisation
 from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.memory import check_fits, needed_for
+from monai_prox.runtime.options import PLAIN, Options
 from monai_prox.runtime.resampling import Array, resample, resampled_shape
 
 SMALLEST_STD = 1e-8
@@ -24,7 +25,9 @@ MOST_VOXELS = 2**31  # on the network's grid, of all channels
 LONGEST = 2**15  # voxels of an axis there
 
 
-def preprocess(image: Array, spacing: tuple[float, ...], description: Description) -> tuple[Array, Grid]:
+def preprocess(
+    image: Array, spacing: tuple[float, ...], description: Description, options: Options = PLAIN
+) -> tuple[Array, Grid]:
     """image: (C, z, y, x), which is changed; spacing: (z, y, x) in mm -> (C, *grid), and the grid.
 
     An image that is 0 everywhere is not cropped, as nnU-Net has it. Raises ProXError for one that has voxels that are no
@@ -50,7 +53,7 @@ def preprocess(image: Array, spacing: tuple[float, ...], description: Descriptio
             f"allowed are {MOST_VOXELS:,}, {LONGEST:,} an axis"
         )
     grid = Grid(whole, box, shape, at, target)
-    check_fits(needed_for(grid, description))
+    check_fits(needed_for(grid, description, options))
     mask = None
     if any(normalisation.masked for normalisation in description.normalisation):
         mask = ndimage.binary_fill_holes(inside)[box]

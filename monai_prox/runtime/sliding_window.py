@@ -1,4 +1,4 @@
-"""A network over an image larger than its patch, as nnU-Net lays and weighs its tiles, without mirroring."""
+"""A network over an image larger than its patch, as nnU-Net lays and weighs its tiles."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from monai_prox.errors import ProXError
+from monai_prox.runtime.options import STEP
 from monai_prox.runtime.resampling import Array
 
-STEP = 0.5  # of the patch, at most
 MOST_TILES = 2**17  # of an image; that many would take days
 SIGMA = 1 / 8  # of the patch: how a tile's weight falls off
 
 
-def starts(size: int, patch: int) -> list[int]:
-    """Where the tiles along an axis begin, evenly spread from end to end."""
+def starts(size: int, patch: int, step: float = STEP) -> list[int]:
+    """Where the tiles along an axis begin, evenly spread from end to end, at most ``step`` of the patch apart."""
     if patch == 1:
         return list(range(size))
-    count = ceil((size - patch) / (patch * STEP)) + 1
+    count = number_of_starts(size, patch, step)
     return [round((size - patch) / max(count - 1, 1) * index) for index in range(count)]
+
+
+def number_of_starts(size: int, patch: int, step: float) -> int:
+    return size if patch == 1 else ceil((size - patch) / (patch * step)) + 1
 
 
 def falloff(patch: int) -> Array:
@@ -35,9 +39,9 @@ def falloff(patch: int) -> Array:
     return np.asarray(np.maximum(weights, weights[weights > 0].min()), np.float32)
 
 
-def tiles(shape: Sequence[int], patch: Sequence[int]) -> Iterator[tuple[int, ...]]:
+def tiles(shape: Sequence[int], patch: Sequence[int], step: float = STEP) -> Iterator[tuple[int, ...]]:
     """The first voxel of every tile."""
-    return product(*(starts(size, side) for size, side in zip(shape, patch, strict=True)))
+    return product(*(starts(size, side, step) for size, side in zip(shape, patch, strict=True)))
 
 
 def sliding_window(
@@ -46,12 +50,13 @@ def sliding_window(
     outputs: int,
     network: Callable[[Array], Array],
     *,
+    step: float = STEP,
     done: Callable[[int], object] | None = None,
 ) -> NDArray[np.float16]:
     """image: (C, *shape) -> logits (outputs, *shape), half as precise, for they are the largest thing in memory.
 
-    network: (1, C, *patch) -> (1, outputs, *patch). A patch of two axes is laid on every slice. done: called with
-    the number of tiles after each.
+    network: (1, C, *patch) -> (1, outputs, *patch). A patch of two axes is laid on every slice. step: see
+    ``starts``. done: called with the number of tiles after each.
 
     Raises ProXError for logits that are no numbers.
     """
@@ -64,19 +69,19 @@ def sliding_window(
     if any(missing):
         image = np.pad(image, [(0, 0), *((b, n - b) for b, n in zip(before, missing, strict=True))])
     padded = image.shape[1:]
-    falls = [falloff(side) for side in sides]
-    weight = falls[0][:, None, None] * falls[1][:, None] * falls[2]
-    total = [np.zeros(size, np.float32) for size in padded]  # the sum of all tiles' weights is a product, too
-    for along, size, side, fall in zip(total, padded, sides, falls, strict=True):
-        for start in starts(size, side):
-            along[start : start + side] += fall
-    logits = np.zeros((outputs, *padded), np.float16)
-    count = prod(len(starts(size, side)) for size, side in zip(padded, sides, strict=True))
+    count = prod(number_of_starts(size, side, step) for size, side in zip(padded, sides, strict=True))
     if count > MOST_TILES:
         raise ProXError(
             f"patches of {tuple(patch)} would be laid {count:,} times on {shape} voxels; at most {MOST_TILES:,} are"
         )
-    corners = list(tiles(padded, sides))
+    falls = [falloff(side) for side in sides]
+    weight = falls[0][:, None, None] * falls[1][:, None] * falls[2]
+    total = [np.zeros(size, np.float32) for size in padded]  # the sum of all tiles' weights is a product, too
+    for along, size, side, fall in zip(total, padded, sides, falls, strict=True):
+        for start in starts(size, side, step):
+            along[start : start + side] += fall
+    logits = np.zeros((outputs, *padded), np.float16)
+    corners = list(tiles(padded, sides, step))
     for corner in corners:
         at = tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))
         every = slice(None), *at

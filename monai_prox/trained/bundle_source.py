@@ -17,9 +17,9 @@ from monai_prox.core.supernet import SuperNet
 from monai_prox.data.decathlon import DecathlonTask
 from monai_prox.data.oct import OctScans, read_scan, read_scans
 from monai_prox.errors import ProXError, refusing
-from monai_prox.runtime.cases import ALL_CHANNELS, Case
+from monai_prox.runtime.cases import Case
 from monai_prox.runtime.classification import prepare_scan
-from monai_prox.runtime.description import Description, Normalisation, Resampling, ScanDescription
+from monai_prox.runtime.description import ALL_CHANNELS, Description, Normalisation, Resampling, ScanDescription
 from monai_prox.runtime.evaluation import Labelled, LabelledScan, LabelledScans, SegmentedCases
 from monai_prox.runtime.kinds import CLASSIFICATION, SEGMENTATION, Kind
 from monai_prox.surface_dice import default_tolerance

@@ -26,6 +26,7 @@ from monai_prox.trained.nnunet_files import listed_files
 from monai_prox.trained.nnunet_folder import FINAL, UNUSABLE, ModelFolder
 from monai_prox.trained.nnunet_member import member_plans
 from monai_prox.trained.nnunet_plans import intensities_of, surface_tolerance_of
+from monai_prox.trained.nnunet_postprocessing import postprocessing_of
 from monai_prox.trained.source import FILES, FOLDERS, UNNAMED, Measured, check_metric, named, plot_of, surface_measure
 
 REPEATED = {  # what of a plan the runtime does, too
@@ -146,6 +147,7 @@ class TrainedNNUNet:
     def describe(self, which: str | Subnet, *, name: str = UNNAMED) -> Description:
         name, subnet = named(self, which, name)
         trained = f"{self.fold}, {self.model.epochs(self.checkpoint)}"
+        mirroring = self.checkpoint["inference_allowed_mirroring_axes"]  # of several folds nnU-Net takes the first one's
         if len(self.used) > 1:
             trained = f"the mean of {', '.join(self.used)}"
         return describe(
@@ -155,7 +157,13 @@ class TrainedNNUNet:
             member=name,
             subnet=subnet.to_json(),
             source=f"{self.checkpoint['trainer_name']}, {self.model.configuration_name}, {trained}",
+            mirroring=tuple(mirroring or ()),
+            postprocessing=self._postprocessing,
         )
+
+    @cached_property
+    def _postprocessing(self) -> tuple[tuple[int, ...], ...]:
+        return postprocessing_of(self.path, self.used)
 
     def check_all_trained(self) -> None:
         opened = self.model.opened(self.checkpoint, self.supernet.family)
@@ -201,6 +209,8 @@ def describe(
     member: str,
     subnet: Mapping[str, Any],
     source: str,
+    mirroring: tuple[int, ...] | None = None,
+    postprocessing: tuple[tuple[int, ...], ...] = (),
 ) -> Description:
     """What prediction needs of nnU-Net's plans and dataset.json. Raises ProXError for what the runtime cannot repeat."""
     configuration = plans["configurations"][configuration_name]
@@ -226,6 +236,8 @@ def describe(
         logits=_resampling(configuration, "probabilities", range(2)),
         reader=plans["image_reader_writer"],
         file_ending=dataset["file_ending"],
+        mirroring=mirroring,
+        postprocessing=postprocessing,
     )
 
 

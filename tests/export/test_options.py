@@ -37,6 +37,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "fold all": ("--fold", "all"),
     "any_patch": ("--any-patch",),
     "int8": ("--int8",),
+    "half": ("--half",),
     "dataset": ("--dataset", "data"),
     "int8 and dataset": ("--int8", "--calibration", "data"),
     "overwrite": ("--overwrite",),
@@ -52,6 +53,7 @@ TAKEN: dict[str, set[tuple[str, str]]] = {
     "fold all": set(product(FORMATS, ["nnunet"])),
     "any_patch": set(product(DEVICE, ["nnunet", "bundle"])),
     "int8": set(product(DEVICE[:2], SOURCES)),
+    "half": set(product(DEVICE[:2], SOURCES[:2])),
     "dataset": set(product(("bundle", *DEVICE), ["classifier"])),
     "int8 and dataset": set(product(DEVICE[:2], SOURCES)),
     "overwrite": set(product(FORMATS, SOURCES)) - {("nnunet", "bundle"), ("nnunet", "classifier")},
@@ -84,7 +86,7 @@ def test_an_option_reaches_what_exports_or_is_refused(
     to_bundle = "source", "subnet", "output", "overwrite"
     monkeypatch.setattr(export_command, "_export_nnunet", noting(*to_bundle, "fine_tune"))
     monkeypatch.setattr(export_command, "_export_bundle", noting(*to_bundle))
-    monkeypatch.setattr(export_command, "_export_file", noting(*to_bundle[:-1], "format", "overwrite", "any_patch", "int8"))
+    monkeypatch.setattr(export_command, "_export_file", noting(*to_bundle[:-1], "format"))
     monkeypatch.setattr(door, "open_trained", opening)
     for format, kind in product(FORMATS, SOURCES):
         seen.clear()

@@ -143,6 +143,7 @@ def test_predicting_on_the_device_levels_off(bare: Path, tmp_path: Path) -> None
     def once(number: int) -> None:
         voxels = generator.normal(size=(1, *generator.integers(12, 40, size=3))).astype(np.float32)
         image = Image(voxels, tuple(generator.uniform(0.8, 1.2, size=3)), lambda *_: None)
-        assert label(*prepare(image, model.description), model.description, model).shape == voxels.shape[1:]
+        shape = voxels.shape[1:]
+        assert label(*prepare(image, model.description), model.description, model).shape == shape
 
     levels_off(once, lambda: None, rounds=ROUNDS // 20)

@@ -13,10 +13,10 @@ from helpers.nnunet_task import (
     Prepared,
     ProXTrainerDemoShort,
     ProXTrainerTiny,
+    bare_folders,
     bare_model,
     bare_plans,
     environment,
-    folders,
     prepare,
     run,
     training_on,
@@ -30,14 +30,8 @@ from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """nnU-Net's variables below the returned folder, with a preprocessed dataset that has the name of a case, no data."""
-    for variable, folder in folders(tmp_path).items():
-        monkeypatch.setenv(variable, str(folder))
-    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
-    for configuration in (FULLRES, "2d"):
-        folder = tmp_path / "nnUNet_preprocessed" / "Dataset990_Phantom" / f"nnUNetPlans_{configuration}"
-        folder.mkdir(parents=True)
-        (folder / "case.b2nd").touch()
+    """See ``bare_folders``."""
+    bare_folders(tmp_path, monkeypatch)
     return tmp_path
 
 

@@ -126,6 +126,17 @@ def run(command: Sequence[object], env: Mapping[str, str], *, cwd: Path | None =
     return done.stdout
 
 
+def bare_folders(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's variables below ``root``, with a preprocessed dataset that has the name of a case, no data."""
+    for variable, folder in folders(root).items():
+        patch.setenv(variable, str(folder))
+    patch.delenv("nnUNet_extTrainer", raising=False)
+    for configuration in (FULLRES, "2d"):
+        folder = Path(root, "nnUNet_preprocessed", "Dataset990_Phantom", f"nnUNetPlans_{configuration}")
+        folder.mkdir(parents=True)
+        (folder / "case.b2nd").touch()
+
+
 # ---------------------------------------------------------------------- plans
 def cut_plans(
     plans: Mapping[str, Any],

@@ -16,6 +16,7 @@ from monai_prox.runtime.cases import Case, find_cases, read_case
 from monai_prox.runtime.description import Description, Normalisation, Resampling
 from monai_prox.runtime.images import Image
 from monai_prox.runtime.memory import available, check_fits, needed_for
+from monai_prox.runtime.options import PLAIN, Options
 from monai_prox.runtime.prediction import label, predict, prepare
 
 CT = Normalisation(scheme="CTNormalization", lower=-100, upper=100)
@@ -38,6 +39,7 @@ DESCRIPTION = Description(
     reader="SimpleITKIO",
     file_ending=".nii.gz",
 )
+ASKED = {"mirrored": Options(mirror=True), "probabilities": Options(probabilities=True)}
 CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "CT": ((80, 128, 128), {}),
     "many classes": ((50, 90, 90), {"outputs": 60}),
@@ -50,6 +52,9 @@ CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
         {"channels": tuple("abcd"), "normalisation": (MASKED,) * 4, "regions": (1, 2, 300), "outputs": 3},
     ),
     "z-score": ((90, 120, 100), {"normalisation": (replace(MASKED, masked=False),), "outputs": 2, "spacing": (3.0, 3.0, 3.0)}),
+    "postprocessed": ((90, 120, 110), {"postprocessing": ((1,),), "outputs": 2, "spacing": (3.0, 3.0, 3.0)}),
+    "probabilities": ((60, 90, 80), {"outputs": 6}),
+    "mirrored": ((64, 64, 64), {"patch": (64, 80, 64), "mirroring": (0, 1)}),
     "slices": ((30, 150, 150), {"patch": (64, 64), "spacing": (1.5, 1.5)}),
 }
 
@@ -62,6 +67,7 @@ def described(**changes: Any) -> Description:
 def test_the_estimate_is_what_a_case_takes(name: str) -> None:
     """Together with its image, of which a part is cropped away."""
     shape, changes = CASES[name]
+    options = ASKED.get(name, PLAIN)
     description = described(**changes)
 
     def network(x: np.ndarray) -> np.ndarray:
@@ -72,10 +78,10 @@ def test_the_estimate_is_what_a_case_takes(name: str) -> None:
         voxels[..., :3] = 0
         image, size = Image(voxels, (1.0, 1.0, 1.0), lambda *_: None), voxels.nbytes
         del voxels
-        prepared, grid = prepare(image, description)
+        prepared, grid = prepare(image, description, options)
         del image
-        label(prepared, grid, description, network)
-        return needed_for(grid, description), size
+        label(prepared, grid, description, network, options, keep=lambda _: None)
+        return needed_for(grid, description, options), size
 
     once()  # matrices are kept
     tracemalloc.start()

@@ -134,6 +134,7 @@ def assert_as(theirs: Any, files: list[Path], description: Description, folder: 
     assert image.voxels.dtype == np.float32
     np.testing.assert_array_equal(image.voxels, wanted)
     np.testing.assert_allclose(image.spacing, properties["spacing"], rtol=1e-6)
+    np.testing.assert_equal({**image.properties, "spacing": properties["spacing"]}, properties)
     labels = (np.arange(wanted[0].size) % 3).astype(np.uint8).reshape(wanted.shape[1:])
     paths = [folder / f"{name}{description.file_ending}" for name in ("ours", "theirs")]
     image.save(labels, paths[0])

@@ -34,6 +34,7 @@ from monai_prox.runtime.description import KEY, Description, Resampling, read_de
 from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.images import Image
 from monai_prox.runtime.labels import labels
+from monai_prox.runtime.mirroring import mirrored
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.prediction import predict, prepare
 from monai_prox.runtime.preprocessing import preprocess
@@ -167,10 +168,19 @@ def test_preprocessing_and_its_way_back_are_nnunets(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("patch", "shape"),
-    [((16, 24, 16), (40, 29, 33)), ((16, 24, 16), (11, 50, 16)), ((15, 9, 7), (40, 20, 23)), ((24, 32), (5, 61, 30))],
+    ("patch", "shape", "step", "axes"),
+    [
+        ((16, 24, 16), (40, 29, 33), 0.5, ()),
+        ((16, 24, 16), (11, 50, 16), 0.5, (0, 1, 2)),
+        ((15, 9, 7), (40, 20, 23), 0.7, ()),
+        ((16, 24, 16), (40, 29, 33), 1.0, (0, 2)),
+        ((24, 32), (5, 61, 30), 0.5, ()),
+        ((24, 32), (3, 61, 30), 0.3, (0, 1)),
+    ],
 )
-def test_tiles_are_laid_and_weighed_as_nnunets(patch: tuple[int, ...], shape: tuple[int, ...]) -> None:
+def test_tiles_are_laid_mirrored_and_weighed_as_nnunets(
+    patch: tuple[int, ...], shape: tuple[int, ...], step: float, axes: tuple[int, ...]
+) -> None:
     """With a network whose outputs tell where in its tile a voxel lies."""
 
     class Where(nn.Module):
@@ -179,17 +189,18 @@ def test_tiles_are_laid_and_weighed_as_nnunets(patch: tuple[int, ...], shape: tu
             return torch.cat([x, x * ramp, ramp], 1)
 
     plans = plans_of(patch=patch)
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor = nnUNetPredictor(step, use_mirroring=bool(axes), device=torch.device("cpu"), allow_tqdm=False)
     manager = PlansManager(plans)
     configuration = manager.get_configuration(next(iter(plans["configurations"])))
-    predictor.manual_initialization(Where(), manager, configuration, None, BARE_DATASET, "nnUNetTrainer", None)
+    predictor.manual_initialization(Where(), manager, configuration, None, BARE_DATASET, "nnUNetTrainer", axes)
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     expected = predictor.predict_sliding_window_return_logits(torch.from_numpy(image)).float().numpy()
     calls: list[int] = []
-    found = sliding_window(image, patch, 3, lambda x: Where()(torch.from_numpy(x)).numpy(), done=calls.append)
+    network = mirrored(lambda x: Where()(torch.from_numpy(x)).numpy(), axes)
+    found = sliding_window(image, patch, 3, network, step=step, done=calls.append)
     assert found.shape == expected.shape and len(calls) > 1 and set(calls) == {len(calls)}
     # In the outermost corners nnU-Net's weights underflow; elsewhere both sum halves, in another order.
-    assert np.mean(np.abs(found.astype(np.float32) - expected) < 0.02) > 0.995
+    assert np.mean(np.abs(found.astype(np.float32) - expected) < 0.02) > 0.99
     np.testing.assert_allclose(found[0].astype(np.float32), image[0], atol=0.01)  # the weights of all tiles add up to 1
 
 
@@ -520,7 +531,7 @@ def test_other_files_are_refused(model: ModelFolder, tmp_path: Path) -> None:
     written = onnx.load(device_file(model, "smallest", path, overwrite=True))
     described = json.loads(written.metadata_props[0].value)
     for change, words in [
-        ({"format": 99}, "has format and kind (99, 'segmentation'); this version reads the formats 1, 2, segmentation and"),
+        ({"format": 99}, "has format and kind (99, 'segmentation'); this version reads the formats 1, 2, 3, segmentation and"),
         ({"patch": None}, "is malformed"),
         ({"normalisation": [{"scheme": "Mystery"}]}, "the normalisation 'Mystery' is not known"),
     ]:

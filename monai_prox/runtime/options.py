@@ -1,0 +1,51 @@
+"""What may be asked of a prediction beside its images, as nnU-Net's commands offer it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from monai_prox.errors import ProXError
+from monai_prox.runtime.description import ALL_CHANNELS, Description, ScanDescription
+
+STEP = 0.5  # of the patch, at most
+SMALLEST_STEP = 0.01  # of patches that people use, about a voxel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """step: how far apart tiles are at most, as a part of the patch. mirror: whether tiles are also predicted mirrored along
+    the axes that the training allows, and averaged. postprocess: whether only the largest component of
+    some labels is kept, where the file says so. probabilities: whether they are saved, too, for nnU-Net's ensembling.
+    """
+
+    step: float = STEP
+    mirror: bool = False
+    postprocess: bool = True
+    probabilities: bool = False
+
+    def __post_init__(self) -> None:
+        if not SMALLEST_STEP <= self.step <= 1:
+            raise ProXError(f"--step-size is a part of the patch, {SMALLEST_STEP} to 1, got {self.step:g}")
+
+    def check(self, description: Description | ScanDescription) -> None:
+        """Raises ProXError for what a network of this description cannot do."""
+        if isinstance(description, ScanDescription):
+            if asked := [OPTIONS[of.name] for of in fields(self) if getattr(self, of.name) != of.default]:
+                raise ProXError(f"{', '.join(asked)}: these are for networks that segment; leave them out, for this classifies")
+            return
+        if self.probabilities and description.reader == ALL_CHANNELS:
+            raise ProXError("--save-probabilities is for networks of nnU-Net's, whose ensembles need them, not for a bundle's")
+        if self.mirror and not description.mirroring:
+            why = "was trained to be mirrored along no axis"
+            if description.mirroring is None:
+                why = "has no axes to mirror along in its file: it is a bundle's, or an earlier version has exported it"
+            raise ProXError(f"the network {description.member} {why}; leave out --mirror")
+
+
+PLAIN = Options()
+OPTIONS = {
+    "step": "--step-size",
+    "mirror": "--mirror",
+    "postprocess": "--no-postprocessing",
+    "probabilities": "--save-probabilities",
+}  # as commands name them
