@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.architectures import KINDS, unet_family
+from helpers.architectures import FOUR_DIMENSIONS, KINDS, unet_family
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
@@ -245,13 +245,16 @@ def test_tiles_lie_half_a_patch_apart_at_most(image: tuple[int, ...], patch: tup
 
 
 # ---------------------------------------------------------------------- probes
-def probes_of(**choices: object) -> tuple[SuperNet, dict[str, Subnet]]:
-    supernet = SuperNet(unet_family(choices=UNetChoices(**choices), features=(4, 8, 8)))
+FOUR = UNetChoices.from_json(FOUR_DIMENSIONS)
+
+
+def probes_of(choices: UNetChoices = FOUR) -> tuple[SuperNet, dict[str, Subnet]]:
+    supernet = SuperNet(unet_family(choices=choices, features=(4, 8, 8)))
     return supernet, named_members(supernet.family, (24, 24))
 
 
 def test_probes_are_ordered_by_their_macs_and_spread_over_the_range() -> None:
-    supernet, probes = probes_of(depth="thirds", width=(0.5, 0.75, 1.0), levels=1, resolution=(0.75, 1.0))
+    supernet, probes = probes_of()
     assert list(probes) == ["smallest", "small", "middle", "large", "largest"]
     assert probes["smallest"] == supernet.family.space.smallest()
     assert probes["largest"] == supernet.family.space.largest()
@@ -275,8 +278,7 @@ def test_probes_are_ordered_by_their_macs_and_spread_over_the_range() -> None:
     ],
 )
 def test_small_spaces_have_fewer_probes(choices: dict, names: list[str]) -> None:
-    rigid = {"depth": "full", "width": (1.0,), "levels": 0, "resolution": (1.0,)}
-    supernet, probes = probes_of(**rigid | choices)
+    supernet, probes = probes_of(UNetChoices(**{"width": (1.0,)} | choices))
     assert list(probes) == names
     assert len(set(probes.values())) == len(names) == supernet.family.space.size()
 
