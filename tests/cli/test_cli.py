@@ -152,7 +152,7 @@ def test_a_truncated_checkpoint_is_one_line(model: ModelFolder, tmp_path: Path) 
     file = model.path / "fold_0" / FINAL
     file.write_bytes(file.read_bytes()[:1000])
     error = the_error(prox("export", model.path, "--subnet", "largest", cwd=tmp_path))
-    assert f"{file} is not a whole checkpoint of ProXTrainer" in error
+    assert f"{file} is not a whole checkpoint of nnU-Net" in error
 
 
 def test_brackets_in_a_path_are_printed_as_they_are(model: ModelFolder, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from helpers.nnunet_task import (
     BARE_DATASET,
     CUT,
     FULLRES,
+    TWO_MEMBERS,
     Prepared,
     bare_model,
     bare_plans,
@@ -291,7 +292,7 @@ def test_other_checkpoints_are_taken_and_said(checkpoint: str, bare: Path) -> No
 
 
 def test_a_family_asks_which_member(bare: Path) -> None:
-    model = bare_model(bare_plans(prox={"space": {"depth": "full", "width": [1.0], "levels": 0}}))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
     error = prox("export", model.path).error
     assert error == "give --subnet, the member to export: smallest, largest, or the path of a JSON file"
 
