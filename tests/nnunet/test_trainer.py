@@ -486,7 +486,7 @@ def test_a_checkpoint_never_executes_anything(write: Callable[[Any, Path], Any],
         lambda: maybe_load_checkpoint(trainer, continue_training=True, validation_only=False),
         lambda: maybe_load_checkpoint(trainer, continue_training=False, validation_only=True),
     ):
-        with pytest.raises(ProXError, match="is not a whole checkpoint of (nnU-Net|ProXTrainer)"):
+        with pytest.raises(ProXError, match=r"is not a whole checkpoint of (nnU-Net|ProXTrainer)"):
             load()
     assert not went_off.exists()
     with suppress(RuntimeError):  # what torch says of a plain pickle, once it has read it
