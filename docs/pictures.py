@@ -206,9 +206,8 @@ def _draw_network(axes: Axes) -> None:
 
 
 def _save(figure: Figure, path: Path, description: str) -> None:
-    with matplotlib.rc_context(
-        {"svg.hashsalt": path.stem, "svg.fonttype": "none"}
-    ):  # texts as such, and the same file each time
+    as_texts_and_always_alike = {"svg.hashsalt": path.stem, "svg.fonttype": "none"}
+    with matplotlib.rc_context(as_texts_and_always_alike):
         figure.savefig(path, metadata={"Description": description, "Date": None, "Creator": None}, facecolor="white")
 
 

@@ -53,7 +53,7 @@ def predict(
     options = Options(step=step_size, mirror=mirror, postprocess=postprocessing, probabilities=save_probabilities)
     opened = Model(model, threads=threads, provider=provider)
     description = opened.description
-    options.check(description)
+    options.check(description)  # before a bar is drawn
     kind = KINDS[description.kind]
     found, failed = kind.find(images, description), {}
     with bars() as progress:

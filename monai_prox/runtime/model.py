@@ -22,9 +22,8 @@ from monai_prox.runtime.resampling import Array
 Network = Callable[[Array], Array]
 NOT_OURS = "it says nothing of what surrounds it; it was not written by monai-prox export"
 Described = Description | ScanDescription
-Opened = tuple[
-    "str | None", Callable[[Described, int, list[str]], Network]
-]  # what a file says of itself under KEY; what makes it run
+# What a file says of itself under KEY; what makes it run, with so many threads, on ONNX Runtime's providers
+Opened = tuple["str | None", Callable[[Described, int, list[str]], Network]]
 
 
 class Model:

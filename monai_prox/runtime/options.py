@@ -14,8 +14,8 @@ SMALLEST_STEP = 0.01  # of patches that people use, about a voxel
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """step: how far apart tiles are at most, as a part of the patch. mirror: whether tiles are also predicted mirrored along
-    the axes that the training allows, and averaged. postprocess: whether only the largest component of
-    some labels is kept, where the file says so. probabilities: whether they are saved, too, for nnU-Net's ensembling.
+    the axes that the training allows, and averaged. postprocess: whether only the largest component of some labels is kept,
+    where the file says so. probabilities: whether they are saved, too, for nnU-Net's ensembling.
     """
 
     step: float = STEP

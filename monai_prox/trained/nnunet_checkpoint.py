@@ -26,7 +26,7 @@ ENTRIES = {  # what others read of them, and write into exports
 
 
 # The ``prox`` entry of a network that was trained alone: a family of one, trained in one stage
-ONE_NETWORK = UNetChoices(depth="full", width=(1.0,), levels=0, resolution=(1.0,))
+ONE_NETWORK = UNetChoices(width=(1.0,))
 ALONE = {
     "engine": {"stage": 0},
     "choices": asdict(ONE_NETWORK),

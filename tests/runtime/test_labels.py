@@ -7,37 +7,20 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from helpers.descriptions import DESCRIBED
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from scipy import ndimage
 
 from monai_prox.runtime import labels as module
-from monai_prox.runtime.description import Description, Normalisation, Resampling
+from monai_prox.runtime.description import Resampling
 from monai_prox.runtime.labels import Samples, labels
 from monai_prox.runtime.preprocessing import Grid
 from monai_prox.runtime.resampling import matrices
 
 TIE = 1e-3  # between logits of some 5, whose interpolation rounds to 1e-6
-DESCRIPTION = Description(
-    member="largest",
-    subnet={},
-    task="a test",
-    source="a test",
-    channels=("CT",),
-    labels={"background": 0, "liver": 1},
-    regions=None,
-    outputs=4,
-    patch=(8, 8, 8),
-    spacing=(1.0, 1.0, 1.0),
-    transpose=(0, 1, 2),
-    normalisation=(Normalisation(scheme="NoNormalization"),),
-    images=Resampling(order=3),
-    logits=Resampling(order=1),
-    reader="SimpleITKIO",
-    file_ending=".nii.gz",
-)
-
+DESCRIPTION = replace(DESCRIBED, outputs=4)
 sizes = st.tuples(*[st.sampled_from([1, 2, 3, 7, 12, 19])] * 3)
 spacings = st.tuples(*[st.sampled_from([0.5, 0.8, 1.0, 2.5, 5.0])] * 3)
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
+from helpers.descriptions import DESCRIBED
 from helpers.refusals import refused
 
 from monai_prox.runtime import memory
 from monai_prox.runtime.cases import Case, find_cases, read_case
-from monai_prox.runtime.description import Description, Normalisation, Resampling
+from monai_prox.runtime.description import Description, Normalisation
 from monai_prox.runtime.images import Image
 from monai_prox.runtime.memory import available, check_fits, needed_for
 from monai_prox.runtime.options import PLAIN, Options
@@ -21,24 +22,7 @@ from monai_prox.runtime.prediction import label, predict, prepare
 
 CT = Normalisation(scheme="CTNormalization", lower=-100, upper=100)
 MASKED = Normalisation(scheme="ZScoreNormalization", masked=True)
-DESCRIPTION = Description(
-    member="largest",
-    subnet={},
-    task="a test",
-    source="a test",
-    channels=("CT",),
-    labels={"background": 0, "liver": 1},
-    regions=None,
-    outputs=14,
-    patch=(32, 32, 32),
-    spacing=(1.5, 1.5, 1.5),
-    transpose=(0, 1, 2),
-    normalisation=(CT,),
-    images=Resampling(order=3),
-    logits=Resampling(order=1),
-    reader="SimpleITKIO",
-    file_ending=".nii.gz",
-)
+DESCRIPTION = replace(DESCRIBED, outputs=14, patch=(32, 32, 32), spacing=(1.5, 1.5, 1.5), normalisation=(CT,))
 ASKED = {"mirrored": Options(mirror=True), "probabilities": Options(probabilities=True)}
 CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "CT": ((80, 128, 128), {}),
