@@ -8,6 +8,7 @@ member, see ``monai_prox.trained.open_part``.
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -170,6 +171,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if self.is_ddp:
             again = f"--c, also with another -num_gpus, continues; a checkpoint is written every {self.save_every} epochs"
             self.print_to_log_file(processes_line(again))
+            sys.stdout.flush()  # a process that is killed takes with it what a pipe's buffer holds
         if self.local_rank == 0:
             remove_unfinished(Path(self.output_folder))
 
