@@ -171,7 +171,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if self.is_ddp:
             again = f"--c, also with another -num_gpus, continues; a checkpoint is written every {self.save_every} epochs"
             self.print_to_log_file(processes_line(again))
-            sys.stdout.flush()  # a process that is killed takes with it what a pipe's buffer holds
+            sys.stdout.flush()  # this process is ended with one that is killed, and what it has buffered is lost
         if self.local_rank == 0:
             remove_unfinished(Path(self.output_folder))
 
