@@ -135,7 +135,8 @@ def prox(space: SearchSpace) -> tuple[Stage, ...]:
     """This package's recipe: the space opens in short stages, then all members are trained.
 
     The short stages train the smallest and the largest open member. A step trains one member from the labels. Several members
-    per step, as in the sandwich rule, cost as much as several steps and learn less, because they share a batch.
+    per step, as in the sandwich rule, cost as much as several steps and learn less, because they share a batch. The largest
+    member has every other step of the last stage: it needs them most, and the others are parts of it.
 
     Args:
         space: the search space.
@@ -150,7 +151,7 @@ def prox(space: SearchSpace) -> tuple[Stage, ...]:
         opened = opened | opens
         both: tuple[Role, ...] = ("largest", "smallest")
         stages.append(Stage(name=name, open=opened, share=0.10, train=(both,), new_weights="preserving", warmup=WARMUP))
-    everyone: tuple[Role, ...] = ("largest", "random", "smallest", "random")
+    everyone: tuple[Role, ...] = ("largest", "random", "largest", "smallest")
     last = Stage(name="everyone", open=opened, share=0.45, train=(everyone,), warmup=WARMUP, monitored=True)
     return (*stages, last) if opened else (stages[0],)
 

@@ -188,7 +188,7 @@ def test_prox_grows_and_then_gives_everyone_their_due() -> None:
     assert set(stages[3].open) == {"depth", "decoder_depth", "width", "kernel", "resolution", "levels"}
     assert all((stage.teacher, stage.freeze) == ("none", "none") for stage in stages)
     assert all((stage.new_weights, stage.train) == ("preserving", (("largest", "smallest"),)) for stage in stages[1:-1])
-    assert stages[-1].train == (("largest", "random", "smallest", "random"),)
+    assert stages[-1].train == (("largest", "random", "largest", "smallest"),)
     assert [stage.share for stage in stages] == [0.25, 0.1, 0.1, 0.1, 0.45]
     assert [stage.warmup for stage in stages] == [0, 40, 40, 40, 40]
 
