@@ -30,7 +30,7 @@ from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.description import Description, Normalisation, Resampling
 from monai_prox.runtime.labels import labels, slabs
 from monai_prox.runtime.memory import needed_for
-from monai_prox.runtime.prediction import prepare
+from monai_prox.runtime.preprocessing import prepare
 from monai_prox.runtime.resampling import Array, matrices
 from monai_prox.runtime.sliding_window import sliding_window
 

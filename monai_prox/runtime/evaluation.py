@@ -20,7 +20,8 @@ from monai_prox.runtime.dice import class_dice, foreground, mean_score
 from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.model import Network
 from monai_prox.runtime.options import Options
-from monai_prox.runtime.prediction import label, prepare, problem
+from monai_prox.runtime.prediction import label, problem
+from monai_prox.runtime.preprocessing import prepare
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window, tiles
 

@@ -22,10 +22,18 @@ FLOAT, HALF = 4, 2  # bytes
 MIXED = 170  # bytes for each voxel of a band in which labels are interpolated, at most
 
 
-def check_fits(needed: int) -> None:
-    """Raises ProXError unless ``needed`` bytes can be had. Where the system does not tell, nothing is checked."""
+def fits(needed: int) -> bool:
+    """Whether ``needed`` bytes can be had for sure: not where the system does not tell."""
     free = available()
-    if free is not None and needed > free:
+    return free is not None and needed <= free
+
+
+def check_fits(needed: int, reserved: int = 0) -> None:
+    """Raises ProXError unless ``needed`` bytes can be had beside ``reserved`` ones. Where the system does not tell, nothing is
+    checked.
+    """
+    free = available()
+    if free is not None and needed + reserved > free:
         raise ProXError(f"it would take {_in_words(needed)} of memory, and there are {_in_words(free)}")
 
 

@@ -12,27 +12,18 @@ from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, replacing, to_disk
-from monai_prox.runtime.cases import Case, read_case
+from monai_prox.runtime.cases import Case
 from monai_prox.runtime.description import Description
 from monai_prox.runtime.grid import Grid
-from monai_prox.runtime.images import Image
 from monai_prox.runtime.labels import labels
 from monai_prox.runtime.mirroring import mirrored
 from monai_prox.runtime.model import Network
 from monai_prox.runtime.options import PLAIN, Options
 from monai_prox.runtime.postprocessing import keep_largest
-from monai_prox.runtime.preprocessing import preprocess
 from monai_prox.runtime.probabilities import ENDINGS, probabilities, save_for_ensembling, save_probabilities
+from monai_prox.runtime.read_ahead import ReadAhead
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window
-
-
-def prepare(image: Image, description: Description, options: Options = PLAIN) -> tuple[Array, Grid]:
-    """-> (C, *grid), and the grid; the image's voxels are changed. Raises ProXError for images that the network is not for."""
-    if len(image.voxels) != len(description.channels):
-        names = ", ".join(description.channels)
-        raise ProXError(f"the network needs {len(description.channels)} channels ({names}), got {len(image.voxels)}")
-    return preprocess(image.voxels, image.spacing, description, options)
 
 
 def label(
@@ -79,41 +70,54 @@ def predict(
     that the network has not.
     """
     options.check(description)
-    paths = [output / f"{case.name}{description.file_ending}" for case in cases]
-    if mixed := {path.resolve() for path in paths} & {file.resolve() for case in cases for file in case.files}:
+    paths = {case: output / f"{case.name}{description.file_ending}" for case in cases}
+    if mixed := {path.resolve() for path in paths.values()} & {file.resolve() for case in cases for file in case.files}:
         raise ProXError(f"the segmentation would replace the image {min(mixed)}; give another output folder")
     make_folder(output)
     if options.probabilities:
         save_for_ensembling(description, output)
-    for case, path in zip(cases, paths, strict=True):
-        further = [output / f"{case.name}{ending}" for ending in ENDINGS if options.probabilities]
-        if not overwrite and all(file.exists() for file in (path, *further)):
-            yield case, None
-            continue
-        try:
-            image = read_case(case, description)
-            if not image.voxels.any():
-                warnings.warn(f"{case.files[0]} is 0 everywhere; nothing can be seen in it", stacklevel=2)
-            (prepared, grid), save, properties = prepare(image, description, options), image.save, image.properties
-            del image  # its voxels may be the largest thing in memory
-            segmented = label(
-                prepared,
-                grid,
-                description,
-                network,
-                options,
-                done=partial(done, case.name) if done else None,
-                keep=partial(save_probabilities, properties=properties, stem=output / case.name),
-            )
-            with replacing(path) as temporary:
-                save(segmented, temporary)
-                _move_beside(temporary, path)
-        except ModuleNotFoundError:  # the command says which library is missing
-            raise
-        except Exception as error:  # the runtimes' own have no common class, and a device may run out of memory
-            yield case, problem(error)
-        else:
-            yield case, None
+    further = {case: [output / f"{case.name}{ending}" for ending in ENDINGS if options.probabilities] for case in cases}
+    finished = {case for case in cases if not overwrite and all(file.exists() for file in (paths[case], *further[case]))}
+    with ReadAhead([case for case in cases if case not in finished], description, options) as reader:
+        for case in cases:
+            if case in finished:
+                yield case, None
+                continue
+            try:
+                _predict_one(case, reader, description, network, paths[case], options, done)
+            except ModuleNotFoundError:  # the command says which library is missing
+                raise
+            except Exception as error:  # the runtimes' own have no common class, and a device may run out of memory
+                yield case, problem(error)
+            else:
+                yield case, None
+
+
+def _predict_one(
+    case: Case,
+    reader: ReadAhead,
+    description: Description,
+    network: Network,
+    path: Path,
+    options: Options,
+    done: Callable[[str, int], object] | None,
+) -> None:
+    """What it holds of the case is gone before the next one, which may be as large."""
+    ready = reader.ready(case)
+    if ready.empty:
+        warnings.warn(f"{case.files[0]} is 0 everywhere; nothing can be seen in it", stacklevel=2)
+    segmented = label(
+        ready.prepared,
+        ready.grid,
+        description,
+        network,
+        options,
+        done=partial(done, case.name) if done else None,
+        keep=partial(save_probabilities, properties=ready.properties, stem=path.parent / case.name),
+    )
+    with replacing(path) as temporary:
+        ready.save(segmented, temporary)
+        _move_beside(temporary, path)
 
 
 def _move_beside(temporary: Path, path: Path) -> None:

@@ -27,7 +27,8 @@ from monai_prox.core.supernet import SKELETONS, SuperNet
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.runtime.images import Image
 from monai_prox.runtime.model import Model
-from monai_prox.runtime.prediction import label, prepare
+from monai_prox.runtime.prediction import label
+from monai_prox.runtime.preprocessing import prepare
 from monai_prox.search.torch_runner import runnable
 from monai_prox.training.engine import Engine
 from monai_prox.training.stage import Schedule, Stage

@@ -30,7 +30,7 @@ from monai_prox.nnunet.family_report import write_family
 from monai_prox.nnunet.task import convert_task, task_id
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerDemo
-from monai_prox.runtime import prediction
+from monai_prox.runtime import prediction, preprocessing
 from monai_prox.runtime.cases import Case, read_case
 from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
@@ -300,7 +300,7 @@ def write_held_out(model: ModelFolder, names: Sequence[str], *, flat: bool = Fal
         file = folder / "imagesTr" / f"{case}_0000{description.file_ending}"
         sitk.WriteImage(image, file)
         read = read_case(Case(case, (file,)), description)
-        segmented = prediction.label(*prediction.prepare(read, description), description, run)
+        segmented = prediction.label(*preprocessing.prepare(read, description), description, run)
         read.save(segmented, folder / "labelsTr" / f"{case}{description.file_ending}")
     return folder
 

@@ -18,7 +18,8 @@ from monai_prox.runtime.description import Description, Normalisation
 from monai_prox.runtime.images import Image
 from monai_prox.runtime.memory import available, check_fits, needed_for
 from monai_prox.runtime.options import PLAIN, Options
-from monai_prox.runtime.prediction import label, predict, prepare
+from monai_prox.runtime.prediction import label, predict
+from monai_prox.runtime.preprocessing import prepare
 
 CT = Normalisation(scheme="CTNormalization", lower=-100, upper=100)
 MASKED = Normalisation(scheme="ZScoreNormalization", masked=True)

@@ -36,8 +36,8 @@ from monai_prox.runtime.images import Image
 from monai_prox.runtime.labels import labels
 from monai_prox.runtime.mirroring import mirrored
 from monai_prox.runtime.model import Model
-from monai_prox.runtime.prediction import predict, prepare
-from monai_prox.runtime.preprocessing import preprocess
+from monai_prox.runtime.prediction import predict
+from monai_prox.runtime.preprocessing import prepare, preprocess
 from monai_prox.runtime.resampling import resample
 from monai_prox.runtime.sliding_window import sliding_window
 from monai_prox.trained.nnunet_folder import ModelFolder
@@ -358,7 +358,7 @@ def test_what_cannot_be_predicted_stops_nothing_else(
             raise MemoryError
         return prepare(image, *arguments, **keywords)
 
-    monkeypatch.setattr("monai_prox.runtime.prediction.prepare", limited)
+    monkeypatch.setattr("monai_prox.runtime.read_ahead.prepare", limited)
     problems = predicted(opened, find_cases(images, description_in(opened)), tmp_path / "output")
     assert [name for name, problem in problems.items() if problem is None] == ["case_0", "case_1"]
     assert "broken_0000.nii.gz cannot be read" in problems["broken"]

@@ -42,7 +42,8 @@ from monai_prox.files import write_json
 from monai_prox.latency.device import Device
 from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.evaluation import LabelledScan, LabelledScans, SegmentedCases
-from monai_prox.runtime.prediction import label, prepare
+from monai_prox.runtime.prediction import label
+from monai_prox.runtime.preprocessing import prepare
 from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
 from monai_prox.search.parameters import distributions
