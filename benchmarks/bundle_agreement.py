@@ -16,14 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from benchmarks import records
 from benchmarks.about import about
+from benchmarks.agreement import agreement_of
 from monai_prox.data.decathlon import DecathlonTask
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.from_nnunet import prediction_of
@@ -53,12 +52,7 @@ def compare(name: str, model: ModelFolder, images: Path, work: Path) -> dict[str
     config = ["--config_file", bundle / "configs" / "inference.json"]
     options = ["--bundle_root", bundle, "--dataset_dir", images, "--output_dir", outputs[1]]
     call([sys.executable, "-m", "monai.bundle", "run", *config, *options], work)
-    same, voxels, worst = 0, 0, 1.0
-    for path in sorted(outputs[0].glob("*.nii.gz")):
-        theirs, ours = (np.asarray(nib.load(folder / path.name).dataobj) for folder in outputs)
-        equal = theirs == ours
-        same, voxels, worst = same + int(equal.sum()), voxels + equal.size, min(worst, float(equal.mean()))
-    return {"member": name, "voxels": voxels, "agreement": same / voxels, "worst_case": worst}
+    return {"member": name} | agreement_of(*outputs)
 
 
 def main() -> None:

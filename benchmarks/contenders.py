@@ -161,12 +161,12 @@ class ModelOpt(Contender):
         network.train()
 
 
-def build(trainer: type[nnUNetTrainer], folder: Path, plan: str) -> Any:
-    """A trainer of fold 0 of the preprocessed data in ``folder``, of the only configuration in the plan."""
+def build(trainer: type[nnUNetTrainer], folder: Path, plan: str, fold: int = 0) -> Any:
+    """A trainer of the preprocessed data in ``folder``, of the only configuration in the plan."""
     plans = load_json(str(folder / f"{plan}.json")) | {"continue_training": False}
     (configuration,) = plans["configurations"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return trainer(plans, configuration, 0, load_json(str(folder / "dataset.json")), device)
+    return trainer(plans, configuration, fold, load_json(str(folder / "dataset.json")), device)
 
 
 def stock_trainer(family: UNetFamily, subnet: Subnet, configure_optimizers: Any, *, bare: bool = False) -> Any:

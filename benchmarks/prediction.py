@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from monai_prox.trained.nnunet_plans import surface_tolerance_of
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 MEMBERS = ("largest", "middle", "smallest")
-FILES = (("onnx", False), ("openvino", False), ("onnx", True), ("openvino", True))  # with the integers last
+FORMATS, PRECISIONS = ("onnx", "openvino"), ("", "half", "int8")  # "" is float32
 
 
 PARTS = {".xml": (".xml", ".bin"), ".onnx": (".onnx",), ".pth": (".pth",)}
@@ -93,11 +94,12 @@ def main() -> None:
         ),
     }
     for member in MEMBERS:
-        for format, int8 in FILES:
-            name = f"{member}, {format}{' int8' if int8 else ''}"
-            file = work / f"{member}{'_int8' if int8 else ''}{ENDINGS[format]}"
+        for precision, format in product(PRECISIONS, FORMATS):
+            name = f"{member}, {format} {precision}".strip()
+            file = work / f"{'_'.join(filter(None, (member, precision)))}{ENDINGS[format]}"
+            asked = {"int8": precision == "int8", "half": precision == "half"}
             try:
-                export_file(source, member, file, format, overwrite=True, int8=int8)
+                export_file(source, member, file, format, overwrite=True, **asked)
             except ProXError as error:  # integers that cost too much
                 print(f"{name}: {error}", flush=True)
                 continue

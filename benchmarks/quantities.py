@@ -69,6 +69,9 @@ COLUMNS = {
     "members.largest.dice.mean": Column("largest's Dice"),
     "hypervolume": Column("area below the front"),
     "seconds": Column("s", 1, 0),
+    "seconds_warm": Column("next case, s", 1, 1),
+    "network_seconds": Column("bare network, s", 1, 1),
+    "beside_seconds": Column("all but the network, s", 1, 1),
     "share_of_training": Column("of the training's time, %", 100, 1),
 }
 

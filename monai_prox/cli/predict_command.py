@@ -53,18 +53,19 @@ def predict(
     options = Options(step=step_size, mirror=mirror, postprocess=postprocessing, probabilities=save_probabilities)
     opened = Model(model, threads=threads, provider=provider)
     description = opened.description
-    options.check(description)  # before a bar is drawn
     kind = KINDS[description.kind]
     found, failed = kind.find(images, description), {}
-    with bars() as progress:
-        every, one = progress.add_task(kind.counted, total=len(found)), progress.add_task("tiles", visible=False)
+    progress = bars()
+    every, one = progress.add_task(kind.counted, total=len(found)), progress.add_task("tiles", visible=False)
 
-        def done(name: str, tiles: int) -> None:
-            if progress.tasks[one].description != printable(name):
-                progress.reset(one, total=tiles, description=printable(name), visible=True)
-            progress.advance(one)
+    def done(name: str, tiles: int) -> None:
+        if progress.tasks[one].description != printable(name):
+            progress.reset(one, total=tiles, description=printable(name), visible=True)
+        progress.advance(one)
 
-        for name, problem in kind.predict(description, opened, found, output, options, overwrite=overwrite, done=done):
+    predicted = kind.predict(description, opened, found, output, options, overwrite=overwrite, done=done)
+    with progress:
+        for name, problem in predicted:
             progress.advance(every)
             if problem is not None:
                 failed[name] = problem

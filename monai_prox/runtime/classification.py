@@ -104,8 +104,13 @@ def classify(
     """
     make_folder(output)
     if (output / TABLE).exists() and not overwrite:
-        yield from ((path, None) for path in scans)
-        return
+        return ((path, None) for path in scans)
+    return _classified(description, network, scans, output)
+
+
+def _classified(
+    description: ScanDescription, network: Network, scans: Sequence[Path], output: Path
+) -> Iterator[tuple[Path, str | None]]:
     with replacing(output / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "class", *description.classes])

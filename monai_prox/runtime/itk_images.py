@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import struct
+import zlib
 from collections.abc import Sequence
 from errno import EIO
 from functools import partial
+from math import prod
+from os import SEEK_END
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,12 +33,15 @@ TIFF_TYPES = {3: "H", 4: "I"}  # of tags' values, those of numbers that say how 
 TIFF_BITS, TIFF_COLOURS, TIFF_ORIENTATION, TIFF_PLANES, TIFF_TILES, TIFF_NUMBERS = 258, 262, 274, 284, 322, 339  # tags
 MOST_TAGS = 1_000
 NIFTI = (".nii.gz", ".nii")
+GZIP, PART = b"\x1f\x8b", 2**20  # how such files begin; bytes at a time
 UNCOMPRESSED = (".tif", ".tiff")  # what others read without further libraries
 
 
 def read_image(path: Path) -> sitk.Image:
     """Raises ProXError where it cannot be read, or its voxels are in a file of another folder."""
     reader = check_header(path)
+    if path.name.lower().endswith(NIFTI):
+        _check_whole(path, reader)
     try:
         return reader.Execute()
     except RuntimeError as error:
@@ -51,8 +58,39 @@ def check_header(path: Path) -> sitk.ImageFileReader:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise _unreadable(path, error) from None
-    check_size(path, reader.GetSize(), reader.GetNumberOfComponents())
+    of_number: int = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+    check_size(path, reader.GetSize(), reader.GetNumberOfComponents() * of_number)
     return reader
+
+
+def _check_whole(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Raises ProXError for a NIfTI file that ends too early, where ITK would see 0 from there on."""
+    try:
+        sides = [int(reader.GetMetaData(f"dim[{axis}]")) for axis in range(1, int(reader.GetMetaData("dim[0]")) + 1)]
+        wanted = int(float(reader.GetMetaData("vox_offset"))) + prod(sides) * int(reader.GetMetaData("bitpix")) // 8
+    except (RuntimeError, ValueError):  # another format, by its name NIfTI
+        return
+    found = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(2) == GZIP:
+            file.seek(-4, SEEK_END)
+            if int.from_bytes(file.read(4), "little") == wanted % 2**32:  # its last number is the length, modulo this
+                return
+            found = _length(path)  # it was cut, or has several parts
+    if found < wanted:
+        raise ProXError(f"{path} cannot be read: it ends after {found:,} of {wanted:,} bytes")
+
+
+def _length(path: Path) -> int:
+    """Bytes of what is in a gzip file, as far as it can be read."""
+    length = 0
+    try:
+        with gzip.open(path) as file:
+            while part := file.read(PART):
+                length += len(part)
+    except (EOFError, OSError, zlib.error):
+        pass
+    return length
 
 
 def _unreadable(path: Path, error: RuntimeError) -> ProXError:
@@ -208,7 +246,7 @@ def _write(image: sitk.Image, path: Path) -> None:
     sitk.WriteImage(image, path, useCompression=path.suffix not in UNCOMPRESSED)
     try:
         whole = np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(path)), sitk.GetArrayViewFromImage(image))
-    except RuntimeError:
-        whole = False
+    except RuntimeError as error:
+        raise OSError(EIO, f"what has been written cannot be read again ({str(error).strip().splitlines()[-1]})") from None
     if not whole:
         raise OSError(EIO, "what has been written cannot be read again, is the disk full?")

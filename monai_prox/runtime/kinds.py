@@ -77,8 +77,8 @@ class Segmentation:
     ) -> Iterator[Outcome]:
         from monai_prox.runtime.prediction import predict
 
-        for case, problem in predict(description, network, images, output, options, overwrite=overwrite, done=done):
-            yield case.name, problem
+        predicted = predict(description, network, images, output, options, overwrite=overwrite, done=done)
+        return ((case.name, problem) for case, problem in predicted)
 
 
 class Classification:
@@ -109,8 +109,8 @@ class Classification:
         from monai_prox.runtime.classification import classify
 
         options.check(description)
-        for scan, problem in classify(description, network, images, output, overwrite=overwrite):
-            yield str(scan), problem
+        classified = classify(description, network, images, output, overwrite=overwrite)
+        return ((str(scan), problem) for scan, problem in classified)
 
 
 SEGMENTATION, CLASSIFICATION = Segmentation(), Classification()

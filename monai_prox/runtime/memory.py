@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -14,11 +16,12 @@ from monai_prox.runtime.labels import BAND, SLAB
 from monai_prox.runtime.options import PLAIN, Options
 from monai_prox.runtime.resampling import BLOCK
 
-MEMINFO, PROCESS = Path("/proc/meminfo"), Path("/proc/self/cgroup")
+MEMINFO, PROCESS, STATM = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/proc/self/statm")
 GROUPS = Path("/sys/fs/cgroup")
 V1, V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")  # by the group's version
 CACHED = ("inactive_file", "active_file")  # of files, which a group gives up before anything else
 FLOAT, HALF = 4, 2  # bytes
+RESERVED: ContextVar[int] = ContextVar("RESERVED", default=0)  # bytes, see ``reserving``
 MIXED = 170  # bytes for each voxel of a band in which labels are interpolated, at most
 
 
@@ -28,12 +31,20 @@ def fits(needed: int) -> bool:
     return free is not None and needed <= free
 
 
-def check_fits(needed: int, reserved: int = 0) -> None:
-    """Raises ProXError unless ``needed`` bytes can be had beside ``reserved`` ones. Where the system does not tell, nothing is
-    checked.
-    """
+@contextmanager
+def reserving(count: int) -> Iterator[None]:
+    """Within it, in this thread, nothing fits that does not leave ``count`` bytes for others."""
+    token = RESERVED.set(count)
+    try:
+        yield
+    finally:
+        RESERVED.reset(token)
+
+
+def check_fits(needed: int) -> None:
+    """Raises ProXError unless ``needed`` bytes can be had. Where the system does not tell, nothing is checked."""
     free = available()
-    if free is not None and needed + reserved > free:
+    if free is not None and needed + RESERVED.get() > free:
         raise ProXError(f"it would take {_in_words(needed)} of memory, and there are {_in_words(free)}")
 
 
@@ -44,7 +55,17 @@ def available() -> int | None:
         free = next(int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")
     except (OSError, StopIteration, ValueError, IndexError):
         return None
-    return max(0, min([free, *_left_to_groups()]))
+    return max(0, min([free, *_left_to_process(), *_left_to_groups()]))
+
+
+def _left_to_process() -> Iterator[int]:
+    """Bytes that ``ulimit -v`` leaves to it, of its address space."""
+    import resource  # which only systems with such limits have
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        pages = int(STATM.read_text().split()[0])
+        yield limit - pages * resource.getpagesize()
 
 
 def _left_to_groups() -> Iterator[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -76,21 +76,47 @@ def predict(
     make_folder(output)
     if options.probabilities:
         save_for_ensembling(description, output)
-    further = {case: [output / f"{case.name}{ending}" for ending in ENDINGS if options.probabilities] for case in cases}
-    finished = {case for case in cases if not overwrite and all(file.exists() for file in (paths[case], *further[case]))}
-    with ReadAhead([case for case in cases if case not in finished], description, options) as reader:
-        for case in cases:
-            if case in finished:
-                yield case, None
-                continue
-            try:
-                _predict_one(case, reader, description, network, paths[case], options, done)
-            except ModuleNotFoundError:  # the command says which library is missing
+    return _predictions(description, network, paths, options, overwrite=overwrite, done=done)
+
+
+def _predictions(
+    description: Description,
+    network: Network,
+    paths: Mapping[Case, Path],
+    options: Options,
+    *,
+    overwrite: bool,
+    done: Callable[[str, int], object] | None,
+) -> Iterator[tuple[Case, str | None]]:
+    finished = {
+        case for case, path in paths.items() if not overwrite and all(file.exists() for file in _outputs(path, case, options))
+    }
+    reader = ReadAhead([case for case in paths if case not in finished], description, options)
+
+    def succeeded(case: Case) -> bool:
+        """False if it was short of memory that it has now: what had been read ahead is gone."""
+        try:
+            _predict_one(case, reader, description, network, paths[case], options, done)
+        except MemoryError:
+            if not reader.give_up():
                 raise
-            except Exception as error:  # the runtimes' own have no common class, and a device may run out of memory
-                yield case, problem(error)
-            else:
-                yield case, None
+            return False
+        return True
+
+    for case in paths:
+        try:
+            while case not in finished and not succeeded(case):
+                pass
+        except ModuleNotFoundError:  # the command says which library is missing
+            raise
+        except Exception as error:  # the runtimes' own have no common class, and a device may run out of memory
+            yield case, problem(error)
+        else:
+            yield case, None
+
+
+def _outputs(path: Path, case: Case, options: Options) -> list[Path]:
+    return [path, *(path.parent / f"{case.name}{ending}" for ending in ENDINGS if options.probabilities)]
 
 
 def _predict_one(

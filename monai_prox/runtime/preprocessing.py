@@ -26,19 +26,16 @@ MOST_VOXELS = 2**31  # on the network's grid, of all channels
 LONGEST = 2**15  # voxels of an axis there
 
 
-def prepare(image: Image, description: Description, options: Options = PLAIN, *, reserved: int = 0) -> tuple[Array, Grid]:
-    """-> (C, *grid), and the grid; the image's voxels are changed. reserved: bytes of the memory that another case will take.
-
-    Raises ProXError for images that the network is not for, see ``preprocess``.
-    """
+def prepare(image: Image, description: Description, options: Options = PLAIN) -> tuple[Array, Grid]:
+    """-> (C, *grid), and the grid; the image's voxels are changed. Raises ProXError for images that the network is not for."""
     if len(image.voxels) != len(description.channels):
         names = ", ".join(description.channels)
         raise ProXError(f"the network needs {len(description.channels)} channels ({names}), got {len(image.voxels)}")
-    return preprocess(image.voxels, image.spacing, description, options, reserved=reserved)
+    return preprocess(image.voxels, image.spacing, description, options)
 
 
 def preprocess(
-    image: Array, spacing: tuple[float, ...], description: Description, options: Options = PLAIN, *, reserved: int = 0
+    image: Array, spacing: tuple[float, ...], description: Description, options: Options = PLAIN
 ) -> tuple[Array, Grid]:
     """image: (C, z, y, x), which is changed; spacing: (z, y, x) in mm -> (C, *grid), and the grid.
 
@@ -65,7 +62,7 @@ def preprocess(
             f"allowed are {MOST_VOXELS:,}, {LONGEST:,} an axis"
         )
     grid = Grid(whole, box, shape, at, target)
-    check_fits(needed_for(grid, description, options), reserved)
+    check_fits(needed_for(grid, description, options))
     mask = None
     if any(normalisation.masked for normalisation in description.normalisation):
         mask = ndimage.binary_fill_holes(inside)[box]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from monai_prox.runtime.cases import Case, read_case
 from monai_prox.runtime.description import Description
 from monai_prox.runtime.grid import Grid
-from monai_prox.runtime.memory import fits, needed_for
+from monai_prox.runtime.memory import fits, needed_for, reserving
 from monai_prox.runtime.options import Options
 from monai_prox.runtime.preprocessing import prepare
 from monai_prox.runtime.resampling import Array
@@ -36,42 +37,49 @@ class Ready:
     needed: int
 
 
-def make_ready(case: Case, description: Description, options: Options, *, reserved: int = 0) -> Ready:
-    """Raises ProXError for a case that cannot be read, is not for the network, or would not fit beside ``reserved`` bytes."""
+def make_ready(case: Case, description: Description, options: Options) -> Ready:
+    """Raises ProXError for a case that cannot be read, is not for the network, or would not fit into memory."""
     image = read_case(case, description)
     empty, save, properties = not image.voxels.any(), image.save, image.properties
-    prepared, grid = prepare(image, description, options, reserved=reserved)
+    prepared, grid = prepare(image, description, options)
     return Ready(prepared, grid, empty, save, properties, needed_for(grid, description, options))
 
 
 class ReadAhead:
-    """``cases`` in their order. Within it as a context, ``ready`` gives each when it is its turn.
+    """``cases`` in their order: ``ready`` gives each when it is its turn.
 
     Only one case is read ahead, and only where the memory has room for two as large as the present one. If anything goes wrong
-    with it, it is read again at its turn, so that no case fails for want of what another one holds.
+    with it, it is read again at its turn, so that no case fails for want of what another one holds. The thread ends with the
+    program, whatever it is reading.
     """
 
     def __init__(self, cases: Sequence[Case], description: Description, options: Options) -> None:
         self._description, self._options = description, options
         self._following = dict(pairwise(cases))
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read ahead")
-        self._ahead: Future[Ready] | None = None
-
-    def __enter__(self) -> ReadAhead:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._ahead: Future[Ready | None] | None = None
 
     def ready(self, case: Case) -> Ready:
         """Raises what ``make_ready`` raises."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead.exception() is None:
-            ready = ahead.result()
-        else:
-            ready = make_ready(case, self._description, self._options)
+        ready = self._taken() or make_ready(case, self._description, self._options)
         following = self._following.get(case)
         if following is not None and fits(2 * (ready.needed + ready.prepared.nbytes)):
-            reserved = ready.needed
-            self._ahead = self._thread.submit(make_ready, following, self._description, self._options, reserved=reserved)
+            self._ahead = Future()
+            Thread(target=self._read, args=(following, self._ahead, ready.needed), name="read ahead", daemon=True).start()
         return ready
+
+    def give_up(self) -> bool:
+        """Reads ahead no more; whether it held a case."""
+        self._following = {}
+        return self._taken() is not None
+
+    def _taken(self) -> Ready | None:
+        """Waited for."""
+        ahead, self._ahead = self._ahead, None
+        return None if ahead is None else ahead.result()
+
+    def _read(self, case: Case, into: Future[Ready | None], reserved: int) -> None:
+        """None if it failed: then all that the failure holds is gone."""
+        ready = None
+        with suppress(BaseException), reserving(reserved):
+            ready = make_ready(case, self._description, self._options)
+        into.set_result(ready)

@@ -1,6 +1,7 @@
 """Members in integers: calibrated on some cases, measured on others, and not written where they lose too much."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
+from helpers.descriptions import DESCRIBED
 from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, hold_out, write_held_out
 from helpers.refusals import refused
 from onnx import TensorProto, helper, numpy_helper
@@ -16,7 +18,7 @@ from monai_prox.export.device_file import export_file
 from monai_prox.export.int8 import Loss, compare, halves, quantise
 from monai_prox.export.onnx_file import OPSET
 from monai_prox.runtime.cases import Case
-from monai_prox.runtime.description import KEY, Description, ScanDescription, write_description
+from monai_prox.runtime.description import KEY, Description, Normalisation, ScanDescription, write_description
 from monai_prox.runtime.evaluation import Labelled, SegmentedCases, find_labelled
 from monai_prox.runtime.model import Model
 from monai_prox.trained.nnunet_folder import ModelFolder
@@ -153,6 +155,18 @@ def test_every_case_calibrates_or_measures() -> None:
         calibrating, measuring = halves(SegmentedCases([Labelled(Case(str(name), ()), Path()) for name in range(count)]))
         assert sorted([*calibrating, *measuring]) == list(range(count))
         assert 0 <= len(calibrating) - len(measuring) <= 1
+
+
+@pytest.mark.parametrize(("count", "starts"), [(1, [0]), (3, [0, 4, 8]), (9, [4, 16, 28])])
+def test_patches_that_calibrate_are_spread_over_the_case(count: int, starts: list[int], tmp_path: Path) -> None:
+    """Its tiles lie four voxels apart, and each voxel has the number of its slice."""
+    image = np.ones((8 + 4 * (count - 1), 8, 8), np.int16) * np.arange(1, 9 + 4 * (count - 1), dtype=np.int16)[:, None, None]
+    sitk.WriteImage(sitk.GetImageFromArray(image), tmp_path / "case_0000.nii.gz")
+    rule = Normalisation(scheme="CTNormalization", lower=0, upper=100, mean=1, std=1)
+    description = replace(DESCRIBED, patch=(8, 8, 8), spacing=(1.0, 1.0, 1.0), normalisation=(rule,))
+    cases = SegmentedCases([Labelled(Case("case", (tmp_path / "case_0000.nii.gz",)), Path())])
+    seen = [*cases.inputs([0], description, 3)]
+    assert {patch.shape for patch in seen} == {(1, 1, 8, 8, 8)} and [patch[0, 0, 0, 0, 0] for patch in seen] == starts
 
 
 def test_a_model_is_measured_on_what_its_training_held_out(model: ModelFolder, dataset: Path) -> None:

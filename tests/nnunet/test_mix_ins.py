@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTransform
 from helpers.nnunet_task import CUT, FULLRES, TWO_MEMBERS, Prepared, ProXTrainerTiny, bare_plans, cut_plans, make_trainer
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -40,7 +43,7 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 )
 
 from monai_prox.errors import ProXError
-from monai_prox.nnunet.loader_process import EndWithTraining, _flattened
+from monai_prox.nnunet.loader_process import EndWithTraining, prepare_transforms
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainer_5epochs
 from monai_prox.trained.nnunet_folder import ModelFolder
@@ -66,6 +69,16 @@ def augmentation(trainer: Any) -> Any:
     return trainer.get_training_transforms((16, 24, 16), rotation, scales, mirrored, dummy, use_mask_for_norm=[False])
 
 
+def within(transform: BasicTransform) -> list[BasicTransform]:
+    """A transform and all in its attributes."""
+    found = [transform]
+    for value in vars(transform).values():
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, BasicTransform | EndWithTraining):
+                found += within(one)
+    return found
+
+
 VARIANTS = (
     nnUNetTrainerNoDA,
     nnUNetTrainerDA5,
@@ -81,11 +94,19 @@ def test_augments_and_mirrors_as_the_variant(variant: type, bare: Path) -> None:
     trainer, theirs = made(ProXTrainer, variant), make_trainer(bare_plans(), cls=variant)
     ours, expected = augmentation(trainer), augmentation(theirs)
     assert [type(one) for one in ours.transforms] == [EndWithTraining, *map(type, expected.transforms)]
-    names = [[type(one) for one in _flattened(transforms)] for transforms in (ours, expected)]
+    names = [[type(one) for one in within(transforms)] for transforms in (ours, expected)]
     names[0].remove(EndWithTraining)
     assert names[0] == names[1]
-    assert not any(one.benchmark for one in _flattened(ours) if isinstance(one, GaussianBlurTransform))
     assert trainer.inference_allowed_mirroring_axes == theirs.inference_allowed_mirroring_axes
+
+
+def test_no_blur_within_others_chooses_an_algorithm_by_timing() -> None:
+    given = {"blur_sigma": (0.5, 1), "synchronize_channels": False, "synchronize_axes": False, "p_per_channel": 1}
+    blurs = [GaussianBlurTransform(benchmark=True, **given) for _ in range(4)]
+    several = OneOfTransform([blurs[1], RandomTransform(ComposeTransforms([blurs[2]]), apply_probability=0.5)])
+    composed = ComposeTransforms([RandomTransform(blurs[0], apply_probability=0.5), several, blurs[3]])
+    assert [one for one in within(prepare_transforms(composed)) if isinstance(one, GaussianBlurTransform)] == blurs
+    assert not any(blur.benchmark for blur in blurs)
 
 
 def test_what_a_trainer_of_0_1_sets_is_named(bare: Path) -> None:

@@ -295,6 +295,23 @@ def test_an_epoch_draws_by_its_number_seed_fold_and_rank(bare: Path) -> None:
         assert len(set(numbers)) == len(seen)
 
 
+def test_loaders_of_a_continued_training_begin_with_the_numbers_of_its_epoch(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes of loaders inherit the generators' state as they start."""
+
+    def drawn(epoch: int) -> list[float]:
+        numbers: list[float] = []
+        monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: numbers.extend((random.random(), np.random.random())))
+        trainer = make_trainer(bare_plans(prox=FEW))
+        trainer.initialize()
+        trainer.current_epoch = epoch
+        trainer.on_train_start()
+        return numbers
+
+    assert drawn(1) == drawn(1) and not {*drawn(1)} & {*drawn(2)}
+
+
 def test_checkpoint_best_is_the_best_of_the_stage(bare: Path) -> None:
     """Each stage begins without one: the smaller family before is no candidate."""
     trainer = make_trainer(bare_plans(prox=FEW))

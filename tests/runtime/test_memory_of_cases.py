@@ -111,7 +111,7 @@ def test_a_case_that_would_not_fit_is_refused_and_the_others_are_done(
 def test_an_image_that_would_not_fit_is_not_read(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, 4_500_000)
     path = images / "case_1_0000.nii.gz"
-    refused("it would take 5.0 MB of memory, and there are 4.5 MB", read_case, Case("case_1", (path,)), DESCRIPTION)
+    refused("it would take 6.0 MB of memory, and there are 4.5 MB", read_case, Case("case_1", (path,)), DESCRIPTION)
     by_nibabel = replace(DESCRIPTION, reader="NibabelIO")
     refused("it would take 6.0 MB of memory, and there are 4.5 MB", read_case, Case("case_1", (path,)), by_nibabel)
 

@@ -1,6 +1,7 @@
 """The next case is read while one is predicted, and never at another one's expense."""
 
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 from helpers.descriptions import DESCRIBED
+from helpers.refusals import refused
 
 from monai_prox.runtime import memory, read_ahead
 from monai_prox.runtime.cases import Case, find_cases
@@ -116,9 +118,67 @@ def test_finished_cases_are_not_read(cases: list[Case], tmp_path: Path, monkeypa
     assert reading.read == [("case_1", False), ("case_3", True)]
 
 
-def test_what_is_given_up_reads_no_more(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = Reading(cases, monkeypatch)
+def test_nobody_waits_for_what_is_read_ahead(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an interruption."""
+    release, within, main = threading.Event(), read_ahead.read_case, threading.current_thread()
+
+    def reading(case: Case, description: Description) -> Image:
+        assert threading.current_thread() is main or release.wait(60)
+        return within(case, description)
+
+    monkeypatch.setattr(read_ahead, "read_case", reading)
     running = predict(DESCRIPTION, positive, cases, tmp_path / "masks")
     next(running)
     running.close()
-    assert len(reading.read) <= 2 and not [thread for thread in threading.enumerate() if "read ahead" in thread.name]
+    left = [thread for thread in threading.enumerate() if thread.name == "read ahead"]
+    assert [thread.daemon for thread in left] == [True]
+    release.set()
+    left[0].join()
+
+
+def test_a_case_that_runs_out_of_memory_gets_what_was_read_ahead(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, failed = Reading(cases, monkeypatch), []
+
+    def network(x: np.ndarray) -> np.ndarray:
+        if not failed:
+            failed.append(reading.begun["case_1"].wait(60))
+            raise MemoryError
+        return positive(x)
+
+    assert set(outcomes(cases, tmp_path / "masks", network).values()) == {None}
+    assert reading.read[:2] == [("case_0", False), ("case_1", True)]
+    assert reading.read[2:] == [(case.name, False) for case in cases]
+
+    def greedy(x: np.ndarray) -> np.ndarray:
+        raise MemoryError("too little")
+
+    assert set(outcomes(cases, tmp_path / "masks", greedy).values()) == {"too little"}
+
+
+def test_the_next_case_fits_beside_the_present_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 100)
+    with memory.reserving(60):
+        memory.check_fits(40)
+        refused("it would take 0.0 MB of memory, and there are 0.0 MB", memory.check_fits, 41)
+        other = threading.Thread(target=memory.check_fits, args=(100,))
+        other.start()
+        other.join()
+    memory.check_fits(100)
+
+
+def test_what_failed_ahead_leaves_nothing_in_memory(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its voxels nor the frames that had them."""
+    left: list[weakref.ref[np.ndarray]] = []
+    prepare, main = read_ahead.prepare, threading.current_thread()
+
+    def failing(image: Image, *arguments: Any) -> Any:
+        if threading.current_thread() is not main:
+            left.append(weakref.ref(image.voxels))
+            raise MemoryError
+        assert not [of for of in left if of() is not None]
+        return prepare(image, *arguments)
+
+    monkeypatch.setattr(read_ahead, "prepare", failing)
+    assert set(outcomes(cases, tmp_path / "masks").values()) == {None} and len(left) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 from collections.abc import Callable
@@ -280,6 +281,25 @@ def test_channels_on_one_grid_are_read_without_a_warning(tmp_path: Path, recwarn
     for reader in ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"):
         assert_as(THEIRS[reader](), files, description_of(reader, ".nii", 2), tmp_path)
     assert not [warning for warning in recwarn if "lies elsewhere" in str(warning.message)]
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
+@pytest.mark.parametrize("kind", [".nii", ".nii.gz", "several parts"])
+def test_a_nifti_file_that_ends_too_early_is_named(reader: str, kind: str, tmp_path: Path) -> None:
+    """ITK would see 0 from there on. A gzip file says the length of the last of its parts alone."""
+    voxels = np.random.default_rng(0).integers(1, 1000, (20, 30, 40), np.int16)
+    path = tmp_path / f"case_0000{'.nii' if kind == '.nii' else '.nii.gz'}"
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), path)
+    if kind == "several parts":
+        content = gzip.decompress(path.read_bytes())
+        path.write_bytes(gzip.compress(content[:7000]) + gzip.compress(content[7000:]))
+    description, case = description_of(reader, path.name[9:], 1), Case("case", (path,))
+    found = read_case(case, description).voxels
+    assert sorted(found.ravel()) == sorted(voxels.ravel())
+    whole = path.read_bytes()
+    for share in (0.98, 0.6):
+        path.write_bytes(whole[: round(share * len(whole))])
+        refused(f"{path} cannot be read", read_case, case, description)
 
 
 # ---------------------------------------------------------------------- two axes
