@@ -78,18 +78,18 @@ def _check_whole(path: Path, reader: sitk.ImageFileReader) -> None:
                 return
             found = _length(path)  # it was cut, or has several parts
     if found < wanted:
-        raise ProXError(f"{path} cannot be read: it ends after {found:,} of {wanted:,} bytes")
+        raise ProXError(f"{path} cannot be read: it ends too early, for its header says {wanted:,} bytes")
 
 
 def _length(path: Path) -> int:
-    """Bytes of what is in a gzip file, as far as it can be read."""
+    """Bytes of what is in a gzip file; 0 if it is not whole."""
     length = 0
     try:
         with gzip.open(path) as file:
             while part := file.read(PART):
                 length += len(part)
     except (EOFError, OSError, zlib.error):
-        pass
+        return 0
     return length
 
 

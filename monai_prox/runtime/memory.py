@@ -28,7 +28,7 @@ MIXED = 170  # bytes for each voxel of a band in which labels are interpolated, 
 def fits(needed: int) -> bool:
     """Whether ``needed`` bytes can be had for sure: not where the system does not tell."""
     free = available()
-    return free is not None and needed <= free
+    return free is not None and needed <= min([free, *_left_to_process()])
 
 
 @contextmanager
@@ -55,11 +55,11 @@ def available() -> int | None:
         free = next(int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")
     except (OSError, StopIteration, ValueError, IndexError):
         return None
-    return max(0, min([free, *_left_to_process(), *_left_to_groups()]))
+    return max(0, min([free, *_left_to_groups()]))
 
 
 def _left_to_process() -> Iterator[int]:
-    """Bytes that ``ulimit -v`` leaves to it, of its address space."""
+    """Bytes that ``ulimit -v`` leaves to it, of its address space, of which it may have some more that is free."""
     import resource  # which only systems with such limits have
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
