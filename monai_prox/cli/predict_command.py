@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,8 @@ from rich.markup import escape
 from monai_prox.cli.completion import PROVIDERS, one_of
 from monai_prox.cli.terminal import bars, say
 from monai_prox.errors import printable
+
+INTERRUPTED = 130  # the exit code of programs that Ctrl-C has ended
 
 
 def predict(
@@ -64,11 +67,15 @@ def predict(
         progress.advance(one)
 
     predicted = kind.predict(description, opened, found, output, options, overwrite=overwrite, done=done)
-    with progress:
-        for name, problem in predicted:
-            progress.advance(every)
-            if problem is not None:
-                failed[name] = problem
+    try:
+        with progress:
+            for name, problem in predicted:
+                progress.advance(every)
+                if problem is not None:
+                    failed[name] = problem
+    except KeyboardInterrupt:  # Python would wait for the thread that reads ahead
+        Console(stderr=True).print("Aborted.")
+        os._exit(INTERRUPTED)
     say(f"{output}: {len(found) - len(failed)} of {len(found)} {kind.counted}")
     if failed:
         lines = "\n".join(printable(f"{name}: {problem}") for name, problem in failed.items())

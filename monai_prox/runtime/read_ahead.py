@@ -49,8 +49,8 @@ class ReadAhead:
     """``cases`` in their order: ``ready`` gives each when it is its turn.
 
     Only one case is read ahead, and only where the memory has room for two as large as the present one. If anything goes wrong
-    with it, it is read again at its turn, so that no case fails for want of what another one holds. The thread ends with the
-    program, whatever it is reading.
+    with it, it is read again at its turn, so that no case fails for want of what another one holds. Nobody waits for a case
+    that is not asked for, but Python itself, at its end: libraries that read may not be left in the middle.
     """
 
     def __init__(self, cases: Sequence[Case], description: Description, options: Options) -> None:
@@ -64,7 +64,7 @@ class ReadAhead:
         following = self._following.get(case)
         if following is not None and fits(2 * (ready.needed + ready.prepared.nbytes)):
             self._ahead = Future()
-            Thread(target=self._read, args=(following, self._ahead, ready.needed), name="read ahead", daemon=True).start()
+            Thread(target=self._read, args=(following, self._ahead, ready.needed), name="read ahead").start()
         return ready
 
     def give_up(self) -> bool:

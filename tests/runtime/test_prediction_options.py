@@ -2,10 +2,13 @@
 
 import json
 import multiprocessing
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx
@@ -33,7 +36,7 @@ from monai_prox.export.device_file import ENDINGS
 from monai_prox.export.options import check_file_options
 from monai_prox.runtime.description import KEY
 from monai_prox.runtime.grid import Grid
-from monai_prox.runtime.kinds import CLASSIFICATION
+from monai_prox.runtime.kinds import CLASSIFICATION, SEGMENTATION
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.options import Options
 from monai_prox.runtime.probabilities import probabilities
@@ -181,6 +184,22 @@ def test_probabilities_are_those_of_the_image(regions: tuple[int, ...] | None, t
     found = probabilities(logits, Grid(whole, box, logits.shape[1:], spacing, description.spacing), description)
     assert found.dtype == wanted.dtype and found.shape == wanted.shape
     np.testing.assert_allclose(found, wanted, atol=0.01)
+
+
+def test_an_interrupted_command_ends_at_once(stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though another thread is still reading, for which Python would wait."""
+
+    def interrupted(*_: Any, **__: Any) -> Iterator[tuple[str, None]]:
+        yield "case", None
+        raise KeyboardInterrupt
+
+    def leave(code: int) -> NoReturn:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(SEGMENTATION, "predict", interrupted)
+    monkeypatch.setattr(os, "_exit", leave)
+    done = prox("predict", stock / "model.onnx", "-i", stock / "images", "-o", tmp_path / "out")
+    assert (done.code, done.out) == (130, "") and done.err.endswith("Aborted.\n")
 
 
 def test_providers_are_onnx_runtimes(stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
