@@ -199,7 +199,7 @@ def test_an_interrupted_command_ends_at_once(stock: Path, tmp_path: Path, monkey
     monkeypatch.setattr(SEGMENTATION, "predict", interrupted)
     monkeypatch.setattr(os, "_exit", leave)
     done = prox("predict", stock / "model.onnx", "-i", stock / "images", "-o", tmp_path / "out")
-    assert (done.code, done.out) == (130, "") and done.err.endswith("Aborted.\n")
+    assert done.code == 130 and done.err.endswith("Aborted.\n")
 
 
 def test_providers_are_onnx_runtimes(stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
