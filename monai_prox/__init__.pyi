@@ -30,6 +30,8 @@ from .export.device_file import export_file as export_file
 from .export.nnunet import export_nnunet as export_nnunet
 from .families.mobilenet import MobileNetFamily as MobileNetFamily
 from .families.mobilenet_choices import MobileNetChoices as MobileNetChoices
+from .families.monai_networks import MONAIFamily as MONAIFamily
+from .families.monai_networks import WidthChoices as WidthChoices
 from .families.unet import UNetFamily as UNetFamily
 from .families.unet_choices import UNetChoices as UNetChoices
 from .trained.bundle_folder import TrainedBundle as TrainedBundle

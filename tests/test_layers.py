@@ -65,8 +65,10 @@ def test_what_a_room_needs_of_others_packages() -> None:
     needed: dict[str, set[str]] = {}
     for module, path in modules().items():
         needed.setdefault(room(module), set()).update(name.partition(".")[0] for name in imported(path))
-    for without in ("core", "families", "training"):
+    for without in ("core", "training"):
         assert not needed[without] & HOSTS, without
+    networks = {name for path in (PACKAGE / "families").glob("*.py") for name in imported(path) if name.split(".")[0] in HOSTS}
+    assert networks == {"monai.networks.nets"}
     assert not needed["nnunet"] & {"monai", "ignite"}
     assert not needed["bundle"] & {"nnunetv2"}
     assert not needed["runtime"] & {*HOSTS, "torchvision"}

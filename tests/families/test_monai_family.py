@@ -1,0 +1,284 @@
+"""MONAI's own networks: a member sliced out of the supernet, the same member cut out, and MONAI's own network are one."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from helpers.architectures import randomise_norms
+from helpers.refusals import refused
+from monai.networks import nets
+from torch import Tensor, nn
+
+from monai_prox.core import cost
+from monai_prox.core.named_members import named_members
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
+from monai_prox.families.channel_parts import follow
+from monai_prox.families.monai_networks import FEATURES, MONAIFamily, WidthChoices
+from monai_prox.training.engine import Engine
+from monai_prox.training.recipes import make_schedule
+
+THREE = {"spatial_dims": 3, "in_channels": 2, "out_channels": 3}
+TWO = THREE | {"spatial_dims": 2}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "UNet": {"_target_": "UNet", **THREE, "channels": [8, 16, 24], "strides": [2, 2], "num_res_units": 2, "norm": "batch"},
+    "a flat UNet of other kernels": {
+        **{"_target_": "monai.networks.nets.UNet", **TWO, "channels": [8, 12, 16, 16], "strides": [2, 2, 1]},
+        **{"kernel_size": 5, "up_kernel_size": 3, "adn_ordering": "NA", "act": "relu", "norm": ("group", {"num_groups": 4})},
+    },
+    "BasicUNet": {"_target_": "monai.networks.nets.basic_unet.BasicUNet", **TWO, "features": [8, 8, 12, 16, 16, 12]},
+    "a BasicUNet that interpolates": {
+        **{"_target_": "BasicUNet", **TWO, "features": [8, 8, 12, 16, 16, 12]},
+        **{"upsample": "nontrainable", "norm": ("batch", {"affine": True})},
+    },
+    "DynUNet": {
+        **{"_target_": "DynUNet", **THREE, "kernel_size": [3, [1, 3, 3], 3], "strides": [1, 2, 2]},
+        **{"upsample_kernel_size": [2, 2], "filters": [8, 12, 16], "deep_supervision": True, "trans_bias": True},
+    },
+    "a residual DynUNet": {
+        **{"_target_": "DynUNet", **TWO, "kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2]},
+        **{"filters": [8, 12, 16], "res_block": True, "norm_name": "batch"},
+    },
+    "SegResNet": {"_target_": "SegResNet", **THREE, "init_filters": 16, "blocks_down": [1, 2], "blocks_up": [1]},
+    "a SegResNet of deconvolutions": {
+        **{"_target_": "SegResNet", **TWO, "init_filters": 8, "blocks_down": [1, 1, 1], "blocks_up": [1, 1]},
+        **{"norm": "instance", "upsample_mode": "deconv"},
+    },
+    "SegResNetDS": {"_target_": "SegResNetDS", **THREE, "init_filters": 8, "blocks_down": [1, 1, 2], "dsdepth": 2},
+    "AttentionUnet": {"_target_": "AttentionUnet", **TWO, "channels": [8, 12, 16], "strides": [2, 2]},
+}
+MEMBERS = 2  # drawn of each
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+@cache
+def family_of(name: str, width: tuple[float, ...] | None = None) -> MONAIFamily:
+    network = NETWORKS[name]
+    size = (16, 16, 16) if network["spatial_dims"] == 3 else (32, 32)
+    return MONAIFamily(network, size=size, choices=WidthChoices(width=width))
+
+
+def members_of(family: MONAIFamily) -> list[Subnet]:
+    generator = random.Random(0)
+    return [family.space.smallest(), family.space.largest(), *(family.space.sample(generator) for _ in range(MEMBERS))]
+
+
+def image(family: MONAIFamily, seed: int = 0, batch: int = 2) -> Tensor:
+    return torch.randn(batch, 2, *family.size, generator=torch.Generator().manual_seed(seed))
+
+
+def own(family: MONAIFamily, member: Subnet, network: nn.Module) -> nn.Module:
+    """MONAI's class, built from the member's own arguments, with weights of ``network``."""
+    arguments = family.architecture_of(member)
+    built: nn.Module = getattr(nets, arguments.pop("_target_"))(**arguments)
+    built.load_state_dict(network.state_dict())
+    return built.train(network.training)
+
+
+@every_network
+def test_a_slice_is_the_extracted_network_and_monais_own(name: str) -> None:
+    family = family_of(name)
+    torch.manual_seed(0)
+    supernet = SuperNet(family).eval()
+    randomise_norms(supernet.network)
+    x = image(family)
+    for member in members_of(family):
+        extracted = supernet.extract(member).eval()
+        with torch.no_grad():
+            sliced = supernet(x, member)
+            assert torch.equal(sliced, extracted(x)) and torch.equal(sliced, own(family, member, extracted)(x))
+
+
+@pytest.mark.parametrize("name", ["DynUNet", "SegResNetDS"])
+def test_deep_supervision_is_that_of_the_extracted_network(name: str) -> None:
+    family = family_of(name)
+    supernet = SuperNet(family)
+    for member in members_of(family):
+        sliced, extracted = supernet(image(family), member), supernet.extract(member).train()(image(family))
+        outputs = [(sliced, extracted)] if isinstance(sliced, Tensor) else [*zip(sliced, extracted, strict=True)]
+        assert len(outputs) == 2 or sliced.shape[1] == 2  # DynUNet stacks them
+        assert all(torch.equal(*pair) for pair in outputs)
+
+
+@every_network
+def test_gradients_are_those_of_the_extracted_network(name: str) -> None:
+    family = family_of(name)
+    supernet = SuperNet(family).eval()
+    member = members_of(family)[2]
+    supernet(image(family), member).square().sum().backward()
+    extracted = supernet.extract(member).eval()
+    extracted(image(family)).square().sum().backward()
+    for key, parameter in extracted.named_parameters():
+        _, region = family.locate(key, tuple(parameter.shape), member)
+        gradient = supernet.network.get_parameter(key).grad
+        if parameter.grad is None:  # a head of deep supervision
+            assert gradient is None or not gradient.any()
+            continue
+        assert gradient is not None
+        assert gradient.abs().sum().item() == pytest.approx(parameter.grad.abs().sum().item(), rel=1e-4, abs=1e-6)
+        assert torch.allclose(gradient[tuple(parts[0] for parts in region)].flatten()[:1], parameter.grad.flatten()[:1])
+
+
+@every_network
+def test_costs_are_counted_without_weights(name: str) -> None:
+    family = family_of(name)
+    larger = tuple(2 * side for side in family.size)
+    for member in members_of(family)[:3]:
+        network = family.build(member).eval()
+        assert cost.parameters(family, member) == sum(parameter.numel() for parameter in network.parameters())
+        for size in (family.size, larger):
+            with cost.counting(network) as counted, torch.no_grad():
+                network(torch.zeros(1, 2, *size))
+            assert cost.macs(family, member, size) == counted.macs
+    activations = [cost.member_cost(family, member, family.size).activations for member in members_of(family)[:2]]
+    assert 0 < activations[0] < activations[1]
+
+
+def test_the_feature_maps_in_memory_are_those_that_something_refers_to() -> None:
+    """By hand: at each convolution its input and its output, for nobody needs the image again."""
+    with torch.device("meta"):
+        network = nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    assert [layer.live for layer in follow(network, 2, (4, 4)).layers if layer.uses] == [(2 + 8) * 16, (8 + 4) * 16]
+
+
+def test_the_largest_is_the_network_itself_and_widths_are_fractions_of_its_features() -> None:
+    spaces = {name: str(family_of(name).space) for name in NETWORKS}
+    assert spaces["UNet"] == "width {4, 6, 8} {8, 12, 16} {12, 18, 24}"
+    assert spaces["a flat UNet of other kernels"] == "width {4, 8} {8, 12} {8, 12, 16} {8, 12, 16}"  # that 4 groups divide
+    assert spaces["SegResNet"] == "width {8, 16}"  # that 8 groups divide
+    assert spaces["SegResNetDS"] == "width {4, 6, 8}"
+    for name, definition in NETWORKS.items():
+        family = family_of(name)
+        argument = FEATURES[type(family.build(family.space.largest())).__name__]
+        assert family.architecture_of(family.space.largest())[argument] == definition[argument]
+    assert str(family_of("UNet", (0.25, 1)).space) == "width {2, 8} {4, 16} {6, 24}"
+    assert [*named_members(family_of("UNet"), (16, 16, 16))] == ["smallest", "middle", "largest"]
+
+
+def test_arguments_that_are_left_out_are_the_classs_own() -> None:
+    assert str(MONAIFamily({"_target_": "SegResNet"}, size=(16, 16, 16)).space) == "width {8}"
+    filters = {key: value for key, value in NETWORKS["DynUNet"].items() if key != "filters"}
+    assert str(MONAIFamily(filters, size=(16, 16, 16)).space).startswith("width {8, 16, 24, 32} {16, 32, 48, 64}")
+
+
+def test_sizes_are_multiples_of_what_the_network_halves() -> None:
+    divisors = {name: family_of(name).divisor for name in NETWORKS}
+    assert divisors["UNet"] == (4, 4, 4) and divisors["a flat UNet of other kernels"] == (4, 4)
+    assert divisors["BasicUNet"] == (1, 1)  # it pads
+    assert divisors["DynUNet"] == (4, 4, 4) and divisors["SegResNet"] == (2, 2, 2)
+
+
+@pytest.mark.parametrize("name", ["UNet", "DynUNet", "SegResNet"])
+def test_prox_trains_it(name: str) -> None:
+    family = family_of(name)
+    torch.manual_seed(0)
+    supernet = SuperNet(family)
+    before = {key: value.clone() for key, value in supernet.network.state_dict().items()}
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output[:, 0] if output.ndim > target.ndim + 1 else output, target)
+
+    engine = Engine(supernet, make_schedule("prox", family.space, epochs=5), loss, seed=0)
+    optimizer = torch.optim.AdamW(supernet.parameters())
+    engine.guard(optimizer)
+    x = image(family)
+    for epoch in range(5):
+        engine.begin_epoch(epoch)
+        for step in range(2):
+            engine.step(x, (x[:, 0] > 0).long(), epoch=epoch, step=step)
+            optimizer.step()
+    after = supernet.network.state_dict()
+    assert all(not torch.equal(before[key], after[key]) for key, _ in supernet.network.named_parameters() if "heads" not in key)
+    smallest = supernet.extract(family.space.smallest()).eval()
+    with torch.no_grad():
+        assert torch.equal(supernet.eval()(x, family.space.smallest()), own(family, family.space.smallest(), smallest)(x))
+
+
+# ---------------------------------------------------------------------- what is refused
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"_target_": "SwinUNETR"}, "'SwinUNETR' is no network that can be made elastic; allowed: UNet, BasicUNet, DynUNet"),
+        ({"_target_": "os.system"}, "'os.system' is no network that can be made elastic"),
+        ({"_target_": "my.UNet"}, "'my.UNet' is no network that can be made elastic"),
+        ({"depth": 3}, "UNet has no argument depth; it has spatial_dims"),
+        ({"channels": "$[8, 16]"}, "channels of UNet is '$[8, 16]', which a configuration has to resolve first"),
+        ({"channels": [8, -16, 24]}, "channels is [8, -16, 24]; it must be positive whole numbers"),
+        ({"strides": [2]}, "UNet cannot be built: the length of `strides` should equal to `len(channels) - 1`"),
+        ({"norm": ("localresponse", {"size": 4})}, "reads channels that cannot be followed through: local_response_norm"),
+        ({"spatial_dims": 2}, "the size is [16, 16, 16]; the network has 2 spatial axes"),
+    ],
+)
+def test_what_cannot_be_made_elastic_is_named(changes: dict[str, Any], said: str) -> None:
+    refused(said, MONAIFamily, NETWORKS["UNet"] | changes, size=(16, 16, 16))
+
+
+def test_a_network_needs_its_arguments_and_a_size_that_it_takes() -> None:
+    refused("UNet needs strides", MONAIFamily, {k: v for k, v in NETWORKS["UNet"].items() if k != "strides"}, size=(16,) * 3)
+    refused("a network is an object with _target_ and arguments, got {}", MONAIFamily, {}, size=(16, 16, 16))
+    refused("UNet does not take inputs of (16, 16, 15) voxels: ", MONAIFamily, NETWORKS["UNet"], size=(16, 16, 15))
+    refused("width must be ascending fractions that end in 1, got [0.5, 0.25]", WidthChoices, width=(0.5, 0.25))
+    refused("width is 1; it must be a tuple of numbers", WidthChoices, width=1)
+    refused("the search space 'paper' is not known; known by name: default", WidthChoices.from_json, "paper")
+    assert WidthChoices.from_json({"width": [0.5, 1]}) == WidthChoices(width=(0.5, 1))
+
+
+class Layers(nn.Module):
+    """A small network that does something to its channels between two convolutions."""
+
+    def __init__(self, between: Any, groups: int = 1, channels: int = 8) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 8, 1), nn.Conv2d(channels, 4, 1, groups=groups)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.between(self.first(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("between", "parts"),
+    [
+        (lambda x: x, (8,)),
+        (lambda x: torch.cat([x[:, :, 1:], torch.relu(x[:, :, :-1])], dim=1), (8, 8)),
+        (lambda x: torch.cat((x, x + x * 2), 1), (8, 8)),
+        (lambda x: nn.functional.pad(x, (0, 1)) / 2, (8,)),
+        (lambda x: x * x.mean((2, 3), keepdim=True), None),
+        (lambda x: x.flip(1), None),
+        (lambda x: x[:, ::2].repeat_interleave(2, 1), None),
+        (lambda x: x.transpose(1, 2).transpose(1, 2), None),
+        (lambda x: nn.functional.pad(x, (0, 0, 0, 0, 4, 4))[:, 4:12], None),
+        (lambda x: torch.cat([x, x.flip(1)], dim=1), None),
+        (lambda x: torch.cat([x[:, :4], x[:, 4:]], dim=1), None),
+        (lambda x: torch.cat([x, x], dim=1) + x.flip(1).repeat(1, 2, 1, 1), None),
+    ],
+)
+def test_channels_are_followed_or_it_is_said_what_they_cannot_be_followed_through(
+    between: Any, parts: tuple[int, ...] | None
+) -> None:
+    with torch.device("meta"):
+        channels = between(torch.zeros(1, 8, 4, 4)).shape[1]
+        network = Layers(between, channels=channels)
+    if parts is None:
+        refused("second.weight reads channels that cannot be followed through: ", follow, network, 2, (4, 4))
+    else:
+        found = follow(network, 2, (4, 4)).parts
+        assert found["second.weight"] == {1: parts, 0: (4,)} and found["first.weight"] == {1: (2,), 0: (8,)}
+
+
+def test_convolutions_in_groups_are_followed_if_they_are_depthwise() -> None:
+    with torch.device("meta"):
+        several = Layers(torch.relu, groups=2)
+        depthwise = nn.Sequential(nn.Conv2d(2, 8, 1), nn.Conv2d(8, 8, 3, groups=8))
+    refused("cannot be followed through: a convolution of 2 groups", follow, several, 2, (4, 4))
+    assert follow(depthwise, 2, (4, 4)).parts["1.weight"] == {0: (8,)}
+
+
+def test_a_layer_that_does_not_run_is_named() -> None:
+    with torch.device("meta"):
+        network = Layers(torch.relu)
+        network.unused = nn.Linear(3, 3)
+    refused("unused.weight is no tensor of a convolution, a linear layer or a norm", follow, network, 2, (4, 4))
