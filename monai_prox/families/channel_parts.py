@@ -54,8 +54,8 @@ class Parts(NamedTuple):
 class Followed:
     """What a run of a network has shown.
 
-    parts: sizes of the parts of an axis, by the name of a tensor and the axis. transposed: names of the weights whose axis 1
-    counts output channels. layers: those of the network, for its cost. voxels: per axis of its first output.
+    parts: of all tensors by name, for each axis that counts channels, the sizes of its parts. transposed: names of the weights
+    whose axis 1 counts output channels. layers: those of the network, for its cost. voxels: per axis of its first output.
     """
 
     parts: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
@@ -187,7 +187,7 @@ class _Running(TorchFunctionMode):
     def finished(self, output: Tensor) -> Followed:
         self._found.voxels = tuple(output.shape[2:])
         for name, tensor in _tensors(self._network):
-            if tensor.ndim and name not in self._found.parts and tensor.numel() > 1:
+            if self._found.parts.setdefault(name, {}) == {} and tensor.numel() > 1:
                 raise ProXError(f"{name} is no tensor of a convolution, a linear layer or a norm of channels that was run")
         parameters = dict(self._network.named_parameters())
         for name, parameter in parameters.items():

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from monai.networks import nets
 from torch import Tensor, nn
 
 from monai_prox.core.layers import Layer
-from monai_prox.core.slicing import Region
+from monai_prox.core.slicing import Region, prefix
 from monai_prox.core.slots import Slot
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError
@@ -229,22 +230,12 @@ class MONAIFamily:
     # ------------------------------------------------------------------ where weights live
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
         """The place of a member's tensor in the largest network. See ``Family.locate``."""
-        own, full = self._follow(self.space.check(subnet)).parts, self._follow(self.space.largest()).parts
-        if shape and name not in full and any(size > 1 for size in shape):
-            raise ProXError(f"the largest network has no {name}: {subnet}")
-        axes = full.get(name, {})
-        region = []
-        for axis, length in enumerate(shape):
-            parts = [slice(0, length)]
-            if axis in axes:
-                parts, start = [], 0
-                for of_member, of_largest in zip(own[name][axis], axes[axis], strict=True):
-                    parts.append(slice(start, start + of_member))
-                    start += of_largest
-                if own[name][axis] == axes[axis]:
-                    parts = [slice(0, length)]
-            region.append(tuple(parts))
-        return name, tuple(region)
+        own, full = (self._follow(of).parts.get(name) for of in (self.space.check(subnet), self.space.largest()))
+        if own is None or full is None or {a: len(of) for a, of in own.items()} != {a: len(of) for a, of in full.items()}:
+            raise ProXError(f"the largest network has no {name} that reads the same channels: {subnet}")
+        return name, tuple(
+            _first_of_each(own[axis], full[axis]) if axis in own else prefix(length) for axis, length in enumerate(shape)
+        )
 
     def output_axis(self, name: str) -> int:
         """The axis of output channels, which is 1 for transposed convolutions. See ``Family.output_axis``."""
@@ -285,6 +276,14 @@ class MONAIFamily:
     def run(self, network: Callable[[Tensor], Any], x: Tensor, subnet: Subnet) -> Any:
         """Runs a member's network. See ``Family.run``."""
         return network(x)
+
+
+def _first_of_each(parts: Sequence[int], full: Sequence[int]) -> tuple[slice, ...]:
+    """The first channels of each part of an axis of the largest network, as many as the member has."""
+    if tuple(parts) == tuple(full):
+        return prefix(sum(full))
+    starts = accumulate(full, initial=0)
+    return tuple(slice(start, start + length) for start, length in zip(starts, parts, strict=False))
 
 
 def _read(network: Any) -> tuple[type[nn.Module], dict[str, Any]]:

@@ -199,6 +199,12 @@ def test_prox_trains_it(name: str) -> None:
 
 
 # ---------------------------------------------------------------------- what is refused
+def test_a_tensor_that_is_not_there_is_named() -> None:
+    family = family_of("UNet")
+    said = "the largest network has no model.9.weight that reads the same channels: width=4/8/12"
+    refused(said, family.locate, "model.9.weight", (4, 2, 3, 3, 3), family.space.smallest())
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
