@@ -7,6 +7,7 @@ os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "nnUNet
 
 import shutil
 import tempfile
+import time
 
 import pytest
 import torch
@@ -19,6 +20,18 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, max_exa
 settings.register_profile("campaign", settings.get_profile("repeatable"), max_examples=100)
 
 ALONE = "MONAI_PROX_TEST_ALONE"
+STARTED = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--most-seconds", type=float, help="skip the tests that would begin later than this")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    most = item.config.getoption("--most-seconds")
+    if most is not None and time.monotonic() - STARTED > most:
+        pytest.skip(f"the {most:.0f} seconds that this run has are over")
 
 
 def pytest_configure(config: pytest.Config) -> None:
