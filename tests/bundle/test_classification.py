@@ -78,8 +78,7 @@ def test_places_without_scans_are_named(tmp_path: Path) -> None:
     refused("has no scans (.jpeg, .jpg, .png)", find_scans, tmp_path)
     refused("there is no folder and no scan", find_scans, tmp_path / "missing")
     (tmp_path / "file").write_text("")
-    outcomes = classify(description_of(), brightness, [], tmp_path / "file")
-    refused("cannot write to", list, outcomes)
+    refused("cannot write to", classify, description_of(), brightness, [], tmp_path / "file")
 
 
 def test_accuracy_is_of_files_and_arrays_alike(tmp_path: Path) -> None:
