@@ -62,7 +62,9 @@ COLUMNS = ["seconds", "seconds_warm", "network_seconds", "beside_seconds", "peak
 
 
 class Contender(NamedTuple):
-    """command: less its images and its output. once: predicts only one CT. network: seconds of a patch in its runtime."""
+    """command: less its images and its output. network: seconds of a patch in its runtime. once: predicts only one CT. judged:
+    whether its labels are compared with those of nnUNetv2_predict --disable_tta.
+    """
 
     command: list[Any]
     network: Callable[[], float]
@@ -199,7 +201,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     arguments = parser.parse_args()
     work, threads = arguments.work.resolve(), arguments.threads
-    images = work / "images"
+    images = work / f"images_{arguments.slices}"
     for folder, names in (("once", NAMES[:1]), ("twice", NAMES)):
         (images / folder).mkdir(parents=True, exist_ok=True)
         for name in names:

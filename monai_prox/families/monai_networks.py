@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -19,8 +19,7 @@ from monai_prox.core.slots import Slot
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError
 from monai_prox.families.channel_parts import Followed, follow
-from monai_prox.families.choices import check_numbers, read_choices
-from monai_prox.families.unet_choices import FEWEST_FEATURES, QUARTERS
+from monai_prox.families.choices import check_fractions, read_choices, width_fractions
 
 # The argument that says how many features the levels have: one number each, or one for the first, which others double
 FEATURES: Mapping[str, str] = {
@@ -33,6 +32,7 @@ FEATURES: Mapping[str, str] = {
 }
 TARGET = "_target_"
 LARGEST_DIVISOR = 128
+FOLLOWED = 64  # members of which it is kept what their runs have shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,29 +46,15 @@ class WidthChoices:
     Raises:
         ProXError: a value is out of range.
 
-    >>> WidthChoices(width=(0.5, 1)).fractions(8)
-    (0.5, 1)
+    >>> WidthChoices(width=(0.5, 1))
+    WidthChoices(width=(0.5, 1))
     """
 
     width: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.width is None:
-            return
-        check_numbers("width", self.width)
-        in_order = list(self.width) == sorted(set(self.width)) and all(0 < value <= 1 for value in self.width)
-        if not self.width or not in_order or self.width[-1] != 1:
-            raise ProXError(f"width must be ascending fractions that end in 1, got {list(self.width)!s:.80}")
-
-    def fractions(self, features: int) -> tuple[float, ...]:
-        """The fractions of the network's features, ascending.
-
-        Args:
-            features: those of the first level.
-        """
         if self.width is not None:
-            return self.width
-        return QUARTERS if features * QUARTERS[0] >= FEWEST_FEATURES else QUARTERS[1:]
+            check_fractions("width", self.width)
 
     @classmethod
     def from_json(cls, data: Any) -> WidthChoices:
@@ -114,8 +100,8 @@ class MONAIFamily:
         self._features = self._read_features()
         if len(self.size) != self._argument_of("spatial_dims"):
             raise ProXError(f"the size is {list(self.size)}; the network has {self._argument_of('spatial_dims')} spatial axes")
-        self._followed: dict[Subnet, Followed] = {}
-        fractions = choices.fractions(self._features[0])
+        self._kept = lru_cache(FOLLOWED)(self._run)
+        fractions = width_fractions(choices.width, self._features[0])
         widths = [self._widths(level, fractions) for level in range(len(self._features))]
         self.space = SearchSpace({"width": tuple(Slot(choices=tuple(of)) for of in widths)})
         largest = self._follow(self.space.largest())
@@ -168,9 +154,10 @@ class MONAIFamily:
         return network
 
     def _follow(self, subnet: Subnet, size: Sequence[int] | None = None) -> Followed:
-        size = self.size if size is None else tuple(size)
-        if size == self.size and subnet in self._followed:
-            return self._followed[subnet]
+        """What a run of a member shows."""
+        return self._kept(subnet, self.size if size is None else tuple(size))
+
+    def _run(self, subnet: Subnet, size: tuple[int, ...]) -> Followed:
         network = self._build(self._arguments_of(subnet))
         try:
             found = follow(network, self._argument_of("in_channels"), size)
@@ -181,8 +168,6 @@ class MONAIFamily:
             raise ProXError(f"{self._class.__name__} does not take inputs of {size} voxels: {reason}") from error
         if found.voxels != size:
             raise ProXError(f"{self._class.__name__} does not take inputs of {size} voxels: its output has {found.voxels}")
-        if size == self.size:
-            self._followed[subnet] = found
         return found
 
     # ------------------------------------------------------------------ building members

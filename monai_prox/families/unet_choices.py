@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from monai_prox.errors import ProXError
-from monai_prox.families.choices import check_numbers, read_choices
+from monai_prox.families.choices import QUARTERS, check_fractions, check_numbers, read_choices, width_fractions
 
 LARGEST_KERNEL = 15
-QUARTERS = (0.25, 0.5, 0.75, 1.0)
-FEWEST_FEATURES = 4  # in the first stage: with 2 a class of the hippocampus was never found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +46,7 @@ class UNetChoices:
         if self.depth not in ("thirds", "all", "full"):
             raise ProXError(f"depth is {self.depth!r:.80}; allowed: 'thirds', 'all', 'full'")
         for name, values in {"width": QUARTERS if self.width is None else self.width, "resolution": self.resolution}.items():
-            check_numbers(name, values)
-            in_order = list(values) == sorted(set(values)) and all(0 < value <= 1 for value in values)
-            if not values or not in_order or values[-1] != 1:
-                raise ProXError(f"{name} must be ascending fractions that end in 1, got {list(values)!s:.80}")
+            check_fractions(name, values)
         if self.kernel is not None:
             check_numbers("kernel", self.kernel)
         if self.kernel is not None and (not self.kernel or any(k % 2 != 1 or k < 1 for k in self.kernel)):
@@ -70,9 +65,7 @@ class UNetChoices:
         >>> UNetChoices().fractions(32), UNetChoices().fractions(8)
         ((0.25, 0.5, 0.75, 1.0), (0.5, 0.75, 1.0))
         """
-        if self.width is not None:
-            return self.width
-        return QUARTERS if features * QUARTERS[0] >= FEWEST_FEATURES else QUARTERS[1:]
+        return width_fractions(self.width, features)
 
     @classmethod
     def from_json(cls, data: Any) -> UNetChoices:

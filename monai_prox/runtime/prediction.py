@@ -105,8 +105,8 @@ def _predictions(
 
     for case in paths:
         try:
-            while case not in finished and not succeeded(case):
-                pass
+            if case not in finished and not succeeded(case):
+                succeeded(case)  # with the memory to itself
         except ModuleNotFoundError:  # the command says which library is missing
             raise
         except Exception as error:  # the runtimes' own have no common class, and a device may run out of memory
