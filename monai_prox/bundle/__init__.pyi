@@ -10,6 +10,7 @@ from .handlers import MemberValidationHandler as MemberValidationHandler
 from .handlers import ProXExpansionHandler as ProXExpansionHandler
 from .metrics import CaseAccuracy as CaseAccuracy
 from .metrics import SurfaceDice as SurfaceDice
+from .pipeline import ProXPipeline as ProXPipeline
 from .summary import log_plan as log_plan
 from .trainer import SupernetTrainer as SupernetTrainer
 from .transforms import CheckCased as CheckCased

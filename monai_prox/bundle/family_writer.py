@@ -10,7 +10,7 @@ from typing import Any, Literal
 from monai_prox.bundle.handlers import MemberValidationHandler
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.core.distributed import rank
-from monai_prox.core.network import prediction_graph
+from monai_prox.core.network import predicting
 from monai_prox.data.decathlon import Case
 from monai_prox.data.oct import Scan
 from monai_prox.data.plans import TrainingPlan
@@ -106,7 +106,7 @@ class FamilyWriter:
             monitor=tuple(comparison.to_json() for comparison in comparisons),
         ).write(self.ckpt_dir)
         extract = engine.supernet.extract if self.calibrated is None else self.calibrated.extract
-        tensors: dict[str, Any] = {WEIGHTS: prediction_graph(extract(space.largest())).state_dict()}
+        tensors: dict[str, Any] = {WEIGHTS: predicting(extract(space.largest())).state_dict()}
         if (transforms := engine.supernet.kernel_transforms) is not None:
             tensors[KERNEL_TRANSFORMS] = transforms.state_dict()
         if self.calibrated is not None:

@@ -177,7 +177,8 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         validator: MONAI's evaluator.
         engine: the engine of the trainer.
         members: named members, as ``monai_prox.named_members`` chooses them.
-        regions: values of labels by the name of the region, in the order of the key metric's channels.
+        regions: values of labels by the name of the region, in the order of the key metric's channels. Or a function that
+            returns them for the number of these channels.
         interval: epochs between validations.
         network_of: makes the network that is validated from a member. None means a view of the supernet.
 
@@ -191,14 +192,16 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         engine: Engine,
         members: Mapping[str, Subnet],
         *,
-        regions: Mapping[str, Any],
+        regions: Mapping[str, Any] | Callable[[int], Mapping[str, Any]],
         interval: int = 1,
         network_of: Callable[[Subnet], nn.Module] | None = None,
     ) -> None:
         super().__init__(interval=interval, validator=validator, epoch_level=True)
         if not isinstance(interval, int) or interval < 1:
             raise ProXError(f"the interval of validations is {interval!r:.80}; it counts epochs and is at least 1")
-        self.engine, self.members, self.regions = engine, dict(members), dict(regions)
+        self.engine, self.members = engine, dict(members)
+        self._regions_of = regions if callable(regions) else lambda _: regions
+        self.regions: dict[str, Any] = {}  # known with the first validation
         self.network_of = network_of or engine.supernet.view
         self.history: list[dict[str, Any]] = []
         self._names: set[str] = set()
@@ -249,8 +252,19 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         for subnet in [*missing, largest]:
             validator.network = self.network_of(subnet)
             validator.run(trainer.state.epoch)
-            state = validator.state
-            results[subnet] = _Result(dict(state.metrics), state.metric_details[state.key_metric_name])
+            results[subnet] = self._result()
+
+    def _result(self) -> _Result:
+        """The result of the validator's run."""
+        state = self.validator.state
+        details = state.metric_details.get(state.key_metric_name)
+        if not isinstance(details, Tensor) or details.ndim != 2:
+            raise ProXError(
+                f"the key metric {state.key_metric_name} keeps no values by case and class, which MONAI's MeanDice does; the "
+                "monitor needs them"
+            )
+        self.regions = self.regions or dict(self._regions_of(details.shape[1]))
+        return _Result(dict(state.metrics), details)
 
     def _scores(self, result: _Result) -> dict[str, float]:
         mean = float(result.metrics[self.validator.state.key_metric_name])  # over the means of the cases, as in MONAI

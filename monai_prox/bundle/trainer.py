@@ -11,7 +11,7 @@ from ignite.engine import EventEnum
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from monai_prox.core.space import Subnet
@@ -52,10 +52,13 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
         optimizer: optimizer of the supernet's weights.
         max_gradient_norm: norm that gradients are clipped to, 12 in nnU-Net. None means no clipping.
         event_names: further events.
+        network: None, or the supernet's largest network, as the pipeline of a SupervisedTrainer has it.
+        loss_function: None, because the engine has the loss. A pipeline's own may stay where it is.
         supervised: further arguments of SupervisedTrainer.
 
     Raises:
-        ProXError: the number of epochs differs, ``amp`` is not a switch, or ``compile`` is true.
+        ProXError: the number of epochs or the network differs, ``amp`` is not a switch, ``compile`` is true, or there is an
+            ``iteration_update``.
     """
 
     def __init__(
@@ -67,7 +70,9 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
         optimizer: Optimizer,
         *,
         max_gradient_norm: float | None = None,
-        event_names: Sequence[Any] = (),
+        event_names: Sequence[Any] | None = None,
+        network: nn.Module | None = None,
+        loss_function: Any = None,
         **supervised: Any,
     ) -> None:
         if engine.schedule.epochs != max_epochs:
@@ -77,6 +82,16 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
             )
         if not isinstance(supervised.get("amp", False), bool):
             raise ProXError(f"amp is {supervised['amp']!r}; write True or False, which configurations take for what they are")
+        if network is not None and network is not engine.supernet.network:
+            raise ProXError(
+                f"network is a {type(network).__name__} that is not the family's; it must not be wrapped, in "
+                "DistributedDataParallel for example, because the engine averages the gradients"
+            )
+        if supervised.get("iteration_update") is not None:
+            raise ProXError(
+                f"iteration_update is {supervised['iteration_update']!r:.80}, steps of the pipeline's own; a supernet's steps "
+                "train its members, so leave it out"
+            )
         if supervised.get("compile"):
             raise ProXError(
                 "compile is true; a supernet's members differ in shape, and each would be compiled anew: leave it out"
@@ -91,7 +106,7 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
             network=engine.supernet,
             optimizer=optimizer,
             loss_function=engine.task_loss,
-            event_names=[ProXEvents, *event_names],
+            event_names=[ProXEvents, *(event_names or ())],
             **supervised,
         )
         self.updates = Updates(engine.supernet.parameters(), max_norm=max_gradient_norm, log=self.logger.warning)

@@ -17,6 +17,7 @@ from monai_prox.cli.doctor_command import doctor, trainers
 from monai_prox.cli.export_command import export
 from monai_prox.cli.family_command import family
 from monai_prox.cli.model_argument import ModelCommand
+from monai_prox.cli.overlay_command import overlay
 from monai_prox.cli.plan_command import plan
 from monai_prox.cli.predict_command import predict
 from monai_prox.cli.profile_command import profile
@@ -33,6 +34,7 @@ app = typer.Typer(
 for command, line in (
     (demo, "demo --quick"),
     (plan, "plan 4 -c 3d_fullres --space paper --recipe prox_paper"),
+    (overlay, "overlay spleen_ct_segmentation"),
     (export, "export -d 4 --subnet smallest"),
     (predict, "predict smallest.onnx -i IMAGES -o SEGMENTATIONS"),
     (search, "search -d 4 --max-params 2M"),

@@ -116,10 +116,9 @@ def _export_nnunet(source: Trained, subnet: str, output: Path | None, overwrite:
 
 
 def _export_bundle(source: Trained, subnet: str, output: Path, overwrite: bool) -> None:
-    from monai_prox.export.bundle import write_bundle
-    from monai_prox.export.exportable import exportable
+    from monai_prox.export.exportable import write_member
 
-    folder = write_bundle(exportable(source, subnet), output, overwrite=overwrite)
+    folder = write_member(source, subnet, output, overwrite=overwrite)
     command = "python -m monai.bundle run --config_file configs/inference.json --dataset_dir INPUT --output_dir OUTPUT"
     say(str(folder), f"cd {shlex.quote(str(folder))} && {command}")
 

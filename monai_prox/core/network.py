@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx, nn
 
 from monai_prox.core.family import Family
+from monai_prox.errors import ProXError
 
 
 def largest(family: Family, *, deep_supervision: bool = False) -> nn.Module:
@@ -12,7 +13,11 @@ def largest(family: Family, *, deep_supervision: bool = False) -> nn.Module:
 
     Args:
         family: the family.
-        deep_supervision: whether the network also returns outputs at lower resolutions in training. Only U-Nets can.
+        deep_supervision: whether the network also returns outputs at lower resolutions in training. Only nnU-Net's can; those
+            of MONAI have an argument for it.
+
+    Raises:
+        ProXError: the network has no deep supervision that could be switched on.
 
     >>> from monai_prox import MobileNetFamily
     >>> network = largest(MobileNetFamily(input_channels=1, num_classes=2))
@@ -21,8 +26,22 @@ def largest(family: Family, *, deep_supervision: bool = False) -> nn.Module:
     """
     network = family.build(family.space.largest())
     if deep_supervision:
+        if not hasattr(network, "decoder"):
+            raise ProXError(f"{type(network).__name__} has no deep supervision to switch on; its own arguments may ask for it")
         network.decoder.deep_supervision = True  # type: ignore[union-attr]
     return network
+
+
+def predicting(network: nn.Module) -> nn.Module:
+    """The part of a stock network whose weights a bundle keeps, with those weights.
+
+    Args:
+        network: a stock network.
+
+    Returns:
+        The ``prediction_graph`` of nnU-Net's networks, whose heads of deep supervision do not predict. Others themselves.
+    """
+    return prediction_graph(network) if hasattr(network, "decoder") else network
 
 
 def prediction_graph(network: nn.Module) -> fx.GraphModule:

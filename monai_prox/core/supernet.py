@@ -14,6 +14,7 @@ from monai_prox.core.batch_norm import synchronise
 from monai_prox.core.family import Family
 from monai_prox.core.slicing import Cut, Region, covers, prefix
 from monai_prox.core.space import Subnet
+from monai_prox.errors import ProXError
 
 SKELETONS = 64  # in the cache; a skeleton has Python objects but no weights
 
@@ -58,7 +59,7 @@ class SuperNet(nn.Module):
             that smaller kernels are the centres of larger ones.
 
     Raises:
-        ProXError: the family has no member.
+        ProXError: the family has no member, or ``network`` is not its largest.
 
     >>> import torch
     >>> from monai_prox import MobileNetFamily
@@ -86,6 +87,28 @@ class SuperNet(nn.Module):
         if isinstance(kernel_transforms, nn.Module):
             kernel_transforms.to(next(self.network.parameters()))
         self._skeletons: OrderedDict[Subnet, _Skeleton] = OrderedDict()
+        if network is not None:
+            self._check_network()
+
+    def _check_network(self) -> None:
+        """Refuses a network that lacks a part of the largest member."""
+        tensors, largest = self._tensors(), self.family.space.largest()
+        with torch.device("meta"):
+            module = self.family.build(largest, initialise=False)
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            source, region = self.family.locate(name, tuple(tensor.shape), largest)
+            found = tuple(tensors[source].shape) if source in tensors else None
+            ends = tuple(parts[-1].stop for parts in region)
+            if found is None or len(found) != len(ends) or any(has < end for has, end in zip(found, ends, strict=True)):
+                has = "nothing" if found is None else list(found)
+                raise ProXError(
+                    f"the network, a {type(self.network).__name__}, is not the largest of the family: of {source} it has "
+                    f"{has}, where at least {list(ends)} is needed"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without skeletons, which are made anew and may hold the outputs of a step."""
+        return {**self.__dict__, "_skeletons": OrderedDict()}
 
     def _skeleton(self, subnet: Subnet) -> _Skeleton:
         """The skeleton of a subnet, from the cache if it is there."""
@@ -287,13 +310,18 @@ class View(nn.Module):
         Args:
             x: (B, C, *spatial) at full resolution.
         """
-        return finest(self.supernet(x, self.subnet))
+        return finest(self.supernet(x, self.subnet), x)
 
 
-def finest(outputs: Any) -> Tensor:
+def finest(outputs: Any, x: Tensor) -> Tensor:
     """The output at full resolution, which is the first of those of deep supervision.
 
     Args:
-        outputs: what a network returned.
+        outputs: what a network returned: one output, several, or, as MONAI's DynUNet has it, several in one tensor (B, heads,
+            classes, *spatial).
+        x: the network's input, (B, C, *spatial).
     """
-    return outputs if isinstance(outputs, Tensor) else outputs[0]
+    if not isinstance(outputs, Tensor):
+        first: Tensor = outputs[0]
+        return first
+    return outputs[:, 0] if outputs.ndim > x.ndim else outputs

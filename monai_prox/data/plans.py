@@ -8,13 +8,14 @@ from typing import Any, Protocol
 from monai_prox.core.family import Family
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct_plan import OctPlan
+from monai_prox.data.pipeline_plan import PipelinePlan
 
 
 class TrainingPlan(Protocol):
     """The interface of a plan of any kind.
 
     Attributes:
-        kind: name of a kind of networks, see ``monai_prox.runtime.kinds``.
+        kind: name of a kind of networks, see ``monai_prox.runtime.kinds``, or "pipeline".
         task: name of the data.
         patch_size: voxels or pixels per axis of the input for which costs are counted, at full resolution.
     """
@@ -61,7 +62,9 @@ class TrainingPlan(Protocol):
         """
 
 
-PLANS: Mapping[str, type[Plan] | type[OctPlan]] = {plan.kind: plan for plan in (Plan, OctPlan)}
+PLANS: Mapping[str, type[Plan] | type[OctPlan] | type[PipelinePlan]] = {
+    plan.kind: plan for plan in (Plan, OctPlan, PipelinePlan)
+}
 
 
 def read_plan(data: Any) -> Any:

@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
-from monai_prox.export.bundle import Exportable
+from pathlib import Path
+
+from monai_prox.export.bundle import Exportable, write_bundle
 from monai_prox.trained.source import Trained
+
+
+def write_member(source: Trained, which: str, output: Path, *, overwrite: bool = False) -> Path:
+    """Writes a member as a bundle: of a pipeline as that pipeline's own, of others as a new one.
+
+    Args:
+        source: the trained family.
+        which: a member's name, or a JSON file with a subnet.
+        output: folder of the bundle.
+        overwrite: whether an existing folder is replaced.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        ProXError: see ``write_bundle`` and ``write_pipeline``.
+    """
+    from monai_prox.trained.pipeline_source import TrainedPipeline
+
+    if isinstance(source, TrainedPipeline):
+        from monai_prox.export.pipeline_bundle import write_pipeline
+
+        return write_pipeline(source, which, output, overwrite=overwrite)
+    return write_bundle(exportable(source, which), output, overwrite=overwrite)
 
 
 def exportable(source: Trained, which: str) -> Exportable:

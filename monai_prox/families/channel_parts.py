@@ -95,6 +95,7 @@ class _Running(TorchFunctionMode):
         self._network, self._found = network, Followed()
         self._names = {id(tensor): name for name, tensor in _tensors(network)}
         self._uses: dict[str, tuple[int, int]] = {}  # of weights: how often, and with how much in memory
+        self._shared: set[int] = set()  # tensors that do the same to all channels
         self._living: dict[int, int] = {}  # elements of the values that something refers to
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -106,7 +107,8 @@ class _Running(TorchFunctionMode):
 
     # ------------------------------------------------------------------ operations
     def _note(self, name: str, given: list[Any], kwargs: Mapping[str, Any], result: Tensor) -> None:
-        if not hasattr(result, _TAG) and not result._is_view():
+        memory = result.untyped_storage()._cdata
+        if not hasattr(result, _TAG) and all(t.untyped_storage()._cdata != memory for t in given if isinstance(t, Tensor)):
             self._living[id(result)] = result.numel()
             weakref.finalize(result, self._living.pop, id(result), None)
         values = [one for one in given if isinstance(one, Tensor) and hasattr(one, _TAG)]
@@ -126,9 +128,12 @@ class _Running(TorchFunctionMode):
         """The parts of what keeps its channels, or what is unclear."""
         first: Parts = getattr(values[0], _TAG)
         if name in _NORMS:
-            for tensor in given[1:]:
-                if isinstance(tensor, Tensor) and tensor.numel() > 1:  # a PReLU may have one slope for all channels
-                    self._count(tensor, 0, first)
+            tensors = [tensor for tensor in given[1:] if isinstance(tensor, Tensor)]
+            if name == "prelu" and tensors[0].numel() == 1:  # one slope for all channels
+                self._shared.update(map(id, tensors))
+                return first
+            for tensor in tensors:
+                self._count(tensor, 0, first)
             return first
         if name in _PAIRINGS:
             others = [getattr(one, _TAG) for one in values[1:] if one.ndim == result.ndim and one.shape[1] != 1]
@@ -187,7 +192,7 @@ class _Running(TorchFunctionMode):
     def finished(self, output: Tensor) -> Followed:
         self._found.voxels = tuple(output.shape[2:])
         for name, tensor in _tensors(self._network):
-            if self._found.parts.setdefault(name, {}) == {} and tensor.numel() > 1:
+            if self._found.parts.setdefault(name, {}) == {} and tensor.ndim and id(tensor) not in self._shared:
                 raise ProXError(f"{name} is no tensor of a convolution, a linear layer or a norm of channels that was run")
         parameters = dict(self._network.named_parameters())
         for name, parameter in parameters.items():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import accumulate
+from functools import cached_property
+from itertools import accumulate, pairwise
+from math import lcm
 from typing import Any
 
 import torch
-from monai.networks import nets
 from torch import Tensor, nn
 
 from monai_prox.core.layers import Layer
@@ -20,17 +22,8 @@ from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError
 from monai_prox.families.channel_parts import Followed, follow
 from monai_prox.families.choices import check_fractions, read_choices, width_fractions
+from monai_prox.families.monai_arguments import FEATURES, TARGET, read_network, voxels_of
 
-# The argument that says how many features the levels have: one number each, or one for the first, which others double
-FEATURES: Mapping[str, str] = {
-    "UNet": "channels",
-    "BasicUNet": "features",
-    "DynUNet": "filters",
-    "AttentionUnet": "channels",
-    "SegResNet": "init_filters",
-    "SegResNetDS": "init_filters",
-}
-TARGET = "_target_"
 LARGEST_DIVISOR = 128
 FOLLOWED = 64  # members of which it is kept what their runs have shown
 
@@ -79,6 +72,8 @@ class MONAIFamily:
         network: the largest network as a bundle's configuration has it: ``_target_``, and the constructor's arguments.
         size: voxels per axis of an input that the network takes, for example of a training's patch.
         choices: what is elastic.
+        open: number of choices that remain of each dimension whose last choices were closed, see ``SearchSpace.narrow``. None
+            means all.
 
     Raises:
         ProXError: the class is not known, its arguments do not build a network, its input size does not fit it, or channels
@@ -93,22 +88,26 @@ class MONAIFamily:
     [4, 8]
     """
 
-    def __init__(self, network: Mapping[str, Any], *, size: Sequence[int], choices: WidthChoices = WidthChoices()) -> None:
-        self.choices, self.size = choices, tuple(size)
-        self._class, self._arguments = _read(network)
+    def __init__(
+        self,
+        network: Mapping[str, Any],
+        *,
+        size: Sequence[int],
+        choices: WidthChoices = WidthChoices(),
+        open: Mapping[str, int] | None = None,
+    ) -> None:
+        if not isinstance(choices, WidthChoices):
+            raise ProXError(f"choices are {choices!r:.80}; they must be WidthChoices")
+        self.choices, self.size = choices, voxels_of(size)
+        self._class, self._arguments = read_network(network)
         self._argument = FEATURES[self._class.__name__]
         self._features = self._read_features()
         if len(self.size) != self._argument_of("spatial_dims"):
             raise ProXError(f"the size is {list(self.size)}; the network has {self._argument_of('spatial_dims')} spatial axes")
-        self._kept = lru_cache(FOLLOWED)(self._run)
+        self._followed: OrderedDict[tuple[Subnet, tuple[int, ...]], Followed] = OrderedDict()
         fractions = width_fractions(choices.width, self._features[0])
-        widths = [self._widths(level, fractions) for level in range(len(self._features))]
-        self.space = SearchSpace({"width": tuple(Slot(choices=tuple(of)) for of in widths)})
-        largest = self._follow(self.space.largest())
-        smallest = self._follow(self.space.smallest())
-        if largest.parts.keys() != smallest.parts.keys():
-            others = sorted(largest.parts.keys() ^ smallest.parts.keys())
-            raise ProXError(f"{self._class.__name__} has other layers with fewer features: {', '.join(others):.200}")
+        self.space = SearchSpace({"width": self._slots(fractions)}).narrow(open or {})
+        self._check_layers()
 
     # ------------------------------------------------------------------ reading the network
     def _argument_of(self, name: str) -> Any:
@@ -117,27 +116,63 @@ class MONAIFamily:
     def _read_features(self) -> list[int]:
         """One a level, or the one number that all follow from."""
         features = self._argument_of(self._argument)
-        if features is None:  # DynUNet's own
-            features = getattr(self._build(self._arguments), self._argument)
-        found = [features] if isinstance(features, int) else list(features)
-        if not all(type(value) is int and value > 0 for value in found):
-            raise ProXError(f"{self._argument} is {features!r:.80}; it must be positive whole numbers")
+        one = isinstance(inspect.signature(self._class).parameters[self._argument].default, int)
+        if self._class.__name__ == "DynUNet":  # has numbers of its own if none are given, and leaves out those without strides
+            features = list(getattr(self._build(self._arguments), self._argument))
+        found = [features] if one else list(features) if isinstance(features, (list, tuple)) else []
+        if not found or not all(type(value) is int and value > 0 for value in found):
+            allowed = "a positive whole number" if one else "a list of positive whole numbers"
+            raise ProXError(f"{self._argument} of {self._class.__name__} is {features!r:.80}; it must be {allowed}")
         return found
+
+    def _slots(self, fractions: Sequence[float]) -> tuple[Slot, ...]:
+        """The choices of each level, such that all members have the same layers.
+
+        A residual unit of stride 1 has a convolution in its shortcut if it changes the number of features, and none if not. So
+        levels of the same features stay the same, and levels of others stay different.
+        """
+        choices = [self._widths(level, fractions) for level in range(len(self._features))]
+        inputs = self._argument_of("in_channels")
+        if inputs in choices[0][:-1] and self._equality_matters(0, inputs):
+            choices[0].remove(inputs)
+        slots = [Slot(choices=tuple(choices[0]))]
+        for level, (before, of) in enumerate(pairwise(choices), start=1):
+            if not self._equality_matters(level):
+                slots.append(Slot(choices=tuple(of)))
+            elif self._features[level] == self._features[level - 1]:
+                slots.append(Slot(choices=tuple(before), equals=level - 1))
+            else:
+                slots.append(Slot(choices=tuple(of), differs=level - 1))
+        return tuple(slots)
+
+    def _equality_matters(self, level: int, inputs: int | None = None) -> bool:
+        """Whether a network has other layers if a level has as many features as the one before, or as there are inputs."""
+        many = lcm(*self._features)  # which groups of norms divide
+        different = {other: many * (other + 2) for other in range(len(self._features))}
+        equal = different | {level: different[level - 1] if inputs is None else inputs}
+        return self._layers_of(equal) != self._layers_of(different)
+
+    def _layers_of(self, changed: Mapping[int, int]) -> set[str]:
+        """Names of tensors of the largest network with other features in some levels. There are none if it cannot be built."""
+        widths = [changed.get(level, features) for level, features in enumerate(self._features)]
+        try:
+            return set(self._build(self._arguments | {self._argument: self._written(widths)}).state_dict())
+        except ProXError:  # groups of norms do not divide the features
+            return set()
+
+    def _check_layers(self) -> None:
+        """Refuses a family whose smallest member has other layers than the largest."""
+        smallest, largest = (self._follow(member).parts.keys() for member in (self.space.smallest(), self.space.largest()))
+        if others := sorted(smallest ^ largest):
+            raise ProXError(f"{self._class.__name__} has other layers with fewer features: {', '.join(others):.200}")
 
     def _widths(self, level: int, fractions: Sequence[float]) -> list[int]:
         """Numbers of features that a level may have. Those that groups of a norm do not divide are raised until they do."""
         full, found = self._features[level], set()
+        self._build(self._arguments)  # which says what is wrong
         for fraction in fractions:
-            for features in range(max(1, round(fraction * full)), full + 1):
-                widths = [*self._features[:level], features, *self._features[level + 1 :]]
-                try:
-                    self._build(self._arguments | {self._argument: self._written(widths)})
-                except ProXError:
-                    if features == full:
-                        raise
-                else:
-                    found.add(features)
-                    break
+            possible = range(max(1, round(fraction * full)), full + 1)
+            found.add(next(features for features in possible if self._layers_of({level: features})))
         return sorted(found)
 
     def _written(self, widths: Sequence[int]) -> int | list[int]:
@@ -155,7 +190,13 @@ class MONAIFamily:
 
     def _follow(self, subnet: Subnet, size: Sequence[int] | None = None) -> Followed:
         """What a run of a member shows."""
-        return self._kept(subnet, self.size if size is None else tuple(size))
+        key = subnet, self.size if size is None else voxels_of(size)
+        if key not in self._followed:
+            self._followed[key] = self._run(*key)
+            if len(self._followed) > FOLLOWED:
+                self._followed.popitem(last=False)
+        self._followed.move_to_end(key)
+        return self._followed[key]
 
     def _run(self, subnet: Subnet, size: tuple[int, ...]) -> Followed:
         network = self._build(self._arguments_of(subnet))
@@ -173,7 +214,7 @@ class MONAIFamily:
     # ------------------------------------------------------------------ building members
     def _arguments_of(self, subnet: Subnet) -> dict[str, Any]:
         widths = [int(value) for value in self.space.check(subnet)["width"]]
-        return {**self._arguments, self._argument: self._written(widths)}
+        return {**deepcopy(self._arguments), self._argument: self._written(widths)}
 
     def architecture_of(self, subnet: Subnet) -> dict[str, Any]:
         """The network of a member as a bundle's configuration has it.
@@ -227,7 +268,7 @@ class MONAIFamily:
         return 1 if name in self._follow(self.space.largest()).transposed else 0
 
     def passes_through(self, name: str) -> int | None:
-        """None, because no member lacks layers. See ``Family.passes_through``."""
+        """None, because no layer is inserted between others. See ``Family.passes_through``."""
         return None
 
     def group(self, name: str) -> str:
@@ -269,24 +310,3 @@ def _first_of_each(parts: Sequence[int], full: Sequence[int]) -> tuple[slice, ..
         return prefix(sum(full))
     starts = accumulate(full, initial=0)
     return tuple(slice(start, start + length) for start, length in zip(starts, parts, strict=False))
-
-
-def _read(network: Any) -> tuple[type[nn.Module], dict[str, Any]]:
-    """The class of a configuration's network, and its arguments."""
-    if not isinstance(network, Mapping) or TARGET not in network:
-        raise ProXError(f"a network is an object with {TARGET} and arguments, got {network!r:.120}")
-    target = str(network[TARGET])
-    path, _, name = target.rpartition(".")
-    if name not in FEATURES or path not in ("", nets.__name__, getattr(nets, name).__module__):
-        raise ProXError(f"{target!r:.80} is no network that can be made elastic; allowed: {', '.join(FEATURES)}")
-    arguments = {key: value for key, value in network.items() if not (key.startswith("_") and key.endswith("_"))}
-    known = inspect.signature(cls := getattr(nets, name)).parameters
-    if unknown := sorted(arguments.keys() - known.keys()):
-        raise ProXError(f"{name} has no argument {', '.join(unknown):.80}; it has {', '.join(known)}")
-    missing = [key for key, one in known.items() if one.default is inspect.Parameter.empty and key not in arguments]
-    if missing:
-        raise ProXError(f"{name} needs {', '.join(missing)}")
-    for key, value in arguments.items():
-        if isinstance(value, str) and value[:1] in ("$", "@", "%"):
-            raise ProXError(f"{key} of {name} is {value!r:.80}, which a configuration has to resolve first")
-    return cls, arguments

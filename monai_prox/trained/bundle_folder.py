@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from monai_prox.core.family import Family
-from monai_prox.core.network import prediction_graph
+from monai_prox.core.network import predicting
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import Member, SuperNet, WeightTransforms, without_weights
 from monai_prox.data.decathlon import Case, DecathlonTask
@@ -265,7 +265,7 @@ class TrainedBundle:
     @staticmethod
     def _parts(supernet: SuperNet) -> dict[str, nn.Module]:
         """By the file that their weights are in."""
-        parts: dict[str, nn.Module] = {WEIGHTS: prediction_graph(supernet.network)}
+        parts: dict[str, nn.Module] = {WEIGHTS: predicting(supernet.network)}
         return parts if supernet.kernel_transforms is None else parts | {KERNEL_TRANSFORMS: supernet.kernel_transforms}
 
     def network(self, which: str, supernet: SuperNet, calibrated: CalibratedMembers | None = None) -> Member:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,18 +21,20 @@ from monai_prox.runtime.cases import Case
 from monai_prox.runtime.classification import prepare_scan
 from monai_prox.runtime.description import ALL_CHANNELS, Description, Normalisation, Resampling, ScanDescription
 from monai_prox.runtime.evaluation import Labelled, LabelledScan, LabelledScans, SegmentedCases
-from monai_prox.runtime.kinds import CLASSIFICATION, SEGMENTATION, Kind
+from monai_prox.runtime.kinds import Kind
 from monai_prox.surface_dice import default_tolerance
 from monai_prox.trained.bundle_folder import UNUSABLE, TrainedBundle
 from monai_prox.trained.family_file import SURFACE, FamilyFile, NamedMember
-from monai_prox.trained.source import FILES, UNNAMED, Measured, Trained, check_metric, named, plot_of, surface_measure
+from monai_prox.trained.source import FILES, UNNAMED, Measured, check_metric, named, plot_of, surface_measure
 from monai_prox.training.calibrated_members import CalibratedMembers
 
 ENDING = ".nii.gz"
 
 
 @dataclass(frozen=True)
-class _Source:
+class TrainedInBundle:
+    """What the families in bundles have in common. See ``monai_prox.trained.source``."""
+
     bundle: TrainedBundle
     dataset: Path | None = None
     note: str | None = None
@@ -98,7 +100,7 @@ class _Source:
         return self.dataset
 
 
-class TrainedSegmenter(_Source):
+class TrainedSegmenter(TrainedInBundle):
     """A family that segments. See ``monai_prox.trained.source``."""
 
     def network(self, which: str | Subnet) -> nn.Module:
@@ -157,7 +159,7 @@ class TrainedSegmenter(_Source):
         return replace(self, by_surface=True, note=f"Surface Dice within {self._surface_tolerance:g} mm")
 
 
-class TrainedClassifier(_Source):
+class TrainedClassifier(TrainedInBundle):
     """A family that classifies. See ``monai_prox.trained.source``."""
 
     def network(self, which: str | Subnet) -> nn.Module:
@@ -215,9 +217,3 @@ class TrainedClassifier(_Source):
             return {"image": torch.from_numpy(image)}
 
         return CalibratedMembers(self.supernet, [{"image": scan.image} for scan in self._scans.train], prepare)
-
-
-SOURCES: Mapping[str, Callable[[TrainedBundle, Path | None], Trained]] = {
-    SEGMENTATION.name: TrainedSegmenter,
-    CLASSIFICATION.name: TrainedClassifier,
-}

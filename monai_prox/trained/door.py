@@ -48,7 +48,7 @@ def open_trained(
     if checkpoint is not None:
         raise ProXError(f"--checkpoint is for nnU-Net's model folders; {path} is a bundle, which has one model")
     from monai_prox.trained.bundle_folder import TrainedBundle
-    from monai_prox.trained.bundle_source import SOURCES
+    from monai_prox.trained.bundles import SOURCES
 
     bundle = TrainedBundle.open(path)
-    return SOURCES[bundle.kind.name](bundle, dataset)
+    return SOURCES[bundle.plan.kind](bundle, dataset)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 IMAGES = 128  # of the training set, limited by memory, because they pass through the network in one batch
 
@@ -25,8 +25,9 @@ def keeps_statistics(network: nn.Module) -> bool:
     return bool(_norms(network))
 
 
-def _norms(network: nn.Module) -> list[_BatchNorm]:
-    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+def _norms(network: nn.Module) -> list[_NormBase]:
+    """Batch norms, and instance norms that are asked to keep statistics."""
+    return [layer for layer in network.modules() if isinstance(layer, _NormBase) and layer.track_running_stats]
 
 
 @torch.no_grad()

@@ -280,11 +280,11 @@ class Engine:
                 loss = task
                 if teacher is not None:
                     weight = self.stage.distillation
-                    loss = (1 - weight) * task + weight * self._distance(finest(outputs), teacher)
+                    loss = (1 - weight) * task + weight * self._distance(finest(outputs, x), teacher)
             backward(loss)
             losses.append(loss.detach())
             if first is None:
-                first = task.detach(), finest(outputs).detach()
+                first = task.detach(), finest(outputs, x).detach()
                 if self.stage.teacher == "largest":
                     teacher = first[1]
         average_gradients(self.supernet)

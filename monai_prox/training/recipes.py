@@ -7,6 +7,7 @@ Sources: ProX, Lim et al., Neurocomputing 2024 (doi 10.1016/j.neucom.2024.127512
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from monai_prox.core.family import Family
 from monai_prox.core.space import SearchSpace
 from monai_prox.core.supernet import SuperNet, WeightTransforms
 from monai_prox.errors import ProXError
-from monai_prox.training.stage import Role, Schedule, Stage
+from monai_prox.training.stage import Role, Schedule, Stage, merged
 
 # The paper's order of expansion. The dimensions of a group open together.
 EXPANSION = (("depth", "decoder_depth"), ("width", "expansion"), ("kernel",), ("resolution",), ("levels",))
@@ -206,7 +207,7 @@ def find_recipe(name: Any) -> Recipe:
 
 
 def make_schedule(recipe: str, space: SearchSpace, epochs: int) -> Schedule:
-    """The stages of a recipe with their epochs.
+    """The stages of a recipe with their epochs. If there are fewer epochs than stages, the first stages are merged.
 
     Args:
         recipe: name of the recipe, see ``find_recipe``.
@@ -214,10 +215,19 @@ def make_schedule(recipe: str, space: SearchSpace, epochs: int) -> Schedule:
         epochs: number of epochs.
 
     Raises:
-        ProXError: the name is unknown, or there are fewer epochs than stages.
+        ProXError: the name is unknown, or there is no epoch.
 
     >>> from monai_prox import MobileNetFamily
     >>> make_schedule("prox", MobileNetFamily(input_channels=1, num_classes=2).space, epochs=100).starts
     (0, 25, 35, 45, 55)
     """
-    return Schedule(find_recipe(recipe).stages(space), epochs)
+    stages = find_recipe(recipe).stages(space)
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ProXError(f"the number of epochs is {epochs!r:.80}; it must be at least 1")
+    kept = merged(stages, epochs)
+    if len(kept) < len(stages):
+        logging.getLogger(__name__).warning(
+            f"{epochs} epochs are fewer than the {len(stages)} stages of {recipe}: the first {len(stages) - len(kept) + 1} are "
+            f"merged into {kept[0].name!r}"
+        )
+    return Schedule(kept, epochs)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -102,6 +102,35 @@ class Stage:
         """The stage as plain data. ``sort_channels`` is whether there is a ``reorder``."""
         data = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "reorder"}
         return data | {"open": dict(self.open), "sort_channels": self.reorder is not None}
+
+
+def merged(stages: Sequence[Stage], epochs: int) -> tuple[Stage, ...]:
+    """The stages of a training with fewer epochs than stages: the first ones are one, in which all that they open is open.
+
+    Args:
+        stages: the stages of a recipe.
+        epochs: number of epochs, at least 1.
+
+    Returns:
+        At most as many stages as epochs.
+
+    >>> [stage.name for stage in merged([Stage(name="smallest"), Stage(name="depth"), Stage(name="everyone")], epochs=2)]
+    ['depth', 'everyone']
+    """
+    surplus = len(stages) - epochs
+    if surplus <= 0:
+        return tuple(stages)
+    first = stages[surplus]
+    return (
+        replace(
+            first,
+            share=sum(stage.share for stage in stages[: surplus + 1]),
+            teacher="largest" if first.teacher == "largest" else "none",  # there is no stage before that could have left one
+            new_weights="random",
+            freeze="none",
+        ),
+        *stages[surplus + 1 :],
+    )
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class FrozenTeacher:
         Args:
             x: (B, C, *spatial).
         """
-        return finest(self._member(x))
+        return finest(self._member(x), x)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain data and tensors, which load with ``weights_only=True``."""

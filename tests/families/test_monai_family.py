@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import random
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -13,12 +15,14 @@ from helpers.refusals import refused
 from monai.networks import nets
 from torch import Tensor, nn
 
+from monai_prox.comparators.importance import sort_channels_of
 from monai_prox.core import cost
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.families.channel_parts import follow
-from monai_prox.families.monai_networks import FEATURES, MONAIFamily, WidthChoices
+from monai_prox.families.monai_arguments import FEATURES
+from monai_prox.families.monai_networks import MONAIFamily, WidthChoices
 from monai_prox.training.engine import Engine
 from monai_prox.training.recipes import make_schedule
 
@@ -213,9 +217,17 @@ def test_a_tensor_that_is_not_there_is_named() -> None:
         ({"_target_": "my.UNet"}, "'my.UNet' is no network that can be made elastic"),
         ({"depth": 3}, "UNet has no argument depth; it has spatial_dims"),
         ({"channels": "$[8, 16]"}, "channels of UNet is '$[8, 16]', which a configuration has to resolve first"),
-        ({"channels": [8, -16, 24]}, "channels is [8, -16, 24]; it must be positive whole numbers"),
+        ({"channels": [8, -16, 24]}, "channels of UNet is [8, -16, 24]; it must be a list of positive whole numbers"),
         ({"strides": [2]}, "UNet cannot be built: the length of `strides` should equal to `len(channels) - 1`"),
         ({"norm": ("localresponse", {"size": 4})}, "reads channels that cannot be followed through: local_response_norm"),
+        ({"channels": []}, "channels of UNet is []; it must be a list of positive whole numbers"),
+        ({"channels": 5.5}, "channels of UNet is 5.5; it must be a list of positive whole numbers"),
+        ({"channels": 8}, "channels of UNet is 8; it must be a list of positive whole numbers"),
+        ({"in_channels": "1"}, "in_channels of UNet is '1'; it must be a positive whole number"),
+        ({"out_channels": 0}, "out_channels of UNet is 0; it must be a positive whole number"),
+        ({"kernel_size": [3, "$1"]}, "kernel_size of UNet is '$1', which a configuration has to resolve first"),
+        ({"act": nn.Conv2d(1, 1, 1)}, "act of UNet is a Conv2d, a module that all members would share; leave it out"),
+        ({1: 2}, "a network is an object with _target_ and arguments"),
         ({"spatial_dims": 2}, "the size is [16, 16, 16]; the network has 2 spatial axes"),
     ],
 )
@@ -227,10 +239,109 @@ def test_a_network_needs_its_arguments_and_a_size_that_it_takes() -> None:
     refused("UNet needs strides", MONAIFamily, {k: v for k, v in NETWORKS["UNet"].items() if k != "strides"}, size=(16,) * 3)
     refused("a network is an object with _target_ and arguments, got {}", MONAIFamily, {}, size=(16, 16, 16))
     refused("UNet does not take inputs of (16, 16, 15) voxels: ", MONAIFamily, NETWORKS["UNet"], size=(16, 16, 15))
+    refused("the size is 16; it must be the voxels per axis", MONAIFamily, NETWORKS["UNet"], size=16)
+    refused("the size is ('16',", MONAIFamily, NETWORKS["UNet"], size=("16",) * 3)
+    refused("choices are (0.5, 1); they must be WidthChoices", MONAIFamily, NETWORKS["UNet"], size=(16,) * 3, choices=(0.5, 1))
     refused("width must be ascending fractions that end in 1, got [0.5, 0.25]", WidthChoices, width=(0.5, 0.25))
     refused("width is 1; it must be a tuple of numbers", WidthChoices, width=1)
     refused("the search space 'paper' is not known; known by name: default", WidthChoices.from_json, "paper")
     assert WidthChoices.from_json({"width": [0.5, 1]}) == WidthChoices(width=(0.5, 1))
+
+
+# ---------------------------------------------------------------------- members that would be of other layers
+UNET = {"_target_": "UNet", **TWO, "strides": [2, 2], "num_res_units": 2}
+DYNUNET = {"_target_": "DynUNet", **TWO, "kernel_size": [3] * 4, "strides": [1, 2, 2, 1], "upsample_kernel_size": [2, 2, 1]}
+
+
+@pytest.mark.parametrize(
+    ("network", "members"),
+    [
+        (UNET | {"channels": [8, 16, 16]}, 3 * 3),
+        (UNET | {"channels": [8, 16, 16, 16], "strides": [2, 1, 2]}, (3 * 3 - 1) * 3),  # not 8 and 8
+        (UNET | {"channels": [8, 16, 32]}, 3 * (3 * 3 - 1)),  # not 16 and 16
+        (DYNUNET | {"res_block": True, "filters": [8, 16, 24, 24]}, 3 * 3 * 3),
+        (DYNUNET | {"res_block": True, "filters": [8, 16, 24, 32], "in_channels": 4}, 2 * 3 * (3 * 3 - 1)),
+    ],
+)
+def test_all_members_have_the_same_layers(network: dict[str, Any], members: int) -> None:
+    """A residual unit has a convolution in its shortcut only if the number of features changes."""
+    family = MONAIFamily(network, size=(16, 16))
+    assert family.space.size() == members
+    layers = family.build(family.space.largest()).state_dict().keys()
+    generator = random.Random(1)
+    for member in (family.space.smallest(), *(family.space.sample(generator) for _ in range(20))):
+        assert family.build(member).state_dict().keys() == layers
+
+
+def test_sorting_channels_keeps_the_functions_of_members() -> None:
+    family = MONAIFamily(UNET | {"channels": [8, 16, 32]}, size=(16, 16), choices=WidthChoices(width=(0.25, 0.5, 1.0)))
+    supernet, x = SuperNet(family).eval(), image(family)
+    members = [family.space.sample(random.Random(seed)) for seed in range(6)]
+    with torch.no_grad():
+        before = [supernet(x, member) for member in members]
+        sort_channels_of(supernet, family.space)
+        for member, was in zip(members, before, strict=True):
+            torch.testing.assert_close(supernet(x, member), was, rtol=1e-4, atol=1e-5)
+
+
+def test_levels_without_strides_are_none() -> None:
+    network = DYNUNET | {"filters": [8, 16, 24, 32, 64], "kernel_size": [3] * 4}
+    assert MONAIFamily(network, size=(16, 16)).architecture_of(MONAIFamily(network, size=(16, 16)).space.largest())[
+        "filters"
+    ] == [8, 16, 24, 32]
+
+
+@pytest.mark.parametrize("norm", ["batch", ("instance", {"affine": True}), ("group", {"num_groups": 1})])
+def test_a_level_may_have_one_feature(norm: Any) -> None:
+    network = {"_target_": "UNet", **TWO, "channels": [8, 16], "strides": [2], "norm": norm}
+    family = MONAIFamily(network, size=(16, 16), choices=WidthChoices(width=(0.125, 1.0)))
+    supernet = SuperNet(family).eval()
+    member = family.space.smallest()
+    assert member["width"][0] == 1 and torch.equal(supernet(image(family), member), supernet.extract(member)(image(family)))
+
+
+# ---------------------------------------------------------------------- deep supervision in one tensor
+def test_heads_that_are_stacked_are_told_from_classes() -> None:
+    family = family_of("DynUNet")
+    engine = Engine(
+        SuperNet(family),
+        make_schedule("sandwich", family.space, 1),
+        lambda outputs, target: nn.functional.cross_entropy(outputs[:, 0], target),
+        seed=0,
+    )
+    distances = []
+    engine._distance = lambda student, teacher: distances.append((student.shape, teacher.shape)) or student.sum() * 0  # type: ignore[method-assign,func-returns-value]
+    engine.guard(torch.optim.SGD(engine.supernet.parameters(), lr=0.1))
+    engine.begin_epoch(0)
+    step = engine.step(image(family), torch.zeros(2, *family.size, dtype=torch.long), epoch=0, step=0)
+    logits = (2, 3, *family.size)
+    assert step.output.shape == logits and distances and all(pair == (logits, logits) for pair in distances)
+    deepcopy(engine.supernet)  # which skeletons with a step's outputs would stop
+
+
+def test_families_and_supernets_are_pickled() -> None:
+    family = family_of("UNet")
+    supernet = SuperNet(family).eval()
+    again = pickle.loads(pickle.dumps(supernet))
+    member = family.space.smallest()
+    assert again.family.space == family.space and torch.equal(again(image(family), member), supernet(image(family), member))
+
+
+def test_a_network_that_is_not_the_largest_is_refused() -> None:
+    family = family_of("UNet")
+    refused(
+        "the network, a UNet, is not the largest of the family: of model.",
+        SuperNet,
+        family,
+        family.build(family.space.smallest()),
+    )
+    refused("a DataParallel, is not the largest", SuperNet, family, nn.DataParallel(family.build(family.space.largest())))
+
+
+def test_what_a_member_is_built_of_is_a_copy() -> None:
+    family = family_of("UNet")
+    family.architecture_of(family.space.largest())["strides"].append(9)
+    assert family.architecture_of(family.space.largest())["strides"] == [2, 2] == NETWORKS["UNet"]["strides"]
 
 
 class Layers(nn.Module):

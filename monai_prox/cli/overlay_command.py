@@ -1,0 +1,60 @@
+"""``monai-prox overlay``: a MONAI bundle that trains one network becomes one that trains a family."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from monai_prox.cli.completion import RECIPES, one_of
+from monai_prox.cli.terminal import say
+from monai_prox.errors import ProXError
+
+Number = TypeVar("Number", int, float)
+
+
+def overlay(
+    bundle: Annotated[Path, typer.Argument(help="The bundle, a folder with configs/train.json or train.yaml.")],
+    config: Annotated[
+        Path | None, typer.Option("--config-file", help="The configuration of its training, if it has another name.")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Voxels of a patch, such as 96,96,96, for which costs are counted. By default the bundle says it."),
+    ] = None,
+    width: Annotated[
+        str | None, typer.Option(help="Fractions of the network's features, such as 0.25,0.5,1. By default they are quarters.")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="The recipe: prox, sandwich, progressive_shrinking.", autocompletion=one_of(RECIPES))
+    ] = "prox",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write. By default it is configs/prox.json of the bundle.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+) -> None:
+    """Make an existing MONAI bundle train a family of its network. The bundle's own files stay as they are."""
+    from monai_prox.bundle.overlay import OVERLAY, Pipeline, make_overlay, understood
+    from monai_prox.files import write_json
+
+    pipeline = Pipeline.read(bundle, config)
+    content = make_overlay(pipeline, size=_numbers(size, "--size", int), width=_numbers(width, "--width", float), recipe=recipe)
+    lines = understood(pipeline, content)
+    path = output or bundle / "configs" / OVERLAY
+    if path.exists() and not overwrite:
+        raise ProXError(f"{path} exists; give another --output or --overwrite")
+    write_json(content, path)
+    inside = [file.relative_to(bundle) if file.is_relative_to(bundle) else file.resolve() for file in (pipeline.source, path)]
+    files = "[" + ",".join(f"'{file.as_posix()}'" for file in inside) + "]"
+    say(str(path), *lines, f'cd {shlex.quote(str(bundle))} && python -m monai.bundle run --config_file "{files}"')
+
+
+def _numbers(text: str | None, option: str, kind: type[Number]) -> list[Number] | None:
+    if text is None:
+        return None
+    try:
+        return [kind(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise ProXError(f"{option} is {text!r:.80}; it must be numbers with commas between them") from None

@@ -1,0 +1,122 @@
+"""A member of a pipeline's family as that pipeline's own bundle: its configurations, with a smaller network and its weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from monai_prox.bundle.overlay import OVERLAY, Pipeline
+from monai_prox.errors import ProXError
+from monai_prox.export.bundle import MARK
+from monai_prox.export.folder import new_folder
+from monai_prox.export.prediction import metrics_of
+from monai_prox.families.monai_arguments import FEATURES, TARGET
+from monai_prox.files import check_inside, read_json, write_json
+from monai_prox.tensor_file import write_tensors
+from monai_prox.trained.bundle_folder import WEIGHTS
+from monai_prox.trained.pipeline_source import TrainedPipeline
+
+FOLDERS = ("configs", "docs", "scripts")  # of a bundle, beside its models
+ENDINGS = (".json", ".yaml", ".yml")
+METADATA, INFERENCE, README = "metadata.json", "inference", "README.md"
+LARGEST_FILE = 25_000_000  # bytes, of the files beside the folders; the model zoo keeps larger ones elsewhere
+LARGE_FILES = "large_files.yml"  # names weights that are not the member's
+
+
+def write_pipeline(source: TrainedPipeline, which: str, output: Path, *, overwrite: bool = False) -> Path:
+    """Writes a member as the bundle that its family was trained in.
+
+    Transforms, inferer, postprocessing and metrics are the bundle's. In each configuration that has the network, its features
+    become the member's. ``models/model.pt`` has the member's weights.
+
+    Args:
+        source: the trained family.
+        which: a member's name, or a JSON file with a subnet.
+        output: folder of the new bundle.
+        overwrite: whether an existing folder is replaced.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        ProXError: the member is unknown, the bundle's configurations are missing or have another network, or the folder exists
+            or cannot be written. Then nothing is left behind.
+    """
+    root = source.path.parent
+    if not (root / "configs").is_dir():
+        raise ProXError(f"there is no folder {root / 'configs'}; give the bundle that the family was trained in")
+    name, subnet = source.member(which)
+    network = source.network(subnet)
+    architecture = source.bundle.network_family.architecture_of(subnet)
+    with new_folder(output, overwrite=overwrite) as folder:
+        _copy(root, folder)
+        swapped = [path.name for path in sorted((folder / "configs").iterdir()) if _swap(path, source, architecture)]
+        if not any(Path(file).stem == INFERENCE for file in swapped):
+            raise ProXError(
+                f"{root / 'configs'} has no {INFERENCE}.json or .yaml with the network that was trained, "
+                f"{source.bundle.plan.network!r:.160}; so a member cannot take its place"
+            )
+        _describe(folder, source, name, subnet)
+        (folder / "models").mkdir()
+        write_tensors(network.state_dict(), folder / "models" / WEIGHTS)
+    return output
+
+
+def _copy(root: Path, folder: Path) -> None:
+    """A bundle without its models, results and overlay."""
+    for part in FOLDERS:
+        for path in sorted((root / part).rglob("*")):
+            relative = check_inside(path, root).relative_to(root)
+            if path.is_file() and path.name != OVERLAY and "__pycache__" not in relative.parts:
+                (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, folder / relative)
+    for path in sorted(root.iterdir()):
+        if path.is_file() and path.name != LARGE_FILES and check_inside(path, root).stat().st_size <= LARGEST_FILE:
+            shutil.copyfile(path, folder / path.name)
+
+
+def _swap(path: Path, source: TrainedPipeline, architecture: Mapping[str, Any]) -> bool:
+    """Gives the network of a configuration the member's features. Returns whether it has the network."""
+    if path.suffix not in ENDINGS or path.name == METADATA:
+        return False
+    pipeline, largest = Pipeline.read(source.path.parent, path), source.bundle.plan.network
+    features = FEATURES[largest[TARGET]]
+    found = [one for one in pipeline.components(largest[TARGET]) if _is_same(pipeline, one.value, largest, features)]
+    for component in found:
+        component.value[features] = architecture[features]
+    if found:
+        ConfigParser.export_config_file(
+            dict(pipeline.config), str(path), fmt="json" if path.suffix == ".json" else "yaml", **_style(path)
+        )
+    return bool(found)
+
+
+def _style(path: Path) -> dict[str, Any]:
+    return {"indent": 4} if path.suffix == ".json" else {"sort_keys": False, "default_flow_style": None, "width": 120}
+
+
+def _is_same(pipeline: Pipeline, component: Mapping[str, Any], largest: Mapping[str, Any], features: str) -> bool:
+    try:
+        return bool(pipeline.static(component.get(features)) == largest.get(features))
+    except LookupError:
+        return False
+
+
+def _describe(folder: Path, source: TrainedPipeline, name: str, subnet: Any) -> None:
+    """Says in the new bundle's documents what it is."""
+    said = f"the member {name} of {source.bundle.origin}"
+    path = folder / "configs" / METADATA
+    if path.is_file() and isinstance(metadata := read_json(path), dict):
+        metrics = metrics_of("dice", source.bundle.measured(subnet))
+        metadata["eval_metrics"] = dict(metrics)
+        metadata["description"] = f"{metadata.get('description', '')}; {said}".lstrip("; ")
+        metadata[MARK] = {"name": name, "subnet": subnet.to_json()}
+        write_json(metadata, path)
+    path = folder / "docs" / README
+    if path.is_file():
+        note = f"> This bundle has {said}. Scores below that are not said to be its own are of another network.\n\n"
+        path.write_text(note + path.read_text(encoding="utf-8"), encoding="utf-8")

@@ -1,0 +1,81 @@
+"""A network of MONAI as a configuration has it: its class, and its constructor's arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from monai.networks import nets
+from torch import nn
+
+from monai_prox.errors import ProXError
+
+# The argument that says how many features the levels have: one number each, or one for the first, which others double
+FEATURES: Mapping[str, str] = {
+    "UNet": "channels",
+    "BasicUNet": "features",
+    "DynUNet": "filters",
+    "AttentionUnet": "channels",
+    "SegResNet": "init_filters",
+    "SegResNetDS": "init_filters",
+}
+TARGET = "_target_"
+NUMBERS = frozenset({"spatial_dims", "in_channels", "out_channels"})
+
+
+def voxels_of(size: Any) -> tuple[int, ...]:
+    """The size of an input.
+
+    Args:
+        size: voxels per axis.
+
+    Raises:
+        ProXError: it is something else.
+    """
+    if not isinstance(size, Sequence) or not all(isinstance(voxels, int) and voxels > 0 for voxels in size):
+        raise ProXError(f"the size is {size!r:.80}; it must be the voxels per axis, such as (96, 96, 96)")
+    return tuple(size)
+
+
+def read_network(network: Any) -> tuple[type[nn.Module], dict[str, Any]]:
+    """The class of a configuration's network, and copies of its arguments.
+
+    Args:
+        network: ``_target_``, and the constructor's arguments.
+
+    Raises:
+        ProXError: the class is not known, or an argument is unknown, missing or not plain.
+    """
+    if not isinstance(network, Mapping) or TARGET not in network or not all(isinstance(key, str) for key in network):
+        raise ProXError(f"a network is an object with {TARGET} and arguments, got {network!r:.120}")
+    target = str(network[TARGET])
+    path, _, name = target.rpartition(".")
+    cls: Any = getattr(nets, name, None)  # by any of its names, such as Unet
+    if getattr(cls, "__name__", None) not in FEATURES or path not in ("", nets.__name__, cls.__module__):
+        raise ProXError(f"{target!r:.80} is no network that can be made elastic; allowed: {', '.join(FEATURES)}")
+    arguments = {key: deepcopy(value) for key, value in network.items() if not (key.startswith("_") and key.endswith("_"))}
+    known = inspect.signature(cls).parameters
+    if unknown := sorted(arguments.keys() - known.keys()):
+        raise ProXError(f"{cls.__name__} has no argument {', '.join(unknown):.80}; it has {', '.join(known)}")
+    missing = [key for key, one in known.items() if one.default is inspect.Parameter.empty and key not in arguments]
+    if missing:
+        raise ProXError(f"{cls.__name__} needs {', '.join(missing)}")
+    for key, value in arguments.items():
+        _check_value(f"{key} of {cls.__name__}", value)
+    for key in NUMBERS & arguments.keys():
+        if type(arguments[key]) is not int or arguments[key] < 1:
+            raise ProXError(f"{key} of {cls.__name__} is {arguments[key]!r:.80}; it must be a positive whole number")
+    return cls, arguments
+
+
+def _check_value(what: str, value: Any) -> None:
+    """Refuses a value that is not plain: what a configuration has to resolve first, or a module with weights of its own."""
+    if isinstance(value, str) and value[:1] in ("$", "@", "%"):
+        raise ProXError(f"{what} is {value!r:.80}, which a configuration has to resolve first")
+    if isinstance(value, nn.Module):
+        raise ProXError(f"{what} is a {type(value).__name__}, a module that all members would share; leave it out")
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    for item in items:
+        _check_value(what, item)
