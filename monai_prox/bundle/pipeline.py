@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from monai_prox.bundle.checkpoints import CheckpointSaver
 from monai_prox.bundle.component import ProX
+from monai_prox.bundle.configuration import quiet
 from monai_prox.bundle.errors import name_cause_last
 from monai_prox.bundle.family_writer import FamilyWriter
 from monai_prox.bundle.handlers import MemberValidationHandler, ProXExpansionHandler
@@ -173,6 +174,7 @@ class ProXPipeline(ProX):
             raise ProXError("the validator has no key metric; members are compared by MONAI's MeanDice as key_val_metric")
         if "dice" not in metric.lower():
             raise ProXError(f"the validator's key metric is {metric}; members are compared by Dice, such as val_mean_dice")
+        quiet(validator)
         return MemberValidationHandler(
             validator,
             self.engine,

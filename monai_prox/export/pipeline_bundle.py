@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
+import yaml
 
 from monai_prox.bundle.overlay import OVERLAY, Pipeline
 from monai_prox.errors import ProXError
@@ -15,7 +16,7 @@ from monai_prox.export.bundle import MARK
 from monai_prox.export.folder import new_folder
 from monai_prox.export.prediction import metrics_of
 from monai_prox.families.monai_arguments import FEATURES, TARGET
-from monai_prox.files import check_inside, read_json, write_json
+from monai_prox.files import check_inside, read_json
 from monai_prox.tensor_file import write_tensors
 from monai_prox.trained.bundle_folder import WEIGHTS
 from monai_prox.trained.pipeline_source import TrainedPipeline
@@ -89,14 +90,17 @@ def _swap(path: Path, source: TrainedPipeline, architecture: Mapping[str, Any]) 
     for component in found:
         component.value[features] = architecture[features]
     if found:
-        ConfigParser.export_config_file(
-            dict(pipeline.config), str(path), fmt="json" if path.suffix == ".json" else "yaml", **_style(path)
-        )
+        _write(pipeline.config, path)
     return bool(found)
 
 
-def _style(path: Path) -> dict[str, Any]:
-    return {"indent": 4} if path.suffix == ".json" else {"sort_keys": False, "default_flow_style": None, "width": 120}
+def _write(content: Mapping[str, Any], path: Path) -> None:
+    """In the manner of the model zoo."""
+    if path.suffix == ".json":
+        text = json.dumps(content, indent=4) + "\n"
+    else:
+        text = yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, width=120)
+    path.write_text(text, encoding="utf-8")
 
 
 def _is_same(pipeline: Pipeline, component: Mapping[str, Any], largest: Mapping[str, Any], features: str) -> bool:
@@ -115,7 +119,7 @@ def _describe(folder: Path, source: TrainedPipeline, name: str, subnet: Any) -> 
         metadata["eval_metrics"] = dict(metrics)
         metadata["description"] = f"{metadata.get('description', '')}; {said}".lstrip("; ")
         metadata[MARK] = {"name": name, "subnet": subnet.to_json()}
-        write_json(metadata, path)
+        _write(metadata, path)
     path = folder / "docs" / README
     if path.is_file():
         note = f"> This bundle has {said}. Scores below that are not said to be its own are of another network.\n\n"

@@ -432,7 +432,7 @@ def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) 
             "regions name ['Middle']; the labels of Task990_Hippocampus are Anterior, Posterior",
         ),
         ({"recipe": "prix"}, "the recipe 'prix' is not known; known: prox, prox_paper"),
-        ({"epochs": 3}, "a recipe of 5 stages needs at least as many epochs, got 3"),
+        ({"epochs": 0}, "the number of epochs is 0; it must be at least 1"),
     ],
     ids=["no data", "closed space", "region", "recipe", "epochs"],
 )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.architectures import FOUR_DIMENSIONS
 from helpers.hostile import spoil_json
 from helpers.in_process import Done, prox
 from helpers.nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, Prepared, bare_plans, make_trainer
@@ -198,10 +197,6 @@ def strange(plans: dict[str, Any], **entries: Any) -> dict[str, Any]:
         (["-p", "Other"], "Other.json; there are nnUNetPlans"),
         (["-tr", "nnUNetTrainer"], "the trainer is nnUNetTrainer, which trains no family; take ProXTrainer or "),
         (["-tr", "Nobody"], "the trainer is 'Nobody': RuntimeError: Could not find requested nnunet trainer Nobody"),
-        (
-            ["-tr", "ProXTrainer_5epochs", "--recipe", "progressive_shrinking", "--space", json.dumps(FOUR_DIMENSIONS)],
-            "stages needs at least as many epochs, got 5",
-        ),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(words: list[str], message: str, bare: Path) -> None:

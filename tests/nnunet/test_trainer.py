@@ -613,12 +613,14 @@ def test_other_networks_are_refused(bare: Path) -> None:
         make_trainer(plans).initialize()
 
 
-def test_a_recipe_needs_an_epoch_per_stage(bare: Path) -> None:
+def test_one_epoch_is_one_stage_with_all_that_is_open(bare: Path) -> None:
     class OneEpoch(ProXTrainerTiny):
         epochs = 1
 
-    with pytest.raises(ProXError, match="needs at least as many epochs, got 1"):
-        make_trainer(bare_plans(), cls=OneEpoch).initialize()
+    trainer = make_trainer(bare_plans(), cls=OneEpoch)
+    trainer.initialize()
+    (stage,) = trainer.engine.schedule.stages
+    assert stage.space(trainer.engine.final_space) == trainer.engine.final_space
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

@@ -72,6 +72,24 @@ def test_fewer_epochs_than_stages_are_refused(shares: list[float]) -> None:
         schedule_of(shares, len(shares) - 1)
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_stages_are_merged_if_there_are_fewer_epochs(recipe: str, epochs: int, caplog: pytest.LogCaptureFixture) -> None:
+    stages = RECIPES[recipe].stages(EVERYTHING)
+    schedule = make_schedule(recipe, EVERYTHING, epochs)
+    if len(stages) <= epochs:
+        assert schedule.stages == stages and not caplog.text
+        return
+    kept = len(stages) - epochs
+    assert schedule.starts == tuple(range(epochs)) and schedule.stages[1:] == stages[kept + 1 :]
+    first, was = schedule.stages[0], stages[kept]
+    assert (first.name, first.open, first.train, first.monitored) == (was.name, was.open, was.train, was.monitored)
+    assert first.teacher in ("none", "largest") and first.new_weights == "random" and first.freeze == "none"
+    assert (
+        f"{epochs} epochs are fewer than the {len(stages)} stages of {recipe}: the first {kept + 1} are merged" in caplog.text
+    )
+
+
 def test_a_schedule_needs_a_stage() -> None:
     with pytest.raises(ProXError, match="0 stages"):
         Schedule((), 10)

@@ -1,0 +1,272 @@
+"""Somebody's own bundle trains a family, and its members predict in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers.bundle_commands import write_ellipsoids
+from helpers.in_process import prox
+from helpers.pipelines import (
+    EVALUATE,
+    INFERENCE,
+    METADATA,
+    ORGAN,
+    TUMOUR,
+    UNET,
+    run,
+    trained_organ,
+    write_config,
+    write_organ,
+)
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from monai_prox.core.slicing import place
+from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import SuperNet
+from monai_prox.trained.bundle_folder import TrainedBundle
+from monai_prox.trained.door import open_trained
+
+CONFIGS = {"train.json": ORGAN, "evaluate.json": EVALUATE, "inference.json": INFERENCE}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """The trained bundle, in a folder of the test's own."""
+    shutil.copytree(trained_organ() / "bundle", tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+# ---------------------------------------------------------------------- the overlay
+def test_an_overlay_says_what_it_understood_and_changes_nothing(tmp_path: Path) -> None:
+    bundle = write_organ(tmp_path / "bundle")
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    done = prox("overlay", bundle)
+    lines = done.out.splitlines()
+    assert lines[1].startswith("network: network_def, a UNet: 24 members, width {2, 3, 4} {4, 6, 8} {8, 12, 16}; ")
+    assert lines[2:5] == [
+        "loss: loss, DiceCELoss",
+        "trained by: train#trainer, for its max_epochs, on its data, by its optimizer",
+        "scored by: validate#evaluator, val_mean_dice, with its inferer and transforms",
+    ]
+    assert lines[-1].endswith("""python -m monai.bundle run --config_file "['configs/train.json','configs/prox.json']\"""")
+    assert all(path.read_bytes() == content for path, content in before.items())
+    overlay = json.loads((bundle / "configs" / "prox.json").read_text())
+    assert overlay.pop("prox")["size"] == "@validate#inferer#roi_size"
+    assert overlay == {
+        "train#trainer#_target_": "monai_prox.bundle.SupernetTrainer",
+        "train#trainer#engine": "$@prox.engine",
+        "train#trainer#train_handlers": "$@prox.handlers(@train#handlers)",
+        "validate#evaluator#val_handlers": "$@prox.validator_handlers(@validate#handlers)",
+    }
+    assert "prox.json exists; give another --output or --overwrite" in prox("overlay", bundle).error
+    assert prox("overlay", bundle, "--overwrite", "--width", "0.5,1", "--size", "16 16 16").code == 0
+    assert json.loads((bundle / "configs" / "prox.json").read_text())["prox"]["width"] == [0.5, 1]
+
+
+def trainer(**changes: Any) -> dict[str, Any]:
+    return {"train": ORGAN["train"] | {"trainer": ORGAN["train"]["trainer"] | changes}}
+
+
+def evaluator(**changes: Any) -> dict[str, Any]:
+    return {"validate": ORGAN["validate"] | {"evaluator": ORGAN["validate"]["evaluator"] | changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"network_def": {"_target_": "SwinUNETR"}}, "the network, network_def, is a SwinUNETR; elastic are UNet, BasicUNet, "),
+        ({"network": "$make()"}, "the network, network, is '$make()'; elastic are UNet, "),
+        ({"network": "@other"}, "train.json has no other"),
+        ({"network": "@network"}, "network refers to itself"),
+        (trainer(network=None), "train#trainer has no network"),
+        (trainer(_target_="scripts.Trainer"), "has 0 components SupervisedTrainer of MONAI, where one is needed; train#tr"),
+        (trainer(train_handlers=[]), "the handlers of train#trainer have 0 of type ValidationHandler"),
+        (trainer(train_handlers=None), "train#trainer has no train_handlers"),
+        (trainer(iteration_update="@steps"), "train#trainer has an iteration_update, steps of the bundle's own"),
+        (trainer(loss_function=None), "train#trainer has no loss_function"),
+        (evaluator(key_val_metric=None), "validate#evaluator has no key_val_metric"),
+        (evaluator(key_val_metric={"val_iou": {}}), "the key metric of validate#evaluator is 'val_iou'; "),
+        ({"prox": {}}, "has an entry 'prox' of its own"),
+        ({"network_def": UNET | {"norm": "layer"}}, "UNet cannot be built: "),
+        ({"network_def": UNET | {"channels": [1, 1], "strides": [2]}}, "has one member only, so there is nothing to expand"),
+    ],
+)  # fmt: skip
+def test_what_cannot_train_a_family_is_one_line(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    bundle = write_organ(tmp_path / "bundle", **changes)
+    assert said in prox("overlay", bundle).error
+    assert not (bundle / "configs" / "prox.json").exists()
+
+
+def test_other_bad_input_is_one_line(tmp_path: Path) -> None:
+    assert "train.yaml or" in prox("overlay", tmp_path).error
+    bundle = write_organ(tmp_path / "bundle")
+    assert "--size is 'big'; it must be numbers with commas between them" in prox("overlay", bundle, "--size", "big").error
+    assert "the size is [16, 16]; the network has 3 spatial axes" in prox("overlay", bundle, "--size", "16,16").error
+    assert "width must be ascending fractions that end in 1" in prox("overlay", bundle, "--width", "0.5").error
+    assert "the recipe 'fast' is not known" in prox("overlay", bundle, "--recipe", "fast").error
+    (bundle / "configs" / "train.json").write_text("{")
+    assert "train.json cannot be read" in prox("overlay", bundle).error
+
+
+def test_names_from_a_file_are_no_expressions(tmp_path: Path) -> None:
+    bundle = write_organ(tmp_path / "bundle")
+    hostile = deepcopy(METADATA) | {"name": "$print('name')"}
+    hostile["network_data_format"]["outputs"]["pred"]["channel_def"]["1"] = "@network"  # type: ignore[index]
+    write_config(hostile, bundle / "configs" / "metadata.json")
+    assert prox("overlay", bundle).code == 0
+    overlay = json.loads((bundle / "configs" / "prox.json").read_text())["prox"]
+    assert overlay["task"] == "bundle" and overlay["outputs"] == []
+
+
+# ---------------------------------------------------------------------- the training
+def test_the_bundles_own_command_trains_its_family() -> None:
+    folder = trained_organ()
+    said, trained = (folder / "said").read_text(), open_trained(folder / "bundle")
+    family = trained.family()
+    assert "ProX: UNet is the largest of 24 members" in said and "ProX: CheckpointSaver is left out" in said
+    assert [stage["name"] for stage in family.stages] == ["smallest", "width", "width 3", "everyone"]
+    assert family.epochs == 5 and family.regions == {"organ": (1,)} and len(family.validation_cases or ()) == 2
+    assert {member.name for member in family.members} >= {"smallest", "largest"}
+    assert all(member.scores and 0 <= (member.scores["organ"] or 0) <= 1 for member in family.members)
+    assert "train_accuracy" in said and "val_mean_dice_smallest" in said and "train_loss" in said
+    shown = prox("family", folder / "bundle").out
+    assert "organ" in shown and "of the pipeline's validation cases" in " ".join(shown.split())
+
+
+def test_fewer_epochs_than_stages_merge_stages(tmp_path: Path) -> None:
+    """As applications do that set max_epochs to 1."""
+    bundle = write_organ(tmp_path / "bundle")
+    prox("overlay", bundle)
+    said = run(bundle, "train.json", "prox.json", dataset_dir=trained_organ() / "task", **{"train#trainer#max_epochs": 1})
+    assert "1 epochs are fewer than the 4 stages of prox: the first 4 are merged into 'everyone'" in said
+    (stage,) = open_trained(bundle).family().stages
+    assert stage["name"] == "everyone"
+
+
+def test_a_pipeline_of_other_names_in_yaml_of_several_channels_and_regions(tmp_path: Path) -> None:
+    task = write_ellipsoids(tmp_path / "task", ("FLAIR", "T1"), ("none", "whole", "core"), (20, 18, 17), (1.0,) * 3, cases=3)
+    config = write_config(TUMOUR, tmp_path / "bundle" / "configs" / "train.yaml")
+    bundle = config.parents[1]
+    assert "neither evaluator#inferer nor metadata.json says what size a patch has" in prox("overlay", bundle).error
+    done = prox("overlay", bundle, "--size", "16,16,16")
+    assert "network: net, a SegResNet: 2 members, width {8, 16}; " in done.out, done
+    network = {"network_def": TUMOUR["net"], "channels": 2, "regions": 2}
+    write_config(network, config.with_name("inference.yaml"))
+    run(bundle, "train.yaml", "prox.json", dataset_dir=task)
+    _, largest = open_trained(bundle).members()
+    assert set(largest.scores or ()) == {"mean", "1", "2"}  # which nobody has named
+    assert prox("export", bundle, "--subnet", "smallest", "-o", tmp_path / "small").code == 0
+    swapped = yaml.safe_load((tmp_path / "small" / "configs" / "inference.yaml").read_text())
+    assert swapped["network_def"] == TUMOUR["net"] | {"init_filters": 8} and swapped["channels"] == 2
+    parser = ConfigParser(swapped)
+    parser.get_parsed_content("network_def").load_state_dict(torch.load(tmp_path / "small" / "models" / "model.pt"))
+
+
+def test_an_interrupted_training_continues(tmp_path: Path) -> None:
+    """Two epochs of five, and the rest from the checkpoint, are what five epochs are."""
+    bundle, task = write_organ(tmp_path / "bundle"), trained_organ() / "task"
+    prox("overlay", bundle)
+    stop = "$@train#trainer.add_event_handler(ignite.engine.Events.EPOCH_COMPLETED(once=2), lambda e: e.terminate())"
+    stops = {"imports": [*ORGAN["imports"], "$import ignite"], "initialize": [*ORGAN["initialize"], stop]}
+    write_config(stops, bundle / "configs" / "stops.json")
+    run(bundle, "train.json", "prox.json", "stops.json", dataset_dir=task)
+    (checkpoint,) = (bundle / "models").glob("checkpoint_epoch=2.pt")
+    run(bundle, "train.json", "prox.json", dataset_dir=task, prox__ckpt=checkpoint)
+    again, whole = (torch.load(path / "models" / "model.pt") for path in (bundle, trained_organ() / "bundle"))
+    assert again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_a_network_that_is_wrapped_is_named(tmp_path: Path) -> None:
+    bundle = write_organ(tmp_path / "bundle", network={"_target_": "torch.nn.DataParallel", "module": "@network_def"})
+    assert "is a DataParallel" in prox("overlay", bundle).error
+    write_organ(tmp_path / "other")
+    prox("overlay", tmp_path / "other")
+    more = write_config({"network": "$torch.nn.DataParallel(@network_def)"}, tmp_path / "other" / "configs" / "more.json")
+    said = run(tmp_path / "other", "train.json", "prox.json", more.name, dataset_dir=trained_organ() / "task", check=False)
+    assert "error: network is a DataParallel that is not the family's; it must not be wrapped" in said
+
+
+# ---------------------------------------------------------------------- members
+@pytest.mark.parametrize("name", ["smallest", "largest"])
+def test_an_exported_member_is_the_bundle_with_another_network(name: str, tmp_path: Path) -> None:
+    folder = trained_organ()
+    trained, output = open_trained(folder / "bundle"), tmp_path / name
+    assert prox("export", folder / "bundle", "--subnet", name, "-o", output).code == 0
+    _, subnet = trained.member(name)
+    architecture = trained.supernet.family.architecture_of(subnet)  # type: ignore[attr-defined]
+    for file, content in CONFIGS.items():
+        expected = content | {"network_def": architecture} if "network_def" in content else content
+        assert json.loads((output / "configs" / file).read_text()) == expected
+    files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    written = {*(f"configs/{file}" for file in (*CONFIGS, "metadata.json", "logging.conf")), "LICENSE", "docs/README.md"}
+    assert files == written | {"models/model.pt", "prox_export.json"}
+    metadata = json.loads((output / "configs" / "metadata.json").read_text())
+    assert metadata["network_data_format"] == METADATA["network_data_format"] and metadata["prox_member"]["name"] == name
+    assert (output / "docs" / "README.md").read_text().startswith(f"> This bundle has the member {name} of a family trained on")
+
+
+@pytest.mark.parametrize("name", ["smallest", "largest"])
+def test_it_predicts_as_the_member_does_within_the_training_bundle(name: str, tmp_path: Path) -> None:
+    """Bit for bit: the images that its inference.json writes, and the Dice that its evaluate.json writes."""
+    folder, output = trained_organ(), tmp_path / name
+    prox("export", folder / "bundle", "--subnet", name, "-o", output)
+    images = folder / "task" / "imagesTr"
+    run(output, "inference.json", dataset_dir=images, output_dir=tmp_path / "exported")
+
+    trained = TrainedBundle.open(folder / "bundle")
+    subnet, supernet = trained.subnet(name), trained.supernet()
+    statistics = trained.statistics()[str(subnet)]
+    supernet.network.load_state_dict(_placed(supernet, subnet, statistics), strict=False)
+    network = supernet.view(subnet)  # a slice, with the statistics of the member
+    parser = ConfigParser(INFERENCE | {"dataset_dir": str(images), "output_dir": str(tmp_path / "within"), "handlers": []})
+    parser["network"] = network
+    parser.get_parsed_content("evaluator").run()
+    written = sorted((tmp_path / "within").glob("*.nii.gz"))
+    assert len(written) == 4
+    for path in written:
+        one, other = (np.asarray(nib.load(folder / path.name).dataobj) for folder in (path.parent, tmp_path / "exported"))
+        assert np.array_equal(one, other) and np.ptp(one) > 0
+
+    run(output, "train.json", "evaluate.json", dataset_dir=folder / "task")
+    rows = (output / "eval" / "val_mean_dice_raw.csv").read_text().splitlines()[1:]
+    scores = [float(row.split(",")[1]) for row in rows]
+    (member,) = [member for member in trained.family().members if member.name == name]
+    assert member.scores is not None and sum(scores) / len(scores) == pytest.approx(member.scores["organ"], abs=1e-6)
+
+
+def _placed(supernet: SuperNet, subnet: Subnet, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The largest network's buffers, with those of a member where it has its channels."""
+    buffers = {name: buffer.clone() for name, buffer in supernet.network.named_buffers()}
+    for name, values in statistics.items():
+        source, region = supernet.family.locate(name, tuple(values.shape), subnet)
+        place([buffers[source]], [region], [values])
+    return buffers
+
+
+def test_what_a_pipelines_family_cannot_become_is_one_line(own: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+
+    def refusal(*words: Any) -> str:
+        return prox("export", own, "-o", output, *words).error
+
+    assert "a bundle's members become bundle, not onnx" in refusal("--subnet", "smallest", "--format", "onnx")
+    assert "there is no member 'tiny'" in refusal("--subnet", "tiny")
+    assert "is of a pipeline whose transforms are its own" in prox("search", own).error
+    (tmp_path / "mine.json").write_text('{"width": [2, 6, 16]}')
+    assert "has no statistics of the norms" in refusal("--subnet", tmp_path / "mine.json")
+    write_config(INFERENCE | {"network_def": UNET | {"channels": [4, 8, 20]}}, own / "configs" / "inference.json")
+    assert "has no inference.json or .yaml with the network that was trained" in refusal("--subnet", "smallest")
+    shutil.rmtree(own / "configs")
+    assert "configs; give the bundle that the family was trained in" in refusal("--subnet", "smallest")
+    assert not output.exists()
