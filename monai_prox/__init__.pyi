@@ -11,6 +11,7 @@ from .core.slots import Slot as Slot
 from .core.space import SearchSpace as SearchSpace
 from .core.space import Subnet as Subnet
 from .core.supernet import SuperNet as SuperNet
+from .data.data_list import described_task as described_task
 from .data.decathlon import find_task as find_task
 from .data.decathlon import image_files as image_files
 from .data.decathlon_plan import make_plan as make_plan
@@ -28,6 +29,7 @@ from .export.bundle_transforms import SformReader as SformReader
 from .export.bundle_transforms import nonzero as nonzero
 from .export.device_file import export_file as export_file
 from .export.nnunet import export_nnunet as export_nnunet
+from .families.from_network import supernet_of as supernet_of
 from .families.mobilenet import MobileNetFamily as MobileNetFamily
 from .families.mobilenet_choices import MobileNetChoices as MobileNetChoices
 from .families.monai_networks import MONAIFamily as MONAIFamily

@@ -1,13 +1,16 @@
 from .checkpoints import CheckpointSaver as CheckpointSaver
+from .checkpoints import FamilyLoader as FamilyLoader
 from .classification import ClassificationReport as ClassificationReport
 from .classification import ProbabilityWriter as ProbabilityWriter
 from .component import ProX as ProX
 from .configuration import listed as listed
 from .configuration import quiet as quiet
+from .configuration import switch as switch
 from .errors import name_cause_last as name_cause_last
 from .family_writer import FamilyWriter as FamilyWriter
 from .handlers import MemberValidationHandler as MemberValidationHandler
 from .handlers import ProXExpansionHandler as ProXExpansionHandler
+from .handlers import validation_sampler as validation_sampler
 from .metrics import CaseAccuracy as CaseAccuracy
 from .metrics import SurfaceDice as SurfaceDice
 from .pipeline import ProXPipeline as ProXPipeline

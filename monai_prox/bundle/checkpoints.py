@@ -1,4 +1,4 @@
-"""Checkpoints of a bundle's training. There is a complete one at any time."""
+"""Checkpoints of a bundle's training, of which there is a complete one at any time, and the weights that it leaves."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Events
+from monai.handlers import CheckpointLoader
 
 from monai_prox.bundle.trainer import SupernetTrainer
 from monai_prox.core.distributed import rank
+from monai_prox.core.supernet import SuperNet
 from monai_prox.files import make_folder, remove_unfinished
 from monai_prox.tensor_file import write_tensors
+from monai_prox.trained.bundle_folder import WEIGHTS, TrainedBundle
 
 
 class CheckpointSaver:
@@ -59,3 +62,28 @@ class CheckpointSaver:
         self._saved.append(path)
         while len(self._saved) > self.n_saved:
             self._saved.pop(0).unlink(missing_ok=True)
+
+
+class FamilyLoader(CheckpointLoader):  # type: ignore[misc]
+    """MONAI's CheckpointLoader for the weights of a trained family, which are checked before anything is loaded.
+
+    Args:
+        trained: the bundle.
+        supernet: the supernet that the weights are loaded into when the engine starts.
+    """
+
+    def __init__(self, trained: TrainedBundle, supernet: SuperNet) -> None:
+        super().__init__(load_path=str(trained.path / WEIGHTS), load_dict={"model": supernet.network})
+        self.trained, self.supernet = trained, supernet
+
+    def __call__(self, engine: Any) -> None:
+        """Loads the weights.
+
+        Args:
+            engine: the engine that starts.
+
+        Raises:
+            ProXError: see ``TrainedBundle.load_weights``.
+        """
+        self.trained.load_weights(self.supernet)
+        self.logger.info(f"Restored all variables from {self.load_path}")

@@ -29,6 +29,26 @@ def listed(handler: Any, **others: Any) -> Any:
     return handler
 
 
+def switch(value: Any, name: str = "amp") -> bool:
+    """A switch as users write it on a command line, where true and false are words.
+
+    Args:
+        value: true, false, or such a word.
+        name: name of the switch.
+
+    Raises:
+        ProXError: it is something else.
+
+    >>> switch("true"), switch(False)
+    (True, False)
+    """
+    words = {"true": True, "false": False}
+    found = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise ProXError(f"{name} is {value!r:.80}; write True or False")
+    return found
+
+
 def quiet(engine: Any) -> None:
     """Makes an engine log warnings only. A validator would log the begin and the end of each member's validation.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from monai.utils.enums import CommonKeys
+
 from monai_prox.bundle.handlers import MemberValidationHandler
+from monai_prox.bundle.metadata import fit_metadata
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.core.distributed import rank
 from monai_prox.core.network import predicting
@@ -34,11 +37,12 @@ class FamilyWriter:
         plan: the plan of the training.
         recipe: name of the recipe.
         validation: the handler that validates members.
-        cases: the validation cases, or their names.
+        cases: the validation cases, or items of MONAI's datasets, or names.
         ckpt_dir: folder of the models.
         output_dir: folder of the plot.
         measure: name of the validator's key metric.
         calibrated: extracts members if norms keep statistics. None means the supernet itself.
+        metadata: the bundle's metadata.json, which is made to fit the task. None means that it stays as it is.
     """
 
     def __init__(
@@ -47,14 +51,16 @@ class FamilyWriter:
         recipe: str,
         validation: MemberValidationHandler,
         *,
-        cases: Sequence[Case | Scan | str],
+        cases: Sequence[Case | Scan | Mapping[str, Any] | str],
         ckpt_dir: str,
         output_dir: str,
         measure: Literal["dice", "accuracy"] = "dice",
         calibrated: CalibratedMembers | None = None,
+        metadata: str | None = None,
     ) -> None:
         self.plan, self.recipe, self.validation = plan, recipe, validation
-        self.cases = [case if isinstance(case, str) else case.name for case in cases]
+        self.cases = [_name(case) for case in cases]
+        self.metadata = None if metadata is None else Path(metadata)
         self.measure, self.calibrated = measure, calibrated
         self.ckpt_dir, self.output_dir = Path(ckpt_dir), Path(output_dir)
 
@@ -114,6 +120,14 @@ class FamilyWriter:
             tensors[STATISTICS] = {str(subnet): statistics_of(extract(subnet)) for subnet in named}
         for name, state in tensors.items():
             write_tensors(state, self.ckpt_dir / name)
+        if self.metadata is not None:
+            fit_metadata(self.metadata, self.plan)
         verdicts = verdicts_of(comparisons)
         path, measure = self.output_dir / "prox_progress.png", self.measure
         plot_progress(progress, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", verdicts=verdicts)
+
+
+def _name(case: Case | Scan | Mapping[str, Any] | str) -> str:
+    if isinstance(case, Mapping):
+        return Path(str(case.get(CommonKeys.IMAGE))).name
+    return case if isinstance(case, str) else case.name

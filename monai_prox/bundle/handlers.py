@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from ignite.engine import Events
+from monai.data import DistributedSampler
 from monai.data.utils import set_rnd
 from monai.handlers import ValidationHandler
 from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
 
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.core.distributed import broadcast, rank, world_size
@@ -154,6 +156,21 @@ class ProXExpansionHandler:
         return {**self.engine.origin, "epochs": self.engine.schedule.epochs, "plan": self.plan}
 
 
+def validation_sampler(dataset: Sized) -> Sampler[int]:
+    """The part of the validation cases that a process has.
+
+    Args:
+        dataset: the cases.
+
+    Returns:
+        A sampler that divides the cases among the processes. If there are fewer cases than processes, each has all.
+    """
+    if len(dataset) < world_size():
+        return SequentialSampler(dataset)
+    divided: Sampler[int] = DistributedSampler(dataset, even_divisible=False, shuffle=False)
+    return divided
+
+
 class _Result(NamedTuple):
     """The result of a member's validation."""
 
@@ -263,6 +280,9 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
                 f"the key metric {state.key_metric_name} keeps no values by case and class, which MONAI's MeanDice does; the "
                 "monitor needs them"
             )
+        cases = getattr(self.validator.data_loader, "dataset", None)
+        if isinstance(cases, Sized) and len(details) == world_size() * len(cases):
+            details = details[: len(cases)]  # every process has validated all cases, see validation_sampler
         self.regions = self.regions or dict(self._regions_of(details.shape[1]))
         return _Result(dict(state.metrics), details)
 

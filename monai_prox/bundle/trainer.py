@@ -14,6 +14,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from monai_prox.bundle.configuration import switch
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
 from monai_prox.training.engine import Engine
@@ -80,8 +81,7 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
                 f"the schedule covers {engine.schedule.epochs} epochs, max_epochs is {max_epochs}; they must agree: a bundle's "
                 "--epochs sets both"
             )
-        if not isinstance(supervised.get("amp", False), bool):
-            raise ProXError(f"amp is {supervised['amp']!r}; write True or False, which configurations take for what they are")
+        supervised["amp"] = switch(supervised.get("amp", False))
         if network is not None and network is not engine.supernet.network:
             raise ProXError(
                 f"network is a {type(network).__name__} that is not the family's; it must not be wrapped, in "

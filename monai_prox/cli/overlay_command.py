@@ -36,10 +36,11 @@ def overlay(
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
     """Make an existing MONAI bundle train a family of its network. The bundle's own files stay as they are."""
-    from monai_prox.bundle.overlay import OVERLAY, Pipeline, make_overlay, understood
+    from monai_prox.bundle.overlay import make_overlay, understood
     from monai_prox.files import write_json
+    from monai_prox.trained.pipeline_config import OVERLAY, PipelineConfig
 
-    pipeline = Pipeline.read(bundle, config)
+    pipeline = PipelineConfig.read(bundle, config)
     content = make_overlay(pipeline, size=_numbers(size, "--size", int), width=_numbers(width, "--width", float), recipe=recipe)
     lines = understood(pipeline, content)
     path = output or bundle / "configs" / OVERLAY

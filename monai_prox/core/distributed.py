@@ -29,24 +29,22 @@ def world_size() -> int:
     return dist.get_world_size() if _several() else 1
 
 
-def check_shared(training: Sized, validation: Sized) -> None:
-    """Checks that every process gets at least one case for training and one for validation.
+def check_shared(training: Sized) -> None:
+    """Checks that every process gets at least one case for training.
 
     Args:
         training: the training cases of all processes together.
-        validation: the validation cases of all processes together.
 
     Raises:
         ProXError: there are more processes than cases.
 
-    >>> check_shared(["case 1", "case 2"], ["case 3"])  # one process
+    >>> check_shared(["case 1", "case 2"])  # one process
     """
-    for name, cases in (("training", training), ("validation", validation)):
-        if len(cases) < world_size():
-            raise ProXError(
-                f"{world_size()} processes share the {name} cases, of which there are {len(cases)}, and each needs one; "
-                "start fewer processes, or give more cases"
-            )
+    if len(training) < world_size():
+        raise ProXError(
+            f"{world_size()} processes share the training cases, of which there are {len(training)}, and each needs one; start "
+            "fewer processes, or give more cases"
+        )
 
 
 def average(tensor: Tensor) -> Tensor:

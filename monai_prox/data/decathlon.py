@@ -9,7 +9,7 @@ Task04_Hippocampus/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
 from pathlib import Path
@@ -70,6 +70,7 @@ class DecathlonTask:
         labels: names of the labels. The index of a name is its value in the label images. The first is the background.
         cases: the labelled cases.
         licence: licence of the data, or "".
+        named: whether somebody has named the channels and labels. If not, they are numbered.
     """
 
     folder: Path
@@ -78,6 +79,7 @@ class DecathlonTask:
     labels: tuple[str, ...]
     cases: tuple[Case, ...]
     licence: str = ""
+    named: bool = True
 
     @classmethod
     def read(cls, folder: Path | str) -> DecathlonTask:
@@ -93,9 +95,7 @@ class DecathlonTask:
         check_tree(folder)
         path = folder / "dataset.json"
         data = read_json(path)
-        channels, labels = _numbered(data["modality"], path, "modality"), _numbered(data["labels"], path, "labels")
-        if len(labels) < 2:
-            raise ProXError(f"{path} has the labels {list(labels)}; there must be at least one beside the background")
+        channels, labels = named_channels(data, path)
         licence = str(data.get("licence") or data.get("license") or "")
         return cls(folder, folder.resolve().name, channels, labels, tuple(listed_cases(data, folder)), licence)
 
@@ -252,6 +252,22 @@ def image_files(folder: Path | str) -> list[str]:
         if files:
             return files
     raise ProXError(f"there is no image ({IMAGES}) in {folder}, its imagesTs or its imagesTr")
+
+
+def named_channels(data: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of channels and labels.
+
+    Args:
+        data: content of dataset.json.
+        path: the file.
+
+    Raises:
+        ProXError: they are not numbered without gaps, or there is no label beside the background.
+    """
+    channels, labels = _numbered(data["modality"], path, "modality"), _numbered(data["labels"], path, "labels")
+    if len(labels) < 2:
+        raise ProXError(f"{path} has the labels {list(labels)}; there must be at least one beside the background")
+    return channels, labels
 
 
 def _numbered(entries: Any, path: Path, key: str) -> tuple[str, ...]:

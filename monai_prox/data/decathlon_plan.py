@@ -7,7 +7,7 @@ file that is stored as RAS. nnU-Net's plans have it reversed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from monai_prox.data.decathlon import Case, DecathlonTask, geometry_of, open_header
+from monai_prox.data.plan_settings import ORIENTATION, PREDICTION, check_settings
 from monai_prox.data.topology import ANISOTROPIC, SMALLEST_FEATURE_MAP, plan_architecture, plan_topology, target_spacing
 from monai_prox.errors import ProXError
 from monai_prox.families.architecture import DEPTH_KEY
@@ -24,7 +25,6 @@ from monai_prox.runtime.nifti_images import turned, voxels_of
 from monai_prox.typed import typed
 
 FORMAT = 1
-ORIENTATION = "RAS"
 CT = ("lower", "upper", "mean", "std")  # keys of an intensity of this kind
 FOREGROUND_SAMPLES = 10_000  # voxels per case for CT statistics, as in nnU-Net
 MOST_ROTATION = 0.5  # radians, as in nnU-Net's augmentation
@@ -85,6 +85,11 @@ class Plan:
         return tuple(MOST_ROTATION if axis_thick or not any(thick) else 0.0 for axis_thick in thick)
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the network's input channels."""
+        return self.channels
+
+    @property
     def images(self) -> str:
         """What the network sees, in words."""
         patch, spacing = (" x ".join(f"{size:g}" for size in sizes) for sizes in (self.patch_size, self.spacing))
@@ -111,6 +116,39 @@ class Plan:
             for size, own, target, patch in planned
         )
         return 4 * (len(self.channels) * resampled + (resampled if trains else prod(geometry.shape)))
+
+    def changed(self, **asked: Any) -> Plan:
+        """The plan of a trained network with other settings of ``make_plan``.
+
+        Args:
+            asked: ``spacing``, ``patch_size`` and ``orientation`` are replaced, ``features`` and ``network`` have to be those
+                of the training, and ``patch_voxels`` has no meaning any more.
+
+        Raises:
+            ProXError: a setting is unknown, out of range, or not that of the training.
+        """
+        arguments = self.architecture["arch_kwargs"]
+        trained = {
+            "features": arguments["features_per_stage"][0],
+            "network": self.architecture["network_class_name"].rpartition(".")[2],
+        }
+        changes: dict[str, Any] = {}
+        for name, value in asked.items():
+            if name in trained and value != trained[name]:
+                raise ProXError(f"plan#{name} is {value!r:.80}; the family was trained with {trained[name]}, so leave it out")
+            if name not in (*trained, *PREDICTION, "patch_voxels"):
+                allowed = ", ".join((*PREDICTION, *trained))
+                raise ProXError(f"plan#{name} is not known; a plan has {allowed}")
+            if name in PREDICTION and (value is not None or name == "orientation"):
+                changes[name] = value
+        check_settings(**changes)
+        if "patch_size" in changes:
+            strides = np.prod(arguments["strides"], axis=0)
+            patch = np.ceil(np.array(changes["patch_size"]) / strides) * strides
+            changes["patch_size"] = tuple(int(size) for size in patch)
+        if "spacing" in changes:
+            changes["spacing"] = tuple(map(float, changes["spacing"]))
+        return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data, for a JSON file."""
@@ -196,11 +234,18 @@ class Plan:
         """Checks that a task has the channels and labels that the network was trained with.
 
         Args:
-            task: the task.
+            task: the task. If nobody has named its channels and labels, only their numbers are compared.
 
         Raises:
             ProXError: the channels or labels differ.
         """
+        if not task.named:
+            if len(task.channels) != len(self.channels) or len(task.labels) > len(self.labels):
+                raise ProXError(
+                    f"{task.name} has {len(task.channels)} channels and labels up to {len(task.labels) - 1}; this was trained "
+                    f"with {len(self.channels)} and up to {len(self.labels) - 1}"
+                )
+            return
         for kind, plan_names, task_names in (("channels", self.channels, task.channels), ("labels", self.labels, task.labels)):
             if plan_names != task_names:
                 raise ProXError(
@@ -210,7 +255,7 @@ class Plan:
 
 def make_plan(
     task: DecathlonTask,
-    cases: Sequence[Case],
+    cases: Sequence[Case] | None = None,
     *,
     network: str = "PlainConvUNet",
     features: int = 32,
@@ -223,7 +268,7 @@ def make_plan(
 
     Args:
         task: the task.
-        cases: the training cases.
+        cases: the training cases. None means all of the task.
         network: "PlainConvUNet" or "ResidualEncoderUNet".
         features: channels of the first level, at least 2. They double from level to level, up to ten times as many.
         patch_voxels: largest number of voxels of a patch, which limits memory.
@@ -247,13 +292,8 @@ def make_plan(
         raise ProXError(f"network is {network!r}; allowed: {', '.join(DEPTH_KEY)}")
     if features < 2 or patch_voxels < SMALLEST_FEATURE_MAP**3:
         raise ProXError(f"features is {features} and patch_voxels {patch_voxels}; at least 2 and {SMALLEST_FEATURE_MAP**3}")
-    for name, numbers in (("spacing", spacing), ("patch_size", patch_size)):
-        if numbers is not None and (len(numbers) != 3 or not all(isfinite(size) and size > 0 for size in numbers)):
-            raise ProXError(f"{name} is {list(numbers)}; it must be three positive numbers, for the axes x, y, z")
-    if patch_size is not None and any(size != int(size) for size in patch_size):
-        raise ProXError(f"patch_size is {list(patch_size)}; it must be three positive whole numbers, for the axes x, y, z")
-    if orientation not in (None, ORIENTATION):
-        raise ProXError(f"orientation is {orientation!r}; allowed: {ORIENTATION}, or None for images as stored")
+    check_settings(spacing=spacing, patch_size=patch_size, orientation=orientation)
+    cases = task.cases if cases is None else cases
     geometries = [task.geometry(case, orientation) for case in cases]
     target = target_spacing(geometries) if spacing is None else np.array(spacing, float)
     shapes = [np.array(g.shape) * np.array(g.spacing) / target for g in geometries]

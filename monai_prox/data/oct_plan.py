@@ -37,6 +37,11 @@ class OctPlan:
         return self.image_size
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the network's input channels."""
+        return ("OCT",)
+
+    @property
     def images(self) -> str:
         """What the network sees, in words."""
         return f"images of {' x '.join(map(str, self.image_size))} pixels, of {', '.join(self.classes)}"

@@ -41,6 +41,11 @@ class PipelinePlan:
         return {name: value for value, name in enumerate(self.outputs)}
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the network's input channels, which a pipeline does not tell."""
+        return tuple(f"channel {number}" for number in range(self.network["in_channels"]))
+
+    @property
     def images(self) -> str:
         """What the network sees, in words."""
         return f"inputs of {' x '.join(map(str, self.size))} voxels"

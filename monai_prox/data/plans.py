@@ -48,6 +48,10 @@ class TrainingPlan(Protocol):
         """
 
     @property
+    def inputs(self) -> Sequence[str]:
+        """The names of the network's input channels."""
+
+    @property
     def images(self) -> str:
         """What the network sees, in words."""
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from monai_prox.bundle.overlay import OVERLAY, Pipeline
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import MARK
 from monai_prox.export.folder import new_folder
@@ -19,6 +18,7 @@ from monai_prox.families.monai_arguments import FEATURES, TARGET
 from monai_prox.files import check_inside, read_json
 from monai_prox.tensor_file import write_tensors
 from monai_prox.trained.bundle_folder import WEIGHTS
+from monai_prox.trained.pipeline_config import OVERLAY, PipelineConfig
 from monai_prox.trained.pipeline_source import TrainedPipeline
 
 FOLDERS = ("configs", "docs", "scripts")  # of a bundle, beside its models
@@ -84,7 +84,7 @@ def _swap(path: Path, source: TrainedPipeline, architecture: Mapping[str, Any]) 
     """Gives the network of a configuration the member's features. Returns whether it has the network."""
     if path.suffix not in ENDINGS or path.name == METADATA:
         return False
-    pipeline, largest = Pipeline.read(source.path.parent, path), source.bundle.plan.network
+    pipeline, largest = PipelineConfig.read(source.path.parent, path), source.bundle.plan.network
     features = FEATURES[largest[TARGET]]
     found = [one for one in pipeline.components(largest[TARGET]) if _is_same(pipeline, one.value, largest, features)]
     for component in found:
@@ -103,7 +103,7 @@ def _write(content: Mapping[str, Any], path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _is_same(pipeline: Pipeline, component: Mapping[str, Any], largest: Mapping[str, Any], features: str) -> bool:
+def _is_same(pipeline: PipelineConfig, component: Mapping[str, Any], largest: Mapping[str, Any], features: str) -> bool:
     try:
         return bool(pipeline.static(component.get(features)) == largest.get(features))
     except LookupError:

@@ -15,6 +15,7 @@ from monai_prox.core.network import predicting
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import Member, SuperNet, WeightTransforms, without_weights
 from monai_prox.data.decathlon import Case, DecathlonTask
+from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.plans import read_plan
 from monai_prox.errors import ProXError, refusing
 from monai_prox.files import read_json
@@ -37,11 +38,13 @@ def plan_of(trained: TrainedBundle, **asked: Any) -> Any:
 
     Args:
         trained: the bundle.
-        asked: entries of a new plan, such as --plan#features, which are refused.
+        asked: entries of a plan, such as --plan#spacing, see ``Plan.changed``. Classifiers have none.
 
     Raises:
-        ProXError: there are such entries, or the plan is not valid.
+        ProXError: an entry cannot be changed any more, or the plan is not valid.
     """
+    if isinstance(trained.plan, Plan):
+        return trained.plan.changed(**asked)
     if asked:
         raise ProXError(f"plan#{next(iter(asked))} is for training; what is trained already keeps its plan, so leave it out")
     return trained.plan

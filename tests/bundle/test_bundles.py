@@ -460,18 +460,43 @@ def test_another_plan_for_what_is_trained_is_refused(hippocampus: Trained) -> No
     command = ["run", "--config_file", files, *arguments({"dataset_dir": hippocampus.task, "plan#features": 16})]
     done = monai(command, cwd=hippocampus.root, check=False)
     said = done.stderr.splitlines()[-1]
-    assert done.returncode and said.startswith("error: plan#features is for training; what is trained already keeps its")
+    assert done.returncode and said.startswith("error: plan#features is 16; the family was trained with ")
+
+
+def test_lists_of_files_are_all_the_data_that_a_training_needs(hippocampus: Trained, tmp_path: Path) -> None:
+    """Files of other folders, without a dataset.json; words for switches; and metadata that fits them."""
+    cases = []
+    for number in range(2):
+        parts = {part[:5]: tmp_path / f"{part} {number}.nii.gz" for part in ("imagesTr", "labelsTr")}
+        for part, path in parts.items():
+            shutil.copyfile(hippocampus.task / f"{part}sTr" / f"case_{number}.nii.gz", path)
+        cases.append({key: str(path) for key, path in parts.items()})
+    bundle = copy_bundles(tmp_path / "checkout") / "hippocampus_prox"
+    given = {"train#dataset#data": cases[:1], "validate#dataset#data": cases[1:], "dataset_dir": "nowhere", "amp": "false"}
+    command = ["run", "--config_file", "configs/train.json", *arguments(TINY | given | {"epochs": 1})]
+    monai(command, cwd=bundle)
+    family = json.loads((bundle / "models" / "family.json").read_text())
+    assert family["plan"]["channels"] == ["channel 0"] and family["plan"]["labels"] == ["background", "label 1", "label 2"]
+    assert family["validation_cases"] == ["imagesTr 1.nii.gz"]
+    data_format = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
+    assert data_format["inputs"]["image"]["spatial_shape"] == family["plan"]["patch_size"]
+    assert data_format["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "label 1", "2": "label 2"}
+    files = "['configs/train.json','configs/evaluate.json']"
+    spacing = {"plan#spacing": [1.0, 1.0, 1.0], "plan#features": 4, "validate#dataset#data": cases[1:]}
+    said = monai(
+        ["run", "--config_file", files, *arguments({"num_workers": 0, "loader#_disabled_": True} | spacing)], cwd=bundle
+    )
+    assert (bundle / "eval" / "largest" / "metrics.csv").is_file()
+    assert "Restored all variables" not in said.stdout + said.stderr
 
 
 def test_cases_and_epochs_may_be_overridden_as_applications_do(hippocampus: Trained, tmp_path: Path) -> None:
     """MONAI Label's names for them: the cases to train on are taken, and a length is of the schedule, too."""
     case = {part[:5]: str(hippocampus.task / part / "case_0.nii.gz") for part in ("imagesTr", "labelsTr")}
     assert "Epoch[5]" in train(hippocampus, tmp_path / "data", **{"train#dataset#data": [case]})
-    said = train(hippocampus, tmp_path / "length", check=False, **{"train#trainer#max_epochs": 1})
-    assert (
-        said.splitlines()[-1]
-        == "error: the schedule covers 5 epochs, max_epochs is 1; they must agree: a bundle's --epochs sets both"
-    )
+    train(hippocampus, tmp_path / "length", **{"train#trainer#max_epochs": 1})
+    family = json.loads((tmp_path / "length" / "models" / "family.json").read_text())
+    assert family["epochs"] == 1 and [stage["name"] for stage in family["stages"]] == ["everyone"]
 
 
 def test_a_checkpoint_of_another_space_is_refused(hippocampus: Trained, tmp_path: Path) -> None:

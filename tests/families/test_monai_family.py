@@ -21,6 +21,7 @@ from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.families.channel_parts import follow
+from monai_prox.families.from_network import supernet_of
 from monai_prox.families.monai_arguments import FEATURES
 from monai_prox.families.monai_networks import MONAIFamily, WidthChoices
 from monai_prox.training.engine import Engine
@@ -336,6 +337,22 @@ def test_a_network_that_is_not_the_largest_is_refused() -> None:
         family.build(family.space.smallest()),
     )
     refused("a DataParallel, is not the largest", SuperNet, family, nn.DataParallel(family.build(family.space.largest())))
+
+
+@pytest.mark.parametrize("name", [*NETWORKS])
+def test_a_network_that_is_made_already_is_the_largest(name: str) -> None:
+    definition = {key: value for key, value in NETWORKS[name].items() if key != "_target_"}
+    network = family_of(name).build(family_of(name).space.largest())
+    own = ("BasicUNet", "SegResNet", "DynUNet")  # which do not keep all of their arguments
+    known = definition if type(network).__name__.startswith(own) else {}
+    supernet = supernet_of(network, size=family_of(name).size, **known)
+    assert supernet.network is network and supernet.family.space == family_of(name).space
+
+
+def test_arguments_of_another_network_are_refused() -> None:
+    network = nets.BasicUNet(2, 1, 2, features=(8, 8, 16, 16, 32, 8))
+    refused("BasicUNet was made with other arguments than {'spatial_dims': 2", supernet_of, network, size=(32, 32))
+    refused("'VNet' is no network that can be made elastic", supernet_of, nets.VNet(), size=(32, 32, 32))
 
 
 def test_what_a_member_is_built_of_is_a_copy() -> None:

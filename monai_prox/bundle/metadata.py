@@ -1,0 +1,44 @@
+"""A bundle's metadata.json, which has to fit the task that the bundle was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from monai_prox.data.plans import TrainingPlan
+from monai_prox.errors import ProXError
+from monai_prox.files import read_json, write_json
+
+
+def fit_metadata(path: Path, plan: TrainingPlan) -> None:
+    """Writes what the network takes and gives into metadata.json, as MONAI's ``verify_net_in_out`` reads it.
+
+    Other entries stay. A file that is right already is not written.
+
+    Args:
+        path: the file. If it is missing, nothing is written.
+        plan: the plan of the training.
+
+    Raises:
+        ProXError: the file is not a bundle's metadata.
+    """
+    if not path.is_file():
+        return
+    metadata, before = read_json(path), read_json(path)
+    try:
+        formats = metadata["network_data_format"]
+        image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
+        size, outputs = list(plan.patch_size), list(plan.values)
+        image |= {"spatial_shape": size, **_channels(plan.inputs)}
+        pred |= {**({"spatial_shape": size} if pred["spatial_shape"] else {}), **_channels(outputs)}
+    except (KeyError, TypeError):
+        raise ProXError(f"{path} has no network_data_format with inputs image and outputs pred") from None
+    if metadata != before:
+        metadata["label_classes"] = "; ".join(f"{value} {name}" for name, value in plan.values.items())
+        metadata["pred_classes"] = "; ".join(f"channel {value}: {name}" for name, value in plan.values.items())
+        metadata["image_classes"] = plan.images
+        write_json(metadata, path)
+
+
+def _channels(names: Any) -> dict[str, Any]:
+    return {"num_channels": len(names), "channel_def": {str(number): name for number, name in enumerate(names)}}
