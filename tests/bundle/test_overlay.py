@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from copy import deepcopy
@@ -270,3 +271,36 @@ def test_what_a_pipelines_family_cannot_become_is_one_line(own: Path, tmp_path: 
     shutil.rmtree(own / "configs")
     assert "configs; give the bundle that the family was trained in" in refusal("--subnet", "smallest")
     assert not output.exists()
+
+
+# ---------------------------------------------------------------------- real images
+@pytest.mark.slow
+def test_a_pipeline_trains_a_family_on_real_ct(tmp_path: Path) -> None:
+    bundle = write_organ(tmp_path / "bundle")
+    assert prox("overlay", bundle).code == 0
+    data = "$[{'image': i, 'label': l} for i, l in zip(@images[:1], @labels[:1])]"
+    places = {"dataset_dir": real_task("Task09_Spleen"), "train__dataset__data": data, "validate__dataset__data": data}
+    run(bundle, "train.json", "prox.json", **places, validate__inferer__roi_size=[64, 64, 16])
+    check_scores(bundle)
+
+
+@pytest.mark.slow
+def test_a_pipeline_trains_a_family_on_real_mr_of_two_channels(tmp_path: Path) -> None:
+    bundle = write_config(TUMOUR, tmp_path / "bundle" / "configs" / "train.yaml").parents[1]
+    assert prox("overlay", bundle, "--size", "16,16,16").code == 0
+    images = "$sorted(glob.glob(@dataset_dir + '/imagesTr/*.nii.gz'))[:3]"
+    run(bundle, "train.yaml", "prox.json", dataset_dir=real_task("Task101_BraTS2015_2ch"), images=images)
+    check_scores(bundle)
+
+
+def check_scores(bundle: Path) -> None:
+    members = open_trained(bundle).members()
+    assert {"smallest", "largest"} <= {member.name for member in members}
+    assert all(member.scores and 0 <= (member.scores["mean"] or 0) <= 1 for member in members)
+
+
+def real_task(name: str) -> Path:
+    folder = Path(os.environ.get("MONAI_PROX_DATA", "nowhere"), name)
+    if not folder.is_dir():
+        pytest.skip(f"there is no {name} in the folder that MONAI_PROX_DATA names")
+    return folder
