@@ -32,8 +32,8 @@ from .export.nnunet import export_nnunet as export_nnunet
 from .families.from_network import supernet_of as supernet_of
 from .families.mobilenet import MobileNetFamily as MobileNetFamily
 from .families.mobilenet_choices import MobileNetChoices as MobileNetChoices
+from .families.monai_choices import MONAIChoices as MONAIChoices
 from .families.monai_networks import MONAIFamily as MONAIFamily
-from .families.monai_networks import WidthChoices as WidthChoices
 from .families.unet import UNetFamily as UNetFamily
 from .families.unet_choices import UNetChoices as UNetChoices
 from .trained.bundle_folder import TrainedBundle as TrainedBundle

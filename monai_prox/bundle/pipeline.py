@@ -60,7 +60,7 @@ class ProXPipeline(ProX):
         device: the device of the pipeline.
         ckpt_dir: folder of the family, its weights and the checkpoints.
         output_dir: folder of the plot.
-        width: fractions of the network's features, see ``WidthChoices``.
+        width: fractions of the network's features, see ``MONAIChoices``.
         recipe: name of the recipe.
         seed: seed of the members that are drawn.
         monitor: see ``ProX``.

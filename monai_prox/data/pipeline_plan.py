@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from monai_prox.errors import ProXError
-from monai_prox.families.monai_networks import MONAIFamily, WidthChoices
+from monai_prox.families.monai_choices import MONAIChoices
+from monai_prox.families.monai_networks import MONAIFamily
 from monai_prox.typed import typed
 
 FORMAT = 1
@@ -65,13 +66,13 @@ class PipelinePlan:
         """The family of the plan's network.
 
         Args:
-            space: "default", or an object with fields of ``WidthChoices``. None means the default.
+            space: "default", or an object with fields of ``MONAIChoices``. None means the default.
             open: number of choices that remain of each dimension whose last choices were closed, see ``SearchSpace.narrow``.
 
         Raises:
             ProXError: the network cannot be made elastic, nothing is elastic in ``space``, or ``space`` is not valid.
         """
-        choices = WidthChoices.from_json({} if space is None else space)
+        choices = MONAIChoices.from_json({} if space is None else space)
         family = MONAIFamily(self.network, size=self.size, choices=choices, open=open)
         if not open and family.space.size() == 1:
             raise ProXError(f"{family.space} has one member only, so there is nothing to expand; open smaller widths")

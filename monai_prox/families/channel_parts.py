@@ -55,11 +55,13 @@ class Followed:
     """What a run of a network has shown.
 
     parts: of all tensors by name, for each axis that counts channels, the sizes of its parts. transposed: names of the weights
-    whose axis 1 counts output channels. layers: those of the network, for its cost. voxels: per axis of its first output.
+    whose axis 1 counts output channels. shapes: of all tensors.
+    layers: those of the network, for its cost. voxels: per axis of its first output.
     """
 
     parts: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
     transposed: set[str] = field(default_factory=set)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     voxels: tuple[int, ...] = ()
 
@@ -192,6 +194,7 @@ class _Running(TorchFunctionMode):
     def finished(self, output: Tensor) -> Followed:
         self._found.voxels = tuple(output.shape[2:])
         for name, tensor in _tensors(self._network):
+            self._found.shapes[name] = tuple(tensor.shape)
             if self._found.parts.setdefault(name, {}) == {} and tensor.ndim and id(tensor) not in self._shared:
                 raise ProXError(f"{name} is no tensor of a convolution, a linear layer or a norm of channels that was run")
         parameters = dict(self._network.named_parameters())

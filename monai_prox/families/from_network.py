@@ -11,11 +11,12 @@ from torch import nn
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.families.monai_arguments import TARGET
-from monai_prox.families.monai_networks import MONAIFamily, WidthChoices
+from monai_prox.families.monai_choices import MONAIChoices
+from monai_prox.families.monai_networks import MONAIFamily
 
 
 def supernet_of(
-    network: nn.Module, *, size: Sequence[int], choices: WidthChoices = WidthChoices(), **arguments: Any
+    network: nn.Module, *, size: Sequence[int], choices: MONAIChoices = MONAIChoices(), **arguments: Any
 ) -> SuperNet:
     """A supernet whose largest member is a network of MONAI, with its weights.
 

@@ -21,6 +21,12 @@ FEATURES: Mapping[str, str] = {
     "SegResNet": "init_filters",
     "SegResNetDS": "init_filters",
 }
+# The arguments that say how many blocks there are, one number for all or one each level
+DEPTH: Mapping[str, tuple[str, ...]] = {
+    "UNet": ("num_res_units",),
+    "SegResNet": ("blocks_down", "blocks_up"),
+    "SegResNetDS": ("blocks_down", "blocks_up"),
+}
 TARGET = "_target_"
 NUMBERS = frozenset({"spatial_dims", "in_channels", "out_channels"})
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 from math import lcm
@@ -16,54 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from monai_prox.core.layers import Layer
-from monai_prox.core.slicing import Region, prefix
+from monai_prox.core.slicing import Region, centre, prefix
 from monai_prox.core.slots import Slot
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError
 from monai_prox.families.channel_parts import Followed, follow
-from monai_prox.families.choices import check_fractions, read_choices, width_fractions
-from monai_prox.families.monai_arguments import FEATURES, TARGET, read_network, voxels_of
+from monai_prox.families.choices import width_fractions
+from monai_prox.families.monai_arguments import DEPTH, FEATURES, TARGET, read_network, voxels_of
+from monai_prox.families.monai_choices import MONAIChoices
 
 LARGEST_DIVISOR = 128
+UNIT = re.compile(r"\.unit[1-9]\d*\.conv\.weight$")
 FOLLOWED = 64  # members of which it is kept what their runs have shown
 
 
-@dataclass(frozen=True, kw_only=True)
-class WidthChoices:
-    """What is elastic in a family of MONAI's networks: the features of each level.
-
-    Args:
-        width: fractions of the network's features, ascending. The last one is 1. None means 1/2, 3/4 and 1, and 1/4 if that
-            leaves at least 4 features in the first level.
-
-    Raises:
-        ProXError: a value is out of range.
-
-    >>> WidthChoices(width=(0.5, 1))
-    WidthChoices(width=(0.5, 1))
-    """
-
-    width: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.width is not None:
-            check_fractions("width", self.width)
-
-    @classmethod
-    def from_json(cls, data: Any) -> WidthChoices:
-        """The choices that a configuration asks for.
-
-        Args:
-            data: "default", or an object with some of the fields above.
-
-        Raises:
-            ProXError: the name is unknown, or a field is unknown, has another type or is out of range.
-        """
-        return read_choices(cls, data, {"default": cls()}, lists=("width",))
-
-
 class MONAIFamily:
-    """All networks of one of MONAI's classes that have some of the features of a given one.
+    """All networks of one of MONAI's classes that have some of the features of a given one, or some of its depth or kernels.
 
     The classes are those of ``FEATURES``. How a member's tensors lie in the largest network's is seen by running both on
     tensors without data, so any arguments will do that leave convolutions, linear layers and norms of channels.
@@ -93,11 +61,11 @@ class MONAIFamily:
         network: Mapping[str, Any],
         *,
         size: Sequence[int],
-        choices: WidthChoices = WidthChoices(),
+        choices: MONAIChoices = MONAIChoices(),
         open: Mapping[str, int] | None = None,
     ) -> None:
-        if not isinstance(choices, WidthChoices):
-            raise ProXError(f"choices are {choices!r:.80}; they must be WidthChoices")
+        if not isinstance(choices, MONAIChoices):
+            raise ProXError(f"choices are {choices!r:.80}; they must be MONAIChoices")
         self.choices, self.size = choices, voxels_of(size)
         self._class, self._arguments = read_network(network)
         self._argument = FEATURES[self._class.__name__]
@@ -106,7 +74,8 @@ class MONAIFamily:
             raise ProXError(f"the size is {list(self.size)}; the network has {self._argument_of('spatial_dims')} spatial axes")
         self._followed: OrderedDict[tuple[Subnet, tuple[int, ...]], Followed] = OrderedDict()
         fractions = width_fractions(choices.width, self._features[0])
-        self.space = SearchSpace({"width": self._slots(fractions)}).narrow(open or {})
+        dimensions = {"depth": self._depths(), "width": self._slots(fractions), "kernel": self._kernels()}
+        self.space = SearchSpace({name: slots for name, slots in dimensions.items() if slots}).narrow(open or {})
         self._check_layers()
 
     # ------------------------------------------------------------------ reading the network
@@ -160,10 +129,41 @@ class MONAIFamily:
         except ProXError:  # groups of norms do not divide the features
             return set()
 
+    def _depths(self) -> tuple[Slot, ...]:
+        """The numbers of blocks of each level, or of all together."""
+        if self.choices.depth == "full":
+            return ()
+        if self._class.__name__ not in DEPTH:
+            raise ProXError(f"depth is {self.choices.depth!r}; of {self._class.__name__} it is full, of {', '.join(DEPTH)} all")
+        blocks = [count for name in DEPTH[self._class.__name__] for count in self._blocks(name)]
+        return tuple(Slot(choices=tuple(range(1, count + 1))) for count in blocks)
+
+    def _blocks(self, name: str) -> list[int]:
+        """What an argument says about blocks, one number a level or one for all."""
+        given = self._argument_of(name)
+        blocks = [given] if isinstance(given, int) else list(given or ())
+        if not all(type(count) is int and count > 0 for count in blocks):
+            raise ProXError(f"{name} of {self._class.__name__} is {given!r:.80}; an elastic depth needs at least 1 everywhere")
+        return blocks
+
+    def _kernels(self) -> tuple[Slot, ...]:
+        """The sizes of all kernels together."""
+        if self.choices.kernel is None:
+            return ()
+        size = inspect.signature(self._class).parameters.get("kernel_size")
+        full = None if size is None else self._argument_of("kernel_size")
+        if type(full) is not int or full != self.choices.kernel[-1]:
+            raise ProXError(
+                f"kernel is {list(self.choices.kernel)}; it ends in the network's kernel_size, one number for all levels, "
+                f"which is {full!r:.80} of {self._class.__name__}"
+            )
+        return (Slot(choices=self.choices.kernel),)
+
     def _check_layers(self) -> None:
-        """Refuses a family whose smallest member has other layers than the largest."""
+        """Refuses a family whose smallest member has layers that the largest has not, or lacks some for its width."""
         smallest, largest = (self._follow(member).parts.keys() for member in (self.space.smallest(), self.space.largest()))
-        if others := sorted(smallest ^ largest):
+        others = sorted(smallest - largest if self.choices.depth == "all" else smallest ^ largest)
+        if others:
             raise ProXError(f"{self._class.__name__} has other layers with fewer features: {', '.join(others):.200}")
 
     def _widths(self, level: int, fractions: Sequence[float]) -> list[int]:
@@ -213,8 +213,16 @@ class MONAIFamily:
 
     # ------------------------------------------------------------------ building members
     def _arguments_of(self, subnet: Subnet) -> dict[str, Any]:
-        widths = [int(value) for value in self.space.check(subnet)["width"]]
-        return {**deepcopy(self._arguments), self._argument: self._written(widths)}
+        values = {name: [int(value) for value in of] for name, of in self.space.check(subnet).items()}
+        arguments = {**deepcopy(self._arguments), self._argument: self._written(values["width"])}
+        if "depth" in values:
+            blocks = iter(values["depth"])
+            for name in DEPTH[self._class.__name__]:
+                chosen = [next(blocks) for _ in self._blocks(name)]
+                arguments |= {name: chosen[0] if isinstance(self._argument_of(name), int) else chosen} if chosen else {}
+        if "kernel" in values:
+            arguments["kernel_size"] = values["kernel"][0]
+        return arguments
 
     def architecture_of(self, subnet: Subnet) -> dict[str, Any]:
         """The network of a member as a bundle's configuration has it.
@@ -259,8 +267,10 @@ class MONAIFamily:
         own, full = (self._follow(of).parts.get(name) for of in (self.space.check(subnet), self.space.largest()))
         if own is None or full is None or {a: len(of) for a, of in own.items()} != {a: len(of) for a, of in full.items()}:
             raise ProXError(f"the largest network has no {name} that reads the same channels: {subnet}")
+        kernel = self._follow(self.space.largest()).shapes[name]
         return name, tuple(
-            _first_of_each(own[axis], full[axis]) if axis in own else prefix(length) for axis, length in enumerate(shape)
+            _first_of_each(own[axis], full[axis]) if axis in own else centre(length, kernel[axis])
+            for axis, length in enumerate(shape)
         )
 
     def output_axis(self, name: str) -> int:
@@ -268,8 +278,8 @@ class MONAIFamily:
         return 1 if name in self._follow(self.space.largest()).transposed else 0
 
     def passes_through(self, name: str) -> int | None:
-        """None, because no layer is inserted between others. See ``Family.passes_through``."""
-        return None
+        """The first channel, of a further convolution in a residual unit. See ``Family.passes_through``."""
+        return 0 if self._class.__name__ == "UNet" and UNIT.search(name) else None
 
     def group(self, name: str) -> str:
         """The module that a tensor belongs to. See ``Family.group``."""

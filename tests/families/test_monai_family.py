@@ -23,7 +23,8 @@ from monai_prox.core.supernet import SuperNet
 from monai_prox.families.channel_parts import follow
 from monai_prox.families.from_network import supernet_of
 from monai_prox.families.monai_arguments import FEATURES
-from monai_prox.families.monai_networks import MONAIFamily, WidthChoices
+from monai_prox.families.monai_choices import MONAIChoices
+from monai_prox.families.monai_networks import MONAIFamily
 from monai_prox.training.engine import Engine
 from monai_prox.training.recipes import make_schedule
 
@@ -64,7 +65,7 @@ every_network = pytest.mark.parametrize("name", NETWORKS)
 def family_of(name: str, width: tuple[float, ...] | None = None) -> MONAIFamily:
     network = NETWORKS[name]
     size = (16, 16, 16) if network["spatial_dims"] == 3 else (32, 32)
-    return MONAIFamily(network, size=size, choices=WidthChoices(width=width))
+    return MONAIFamily(network, size=size, choices=MONAIChoices(width=width))
 
 
 def members_of(family: MONAIFamily) -> list[Subnet]:
@@ -242,11 +243,79 @@ def test_a_network_needs_its_arguments_and_a_size_that_it_takes() -> None:
     refused("UNet does not take inputs of (16, 16, 15) voxels: ", MONAIFamily, NETWORKS["UNet"], size=(16, 16, 15))
     refused("the size is 16; it must be the voxels per axis", MONAIFamily, NETWORKS["UNet"], size=16)
     refused("the size is ('16',", MONAIFamily, NETWORKS["UNet"], size=("16",) * 3)
-    refused("choices are (0.5, 1); they must be WidthChoices", MONAIFamily, NETWORKS["UNet"], size=(16,) * 3, choices=(0.5, 1))
-    refused("width must be ascending fractions that end in 1, got [0.5, 0.25]", WidthChoices, width=(0.5, 0.25))
-    refused("width is 1; it must be a tuple of numbers", WidthChoices, width=1)
-    refused("the search space 'paper' is not known; known by name: default", WidthChoices.from_json, "paper")
-    assert WidthChoices.from_json({"width": [0.5, 1]}) == WidthChoices(width=(0.5, 1))
+    refused("choices are (0.5, 1); they must be MONAIChoices", MONAIFamily, NETWORKS["UNet"], size=(16,) * 3, choices=(0.5, 1))
+    refused("width must be ascending fractions that end in 1, got [0.5, 0.25]", MONAIChoices, width=(0.5, 0.25))
+    refused("width is 1; it must be a tuple of numbers", MONAIChoices, width=1)
+    refused("the search space 'paper' is not known; known by name: default", MONAIChoices.from_json, "paper")
+    assert MONAIChoices.from_json({"width": [0.5, 1]}) == MONAIChoices(width=(0.5, 1))
+
+
+# ---------------------------------------------------------------------- depth and kernels
+DEEP: dict[str, tuple[dict[str, Any], MONAIChoices]] = {
+    "residual units": (NETWORKS["UNet"], MONAIChoices(width=(0.5, 1.0), depth="all")),
+    "kernels": (
+        {"_target_": "UNet", **TWO, "channels": [8, 16], "strides": [2], "num_res_units": 2, "kernel_size": 5},
+        MONAIChoices(width=(0.5, 1.0), depth="all", kernel=(1, 3, 5)),
+    ),
+    "attention": ({**NETWORKS["AttentionUnet"], "kernel_size": 5}, MONAIChoices(kernel=(3, 5))),
+    "blocks": (
+        {"_target_": "SegResNet", **TWO, "init_filters": 16, "blocks_down": [1, 2, 3], "blocks_up": [2, 1]},
+        MONAIChoices(depth="all"),
+    ),
+    "blocks down": (
+        {"_target_": "SegResNetDS", **TWO, "init_filters": 8, "blocks_down": [1, 2, 2], "norm": "instance"},
+        MONAIChoices(width=(0.5, 1.0), depth="all"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_depth_and_kernels_are_elastic_where_the_class_has_arguments_for_them(name: str) -> None:
+    network, choices = DEEP[name]
+    family = MONAIFamily(network, size=(16, 16, 16) if network["spatial_dims"] == 3 else (16, 16), choices=choices)
+    torch.manual_seed(0)
+    supernet, x = SuperNet(family).eval(), image(family)
+    randomise_norms(supernet.network)
+    for member in [*members_of(family), *(family.space.sample(random.Random(seed)) for seed in range(4))]:
+        extracted = supernet.extract(member).eval()
+        with torch.no_grad():
+            sliced = supernet(x, member)
+            assert torch.equal(sliced, extracted(x)) and torch.equal(sliced, own(family, member, extracted)(x))
+        assert cost.parameters(family, member) == sum(weight.numel() for weight in extracted.parameters())
+    smallest = family.architecture_of(family.space.smallest())
+    assert smallest.get("num_res_units", 1) == 1 and set(smallest.get("blocks_down", [1])) == {1}
+    engine = Engine(supernet, make_schedule("prox", family.space, 5), nn.CrossEntropyLoss(), seed=0)
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.01)
+    engine.guard(optimizer)
+    for epoch in range(5):
+        engine.begin_epoch(epoch)
+        optimizer.zero_grad()
+        loss = engine.step(x, torch.zeros(2, *family.size, dtype=torch.long), epoch=epoch, step=0).loss
+        optimizer.step()
+        assert torch.isfinite(loss)
+
+
+def test_other_depths_and_kernels_are_refused() -> None:
+    unet, basic = NETWORKS["UNet"], NETWORKS["BasicUNet"]
+    size = (16, 16, 16)
+    refused("depth is 'half'; allowed: full, all", MONAIChoices, depth="half")
+    refused("kernel is [2, 3]; it must be ascending odd numbers", MONAIChoices, kernel=(2, 3))
+    refused(
+        "depth is 'all'; of BasicUNet it is full, of UNet,",
+        MONAIFamily,
+        basic,
+        size=(32, 32),
+        choices=MONAIChoices(depth="all"),
+    )
+    refused(
+        "num_res_units of UNet is 0; an elastic depth",
+        MONAIFamily,
+        {**unet, "num_res_units": 0},
+        size=size,
+        choices=MONAIChoices(depth="all"),
+    )
+    refused("which is 3 of UNet", MONAIFamily, unet, size=size, choices=MONAIChoices(kernel=(3, 5)))
+    refused("which is None of BasicUNet", MONAIFamily, basic, size=(32, 32), choices=MONAIChoices(kernel=(1, 3)))
 
 
 # ---------------------------------------------------------------------- members that would be of other layers
@@ -275,7 +344,7 @@ def test_all_members_have_the_same_layers(network: dict[str, Any], members: int)
 
 
 def test_sorting_channels_keeps_the_functions_of_members() -> None:
-    family = MONAIFamily(UNET | {"channels": [8, 16, 32]}, size=(16, 16), choices=WidthChoices(width=(0.25, 0.5, 1.0)))
+    family = MONAIFamily(UNET | {"channels": [8, 16, 32]}, size=(16, 16), choices=MONAIChoices(width=(0.25, 0.5, 1.0)))
     supernet, x = SuperNet(family).eval(), image(family)
     members = [family.space.sample(random.Random(seed)) for seed in range(6)]
     with torch.no_grad():
@@ -295,7 +364,7 @@ def test_levels_without_strides_are_none() -> None:
 @pytest.mark.parametrize("norm", ["batch", ("instance", {"affine": True}), ("group", {"num_groups": 1})])
 def test_a_level_may_have_one_feature(norm: Any) -> None:
     network = {"_target_": "UNet", **TWO, "channels": [8, 16], "strides": [2], "norm": norm}
-    family = MONAIFamily(network, size=(16, 16), choices=WidthChoices(width=(0.125, 1.0)))
+    family = MONAIFamily(network, size=(16, 16), choices=MONAIChoices(width=(0.125, 1.0)))
     supernet = SuperNet(family).eval()
     member = family.space.smallest()
     assert member["width"][0] == 1 and torch.equal(supernet(image(family), member), supernet.extract(member)(image(family)))
