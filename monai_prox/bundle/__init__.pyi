@@ -14,6 +14,8 @@ from .handlers import validation_sampler as validation_sampler
 from .metrics import CaseAccuracy as CaseAccuracy
 from .metrics import SurfaceDice as SurfaceDice
 from .pipeline import ProXPipeline as ProXPipeline
+from .pipeline_engines import PipelineEvaluator as PipelineEvaluator
+from .pipeline_engines import PipelineTrainer as PipelineTrainer
 from .summary import log_plan as log_plan
 from .trainer import SupernetTrainer as SupernetTrainer
 from .transforms import CheckCased as CheckCased

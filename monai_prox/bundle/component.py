@@ -35,6 +35,7 @@ class ProX:
         device: the device to which the network is moved.
         monitor: True, or an object with ``threshold`` and ``patience``, see ``Monitor``. False or None means that no choice is
             closed.
+        exclusive: whether a voxel has one class (softmax). False for regions that overlap.
         calibrated: makes the CalibratedMembers of the supernet. Families whose norms keep statistics need it.
 
     Raises:
@@ -58,6 +59,7 @@ class ProX:
         network: nn.Module | None = None,
         device: str | torch.device = "cpu",
         monitor: bool | Mapping[str, Any] | None = True,
+        exclusive: bool = True,
         calibrated: Callable[[SuperNet], CalibratedMembers] | None = None,
     ) -> None:
         self.network = (largest(family) if network is None else network).to(device)
@@ -70,6 +72,7 @@ class ProX:
             seed=seed,
             calibrate=None if self.calibrated is None else self.calibrated.calibrate,
             monitor=_monitor(monitor, family, size),
+            exclusive=exclusive,
         )
         self.members = named_members(family, size)
 

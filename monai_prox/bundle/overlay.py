@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_prox.core import cost
-from monai_prox.data.pipeline_plan import PipelinePlan
+from monai_prox.data.pipeline_plan import PipelinePlan, size_of
 from monai_prox.errors import ProXError
 from monai_prox.families.monai_arguments import TARGET
 from monai_prox.report import count
@@ -14,7 +14,6 @@ from monai_prox.trained.pipeline_config import PipelineConfig, class_of
 from monai_prox.training.recipes import find_recipe
 
 PROX = "prox"  # id of the component that the overlay adds
-HANDLERS = "prox_handlers"
 
 
 def make_overlay(
@@ -40,10 +39,9 @@ def make_overlay(
             f"{pipeline.source}: {trainer.id} has an iteration_update, steps of the bundle's own; a supernet's steps train its "
             "members, so it cannot be kept"
         )
-    if not isinstance(validation.value, Mapping):
-        raise ProXError(f"{pipeline.source}: {validation.id} is {validation.value!r:.80}; it must be a component")
-    if pipeline.metric == "":
-        raise ProXError(f"{pipeline.source}: {validation.id} has no key metric; name MONAI's MeanDice as key_val_metric")
+    for name in ("loss_function", "optimizer", "max_epochs", "device", "train_data_loader"):
+        pipeline.entry(trainer, name)
+    pipeline.check_metric()
     size = list(size) if size is not None else pipeline.size
     if size is None:
         raise ProXError(
@@ -52,12 +50,11 @@ def make_overlay(
     arguments = {name: f"@{network.id}#{name}" for name in network.value if not (name.startswith("_") and name.endswith("_"))}
     prox: dict[str, Any] = {
         TARGET: "monai_prox.bundle.ProXPipeline",
-        "network": f"@{network.id}",
+        "network": f"@{trainer.id}#network",
         "arguments": arguments,
         "size": size,
         "loss": f"@{trainer.id}#loss_function",
         "epochs": f"@{trainer.id}#max_epochs",
-        "optimizer": f"@{trainer.id}#optimizer",
         "data": f"$@{trainer.id}#train_data_loader.dataset",
         "task": pipeline.name,
         "outputs": pipeline.outputs,
@@ -71,16 +68,12 @@ def make_overlay(
         prox[folder] = f"@{folder}" if folder in pipeline.config else root
     overlay: dict[str, Any] = {
         PROX: prox,
-        f"{trainer.id}#{TARGET}": "monai_prox.bundle.SupernetTrainer",
-        f"{trainer.id}#engine": f"$@{PROX}.engine",
+        f"{trainer.id}#{TARGET}": "monai_prox.bundle.PipelineTrainer",
+        f"{trainer.id}#prox": f"@{PROX}",
+        f"{validation.id}#{TARGET}": "monai_prox.bundle.PipelineEvaluator",
     }
-    for component, key, method in ((trainer, "train_handlers", "handlers"), (validation, "val_handlers", "validator_handlers")):
-        given = component.value.get(key)
-        if given is None:
-            continue
-        if isinstance(given, list):
-            overlay[f"{HANDLERS}_{method}"], given = given, f"@{HANDLERS}_{method}"
-        overlay[f"{component.id}#{key}"] = f"$@{PROX}.{method}({str(given).removeprefix('$')})"
+    if pipeline.moved is not None:  # without what a configuration for several processes wraps the network in
+        overlay[pipeline.moved.id] = pipeline.moved.value
     return overlay
 
 
@@ -100,7 +93,9 @@ def understood(pipeline: PipelineConfig, overlay: Mapping[str, Any]) -> list[str
     except LookupError as unknown:
         members = f"its members are known when it runs, because of {unknown}"
     else:
-        plan = PipelinePlan(task=prox["task"], network={TARGET: class_of(network.value), **arguments}, size=tuple(size))
+        named = {TARGET: network.value[TARGET], **arguments}
+        plan = PipelinePlan(task=prox["task"], network=named, size=size_of(size, arguments))
+        size = plan.size
         family = plan.family({"width": prox["width"]})
         ends = [count(cost.macs(family, of, size)) for of in (family.space.smallest(), family.space.largest())]
         patch = " x ".join(map(str, size))
@@ -111,6 +106,6 @@ def understood(pipeline: PipelineConfig, overlay: Mapping[str, Any]) -> list[str
         f"network: {network.id}, a {class_of(network.value)}: {members}",
         f"loss: {loss.id}, {class_of(loss.value) or 'an expression'}",
         f"trained by: {trainer.id}, for its max_epochs, on its data, by its optimizer",
-        f"scored by: {validation.id}, {pipeline.metric}, with its inferer and transforms",
+        f"scored by: {validation.id}, {pipeline.metric or 'its key metric'}, with its inferer and transforms",
         "left out: handlers that save or stop by the score of one network",
     ]

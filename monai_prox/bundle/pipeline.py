@@ -6,6 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,9 @@ from monai_prox.bundle.errors import name_cause_last
 from monai_prox.bundle.family_writer import FamilyWriter
 from monai_prox.bundle.handlers import MemberValidationHandler, ProXExpansionHandler
 from monai_prox.core.distributed import rank
-from monai_prox.data.pipeline_plan import PipelinePlan
+from monai_prox.data.pipeline_plan import PipelinePlan, size_of
 from monai_prox.errors import ProXError
+from monai_prox.families.monai_arguments import FEATURES, class_named
 from monai_prox.log_lines import schedule_lines
 from monai_prox.training.calibrate import keeps_statistics
 from monai_prox.training.calibrated_members import CalibratedMembers
@@ -53,7 +55,6 @@ class ProXPipeline(ProX):
         size: voxels per axis of an input, for which MACs are counted.
         loss: the pipeline's loss.
         epochs: number of epochs of the pipeline's trainer.
-        optimizer: the pipeline's optimizer.
         data: the training dataset. Batch norms of members take their statistics from it.
         task: name of the pipeline.
         outputs: names of the network's output channels.
@@ -64,6 +65,7 @@ class ProXPipeline(ProX):
         recipe: name of the recipe.
         seed: seed of the members that are drawn.
         monitor: see ``ProX``.
+        exclusive: whether a voxel has one class (softmax). None means that the loss tells: not if it takes the sigmoid.
         ckpt: a checkpoint that the training continues from.
         save_interval: epochs between checkpoints.
 
@@ -79,7 +81,6 @@ class ProXPipeline(ProX):
         size: Sequence[int],
         loss: Callable[[Any, Any], Tensor],
         epochs: int,
-        optimizer: Optimizer,
         data: Any,
         task: str = "pipeline",
         outputs: Sequence[str] = (),
@@ -90,12 +91,19 @@ class ProXPipeline(ProX):
         recipe: str = "prox",
         seed: int = 0,
         monitor: bool | Mapping[str, Any] | None = True,
+        exclusive: bool | None = None,
         ckpt: str | None = None,
         save_interval: int = 1,
     ) -> None:
         name_cause_last()
+        if type(seed) is not int or type(save_interval) is not int or save_interval < 1:
+            raise ProXError(
+                f"seed is {seed!r:.40} and save_interval {save_interval!r:.40}; they must be whole numbers, the latter from 1"
+            )
+        if ckpt is not None and not Path(ckpt).is_file():
+            raise ProXError(f"there is no checkpoint {ckpt}")
         self.plan = PipelinePlan(
-            task=task, network=_plain(network, arguments), size=_voxels(size), outputs=tuple(map(str, outputs))
+            task=task, network=_plain(network, arguments), size=size_of(size, arguments), outputs=tuple(map(str, outputs))
         )
         family = self.plan.family({"width": None if width is None else tuple(width)})
         _check_same(network, family.build(family.space.largest(), initialise=False))
@@ -104,23 +112,25 @@ class ProXPipeline(ProX):
             family,
             recipe=recipe,
             epochs=epochs,
-            loss=_OneLine(loss),
+            loss=_OneLine(loss, 2 + len(self.plan.size)),
             size=self.plan.size,
             seed=seed,
             network=network,
             device=device,
             monitor=monitor,
+            exclusive=not _takes_sigmoid(loss) if exclusive is None else exclusive,
             calibrated=(lambda supernet: CalibratedMembers(supernet, patches, dict, count=CALIBRATED_ON))
             if keeps_statistics(network)
             else None,
         )
-        self.recipe, self.seed, self.device, self.optimizer = recipe, seed, device, optimizer
+        self.recipe, self.seed, self.device = recipe, seed, device
         self.ckpt_dir, self.output_dir, self.ckpt, self.save_interval = ckpt_dir, output_dir, ckpt, save_interval
 
-    def handlers(self, given: Iterable[Any] | None) -> list[Any]:
+    def handlers(self, given: Iterable[Any] | None, optimizer: Optimizer) -> list[Any]:
         """The handlers of a trainer.
 
         Args:
+            optimizer: the trainer's optimizer, whose state checkpoints have.
             given: the pipeline's own. The ValidationHandler becomes one of members. What would write or stop by the score of
                 one network is left out, and said so in the log.
 
@@ -136,7 +146,7 @@ class ProXPipeline(ProX):
             )
         validation = self._member_validation(validating[0])
         expansion = ProXExpansionHandler(self.engine, seed=self.seed, plan=self.plan.to_json())
-        saved = {"expansion": expansion, "network": self.network, "validation": validation, "optimizer": self.optimizer}
+        saved = {"expansion": expansion, "network": self.network, "validation": validation, "optimizer": optimizer}
         schedulers = [handler.lr_scheduler for handler in own if isinstance(handler, LrScheduleHandler)]
         saved |= {f"lr_scheduler {number}": scheduler for number, scheduler in enumerate(schedulers)}
         loaders = [handler for handler in own if isinstance(handler, CheckpointLoader)]
@@ -159,21 +169,11 @@ class ProXPipeline(ProX):
         saver = CheckpointSaver(self.ckpt_dir, saved, save_interval=self.save_interval)
         return [*loaders, expansion, *others, saver, writer]
 
-    def validator_handlers(self, given: Iterable[Any] | None) -> list[Any]:
-        """The handlers of a validator, which runs once for every named member.
-
-        Args:
-            given: the pipeline's own. Those that log are left out, because the trainer's log the metrics of all members.
-        """
-        return [handler for handler in _kept(given or ()) if not isinstance(handler, LOGGING)]
-
     def _member_validation(self, handler: ValidationHandler) -> MemberValidationHandler:
         validator = handler.validator
         metric = getattr(getattr(validator, "state", None), "key_metric_name", None)
         if metric is None:
             raise ProXError("the validator has no key metric; members are compared by MONAI's MeanDice as key_val_metric")
-        if "dice" not in metric.lower():
-            raise ProXError(f"the validator's key metric is {metric}; members are compared by Dice, such as val_mean_dice")
         quiet(validator)
         return MemberValidationHandler(
             validator,
@@ -200,19 +200,27 @@ class ProXPipeline(ProX):
 class _OneLine:
     """A loss that says what is wrong if it does not take what the network returns."""
 
-    def __init__(self, loss: Callable[[Any, Any], Tensor]) -> None:
-        self.loss = loss
+    def __init__(self, loss: Callable[[Any, Any], Tensor], axes: int) -> None:
+        self.loss, self.axes = loss, axes
 
     def __call__(self, outputs: Any, target: Any) -> Tensor:
         try:
             return self.loss(outputs, target)
         except Exception as error:
-            if isinstance(outputs, Tensor):
+            several = not isinstance(outputs, Tensor) or outputs.ndim > self.axes  # DynUNet stacks them
+            if not several:
                 raise
+            count = outputs.shape[1] if isinstance(outputs, Tensor) else len(outputs)
             raise ProXError(
-                f"the network returns {len(outputs)} outputs in training, and the loss {type(self.loss).__name__} does not "
+                f"the network returns {count} outputs in training, and the loss {type(self.loss).__name__} does not "
                 f"take them: {error}; leave deep supervision out, or give a loss such as DeepSupervisionLoss"
             ) from error
+
+
+def _takes_sigmoid(loss: Any) -> bool:
+    """Whether a loss is of regions that overlap: it, or a loss that it is made of, takes the sigmoid of the logits."""
+    parts = loss.modules() if isinstance(loss, nn.Module) else [loss]
+    return isinstance(loss, nn.BCEWithLogitsLoss) or any(getattr(part, "sigmoid", False) is True for part in parts)
 
 
 class _Patches(Sequence[Mapping[str, Any]]):
@@ -222,7 +230,12 @@ class _Patches(Sequence[Mapping[str, Any]]):
         self._data, self._seed = data, seed
 
     def __len__(self) -> int:
-        return CALIBRATED_ON if self._data is not None and len(self._data) else 0
+        if not hasattr(self._data, "__len__") or not len(self._data):
+            raise ProXError(
+                f"the training's dataset is a {type(self._data).__name__} without a length; batch norms of members take their "
+                "statistics from its items, so take one with a length, or instance norms"
+            )
+        return CALIBRATED_ON
 
     def __getitem__(self, index: Any) -> Any:
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -238,14 +251,20 @@ class _Patches(Sequence[Mapping[str, Any]]):
             np.random.set_state(states[1])
             torch.set_rng_state(states[2])
         item = item[index // len(self._data) % len(item)] if isinstance(item, list) else item
-        if CommonKeys.IMAGE not in item:
-            raise ProXError(f"the training's items have {', '.join(map(str, item))}, but no {CommonKeys.IMAGE}")
+        if not isinstance(item, Mapping) or CommonKeys.IMAGE not in item:
+            has = ", ".join(map(str, item)) if isinstance(item, Mapping) else f"a {type(item).__name__}"
+            raise ProXError(f"the training's items are {has:.160}; they must have an {CommonKeys.IMAGE}")
         image = item[CommonKeys.IMAGE]
         return {"image": image.as_tensor() if hasattr(image, "as_tensor") else torch.as_tensor(image)}
 
 
 def _plain(network: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """A network as a configuration has it, as plain data."""
+    if class_named(type(network).__name__) is not type(network):
+        raise ProXError(
+            f"the network is a {type(network).__module__}.{type(network).__name__}; elastic are MONAI's {', '.join(FEATURES)}, "
+            "not wrapped, in DistributedDataParallel for example"
+        )
     for name, value in arguments.items():
         try:
             json.dumps(value)
@@ -255,18 +274,12 @@ def _plain(network: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _voxels(size: Any) -> tuple[int, ...]:
-    if not isinstance(size, Sequence) or not all(type(voxels) is int and voxels > 0 for voxels in size):
-        raise ProXError(f"size is {size!r:.80}; it must be the voxels of a patch per axis, such as [96, 96, 96]")
-    return tuple(size)
-
-
 def _check_same(network: nn.Module, built: nn.Module) -> None:
     found, expected = ({name: tuple(t.shape) for name, t in of.state_dict().items()} for of in (network, built))
     if other := sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)):
         raise ProXError(
             f"the network was not made with these arguments: {other[0]} is {found.get(other[0])}, with the arguments it is "
-            f"{expected.get(other[0])}; write the overlay again"
+            f"{expected.get(other[0])}; prox#arguments has to have all that network_def has"
         )
 
 
@@ -281,6 +294,15 @@ def _kept(handlers: Iterable[Any]) -> list[Any]:
         elif handler is not None:
             kept.append(handler)
     return kept
+
+
+def members_handlers(given: Iterable[Any] | None) -> list[Any]:
+    """The handlers of a validator that runs once for every named member.
+
+    Args:
+        given: the pipeline's own.
+    """
+    return [handler for handler in _kept(given or ()) if not isinstance(handler, LOGGING)]
 
 
 def _names(validator: Any) -> list[str]:

@@ -119,6 +119,8 @@ class SupernetTrainer(SupervisedTrainer):  # type: ignore[misc]
         """
         if not self.expands:
             raise ProXError("there is no ProXExpansionHandler among the trainer's handlers, so no stage would ever open")
+        if self.state.epoch_length is None:
+            raise ProXError("the training's loader has no length; give the trainer an epoch_length")
         super().run()
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:

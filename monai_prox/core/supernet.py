@@ -313,15 +313,15 @@ class View(nn.Module):
         return finest(self.supernet(x, self.subnet), x)
 
 
-def finest(outputs: Any, x: Tensor) -> Tensor:
+def finest(outputs: Any, x: Tensor | None = None) -> Tensor:
     """The output at full resolution, which is the first of those of deep supervision.
 
     Args:
         outputs: what a network returned: one output, several, or, as MONAI's DynUNet has it, several in one tensor (B, heads,
             classes, *spatial).
-        x: the network's input, (B, C, *spatial).
+        x: the network's input, (B, C, *spatial), which tells the last case. None means that a tensor is one output.
     """
     if not isinstance(outputs, Tensor):
         first: Tensor = outputs[0]
         return first
-    return outputs[:, 0] if outputs.ndim > x.ndim else outputs
+    return outputs[:, 0] if x is not None and outputs.ndim > x.ndim else outputs

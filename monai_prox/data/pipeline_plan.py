@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from monai_prox.errors import ProXError
+from monai_prox.families.monai_arguments import voxels_of
 from monai_prox.families.monai_choices import MONAIChoices
 from monai_prox.families.monai_networks import MONAIFamily
 from monai_prox.typed import typed
@@ -97,3 +98,17 @@ class PipelinePlan:
         if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("kind") != cls.kind:
             raise ProXError(f"{problem}: {data!r:.160}")
         return typed(cls, {key: value for key, value in data.items() if key not in ("format", "kind")}, problem)
+
+
+def size_of(size: Any, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+    """The size of an input, of which a pipeline may give one number for all axes.
+
+    Args:
+        size: voxels per axis, or of every axis.
+        arguments: those of the network.
+
+    Raises:
+        ProXError: it is something else.
+    """
+    axes = arguments.get("spatial_dims", 3)
+    return voxels_of([size] * axes if type(size) is int and type(axes) is int and 1 <= axes <= 3 else size)

@@ -14,7 +14,7 @@ from monai_prox.errors import ProXError
 from monai_prox.export.bundle import MARK
 from monai_prox.export.folder import new_folder
 from monai_prox.export.prediction import metrics_of
-from monai_prox.families.monai_arguments import FEATURES, TARGET
+from monai_prox.families.monai_arguments import TARGET, class_named
 from monai_prox.files import check_inside, read_json
 from monai_prox.tensor_file import write_tensors
 from monai_prox.trained.bundle_folder import WEIGHTS
@@ -50,6 +50,8 @@ def write_pipeline(source: TrainedPipeline, which: str, output: Path, *, overwri
     root = source.path.parent
     if not (root / "configs").is_dir():
         raise ProXError(f"there is no folder {root / 'configs'}; give the bundle that the family was trained in")
+    if any(output.resolve().is_relative_to((root / part).resolve()) for part in (*FOLDERS, "models")):
+        raise ProXError(f"{output} is within the bundle {root}; give a folder of its own")
     name, subnet = source.member(which)
     network = source.network(subnet)
     architecture = source.bundle.network_family.architecture_of(subnet)
@@ -59,7 +61,7 @@ def write_pipeline(source: TrainedPipeline, which: str, output: Path, *, overwri
         if not any(Path(file).stem == INFERENCE for file in swapped):
             raise ProXError(
                 f"{root / 'configs'} has no {INFERENCE}.json or .yaml with the network that was trained, "
-                f"{source.bundle.plan.network!r:.160}; so a member cannot take its place"
+                f"{source.bundle.plan.network!r:.300}; write these arguments into it, so that a member can take its place"
             )
         _describe(folder, source, name, subnet)
         (folder / "models").mkdir()
@@ -69,7 +71,8 @@ def write_pipeline(source: TrainedPipeline, which: str, output: Path, *, overwri
 
 def _copy(root: Path, folder: Path) -> None:
     """A bundle without its models, results and overlay."""
-    for part in FOLDERS:
+    packages = (path.parent.name for path in root.glob("*/__init__.py"))
+    for part in sorted({*FOLDERS, *packages}):
         for path in sorted((root / part).rglob("*")):
             relative = check_inside(path, root).relative_to(root)
             if path.is_file() and path.name != OVERLAY and "__pycache__" not in relative.parts:
@@ -84,11 +87,14 @@ def _swap(path: Path, source: TrainedPipeline, architecture: Mapping[str, Any]) 
     """Gives the network of a configuration the member's features. Returns whether it has the network."""
     if path.suffix not in ENDINGS or path.name == METADATA:
         return False
-    pipeline, largest = PipelineConfig.read(source.path.parent, path), source.bundle.plan.network
-    features = FEATURES[largest[TARGET]]
-    found = [one for one in pipeline.components(largest[TARGET]) if _is_same(pipeline, one.value, largest, features)]
+    try:
+        pipeline, largest = PipelineConfig.read(source.path.parent, path), source.bundle.plan.network
+    except ProXError:  # a list, or a file of another kind
+        return False
+    found = [one for one in pipeline.components(architecture[TARGET]) if _is_same(pipeline, one.value, largest)]
     for component in found:
-        component.value[features] = architecture[features]
+        changed = {name: value for name, value in architecture.items() if name != TARGET and value != largest.get(name)}
+        component.value.update(changed)
     if found:
         _write(pipeline.config, path)
     return bool(found)
@@ -103,11 +109,17 @@ def _write(content: Mapping[str, Any], path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _is_same(pipeline: PipelineConfig, component: Mapping[str, Any], largest: Mapping[str, Any], features: str) -> bool:
-    try:
-        return bool(pipeline.static(component.get(features)) == largest.get(features))
-    except LookupError:
-        return False
+def _is_same(pipeline: PipelineConfig, component: Mapping[str, Any], largest: Mapping[str, Any]) -> bool:
+    """Whether a component is the network that was trained. Arguments that an expression makes are taken for the same."""
+
+    def same(name: str) -> bool:
+        try:
+            return bool(pipeline.static(component.get(name)) == largest.get(name))
+        except LookupError:
+            return True
+
+    names = {name for name in (*component, *largest) if not (name.startswith("_") and name.endswith("_"))}
+    return class_named(component[TARGET]) is class_named(largest[TARGET]) and all(map(same, names))
 
 
 def _describe(folder: Path, source: TrainedPipeline, name: str, subnet: Any) -> None:

@@ -28,6 +28,7 @@ DEPTH: Mapping[str, tuple[str, ...]] = {
     "SegResNetDS": ("blocks_down", "blocks_up"),
 }
 TARGET = "_target_"
+MOST_ITEMS, LARGEST, MOST_BLOCKS = 64, 65_536, 64  # of arguments, so that no file makes a network without end
 NUMBERS = frozenset({"spatial_dims", "in_channels", "out_channels"})
 
 
@@ -45,6 +46,18 @@ def voxels_of(size: Any) -> tuple[int, ...]:
     return tuple(size)
 
 
+def class_named(target: Any) -> type[nn.Module] | None:
+    """The class of MONAI that a configuration names, if it can be made elastic.
+
+    Args:
+        target: the name, with or without its module.
+    """
+    path, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    cls: Any = getattr(nets, name, None)  # by any of its names, such as Unet
+    known = getattr(cls, "__name__", None) in FEATURES and path in ("", nets.__name__, cls.__module__)
+    return cls if known else None
+
+
 def read_network(network: Any) -> tuple[type[nn.Module], dict[str, Any]]:
     """The class of a configuration's network, and copies of its arguments.
 
@@ -56,11 +69,9 @@ def read_network(network: Any) -> tuple[type[nn.Module], dict[str, Any]]:
     """
     if not isinstance(network, Mapping) or TARGET not in network or not all(isinstance(key, str) for key in network):
         raise ProXError(f"a network is an object with {TARGET} and arguments, got {network!r:.120}")
-    target = str(network[TARGET])
-    path, _, name = target.rpartition(".")
-    cls: Any = getattr(nets, name, None)  # by any of its names, such as Unet
-    if getattr(cls, "__name__", None) not in FEATURES or path not in ("", nets.__name__, cls.__module__):
-        raise ProXError(f"{target!r:.80} is no network that can be made elastic; allowed: {', '.join(FEATURES)}")
+    cls = class_named(network[TARGET])
+    if cls is None:
+        raise ProXError(f"{network[TARGET]!r:.80} is no network that can be made elastic; allowed: {', '.join(FEATURES)}")
     arguments = {key: deepcopy(value) for key, value in network.items() if not (key.startswith("_") and key.endswith("_"))}
     known = inspect.signature(cls).parameters
     if unknown := sorted(arguments.keys() - known.keys()):
@@ -73,6 +84,10 @@ def read_network(network: Any) -> tuple[type[nn.Module], dict[str, Any]]:
     for key in NUMBERS & arguments.keys():
         if type(arguments[key]) is not int or arguments[key] < 1:
             raise ProXError(f"{key} of {cls.__name__} is {arguments[key]!r:.80}; it must be a positive whole number")
+    for key in DEPTH.get(cls.__name__, ()):
+        blocks = arguments.get(key, ())
+        if any(type(count) is int and count > MOST_BLOCKS for count in ([blocks] if isinstance(blocks, int) else blocks or ())):
+            raise ProXError(f"{key} of {cls.__name__} is {blocks!r:.80}; at most {MOST_BLOCKS} are allowed")
     return cls, arguments
 
 
@@ -80,6 +95,8 @@ def _check_value(what: str, value: Any) -> None:
     """Refuses a value that is not plain: what a configuration has to resolve first, or a module with weights of its own."""
     if isinstance(value, str) and value[:1] in ("$", "@", "%"):
         raise ProXError(f"{what} is {value!r:.80}, which a configuration has to resolve first")
+    if (isinstance(value, (list, tuple)) and len(value) > MOST_ITEMS) or (type(value) is int and abs(value) > LARGEST):
+        raise ProXError(f"{what} is {value!r:.80}; numbers are allowed up to {LARGEST:,}, and lists of {MOST_ITEMS}")
     if isinstance(value, nn.Module):
         raise ProXError(f"{what} is a {type(value).__name__}, a module that all members would share; leave it out")
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()

@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 from monai.bundle import ConfigParser
 
 from monai_prox.errors import ProXError
-from monai_prox.families.monai_arguments import FEATURES, TARGET
+from monai_prox.families.monai_arguments import FEATURES, TARGET, class_named
 from monai_prox.files import read_json
 
 OVERLAY = "prox.json"
 TRAIN = ("train.json", "train.yaml", "train.yml")
 ID = r"[\w]+(?:(?:#|::)[\w]+)*"
 MOVED = re.compile(rf"\$\s*@({ID})\s*\.to\(.*\)\s*")  # as the model zoo's bundles write their network
+DISABLED = "_disabled_"
+MOST_PARTS, MOST_LEVELS = 100_000, 64  # of a configuration
 MOST_STEPS = 32  # from one reference to the next
 
 
@@ -67,6 +69,7 @@ class PipelineConfig:
             raise ProXError(f"{source} cannot be read: {' '.join(str(error).split()):.200}") from error
         if not isinstance(content, Mapping):
             raise ProXError(f"{source} is no configuration, but {content!r:.80}")
+        _check_tree(content, source)
         return cls(folder, content, source)
 
     # ------------------------------------------------------------------ the parts
@@ -79,48 +82,75 @@ class PipelineConfig:
     def network(self) -> Found:
         """The network's component, one that can be made elastic."""
         found = self.follow(self.entry(self.trainer, "network"))
-        if isinstance(found.value, str) and (moved := MOVED.fullmatch(found.value)):
-            found = self.follow(Found(moved[1], self._get(moved[1])))
-        name = class_of(found.value)
-        if name not in FEATURES:
-            kind = f"a {name}" if name else f"{found.value!r:.80}"
-            raise ProXError(f"{self.source}: the network, {found.id}, is {kind}; elastic are {', '.join(FEATURES)}")
+        if (moved := self.moved) is not None:
+            id = MOVED.fullmatch(moved.value)[1]  # type: ignore[index]
+            found = self.follow(Found(id, self._get(id)))
+        target = found.value.get(TARGET) if isinstance(found.value, Mapping) else None
+        if class_named(target) is None:
+            kind = f"{found.value!r:.80}" if target is None else f"a {target}"
+            raise ProXError(f"{self.source}: the network, {found.id}, is {kind}; elastic are {', '.join(FEATURES)} of MONAI")
         return found
+
+    @cached_property
+    def moved(self) -> Found | None:
+        """The expression that moves the network to its device, if the trainer's network is one with an id."""
+        found = self.follow(self.entry(self.trainer, "network"))
+        own = found.id.startswith(f"{self.trainer.id}#")
+        return found if isinstance(found.value, str) and MOVED.fullmatch(found.value) and not own else None
 
     @cached_property
     def validation(self) -> Found:
         """The evaluator that the trainer's ValidationHandler runs."""
-        handlers = self.follow(self.entry(self.trainer, "train_handlers")).value
-        if not isinstance(handlers, list):
+        handlers = self.follow(self.entry(self.trainer, "train_handlers"))
+        if not isinstance(handlers.value, list):
             return self._component("SupervisedEvaluator", "evaluator")
-        items = [self.follow(Found(self.trainer.id, item)).value for item in handlers]
-        found = [item for item in items if class_of(item) == "ValidationHandler"]
-        if len(found) != 1 or "validator" not in found[0]:
+        items = [self.follow(Found(f"{handlers.id}#{number}", item)) for number, item in enumerate(handlers.value)]
+        found = [item for item in items if class_of(item.value) == "ValidationHandler" and item.value.get(DISABLED) is not True]
+        if len(found) != 1:
             raise ProXError(
                 f"{self.source}: the handlers of {self.trainer.id} have {len(found)} of type ValidationHandler; there must be "
                 "one, whose validator scores the members"
             )
-        return self.follow(Found(self.trainer.id, found[0]["validator"]))
+        validator = self.follow(self.entry(found[0], "validator"))
+        if class_of(validator.value) != "SupervisedEvaluator":
+            kind = class_of(validator.value) or repr(validator.value)
+            raise ProXError(f"{self.source}: {validator.id} is {kind:.80}; it must be MONAI's SupervisedEvaluator")
+        return validator
 
     @cached_property
-    def metric(self) -> str:
-        """The name of the key metric."""
+    def metric(self) -> str | None:
+        """The name of the key metric, or None if an expression makes it."""
         metrics = self.follow(self.entry(self.validation, "key_val_metric")).value
-        name = next(iter(metrics), "") if isinstance(metrics, Mapping) else metrics
-        if isinstance(metrics, Mapping) and "dice" not in str(name).lower():
+        return str(next(iter(metrics))) if isinstance(metrics, Mapping) and metrics else None
+
+    def check_metric(self) -> None:
+        """Checks that the key metric is a Dice.
+
+        Raises:
+            ProXError: there is none, or it is something else.
+        """
+        metrics = self.follow(self.entry(self.validation, "key_val_metric")).value
+        if isinstance(metrics, str) and metrics.startswith("$"):
+            return
+        if self.metric is None:
             raise ProXError(
-                f"{self.source}: the key metric of {self.validation.id} is {name!r:.80}; members are compared by Dice, such as "
-                "val_mean_dice"
+                f"{self.source}: the key_val_metric of {self.validation.id} is {metrics!r:.80}; it must be an object"
             )
-        return str(name)
+        kind = class_of(self.follow(Found("", metrics[self.metric])).value)
+        if "dice" not in (kind or self.metric).lower():
+            raise ProXError(
+                f"{self.source}: the key metric of {self.validation.id}, {self.metric}, is a {kind or '?'}; members are "
+                "compared by Dice, such as MONAI's MeanDice"
+            )
 
     @cached_property
     def size(self) -> Any:
         """Voxels per axis of an input: of the evaluator's windows, or as metadata.json says. None if neither tells."""
-        inferer = self.follow(Found(self.validation.id, self.validation.value.get("inferer")))
+        inferer = self.follow(Found(f"{self.validation.id}#inferer", self.validation.value.get("inferer")))
         if isinstance(inferer.value, Mapping) and "roi_size" in inferer.value:
             size = self.follow(Found("", inferer.value["roi_size"])).value
-            if not isinstance(size, list) or all(type(voxels) is not int or voxels > 0 for voxels in size):
+            numbers = size if isinstance(size, list) else [size]
+            if not any(voxels is None or type(voxels) is bool or (type(voxels) is int and voxels < 1) for voxels in numbers):
                 return f"@{inferer.id}#roi_size"
         shape = self._tensor("inputs", "image").get("spatial_shape")
         known = isinstance(shape, list) and shape and all(type(voxels) is int and voxels > 0 for voxels in shape)
@@ -133,7 +163,8 @@ class PipelineConfig:
         if not isinstance(channels, Mapping) or set(channels) != {str(number) for number in range(len(channels))}:
             return []
         names = [str(channels[str(number)]) for number in range(len(channels))]
-        return names if all(map(_is_plain, names)) else []
+        told = len({*names}) == len(names) and "mean" not in names  # which stands for all of them in tables
+        return names if told and all(map(_is_plain, names)) else []
 
     @property
     def name(self) -> str:
@@ -183,7 +214,7 @@ class PipelineConfig:
         Args:
             kind: name of the class, without its module.
         """
-        return [one for one in _components(self.config, "") if class_of(one.value) == kind]
+        return [one for one in _components(self.config, "") if kind in (class_of(one.value), _known(one.value))]
 
     def _component(self, kind: str, end: str) -> Found:
         found = self.components(kind)
@@ -212,15 +243,37 @@ class PipelineConfig:
         return [self.static(item) for item in value] if isinstance(value, list) else value
 
 
+def _known(value: Mapping[str, Any]) -> str:
+    """The name of a component's class, if it is a network that can be made elastic, by whatever name it is called."""
+    cls = class_named(value.get(TARGET))
+    return "" if cls is None else cls.__name__
+
+
 def _is_plain(text: str) -> bool:
-    """Whether a configuration takes a text for a text, and not for an expression or a reference."""
-    return not text.lstrip().startswith(("$", "@", "%"))
+    """Whether a configuration takes a text for a text, without expressions, references and what a terminal obeys."""
+    return text.isprintable() and not re.search(r"[$@%]|::", text)
 
 
 def class_of(value: Any) -> str:
     """The class of a component, without its module."""
     target = value.get(TARGET) if isinstance(value, Mapping) else None
     return target.rpartition(".")[2] if isinstance(target, str) else ""
+
+
+def _check_tree(content: Any, source: Path) -> None:
+    """Refuses what has too many parts, which a few lines of YAML can have, is nested too deep, or has keys that are no text."""
+    parts, todo = 0, [(content, 0)]
+    while todo:
+        value, depth = todo.pop()
+        parts += 1
+        if parts > MOST_PARTS or depth > MOST_LEVELS:
+            raise ProXError(f"{source} has more than {MOST_PARTS:,} parts or {MOST_LEVELS} levels")
+        if isinstance(value, Mapping):
+            if other := [key for key in value if not isinstance(key, str)]:
+                raise ProXError(f"{source} has the key {other[0]!r:.80}; keys must be text")
+            todo += [(item, depth + 1) for item in value.values()]
+        elif isinstance(value, list):
+            todo += [(item, depth + 1) for item in value]
 
 
 def _components(value: Any, id: str) -> Iterator[Found]:

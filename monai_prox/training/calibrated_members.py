@@ -23,7 +23,7 @@ class CalibratedMembers:
         supernet: the supernet.
         data: items of the training set. ``count`` of them are used, evenly spaced.
         transform: makes {"image": (C, *spatial)} from an item, without randomness.
-        count: number of images.
+        count: number of images. Those of another shape than the first are left out.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class CalibratedMembers:
         count = min(self._count, len(self._data))
         chosen = [self._data[index * len(self._data) // count] for index in range(count)]
         images = [torch.as_tensor(self._transform(dict(item))["image"]) for item in chosen]
+        images = [image for image in images if image.shape == images[0].shape]  # which pass through the network in one batch
         return torch.stack(images).to(next(self.supernet.parameters()).device)
 
     def calibrate(self, network: nn.Module, subnet: Subnet) -> nn.Module:

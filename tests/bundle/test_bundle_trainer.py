@@ -1070,7 +1070,8 @@ def test_the_trainer_covers_the_schedule() -> None:
 
 def test_compiling_is_refused() -> None:
     refused("compile is true; a supernet's members differ in shape", bare, compile=True)
-    refused("amp is 'false'; write True or False", bare, amp="false")
+    refused("amp is 'no'; write True or False", bare, amp="no")
+    assert not bare(amp="false").amp
     assert not bare(compile=False).compile
 
 

@@ -29,9 +29,12 @@ from helpers.pipelines import (
     write_config,
     write_organ,
 )
+from helpers.refusals import refused
 from monai.bundle import ConfigParser
-from torch import Tensor
+from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceLoss
+from torch import Tensor, nn
 
+from monai_prox.bundle.pipeline import _OneLine, _Patches, _takes_sigmoid
 from monai_prox.core.slicing import place
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
@@ -65,14 +68,17 @@ def test_an_overlay_says_what_it_understood_and_changes_nothing(tmp_path: Path) 
     overlay = json.loads((bundle / "configs" / "prox.json").read_text())
     assert overlay.pop("prox")["size"] == "@validate#inferer#roi_size"
     assert overlay == {
-        "train#trainer#_target_": "monai_prox.bundle.SupernetTrainer",
-        "train#trainer#engine": "$@prox.engine",
-        "train#trainer#train_handlers": "$@prox.handlers(@train#handlers)",
-        "validate#evaluator#val_handlers": "$@prox.validator_handlers(@validate#handlers)",
+        "train#trainer#_target_": "monai_prox.bundle.PipelineTrainer",
+        "train#trainer#prox": "@prox",
+        "validate#evaluator#_target_": "monai_prox.bundle.PipelineEvaluator",
+        "network": "$@network_def.to(@device)",
     }
     assert "prox.json exists; give another --output or --overwrite" in prox("overlay", bundle).error
     assert prox("overlay", bundle, "--overwrite", "--width", "0.5,1", "--size", "16 16 16").code == 0
     assert json.loads((bundle / "configs" / "prox.json").read_text())["prox"]["width"] == [0.5, 1]
+
+
+VALIDATION = {"_target_": "ValidationHandler", "validator": "@validate#evaluator", "interval": 1}
 
 
 def trainer(**changes: Any) -> dict[str, Any]:
@@ -87,19 +93,24 @@ def evaluator(**changes: Any) -> dict[str, Any]:
     ("changes", "said"),
     [
         ({"network_def": {"_target_": "SwinUNETR"}}, "the network, network_def, is a SwinUNETR; elastic are UNet, BasicUNet, "),
+        ({"network_def": UNET | {"_target_": "scripts.UNet"}}, "the network, network_def, is a scripts.UNet; elastic are"),
         ({"network": "$make()"}, "the network, network, is '$make()'; elastic are UNet, "),
         ({"network": "@other"}, "train.json has no other"),
         ({"network": "@network"}, "network refers to itself"),
         (trainer(network=None), "train#trainer has no network"),
         (trainer(_target_="scripts.Trainer"), "has 0 components SupervisedTrainer of MONAI, where one is needed; train#tr"),
         (trainer(train_handlers=[]), "the handlers of train#trainer have 0 of type ValidationHandler"),
+        (trainer(train_handlers=[{**VALIDATION, "validator": "$x"}]), "train_handlers#0#validator is '$x'; it must be MONAI's"),
         (trainer(train_handlers=None), "train#trainer has no train_handlers"),
         (trainer(iteration_update="@steps"), "train#trainer has an iteration_update, steps of the bundle's own"),
         (trainer(loss_function=None), "train#trainer has no loss_function"),
+        (trainer(optimizer=None), "train#trainer has no optimizer"),
         (evaluator(key_val_metric=None), "validate#evaluator has no key_val_metric"),
-        (evaluator(key_val_metric={"val_iou": {}}), "the key metric of validate#evaluator is 'val_iou'; "),
+        (evaluator(key_val_metric=["a"]), "key_val_metric of validate#evaluator is ['a']; it must be an object"),
+        (evaluator(key_val_metric={"val_dice": {"_target_": "MeanIoUHandler"}}), "val_dice, is a MeanIoUHandler; members are "),
         ({"prox": {}}, "has an entry 'prox' of its own"),
         ({"network_def": UNET | {"norm": "layer"}}, "UNet cannot be built: "),
+        ({"network_def": UNET | {"num_res_units": 10**6}}, "num_res_units of UNet is 1000000; "),
         ({"network_def": UNET | {"channels": [1, 1], "strides": [2]}}, "has one member only, so there is nothing to expand"),
     ],
 )  # fmt: skip
@@ -118,16 +129,41 @@ def test_other_bad_input_is_one_line(tmp_path: Path) -> None:
     assert "the recipe 'fast' is not known" in prox("overlay", bundle, "--recipe", "fast").error
     (bundle / "configs" / "train.json").write_text("{")
     assert "train.json cannot be read" in prox("overlay", bundle).error
+    (bundle / "configs" / "train.json").unlink()
+    (bundle / "configs" / "train.yaml").write_text("x: &a [*a]")
+    assert "train.yaml has more than 100,000 parts or 64 levels" in prox("overlay", bundle).error
+    (bundle / "configs" / "train.yaml").write_text("{1: 2}")
+    assert "train.yaml has the key 1; keys must be text" in prox("overlay", bundle).error
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network_def": UNET | {"_target_": "monai.networks.nets.Unet"}},
+        {"network": "%network_def"},
+        trainer(train_handlers="%train#handlers"),
+        trainer(train_handlers="$@train#handlers[:2]"),
+        trainer(train_handlers=[{**VALIDATION, "_disabled_": True}, VALIDATION, {**VALIDATION, "_target_": "StatsHandler"}]),
+        trainer(train_handlers=[{**VALIDATION, "validator": ORGAN["validate"]["evaluator"]}]),
+        evaluator(inferer={"_target_": "SlidingWindowInferer", "roi_size": 16}),
+        evaluator(key_val_metric={"score": {"_target_": "MeanDice"}}, val_handlers=[]),
+        evaluator(key_val_metric="$make()"),
+    ],
+)
+def test_what_is_written_otherwise_is_understood(changes: dict[str, Any], tmp_path: Path) -> None:
+    bundle = write_organ(tmp_path / "bundle", **changes)
+    assert ": 24 members, width {2, 3, 4} {4, 6, 8} {8, 12, 16}; " in prox("overlay", bundle).out
 
 
 def test_names_from_a_file_are_no_expressions(tmp_path: Path) -> None:
     bundle = write_organ(tmp_path / "bundle")
     hostile = deepcopy(METADATA) | {"name": "$print('name')"}
-    hostile["network_data_format"]["outputs"]["pred"]["channel_def"]["1"] = "@network"  # type: ignore[index]
-    write_config(hostile, bundle / "configs" / "metadata.json")
-    assert prox("overlay", bundle).code == 0
-    overlay = json.loads((bundle / "configs" / "prox.json").read_text())["prox"]
-    assert overlay["task"] == "bundle" and overlay["outputs"] == []
+    for name in ("@network", "a @#b", "mean", "background", "\x1b[2J"):
+        hostile["network_data_format"]["outputs"]["pred"]["channel_def"]["1"] = name  # type: ignore[index]
+        write_config(hostile, bundle / "configs" / "metadata.json")
+        assert prox("overlay", bundle, "--overwrite").code == 0
+        overlay = json.loads((bundle / "configs" / "prox.json").read_text())["prox"]
+        assert overlay["task"] == "bundle" and overlay["outputs"] == []
 
 
 # ---------------------------------------------------------------------- the training
@@ -188,14 +224,60 @@ def test_an_interrupted_training_continues(tmp_path: Path) -> None:
     assert again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
 
 
-def test_a_network_that_is_wrapped_is_named(tmp_path: Path) -> None:
-    bundle = write_organ(tmp_path / "bundle", network={"_target_": "torch.nn.DataParallel", "module": "@network_def"})
-    assert "is a DataParallel" in prox("overlay", bundle).error
-    write_organ(tmp_path / "other")
-    prox("overlay", tmp_path / "other")
-    more = write_config({"network": "$torch.nn.DataParallel(@network_def)"}, tmp_path / "other" / "configs" / "more.json")
-    said = run(tmp_path / "other", "train.json", "prox.json", more.name, dataset_dir=trained_organ() / "task", check=False)
-    assert "error: network is a DataParallel that is not the family's; it must not be wrapped" in said
+def test_a_configuration_that_wraps_the_network_is_set_right(tmp_path: Path) -> None:
+    """As multi_gpu_train.json does, if it stands before; after, it is refused."""
+    bundle = write_organ(tmp_path / "bundle", epochs=1)
+    prox("overlay", bundle)
+    write_config({"network": "$torch.nn.DataParallel(@network_def)"}, bundle / "configs" / "more.json")
+    task = trained_organ() / "task"
+    run(bundle, "train.json", "more.json", "prox.json", dataset_dir=task)
+    assert open_trained(bundle).members()
+    said = run(bundle, "train.json", "prox.json", "more.json", dataset_dir=task, check=False)
+    assert "error: the network is a torch.nn.parallel.data_parallel.DataParallel; elastic are MONAI's UNet" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"prox__save_interval": 0}, "error: seed is 0 and save_interval 0; they must be"),
+        ({"prox__ckpt": "none.pt"}, "error: there is no checkpoint none.pt"),
+        ({"validate__evaluator__key_val_metric": "$None"}, "error: the validator has no key metric"),
+    ],
+)
+def test_settings_that_cannot_be_are_the_last_line(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
+    bundle = write_organ(tmp_path / "bundle")
+    prox("overlay", bundle)
+    done = run(bundle, "train.json", "prox.json", dataset_dir=trained_organ() / "task", check=False, **settings)
+    assert said in done
+
+
+# ---------------------------------------------------------------------- parts of the component
+def test_losses_of_overlapping_regions_are_told() -> None:
+    dice = DiceLoss(sigmoid=True)
+    for loss in (dice, DiceCELoss(sigmoid=True), nn.BCEWithLogitsLoss(), DeepSupervisionLoss(dice)):
+        assert _takes_sigmoid(loss)
+    for loss in (DiceLoss(softmax=True), DiceCELoss(to_onehot_y=True, softmax=True), nn.CrossEntropyLoss(), min):
+        assert not _takes_sigmoid(loss)
+
+
+def test_a_loss_of_one_output_is_named() -> None:
+    loss = _OneLine(DiceLoss(), 4)
+    target = torch.zeros(2, 3, 8, 8)
+    assert loss(target, target) is not None
+    refused("returns 2 outputs in training, and the loss DiceLoss does not take them", loss, [target, target], target)
+    refused("returns 2 outputs in training, and the loss DiceLoss does not take them", loss, torch.zeros(2, 2, 3, 8, 8), target)
+    with pytest.raises(AssertionError, match="ground truth has different shape"):
+        loss(target, target[:, :1])
+
+
+def test_images_that_statistics_are_taken_of_are_the_same_each_time() -> None:
+    one, two, three = ({"image": torch.rand(1, 4, 4)} for _ in range(3))
+    patches = _Patches([one, [two, three]], seed=3)
+    state = torch.get_rng_state()
+    assert len(patches) == 32 and torch.equal(patches[3]["image"], patches[3]["image"])
+    assert not torch.equal(patches[1]["image"], patches[3]["image"]) and torch.equal(torch.get_rng_state(), state)
+    refused("the training's items are a tuple; they must have an image", _Patches([(1, 2)], 0).__getitem__, 0)
+    refused("the training's dataset is a generator without a length", len, _Patches((x for x in ()), 0))
 
 
 # ---------------------------------------------------------------------- members
@@ -266,8 +348,10 @@ def test_what_a_pipelines_family_cannot_become_is_one_line(own: Path, tmp_path: 
     assert "is of a pipeline whose transforms are its own" in prox("search", own).error
     (tmp_path / "mine.json").write_text('{"width": [2, 6, 16]}')
     assert "has no statistics of the norms" in refusal("--subnet", tmp_path / "mine.json")
-    write_config(INFERENCE | {"network_def": UNET | {"channels": [4, 8, 20]}}, own / "configs" / "inference.json")
-    assert "has no inference.json or .yaml with the network that was trained" in refusal("--subnet", "smallest")
+    assert "is within the bundle" in prox("export", own, "--subnet", "smallest", "-o", own / "configs" / "small").error
+    for other in ({"channels": [4, 8, 20]}, {"in_channels": 4}, {"norm": "instance"}):
+        write_config(INFERENCE | {"network_def": UNET | other}, own / "configs" / "inference.json")
+        assert "has no inference.json or .yaml with the network that was trained" in refusal("--subnet", "smallest")
     shutil.rmtree(own / "configs")
     assert "configs; give the bundle that the family was trained in" in refusal("--subnet", "smallest")
     assert not output.exists()
