@@ -72,8 +72,11 @@ def make_overlay(
         f"{trainer.id}#prox": f"@{PROX}",
         f"{validation.id}#{TARGET}": "monai_prox.bundle.PipelineEvaluator",
     }
-    if pipeline.moved is not None:  # without what a configuration for several processes wraps the network in
+    # A configuration for several processes, before this one, wraps the network, and cuts the last handlers off
+    if pipeline.moved is not None:
         overlay[pipeline.moved.id] = pipeline.moved.value
+    if isinstance(handlers := trainer.value["train_handlers"], str):
+        overlay[f"{trainer.id}#train_handlers"] = handlers
     return overlay
 
 

@@ -72,6 +72,7 @@ def test_an_overlay_says_what_it_understood_and_changes_nothing(tmp_path: Path) 
         "train#trainer#prox": "@prox",
         "validate#evaluator#_target_": "monai_prox.bundle.PipelineEvaluator",
         "network": "$@network_def.to(@device)",
+        "train#trainer#train_handlers": "@train#handlers",
     }
     assert "prox.json exists; give another --output or --overwrite" in prox("overlay", bundle).error
     assert prox("overlay", bundle, "--overwrite", "--width", "0.5,1", "--size", "16 16 16").code == 0
