@@ -130,9 +130,9 @@ class ProXPipeline(ProX):
         """The handlers of a trainer.
 
         Args:
-            optimizer: the trainer's optimizer, whose state checkpoints have.
             given: the pipeline's own. The ValidationHandler becomes one of members. What would write or stop by the score of
-                one network is left out, and said so in the log.
+                one network is left out, and the log says so.
+            optimizer: the trainer's optimizer, whose state checkpoints have.
 
         Raises:
             ProXError: there is no ValidationHandler, or its validator has no Dice.
