@@ -211,6 +211,7 @@ def test_a_pipeline_of_other_names_in_yaml_of_several_channels_and_regions(tmp_p
     parser.get_parsed_content("network_def").load_state_dict(torch.load(tmp_path / "small" / "models" / "model.pt"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_continues(tmp_path: Path) -> None:
     """Two epochs of five, and the rest from the checkpoint, are what five epochs are."""
     bundle, task = write_organ(tmp_path / "bundle"), trained_organ() / "task"
@@ -225,6 +226,7 @@ def test_an_interrupted_training_continues(tmp_path: Path) -> None:
     assert again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_a_configuration_that_wraps_the_network_is_set_right(tmp_path: Path) -> None:
     """As multi_gpu_train.json does, if it stands before; after, it is refused."""
     bundle = write_organ(tmp_path / "bundle", epochs=1)
