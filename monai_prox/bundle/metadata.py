@@ -30,6 +30,8 @@ def fit_metadata(path: Path, plan: TrainingPlan) -> None:
         image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
         size, outputs = list(plan.patch_size), list(plan.values)
         image |= {"spatial_shape": size, **_channels(plan.inputs)}
+        if (is_ct := getattr(plan, "is_ct", None)) is not None and is_ct != (image["modality"] == "CT"):
+            image |= {"modality": "CT", "format": "hounsfield"} if is_ct else {"modality": "MR", "format": "magnitude"}
         pred |= {**({"spatial_shape": size} if pred["spatial_shape"] else {}), **_channels(outputs)}
     except (KeyError, TypeError):
         raise ProXError(f"{path} has no network_data_format with inputs image and outputs pred") from None

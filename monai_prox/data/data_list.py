@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from monai_prox.data.decathlon import Case, DecathlonTask, named_channels, open_header
+from monai_prox.data.plan_settings import numbered
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json
 
@@ -36,19 +37,19 @@ def described_task(
     Raises:
         ProXError: the list is empty, an item is something else, a file is missing, or labels are no whole numbers from 0 on.
     """
-    cases = tuple(_case(item) for item in data)
+    cases = tuple(map(case_of, data))
     if not cases:
         raise ProXError(f"the data of {name} have no cases; give a list of image and label files")
     found = _dataset(cases)
     named = bool(found) or None not in (channels, labels)
     if found:
-        of_channels, of_labels = named_channels(found, cases[0].image.parents[1] / "dataset.json")
+        of_channels, of_labels = named_channels(found, cases[0].image.absolute().parents[1] / "dataset.json")
     else:
-        of_channels = tuple(f"channel {number}" for number in range(_channel_count(cases[0])) if channels is None)
-        of_labels = ("background", *(f"label {number + 1}" for number in range(_highest_label(cases) if labels is None else 0)))
+        of_channels = numbered("channel", _channel_count(cases[0]))
+        of_labels = ("background", *numbered("label", 1 + _highest_label(cases))[1:]) if labels is None else ()
     return DecathlonTask(
         cases[0].image.parent,
-        cases[0].image.parents[1].resolve().name if found else name,
+        cases[0].image.absolute().parents[1].name if found else name,
         of_channels if channels is None else _names("channels", channels, 1),
         of_labels if labels is None else _names("labels", labels, 2),
         cases,
@@ -58,12 +59,21 @@ def described_task(
 
 
 def _names(what: str, given: Any, least: int) -> tuple[str, ...]:
-    if not isinstance(given, (list, tuple)) or len(given) < least or not all(isinstance(name, str) for name in given):
-        raise ProXError(f"{what} are {given!r:.80}; they must be a list of at least {least} names")
+    plain = isinstance(given, (list, tuple)) and all(isinstance(name, str) for name in given)
+    if not plain or not least <= len(given) == len({*given}):
+        raise ProXError(f"{what} are {given!r:.80}; they must be a list of at least {least} names, all different")
     return tuple(given)
 
 
-def _case(item: Any) -> Case:
+def case_of(item: Any) -> Case:
+    """A case of a list.
+
+    Args:
+        item: {"image": file, "label": file}.
+
+    Raises:
+        ProXError: it is something else, or a file is missing.
+    """
     files = [item.get(key) for key in KEYS] if isinstance(item, Mapping) else []
     if len(files) != len(KEYS) or not all(isinstance(file, (str, Path)) for file in files):
         raise ProXError(f"a case of the data is {item!r:.160}; it must have the files {' and '.join(KEYS)}, one each")
@@ -75,7 +85,7 @@ def _case(item: Any) -> Case:
 
 def _dataset(cases: Sequence[Case]) -> Mapping[str, Any]:
     """The content of the dataset.json of a Decathlon task that has all cases, or nothing."""
-    (folder, *others) = {path.parent.parent for case in cases for path in (case.image, case.label)}
+    (folder, *others) = {path.absolute().parent.parent for case in cases for path in (case.image, case.label)}
     path = folder / "dataset.json"
     data = read_json(path) if not others and path.is_file() else None
     return data if isinstance(data, Mapping) and {"modality", "labels"} <= data.keys() else {}
@@ -96,6 +106,4 @@ def _highest_label(cases: Sequence[Case]) -> int:
                 f"{case.label} has values {values.tolist()!s:.80}; labels are whole numbers from 0 to {MOST_LABELS}"
             )
         highest = max(highest, int(values.max()))
-    if highest == 0:
-        raise ProXError("no label image of the data has a label beside the background, 0")
     return highest

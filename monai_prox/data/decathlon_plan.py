@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from monai_prox.data.decathlon import Case, DecathlonTask, geometry_of, open_header
-from monai_prox.data.plan_settings import ORIENTATION, PREDICTION, check_settings
+from monai_prox.data.plan_settings import ORIENTATION, PREDICTION, check_settings, numbered
 from monai_prox.data.topology import ANISOTROPIC, SMALLEST_FEATURE_MAP, plan_architecture, plan_topology, target_spacing
 from monai_prox.errors import ProXError
 from monai_prox.families.architecture import DEPTH_KEY
@@ -145,6 +145,8 @@ class Plan:
         if "patch_size" in changes:
             strides = np.prod(arguments["strides"], axis=0)
             patch = np.ceil(np.array(changes["patch_size"]) / strides) * strides
+            if (patch == strides).all():
+                raise ProXError(f"patch_size is {list(changes['patch_size'])}; the network needs more than {strides.tolist()}")
             changes["patch_size"] = tuple(int(size) for size in patch)
         if "spacing" in changes:
             changes["spacing"] = tuple(map(float, changes["spacing"]))
@@ -239,7 +241,7 @@ class Plan:
         Raises:
             ProXError: the channels or labels differ.
         """
-        if not task.named:
+        if not task.named or self.channels == numbered("channel", len(self.channels)):
             if len(task.channels) != len(self.channels) or len(task.labels) > len(self.labels):
                 raise ProXError(
                     f"{task.name} has {len(task.channels)} channels and labels up to {len(task.labels) - 1}; this was trained "
@@ -294,6 +296,8 @@ def make_plan(
         raise ProXError(f"features is {features} and patch_voxels {patch_voxels}; at least 2 and {SMALLEST_FEATURE_MAP**3}")
     check_settings(spacing=spacing, patch_size=patch_size, orientation=orientation)
     cases = task.cases if cases is None else cases
+    if len(task.labels) < 2:
+        raise ProXError(f"no label image of {task.name} has a label beside the background, 0, so there is nothing to train")
     geometries = [task.geometry(case, orientation) for case in cases]
     target = target_spacing(geometries) if spacing is None else np.array(spacing, float)
     shapes = [np.array(g.shape) * np.array(g.spacing) / target for g in geometries]

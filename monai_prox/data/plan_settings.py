@@ -34,3 +34,16 @@ def check_settings(*, spacing: Any = None, patch_size: Any = None, orientation: 
         raise ProXError(f"patch_size is {list(patch_size)}; it must be three positive whole numbers, for the axes x, y, z")
     if orientation not in (None, ORIENTATION):
         raise ProXError(f"orientation is {orientation!r}; allowed: {ORIENTATION}, or None for images as stored")
+
+
+def numbered(what: str, count: int) -> tuple[str, ...]:
+    """Names of what nobody has named.
+
+    Args:
+        what: what it is.
+        count: how many there are.
+
+    >>> numbered("channel", 2)
+    ('channel 0', 'channel 1')
+    """
+    return tuple(f"{what} {number}" for number in range(count))

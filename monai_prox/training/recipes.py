@@ -227,7 +227,7 @@ def make_schedule(recipe: str, space: SearchSpace, epochs: int) -> Schedule:
     kept = merged(stages, epochs)
     if len(kept) < len(stages):
         logging.getLogger(__name__).warning(
-            f"{epochs} epochs are fewer than the {len(stages)} stages of {recipe}: the first {len(stages) - len(kept) + 1} are "
+            f"{recipe} has {len(stages)} stages, more than epochs, {epochs}: the first {len(stages) - len(kept) + 1} are "
             f"merged into {kept[0].name!r}"
         )
     return Schedule(kept, epochs)

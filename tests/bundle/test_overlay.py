@@ -187,7 +187,7 @@ def test_fewer_epochs_than_stages_merge_stages(tmp_path: Path) -> None:
     bundle = write_organ(tmp_path / "bundle")
     prox("overlay", bundle)
     said = run(bundle, "train.json", "prox.json", dataset_dir=trained_organ() / "task", **{"train#trainer#max_epochs": 1})
-    assert "1 epochs are fewer than the 4 stages of prox: the first 4 are merged into 'everyone'" in said
+    assert "prox has 4 stages, more than epochs, 1: the first 4 are merged into 'everyone'" in said
     (stage,) = open_trained(bundle).family().stages
     assert stage["name"] == "everyone"
 

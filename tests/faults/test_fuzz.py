@@ -301,6 +301,10 @@ def test_schedules_cover_exactly_the_epochs(space: SearchSpace, recipe: str, epo
         assert first == space
     else:
         assert first.size() == 1 and first.largest() == (space.smallest() if FIRST[recipe] == "smallest" else space.largest())
+    if epochs < 1:
+        with pytest.raises(ProXError, match=f"the number of epochs is {epochs}; it must be at least 1"):
+            make_schedule(recipe, space, epochs)
+        return
     schedule = make_schedule(recipe, space, epochs)
     starts = schedule.starts
     assert starts[0] == 0 and list(starts) == sorted(set(starts)) and len(starts) == min(epochs, len(stages))

@@ -85,9 +85,7 @@ def test_stages_are_merged_if_there_are_fewer_epochs(recipe: str, epochs: int, c
     first, was = schedule.stages[0], stages[kept]
     assert (first.name, first.open, first.train, first.monitored) == (was.name, was.open, was.train, was.monitored)
     assert first.teacher in ("none", "largest") and first.new_weights == "random" and first.freeze == "none"
-    assert (
-        f"{epochs} epochs are fewer than the {len(stages)} stages of {recipe}: the first {kept + 1} are merged" in caplog.text
-    )
+    assert f"{recipe} has {len(stages)} stages, more than epochs, {epochs}: the first {kept + 1} are merged" in caplog.text
 
 
 def test_a_schedule_needs_a_stage() -> None:
