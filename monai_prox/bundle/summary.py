@@ -9,8 +9,6 @@ from typing import Any
 from monai_prox.bundle.component import ProX
 from monai_prox.core import cost
 from monai_prox.core.distributed import rank, world_size
-from monai_prox.data.data_list import case_of
-from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.plans import TrainingPlan
 from monai_prox.report import count
 
@@ -28,17 +26,13 @@ def log_plan(plan: TrainingPlan, prox: ProX, training: Data, validation: Data, *
         training: items {"image": ..., ...} of the training dataset.
         validation: items of the validation dataset.
         cache_rate: part of the items that MONAI's CacheDataset keeps.
-
-    Raises:
-        ProXError: an item of a segmentation is no case.
     """
     if rank() > 0:
         return
     family, logger = prox.supernet.family, logging.getLogger(__name__)
-    if isinstance(plan, Plan):
-        both = {case_of(item).image.resolve() for item in training} & {case_of(item).image.resolve() for item in validation}
-        if both and len(training) > 1:
-            logger.warning(f"{len(both)} cases are trained on and validated on, such as {min(both)}; the scores are too high")
+    files = [{item["image"] for item in items if isinstance(item.get("image"), str)} for items in (training, validation)]
+    if (both := files[0] & files[1]) and len(training) > 1:
+        logger.warning(f"{len(both)} cases are trained on and validated on, such as {min(both)}; their scores are too high")
     largest = family.space.largest()
     member_cost, size = cost.member_cost(family, largest, plan.patch_size), " x ".join(map(str, plan.patch_size))
     features = ", ".join(f"{value:g}" for value in largest["width"])
