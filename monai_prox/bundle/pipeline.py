@@ -34,6 +34,7 @@ from monai_prox.bundle.handlers import MemberValidationHandler, ProXExpansionHan
 from monai_prox.core.distributed import rank
 from monai_prox.data.pipeline_plan import PipelinePlan, size_of
 from monai_prox.errors import ProXError
+from monai_prox.families.from_network import check_made_with
 from monai_prox.families.monai_arguments import FEATURES, class_named
 from monai_prox.log_lines import schedule_lines
 from monai_prox.training.calibrate import keeps_statistics
@@ -106,7 +107,7 @@ class ProXPipeline(ProX):
             task=task, network=_plain(network, arguments), size=size_of(size, arguments), outputs=tuple(map(str, outputs))
         )
         family = self.plan.family({"width": None if width is None else tuple(width)})
-        _check_same(network, family.build(family.space.largest(), initialise=False))
+        check_made_with(network, family)
         patches = _Patches(data, seed)
         super().__init__(
             family,
@@ -272,15 +273,6 @@ def _plain(network: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
             raise ProXError(f"{name} of {type(network).__name__} is {value!r:.80}; it must be plain data") from None
     plain: dict[str, Any] = json.loads(json.dumps({"_target_": type(network).__name__, **arguments}))
     return plain
-
-
-def _check_same(network: nn.Module, built: nn.Module) -> None:
-    found, expected = ({name: tuple(t.shape) for name, t in of.state_dict().items()} for of in (network, built))
-    if other := sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)):
-        raise ProXError(
-            f"the network was not made with these arguments: {other[0]} is {found.get(other[0])}, with the arguments it is "
-            f"{expected.get(other[0])}; prox#arguments has to have all that network_def has"
-        )
 
 
 def _kept(handlers: Iterable[Any]) -> list[Any]:

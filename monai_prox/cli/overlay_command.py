@@ -28,7 +28,8 @@ def overlay(
         str | None, typer.Option(help="Fractions of the network's features, such as 0.25,0.5,1. By default they are quarters.")
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="The recipe: prox, sandwich, progressive_shrinking.", autocompletion=one_of(RECIPES))
+        str,
+        typer.Option(help="prox, prox_paper, progressive_shrinking or sandwich.", autocompletion=one_of(RECIPES)),
     ] = "prox",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file to write. By default it is configs/prox.json of the bundle.")

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from monai_prox.data.decathlon import Case, DecathlonTask, named_channels, open_header
-from monai_prox.data.plan_settings import numbered
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json
 
@@ -37,7 +36,7 @@ def described_task(
     Raises:
         ProXError: the list is empty, an item is something else, a file is missing, or labels are no whole numbers from 0 on.
     """
-    cases = tuple(map(case_of, data))
+    cases = tuple(map(_case, data))
     if not cases:
         raise ProXError(f"the data of {name} have no cases; give a list of image and label files")
     found = _dataset(cases)
@@ -58,6 +57,19 @@ def described_task(
     )
 
 
+def numbered(what: str, count: int) -> tuple[str, ...]:
+    """Names of what nobody has named.
+
+    Args:
+        what: what it is.
+        count: how many there are.
+
+    >>> numbered("channel", 2)
+    ('channel 0', 'channel 1')
+    """
+    return tuple(f"{what} {number}" for number in range(count))
+
+
 def _names(what: str, given: Any, least: int) -> tuple[str, ...]:
     plain = isinstance(given, (list, tuple)) and all(isinstance(name, str) for name in given)
     if not plain or not least <= len(given) == len({*given}):
@@ -65,15 +77,7 @@ def _names(what: str, given: Any, least: int) -> tuple[str, ...]:
     return tuple(given)
 
 
-def case_of(item: Any) -> Case:
-    """A case of a list.
-
-    Args:
-        item: {"image": file, "label": file}.
-
-    Raises:
-        ProXError: it is something else, or a file is missing.
-    """
+def _case(item: Any) -> Case:
     files = [item.get(key) for key in KEYS] if isinstance(item, Mapping) else []
     if len(files) != len(KEYS) or not all(isinstance(file, (str, Path)) for file in files):
         raise ProXError(f"a case of the data is {item!r:.160}; it must have the files {' and '.join(KEYS)}, one each")

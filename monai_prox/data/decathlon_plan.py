@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from monai_prox.data.data_list import numbered
 from monai_prox.data.decathlon import Case, DecathlonTask, geometry_of, open_header
-from monai_prox.data.plan_settings import ORIENTATION, PREDICTION, check_settings, numbered
+from monai_prox.data.plan_settings import ORIENTATION, PREDICTION, check_settings
 from monai_prox.data.topology import ANISOTROPIC, SMALLEST_FEATURE_MAP, plan_architecture, plan_topology, target_spacing
 from monai_prox.errors import ProXError
 from monai_prox.families.architecture import DEPTH_KEY

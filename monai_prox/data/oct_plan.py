@@ -8,10 +8,10 @@ from math import prod
 from typing import Any, ClassVar
 
 from monai_prox.data.oct import OctScans
+from monai_prox.data.plan_settings import plan_of_kind
 from monai_prox.errors import ProXError
 from monai_prox.families.mobilenet import MobileNetFamily
 from monai_prox.families.mobilenet_choices import MobileNetChoices
-from monai_prox.typed import typed
 
 FORMAT = 1
 
@@ -74,10 +74,7 @@ class OctPlan:
         Raises:
             ProXError: ``data`` is something else.
         """
-        problem = f"not a plan for classification of format {FORMAT}"
-        if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("kind") != cls.kind:
-            raise ProXError(f"{problem}: {data!r:.160}")
-        return typed(cls, {key: value for key, value in data.items() if key not in ("format", "kind")}, problem)
+        return plan_of_kind(cls, cls.kind, FORMAT, data)
 
     def family(self, space: Any = None, *, open: Mapping[str, int] | None = None) -> MobileNetFamily:
         """The family of the plan's network.

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from monai_prox.data.plan_settings import plan_of_kind
 from monai_prox.errors import ProXError
 from monai_prox.families.monai_arguments import voxels_of
 from monai_prox.families.monai_choices import MONAIChoices
 from monai_prox.families.monai_networks import MONAIFamily
-from monai_prox.typed import typed
 
 FORMAT = 1
 
@@ -94,10 +94,7 @@ class PipelinePlan:
         Raises:
             ProXError: ``data`` is something else.
         """
-        problem = f"not a plan of a pipeline of format {FORMAT}"
-        if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("kind") != cls.kind:
-            raise ProXError(f"{problem}: {data!r:.160}")
-        return typed(cls, {key: value for key, value in data.items() if key not in ("format", "kind")}, problem)
+        return plan_of_kind(cls, cls.kind, FORMAT, data)
 
 
 def size_of(size: Any, arguments: Mapping[str, Any]) -> tuple[int, ...]:

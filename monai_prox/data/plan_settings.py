@@ -1,13 +1,15 @@
-"""Settings of a plan that a user may give, also for a network that is trained already."""
+"""What plans share: the settings that a user may give, also for a network that is trained already, and their JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 from monai_prox.errors import ProXError
+from monai_prox.typed import typed
 
+P = TypeVar("P")
 ORIENTATION = "RAS"
 PREDICTION = ("spacing", "patch_size", "orientation")  # settings that a trained network still takes
 
@@ -36,14 +38,19 @@ def check_settings(*, spacing: Any = None, patch_size: Any = None, orientation: 
         raise ProXError(f"orientation is {orientation!r}; allowed: {ORIENTATION}, or None for images as stored")
 
 
-def numbered(what: str, count: int) -> tuple[str, ...]:
-    """Names of what nobody has named.
+def plan_of_kind(cls: type[P], kind: str, format: int, data: Any) -> P:
+    """A plan from its JSON, which names its kind.
 
     Args:
-        what: what it is.
-        count: how many there are.
+        cls: the class of the plan.
+        kind: the kind, such as "classification".
+        format: the format that is read.
+        data: what the plan's ``to_json`` returned.
 
-    >>> numbered("channel", 2)
-    ('channel 0', 'channel 1')
+    Raises:
+        ProXError: ``data`` is something else.
     """
-    return tuple(f"{what} {number}" for number in range(count))
+    problem = f"not a plan for {kind} of format {format}"
+    if not isinstance(data, dict) or data.get("format") != format or data.get("kind") != kind:
+        raise ProXError(f"{problem}: {data!r:.160}")
+    return typed(cls, {key: value for key, value in data.items() if key not in ("format", "kind")}, problem)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from monai_prox.core.supernet import SuperNet
@@ -36,14 +37,28 @@ def supernet_of(
     """
     known = _kept(network) | arguments
     family = MONAIFamily({TARGET: type(network).__name__, **known}, size=size, choices=choices)
-    made = family.build(family.space.largest(), initialise=False)
-    if repr(made) != repr(network):
-        others = [name for name in inspect.signature(type(network)).parameters if name not in arguments]
-        raise ProXError(
-            f"{type(network).__name__} was made with other arguments than {known!r:.300}; give those that it was made with, "
-            f"of {', '.join(others)}"
-        )
+    check_made_with(network, family)
     return SuperNet(family, network)
+
+
+def check_made_with(network: nn.Module, family: MONAIFamily) -> None:
+    """Checks that a network is the largest of a family, with the same layers and their settings.
+
+    Args:
+        network: the network.
+        family: the family, made of the arguments that the network is said to be made with.
+
+    Raises:
+        ProXError: other arguments made the network.
+    """
+    with torch.device("meta"):
+        made = family.build(family.space.largest(), initialise=False)
+    if repr(made) != repr(network):  # has shapes and settings without weights, such as that of dropout
+        given = {name: value for name, value in family.architecture_of(family.space.largest()).items() if name != TARGET}
+        raise ProXError(
+            f"{type(network).__name__} was made with other arguments than {given!r:.300}; give all that it was made with, "
+            f"of {', '.join(inspect.signature(type(network)).parameters)}"
+        )
 
 
 def _kept(network: nn.Module) -> dict[str, Any]:
