@@ -13,8 +13,10 @@ from .core.space import Subnet as Subnet
 from .core.supernet import SuperNet as SuperNet
 from .data.data_list import described_task as described_task
 from .data.decathlon import find_task as find_task
-from .data.decathlon import image_files as image_files
 from .data.decathlon_plan import make_plan as make_plan
+from .data.image_files import common_folder as common_folder
+from .data.image_files import image_files as image_files
+from .data.oct import described_scans as described_scans
 from .data.oct import read_scans as read_scans
 from .data.oct import scan_files as scan_files
 from .data.oct_plan import plan_scans as plan_scans

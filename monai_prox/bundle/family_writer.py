@@ -15,6 +15,7 @@ from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.core.distributed import rank
 from monai_prox.core.network import predicting
 from monai_prox.data.decathlon import Case
+from monai_prox.data.image_files import image_names
 from monai_prox.data.oct import Scan
 from monai_prox.data.plans import TrainingPlan
 from monai_prox.files import make_folder
@@ -42,7 +43,8 @@ class FamilyWriter:
         output_dir: folder of the plot.
         measure: name of the validator's key metric.
         calibrated: extracts members if norms keep statistics. None means the supernet itself.
-        metadata: the bundle's metadata.json, which is made to fit the task. None means that it stays as it is.
+        metadata: the bundle's metadata.json. It is made to fit the task if ``ckpt_dir`` is a folder of the bundle: models that
+            are written elsewhere leave the bundle as it is. None means that there is no such file.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class FamilyWriter:
         metadata: str | None = None,
     ) -> None:
         self.plan, self.recipe, self.validation = plan, recipe, validation
-        self.cases = [_name(case) for case in cases]
+        self.cases = _names(cases)
         self.metadata = None if metadata is None else Path(metadata)
         self.measure, self.calibrated = measure, calibrated
         self.ckpt_dir, self.output_dir = Path(ckpt_dir), Path(output_dir)
@@ -99,7 +101,7 @@ class FamilyWriter:
             recipe=self.recipe,
             epochs=engine.schedule.epochs,
             validated_epoch=history[-1]["epoch"] + 1,
-            validation_cases=tuple(self.cases),
+            validation_cases=self.cases,
             measure=self.measure,
             labels=self.plan.values,
             regions=self.validation.regions,
@@ -120,14 +122,18 @@ class FamilyWriter:
             tensors[STATISTICS] = {str(subnet): statistics_of(extract(subnet)) for subnet in named}
         for name, state in tensors.items():
             write_tensors(state, self.ckpt_dir / name)
-        if self.metadata is not None:
+        if self.metadata is not None and self.ckpt_dir.resolve().parent == self.metadata.resolve().parents[1]:
             fit_metadata(self.metadata, self.plan)
         verdicts = verdicts_of(comparisons)
         path, measure = self.output_dir / "prox_progress.png", self.measure
         plot_progress(progress, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", verdicts=verdicts)
 
 
-def _name(case: Case | Scan | Mapping[str, Any] | str) -> str:
-    if isinstance(case, Mapping):
-        return Path(str(case.get(CommonKeys.IMAGE))).name
-    return case if isinstance(case, str) else case.name
+def _names(cases: Sequence[Case | Scan | Mapping[str, Any] | str]) -> tuple[str, ...]:
+    """Names of cases: those of their files, or what they are called if they are none."""
+    scans = [case.name for case in cases if isinstance(case, Scan)]
+    if scans:
+        return tuple(scans)
+    images = [case.get(CommonKeys.IMAGE) if isinstance(case, Mapping) else getattr(case, "image", case) for case in cases]
+    files = [Path(image) for image in images if isinstance(image, (str, Path))]
+    return image_names(files) if len(files) == len(images) else tuple(Path(str(image)).name for image in images)

@@ -134,7 +134,8 @@ class ProXExpansionHandler:
                     f"the checkpoint was trained on images as stored, this configuration turns them to {orientation}; continue "
                     "with --plan#orientation '$None', or start anew"
                 )
-        meanings = {"space": "search space", "stages": "recipe", "epochs": "number of epochs", "plan": "plan"}
+        # The stages of few epochs are merged, so the number of epochs comes first
+        meanings = {"space": "search space", "epochs": "number of epochs", "stages": "recipe", "plan": "plan"}
         for key, meaning in meanings.items():
             if saved.get(key) != origin[key]:
                 raise ProXError(

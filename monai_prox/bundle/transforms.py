@@ -76,8 +76,8 @@ class CheckCased(MapTransform):  # type: ignore[misc]
         wrong = [value for value in values if value not in range(self.labels)]
         if wrong:
             raise ProXError(
-                f"{name_of(label)} has the labels {', '.join(f'{value:g}' for value in wrong[:5])}, which dataset.json does "
-                f"not declare; declared are 0 to {self.labels - 1}"
+                f"{name_of(label)} has the labels {', '.join(f'{value:g}' for value in wrong[:5])}, which are not "
+                f"declared; declared are 0 to {self.labels - 1}"
             )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from monai_prox.data.decathlon import Case, DecathlonTask, named_channels, open_header
+from monai_prox.data.decathlon import Case, DecathlonTask, channel_count, named_channels, open_header
+from monai_prox.data.image_files import files_of, listed
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json
 
-KEYS = ("image", "label")
+DATASET = "dataset.json"
 MOST_LABELS = 1000
 
 
@@ -21,39 +23,52 @@ def described_task(
     name: str,
     channels: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
+    validation: Sequence[Mapping[str, Any]] = (),
 ) -> DecathlonTask:
     """The task that a list of cases is.
 
-    Names of channels and labels are those that are given, else those of a Decathlon task's dataset.json beside the folders of
-    all files. If there is neither, channels are counted in the first image and labels in all label images.
+    Names of channels and labels are those that are given, else those of the dataset.json beside the folders of all files, of a
+    Decathlon task or of nnU-Net. If there is neither, channels are counted in the first image and labels in all label images.
 
     Args:
         data: {"image": file, "label": file} for each case.
         name: name of the task. That of a Decathlon task is its folder's.
         channels: names. "CT" means Hounsfield units.
         labels: names, the background first.
+        validation: cases that are not of the task, but are checked, too.
 
     Raises:
-        ProXError: the list is empty, an item is something else, a file is missing, or labels are no whole numbers from 0 on.
+        ProXError: a list is empty or no list, an item is something else, a file is missing, or labels are no whole numbers from
+            0 on.
     """
-    cases = tuple(map(_case, data))
-    if not cases:
-        raise ProXError(f"the data of {name} have no cases; give a list of image and label files")
-    found = _dataset(cases)
-    named = bool(found) or None not in (channels, labels)
-    if found:
-        of_channels, of_labels = named_channels(found, cases[0].image.absolute().parents[1] / "dataset.json")
+    cases = _cases(data, f"the data of {name}")
+    if not isinstance(validation, tuple):
+        _cases(validation, f"the validation data of {name}")
+    found = _described(cases) if channels is None or labels is None else None
+    first = cases[0].image
+    if channels is not None:
+        of_channels, source = _names("channels", channels, 1), "--channels"
+    elif found:
+        of_channels, source = found.channels, ""
     else:
-        of_channels = numbered("channel", _channel_count(cases[0]))
-        of_labels = ("background", *numbered("label", 1 + _highest_label(cases))[1:]) if labels is None else ()
+        of_channels, source = numbered("channel", channel_count(open_header(first), first)), f"the first image, {first.name},"
+    if labels is not None:
+        of_labels = _names("labels", labels, 2)
+    elif found and found.labels:
+        of_labels = found.labels
+    elif found:
+        raise ProXError(f"dataset.json of {found.name} has regions or an ignore label, which bundles do not train; give labels")
+    else:
+        of_labels = ("background", *numbered("label", 1 + _highest_label(cases))[1:])
     return DecathlonTask(
-        cases[0].image.parent,
-        cases[0].image.absolute().parents[1].name if found else name,
-        of_channels if channels is None else _names("channels", channels, 1),
-        of_labels if labels is None else _names("labels", labels, 2),
+        first.parent,
+        found.name if found else name,
+        of_channels,
+        of_labels,
         cases,
-        str(found.get("licence") or found.get("license") or ""),
-        named=named,
+        found.licence if found else "",
+        named=bool(found) or None not in (channels, labels),
+        source=source,
     )
 
 
@@ -77,27 +92,49 @@ def _names(what: str, given: Any, least: int) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _case(item: Any) -> Case:
-    files = [item.get(key) for key in KEYS] if isinstance(item, Mapping) else []
-    if len(files) != len(KEYS) or not all(isinstance(file, (str, Path)) for file in files):
-        raise ProXError(f"a case of the data is {item!r:.160}; it must have the files {' and '.join(KEYS)}, one each")
-    image, label = map(Path, files)  # type: ignore[arg-type]
-    if missing := [str(path) for path in (image, label) if not path.is_file()]:
-        raise ProXError(f"there is no file {missing[0]}, which the data list")
-    return Case(image, label)
+def _cases(data: Any, what: str) -> tuple[Case, ...]:
+    return tuple(Case(*files_of(item, ("image", "label"))) for item in listed(data, what))
 
 
-def _dataset(cases: Sequence[Case]) -> Mapping[str, Any]:
-    """The content of the dataset.json of a Decathlon task that has all cases, or nothing."""
-    (folder, *others) = {path.absolute().parent.parent for case in cases for path in (case.image, case.label)}
-    path = folder / "dataset.json"
-    data = read_json(path) if not others and path.is_file() else None
-    return data if isinstance(data, Mapping) and {"modality", "labels"} <= data.keys() else {}
+class _Found(NamedTuple):
+    """What a dataset.json says. No labels mean that they are no plain list."""
+
+    channels: tuple[str, ...]
+    labels: tuple[str, ...]
+    name: str
+    licence: str
 
 
-def _channel_count(case: Case) -> int:
-    shape = open_header(case.image).shape
-    return int(shape[3]) if len(shape) == 4 else 1
+def _described(cases: Sequence[Case]) -> _Found | None:
+    """What the dataset.json files beside the folders of all cases say, if they all name the same channels and labels."""
+    folders = sorted({path.absolute().parent.parent for case in cases for path in (case.image, case.label)})
+    found = [_read(folder / DATASET) for folder in folders]
+    if found[0] and all(other and other[:2] == found[0][:2] for other in found):
+        return found[0]
+    if there := [str(folder / DATASET) for folder in folders if (folder / DATASET).is_file()]:
+        logging.getLogger(__name__).warning(
+            f"{', '.join(there[:2])}: no names of the channels and labels of all cases, so these are counted; --channels and "
+            "--labels name them"
+        )
+    return None
+
+
+def _read(path: Path) -> _Found | None:
+    """The names in a dataset.json of the Decathlon or of nnU-Net, if there is one and it has names."""
+    try:
+        data = read_json(path)
+    except ProXError:
+        return None
+    if isinstance(data, Mapping) and "channel_names" in data and isinstance(data.get("labels"), Mapping):
+        of, values = data["labels"], list(data["labels"].values())
+        plain = "ignore" not in of and all(type(value) is int for value in values)
+        numbers = {str(value): name for name, value in of.items()} if plain else {"0": "", "1": ""}
+        channels, labels = named_channels({"modality": data["channel_names"], "labels": numbers}, path)
+        return _Found(channels, labels if plain else (), path.parent.name, str(data.get("licence") or ""))
+    if not isinstance(data, Mapping) or not {"modality", "labels"} <= data.keys():
+        return None
+    licence = str(data.get("licence") or data.get("license") or "")
+    return _Found(*named_channels(data, path), path.parent.name, licence)
 
 
 def _highest_label(cases: Sequence[Case]) -> int:

@@ -25,7 +25,6 @@ from monai_prox.runtime.nifti_images import directions, opened
 
 SOURCE = "http://medicaldecathlon.com"
 PARTS = ("dataset.json", "imagesTr", "labelsTr")
-IMAGES = "*.nii.gz"
 SAME_DIRECTION = 1e-2  # cosines
 
 
@@ -71,6 +70,7 @@ class DecathlonTask:
         cases: the labelled cases.
         licence: licence of the data, or "".
         named: whether somebody has named the channels and labels. If not, they are numbered.
+        source: what says how many channels there are, in words. "" means dataset.json.
     """
 
     folder: Path
@@ -80,6 +80,7 @@ class DecathlonTask:
     cases: tuple[Case, ...]
     licence: str = ""
     named: bool = True
+    source: str = ""
 
     @classmethod
     def read(cls, folder: Path | str) -> DecathlonTask:
@@ -131,12 +132,11 @@ class DecathlonTask:
             ProXError: a file cannot be read, or the headers contradict dataset.json or each other.
         """
         image, label = open_header(case.image), open_header(case.label)
-        shape = image.shape
-        channels = shape[3] if len(shape) == 4 else 1
-        if len(shape) not in (3, 4) or channels != len(self.channels):
+        shape, channels = image.shape, channel_count(image, case.image)
+        if channels != len(self.channels):
             raise ProXError(
-                f"{case.image} has the shape {shape}, so {channels} channels; dataset.json of {self.name} names "
-                f"{len(self.channels)}: {', '.join(self.channels)}"
+                f"{case.image} has the shape {shape}, so {channels} channels; {self.source or f'dataset.json of {self.name}'} "
+                f"has {len(self.channels)}: {', '.join(self.channels)}"
             )
         if label.shape not in (shape[:3], (*shape[:3], 1)):
             raise ProXError(f"{case.label} has the shape {label.shape}, its image {case.image.name} {shape[:3]}")
@@ -229,31 +229,6 @@ def download(task: str, folder: Path) -> Path:
     return folder / task
 
 
-def image_files(folder: Path | str) -> list[str]:
-    """The images to predict, sorted.
-
-    Args:
-        folder: a task, whose imagesTs are taken, or its imagesTr if there are none; or a folder of images.
-
-    Returns:
-        Paths of NIfTI files.
-
-    Raises:
-        ProXError: there are no images.
-
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / "case.nii.gz").touch()
-    >>> [Path(file).name for file in image_files(folder)]
-    ['case.nii.gz']
-    """
-    for place in (Path(folder, "imagesTs"), Path(folder, "imagesTr"), Path(folder)):
-        files = sorted(str(path) for path in place.glob(IMAGES) if not path.name.startswith("."))
-        if files:
-            return files
-    raise ProXError(f"there is no image ({IMAGES}) in {folder}, its imagesTs or its imagesTr")
-
-
 def named_channels(data: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of channels and labels.
 
@@ -315,6 +290,21 @@ def geometry_of(image: Any, orientation: str | None) -> Geometry:
         turned = ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation))
         axes = turned[:, 0].argsort().tolist()
     return Geometry(tuple(image.shape[axis] for axis in axes), tuple(float(spacing[axis]) for axis in axes))
+
+
+def channel_count(image: Any, path: Path) -> int:
+    """The number of an image's channels.
+
+    Args:
+        image: what ``open_header`` returned, (x, y, z) or (x, y, z, channel).
+        path: file of the image.
+
+    Raises:
+        ProXError: it has other axes.
+    """
+    if len(image.shape) not in (3, 4):
+        raise ProXError(f"{path} has the shape {image.shape}; an image has three axes, and a fourth if it has channels")
+    return int(image.shape[3]) if len(image.shape) == 4 else 1
 
 
 def open_header(path: Path) -> Any:

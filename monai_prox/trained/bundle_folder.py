@@ -16,6 +16,7 @@ from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import Member, SuperNet, WeightTransforms, without_weights
 from monai_prox.data.decathlon import Case, DecathlonTask
 from monai_prox.data.decathlon_plan import Plan
+from monai_prox.data.image_files import is_called
 from monai_prox.data.plans import read_plan
 from monai_prox.errors import ProXError, refusing
 from monai_prox.files import read_json
@@ -142,12 +143,12 @@ class TrainedBundle:
         Raises:
             ProXError: the task does not have all of them.
         """
-        cases = {case.image.name: case for case in task.cases}
         names = self.held_out()
-        missing = [name for name in names if name not in cases]
+        found = [[case for case in task.cases if is_called(case.image, name)] for name in names]
+        missing = [name for name, cases in zip(names, found, strict=True) if len(cases) != 1]
         if missing:
             raise ProXError(f"{task.name} lacks {len(missing)} cases that the training held out, the first is {missing[0]}")
-        return [cases[name] for name in names]
+        return [case for (case,) in found]
 
     def held_out(self) -> tuple[str, ...]:
         """Names of the cases that the training held out.

@@ -119,14 +119,14 @@ def test_a_label_has_one_channel() -> None:
 def test_labels_that_are_not_declared_are_listed(values: tuple[float, ...], listed: str) -> None:
     label = torch.zeros(1, *SHAPE)
     label.view(-1)[: len(values)] = torch.tensor(values)
-    message = f"labelsTr/a.nii.gz has the labels {listed}, which dataset.json does not declare; declared are 0 to 2"
+    message = f"labelsTr/a.nii.gz has the labels {listed}, which are not declared; declared are 0 to 2"
     refused(message, case(label=label))
 
 
 def test_keys_can_be_others() -> None:
     data = {"ct": case()["image"], "seg": case(label=torch.full((1, *SHAPE), 7))["label"], "image": None}
     check = CheckCased(channels=2, labels=3, image_key="ct", label_key="seg")
-    message = "labelsTr/a.nii.gz has the labels 7, which dataset.json does not declare; declared are 0 to 2"
+    message = "labelsTr/a.nii.gz has the labels 7, which are not declared; declared are 0 to 2"
     refused(message, data, check)
 
 

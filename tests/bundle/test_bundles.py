@@ -489,6 +489,13 @@ def test_lists_of_files_are_all_the_data_that_a_training_needs(hippocampus: Trai
     )
     assert (bundle / "eval" / "largest" / "metrics.csv").is_file()
     assert "Restored all variables" not in said.stdout + said.stderr
+    images = [tmp_path / folder / "image.nii.gz" for folder in ("1", "2")]
+    for image in images:
+        image.parent.mkdir()
+        shutil.copyfile(cases[0]["imagesTr"[:5]], image)
+    listed = arguments({"dataset#data": [{"image": str(image)} for image in images]})
+    monai(["run", "--config_file", "configs/inference.json", *listed], cwd=bundle)
+    assert all((bundle / "eval" / folder / "image_seg.nii.gz").is_file() for folder in ("1", "2"))
 
 
 def test_cases_and_epochs_may_be_overridden_as_applications_do(hippocampus: Trained, tmp_path: Path) -> None:

@@ -349,6 +349,22 @@ def test_a_scan_whose_pixels_are_broken_is_named(tmp_path: Path, trained: Traine
     assert f"{broken} cannot be read as an image" in said.splitlines()[-1]
 
 
+def test_lists_of_scans_are_all_the_data_that_a_training_needs(tmp_path: Path, trained: Trained) -> None:
+    scans = read_scans(trained.scans)
+    lists = [[{"image": str(scan.image), "label": scan.label} for scan in part] for part in (scans.train, scans.val)]
+    given = {"dataset_dir": "nowhere", "train#dataset#data": lists[0], "validate#dataset#data": lists[1]}
+    classes = {"classes": ["a", "b", "c", "d"]}
+    train(trained, tmp_path, **given, **classes, epochs=1)
+    family = json.loads((tmp_path / "models" / "family.json").read_text())
+    assert family["plan"]["classes"] == classes["classes"]
+    assert family["validation_cases"] == [scan.name for scan in scans.val]
+    options = {"ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
+    evaluate(trained, "largest", **given, **options)
+    assert (tmp_path / "eval" / "largest" / "evaluation.json").is_file()
+    wrong = given | {"validate#dataset#data": [lists[1][0] | {"label": "CNV"}]}
+    assert "it must have an image, a file, and a label, one of 0 (CNV)" in train(trained, tmp_path, check=False, **wrong)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="there is no folder roct in the folder that MONAI_PROX_DATA names")
 def test_real_scans_are_trained_and_evaluated_on(tmp_path: Path, trained: Trained) -> None:

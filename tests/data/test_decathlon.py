@@ -18,7 +18,8 @@ from helpers.refusals import refused
 from monai.apps import DecathlonDataset
 from monai.transforms import LoadImage
 
-from monai_prox.data.decathlon import Case, DecathlonTask, Geometry, check_tree, download, find_task, image_files
+from monai_prox.data.decathlon import Case, DecathlonTask, Geometry, check_tree, download, find_task
+from monai_prox.data.image_files import image_files
 from monai_prox.data.phantom import TASK_NAME, write_phantom_task
 
 SHAPE = (6, 5, 4)
@@ -246,8 +247,8 @@ def test_channels_are_not_part_of_the_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "modality", "message"),
     [
-        ((*SHAPE, 2), {"0": "MRI"}, "has the shape (6, 5, 4, 2), so 2 channels; dataset.json of Task42_Toy names 1: MRI"),
-        (SHAPE, {"0": "T1", "1": "T2"}, "has the shape (6, 5, 4), so 1 channels; dataset.json of Task42_Toy names 2: T1, T2"),
+        ((*SHAPE, 2), {"0": "MRI"}, "has the shape (6, 5, 4, 2), so 2 channels; dataset.json of Task42_Toy has 1: MRI"),
+        (SHAPE, {"0": "T1", "1": "T2"}, "has the shape (6, 5, 4), so 1 channels; dataset.json of Task42_Toy has 2: T1, T2"),
         (SHAPE[:2], {"0": "MRI"}, "has the shape (6, 5)"),
         ((*SHAPE, 1, 2), {"0": "MRI"}, "has the shape (6, 5, 4, 1, 2)"),
     ],
