@@ -88,4 +88,4 @@ def own(name: str, **arguments: Any) -> dict[str, Any]:
 
 def output_name(images: str) -> Mapping[str, Any]:
     """The function for the name of a mask: that of its image, of nnU-Net's ``images`` without the first channel's number."""
-    return own("mask_name", _mode_="callable", channel="_0000" if images.startswith("*_0000") else "")
+    return own("MaskName", channel="_0000" if images.startswith("*_0000") else "")

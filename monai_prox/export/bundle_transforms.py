@@ -21,13 +21,28 @@ from nibabel.orientations import io_orientation, ornt_transform
 from torch import Tensor
 
 
-def mask_name(meta: Mapping[str, Any], _: Any, *, channel: str) -> dict[str, Any]:
-    """The name of the mask of an image of this ``meta``, for SaveImage: the image's, without ``channel``, the channel's number.
+class MaskName:
+    """The name of the mask of an image, for SaveImage: the image's, without ``channel``, the channel's number.
 
     It ends in .nii.gz, because MONAI takes off whatever follows the last dot of a name.
+
+    Args:
+        channel: what ends the names of images.
+
+    Raises:
+        ValueError: another image has had this name, so that one mask would replace the other.
     """
-    stem = Path(meta["filename_or_obj"]).name.removesuffix(".gz").removesuffix(".nii").removesuffix(channel)
-    return {"subject": f"{stem}.nii.gz", "idx": None}
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        self._named: dict[str, Path] = {}
+
+    def __call__(self, meta: Mapping[str, Any], _: Any = None) -> dict[str, Any]:
+        image = Path(meta["filename_or_obj"])
+        stem = image.name.removesuffix(".gz").removesuffix(".nii").removesuffix(self.channel)
+        if (first := self._named.setdefault(stem, image)) != image:
+            raise ValueError(f"{first} and {image} would both have the mask {stem}.nii.gz; give them other names")
+        return {"subject": f"{stem}.nii.gz", "idx": None}
 
 
 class SformReader(NibabelReader):  # type: ignore[misc]

@@ -71,8 +71,8 @@ def write_pipeline(source: TrainedPipeline, which: str, output: Path, *, overwri
 
 def _copy(root: Path, folder: Path) -> None:
     """A bundle without its models, results and overlay."""
-    packages = (path.parent.name for path in root.glob("*/__init__.py"))
-    for part in sorted({*FOLDERS, *packages}):
+    code = (path.parent.name for path in root.glob("*/*.py"))
+    for part in sorted({*FOLDERS, *code}):
         for path in sorted((root / part).rglob("*")):
             relative = check_inside(path, root).relative_to(root)
             if path.is_file() and path.name != OVERLAY and "__pycache__" not in relative.parts:

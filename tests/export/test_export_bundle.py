@@ -6,7 +6,6 @@ import json
 import pickle
 import re
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from monai_prox.cli.app import app
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.bundle_entries import output_name
-from monai_prox.export.bundle_transforms import ChannelsReader, NNUNetInferer, SformReader, mask_name
+from monai_prox.export.bundle_transforms import ChannelsReader, MaskName, NNUNetInferer, SformReader
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.prediction import Prediction
 from monai_prox.families.architecture import build_network
@@ -389,9 +388,12 @@ def test_names_and_folders_are_taken_as_they_are(bare: Path, tmp_path: Path) -> 
 def test_only_nnunets_names_have_the_number_of_a_channel(images: str, names: list[str]) -> None:
     """To MONAI's families case_0000 and case are two cases."""
     arguments = {key: value for key, value in output_name(images).items() if not key.startswith("_")}
-    named = partial(mask_name, **arguments)
+    named = MaskName(**arguments)
     for image, name in zip(["1.2_0000", "a_0001_0000"], names, strict=True):
-        assert named({"filename_or_obj": f"/a folder/{image}.nii.gz"}, None) == {"subject": f"{name}.nii.gz", "idx": None}
+        for _ in range(2):
+            assert named({"filename_or_obj": f"/a folder/{image}.nii.gz"}, None) == {"subject": f"{name}.nii.gz", "idx": None}
+        with pytest.raises(ValueError, match=f"/a folder/{image}.nii.gz and /another/{image}.nii would both have the mask"):
+            named({"filename_or_obj": f"/another/{image}.nii"}, None)
 
 
 # ---------------------------------------------------------------------- what is written
