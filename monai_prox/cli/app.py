@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from monai_prox.cli.adopt_command import adopt
 from monai_prox.cli.demo_command import demo
 from monai_prox.cli.doctor_command import doctor, trainers
 from monai_prox.cli.export_command import export
@@ -34,6 +35,7 @@ app = typer.Typer(
 for command, line in (
     (demo, "demo --quick"),
     (plan, "plan 4 -c 3d_fullres --space paper --recipe prox_paper"),
+    (adopt, "adopt -d 4 -tr nnUNetTrainer"),
     (overlay, "overlay spleen_ct_segmentation"),
     (export, "export -d 4 --subnet smallest"),
     (predict, "predict smallest.onnx -i IMAGES -o SEGMENTATIONS"),

@@ -55,7 +55,7 @@ def plan(
 
     The plan asks for a search space and a recipe by an entry `prox` in its configuration, which --write puts there.
     """
-    asked = {"space": None if space is None else _space(space), "recipe": recipe, "monitor": monitor}
+    asked = {"space": None if space is None else space_of(space), "recipe": recipe, "monitor": monitor}
     asked = {key: value for key, value in asked.items() if value is not None}
     if write and not asked:
         raise ProXError("--write has nothing to write; give --space, --recipe, --monitor or --no-monitor")
@@ -72,7 +72,7 @@ def plan(
     say("", f"Train: {shlex.join(train)}")
 
 
-def _space(text: str) -> Any:
+def space_of(text: str) -> Any:
     """The space as it stands in a plan: a name, or an object of a JSON text or file."""
     from monai_prox.files import parse_json, read_json
 

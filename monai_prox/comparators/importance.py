@@ -7,6 +7,7 @@ network's graph, so sorting does not change the network's function.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -126,3 +127,20 @@ def sort_channels_of(supernet: SuperNet, trained: SearchSpace | None) -> dict[nn
     """
     narrower = [] if trained is None else narrower_members(supernet, trained)
     return sort_channels(supernet.network, *shallower_members(supernet), narrower=narrower)
+
+
+def sort_channels_if_possible(supernet: SuperNet, trained: SearchSpace | None) -> dict[nn.Parameter, Permutations]:
+    """As ``sort_channels_of``, but channels that cannot be sorted keep their order, and a line in the log says why.
+
+    Args:
+        supernet: the supernet.
+        trained: the search space of the members whose functions have to stay the same, or None.
+
+    Returns:
+        The permutations, see ``sort_channels``.
+    """
+    try:
+        return sort_channels_of(supernet, trained)
+    except ProXError as error:
+        logging.getLogger(__name__).warning(f"channels keep their order: {error}")
+        return {}

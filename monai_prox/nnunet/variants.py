@@ -1,16 +1,21 @@
 """ProXTrainer with other lengths and other recipes, in nnU-Net's manner: subclasses that set attributes."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
+from monai_prox.errors import ProXError
 from monai_prox.families.unet_choices import PAPER_CHOICES
+from monai_prox.nnunet.adoption import read_start
 from monai_prox.nnunet.trainer import ProXTrainer
+from monai_prox.tensor_file import check_weights
 
 __all__ = [  # what nnU-Net finds
     "ProXTrainer",
     "ProXTrainerAdam",
+    "ProXTrainerAdopt",
     "ProXTrainerDemo",
     "ProXTrainerDemoQuick",
     "ProXTrainerPaper",
@@ -56,6 +61,32 @@ class ProgressiveShrinkingTrainer(ProXTrainer):
     """Once-for-all's training, to compare with."""
 
     recipe = "progressive_shrinking"
+
+
+class ProXTrainerAdopt(ProXTrainer):
+    """Makes a family of a trained network, whose weights ``monai-prox adopt`` has written, in a quarter of its epochs."""
+
+    recipe = "adopt"
+    epochs = 250
+    learning_rate = 1e-3
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        self.initial_lr = self.learning_rate
+        return super().configure_optimizers()  # type: ignore[no-any-return]
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.current_epoch > 0:  # the training is continued
+            return
+        if self.engine.pretrained:
+            raise ProXError(
+                f"{type(self).__name__} begins with the weights that monai-prox adopt has written; -pretrained_weights would "
+                "leave the output layers out, so leave it out"
+            )
+        folder, plans, configuration = self.preprocessed_dataset_folder_base, self.plans_manager, self.configuration_name
+        start = read_start(Path(folder), plans.plans_name, configuration, self.fold, self.do_split()[1])
+        check_weights(start, self.supernet.network, "the weights that monai-prox adopt has written")
+        self.supernet.network.load_state_dict(start)
 
 
 class ProXTrainerAdam(ProXTrainer):

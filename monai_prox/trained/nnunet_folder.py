@@ -167,15 +167,20 @@ class ModelFolder:
             supernet = SuperNet(family, supernet.extract(family.space.largest()))
         return supernet.eval()
 
-    def _unet_family(self, checkpoint: dict[str, Any], closed: dict[str, int] | None = None) -> UNetFamily:
+    @refusing(UNUSABLE)
+    def family_with(self, choices: UNetChoices, open: dict[str, int] | None = None) -> UNetFamily:
+        """The family of the plan's network with these elastic choices."""
         manager, configuration = self._manager, self._manager.get_configuration(self.configuration_name)
         return family_of(
             self.configuration,
             input_channels=determine_num_input_channels(manager, configuration, self.dataset),
             num_classes=manager.get_label_manager(self.dataset).num_segmentation_heads,
-            choices=UNetChoices.from_json(checkpoint["prox"]["choices"]),
-            open=closed,
+            choices=choices,
+            open=open,
         )
+
+    def _unet_family(self, checkpoint: dict[str, Any], closed: dict[str, int] | None = None) -> UNetFamily:
+        return self.family_with(UNetChoices.from_json(checkpoint["prox"]["choices"]), closed)
 
     def _open_family(self, checkpoint: dict[str, Any]) -> UNetFamily:
         """Without what its training has closed."""

@@ -119,6 +119,11 @@ class Engine:
         return self._trial
 
     @property
+    def pretrained(self) -> bool:
+        """Whether weights were loaded into the supernet's network before the first stage opened."""
+        return self._expansion.pretrained
+
+    @property
     def teacher(self) -> Subnet | None:
         """The frozen member that teaches now, or None."""
         return None if self._expansion.teacher is None else self._expansion.teacher.subnet

@@ -18,7 +18,8 @@ from monai_prox.training.guard import Guard
 from monai_prox.training.stage import Schedule, Stage
 from monai_prox.training.teacher import FrozenTeacher
 
-FROZEN = ("previous", "first")  # teachers
+STAYING = ("first", "given")  # teachers
+FROZEN = ("previous", *STAYING)
 
 
 class Expansion:
@@ -48,7 +49,7 @@ class Expansion:
                 raise ProXError(f"the stage {stage.name!r} opens no member, for of its choices some must differ: {space}")
         self._index: int | None = None  # of the stage
         self._epoch: int | None = None  # the last that has begun in this process
-        self._pretrained = False  # weights were loaded before the training: opening a stage does not change them
+        self.pretrained = False  # weights were loaded before the training: opening a stage does not change them
         self.guard = Guard(supernet)
         network: Any = supernet.network
         network.register_load_state_dict_post_hook(_NoticePretrained(self))
@@ -125,13 +126,14 @@ class Expansion:
         stage, former = self.schedule.stages[index], self.schedule.stages[max(index - 1, 0)]
         before = self._spaces[index - 1] if index else None
         old = None if before is None else before.largest()
-        if not stage.teacher == former.teacher == "first":  # that one stays
+        if index == 0 or not (stage.teacher == former.teacher and stage.teacher in STAYING):
             self.teacher = None
-            if stage.teacher in FROZEN and old is not None:
-                self.teacher = FrozenTeacher.extract(self.supernet, old, self.calibrate)
+            taught = self.supernet.family.space.largest() if stage.teacher == "given" else old
+            if stage.teacher in FROZEN and taught is not None:
+                self.teacher = FrozenTeacher.extract(self.supernet, taught, self.calibrate)
         if stage.reorder is not None:
             self.guard.permute(stage.reorder(self.supernet, before))
-        if stage.new_weights == "preserving" and old is not None and not self._pretrained:
+        if stage.new_weights == "preserving" and old is not None and not self.pretrained:
             initialise_preserving(self.supernet, old, self._spaces[index].largest())
         self.guard.opened = self.guard.updates
         self._enter(index)
@@ -155,7 +157,7 @@ class Expansion:
             "updates": self.guard.updates,
             "opened": self.guard.opened,
             "closed": dict(self.closed),
-            "pretrained": self._pretrained,
+            "pretrained": self.pretrained,
             "teacher": self.teacher and self.teacher.state_dict(),
         }
 
@@ -170,7 +172,7 @@ class Expansion:
         """
         if state["stage"] is not None and not 0 <= state["stage"] < len(self.schedule.stages):
             raise ProXError(f"cannot continue: the checkpoint is of stage {state['stage']} of {len(self.schedule.stages)}")
-        self.closed, self._pretrained = dict(state["closed"]), state["pretrained"]
+        self.closed, self.pretrained = dict(state["closed"]), state["pretrained"]
         self.guard.updates, self.guard.opened = state["updates"], state["opened"]
         self._spaces = self._open_spaces()
         self.teacher = self._epoch = self._index = None
@@ -195,7 +197,7 @@ class _NoticePretrained:
     def __call__(self, *_: Any) -> None:
         expansion = None if self._expansion is None else self._expansion()
         if expansion is not None and expansion._index is None:
-            expansion._pretrained = True
+            expansion.pretrained = True
 
     def __reduce__(self) -> tuple[type[_NoticePretrained], tuple[None]]:
         return _NoticePretrained, (None,)

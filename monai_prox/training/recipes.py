@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from monai_prox.comparators.importance import sort_channels_of
+from monai_prox.comparators.importance import sort_channels_if_possible, sort_channels_of
 from monai_prox.comparators.kernel_transform import kernel_transforms_of
 from monai_prox.core.family import Family
 from monai_prox.core.space import SearchSpace
@@ -157,6 +157,38 @@ def prox(space: SearchSpace) -> tuple[Stage, ...]:
     return (*stages, last) if opened else (stages[0],)
 
 
+def adopt(space: SearchSpace) -> tuple[Stage, ...]:
+    """A trained network becomes the largest member of a family, and teaches the others.
+
+    Its channels are put in the order of their importance, where they can be sorted, so that narrower members begin with those
+    that matter most. All members are open from the beginning. The largest has every other step, so that it stays as good as it
+    was. A frozen copy of the given network teaches all of them beside the labels.
+
+    The weights have to be loaded into the supernet's network before the first epoch.
+
+    Args:
+        space: the search space.
+
+    >>> from monai_prox import MobileNetFamily
+    >>> [stage.teacher for stage in adopt(MobileNetFamily(input_channels=1, num_classes=2).space)]
+    ['given']
+    """
+    opened = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
+    everyone: tuple[Role, ...] = ("largest", "random", "largest", "smallest")
+    return (
+        Stage(
+            name="everyone",
+            open=opened,
+            train=(everyone,),
+            teacher="given",
+            distance="kl",
+            warmup=WARMUP,
+            reorder=sort_channels_if_possible,
+            monitored=True,
+        ),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a supernet is trained.
@@ -186,6 +218,7 @@ RECIPES: Mapping[str, Recipe] = {
     "prox_paper": Recipe(stages=prox_paper),
     "progressive_shrinking": Recipe(stages=progressive_shrinking, kernel_transforms=kernel_transforms_of),
     "sandwich": Recipe(stages=sandwich),
+    "adopt": Recipe(stages=adopt),
 }
 
 
@@ -193,7 +226,7 @@ def find_recipe(name: Any) -> Recipe:
     """The recipe of a name.
 
     Args:
-        name: "prox", "prox_paper", "progressive_shrinking" or "sandwich".
+        name: "prox", "prox_paper", "progressive_shrinking", "sandwich" or "adopt".
 
     Raises:
         ProXError: the name is unknown.

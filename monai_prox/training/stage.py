@@ -29,8 +29,9 @@ class Stage:
         train: the members of a training step, in this order. Several members accumulate their gradients. A tuple takes turns
             from step to step, and its turns are shifted by one from epoch to epoch.
         teacher: "none"; "previous", a frozen copy of the largest member of the previous stage; "first", such a copy that stays
-            in all following stages with "first"; or "largest", the largest member of the same step (in-place distillation),
-            which has to be the first of ``train``.
+            in all following stages with "first"; "given", a frozen copy of the whole network as the stage opens, which stays in
+            all following stages with "given"; or "largest", the largest member of the same step (in-place distillation), which
+            has to be the first of ``train``.
         distance: between the logits of student and teacher, "mse", or "kl" of the class probabilities.
         distillation: weight w of the teacher in the loss (1 - w) task + w distance.
         new_weights: how weights that open are initialised: "random", as in a new network, or "preserving", so that the first
@@ -53,7 +54,7 @@ class Stage:
     start: Literal["smallest", "largest"] = "smallest"
     share: float = 1.0
     train: tuple[Role | tuple[Role, ...], ...] = ("random",)
-    teacher: Literal["none", "previous", "first", "largest"] = "none"
+    teacher: Literal["none", "previous", "first", "given", "largest"] = "none"
     distance: Literal["mse", "kl"] = "mse"
     distillation: float = 0.5
     new_weights: Literal["random", "preserving"] = "random"
@@ -65,7 +66,7 @@ class Stage:
     def __post_init__(self) -> None:
         allowed = {
             "start": ("smallest", "largest"),
-            "teacher": ("none", "previous", "first", "largest"),
+            "teacher": ("none", "previous", "first", "given", "largest"),
             "distance": ("mse", "kl"),
             "new_weights": ("random", "preserving"),
             "freeze": ("none", "grown"),
@@ -125,7 +126,8 @@ def merged(stages: Sequence[Stage], epochs: int) -> tuple[Stage, ...]:
         replace(
             first,
             share=sum(stage.share for stage in stages[: surplus + 1]),
-            teacher="largest" if first.teacher == "largest" else "none",  # there is no stage before that could have left one
+            # There is no stage before that could have left another
+            teacher=first.teacher if first.teacher in ("largest", "given") else "none",
             new_weights="random",
             freeze="none",
         ),

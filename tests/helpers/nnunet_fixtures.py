@@ -1,14 +1,18 @@
 """Fixtures around nnunet_task, a plugin: a module that uses them says ``pytest_plugins = ["helpers.nnunet_fixtures"]``."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from helpers.architectures import FOUR_DIMENSIONS
 from helpers.commands import fresh
 from helpers.made_once import made_once
 from helpers.nnunet_task import (
+    CUT,
     FULLRES,
     Prepared,
     ProXTrainerDemoShort,
@@ -16,7 +20,10 @@ from helpers.nnunet_task import (
     bare_folders,
     bare_model,
     bare_plans,
+    cut_plans,
     environment,
+    make_trainer,
+    nnUNetTrainerTiny,
     prepare,
     run,
     training_on,
@@ -52,6 +59,26 @@ def phantom() -> Prepared:
         run(["nnUNetv2_plan_experiment", "-d", prepared.identifier, "-pl", "nnUNetPlannerResEncM"], prepared.environment())
 
     return Prepared(made_once("phantom", fill), 990, "Dataset990_Phantom")
+
+
+@pytest.fixture(scope="session")
+def stock_model(phantom: Prepared) -> Path:
+    """A model folder that nnU-Net's own code has trained, of two folds, of which the first was validated."""
+
+    def fill(folder: Path) -> None:
+        plans = cut_plans(phantom.plans(), FULLRES, CUT, (32, 40, 32))
+        with training_on(phantom, folder):
+            for fold in (0, 1):
+                torch.manual_seed(fold)
+                np.random.seed(fold)
+                random.seed(fold)
+                trainer = make_trainer(plans, phantom.dataset(), cls=nnUNetTrainerTiny, fold=fold)
+                trainer.run_training()
+                if fold == 0:
+                    trainer.perform_actual_validation()
+
+    folder = made_once("stock_model", fill)
+    return folder / phantom.name / f"{nnUNetTrainerTiny.__name__}__{CUT}__{FULLRES}"
 
 
 @pytest.fixture(scope="session")

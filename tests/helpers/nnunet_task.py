@@ -21,6 +21,7 @@ import torch
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
 
 from helpers.architectures import randomise_norms, unet_architecture
 from helpers.commands import APART, call, forked
@@ -73,6 +74,15 @@ class ProXTrainerQuick(ProXTrainer):
         configured = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         self.inference_allowed_mirroring_axes = None
         return configured
+
+
+class nnUNetTrainerTiny(nnUNetTrainerNoMirroring):  # noqa: N801 (nnU-Net's own style)
+    """nnU-Net's own training: one epoch of two steps."""
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device=torch.device("cuda")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self.num_val_iterations_per_epoch = 1
+        self.num_iterations_per_epoch = 2
 
 
 class ProXTrainerDemoShort(ProXTrainerDemo):

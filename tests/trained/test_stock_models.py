@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from helpers.in_process import prox
-from helpers.made_once import made_once
 from helpers.nnunet_task import (
     BARE_DATASET,
     CUT,
@@ -24,9 +22,6 @@ from helpers.nnunet_task import (
     Prepared,
     bare_model,
     bare_plans,
-    cut_plans,
-    make_trainer,
-    training_on,
 )
 from helpers.refusals import refused
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -54,35 +49,6 @@ REGIONS = {
 }
 
 
-class nnUNetTrainerTiny(nnUNetTrainerNoMirroring):  # noqa: N801 (nnU-Net's own style)
-    """One epoch of two steps."""
-
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device=torch.device("cuda")):  # noqa: B008
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = self.num_val_iterations_per_epoch = 1
-        self.num_iterations_per_epoch = 2
-
-
-def fill(folder: Path, phantom: Prepared) -> None:
-    plans = cut_plans(phantom.plans(), FULLRES, CUT, (32, 40, 32))
-    with training_on(phantom, folder):
-        for fold in (0, 1):
-            torch.manual_seed(fold)
-            np.random.seed(fold)
-            random.seed(fold)
-            trainer = make_trainer(plans, phantom.dataset(), cls=nnUNetTrainerTiny, fold=fold)
-            trainer.run_training()
-            if fold == 0:
-                trainer.perform_actual_validation()
-
-
-@pytest.fixture(scope="module")
-def trained(phantom: Prepared) -> Path:
-    """A model folder that nnU-Net's own code has trained, of two folds, of which the first was validated."""
-    folder = made_once("stock_model", lambda folder: fill(folder, phantom))
-    return folder / phantom.name / f"{nnUNetTrainerTiny.__name__}__{CUT}__{FULLRES}"
-
-
 def nnunets(path: Path, folds: tuple[int, ...] = (0,)) -> nnUNetPredictor:
     """nnU-Net's own prediction, without mirroring."""
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
@@ -91,22 +57,22 @@ def nnunets(path: Path, folds: tuple[int, ...] = (0,)) -> nnUNetPredictor:
 
 
 # ---------------------------------------------------------------------- a training of nnU-Net's
-def test_a_trained_model_is_a_family_of_one_network(trained: Path) -> None:
+def test_a_trained_model_is_a_family_of_one_network(stock_model: Path) -> None:
     """Its checkpoint has numbers of NumPy's, and the largest member the Dice of nnU-Net's validation."""
     with pytest.raises(Exception, match="numpy"):
-        torch.load(trained / "fold_0" / FINAL, weights_only=True)
-    source = TrainedNNUNet.open(trained)
+        torch.load(stock_model / "fold_0" / FINAL, weights_only=True)
+    source = TrainedNNUNet.open(stock_model)
     (member,) = source.members()
-    summary = json.loads((trained / "fold_0" / "validation" / "summary.json").read_text())
+    summary = json.loads((stock_model / "fold_0" / "validation" / "summary.json").read_text())
     assert member.name == "largest" and source.supernet.family.space.size() == 1
     assert (member.scores or {})["mean"] == pytest.approx(summary["foreground_mean"]["Dice"], nan_ok=True)
     assert source.describe("largest").source == f"nnUNetTrainerTiny, {FULLRES}, fold_0, 1 epochs"
-    (printed,) = json.loads(prox("family", trained, "--json").out)
+    (printed,) = json.loads(prox("family", stock_model, "--json").out)
     assert printed["name"] == "largest" and printed["parameters"] == member.parameters
 
 
 def test_a_file_segments_as_nnunet_does_with_the_same_folds(
-    trained: Path, phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stock_model: Path, phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of networks that have hardly trained, whose classes are close to each other, so that nnU-Net's half precision counts."""
     module = "nnunetv2.inference.predict_from_raw_data"  # which does not find nnUNetTrainerTiny
@@ -115,16 +81,16 @@ def test_a_file_segments_as_nnunet_does_with_the_same_folds(
     images.mkdir()
     image = min((phantom.root / "nnUNet_raw" / phantom.name / "imagesTr").glob("*.nii.gz"))
     shutil.copy(image, images)
-    done = prox("export", trained, "--format", "onnx", "-o", file, "-f", 0, 1)
+    done = prox("export", stock_model, "--format", "onnx", "-o", file, "-f", 0, 1)
     assert done.code == 0, done.err
     done = prox("predict", file, "-i", images, "-o", tmp_path / "out")
     assert done.code == 0, done.err
     found = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / image.name.replace("_0000", "")))
-    (wanted,) = nnunets(trained, (0, 1)).predict_from_files_sequential([[str(image)]], None)
+    (wanted,) = nnunets(stock_model, (0, 1)).predict_from_files_sequential([[str(image)]], None)
     inner = (slice(5, -5),) * 3  # at the border nnU-Net weighs by the smallest numbers of half precision
     assert np.mean(found == wanted) >= 0.99 and np.mean(found[inner] == wanted[inner]) >= 0.999
     for fold in (0, 1):
-        (alone,) = nnunets(trained, (fold,)).predict_from_files_sequential([[str(image)]], None)
+        (alone,) = nnunets(stock_model, (fold,)).predict_from_files_sequential([[str(image)]], None)
         assert np.mean(found == alone) < 0.9
 
 
@@ -142,50 +108,50 @@ def test_files_of_several_folds_compute_their_mean(ending: str, bare: Path) -> N
 
 
 def test_it_is_measured_as_members_are(
-    trained: Path, phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stock_model: Path, phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "SECONDS", 0)
     monkeypatch.setattr(measure, "ROUNDS", 1)
     monkeypatch.setenv("nnUNet_raw", str(phantom.root / "nnUNet_raw"))
     device = tmp_path / "device.json"
-    done = prox("profile", "measure", trained, "--runtime", "torch", "--device", "cpu", "-o", device)
+    done = prox("profile", "measure", stock_model, "--runtime", "torch", "--device", "cpu", "-o", device)
     assert done.code == 0 and len(json.loads(device.read_text())["members"]) == 1, done.err
-    summary = json.loads((trained / "fold_0" / "validation" / "summary.json").read_text())
+    summary = json.loads((stock_model / "fold_0" / "validation" / "summary.json").read_text())
     held_out = [Path(case["reference_file"]).name.removesuffix(".nii.gz") for case in summary["metric_per_case"]]
-    assert sorted(TrainedNNUNet.open(trained).held_out().names) == sorted(held_out)
+    assert sorted(TrainedNNUNet.open(stock_model).held_out().names) == sorted(held_out)
     said = "one network, so there is nothing to choose; a search is for families of several"
-    assert prox("search", trained).error.endswith(said)
+    assert prox("search", stock_model).error.endswith(said)
 
 
 @pytest.mark.slow
 def test_it_is_quantised_packed_and_bundled_as_members_are(
-    trained: Path, phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stock_model: Path, phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("nnUNet_raw", str(phantom.root / "nnUNet_raw"))
-    done = prox("profile", "pack", trained, "-o", tmp_path / "pack.zip")
+    done = prox("profile", "pack", stock_model, "-o", tmp_path / "pack.zip")
     assert done.code == 0 and "search" not in done.out, done.err
-    done = prox("export", trained, "--format", "onnx", "--int8", "-o", tmp_path / "int8.onnx")
+    done = prox("export", stock_model, "--format", "onnx", "--int8", "-o", tmp_path / "int8.onnx")
     assert (done.code == 0 and "in int8, 1 cases; calibrated on 1 others" in done.out) or "may be lost" in done.error
-    done = prox("export", trained, "--format", "bundle", "-o", tmp_path / "bundle")
+    done = prox("export", stock_model, "--format", "bundle", "-o", tmp_path / "bundle")
     assert done.code == 0 and (tmp_path / "bundle" / "configs" / "inference.json").is_file(), done.err
 
 
-def test_an_export_for_nnunet_is_a_plain_one(trained: Path, tmp_path: Path) -> None:
+def test_an_export_for_nnunet_is_a_plain_one(stock_model: Path, tmp_path: Path) -> None:
     """In which nnU-Net executes nothing, whatever it was made of."""
     folder = tmp_path / "plain"
-    done = prox("export", trained, "-o", folder)
+    done = prox("export", stock_model, "-o", folder)
     assert done.code == 0, done.err
     for fold in ("fold_0", "fold_1"):
         weights = torch.load(folder / fold / FINAL, weights_only=True)["network_weights"]
-        theirs = torch.load(trained / fold / FINAL, weights_only=False)["network_weights"]
+        theirs = torch.load(stock_model / fold / FINAL, weights_only=False)["network_weights"]
         assert all(torch.equal(weight, weights[name]) for name, weight in theirs.items())
     nnunets(folder, (0, 1))
 
 
-def test_a_model_that_was_installed_from_a_zip_is_taken(trained: Path, bare: Path) -> None:
+def test_a_model_that_was_installed_from_a_zip_is_taken(stock_model: Path, bare: Path) -> None:
     """It has no log files, and perhaps one fold of several."""
-    copied = bare / "nnUNet_results" / "Dataset990_Phantom" / trained.name
-    shutil.copytree(trained, copied)
+    copied = bare / "nnUNet_results" / "Dataset990_Phantom" / stock_model.name
+    shutil.copytree(stock_model, copied)
     (copied / "fold_1" / "progress.png").touch()
     (copied / "dataset_fingerprint.json").touch()
     (copied / "fold_1" / "validation").mkdir()

@@ -1,0 +1,221 @@
+"""A trained network becomes the start of a family: what is written, what begins with it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.equality import equal
+from helpers.in_process import prox
+from helpers.nnunet_task import (
+    BARE_DATASET,
+    CUT,
+    FULLRES,
+    Prepared,
+    bare_model,
+    bare_plans,
+    hold_out,
+    make_trainer,
+    nnUNetTrainerTiny,
+    training_on,
+)
+from helpers.refusals import refused
+from nnunetv2.run.run_training import maybe_load_checkpoint
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from monai_prox.core.supernet import SuperNet
+from monai_prox.families.unet_choices import UNetChoices
+from monai_prox.nnunet.adoption import SUFFIX, adopt, start_file
+from monai_prox.nnunet.variants import ProXTrainerAdopt
+from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
+from monai_prox.trained.nnunet_source import TrainedNNUNet
+from monai_prox.training.engine import Engine
+from monai_prox.training.recipes import make_schedule
+
+pytest_plugins = ["helpers.nnunet_fixtures"]
+
+SPACE = {"width": [0.5, 1.0]}
+OWN = CUT + SUFFIX
+
+
+class ProXTrainerAdoptTiny(ProXTrainerAdopt):
+    epochs = 2
+    iterations_per_epoch = 2
+    validation_iterations_per_epoch = 1
+
+
+@pytest.fixture
+def preprocessed(phantom: Prepared, tmp_path: Path) -> Prepared:
+    """The phantom's data in folders in which files may be added."""
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+        (tmp_path / folder / phantom.name).mkdir(parents=True)
+        for path in (phantom.root / folder / phantom.name).iterdir():
+            copied = tmp_path / folder / phantom.name / path.name
+            copied.symlink_to(path) if path.is_dir() else shutil.copy(path, copied)
+    return Prepared(tmp_path, phantom.identifier, phantom.name)
+
+
+@pytest.fixture
+def ready(bare: Path) -> Iterator[Path]:
+    """nnUNet_preprocessed with what a dataset without data needs."""
+    folder = bare / "nnUNet_preprocessed" / "Dataset990_Phantom"
+    (folder / "dataset.json").write_text(json.dumps(BARE_DATASET))
+    (folder / "dataset_fingerprint.json").write_text("{}")
+    yield folder.parent
+
+
+def stock(plans: dict[str, Any] | None = None, **options: Any) -> ModelFolder:
+    return bare_model(bare_plans() if plans is None else plans, cls=nnUNetTrainer, **options)
+
+
+# ---------------------------------------------------------------------- what it begins with
+@pytest.mark.parametrize("kind", ["PlainConvUNet", "ResidualEncoderUNet"])
+def test_a_training_begins_with_the_given_function_and_the_important_channels_first(bare: Path, kind: str) -> None:
+    model = stock(bare_plans(kind, (16, 16, 16)))
+    family = model.family_with(UNetChoices.from_json(SPACE))
+    given = TrainedNNUNet.of(model).supernet.network.double()
+    network: Any = family.build(family.space.largest()).double()
+    supernet = SuperNet(family, network)
+    network.decoder.deep_supervision = True
+    engine = Engine(supernet, make_schedule("adopt", family.space, 2), torch.nn.Identity(), seed=0)
+    network.load_state_dict(given.state_dict())
+    engine.begin_epoch(0)
+    x = torch.randn(1, 1, 16, 16, 16, dtype=torch.float64)
+    given.decoder.deep_supervision = True
+    for one, other in zip(given(x), network(x), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
+    assert engine.teacher == family.space.largest() and engine.space.size() == family.space.size()
+    assert not equal(given.state_dict(), network.state_dict()), "channels were sorted"
+    first = "encoder.stages.0.0.convs.0.conv.weight" if kind == "PlainConvUNet" else "encoder.stem.convs.0.conv.weight"
+    order = [[torch.equal(a, b) for b in given.state_dict()[first]].index(True) for a in network.state_dict()[first]]
+    assert sorted(order) == [0, 1, 2, 3]
+    half, state = supernet.extract(family.space.smallest()).state_dict(), given.state_dict()
+    assert torch.equal(half[first], state[first][order[:2]])
+
+
+def test_the_given_network_teaches_and_does_not_change(bare: Path) -> None:
+    model = stock()
+    family = model.family_with(UNetChoices.from_json(SPACE))
+    supernet = SuperNet(family)
+    engine = Engine(supernet, make_schedule("adopt", family.space, 3), lambda outputs, target: outputs.mean(), seed=0)
+    supernet.network.load_state_dict(TrainedNNUNet.of(model).supernet.network.state_dict())
+    engine.begin_epoch(0)
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1)
+    engine.guard(optimizer)
+    before = engine.state_dict()["teacher"]["weights"]
+    before = {name: weight.clone() for name, weight in before.items()}
+    for step in range(2):
+        engine.step(torch.randn(1, 1, 16, 24, 16), None, epoch=0, step=step)
+        optimizer.step()
+    engine.begin_epoch(1)
+    assert equal(engine.state_dict()["teacher"]["weights"], before)
+    assert not equal(dict(supernet.network.state_dict()), before)
+
+
+# ---------------------------------------------------------------------- from nnU-Net's training to a family
+def test_a_family_grows_from_a_training_of_nnunets(
+    stock_model: Path, preprocessed: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed.root / "nnUNet_preprocessed"))
+    monkeypatch.setattr(ProXTrainerAdopt, "learning_rate", 0.0)  # so that the family stays what it begins with
+    done = prox("adopt", stock_model, "--fold", "0", "--space", json.dumps(SPACE))
+    command = f"nnUNetv2_train {preprocessed.name} {FULLRES} 0 -tr ProXTrainerAdopt -p {OWN}"
+    assert done.code == 0 and done.out.splitlines()[-1] == command and "warning" not in done.out, done.err
+    assert "nnUNetv2_preprocess" not in done.out
+    with training_on(preprocessed, preprocessed.root / "nnUNet_results"):
+        trainer = make_trainer(preprocessed.plans(OWN), preprocessed.dataset(), cls=ProXTrainerAdoptTiny)
+        trainer.run_training()
+        resumed = make_trainer(preprocessed.plans(OWN), preprocessed.dataset(), cls=ProXTrainerAdoptTiny)
+        resumed.load_checkpoint(str(Path(trainer.output_folder, FINAL)))
+    assert equal(resumed.engine.state_dict(), trainer.engine.state_dict())
+    model = ModelFolder.open(trainer.output_folder_base)
+    x = torch.randn(1, 1, 32, 40, 32)
+    given, largest = (TrainedNNUNet.open(path, fold="fold_0").network("largest") for path in (stock_model, model.path))
+    torch.testing.assert_close(given(x), largest(x), atol=1e-4, rtol=1e-4)
+    assert TrainedNNUNet.of(model).network("smallest")(x).shape == largest(x).shape
+
+
+def test_weights_that_are_not_there_or_come_another_way_are_refused(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = stock(folds=(0, 1))
+    folder = ready / "Dataset990_Phantom"
+    adopted = adopt(model, ready, folds=("fold_1",), space=SPACE)
+    assert adopted.folds == ("1",) and len(adopted.warnings) == 1 and "cannot be known" in adopted.warnings[0]
+    plans = json.loads((folder / f"{OWN}.json").read_text())
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda trainer: None)
+    monkeypatch.setattr(nnUNetTrainer, "do_split", lambda trainer: (["a"], ["case"]))
+    trainer = make_trainer(plans, cls=ProXTrainerAdoptTiny)
+    refused("with the weights that fold 0 begins with; there are those of the folds 1", trainer.on_train_start)
+    trainer = make_trainer(plans, cls=ProXTrainerAdoptTiny, fold=1)
+    maybe_load_checkpoint(trainer, False, False, str(model.path / "fold_1" / FINAL))
+    refused("-pretrained_weights would leave the output layers out", trainer.on_train_start)
+    trainer = make_trainer(plans, cls=ProXTrainerAdoptTiny, fold=1)
+    trainer.on_train_start()
+    assert trainer.engine.pretrained
+    for file in folder.glob("*.pt"):
+        file.unlink()
+    trainer = make_trainer(plans, cls=ProXTrainerAdoptTiny, fold=1)
+    refused("monai-prox adopt MODEL_FOLDER writes them", trainer.on_train_start)
+
+
+# ---------------------------------------------------------------------- what does not fit
+def test_another_split_is_refused(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, folder = stock(), ready / "Dataset990_Phantom"
+    hold_out(model, ["a", "b"])
+    (folder / "splits_final.json").write_text(json.dumps([{"train": ["a"], "val": ["b", "c"]}]))
+    refused("fold 0 of", adopt, model, ready, space=SPACE)
+    said = refused("holds out 2 cases", adopt, model, ready, space=SPACE)
+    assert "others, unlike c: scores would be of cases that it was trained on" in said
+    assert not [*folder.glob("*.pt"), *folder.glob(f"{OWN}.json")]
+    (folder / "splits_final.json").write_text(json.dumps([{"train": ["c"], "val": ["b", "a"]}]))
+    assert not adopt(model, ready, space=SPACE).warnings
+    refused("exists; --overwrite replaces it", adopt, model, ready, space=SPACE)
+    adopt(model, ready, space=SPACE, overwrite=True)
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda trainer: None)
+    monkeypatch.setattr(nnUNetTrainer, "do_split", lambda trainer: (["a"], ["b", "c"]))
+    trainer = make_trainer(json.loads((folder / f"{OWN}.json").read_text()), cls=ProXTrainerAdoptTiny)
+    refused("holds out 2 cases, the given network has held out 2 others", trainer.on_train_start)
+
+
+def test_another_dataset_is_refused(ready: Path) -> None:
+    model, path = stock(), ready / "Dataset990_Phantom" / "dataset.json"
+    labels = BARE_DATASET["labels"] | {"more": 3}
+    path.write_text(json.dumps(BARE_DATASET | {"labels": labels}))
+    refused("the model's labels are {'background': 0, 'anterior': 1, 'posterior': 2}, those of", adopt, model, ready)
+    path.write_text(json.dumps(BARE_DATASET | {"channel_names": {"0": "CT"}}))
+    refused("the model's channels are ('MRI',), those of", adopt, model, ready)
+    path.unlink()
+    refused(f"there is no {path}; the training needs the dataset: put it into nnUNet_raw", adopt, model, ready)
+
+
+def test_data_that_other_plans_have_preprocessed_are_refused(ready: Path) -> None:
+    model, folder = stock(), ready / "Dataset990_Phantom"
+    (folder / "nnUNetPlans.json").write_text(json.dumps(bare_plans(spacing=(2.0, 1.0, 1.0), name="nnUNetPlans")))
+    refused("is preprocessed by nnUNetPlans.json, whose spacing differ", adopt, model, ready, space=SPACE)
+    shutil.rmtree(folder / f"nnUNetPlans_{FULLRES}")
+    assert not adopt(model, ready, space=SPACE).preprocessed
+
+
+def test_networks_without_a_family_are_refused(ready: Path) -> None:
+    refused("has one member only", adopt, stock(), ready, space={"width": [1.0]})
+
+
+def test_files_of_others_are_read_as_data(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adopt(stock(), ready, space=SPACE)
+    folder = ready / "Dataset990_Phantom"
+    plans = json.loads((folder / f"{OWN}.json").read_text())
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda trainer: None)
+    monkeypatch.setattr(nnUNetTrainer, "do_split", lambda trainer: (["a"], ["b"]))
+    file = start_file(folder, OWN, FULLRES, 0)
+    start = torch.load(file, weights_only=True)
+    start["weights"].popitem()
+    torch.save(start, file)
+    refused("the weights that monai-prox adopt has written", make_trainer(plans, cls=ProXTrainerAdoptTiny).on_train_start)
+    torch.save(start | {"held_out": 3}, file)
+    refused("held_out", make_trainer(plans, cls=ProXTrainerAdoptTiny).on_train_start)
+    torch.save({"weights": nnUNetTrainerTiny}, file)
+    refused(file.name, make_trainer(plans, cls=ProXTrainerAdoptTiny).on_train_start)
