@@ -40,6 +40,7 @@ NAMED = {
     "torch._utils _rebuild_parameter",
     *(f"torch {kind}Storage" for kind in KINDS.split()),
 }
+WRAPPERS = ("module.", "_orig_mod.")  # in names of weights, of DistributedDataParallel and torch.compile
 ENCODE = "_codecs encode"  # by which pickles of torch.save make bytes of a text
 PLAIN = (type(None), bool, int, float, str, torch.device)
 
@@ -216,6 +217,21 @@ def _count(data: Any, counts: dict[int, int], depth: int, storages: dict[int, in
     if counts[id(data)] > MOST_VALUES:
         raise ProXError(f"it holds more than {MOST_VALUES:,} values")
     return counts[id(data)]
+
+
+def unwrapped(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights with the names that they have in the network itself, not in a wrapper of it.
+
+    Args:
+        weights: weights of a network, which DistributedDataParallel or torch.compile may have wrapped.
+
+    >>> unwrapped({"module.weight": 1, "module.bias": 2})
+    {'weight': 1, 'bias': 2}
+    """
+    weights = dict(weights)
+    while wrapper := next((w for w in WRAPPERS if weights and all(str(name).startswith(w) for name in weights)), None):
+        weights = {name.removeprefix(wrapper): value for name, value in weights.items()}
+    return weights
 
 
 def check_weights(weights: Any, network: nn.Module, source: Path | str) -> None:

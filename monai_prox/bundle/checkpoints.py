@@ -8,12 +8,13 @@ from typing import Any
 
 from ignite.engine import Events
 from monai.handlers import CheckpointLoader
+from torch import nn
 
 from monai_prox.bundle.trainer import SupernetTrainer
 from monai_prox.core.distributed import rank
 from monai_prox.core.supernet import SuperNet
 from monai_prox.files import make_folder, remove_unfinished
-from monai_prox.tensor_file import write_tensors
+from monai_prox.tensor_file import check_weights, read_tensors, unwrapped, write_tensors
 from monai_prox.trained.bundle_folder import WEIGHTS, TrainedBundle
 
 
@@ -87,3 +88,21 @@ class FamilyLoader(CheckpointLoader):  # type: ignore[misc]
         """
         self.trained.load_weights(self.supernet)
         self.logger.info(f"Restored all variables from {self.load_path}")
+
+
+def weights_of(path: str | Path, network: nn.Module) -> dict[str, Any]:
+    """The weights of a network in a file that somebody's training has written.
+
+    Args:
+        path: the file, a state_dict or an object with an entry "model".
+        network: the network, possibly without memory for its weights.
+
+    Raises:
+        ProXError: the file is missing or broken, or holds other weights.
+    """
+    found = read_tensors(path, kind="file of a network's weights")
+    inner = found.get("model") if isinstance(found, Mapping) else None
+    weights = inner if isinstance(inner, Mapping) else found
+    weights = unwrapped(weights) if isinstance(weights, Mapping) else weights
+    check_weights(weights, network, path)
+    return dict(weights)

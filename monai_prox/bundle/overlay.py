@@ -9,15 +9,22 @@ from monai_prox.core import cost
 from monai_prox.data.pipeline_plan import PipelinePlan, size_of
 from monai_prox.errors import ProXError
 from monai_prox.families.monai_arguments import TARGET
+from monai_prox.families.monai_networks import MONAIFamily
 from monai_prox.report import count
 from monai_prox.trained.pipeline_config import PipelineConfig, class_of
 from monai_prox.training.recipes import find_recipe
 
 PROX = "prox"  # id of the component that the overlay adds
+GIVEN = "given.pt"  # the weights of a network that is adopted, in the folder of the models
 
 
 def make_overlay(
-    pipeline: PipelineConfig, *, size: Sequence[int] | None = None, width: Sequence[float] | None = None, recipe: str = "prox"
+    pipeline: PipelineConfig,
+    *,
+    size: Sequence[int] | None = None,
+    width: Sequence[float] | None = None,
+    recipe: str = "prox",
+    adopts: bool = False,
 ) -> dict[str, Any]:
     """The configuration that, after the pipeline's own, trains a family.
 
@@ -26,6 +33,7 @@ def make_overlay(
         size: voxels per axis of an input, for which costs are counted. None means that the bundle says it.
         width: fractions of the network's features. None means the default.
         recipe: name of the recipe.
+        adopts: whether the training begins with the weights in the file GIVEN beside the models.
 
     Raises:
         ProXError: the bundle lacks something, or its network cannot be made elastic.
@@ -66,6 +74,8 @@ def make_overlay(
     for folder, usual in (("ckpt_dir", "models"), ("output_dir", "eval")):
         root = f"$@bundle_root + '/{usual}'" if "bundle_root" in pipeline.config else usual
         prox[folder] = f"@{folder}" if folder in pipeline.config else root
+    if adopts:
+        prox["start"] = f"$@{PROX}#ckpt_dir + '/{GIVEN}'"
     overlay: dict[str, Any] = {
         PROX: prox,
         f"{trainer.id}#{TARGET}": "monai_prox.bundle.PipelineTrainer",
@@ -80,6 +90,24 @@ def make_overlay(
     return overlay
 
 
+def family_of(pipeline: PipelineConfig, overlay: Mapping[str, Any]) -> tuple[MONAIFamily, tuple[int, ...]]:
+    """The family that an overlay trains, and the voxels per axis for which costs are counted.
+
+    Args:
+        pipeline: the bundle's training.
+        overlay: what ``make_overlay`` returned.
+
+    Raises:
+        LookupError: an argument of the network is known only when it runs.
+        ProXError: the network cannot be made elastic.
+    """
+    prox = overlay[PROX]
+    arguments, size = (pipeline.static(prox[key]) for key in ("arguments", "size"))
+    named = {TARGET: pipeline.network.value[TARGET], **arguments}
+    plan = PipelinePlan(task=prox["task"], network=named, size=size_of(size, arguments))
+    return plan.family({"width": prox["width"]}), plan.size
+
+
 def understood(pipeline: PipelineConfig, overlay: Mapping[str, Any]) -> list[str]:
     """What was read in a bundle, in lines.
 
@@ -90,20 +118,15 @@ def understood(pipeline: PipelineConfig, overlay: Mapping[str, Any]) -> list[str
     Raises:
         ProXError: the network cannot be made elastic.
     """
-    prox, network = overlay[PROX], pipeline.network
     try:
-        arguments, size = (pipeline.static(prox[key]) for key in ("arguments", "size"))
+        family, size = family_of(pipeline, overlay)
     except LookupError as unknown:
         members = f"its members are known when it runs, because of {unknown}"
     else:
-        named = {TARGET: network.value[TARGET], **arguments}
-        plan = PipelinePlan(task=prox["task"], network=named, size=size_of(size, arguments))
-        size = plan.size
-        family = plan.family({"width": prox["width"]})
         ends = [count(cost.macs(family, of, size)) for of in (family.space.smallest(), family.space.largest())]
         patch = " x ".join(map(str, size))
         members = f"{family.space.size():,} members, {family.space}; {ends[0]}MAC to {ends[1]}MAC for {patch}"
-    trainer, validation = pipeline.trainer, pipeline.validation
+    network, trainer, validation = pipeline.network, pipeline.trainer, pipeline.validation
     loss = pipeline.follow(pipeline.entry(trainer, "loss_function"))
     return [
         f"network: {network.id}, a {class_of(network.value)}: {members}",

@@ -25,7 +25,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from monai_prox.bundle.checkpoints import CheckpointSaver
+from monai_prox.bundle.checkpoints import CheckpointSaver, weights_of
 from monai_prox.bundle.component import ProX
 from monai_prox.bundle.configuration import quiet
 from monai_prox.bundle.errors import name_cause_last
@@ -67,6 +67,7 @@ class ProXPipeline(ProX):
         seed: seed of the members that are drawn.
         monitor: see ``ProX``.
         exclusive: whether a voxel has one class (softmax). None means that the loss tells: not if it takes the sigmoid.
+        start: a file of the network's weights that the training begins with. None means those that the network has.
         ckpt: a checkpoint that the training continues from.
         save_interval: epochs between checkpoints.
 
@@ -93,6 +94,7 @@ class ProXPipeline(ProX):
         seed: int = 0,
         monitor: bool | Mapping[str, Any] | None = True,
         exclusive: bool | None = None,
+        start: str | None = None,
         ckpt: str | None = None,
         save_interval: int = 1,
     ) -> None:
@@ -124,6 +126,8 @@ class ProXPipeline(ProX):
             if keeps_statistics(network)
             else None,
         )
+        if start is not None:
+            network.load_state_dict(weights_of(start, network))
         self.recipe, self.seed, self.device = recipe, seed, device
         self.ckpt_dir, self.output_dir, self.ckpt, self.save_interval = ckpt_dir, output_dir, ckpt, save_interval
 

@@ -10,8 +10,10 @@ import typer
 
 from monai_prox.cli.completion import SPACES, one_of
 from monai_prox.cli.model_argument import on_model, variable
+from monai_prox.cli.overlay_command import numbers, write_overlay
 from monai_prox.cli.plan_command import space_of
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, say
+from monai_prox.errors import ProXError
 
 TRAINER = "ProXTrainerAdopt"
 
@@ -28,27 +30,65 @@ def adopt(
             autocompletion=one_of(SPACES),
         ),
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="The weights of a MONAI bundle's network. By default they are in models/model.pt.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Voxels of a patch of a MONAI bundle, such as 96,96,96. By default the bundle says it.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
-    """Make a trained nnU-Net the start of a family. It prints the command that trains the family.
+    """Make a trained network the start of a family, and print the command that trains it.
 
-    The training's files are written into nnUNet_preprocessed, beside the data.
+    For nnU-Net, files are written into nnUNet_preprocessed, beside the data. A MONAI bundle gets configs/prox.json.
     """
-    preprocessed = variable("nnUNet_preprocessed")
     asked: Any = None if space is None else space_of(space)
+    if (model / "configs").is_dir():
+        _adopt_bundle(model, asked, weights, size, overwrite=overwrite)
+    elif weights is not None or size is not None:
+        raise ProXError(f"--weights and --size are for MONAI bundles, and {model} has no folder configs")
+    else:
+        _adopt_nnunet(model, fold or [], checkpoint, asked, overwrite=overwrite)
+
+
+def _adopt_nnunet(model: Path, fold: list[str], checkpoint: str | None, space: Any, *, overwrite: bool) -> None:
+    preprocessed = variable("nnUNet_preprocessed")
     from monai_prox.export.options import folds_of
     from monai_prox.nnunet.adoption import adopt as write_start
     from monai_prox.trained.nnunet_folder import ModelFolder
 
     folder = ModelFolder.open(model, checkpoint or "final")
-    folds = folder.chosen(folds_of(fold or ()))
-    adopted = write_start(folder, preprocessed, folds=folds, space=asked, overwrite=overwrite)
+    adopted = write_start(folder, preprocessed, folds=folder.chosen(folds_of(fold)), space=space, overwrite=overwrite)
     say(f"{adopted.members:,} members; the largest is the network of {folder.path.name}")
     for warning in adopted.warnings:
         say(f"warning: {warning}")
-    of = ["-d", adopted.dataset, "-plans_name", adopted.plans_name, "-c", adopted.configuration]
     if not adopted.preprocessed:
+        of = ["-d", adopted.dataset, "-plans_name", adopted.plans_name, "-c", adopted.configuration]
         say(shlex.join(["nnUNetv2_preprocess", *of]))
     for number in adopted.folds:
         train = ["nnUNetv2_train", adopted.dataset, adopted.configuration, number, "-tr", TRAINER, "-p", adopted.plans_name]
         say(shlex.join(train))
+
+
+def _adopt_bundle(bundle: Path, space: Any, weights: Path | None, size: str | None, *, overwrite: bool) -> None:
+    from monai_prox.bundle.checkpoints import weights_of
+    from monai_prox.bundle.overlay import GIVEN, family_of, make_overlay
+    from monai_prox.core.supernet import without_weights
+    from monai_prox.tensor_file import write_tensors
+    from monai_prox.trained.pipeline_config import PipelineConfig
+
+    space = {} if space in (None, "default") else space
+    if not isinstance(space, dict) or not space.keys() <= {"width"}:
+        raise ProXError(f'--space is {space!s:.80}; for a MONAI bundle it is default or widths such as {{"width": [0.5, 1]}}')
+    pipeline = PipelineConfig.read(bundle, None)
+    content = make_overlay(pipeline, size=numbers(size, "--size", int), width=space.get("width"), recipe="adopt", adopts=True)
+    try:
+        network = without_weights(family_of(pipeline, content)[0]).network
+    except LookupError as unknown:
+        raise ProXError(f"{pipeline.source}: what the network is like is known when it runs, because of {unknown}") from None
+    given = weights_of(weights or bundle / "models" / "model.pt", network)
+    copy = bundle / "models" / GIVEN
+    if copy.exists() and not overwrite:
+        raise ProXError(f"{copy} exists; --overwrite replaces it")
+    write_overlay(bundle, pipeline, content, overwrite=overwrite)
+    write_tensors(given, copy)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from monai_prox.cli.completion import RECIPES, one_of
 from monai_prox.cli.terminal import say
 from monai_prox.errors import ProXError
+
+if TYPE_CHECKING:
+    from monai_prox.trained.pipeline_config import PipelineConfig
 
 Number = TypeVar("Number", int, float)
 
@@ -37,12 +41,33 @@ def overlay(
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
     """Make an existing MONAI bundle train a family of its network. The bundle's own files stay as they are."""
-    from monai_prox.bundle.overlay import make_overlay, understood
-    from monai_prox.files import write_json
-    from monai_prox.trained.pipeline_config import OVERLAY, PipelineConfig
+    from monai_prox.bundle.overlay import make_overlay
+    from monai_prox.trained.pipeline_config import PipelineConfig
 
     pipeline = PipelineConfig.read(bundle, config)
-    content = make_overlay(pipeline, size=_numbers(size, "--size", int), width=_numbers(width, "--width", float), recipe=recipe)
+    content = make_overlay(pipeline, size=numbers(size, "--size", int), width=numbers(width, "--width", float), recipe=recipe)
+    write_overlay(bundle, pipeline, content, output, overwrite=overwrite)
+
+
+def write_overlay(
+    bundle: Path, pipeline: PipelineConfig, content: Mapping[str, Any], output: Path | None = None, *, overwrite: bool
+) -> None:
+    """Writes an overlay, and says what was understood and what trains.
+
+    Args:
+        bundle: the bundle.
+        pipeline: its training.
+        content: the overlay.
+        output: the file to write. None means configs/prox.json of the bundle.
+        overwrite: whether it is replaced.
+
+    Raises:
+        ProXError: the network cannot be made elastic, or the file exists.
+    """
+    from monai_prox.bundle.overlay import understood
+    from monai_prox.files import write_json
+    from monai_prox.trained.pipeline_config import OVERLAY
+
     lines = understood(pipeline, content)
     path = output or bundle / "configs" / OVERLAY
     if path.exists() and not overwrite:
@@ -53,7 +78,20 @@ def overlay(
     say(str(path), *lines, f'cd {shlex.quote(str(bundle))} && python -m monai.bundle run --config_file "{files}"')
 
 
-def _numbers(text: str | None, option: str, kind: type[Number]) -> list[Number] | None:
+def numbers(text: str | None, option: str, kind: type[Number]) -> list[Number] | None:
+    """The numbers of an option such as 96,96,96, or None.
+
+    Args:
+        text: what was given.
+        option: name of the option.
+        kind: of the numbers.
+
+    Raises:
+        ProXError: they are no numbers.
+
+    >>> numbers("96,96 64", "--size", int)
+    [96, 96, 64]
+    """
     if text is None:
         return None
     try:

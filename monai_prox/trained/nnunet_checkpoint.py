@@ -12,7 +12,7 @@ import torch
 
 from monai_prox.errors import ProXError
 from monai_prox.families.unet_choices import UNetChoices
-from monai_prox.tensor_file import read_tensors
+from monai_prox.tensor_file import read_tensors, unwrapped
 from monai_prox.typed import check_types
 
 ENTRIES = {  # what others read of them, and write into exports
@@ -32,7 +32,6 @@ ALONE = {
     "choices": asdict(ONE_NETWORK),
     "stages": [{"name": "one network", "open": {}, "start": "largest"}],
 }
-WRAPPERS = ("module.", "_orig_mod.")  # in names of weights, of DistributedDataParallel and torch.compile
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -54,16 +53,9 @@ def load_any_checkpoint(path: Path) -> dict[str, Any]:
     if isinstance(checkpoint, dict) and "prox" not in checkpoint:
         checkpoint = {"inference_allowed_mirroring_axes": None, **checkpoint, "prox": ALONE}  # as nnU-Net reads older ones
         check_types(checkpoint, ENTRIES, path)
-        checkpoint["network_weights"] = _unwrapped(checkpoint["network_weights"])
+        checkpoint["network_weights"] = unwrapped(checkpoint["network_weights"])
     check_types(checkpoint, ENTRIES, path)
     return checkpoint  # type: ignore[no-any-return]
-
-
-def _unwrapped(weights: Mapping[str, Any]) -> dict[str, Any]:
-    weights = dict(weights)
-    while wrapper := next((w for w in WRAPPERS if weights and all(str(name).startswith(w) for name in weights)), None):
-        weights = {name.removeprefix(wrapper): value for name, value in weights.items()}
-    return weights
 
 
 def plain(data: Any) -> Any:

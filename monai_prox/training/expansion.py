@@ -18,8 +18,8 @@ from monai_prox.training.guard import Guard
 from monai_prox.training.stage import Schedule, Stage
 from monai_prox.training.teacher import FrozenTeacher
 
-STAYING = ("first", "given")  # teachers
-FROZEN = ("previous", *STAYING)
+FORMER = ("previous", "first")  # teachers, the largest member of the stage before
+STAYING = ("first", "given")
 
 
 class Expansion:
@@ -53,7 +53,7 @@ class Expansion:
         self.guard = Guard(supernet)
         network: Any = supernet.network
         network.register_load_state_dict_post_hook(_NoticePretrained(self))
-        frozen_teachers = any(stage.teacher in FROZEN for stage in schedule.stages)
+        frozen_teachers = any(stage.teacher in FORMER for stage in schedule.stages)
         if frozen_teachers and calibrate is None and keeps_statistics(supernet.network):
             raise ProXError("the network's norms keep statistics, of which every teacher needs its own: give calibrate")
         for reorder in {stage.reorder for stage in schedule.stages if stage.reorder is not None}:
@@ -128,9 +128,10 @@ class Expansion:
         old = None if before is None else before.largest()
         if index == 0 or not (stage.teacher == former.teacher and stage.teacher in STAYING):
             self.teacher = None
-            taught = self.supernet.family.space.largest() if stage.teacher == "given" else old
-            if stage.teacher in FROZEN and taught is not None:
-                self.teacher = FrozenTeacher.extract(self.supernet, taught, self.calibrate)
+            if stage.teacher == "given":  # with its own statistics
+                self.teacher = FrozenTeacher.extract(self.supernet, self.supernet.family.space.largest(), None)
+            elif stage.teacher in FORMER and old is not None:
+                self.teacher = FrozenTeacher.extract(self.supernet, old, self.calibrate)
         if stage.reorder is not None:
             self.guard.permute(stage.reorder(self.supernet, before))
         if stage.new_weights == "preserving" and old is not None and not self.pretrained:

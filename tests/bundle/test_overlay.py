@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from helpers.bundle_commands import write_ellipsoids
+from helpers.equality import equal
 from helpers.in_process import prox
 from helpers.pipelines import (
     EVALUATE,
@@ -49,6 +50,51 @@ def own(tmp_path: Path) -> Path:
     """The trained bundle, in a folder of the test's own."""
     shutil.copytree(trained_organ() / "bundle", tmp_path / "bundle")
     return tmp_path / "bundle"
+
+
+# ---------------------------------------------------------------------- a network that is trained already
+def test_a_bundles_trained_network_becomes_the_start_of_a_family(tmp_path: Path) -> None:
+    """Its weights are kept, its function, batch norms' statistics included, and it teaches the others."""
+    bundle, folder = write_organ(tmp_path / "bundle"), trained_organ()
+    (bundle / "models").mkdir()
+    model = bundle / "models" / "model.pt"
+    shutil.copy(folder / "bundle" / "models" / "model.pt", model)
+    given = torch.load(model)
+    torch.save({"model": {f"module.{name}": weight for name, weight in given.items()}}, model)
+    done = prox("adopt", bundle, "--space", '{"width": [0.5, 1.0]}')
+    assert done.code == 0 and "a UNet: 6 members" in done.out, done.out + done.err
+    overlay = json.loads((bundle / "configs" / "prox.json").read_text())["prox"]
+    assert (overlay["recipe"], overlay["start"]) == ("adopt", "$@prox#ckpt_dir + '/given.pt'")
+    assert equal(torch.load(bundle / "models" / "given.pt"), given)
+    assert "given.pt exists; --overwrite replaces it" in prox("adopt", bundle).error
+    said = run(bundle, "train.json", "prox.json", dataset_dir=folder / "task", epochs=1, optimizer__lr=0.0)
+    assert "teacher given" in said
+    trained = torch.load(model)
+    assert not equal(given, trained), "channels were sorted"
+    outputs, x = [], torch.rand(2, 1, 16, 16, 16, dtype=torch.float64)
+    for weights in (given, trained):
+        network = ConfigParser({"network": UNET}).get_parsed_content("network").double()
+        network.load_state_dict(weights)
+        outputs.append(network.train()(x))  # the statistics of the training are taken anew
+    torch.testing.assert_close(*outputs, atol=1e-9, rtol=0)
+    assert equal(torch.load(bundle / "models" / "given.pt"), given)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--weights", "nowhere.pt"], "there is no file of a network's weights nowhere.pt"),
+        (["--space", "paper"], '--space is paper; for a MONAI bundle it is default or widths such as {"width": [0.5, 1]}'),
+        (["--space", '{"depth": [1]}'], "for a MONAI bundle it is default or widths"),
+        ([], "does not hold the weights of this network"),
+    ],
+)
+def test_what_cannot_be_adopted_is_one_line(options: list[str], said: str, tmp_path: Path) -> None:
+    bundle = write_organ(tmp_path / "bundle")
+    (bundle / "models").mkdir()
+    torch.save({"weight": torch.zeros(1)}, bundle / "models" / "model.pt")
+    assert said in prox("adopt", bundle, *options).error
+    assert not (bundle / "configs" / "prox.json").exists() and not (bundle / "models" / "given.pt").exists()
 
 
 # ---------------------------------------------------------------------- the overlay
