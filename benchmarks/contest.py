@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -94,9 +94,9 @@ def evaluate(contender: Contender, held_out: HeldOut, *, surfaces: bool) -> list
     return rows
 
 
-def run(settings: dict[str, Any]) -> dict[str, Any]:
-    """settings: as ``make_contender``'s, and ``stream``, ``curve`` (evaluations), ``curve_cases``, ``bfloat16``."""
-    contender = make_contender(
+def run(settings: dict[str, Any], *, make: Callable[..., Contender] = make_contender) -> dict[str, Any]:
+    """settings: as ``make``'s, and ``stream``, ``curve`` (evaluations), ``curve_cases``, ``bfloat16``."""
+    contender = make(
         settings["contender"],
         Path(settings["folder"]),
         settings["plan"],

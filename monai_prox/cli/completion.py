@@ -11,7 +11,7 @@ from pathlib import Path
 
 FORMATS = ("nnunet", "bundle", "onnx", "openvino", "torchscript")
 CHECKPOINTS = ("final", "best", "latest")
-RECIPES = ("prox", "prox_paper", "progressive_shrinking", "sandwich")
+RECIPES = ("prox", "prox_paper", "progressive_shrinking", "sandwich", "adopt")
 SPACES = ("default", "paper")
 COSTS = ("latency_ms", "macs", "parameters", "memory_mb", "file_mb")
 METRICS = ("dice", "surface_dice")

@@ -33,7 +33,7 @@ def overlay(
     ] = None,
     recipe: Annotated[
         str,
-        typer.Option(help="One of prox, prox_paper, progressive_shrinking, sandwich.", autocompletion=one_of(RECIPES)),
+        typer.Option(help="One of prox, prox_paper, progressive_shrinking, sandwich, adopt.", autocompletion=one_of(RECIPES)),
     ] = "prox",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file to write. By default it is configs/prox.json of the bundle.")

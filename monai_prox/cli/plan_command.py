@@ -42,7 +42,9 @@ def plan(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="The recipe: prox, prox_paper, progressive_shrinking or sandwich.", autocompletion=one_of(RECIPES)),
+        typer.Option(
+            help="The recipe: prox, prox_paper, progressive_shrinking, sandwich or adopt.", autocompletion=one_of(RECIPES)
+        ),
     ] = None,
     monitor: Annotated[
         bool | None, typer.Option("--monitor/--no-monitor", help="Close choices that are not worth their cost, or none.")

@@ -129,6 +129,11 @@ class Expansion:
         if index == 0 or not (stage.teacher == former.teacher and stage.teacher in STAYING):
             self.teacher = None
             if stage.teacher == "given":  # with its own statistics
+                if not self.pretrained:
+                    raise ProXError(
+                        f"the stage {stage.name!r} learns from a network that is trained already, and no weights were "
+                        "loaded; load them into the supernet's network before the first epoch, as monai-prox adopt does"
+                    )
                 self.teacher = FrozenTeacher.extract(self.supernet, self.supernet.family.space.largest(), None)
             elif stage.teacher in FORMER and old is not None:
                 self.teacher = FrozenTeacher.extract(self.supernet, old, self.calibrate)

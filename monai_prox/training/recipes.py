@@ -174,6 +174,8 @@ def adopt(space: SearchSpace) -> tuple[Stage, ...]:
     ['given']
     """
     opened = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
+    if space.size() == 1:
+        return (Stage(name="largest"),)
     everyone: tuple[Role, ...] = ("largest", "random", "largest", "smallest")
     return (
         Stage(

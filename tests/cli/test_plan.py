@@ -192,7 +192,10 @@ def strange(plans: dict[str, Any], **entries: Any) -> dict[str, Any]:
         (["--space", "{'width': [1]}"], "--space is not valid JSON: "),
         (["--space", '{"width": [2]}'], "width must be ascending fractions that end in 1, got "),
         (["--space", "none.json"], "there is no file none.json"),
-        (["--recipe", "fast"], "the recipe 'fast' is not known; known: prox, prox_paper, progressive_shrinking, sandwich"),
+        (
+            ["--recipe", "fast"],
+            "the recipe 'fast' is not known; known: prox, prox_paper, progressive_shrinking, sandwich, adopt",
+        ),
         (["-c", "3d_huge"], "has no configuration '3d_huge'; it has 3d_fullres"),
         (["-p", "Other"], "Other.json; there are nnUNetPlans"),
         (["-tr", "nnUNetTrainer"], "the trainer is nnUNetTrainer, which trains no family; take ProXTrainer or "),

@@ -282,7 +282,7 @@ def test_plans_of_bundles_are_the_same_after_json(
 
 
 # ---------------------------------------------------------------------- schedules cover exactly the epochs
-FIRST = {"prox": "smallest", "prox_paper": "smallest", "progressive_shrinking": "largest", "sandwich": "all"}
+FIRST = {"prox": "smallest", "prox_paper": "smallest", "progressive_shrinking": "largest", "sandwich": "all", "adopt": "all"}
 
 
 @given(families.map(lambda family: family.space), st.sampled_from(list(RECIPES)), st.integers(-3, 400))

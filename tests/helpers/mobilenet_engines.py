@@ -33,7 +33,10 @@ def engine_of(recipe: str, *, weights: int = 0, calibrated: list[Subnet] | None 
         calibrate(network, images(99), lambda x: family.run(network, x, subnet))
 
     schedule = Schedule(RECIPES[recipe].stages(family.space), len(RECIPES[recipe].stages(family.space)))
-    return Engine(supernet, schedule, F.cross_entropy, seed=0, **{"calibrate": own_statistics} | settings)
+    engine = Engine(supernet, schedule, F.cross_entropy, seed=0, **{"calibrate": own_statistics} | settings)
+    if recipe == "adopt":
+        supernet.network.load_state_dict(supernet.network.state_dict())  # as if trained already
+    return engine
 
 
 def train(engine: Engine, optimizer: AdamW, epochs: range) -> None:

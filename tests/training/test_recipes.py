@@ -13,7 +13,16 @@ from monai_prox.core.slots import Slot
 from monai_prox.core.space import SearchSpace
 from monai_prox.errors import ProXError
 from monai_prox.families.unet_choices import PAPER_CHOICES, UNetChoices
-from monai_prox.training.recipes import RECIPES, find_recipe, make_schedule, progressive_shrinking, prox, prox_paper, sandwich
+from monai_prox.training.recipes import (
+    RECIPES,
+    adopt,
+    find_recipe,
+    make_schedule,
+    progressive_shrinking,
+    prox,
+    prox_paper,
+    sandwich,
+)
 from monai_prox.training.stage import Schedule, Stage
 
 shares = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8)
@@ -98,7 +107,7 @@ def test_a_schedule_needs_a_stage() -> None:
     ("wrong", "message"),
     [
         ({"start": "middle"}, "start is 'middle'; allowed: smallest, largest"),
-        ({"teacher": "smallest"}, "teacher is 'smallest'; allowed: none, previous, first, largest"),
+        ({"teacher": "smallest"}, "teacher is 'smallest'; allowed: none, previous, first, given, largest"),
         ({"distance": "l1"}, "distance is 'l1'; allowed: mse, kl"),
         ({"new_weights": "zero"}, "new_weights is 'zero'; allowed: random, preserving"),
         ({"freeze": "all"}, "freeze is 'all'; allowed: none, grown"),
@@ -334,6 +343,17 @@ def test_the_sandwich_is_one_stage_of_everything(space: SearchSpace) -> None:
         assert (stage.new_weights, stage.freeze, (stage.reorder is not None)) == ("random", "none", False)
 
 
+# ---------------------------------------------------------------------- the recipe adopt
+@every_space
+def test_a_given_network_teaches_all_members_from_the_beginning(space: SearchSpace) -> None:
+    if space.size() == 1:
+        return
+    (stage,) = adopt(space)
+    assert stage.space(space) == space and stage.reorder is not None
+    assert (stage.teacher, stage.distance, stage.distillation, stage.new_weights) == ("given", "kl", 0.5, "random")
+    assert stage.train == (("largest", "random", "largest", "smallest"),)
+
+
 # ---------------------------------------------------------------------- recipes by name
 def test_known_recipes() -> None:
     assert {name: recipe.stages for name, recipe in RECIPES.items()} == {
@@ -341,6 +361,7 @@ def test_known_recipes() -> None:
         "prox_paper": prox_paper,
         "progressive_shrinking": progressive_shrinking,
         "sandwich": sandwich,
+        "adopt": adopt,
     }
     assert [name for name, recipe in RECIPES.items() if recipe.kernel_transforms] == ["progressive_shrinking"]
 
@@ -352,10 +373,10 @@ def test_a_monitored_stage_starts_with_the_smallest() -> None:
 
 @every_space
 @pytest.mark.parametrize("name", RECIPES)
-def test_only_prox_is_monitored_and_only_in_its_last_stage(name: str, space: SearchSpace) -> None:
+def test_what_is_monitored_is_the_last_stage(name: str, space: SearchSpace) -> None:
     stages = find_recipe(name).stages(space)
     monitored = [stage.name for stage in stages if stage.monitored]
-    assert monitored == ([stages[-1].name] if name == "prox" and space.size() > 1 else [])
+    assert monitored == ([stages[-1].name] if name in ("prox", "adopt") and space.size() > 1 else [])
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -370,5 +391,5 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones(name: Any) -> None:
         with pytest.raises(ProXError) as refusal:
             find(name)
         assert str(refusal.value) == (
-            f"the recipe {name!r} is not known; known: prox, prox_paper, progressive_shrinking, sandwich"
+            f"the recipe {name!r} is not known; known: prox, prox_paper, progressive_shrinking, sandwich, adopt"
         )
