@@ -16,7 +16,6 @@ from .data.decathlon import find_task as find_task
 from .data.decathlon_plan import make_plan as make_plan
 from .data.image_files import common_folder as common_folder
 from .data.image_files import image_files as image_files
-from .data.oct import described_scans as described_scans
 from .data.oct import read_scans as read_scans
 from .data.oct import scan_files as scan_files
 from .data.oct_plan import plan_scans as plan_scans
@@ -25,6 +24,8 @@ from .data.planned import evaluated_regions as evaluated_regions
 from .data.planned import held_out_cases as held_out_cases
 from .data.planned import make_family as make_family
 from .data.planned import training_cases as training_cases
+from .data.scan_list import check_scan_list as check_scan_list
+from .data.scan_list import described_scans as described_scans
 from .errors import ProXError as ProXError
 from .export.bundle import write_bundle as write_bundle
 from .export.bundle_transforms import SformReader as SformReader

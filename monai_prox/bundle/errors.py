@@ -19,7 +19,7 @@ MOVED = (
 
 
 def name_cause_last() -> None:
-    """Makes Python end an uncaught exception's traceback with the ProXError or OSError that caused it, if there is one.
+    """Makes Python end an uncaught exception's traceback with what caused it, a ProXError or OSError if there is one.
 
     If a package is missing, the end is the pip command that installs it. MONAI wraps the errors of components in errors of its
     own, so without this the traceback of a wrong dataset_dir would end with the name of a component, fifty lines after the
@@ -31,10 +31,12 @@ def name_cause_last() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         shown(kind, error, traceback)
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, ProXError | OSError | ModuleNotFoundError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
+        chain = [error]
+        while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
+            chain.append(before)
+        ours = (one for one in chain if isinstance(one, ProXError | OSError | ModuleNotFoundError))
+        cause = next(ours, chain[-1])
+        if cause is error and not isinstance(error, ProXError | OSError | ModuleNotFoundError):
             return
         message = _text(cause)
         if cause is not error or message != str(cause):
@@ -48,8 +50,10 @@ def name_cause_last() -> None:
 
 def _text(cause: BaseException) -> str:
     """The message of a cause. If a package is missing, it has the pip command."""
-    if not isinstance(cause, ModuleNotFoundError):
+    if isinstance(cause, ProXError | OSError):
         return str(cause)
+    if not isinstance(cause, ModuleNotFoundError):
+        return f"{type(cause).__name__}: {cause}"
     if cause.name:
         return missing(cause.name)
     message = str(cause)  # MONAI's own, of a component that it does not find

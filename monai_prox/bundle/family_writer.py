@@ -26,6 +26,8 @@ from monai_prox.trained.family_file import FamilyFile, NamedMember
 from monai_prox.training.calibrated_members import CalibratedMembers, statistics_of
 from monai_prox.training.monitor import verdicts_of
 
+Cases = Sequence[Case | Scan | Mapping[str, Any] | str]
+
 
 class FamilyWriter:
     """Handler that writes the family whenever its named members have been validated, in the first process.
@@ -39,6 +41,7 @@ class FamilyWriter:
         recipe: name of the recipe.
         validation: the handler that validates members.
         cases: the validation cases, or items of MONAI's datasets, or names.
+        training: those that are trained on, of which the validation cases have other names.
         ckpt_dir: folder of the models.
         output_dir: folder of the plot.
         measure: name of the validator's key metric.
@@ -53,7 +56,8 @@ class FamilyWriter:
         recipe: str,
         validation: MemberValidationHandler,
         *,
-        cases: Sequence[Case | Scan | Mapping[str, Any] | str],
+        cases: Cases,
+        training: Cases = (),
         ckpt_dir: str,
         output_dir: str,
         measure: Literal["dice", "accuracy"] = "dice",
@@ -61,7 +65,7 @@ class FamilyWriter:
         metadata: str | None = None,
     ) -> None:
         self.plan, self.recipe, self.validation = plan, recipe, validation
-        self.cases = _names(cases)
+        self.cases = _names(cases, training)
         self.metadata = None if metadata is None else Path(metadata)
         self.measure, self.calibrated = measure, calibrated
         self.ckpt_dir, self.output_dir = Path(ckpt_dir), Path(output_dir)
@@ -122,18 +126,18 @@ class FamilyWriter:
             tensors[STATISTICS] = {str(subnet): statistics_of(extract(subnet)) for subnet in named}
         for name, state in tensors.items():
             write_tensors(state, self.ckpt_dir / name)
-        if self.metadata is not None and self.ckpt_dir.resolve().parent == self.metadata.resolve().parents[1]:
+        if self.metadata is not None and self.ckpt_dir.resolve().is_relative_to(self.metadata.resolve().parents[1]):
             fit_metadata(self.metadata, self.plan)
         verdicts = verdicts_of(comparisons)
         path, measure = self.output_dir / "prox_progress.png", self.measure
         plot_progress(progress, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", verdicts=verdicts)
 
 
-def _names(cases: Sequence[Case | Scan | Mapping[str, Any] | str]) -> tuple[str, ...]:
+def _names(cases: Cases, training: Cases) -> tuple[str, ...]:
     """Names of cases: those of their files, or what they are called if they are none."""
-    scans = [case.name for case in cases if isinstance(case, Scan)]
-    if scans:
-        return tuple(scans)
-    images = [case.get(CommonKeys.IMAGE) if isinstance(case, Mapping) else getattr(case, "image", case) for case in cases]
+    every = (*cases, *training)
+    images = [case.get(CommonKeys.IMAGE) if isinstance(case, Mapping) else getattr(case, "image", case) for case in every]
     files = [Path(image) for image in images if isinstance(image, (str, Path))]
-    return image_names(files) if len(files) == len(images) else tuple(Path(str(image)).name for image in images)
+    if len(files) == len(images):
+        return image_names(files)[: len(cases)]
+    return tuple(case.name if isinstance(case, Scan) else Path(str(images[number])).name for number, case in enumerate(cases))

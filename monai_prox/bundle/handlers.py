@@ -138,9 +138,10 @@ class ProXExpansionHandler:
         meanings = {"space": "search space", "epochs": "number of epochs", "stages": "recipe", "plan": "plan"}
         for key, meaning in meanings.items():
             if saved.get(key) != origin[key]:
+                of = f", {saved.get(key)!s:.20}, not {origin[key]}" if key == "epochs" else ""
                 raise ProXError(
-                    f"the checkpoint was trained with another {meaning} than this configuration asks for; continue with the "
-                    "configuration of that training, or start anew"
+                    f"the checkpoint was trained with another {meaning} than this configuration asks for{of}; continue with "
+                    "the configuration of that training, or start anew"
                 )
         assert self._trainer is not None, "attach the handler first"
         self.engine.load_state_dict(engine)

@@ -9,6 +9,8 @@ from monai_prox.data.plans import TrainingPlan
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json, write_json
 
+OWN = ("patches of ", "images of ")  # beginnings of a plan's words for its images
+
 
 def fit_metadata(path: Path, plan: TrainingPlan) -> None:
     """Writes what the network takes and gives into metadata.json, as MONAI's ``verify_net_in_out`` reads it.
@@ -35,10 +37,11 @@ def fit_metadata(path: Path, plan: TrainingPlan) -> None:
         pred |= {**({"spatial_shape": size} if pred["spatial_shape"] else {}), **_channels(outputs)}
     except (KeyError, TypeError):
         raise ProXError(f"{path} has no network_data_format with inputs image and outputs pred") from None
-    if metadata != before:
+    if metadata != before or str(before.get("image_classes")).startswith(OWN):  # written here before
         metadata["label_classes"] = "; ".join(f"{value} {name}" for name, value in plan.values.items())
         metadata["pred_classes"] = "; ".join(f"channel {value}: {name}" for name, value in plan.values.items())
         metadata["image_classes"] = plan.images
+    if metadata != before:
         write_json(metadata, path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,8 @@ def log_plan(plan: TrainingPlan, prox: ProX, training: Data, validation: Data, *
     if rank() > 0:
         return
     family, logger = prox.supernet.family, logging.getLogger(__name__)
-    files = [{item["image"] for item in items if isinstance(item.get("image"), str)} for items in (training, validation)]
+    images = [[item["image"] for item in items if isinstance(item.get("image"), str)] for items in (training, validation)]
+    files = [{os.path.realpath(image) for image in of} for of in images]
     if (both := files[0] & files[1]) and len(training) > 1:
         logger.warning(f"{len(both)} cases are trained on and validated on, such as {min(both)}; their scores are too high")
     largest = family.space.largest()

@@ -55,7 +55,7 @@ class CheckCased(MapTransform):  # type: ignore[misc]
         wrong = int((~torch.isfinite(torch.as_tensor(image))).sum())
         if wrong:
             raise ProXError(f"{name_of(image)} has {wrong} voxels that are not finite numbers (NaN or infinite)")
-        if self.label_key not in data:
+        if isinstance(data.get(self.label_key), (str, Path, type(None))):  # none, or none that was loaded
             warn_if_empty(image)
         elif not torch.as_tensor(image).any():  # training would crop it to nothing
             raise ProXError(f"{name_of(image)} is 0 everywhere")

@@ -60,6 +60,11 @@ def described_task(
         raise ProXError(f"dataset.json of {found.name} has regions or an ignore label, which bundles do not train; give labels")
     else:
         of_labels = ("background", *numbered("label", 1 + _highest_label(cases))[1:])
+    if source and channels is None:
+        logging.getLogger(__name__).warning(
+            f"{len(of_channels)} channels are counted, and normalised as those of MR; --channels names them, for CT is "
+            "normalised otherwise"
+        )
     return DecathlonTask(
         first.parent,
         found.name if found else name,
@@ -138,7 +143,7 @@ def _read(path: Path) -> _Found | None:
 
 
 def _highest_label(cases: Sequence[Case]) -> int:
-    highest = 0
+    found = {0}
     for case in cases:
         values = np.unique(np.asarray(open_header(case.label).dataobj))
         whole = np.isfinite(values).all() and (values == values.round()).all()
@@ -146,5 +151,10 @@ def _highest_label(cases: Sequence[Case]) -> int:
             raise ProXError(
                 f"{case.label} has values {values.tolist()!s:.80}; labels are whole numbers from 0 to {MOST_LABELS}"
             )
-        highest = max(highest, int(values.max()))
-    return highest
+        found |= {int(value) for value in values}
+    if gaps := sorted({*range(max(found))} - found):
+        logging.getLogger(__name__).warning(
+            f"labels are counted up to {max(found)}, and no label image has {', '.join(map(str, gaps[:5]))}"
+            f"{', ...' if len(gaps) > 5 else ''}; the network gets an output for each of them"
+        )
+    return max(found)

@@ -230,7 +230,10 @@ class Plan:
             raise ProXError(f"regions are {{name: [labels]}}, got {regions!r:.160}")
         unknown = {name for names in regions.values() for name in names} - set(self.labels[1:])
         if unknown:
-            raise ProXError(f"regions name {sorted(unknown)}; the labels of {self.task} are {', '.join(self.labels[1:])}")
+            raise ProXError(
+                f"regions name {sorted(unknown)}; the labels of {self.task} are {', '.join(self.labels[1:])}: --labels names "
+                "them, and --regions '$None' evaluates each"
+            )
         return {region: tuple(self.labels.index(name) for name in names) for region, names in regions.items()}
 
     def check_fits(self, task: DecathlonTask) -> None:

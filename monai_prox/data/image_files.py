@@ -38,13 +38,13 @@ def image_files(folder: Path | str) -> list[str]:
 
 
 def common_folder(data: Any) -> str:
-    """The folder below which all images of a list are. Where predictions are named from it, none overwrites another.
+    """The folder below which all images of a list are. Where masks are named from it, none overwrites another.
 
     Args:
         data: {"image": file} for each image.
 
     Raises:
-        ProXError: it is no such list, or a file is missing.
+        ProXError: it is no such list, a file is missing, or two files of a folder differ in their endings alone.
 
     >>> import tempfile
     >>> files = [Path(tempfile.mkdtemp(), "scan.nii.gz") for _ in range(2)]
@@ -54,7 +54,13 @@ def common_folder(data: Any) -> str:
     True
     """
     images = [files_of(item, ("image",))[0] for item in listed(data, "the data")]
-    return os.path.commonpath([image.absolute().parent for image in images])
+    places = [Path(os.path.abspath(image)) for image in images]  # noqa: PTH100 (without "..", and links as they are)
+    named: dict[Path, Path] = {}
+    for place in places:
+        stem = place.with_name(place.name.removesuffix(".gz")).with_suffix("")
+        if (first := named.setdefault(stem, place)) != place:
+            raise ProXError(f"{first} and {place} would both have the mask of {stem.name}; predict them one after the other")
+    return os.path.commonpath([place.parent for place in places])
 
 
 def image_names(images: Sequence[Path]) -> tuple[str, ...]:

@@ -12,10 +12,9 @@ OCTMNIST (Yang et al., Scientific Data 2023): one .npz with {train,val,test}_ima
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from monai_prox.data.image_files import listed
 from monai_prox.errors import ProXError
 from monai_prox.runtime.classification import SUFFIXES, find_scans
 
@@ -206,55 +204,6 @@ def _read_npz(path: Path, classes: tuple[str, ...]) -> OctScans:
     for split in SPLITS:
         _check_classes(scans, split, str(path))
     return scans
-
-
-def described_scans(
-    training: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]], classes: Sequence[str] = CLASSES
-) -> OctScans:
-    """The scans that are given as lists, as applications give them.
-
-    Args:
-        training: {"image": file or array, "label": number of the class} for each scan.
-        validation: such a list.
-        classes: names of the classes, by their numbers.
-
-    Returns:
-        The scans, with none for a test. If patients are in both lists, a warning is logged.
-
-    Raises:
-        ProXError: a list is empty or no list, an item is something else, no scan for training has one of the classes, or
-            ``check_scans`` refuses the files.
-
-    >>> items = [{"image": np.zeros((32, 32), np.uint8), "label": label} for label in (0, 1)]
-    >>> described_scans(items, items[:1], ("healthy", "ill")).balanced_weights()
-    [1.0, 1.0]
-    """
-    if isinstance(classes, str) or not 2 <= len(classes) == len({*classes}):
-        raise ProXError(f"classes are {classes!r:.80}; give a list of at least two names, all different")
-    lists = (listed(training, "the data for training"), listed(validation, "the data for validation"))
-    train, val = (tuple(_scan(item, classes) for item in items) for items in lists)
-    check_scans((*train, *val))
-    if both := ({scan.patient for scan in train} & {scan.patient for scan in val}) - {None}:
-        said = f"{len(both)} patients are trained on and validated on, such as {min(map(str, both))}; the scores are too high"
-        logging.getLogger(__name__).warning(said)
-    scans = OctScans(tuple(classes), train, val, ())
-    _check_classes(scans, "train", "the data for training")
-    return scans
-
-
-def _scan(item: Any, classes: Sequence[str]) -> Scan:
-    image, label = (item.get("image"), item.get("label")) if isinstance(item, Mapping) else (None, None)
-    if not isinstance(image, (str, Path, np.ndarray)) or type(label) is not int or not 0 <= label < len(classes):
-        raise ProXError(
-            f"a case of the data is {item!r:.160}; it must have an image, a file, and a label, one of "
-            f"{', '.join(f'{number} ({name})' for number, name in enumerate(classes))}"
-        )
-    if isinstance(image, np.ndarray):
-        return Scan(image, label)
-    if not Path(image).is_file():
-        raise ProXError(f"there is no file {image}, which the data list")
-    match = PATIENT.match(Path(image).stem)
-    return Scan(Path(image), label, match and match[1])
 
 
 def _check_classes(scans: OctScans, split: str, source: str) -> None:

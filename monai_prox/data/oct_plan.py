@@ -135,10 +135,12 @@ def plan_scans(task: str, scans: OctScans, space: Any = None) -> OctPlan:
         space: see ``OctPlan.family``. Its highest resolution is the size of the images.
 
     Raises:
-        ProXError: ``space`` is not valid.
+        ProXError: ``space`` is not valid, or no scan for training has one of the classes.
 
     >>> plan_scans("OCT", OctScans(("CNV", "NORMAL"), (), (), ()), {"resolution": [32, 64]}).image_size
     (64, 64)
     """
+    if missing := [name for name, count in scans.count(scans.train).items() if scans.train and not count]:
+        raise ProXError(f"no scan for training is of the classes {', '.join(missing)}; every class needs some")
     pixels = MobileNetChoices.from_json({} if space is None else space).resolution[-1]
     return OctPlan(task=task, classes=scans.classes, image_size=(pixels, pixels))

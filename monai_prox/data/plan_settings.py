@@ -35,7 +35,8 @@ def check_settings(*, spacing: Any = None, patch_size: Any = None, orientation: 
     if patch_size is not None and any(size != int(size) for size in patch_size):
         raise ProXError(f"patch_size is {list(patch_size)}; it must be three positive whole numbers, for the axes x, y, z")
     if orientation not in (None, ORIENTATION):
-        raise ProXError(f"orientation is {orientation!r}; allowed: {ORIENTATION}, or None for images as stored")
+        as_stored = "None for images as stored, on a command line '$None'"
+        raise ProXError(f"orientation is {orientation!r}; allowed: {ORIENTATION}, or {as_stored}")
 
 
 def plan_of_kind(cls: type[P], kind: str, format: int, data: Any) -> P:

@@ -15,7 +15,8 @@ from torch import nn
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.data.decathlon import DecathlonTask
-from monai_prox.data.oct import OctScans, read_scan, read_scans
+from monai_prox.data.image_files import image_names, is_called
+from monai_prox.data.oct import OctScans, Scan, read_scan, read_scans
 from monai_prox.errors import ProXError, refusing
 from monai_prox.runtime.cases import Case
 from monai_prox.runtime.classification import prepare_scan
@@ -142,7 +143,7 @@ class TrainedSegmenter(TrainedInBundle):
         task = DecathlonTask.read(self._data("the Decathlon task's folder that the bundle was trained on"))
         self.bundle.plan.check_fits(task)
         cases = self.bundle.validation_cases(task)
-        named = [(case.image.name.removesuffix(ENDING), case) for case in cases]
+        named = zip([name.removesuffix(ENDING) for name in image_names([case.image for case in cases])], cases, strict=True)
         labelled = [Labelled(Case(name, (case.image,)), case.label) for name, case in named]
         return SegmentedCases(
             labelled, self.bundle.regions, surface_measure(self._surface_tolerance) if self.by_surface else None
@@ -199,13 +200,17 @@ class TrainedClassifier(TrainedInBundle):
         if Counter(scan.name for scan in scans.val) == noted:
             return scans
         every = [*scans.train, *scans.val]  # it was told to split otherwise
-        val = [scan for scan in every if scan.name in noted]
-        if Counter(scan.name for scan in val) != noted:
+        of_file: dict[str, list[str]] = {}
+        for name in noted:
+            of_file.setdefault(name.rpartition("/")[2], []).append(name)
+        val = [scan for scan in every if any(_is_called(scan, name) for name in of_file.get(scan.name, ()))]
+        if len(val) != noted.total():
             raise ProXError(
                 f"{data}: of {noted.total()} scans that were held out in training, {len(val)} are found by their names"
             )
         patients = {scan.patient for scan in val} - {None}
-        train = [scan for scan in every if scan.name not in noted and scan.patient not in patients]
+        held_out = {id(scan) for scan in val}
+        train = [scan for scan in every if id(scan) not in held_out and scan.patient not in patients]
         return replace(scans, train=tuple(train), val=tuple(val))
 
     @cached_property
@@ -217,3 +222,7 @@ class TrainedClassifier(TrainedInBundle):
             return {"image": torch.from_numpy(image)}
 
         return CalibratedMembers(self.supernet, [{"image": scan.image} for scan in self._scans.train], prepare)
+
+
+def _is_called(scan: Scan, name: str) -> bool:
+    return is_called(scan.image, name) if isinstance(scan.image, Path) else scan.name == name

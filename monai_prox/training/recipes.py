@@ -258,7 +258,7 @@ def make_schedule(recipe: str, space: SearchSpace, epochs: int) -> Schedule:
     """
     stages = find_recipe(recipe).stages(space)
     if not isinstance(epochs, int) or epochs < 1:
-        raise ProXError(f"the number of epochs is {epochs!r:.80}; it must be at least 1")
+        raise ProXError(f"the number of epochs is {epochs!r:.80}; it must be a whole number, at least 1")
     kept = merged(stages, epochs)
     if len(kept) < len(stages):
         logging.getLogger(__name__).warning(

@@ -42,10 +42,11 @@ def wrapped(cause: Exception) -> RuntimeError:
             wrapped(ModuleNotFoundError("Cannot locate class or function path: 'far.near'.")),
             "error: Cannot locate class or function path: 'far.near'.",
         ),
-        (wrapped(KeyError("DATA")), "RuntimeError: Failed to evaluate expression"),
+        (wrapped(KeyError("DATA")), "error: KeyError: 'DATA'"),
+        (KeyError("DATA"), "KeyError: 'DATA'"),
         (ProXError("there is no folder DATA"), "monai_prox.errors.ProXError: there is no folder DATA"),
     ],
-    ids=["ours", "a package", "a place of 0.1", "another place", "another's", "not wrapped"],
+    ids=["ours", "a package", "a place of 0.1", "another place", "another's", "another's, not wrapped", "not wrapped"],
 )
 def test_a_traceback_ends_with_our_cause(
     error: Exception, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

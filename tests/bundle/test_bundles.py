@@ -38,6 +38,7 @@ from monai_prox.cli.app import app
 from monai_prox.core.network import largest, prediction_graph
 from monai_prox.core.slicing import cut
 from monai_prox.core.supernet import SuperNet
+from monai_prox.data.decathlon import DecathlonTask
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
@@ -432,7 +433,7 @@ def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) 
             "regions name ['Middle']; the labels of Task990_Hippocampus are Anterior, Posterior",
         ),
         ({"recipe": "prix"}, "the recipe 'prix' is not known; known: prox, prox_paper"),
-        ({"epochs": 0}, "the number of epochs is 0; it must be at least 1"),
+        ({"epochs": 0}, "the number of epochs is 0; it must be a whole number, at least 1"),
     ],
     ids=["no data", "closed space", "region", "recipe", "epochs"],
 )
@@ -496,6 +497,33 @@ def test_lists_of_files_are_all_the_data_that_a_training_needs(hippocampus: Trai
     listed = arguments({"dataset#data": [{"image": str(image)} for image in images]})
     monai(["run", "--config_file", "configs/inference.json", *listed], cwd=bundle)
     assert all((bundle / "eval" / folder / "image_seg.nii.gz").is_file() for folder in ("1", "2"))
+
+
+def test_held_out_namesakes_are_told_apart(hippocampus: Trained, tmp_path: Path) -> None:
+    """Files of one name in several folders of a task: each is scored in the training, the evaluation and a search."""
+    task = tmp_path / hippocampus.task.name
+    data = json.loads((hippocampus.task / "dataset.json").read_text())
+    for number, case in enumerate(data["training"]):
+        for key, part in (("image", "imagesTr"), ("label", "labelsTr")):
+            place = task / part / str(number) / "scan.nii.gz"
+            place.parent.mkdir(parents=True)
+            shutil.copyfile(hippocampus.task / case[key], place)
+            case[key] = str(place.relative_to(task))
+    (task / "dataset.json").write_text(json.dumps(data))
+    train(hippocampus, tmp_path, dataset_dir=task, epochs=1, validation_cases=2)
+    bundle = TrainedBundle.open(tmp_path / "models")
+    names = [f"{number}/scan.nii.gz" for number in range(len(data["training"]))][-2:]
+    assert list(bundle.held_out()) == names
+    held = bundle.validation_cases(DecathlonTask.read(task))
+    assert ["/".join(case.image.parts[-2:]) for case in held] == names
+    assert [*TrainedSegmenter(bundle, task).held_out().names] == [name.removesuffix(".nii.gz") for name in names]
+
+
+def test_labels_above_255_are_written_as_they_are() -> None:
+    transforms = config(ROOT / "bundles" / "msd_prox", "inference")["postprocessing"]["transforms"]
+    (dtype,) = (transform["output_dtype"] for transform in transforms if "output_dtype" in transform)
+    for labels, expected in ((256, np.uint8), (257, np.uint16)):
+        assert eval(dtype.removeprefix("$").replace("@plan.labels", f"range({labels})"), {"np": np}) is expected
 
 
 def test_cases_and_epochs_may_be_overridden_as_applications_do(hippocampus: Trained, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_another_monitor_is_refused(asked: Any) -> None:
 
 def test_other_arguments_that_cannot_be_are_refused() -> None:
     refused("the recipe 'prix' is not known", component, recipe="prix")
-    refused("the number of epochs is 2.5; it must be at least 1", component, epochs=2.5)
+    refused("the number of epochs is 2.5; it must be a whole number, at least 1", component, epochs=2.5)
     refused("threshold is a difference of scores such as 0.005, got 'low'", component, monitor={"threshold": "low"})
 
 

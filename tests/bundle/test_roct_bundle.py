@@ -329,7 +329,7 @@ def test_two_processes_train_one_supernet(trained: Trained, tmp_path: Path) -> N
         ({"dataset_dir": "nowhere"}, "there is no folder nowhere; give one with train and test"),
         ({"space": {"resolution": [16, 64]}}, "at least the network's stride of 32 pixels"),
         ({"validation": 2}, "validation is 2; it is a fraction between 0 and 1"),
-        ({"epochs": 0}, "the number of epochs is 0; it must be at least 1"),
+        ({"epochs": 0}, "the number of epochs is 0; it must be a whole number, at least 1"),
     ],
     ids=["no data", "space", "validation", "epochs"],
 )

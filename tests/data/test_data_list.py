@@ -176,6 +176,21 @@ def test_images_are_named_apart(tmp_path: Path) -> None:
     assert common_folder([{"image": str(image)} for image in images]) == str(tmp_path)
     assert common_folder([{"image": images[0]}]) == str(images[0].parent)
     refused("a case of the data is {'label': 'a'}; it must have image, one file each", common_folder, [{"label": "a"}])
+    beside = tmp_path / "a" / "x" / ".." / ".." / "b" / "x" / "scan.nii.gz"
+    assert common_folder([{"image": str(image)} for image in (images[0], beside)]) == str(tmp_path)
+    twin = images[0].with_name("scan.nii")
+    twin.touch()
+    both = [{"image": str(image)} for image in (images[0], twin)]
+    refused(f"{images[0]} and {twin} would both have the mask of scan", common_folder, both)
+
+
+def test_what_is_counted_is_said(task: DecathlonTask, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    items = moved(task, tmp_path)
+    label = tmp_path / "gap.nii.gz"
+    nib.save(nib.Nifti1Image(np.full((12, 12, 12), 5, np.uint8), np.eye(4)), label)
+    assert len(described_task([items[0] | {"label": str(label)}], "Two").labels) == 6
+    assert "2 channels are counted, and normalised as those of MR; --channels names them" in caplog.text
+    assert "labels are counted up to 5, and no label image has 1, 2, 3, 4; the network gets" in caplog.text
 
 
 def test_a_list_of_background_can_be_evaluated_and_not_planned(task: DecathlonTask, tmp_path: Path) -> None:

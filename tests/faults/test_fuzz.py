@@ -302,7 +302,7 @@ def test_schedules_cover_exactly_the_epochs(space: SearchSpace, recipe: str, epo
     else:
         assert first.size() == 1 and first.largest() == (space.smallest() if FIRST[recipe] == "smallest" else space.largest())
     if epochs < 1:
-        with pytest.raises(ProXError, match=f"the number of epochs is {epochs}; it must be at least 1"):
+        with pytest.raises(ProXError, match=f"the number of epochs is {epochs}; it must be a whole number, at least 1"):
             make_schedule(recipe, space, epochs)
         return
     schedule = make_schedule(recipe, space, epochs)
