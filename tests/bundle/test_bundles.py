@@ -552,7 +552,7 @@ def test_images_that_cannot_be_trained_on_are_named(tmp_path: Path, fault: str) 
     voxels[3, 4, 5] = np.nan if fault == "NaN" else 7
     nib.save(nib.Nifti1Image(voxels, image.affine), path)
     said = train(where, tmp_path / "run", check=False)
-    expected = "has 1 voxels that are not finite numbers" if fault == "NaN" else "has the labels 7, which dataset.json does not"
+    expected = "has 1 voxels that are not finite numbers" if fault == "NaN" else "has the labels 7, which are not declared"
     assert re.search(rf"case_1\.nii\.gz {expected}", said)
     assert "Epoch" not in said
 
@@ -651,7 +651,7 @@ def test_an_interval_that_is_none_is_named(interval: Any) -> None:
 
 def test_a_validation_without_cases_is_refused_before_the_training(hippocampus: Trained, tmp_path: Path) -> None:
     said = train(hippocampus, tmp_path, check=False, **{"validate#dataset#data": "$[]"})
-    message = "error: there are no cases to validate on; the validator's data must have at least one"
+    message = "error: the validation data of Task04_Hippocampus have no cases; give a list of files"
     assert said.splitlines()[-1] == message and "Epoch" not in said
 
 
