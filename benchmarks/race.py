@@ -21,6 +21,9 @@ from benchmarks.report import report
 from monai_prox.files import write_json
 
 
+NO_ENDING = str.maketrans(" .", "_-")  # for names of files
+
+
 def compete(module: str, run: dict[str, Any], results: Path, lock: Lock, progress: Progress) -> None:
     """One contender in a process of its own, unless its result is there. lock: held while results are read or written."""
     name = f"{run['contender']}, seed {run['seed']}"
@@ -32,7 +35,7 @@ def compete(module: str, run: dict[str, Any], results: Path, lock: Lock, progres
             raise SystemExit(f"{results} has {name} with other settings; give another --results")
         return
     task = progress.add_task(name, total=run["epochs"])
-    part = results / f"{run['contender'].replace(' ', '_')}_{run['seed']}"
+    part = results / f"{run['contender'].translate(NO_ENDING)}_{run['seed']}"
     asked, answer = part.with_suffix(".settings"), part.with_suffix(".part")
     write_json(run, asked)
     with part.with_suffix(".log").open("w", buffering=1) as log:
