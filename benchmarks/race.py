@@ -20,7 +20,6 @@ from benchmarks.about import about
 from benchmarks.report import report
 from monai_prox.files import write_json
 
-
 NO_ENDING = str.maketrans(" .", "_-")  # for names of files
 
 
