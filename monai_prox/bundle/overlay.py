@@ -15,7 +15,7 @@ from monai_prox.trained.pipeline_config import PipelineConfig, class_of
 from monai_prox.training.recipes import find_recipe
 
 PROX = "prox"  # id of the component that the overlay adds
-GIVEN = "given.pt"  # the weights of a network that is adopted, in the folder of the models
+GIVEN = "models/given.pt"  # the weights of a network that is adopted
 
 
 def make_overlay(
@@ -33,7 +33,7 @@ def make_overlay(
         size: voxels per axis of an input, for which costs are counted. None means that the bundle says it.
         width: fractions of the network's features. None means the default.
         recipe: name of the recipe.
-        adopts: whether the training begins with the weights in the file GIVEN beside the models.
+        adopts: whether the training begins with the weights in the bundle's file GIVEN.
 
     Raises:
         ProXError: the bundle lacks something, or its network cannot be made elastic.
@@ -75,7 +75,7 @@ def make_overlay(
         root = f"$@bundle_root + '/{usual}'" if "bundle_root" in pipeline.config else usual
         prox[folder] = f"@{folder}" if folder in pipeline.config else root
     if adopts:
-        prox["start"] = f"$@{PROX}#ckpt_dir + '/{GIVEN}'"
+        prox["start"] = f"$@bundle_root + '/{GIVEN}'" if "bundle_root" in pipeline.config else GIVEN
     overlay: dict[str, Any] = {
         PROX: prox,
         f"{trainer.id}#{TARGET}": "monai_prox.bundle.PipelineTrainer",

@@ -44,6 +44,10 @@ def adopt(
     """
     asked: Any = None if space is None else space_of(space)
     if (model / "configs").is_dir():
+        if fold or checkpoint:
+            raise ProXError(
+                f"--fold and --checkpoint are for nnU-Net's models, and {model} is a MONAI bundle; --weights names a file"
+            )
         _adopt_bundle(model, asked, weights, size, overwrite=overwrite)
     elif weights is not None or size is not None:
         raise ProXError(f"--weights and --size are for MONAI bundles, and {model} has no folder configs")
@@ -74,11 +78,13 @@ def _adopt_bundle(bundle: Path, space: Any, weights: Path | None, size: str | No
     from monai_prox.bundle.checkpoints import weights_of
     from monai_prox.bundle.overlay import GIVEN, family_of, make_overlay
     from monai_prox.core.supernet import without_weights
+    from monai_prox.files import make_folder
     from monai_prox.tensor_file import write_tensors
-    from monai_prox.trained.pipeline_config import PipelineConfig
+    from monai_prox.trained.pipeline_config import OVERLAY, PipelineConfig
 
     space = {} if space in (None, "default") else space
-    if not isinstance(space, dict) or not space.keys() <= {"width"}:
+    widths = space.get("width", []) if isinstance(space, dict) else None
+    if not isinstance(space, dict) or not space.keys() <= {"width"} or not isinstance(widths, list):
         raise ProXError(f'--space is {space!s:.80}; for a MONAI bundle it is default or widths such as {{"width": [0.5, 1]}}')
     pipeline = PipelineConfig.read(bundle, None)
     content = make_overlay(pipeline, size=numbers(size, "--size", int), width=space.get("width"), recipe="adopt", adopts=True)
@@ -86,9 +92,11 @@ def _adopt_bundle(bundle: Path, space: Any, weights: Path | None, size: str | No
         network = without_weights(family_of(pipeline, content)[0]).network
     except LookupError as unknown:
         raise ProXError(f"{pipeline.source}: what the network is like is known when it runs, because of {unknown}") from None
-    given = weights_of(weights or bundle / "models" / "model.pt", network)
-    copy = bundle / "models" / GIVEN
-    if copy.exists() and not overwrite:
-        raise ProXError(f"{copy} exists; --overwrite replaces it")
+    kept, overlay = bundle / GIVEN, bundle / "configs" / OVERLAY
+    if there := [path for path in (kept, overlay) if path.exists() and not overwrite]:
+        raise ProXError(f"{there[0]} exists; --overwrite replaces it")
+    # A training writes the family's largest member into model.pt, so what was given before is still the given network
+    given = weights_of(weights or (kept if kept.exists() else bundle / "models" / "model.pt"), network)
+    make_folder(kept.parent)
+    write_tensors(given, kept)
     write_overlay(bundle, pipeline, content, overwrite=overwrite)
-    write_tensors(given, copy)

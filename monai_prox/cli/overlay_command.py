@@ -71,7 +71,7 @@ def write_overlay(
     lines = understood(pipeline, content)
     path = output or bundle / "configs" / OVERLAY
     if path.exists() and not overwrite:
-        raise ProXError(f"{path} exists; give another --output or --overwrite")
+        raise ProXError(f"{path} exists; --overwrite replaces it")
     write_json(content, path)
     inside = [file.relative_to(bundle) if file.is_relative_to(bundle) else file.resolve() for file in (pipeline.source, path)]
     files = "[" + ",".join(f"'{file.as_posix()}'" for file in inside) + "]"

@@ -7,22 +7,24 @@ nnU-Net's own commands find them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from monai_prox.core.supernet import without_weights
-from monai_prox.errors import ProXError, refusing
+from monai_prox.errors import ProXError
+from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import read_json, replacing
 from monai_prox.tensor_file import check_weights, read_tensors, write_tensors
-from monai_prox.trained.nnunet_dataset import channels_of, labels_of
+from monai_prox.trained.nnunet_dataset import channels_of, labels_of, outputs_of
 from monai_prox.trained.nnunet_files import check_trainable, read_dataset, read_plans
 from monai_prox.trained.nnunet_folder import ALL, ModelFolder
-from monai_prox.trained.nnunet_plans import PLAN_KEY
+from monai_prox.trained.nnunet_plans import PLAN_KEY, choices_of, intensities_of
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.typed import check_types
 
@@ -30,7 +32,7 @@ SUFFIX = "-adopt"  # of the plans' name
 KIND = "start of ProXTrainerAdopt"
 START = {"weights": Mapping, "held_out": tuple[str, ...] | None, "source": str}
 # What preprocessed data depend on, of the plans and of a configuration
-OF_PLANS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
+OF_PLANS = ("transpose_forward", "image_reader_writer")
 OF_CONFIGURATION = (
     "spacing",
     "normalization_schemes",
@@ -41,6 +43,7 @@ OF_CONFIGURATION = (
     "resampling_fn_seg",
     "resampling_fn_seg_kwargs",
 )
+OTHERS = ("dataset.json", "dataset_fingerprint.json", "splits_final.json")  # beside the plans
 
 
 @dataclass(frozen=True)
@@ -91,41 +94,51 @@ def adopt(
         overwrite: whether files of an earlier adoption are replaced.
 
     Raises:
-        ProXError: the network cannot be made elastic, the data in ``preprocessed`` are of another dataset, of other plans or
-            split otherwise, or there are such files already. Then nothing is written.
+        ProXError: the network cannot be made elastic, the data in ``preprocessed`` are of another dataset or split otherwise,
+            or there are such files already. Then nothing is written.
     """
     sources = {fold: TrainedNNUNet.of(model, fold) for fold in folds or model.folds}
     name, configuration, plans = str(model.plans["dataset_name"]), model.configuration_name, dict(model.plans)
     check_trainable(plans, configuration, "ProXTrainerAdopt")
-    choices = UNetChoices.from_json({} if space is None else space)
-    family = model.family_with(choices)
+    former = model.configuration.get(PLAN_KEY) or {}
+    entry = {"space": "default", **former, "recipe": "adopt"} | ({} if space is None else {"space": space})
+    family = model.family_with(choices_of({PLAN_KEY: entry}, UNetChoices()))
     if family.space.size() == 1:
-        raise ProXError(f"the search space {space!r:.80} has one member only, so there is nothing to adopt for")
+        raise ProXError(f"the search space {entry['space']!r:.80} has one member only, so there is nothing to adopt for")
     folder, plans_name = preprocessed / name, f"{plans['plans_name']}{SUFFIX}"
-    data = folder / str(model.configuration["data_identifier"])
     _check_dataset(model, folder)
-    if data.is_dir():
-        _check_plans(model, data)
-    path, warnings, starts = folder / f"{plans_name}.json", list[str](), dict[Path, Any]()
-    for fold, source in sources.items():
-        weights = source.supernet.network.state_dict()
-        check_weights(weights, without_weights(family).network, source.path)
-        held_out = _held_out(model, fold, folder, warnings)
-        number = fold.removeprefix("fold_")
-        described = {"weights": weights, "held_out": held_out, "source": f"{model.path.name}, {fold}"}
-        starts[start_file(folder, plans_name, configuration, number)] = described
-    if there := [str(file) for file in (path, *starts) if file.exists() and not overwrite]:
-        raise ProXError(f"{there[0]} exists; --overwrite replaces it")
+    identifier = str(model.configuration["data_identifier"])
+    if not _is_of(model, folder / identifier):  # these plans' data must not be taken for those of others
+        identifier = f"{plans_name}_{configuration}"
     plans["plans_name"] = plans_name
-    own = {key: value for key, value in plans["configurations"][configuration].items() if key != PLAN_KEY}
-    own |= {} if space is None else {PLAN_KEY: {"space": space}}
-    plans["configurations"] = plans["configurations"] | {configuration: own}
-    for file, described in starts.items():
-        write_tensors(described, file)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(plans, indent=4), encoding="utf-8")
+    own = {**plans["configurations"][configuration], PLAN_KEY: entry, "data_identifier": identifier}
+    path, warnings, starts = folder / f"{plans_name}.json", list[str](), dict[Path, Any]()
+    plans["configurations"] = _others(plans, path, configuration, own, overwrite=overwrite) | {configuration: own}
+    for fold, source in sources.items():
+        weights = _weights(source, family, entry["space"])
+        held_out = _held_out(model, fold, folder, warnings)
+        described = {"weights": weights, "held_out": held_out, "source": f"{model.path.name}, {fold}"}
+        starts[start_file(folder, plans_name, configuration, fold.removeprefix("fold_"))] = described
+        warnings += _of_mirroring(source, len(model.configuration["patch_size"]))
+    if there := [str(file) for file in starts if file.exists() and not overwrite]:
+        raise ProXError(f"{there[0]} exists; --overwrite replaces it")
+    written = list[Path]()
+    try:
+        for file, described in starts.items():
+            new = not file.exists()
+            write_tensors(described, file)
+            written += [file] if new else []
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(plans, indent=4), encoding="utf-8")
+    except BaseException:
+        for file in written:
+            file.unlink(missing_ok=True)
+        raise
     numbers = tuple(fold.removeprefix("fold_") for fold in sources)
-    return Adopted(plans_name, configuration, name, numbers, family.space.size(), data.is_dir(), tuple(warnings))
+    there_are_data = any((folder / identifier).glob("*"))
+    return Adopted(
+        plans_name, configuration, name, numbers, family.space.size(), there_are_data, tuple(dict.fromkeys(warnings))
+    )
 
 
 def _check_dataset(model: ModelFolder, folder: Path) -> None:
@@ -137,27 +150,92 @@ def _check_dataset(model: ModelFolder, folder: Path) -> None:
                 f"nnUNetv2_plan_and_preprocess -d {folder.name} --no_pp"
             )
     there = read_dataset(path)
-    for what, of in (("channels", channels_of), ("labels", labels_of)):
+    checks: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "channels": channels_of,
+        "labels": labels_of,
+        "outputs": outputs_of,  # the order of regions is that of the network's outputs
+        "regions_class_order": lambda dataset: dataset.get("regions_class_order"),
+    }
+    for what, of in checks.items():
         given, known = of(model.dataset), of(there)
         if given != known:
             raise ProXError(f"the model's {what} are {given!s:.120}, those of {path} are {known!s:.120}; they must be the same")
 
 
-def _check_plans(model: ModelFolder, data: Path) -> None:
-    """Refuses preprocessed ``data`` that other plans have made."""
-    given = model.configuration
-    for path in sorted(data.parent.glob("*Plans*.json")):
+def _is_of(model: ModelFolder, data: Path) -> bool:
+    """Whether preprocessed ``data`` are there, and no other plans than the model's can have made them."""
+    if not data.is_dir():
+        return False
+    for path in sorted(data.parent.glob("*.json")):
+        if path.name in OTHERS or path.stem.endswith(SUFFIX):
+            continue
         plans = read_plans(path)
-        for configuration in plans["configurations"].values():
-            if path.stem.endswith(SUFFIX) or configuration.get("data_identifier") != data.name:
-                continue
-            unlike = [key for key in OF_PLANS if plans.get(key) != model.plans.get(key)]
-            unlike += [key for key in OF_CONFIGURATION if configuration.get(key, given.get(key)) != given.get(key)]
-            if unlike:
-                raise ProXError(
-                    f"{data} is preprocessed by {path.name}, whose {', '.join(unlike[:3])} differ from those of the model's "
-                    "plans; a network that was trained on such data needs them again"
-                )
+        manager = PlansManager(plans)
+        for name in plans["configurations"]:
+            other = manager.get_configuration(name).configuration
+            if other.get("data_identifier") == data.name and not _alike(model, plans, other):
+                return False
+    return True
+
+
+def _alike(model: ModelFolder, plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> bool:
+    """Whether a configuration of ``plans`` preprocesses as the model's does."""
+    given, wanted = model.configuration, model.plans
+    same = all(plans.get(key) == wanted.get(key) for key in OF_PLANS)
+    same = same and all(configuration.get(key) == given.get(key) for key in OF_CONFIGURATION)
+    uses_intensities = "CTNormalization" in given.get("normalization_schemes", ())
+    return same and (not uses_intensities or intensities_of(plans) == intensities_of(wanted))
+
+
+def _others(plans: Mapping[str, Any], path: Path, name: str, own: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any]:
+    """The other configurations: those of an earlier adoption, if its plans are the same."""
+    configurations = dict(plans["configurations"])
+    if not path.is_file():
+        return configurations
+    known = read_plans(path)
+    before = known["configurations"]
+    if _plain(known) == _plain(plans):
+        if not overwrite and PLAN_KEY in before[name] and before[name][PLAN_KEY] != own[PLAN_KEY]:
+            raise ProXError(f"{path} asks for {before[name][PLAN_KEY]!s:.120}; --overwrite replaces it")
+        return dict(before)
+    if not overwrite:
+        raise ProXError(f"{path} exists and is of another model; --overwrite replaces it")
+    return configurations
+
+
+def _plain(plans: Mapping[str, Any]) -> dict[str, Any]:
+    """Plans without what an adoption changes."""
+    changed = (PLAN_KEY, "data_identifier")
+    of = plans["configurations"].items()
+    configurations = {name: {key: entry[key] for key in entry if key not in changed} for name, entry in of}
+    return {**plans, "configurations": configurations, "plans_name": None}
+
+
+def _weights(source: TrainedNNUNet, family: UNetFamily, space: Any) -> dict[str, Any]:
+    """Those of the largest member, which has to be the given network."""
+    if closed := source.checkpoint["prox"]["engine"].get("closed"):
+        raise ProXError(
+            f"the training of {source.path}, {source.fold}, has closed choices of {', '.join(closed)}, so its largest member "
+            "has not the plan's network; monai-prox export --subnet largest makes a folder of it, which can be adopted"
+        )
+    weights: dict[str, Any] = source.supernet.network.state_dict()
+    try:
+        check_weights(weights, without_weights(family).network, source.path)
+    except ProXError as error:
+        raise ProXError(f"the largest member of the space {space!s:.80} has to be the given network: {error}") from None
+    return weights
+
+
+def _of_mirroring(source: TrainedNNUNet, axes: int) -> list[str]:
+    """A warning if the given network was trained with less mirroring than its family will be."""
+    mirrored = source.checkpoint["inference_allowed_mirroring_axes"]
+    if mirrored is not None and len(mirrored) == axes:
+        return []
+    which = "without mirroring" if not mirrored else f"with mirroring along the axes {', '.join(map(str, mirrored))} alone"
+    return [
+        f"the given network was trained {which}, ProXTrainerAdopt mirrors along all axes; train with a class that does not, "
+        "such as class Mine(ProXTrainerAdopt, nnUNetTrainerNoMirroring)"
+    ]
 
 
 def _held_out(model: ModelFolder, fold: str, folder: Path, warnings: list[str]) -> tuple[str, ...] | None:
@@ -171,29 +249,30 @@ def _held_out(model: ModelFolder, fold: str, folder: Path, warnings: list[str]) 
         return None
     splits = folder / "splits_final.json"
     if splits.is_file():
-        check_split(read_json(splits), int(fold.removeprefix("fold_")), held_out, splits)
+        number, known = int(fold.removeprefix("fold_")), read_json(splits)
+        if not isinstance(known, list):
+            raise ProXError(f"{splits} is no list of folds, got {known!r:.80}")
+        if number < len(known):
+            check_types(known[number], {"val": tuple[str, ...]}, f"{splits}, fold {number}")
+            check_split(known[number]["val"], number, held_out)
     return held_out
 
 
-def check_split(splits: Any, fold: int, held_out: Sequence[str], path: Path) -> None:
-    """Checks that a fold holds out the cases that the given network's training has held out.
+def check_split(known: Sequence[str], fold: int | str, held_out: Sequence[str]) -> None:
+    """Checks that a fold holds out no case that the given network was trained on.
 
     Args:
-        splits: content of splits_final.json.
+        known: names of the cases that the fold holds out.
         fold: number of the fold.
-        held_out: names of the cases.
-        path: the file.
+        held_out: names of the cases that the given network's training has held out.
 
     Raises:
-        ProXError: it does not.
+        ProXError: it does.
     """
-    with refusing(f"{path} cannot be used"):
-        known = splits[fold]["val"] if fold < len(splits) else None
-    if known is not None and sorted(known) != sorted(held_out):
-        taught = sorted({*known} - {*held_out}) or sorted({*held_out} - {*known})
+    if taught := sorted({*known} - {*held_out}):
         raise ProXError(
-            f"fold {fold} of {path} holds out {len(known)} cases, the given network has held out {len(held_out)} others, "
-            f"unlike {taught[0]}: scores would be of cases that it was trained on; take the splits_final.json of its training"
+            f"fold {fold} holds out {len(taught)} cases that the given network was trained on, such as {taught[0]}, so scores "
+            "would be too high; take the splits_final.json of its training"
         )
 
 
@@ -220,5 +299,5 @@ def read_start(folder: Path, plans_name: str, configuration: str, fold: int | st
     check_types(start, START, path)
     known = start["held_out"]
     if fold != "all" and known is not None:
-        check_split([{"val": list(held_out)}], 0, known, path)
+        check_split(held_out, fold, known)
     return {name: value for name, value in start["weights"].items() if isinstance(value, torch.Tensor)}

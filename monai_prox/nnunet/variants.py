@@ -75,9 +75,13 @@ class ProXTrainerAdopt(ProXTrainer):
         return super().configure_optimizers()  # type: ignore[no-any-return]
 
     def on_train_start(self) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        if self.current_epoch == 0:
+            self._load_start()  # before loader processes start, which an error would leave behind
         super().on_train_start()
-        if self.current_epoch > 0:  # the training is continued
-            return
+
+    def _load_start(self) -> None:
         if self.engine.pretrained:
             raise ProXError(
                 f"{type(self).__name__} begins with the weights that monai-prox adopt has written; -pretrained_weights would "

@@ -64,7 +64,7 @@ def test_a_bundles_trained_network_becomes_the_start_of_a_family(tmp_path: Path)
     done = prox("adopt", bundle, "--space", '{"width": [0.5, 1.0]}')
     assert done.code == 0 and "a UNet: 6 members" in done.out, done.out + done.err
     overlay = json.loads((bundle / "configs" / "prox.json").read_text())["prox"]
-    assert (overlay["recipe"], overlay["start"]) == ("adopt", "$@prox#ckpt_dir + '/given.pt'")
+    assert (overlay["recipe"], overlay["start"]) == ("adopt", "$@bundle_root + '/models/given.pt'")
     assert equal(torch.load(bundle / "models" / "given.pt"), given)
     assert "given.pt exists; --overwrite replaces it" in prox("adopt", bundle).error
     said = run(bundle, "train.json", "prox.json", dataset_dir=folder / "task", epochs=1, optimizer__lr=0.0)
@@ -77,7 +77,8 @@ def test_a_bundles_trained_network_becomes_the_start_of_a_family(tmp_path: Path)
         network.load_state_dict(weights)
         outputs.append(network.train()(x))  # the statistics of the training are taken anew
     torch.testing.assert_close(*outputs, atol=1e-9, rtol=0)
-    assert equal(torch.load(bundle / "models" / "given.pt"), given)
+    assert prox("adopt", bundle, "--overwrite").code == 0  # for another space
+    assert equal(torch.load(bundle / "models" / "given.pt"), given), "not the family's largest member"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,8 @@ def test_a_bundles_trained_network_becomes_the_start_of_a_family(tmp_path: Path)
         (["--weights", "nowhere.pt"], "there is no file of a network's weights nowhere.pt"),
         (["--space", "paper"], '--space is paper; for a MONAI bundle it is default or widths such as {"width": [0.5, 1]}'),
         (["--space", '{"depth": [1]}'], "for a MONAI bundle it is default or widths"),
+        (["--space", '{"width": 3}'], "for a MONAI bundle it is default or widths"),
+        (["--fold", "0"], "--fold and --checkpoint are for nnU-Net's models"),
         ([], "does not hold the weights of this network"),
     ],
 )
@@ -120,7 +123,7 @@ def test_an_overlay_says_what_it_understood_and_changes_nothing(tmp_path: Path) 
         "network": "$@network_def.to(@device)",
         "train#trainer#train_handlers": "@train#handlers",
     }
-    assert "prox.json exists; give another --output or --overwrite" in prox("overlay", bundle).error
+    assert "prox.json exists; --overwrite replaces it" in prox("overlay", bundle).error
     assert prox("overlay", bundle, "--overwrite", "--width", "0.5,1", "--size", "16 16 16").code == 0
     assert json.loads((bundle / "configs" / "prox.json").read_text())["prox"]["width"] == [0.5, 1]
 

@@ -125,7 +125,8 @@ def test_a_family_grows_from_a_training_of_nnunets(
     monkeypatch.setattr(ProXTrainerAdopt, "learning_rate", 0.0)  # so that the family stays what it begins with
     done = prox("adopt", stock_model, "--fold", "0", "--space", json.dumps(SPACE))
     command = f"nnUNetv2_train {preprocessed.name} {FULLRES} 0 -tr ProXTrainerAdopt -p {OWN}"
-    assert done.code == 0 and done.out.splitlines()[-1] == command and "warning" not in done.out, done.err
+    assert done.code == 0 and done.out.splitlines()[-1] == command, done.err
+    assert "warning: the given network was trained without mirroring, ProXTrainerAdopt mirrors along all axes" in done.out
     assert "nnUNetv2_preprocess" not in done.out
     with training_on(preprocessed, preprocessed.root / "nnUNet_results"):
         trainer = make_trainer(preprocessed.plans(OWN), preprocessed.dataset(), cls=ProXTrainerAdoptTiny)
@@ -166,19 +167,48 @@ def test_weights_that_are_not_there_or_come_another_way_are_refused(ready: Path,
 def test_another_split_is_refused(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, folder = stock(), ready / "Dataset990_Phantom"
     hold_out(model, ["a", "b"])
-    (folder / "splits_final.json").write_text(json.dumps([{"train": ["a"], "val": ["b", "c"]}]))
-    refused("fold 0 of", adopt, model, ready, space=SPACE)
-    said = refused("holds out 2 cases", adopt, model, ready, space=SPACE)
-    assert "others, unlike c: scores would be of cases that it was trained on" in said
+    splits = folder / "splits_final.json"
+    for content, said in (
+        ([{"train": ["a"], "val": ["b", "c"]}], "fold 0 holds out 1 cases that the given network was trained on, such as c"),
+        ([{"val": ["b", 1]}], "splits_final.json, fold 0"),
+        ({"val": []}, "splits_final.json is no list of folds"),
+    ):
+        splits.write_text(json.dumps(content))
+        refused(said, adopt, model, ready, space=SPACE)
     assert not [*folder.glob("*.pt"), *folder.glob(f"{OWN}.json")]
-    (folder / "splits_final.json").write_text(json.dumps([{"train": ["c"], "val": ["b", "a"]}]))
+    splits.write_text(json.dumps([{"train": ["b", "c"], "val": ["a"]}]))  # fewer of those that were held out
     assert not adopt(model, ready, space=SPACE).warnings
     refused("exists; --overwrite replaces it", adopt, model, ready, space=SPACE)
     adopt(model, ready, space=SPACE, overwrite=True)
     monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda trainer: None)
     monkeypatch.setattr(nnUNetTrainer, "do_split", lambda trainer: (["a"], ["b", "c"]))
     trainer = make_trainer(json.loads((folder / f"{OWN}.json").read_text()), cls=ProXTrainerAdoptTiny)
-    refused("holds out 2 cases, the given network has held out 2 others", trainer.on_train_start)
+    refused("fold 0 holds out 1 cases that the given network was trained on, such as c", trainer.on_train_start)
+
+
+def test_folds_configurations_and_spaces_are_added_to_what_was_adopted(ready: Path) -> None:
+    model, folder = stock(folds=(0, 1)), ready / "Dataset990_Phantom"
+    for fold in ("fold_0", "fold_1"):
+        assert adopt(model, ready, folds=(fold,), space=SPACE).members == 8
+    file = folder / f"{OWN}.json"
+    refused("asks for {'space': {'width': [0.5, 1.0]}, 'recipe': 'adopt'}; --overwrite", adopt, model, ready, folds=("fold_0",))
+    plans = json.loads(file.read_text())
+    model.plans["configurations"]["2d"] = plans["configurations"]["2d"] = {"inherits_from": FULLRES, "batch_size": 3}
+    file.write_text(json.dumps(plans))
+    adopt(model, ready, folds=("fold_0",), space=SPACE, overwrite=True)
+    assert json.loads(file.read_text())["configurations"].keys() == {FULLRES, "2d"}
+    model.plans["configurations"][FULLRES]["batch_size"] = 5
+    refused("exists and is of another model", adopt, model, ready, folds=("fold_0",), space=SPACE)
+
+
+def test_an_entry_that_is_inherited_does_not_decide_the_recipe(ready: Path) -> None:
+    model = stock()
+    base = model.plans["configurations"][FULLRES] | {"prox": {"recipe": "prox", "space": SPACE}}
+    model.plans["configurations"] = {"base": base, FULLRES: {"inherits_from": "base"}}
+    (model.path / "plans.json").write_text(json.dumps(model.plans))
+    assert adopt(ModelFolder.open(model.path), ready).members == 8
+    plans = json.loads((ready / "Dataset990_Phantom" / f"{OWN}.json").read_text())
+    assert plans["configurations"][FULLRES]["prox"] == {"recipe": "adopt", "space": SPACE}
 
 
 def test_another_dataset_is_refused(ready: Path) -> None:
@@ -188,20 +218,54 @@ def test_another_dataset_is_refused(ready: Path) -> None:
     refused("the model's labels are {'background': 0, 'anterior': 1, 'posterior': 2}, those of", adopt, model, ready)
     path.write_text(json.dumps(BARE_DATASET | {"channel_names": {"0": "CT"}}))
     refused("the model's channels are ('MRI',), those of", adopt, model, ready)
+    regions = {"background": 0, "whole": [1, 2], "core": [2]}
+    turned = {name: regions[name] for name in ("background", "core", "whole")}
+    of_regions = BARE_DATASET | {"labels": regions, "regions_class_order": [1, 2]}
+    given = stock(dataset=of_regions)
+    for other, what in (({"labels": turned}, "outputs"), ({"regions_class_order": [2, 1]}, "regions_class_order")):
+        path.write_text(json.dumps(of_regions | other))
+        refused(f"the model's {what} are ", adopt, given, ready)
     path.unlink()
     refused(f"there is no {path}; the training needs the dataset: put it into nnUNet_raw", adopt, model, ready)
 
 
-def test_data_that_other_plans_have_preprocessed_are_refused(ready: Path) -> None:
+def test_data_that_other_plans_have_preprocessed_are_left_alone(ready: Path) -> None:
     model, folder = stock(), ready / "Dataset990_Phantom"
-    (folder / "nnUNetPlans.json").write_text(json.dumps(bare_plans(spacing=(2.0, 1.0, 1.0), name="nnUNetPlans")))
-    refused("is preprocessed by nnUNetPlans.json, whose spacing differ", adopt, model, ready, space=SPACE)
+
+    def identifier(**options: Any) -> str:
+        adopted = adopt(model, ready, space=SPACE, overwrite=True)
+        found: str = json.loads((folder / f"{OWN}.json").read_text())["configurations"][FULLRES]["data_identifier"]
+        assert adopted.preprocessed == any((folder / found).glob("*"))
+        return found
+
+    assert identifier() == f"nnUNetPlans_{FULLRES}"
+    other = folder / "mine.json"
+    other.write_text(json.dumps(bare_plans(name="mine")))
+    assert identifier() == f"nnUNetPlans_{FULLRES}"
+    other.write_text(json.dumps(bare_plans(spacing=(2.0, 1.0, 1.0), name="mine")))
+    assert identifier() == f"{OWN}_{FULLRES}"
+    other.unlink()
     shutil.rmtree(folder / f"nnUNetPlans_{FULLRES}")
-    assert not adopt(model, ready, space=SPACE).preprocessed
+    assert identifier() == f"{OWN}_{FULLRES}"
 
 
 def test_networks_without_a_family_are_refused(ready: Path) -> None:
     refused("has one member only", adopt, stock(), ready, space={"width": [1.0]})
+    refused(
+        "the largest member of the space {'kernel': [3, 5]} has to be the given network",
+        adopt,
+        stock(),
+        ready,
+        space={"kernel": [3, 5]},
+    )
+
+
+def test_nothing_is_left_if_a_file_cannot_be_written(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, folder = stock(folds=(0, 1)), ready / "Dataset990_Phantom"
+    (folder / f"{OWN}__{FULLRES}__fold_1.pt").mkdir()
+    with pytest.raises(OSError, match="fold_1"):
+        adopt(model, ready, space=SPACE, overwrite=True)
+    assert not (folder / f"{OWN}__{FULLRES}__fold_0.pt").exists() and not (folder / f"{OWN}.json").exists()
 
 
 def test_files_of_others_are_read_as_data(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
