@@ -251,13 +251,8 @@ def test_data_that_other_plans_have_preprocessed_are_left_alone(ready: Path) -> 
 
 def test_networks_without_a_family_are_refused(ready: Path) -> None:
     refused("has one member only", adopt, stock(), ready, space={"width": [1.0]})
-    refused(
-        "the largest member of the space {'kernel': [3, 5]} has to be the given network",
-        adopt,
-        stock(),
-        ready,
-        space={"kernel": [3, 5]},
-    )
+    larger, model = {"kernel": [3, 5]}, stock(bare_plans(patch=(24, 24, 24)))
+    refused(f"the largest member of the space {larger} has to be the given network", adopt, model, ready, space=larger)
 
 
 def test_nothing_is_left_if_a_file_cannot_be_written(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
