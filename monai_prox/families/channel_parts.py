@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import prod
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from monai_prox.core.layers import Layer
+from monai_prox.core.slicing import prefix
 from monai_prox.errors import ProXError
 
 # Functions by their names, without the underscores of operators and of what works in place
@@ -226,3 +228,19 @@ def _keeps_channels(index: Any) -> bool:
     index = index if isinstance(index, tuple) else (index,)
     whole = slice(None)
     return all(one == whole for one in index[:2]) or index[0] is Ellipsis
+
+
+def first_of_each(parts: Sequence[int], full: Sequence[int]) -> tuple[slice, ...]:
+    """The first channels of each part of an axis of the largest network, as many as a member has.
+
+    Args:
+        parts: sizes of the parts in the member.
+        full: sizes of the parts in the largest network.
+
+    >>> first_of_each([2, 3], [4, 8])
+    (slice(0, 2, None), slice(4, 7, None))
+    """
+    if tuple(parts) == tuple(full):
+        return prefix(sum(full))
+    starts = accumulate(full, initial=0)
+    return tuple(slice(start, start + length) for start, length in zip(starts, parts, strict=False))

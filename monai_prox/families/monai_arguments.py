@@ -27,6 +27,9 @@ DEPTH: Mapping[str, tuple[str, ...]] = {
     "SegResNet": ("blocks_down", "blocks_up"),
     "SegResNetDS": ("blocks_down", "blocks_up"),
 }
+# The arguments that list blocks by level, down and up, of the classes whose lowest level can be left out: the others stay what
+# they are. In UNet and AttentionUnet the lowest level is of another kind
+LEVELS: Mapping[str, tuple[str, str]] = dict.fromkeys(("SegResNet", "SegResNetDS"), ("blocks_down", "blocks_up"))
 TARGET = "_target_"
 MOST_ITEMS, LARGEST, MOST_BLOCKS = 64, 65_536, 64  # of arguments, so that no file makes a network without end
 NUMBERS = frozenset({"spatial_dims", "in_channels", "out_channels"})
@@ -89,6 +92,49 @@ def read_network(network: Any) -> tuple[type[nn.Module], dict[str, Any]]:
         if any(type(count) is int and count > MOST_BLOCKS for count in ([blocks] if isinstance(blocks, int) else blocks or ())):
             raise ProXError(f"{key} of {cls.__name__} is {blocks!r:.80}; at most {MOST_BLOCKS} are allowed")
     return cls, arguments
+
+
+def blocks_of(given: Any, what: str) -> list[int]:
+    """The numbers of blocks in an argument, one for each level or one for all.
+
+    Args:
+        given: the argument, or None.
+        what: what it is, for errors.
+
+    Raises:
+        ProXError: a level has no block.
+    """
+    blocks = [given] if isinstance(given, int) else list(given or ())
+    if not all(type(count) is int and count > 0 for count in blocks):
+        raise ProXError(f"{what} is {given!r:.80}; an elastic depth, or elastic levels, need at least 1 everywhere")
+    return blocks
+
+
+def sizes_in(kernels: Any) -> list[int]:
+    """The sizes of kernels in an argument: one number, or lists of them by level and axis.
+
+    Args:
+        kernels: the argument.
+
+    >>> sizes_in([3, [1, 3, 5]])
+    [3, 1, 3, 5]
+    """
+    if isinstance(kernels, (list, tuple)):
+        return [size for of in kernels for size in sizes_in(of)]
+    return [kernels] if type(kernels) is int else []
+
+
+def cut_sizes(kernels: Any, most: int) -> Any:
+    """Sizes of kernels of which none is larger than a number.
+
+    Args:
+        kernels: the argument, see ``sizes_in``.
+        most: the number.
+
+    >>> cut_sizes([3, [1, 3, 5]], 3)
+    [3, [1, 3, 3]]
+    """
+    return [cut_sizes(of, most) for of in kernels] if isinstance(kernels, (list, tuple)) else min(kernels, most)
 
 
 def _check_value(what: str, value: Any) -> None:

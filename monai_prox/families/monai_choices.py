@@ -18,18 +18,20 @@ class MONAIChoices:
             leaves at least 4 features in the first level.
         depth: "full", or "all" for 1 block to as many as the network has: ``num_res_units`` of UNet, ``blocks_down`` and
             ``blocks_up`` of SegResNet and SegResNetDS.
-        kernel: odd sizes, ascending, of a ``kernel_size`` that is one number. The last one is the network's. None means that
-            kernels have one size.
+        levels: number of lowest levels that may be missing, of SegResNet and SegResNetDS. At least two levels stay.
+        kernel: odd sizes, ascending, that cut the kernels in ``kernel_size``. The last one is the largest that the network has.
+            None means that kernels have one size.
 
     Raises:
         ProXError: a value is out of range.
 
     >>> MONAIChoices(width=(0.5, 1))
-    MONAIChoices(width=(0.5, 1), depth='full', kernel=None)
+    MONAIChoices(width=(0.5, 1), depth='full', levels=0, kernel=None)
     """
 
     width: tuple[float, ...] | None = None
     depth: Literal["full", "all"] = "full"
+    levels: int = 0
     kernel: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -37,6 +39,10 @@ class MONAIChoices:
             check_fractions("width", self.width)
         if self.depth not in ("full", "all"):
             raise ProXError(f"depth is {self.depth!r:.80}; allowed: full, all")
+        if type(self.levels) is not int or self.levels < 0:
+            raise ProXError(f"levels counts the levels that may be missing, got {self.levels!r:.80}")
+        if self.levels and self.depth == "all":
+            raise ProXError("either levels or depth can be elastic, not both")
         if self.kernel is not None:
             check_numbers("kernel", self.kernel)
             odd = all(type(size) is int and size > 0 and size % 2 for size in self.kernel)

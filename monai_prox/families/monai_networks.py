@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from math import lcm
 from typing import Any
 
@@ -16,17 +16,28 @@ import torch
 from torch import Tensor, nn
 
 from monai_prox.core.layers import Layer
-from monai_prox.core.slicing import Region, centre, prefix
+from monai_prox.core.slicing import Region, centre
 from monai_prox.core.slots import Slot
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError
-from monai_prox.families.channel_parts import Followed, follow
+from monai_prox.families.channel_parts import Followed, first_of_each, follow
 from monai_prox.families.choices import width_fractions
-from monai_prox.families.monai_arguments import DEPTH, FEATURES, TARGET, read_network, voxels_of
+from monai_prox.families.monai_arguments import (
+    DEPTH,
+    FEATURES,
+    LEVELS,
+    TARGET,
+    blocks_of,
+    cut_sizes,
+    read_network,
+    sizes_in,
+    voxels_of,
+)
 from monai_prox.families.monai_choices import MONAIChoices
 
 LARGEST_DIVISOR = 128
 UNIT = re.compile(r"\.unit[1-9]\d*\.conv\.weight$")
+UP = re.compile(r"(up_layers\.|up_samples\.)(\d+)(?=\.)")
 FOLLOWED = 64  # members of which it is kept what their runs have shown
 
 
@@ -74,7 +85,12 @@ class MONAIFamily:
             raise ProXError(f"the size is {list(self.size)}; the network has {self._argument_of('spatial_dims')} spatial axes")
         self._followed: OrderedDict[tuple[Subnet, tuple[int, ...]], Followed] = OrderedDict()
         fractions = width_fractions(choices.width, self._features[0])
-        dimensions = {"depth": self._depths(), "width": self._slots(fractions), "kernel": self._kernels()}
+        dimensions = {
+            "depth": self._depths(),
+            "width": self._slots(fractions),
+            "kernel": self._kernels(),
+            "levels": self._level_counts(),
+        }
         self.space = SearchSpace({name: slots for name, slots in dimensions.items() if slots}).narrow(open or {})
         self._check_layers()
 
@@ -140,11 +156,7 @@ class MONAIFamily:
 
     def _blocks(self, name: str) -> list[int]:
         """What an argument says about blocks, one number a level or one for all."""
-        given = self._argument_of(name)
-        blocks = [given] if isinstance(given, int) else list(given or ())
-        if not all(type(count) is int and count > 0 for count in blocks):
-            raise ProXError(f"{name} of {self._class.__name__} is {given!r:.80}; an elastic depth needs at least 1 everywhere")
-        return blocks
+        return blocks_of(self._argument_of(name), f"{name} of {self._class.__name__}")
 
     def _kernels(self) -> tuple[Slot, ...]:
         """The sizes of all kernels together."""
@@ -152,17 +164,27 @@ class MONAIFamily:
             return ()
         size = inspect.signature(self._class).parameters.get("kernel_size")
         full = None if size is None else self._argument_of("kernel_size")
-        if type(full) is not int or full != self.choices.kernel[-1]:
+        if max(sizes_in(full), default=None) != self.choices.kernel[-1]:
             raise ProXError(
-                f"kernel is {list(self.choices.kernel)}; it ends in the network's kernel_size, one number for all levels, "
+                f"kernel is {list(self.choices.kernel)}; it ends in the largest kernel of the network's kernel_size, "
                 f"which is {full!r:.80} of {self._class.__name__}"
             )
         return (Slot(choices=self.choices.kernel),)
 
+    def _level_counts(self) -> tuple[Slot, ...]:
+        """The numbers of levels."""
+        missing, name = self.choices.levels, self._class.__name__
+        full = len(self._blocks(LEVELS[name][0])) if missing and name in LEVELS else 2
+        if missing > full - 2:
+            raise ProXError(f"levels is {missing}; {name} may lack at most {full - 2}, and {', '.join(LEVELS)} alone lack any")
+        return (Slot(choices=tuple(range(full - missing, full + 1))),) if missing else ()
+
     def _check_layers(self) -> None:
         """Refuses a family whose smallest member has layers that the largest has not, or lacks some for its width."""
-        smallest, largest = (self._follow(member).parts.keys() for member in (self.space.smallest(), self.space.largest()))
-        others = sorted(smallest - largest if self.choices.depth == "all" else smallest ^ largest)
+        smallest, largest = ({*self._follow(member).parts} for member in (self.space.smallest(), self.space.largest()))
+        smallest = {self._in_largest(name, self.space.smallest()) for name in smallest}
+        fewer = self.choices.depth == "all" or self.choices.levels > 0
+        others = sorted(smallest - largest if fewer else smallest ^ largest)
         if others:
             raise ProXError(f"{self._class.__name__} has other layers with fewer features: {', '.join(others):.200}")
 
@@ -221,7 +243,11 @@ class MONAIFamily:
                 chosen = [next(blocks) for _ in self._blocks(name)]
                 arguments |= {name: chosen[0] if isinstance(self._argument_of(name), int) else chosen} if chosen else {}
         if "kernel" in values:
-            arguments["kernel_size"] = values["kernel"][0]
+            arguments["kernel_size"] = cut_sizes(self._argument_of("kernel_size"), values["kernel"][0])
+        if "levels" in values:
+            down, up = LEVELS[self._class.__name__]
+            of_up, count = self._blocks(up), values["levels"][0]
+            arguments |= {down: self._blocks(down)[:count]} | ({up: of_up[len(of_up) - count + 1 :]} if of_up else {})
         return arguments
 
     def architecture_of(self, subnet: Subnet) -> dict[str, Any]:
@@ -264,14 +290,24 @@ class MONAIFamily:
     # ------------------------------------------------------------------ where weights live
     def locate(self, name: str, shape: tuple[int, ...], subnet: Subnet) -> tuple[str, Region]:
         """The place of a member's tensor in the largest network. See ``Family.locate``."""
-        own, full = (self._follow(of).parts.get(name) for of in (self.space.check(subnet), self.space.largest()))
+        subnet, largest = self.space.check(subnet), self._follow(self.space.largest())
+        place = self._in_largest(name, subnet)
+        own, full = self._follow(subnet).parts.get(name), largest.parts.get(place)
         if own is None or full is None or {a: len(of) for a, of in own.items()} != {a: len(of) for a, of in full.items()}:
             raise ProXError(f"the largest network has no {name} that reads the same channels: {subnet}")
-        kernel = self._follow(self.space.largest()).shapes[name]
-        return name, tuple(
-            _first_of_each(own[axis], full[axis]) if axis in own else centre(length, kernel[axis])
+        kernel = largest.shapes[place]
+        return place, tuple(
+            first_of_each(own[axis], full[axis]) if axis in own else centre(length, kernel[axis])
             for axis, length in enumerate(shape)
         )
+
+    def _in_largest(self, name: str, subnet: Subnet) -> str:
+        """The name that a member's tensor has in the largest network. The way up counts levels from the lowest."""
+        found = UP.match(name) if "levels" in subnet else None
+        if found is None:
+            return name
+        missing = self.space.largest()["levels"][0] - subnet["levels"][0]
+        return f"{found[1]}{int(found[2]) + int(missing)}{name[found.end() :]}"
 
     def output_axis(self, name: str) -> int:
         """The axis of output channels, which is 1 for transposed convolutions. See ``Family.output_axis``."""
@@ -298,7 +334,7 @@ class MONAIFamily:
                 odd = -(-self.size[axis] // divisor) | 1
                 for times in (odd, odd + 2):
                     size = (*self.size[:axis], divisor * times, *self.size[axis + 1 :])
-                    self._follow(self.space.smallest(), size)
+                    self._follow(self.space.largest(), size)
             except ProXError:
                 divisor *= 2
             else:
@@ -312,11 +348,3 @@ class MONAIFamily:
     def run(self, network: Callable[[Tensor], Any], x: Tensor, subnet: Subnet) -> Any:
         """Runs a member's network. See ``Family.run``."""
         return network(x)
-
-
-def _first_of_each(parts: Sequence[int], full: Sequence[int]) -> tuple[slice, ...]:
-    """The first channels of each part of an axis of the largest network, as many as the member has."""
-    if tuple(parts) == tuple(full):
-        return prefix(sum(full))
-    starts = accumulate(full, initial=0)
-    return tuple(slice(start, start + length) for start, length in zip(starts, parts, strict=False))

@@ -266,6 +266,26 @@ DEEP: dict[str, tuple[dict[str, Any], MONAIChoices]] = {
         {"_target_": "SegResNetDS", **TWO, "init_filters": 8, "blocks_down": [1, 2, 2], "norm": "instance"},
         MONAIChoices(width=(0.5, 1.0), depth="all"),
     ),
+    "levels": (
+        {
+            "_target_": "SegResNet",
+            **TWO,
+            "init_filters": 8,
+            "blocks_down": [1, 1, 1, 2],
+            "blocks_up": [2, 1, 1],
+            "norm": "instance",
+        },
+        MONAIChoices(width=(0.5, 1.0), levels=2),
+    ),
+    "levels with heads": (
+        {"_target_": "SegResNetDS", **THREE, "init_filters": 4, "blocks_down": [1, 1, 1], "dsdepth": 2, "norm": "instance"},
+        MONAIChoices(width=(0.5, 1.0), levels=1),
+    ),
+    "kernels by level": (
+        {"_target_": "DynUNet", **THREE, "kernel_size": [5, [1, 3, 3], 3], "strides": [1, 2, 2], "filters": [4, 8, 8]}
+        | {"upsample_kernel_size": [2, 2]},
+        MONAIChoices(width=(0.5, 1.0), kernel=(1, 3, 5)),
+    ),
 }
 
 
@@ -308,13 +328,18 @@ def test_other_depths_and_kernels_are_refused() -> None:
         choices=MONAIChoices(depth="all"),
     )
     refused(
-        "num_res_units of UNet is 0; an elastic depth",
+        "num_res_units of UNet is 0; an elastic depth, or elastic levels, need",
         MONAIFamily,
         {**unet, "num_res_units": 0},
         size=size,
         choices=MONAIChoices(depth="all"),
     )
     refused("which is 3 of UNet", MONAIFamily, unet, size=size, choices=MONAIChoices(kernel=(3, 5)))
+    refused("levels counts the levels that may be missing, got -1", MONAIChoices, levels=-1)
+    refused("either levels or depth can be elastic, not both", MONAIChoices, levels=1, depth="all")
+    refused("levels is 1; UNet may lack at most 0, and", MONAIFamily, unet, size=size, choices=MONAIChoices(levels=1))
+    segresnet, fewer = NETWORKS["a SegResNet of deconvolutions"], MONAIChoices(levels=2)
+    refused("levels is 2; SegResNet may lack at most 1", MONAIFamily, segresnet, size=(32, 32), choices=fewer)
     refused("which is None of BasicUNet", MONAIFamily, basic, size=(32, 32), choices=MONAIChoices(kernel=(1, 3)))
 
 
