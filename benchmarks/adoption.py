@@ -123,7 +123,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4000, help="of the given network")
     parser.add_argument("--epochs", type=int, default=100, help="into which the steps are divided")
     parser.add_argument("--learning-rate", type=float, default=4e-3, help="of AdamW")
-    parser.add_argument("--adopt-rate", type=float, default=0.25, help="the part of it with which a family is adopted")
+    parser.add_argument("--adopt-rate", type=float, default=1.0, help="the part of it with which a family is adopted")
     parser.add_argument("--features", nargs="+", type=int, default=[16, 32, 64, 128])
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--held-out", type=int, default=60, help="cases, the last by name")
