@@ -161,8 +161,8 @@ def adopt(space: SearchSpace) -> tuple[Stage, ...]:
     """A trained network becomes the largest member of a family, and teaches the others.
 
     Its channels are put in the order of their importance, where they can be sorted, so that narrower members begin with those
-    that matter most. All members are open from the beginning. The largest has every other step, so that it stays as good as it
-    was. A frozen copy of the given network teaches all of them beside the labels.
+    that matter most. All members are open from the beginning. A step trains the largest or a random one, and the smallest,
+    which costs next to nothing. A frozen copy of the given network teaches all of them beside the labels.
 
     The weights have to be loaded into the supernet's network before the first epoch.
 
@@ -176,12 +176,12 @@ def adopt(space: SearchSpace) -> tuple[Stage, ...]:
     opened = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
     if space.size() == 1:
         return (Stage(name="largest"),)
-    everyone: tuple[Role, ...] = ("largest", "random", "largest", "smallest")
+    larger: tuple[Role, ...] = ("largest", "random")
     return (
         Stage(
             name="everyone",
             open=opened,
-            train=(everyone,),
+            train=(larger, "smallest"),
             teacher="given",
             distance="kl",
             warmup=WARMUP,

@@ -351,7 +351,7 @@ def test_a_given_network_teaches_all_members_from_the_beginning(space: SearchSpa
     (stage,) = adopt(space)
     assert stage.space(space) == space and stage.reorder is not None
     assert (stage.teacher, stage.distance, stage.distillation, stage.new_weights) == ("given", "kl", 0.5, "random")
-    assert stage.train == (("largest", "random", "largest", "smallest"),)
+    assert stage.train == (("largest", "random"), "smallest")
 
 
 # ---------------------------------------------------------------------- recipes by name
