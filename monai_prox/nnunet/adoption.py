@@ -169,7 +169,10 @@ def _is_of(model: ModelFolder, data: Path) -> bool:
     for path in sorted(data.parent.glob("*.json")):
         if path.name in OTHERS or path.stem.endswith(SUFFIX):
             continue
-        plans = read_plans(path)
+        try:
+            plans = read_plans(path)
+        except ProXError:  # a file of another kind
+            continue
         manager = PlansManager(plans)
         for name in plans["configurations"]:
             other = manager.get_configuration(name).configuration

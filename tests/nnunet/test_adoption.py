@@ -238,6 +238,7 @@ def test_data_that_other_plans_have_preprocessed_are_left_alone(ready: Path) -> 
         assert adopted.preprocessed == any((folder / found).glob("*"))
         return found
 
+    (folder / "notes.json").write_text("[]")
     assert identifier() == f"nnUNetPlans_{FULLRES}"
     other = folder / "mine.json"
     other.write_text(json.dumps(bare_plans(name="mine")))
