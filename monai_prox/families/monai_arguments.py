@@ -27,9 +27,6 @@ DEPTH: Mapping[str, tuple[str, ...]] = {
     "SegResNet": ("blocks_down", "blocks_up"),
     "SegResNetDS": ("blocks_down", "blocks_up"),
 }
-# The arguments that list blocks by level, down and up, of the classes whose lowest level can be left out: the others stay what
-# they are. In UNet and AttentionUnet the lowest level is of another kind
-LEVELS: Mapping[str, tuple[str, str]] = dict.fromkeys(("SegResNet", "SegResNetDS"), ("blocks_down", "blocks_up"))
 TARGET = "_target_"
 MOST_ITEMS, LARGEST, MOST_BLOCKS = 64, 65_536, 64  # of arguments, so that no file makes a network without end
 NUMBERS = frozenset({"spatial_dims", "in_channels", "out_channels"})

@@ -18,7 +18,8 @@ class MONAIChoices:
             leaves at least 4 features in the first level.
         depth: "full", or "all" for 1 block to as many as the network has: ``num_res_units`` of UNet, ``blocks_down`` and
             ``blocks_up`` of SegResNet and SegResNetDS.
-        levels: number of lowest levels that may be missing, of SegResNet and SegResNetDS. At least two levels stay.
+        levels: number of lowest levels that may be missing, of DynUNet, SegResNet and SegResNetDS. At least two
+            levels stay, and of DynUNet three.
         kernel: odd sizes, ascending, that cut the kernels in ``kernel_size``. The last one is the largest that the network has.
             None means that kernels have one size.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from monai_prox.core.layers import Layer
 from monai_prox.core.slicing import Region, centre
-from monai_prox.core.slots import Slot
+from monai_prox.core.slots import Need, Slot
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.errors import ProXError
 from monai_prox.families.channel_parts import Followed, first_of_each, follow
@@ -25,7 +25,6 @@ from monai_prox.families.choices import width_fractions
 from monai_prox.families.monai_arguments import (
     DEPTH,
     FEATURES,
-    LEVELS,
     TARGET,
     blocks_of,
     cut_sizes,
@@ -34,10 +33,10 @@ from monai_prox.families.monai_arguments import (
     voxels_of,
 )
 from monai_prox.families.monai_choices import MONAIChoices
+from monai_prox.families.monai_levels import fewer_levels, in_largest, level_slots
 
 LARGEST_DIVISOR = 128
 UNIT = re.compile(r"\.unit[1-9]\d*\.conv\.weight$")
-UP = re.compile(r"(up_layers\.|up_samples\.)(\d+)(?=\.)")
 FOLLOWED = 64  # members of which it is kept what their runs have shown
 
 
@@ -85,11 +84,12 @@ class MONAIFamily:
             raise ProXError(f"the size is {list(self.size)}; the network has {self._argument_of('spatial_dims')} spatial axes")
         self._followed: OrderedDict[tuple[Subnet, tuple[int, ...]], Followed] = OrderedDict()
         fractions = width_fractions(choices.width, self._features[0])
+        levels = level_slots(self._class.__name__, self._all_arguments(), choices.levels)
         dimensions = {
+            "levels": levels,
             "depth": self._depths(),
-            "width": self._slots(fractions),
+            "width": self._slots(fractions, int(levels[0].choices[0]) if levels else len(self._features)),
             "kernel": self._kernels(),
-            "levels": self._level_counts(),
         }
         self.space = SearchSpace({name: slots for name, slots in dimensions.items() if slots}).narrow(open or {})
         self._check_layers()
@@ -97,6 +97,10 @@ class MONAIFamily:
     # ------------------------------------------------------------------ reading the network
     def _argument_of(self, name: str) -> Any:
         return self._arguments.get(name, inspect.signature(self._class).parameters[name].default)
+
+    def _all_arguments(self) -> dict[str, Any]:
+        """The given arguments and the defaults of the others."""
+        return {name: self._argument_of(name) for name in inspect.signature(self._class).parameters}
 
     def _read_features(self) -> list[int]:
         """One a level, or the one number that all follow from."""
@@ -110,8 +114,8 @@ class MONAIFamily:
             raise ProXError(f"{self._argument} of {self._class.__name__} is {features!r:.80}; it must be {allowed}")
         return found
 
-    def _slots(self, fractions: Sequence[float]) -> tuple[Slot, ...]:
-        """The choices of each level, such that all members have the same layers.
+    def _slots(self, fractions: Sequence[float], fewest: int) -> tuple[Slot, ...]:
+        """The choices of each level, such that all members have the same layers. fewest: number of levels that all have.
 
         A residual unit of stride 1 has a convolution in its shortcut if it changes the number of features, and none if not. So
         levels of the same features stay the same, and levels of others stay different.
@@ -122,12 +126,10 @@ class MONAIFamily:
             choices[0].remove(inputs)
         slots = [Slot(choices=tuple(choices[0]))]
         for level, (before, of) in enumerate(pairwise(choices), start=1):
-            if not self._equality_matters(level):
-                slots.append(Slot(choices=tuple(of)))
-            elif self._features[level] == self._features[level - 1]:
-                slots.append(Slot(choices=tuple(before), equals=level - 1))
-            else:
-                slots.append(Slot(choices=tuple(of), differs=level - 1))
+            need = Need("levels", 0, level + 1) if level >= fewest else None
+            matters, equal = self._equality_matters(level), self._features[level] == self._features[level - 1]
+            tie = {"equals" if equal else "differs": level - 1} if matters else {}
+            slots.append(Slot(choices=tuple(before if matters and equal else of), need=need, **tie))
         return tuple(slots)
 
     def _equality_matters(self, level: int, inputs: int | None = None) -> bool:
@@ -170,14 +172,6 @@ class MONAIFamily:
                 f"which is {full!r:.80} of {self._class.__name__}"
             )
         return (Slot(choices=self.choices.kernel),)
-
-    def _level_counts(self) -> tuple[Slot, ...]:
-        """The numbers of levels."""
-        missing, name = self.choices.levels, self._class.__name__
-        full = len(self._blocks(LEVELS[name][0])) if missing and name in LEVELS else 2
-        if missing > full - 2:
-            raise ProXError(f"levels is {missing}; {name} may lack at most {full - 2}, and {', '.join(LEVELS)} alone lack any")
-        return (Slot(choices=tuple(range(full - missing, full + 1))),) if missing else ()
 
     def _check_layers(self) -> None:
         """Refuses a family whose smallest member has layers that the largest has not, or lacks some for its width."""
@@ -236,7 +230,7 @@ class MONAIFamily:
     # ------------------------------------------------------------------ building members
     def _arguments_of(self, subnet: Subnet) -> dict[str, Any]:
         values = {name: [int(value) for value in of] for name, of in self.space.check(subnet).items()}
-        arguments = {**deepcopy(self._arguments), self._argument: self._written(values["width"])}
+        arguments = {**deepcopy(self._arguments), self._argument: self._written([width for width in values["width"] if width])}
         if "depth" in values:
             blocks = iter(values["depth"])
             for name in DEPTH[self._class.__name__]:
@@ -245,9 +239,7 @@ class MONAIFamily:
         if "kernel" in values:
             arguments["kernel_size"] = cut_sizes(self._argument_of("kernel_size"), values["kernel"][0])
         if "levels" in values:
-            down, up = LEVELS[self._class.__name__]
-            of_up, count = self._blocks(up), values["levels"][0]
-            arguments |= {down: self._blocks(down)[:count]} | ({up: of_up[len(of_up) - count + 1 :]} if of_up else {})
+            arguments |= fewer_levels(self._class.__name__, self._all_arguments() | arguments, values["levels"][0])
         return arguments
 
     def architecture_of(self, subnet: Subnet) -> dict[str, Any]:
@@ -302,12 +294,10 @@ class MONAIFamily:
         )
 
     def _in_largest(self, name: str, subnet: Subnet) -> str:
-        """The name that a member's tensor has in the largest network. The way up counts levels from the lowest."""
-        found = UP.match(name) if "levels" in subnet else None
-        if found is None:
+        """The name that a member's tensor has in the largest network."""
+        if "levels" not in subnet:
             return name
-        missing = self.space.largest()["levels"][0] - subnet["levels"][0]
-        return f"{found[1]}{int(found[2]) + int(missing)}{name[found.end() :]}"
+        return in_largest(name, int(subnet["levels"][0]), int(self.space.largest()["levels"][0]))
 
     def output_axis(self, name: str) -> int:
         """The axis of output channels, which is 1 for transposed convolutions. See ``Family.output_axis``."""

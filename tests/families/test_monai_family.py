@@ -281,6 +281,16 @@ DEEP: dict[str, tuple[dict[str, Any], MONAIChoices]] = {
         {"_target_": "SegResNetDS", **THREE, "init_filters": 4, "blocks_down": [1, 1, 1], "dsdepth": 2, "norm": "instance"},
         MONAIChoices(width=(0.5, 1.0), levels=1),
     ),
+    "levels of blocks": (
+        {"_target_": "DynUNet", **TWO, "kernel_size": [3, 3, 5, 3, 3], "strides": [1, 2, [2, 1], 2, 1], "norm_name": "batch"}
+        | {"upsample_kernel_size": [2, [2, 1], 2, 1], "filters": [4, 8, 12, 16, 16], "trans_bias": True},
+        MONAIChoices(width=(0.5, 1.0), levels=2),
+    ),
+    "levels of residual blocks": (
+        {"_target_": "DynUNet", **THREE, "kernel_size": [3, 3, 1, 3], "strides": [1, 2, 2, 2], "res_block": True}
+        | {"upsample_kernel_size": [2, 2, 2], "filters": [4, 8, 8, 12], "deep_supervision": True, "deep_supr_num": 2},
+        MONAIChoices(width=(0.5, 1.0), levels=1, kernel=(1, 3)),
+    ),
     "kernels by level": (
         {"_target_": "DynUNet", **THREE, "kernel_size": [5, [1, 3, 3], 3], "strides": [1, 2, 2], "filters": [4, 8, 8]}
         | {"upsample_kernel_size": [2, 2]},
@@ -340,6 +350,7 @@ def test_other_depths_and_kernels_are_refused() -> None:
     refused("levels is 1; UNet may lack at most 0, and", MONAIFamily, unet, size=size, choices=MONAIChoices(levels=1))
     segresnet, fewer = NETWORKS["a SegResNet of deconvolutions"], MONAIChoices(levels=2)
     refused("levels is 2; SegResNet may lack at most 1", MONAIFamily, segresnet, size=(32, 32), choices=fewer)
+    refused("levels is 2; DynUNet may lack at most 1, and", MONAIFamily, DYNUNET, size=(16, 16), choices=fewer)
     refused("which is None of BasicUNet", MONAIFamily, basic, size=(32, 32), choices=MONAIChoices(kernel=(1, 3)))
 
 
