@@ -52,6 +52,7 @@ class Contender:
     """
 
     trainer: nnUNetTrainer
+    generator: random.Random | None = None  # what the training draws from, if not from its seed and step alone
 
     def __init__(self, trainer: nnUNetTrainer, seed: int, steps: int, epochs: int) -> None:
         trainer.num_epochs, trainer.num_iterations_per_epoch = epochs, steps // epochs
@@ -141,6 +142,7 @@ class ModelOpt(Contender):
         trainer.network = nas.convert(network, mode=[("autonas", mode)])
         trainer.optimizer, trainer.lr_scheduler = trainer.configure_optimizers()
         modelopt_random._set_deterministic_seed(self.seed + 1)  # 0 would mean unseeded
+        self.generator = modelopt_random._get_generator()
         self._of_step = 0
 
     def step(self, batch: dict[str, Any], epoch: int, step: int) -> float:

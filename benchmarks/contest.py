@@ -19,6 +19,7 @@ from torch import nn
 from benchmarks.contenders import Contender, make_contender
 from benchmarks.race import one_run
 from benchmarks.stream import read_stream
+from benchmarks.unfinished import Unfinished
 from monai_prox.core import cost
 from monai_prox.runtime.dice import dice_of
 from monai_prox.surface_dice import surface_dice_of
@@ -94,8 +95,18 @@ def evaluate(contender: Contender, held_out: HeldOut, *, surfaces: bool) -> list
     return rows
 
 
+def peak_memory(device: torch.device) -> int:
+    """Bytes on the GPU, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def run(settings: dict[str, Any], *, make: Callable[..., Contender] = make_contender) -> dict[str, Any]:
-    """settings: as ``make``'s, and ``stream``, ``curve`` (evaluations), ``curve_cases``, ``bfloat16``."""
+    """settings: as ``make``'s, and ``stream``, ``curve`` (evaluations), ``curve_cases``, ``bfloat16``.
+
+    ``place`` is the path of what is kept of the run while it lasts.
+    """
     contender = make(
         settings["contender"],
         Path(settings["folder"]),
@@ -106,35 +117,40 @@ def run(settings: dict[str, Any], *, make: Callable[..., Contender] = make_conte
     cases = trainer.do_split()[1]
     some, every = HeldOut(trainer, cases[: settings["curve_cases"]]), HeldOut(trainer, cases)
     due = {round(epochs * (i + 1) / settings["curve"]) - 1 for i in range(settings["curve"] - 1)}
-    seconds, cpu, losses, curve = 0.0, 0.0, [], []
-    for epoch in range(epochs):
+    unfinished = Unfinished(contender, Path(settings["place"]))
+    measured = unfinished.take_up()
+    for epoch in range(measured.epoch, epochs):
         trainer.on_train_epoch_start()
         of_epoch = []
         for step, batch in enumerate(read_stream(Path(settings["stream"]), epoch)):
             start, start_cpu = time.perf_counter(), time.process_time()
             with torch.autocast(trainer.device.type, torch.bfloat16) if settings["bfloat16"] else nullcontext():
                 of_epoch.append(contender.step(batch, epoch, step))
-            seconds, cpu = seconds + time.perf_counter() - start, cpu + time.process_time() - start_cpu
+            measured.seconds += time.perf_counter() - start
+            measured.cpu += time.process_time() - start_cpu
             contender.count(epoch, step)
-        losses.append(round(float(np.mean(of_epoch)), 4))
-        trainer.current_epoch += 1
-        print(f"{settings['contender']} {settings['seed']} epoch {epoch} loss {losses[-1]} seconds {seconds:.0f}", flush=True)
+        measured.losses.append(loss := round(float(np.mean(of_epoch)), 4))
+        print(
+            f"{settings['contender']} {settings['seed']} epoch {epoch} loss {loss} seconds {measured.seconds:.0f}", flush=True
+        )
         if epoch in due:
             rows = [{key: row[key] for key in ("name", "dice")} for row in evaluate(contender, some, surfaces=False)]
-            curve.append({"epoch": epoch, "seconds": seconds, "macs": contender.macs, "members": rows})
+            measured.curve.append({"epoch": epoch, "seconds": measured.seconds, "macs": contender.macs, "members": rows})
             print({row["name"]: round(row["dice"], 3) for row in rows}, flush=True)
-    cuda = trainer.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        measured.epoch, measured.peak = epoch + 1, max(measured.peak, peak_memory(trainer.device))
+        unfinished.keep(measured)
+        trainer.current_epoch += 1
     members = evaluate(contender, every, surfaces=True) if settings["curve"] else []
     return {
         "contender": settings["contender"],
         "seed": settings["seed"],
-        "training_seconds": seconds,
-        "training_cpu_seconds": cpu,
+        "training_seconds": measured.seconds,
+        "training_cpu_seconds": measured.cpu,
         "training_macs": contender.macs,
-        "peak_memory_bytes": peak,
-        "losses": losses,
-        "curve": curve,
+        "training_parts": measured.parts,
+        "peak_memory_bytes": max(measured.peak, peak_memory(trainer.device)),
+        "losses": measured.losses,
+        "curve": measured.curve,
         "surface_tolerance_mm": every.tolerance,
         "members": members,
     }

@@ -1,4 +1,7 @@
-"""Contenders of a benchmark, each run in a process of its own and recorded when it ends: a race can be taken up again."""
+"""Contenders of a benchmark, each run in a process of its own and recorded when it ends: a race can be taken up again.
+
+So can a run that was interrupted, if what it runs keeps itself, see ``benchmarks.unfinished``.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from rich.progress import Progress
 from benchmarks import records
 from benchmarks.about import about
 from benchmarks.report import report
+from benchmarks.unfinished import forget
 from monai_prox.files import write_json
 
 NO_ENDING = str.maketrans(" .", "_-")  # for names of files
@@ -36,8 +40,8 @@ def compete(module: str, run: dict[str, Any], results: Path, lock: Lock, progres
     task = progress.add_task(name, total=run["epochs"])
     part = results / f"{run['contender'].translate(NO_ENDING)}_{run['seed']}"
     asked, answer = part.with_suffix(".settings"), part.with_suffix(".part")
-    write_json(run, asked)
-    with part.with_suffix(".log").open("w", buffering=1) as log:
+    write_json(run | {"place": str(part)}, asked)
+    with part.with_suffix(".log").open("a", buffering=1) as log:
         command = [sys.executable, "-u", "-m", module, str(asked), str(answer)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             for line in process.stdout or ():
@@ -52,6 +56,7 @@ def compete(module: str, run: dict[str, Any], results: Path, lock: Lock, progres
         records.add(result | json.loads(answer.read_text()), results)
     for rest in (asked, answer, Path(log.name)):
         rest.unlink(missing_ok=True)
+    forget(part)
 
 
 def one_run(run: Callable[[dict[str, Any]], dict[str, Any]], description: str | None) -> None:

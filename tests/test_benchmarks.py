@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,14 @@ from helpers.nnunet_task import Prepared, environment
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as command
-from benchmarks import documents, records
+from benchmarks import contest, documents, records, unfinished
+from benchmarks.claims import SMOKE, write_part
 from benchmarks.oct_contest import AUGMENT
 from benchmarks.overparameterization import SPACE
 from benchmarks.quantities import markdown, quantities
 from benchmarks.registry import Figure, read_claims
+from benchmarks.stream import read_stream
+from benchmarks.task import prepare
 from monai_prox.files import replacing
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
@@ -287,6 +291,47 @@ def test_the_smoke_run_gives_a_result_of_every_contender_and_a_plot_and_is_taken
     (sgd,), adam = records.read(tmp_path / "sgd"), runs["alone smallest"]
     assert sgd["settings"]["learning_rate"] is None
     assert sgd["losses"][0] == adam["losses"][0] and sgd["losses"][1:] != adam["losses"][1:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("contender", ["prox", "modelopt"])
+def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(
+    contender: str, phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if contender == "modelopt":
+        pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed")
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+        shutil.copytree(phantom.root / folder, tmp_path / folder)
+    cut = {"features": SMOKE["features"], "batch_size": 2, "held_out": 2, "left_out": 0}
+    folder, plan = prepare(phantom.root / "Task990_Phantom", tmp_path, **cut, patch_size=None, configuration="3d_fullres")
+    setting = {"space": "default", "steps": 14, "epochs": 7, "learning_rate": 4e-3}
+    write_part(folder, plan, setting, tmp_path / "stream", 0, list(range(7)), 2)
+    asked = setting | {
+        "contender": contender,
+        "seed": 0,
+        "folder": str(folder),
+        "plan": plan,
+        "stream": str(tmp_path / "stream"),
+    }
+    asked |= {"curve": 0, "curve_cases": 1, "bfloat16": False}
+    whole = contest.run(asked | {"place": str(tmp_path / "whole")})
+
+    def interrupted(stream: Path, epoch: int) -> Any:
+        if epoch == 4:
+            raise KeyboardInterrupt
+        return read_stream(stream, epoch)
+
+    monkeypatch.setattr(unfinished, "EVERY", 0.0)
+    monkeypatch.setattr(contest, "read_stream", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        contest.run(asked | {"place": str(tmp_path / "cut")})
+    monkeypatch.setattr(contest, "read_stream", read_stream)
+    taken_up = contest.run(asked | {"place": str(tmp_path / "cut")})
+    assert (whole["training_parts"], taken_up["training_parts"]) == (1, 2)
+    assert taken_up["losses"] == whole["losses"] and taken_up["training_macs"] == whole["training_macs"]
+    assert len(list(unfinished.checkpoints(tmp_path / "cut"))) == 1
+    unfinished.forget(tmp_path / "cut")
+    assert not list(tmp_path.glob("cut*"))
 
 
 def test_augmented_scans_keep_the_range_of_those_that_are_held_out() -> None:
