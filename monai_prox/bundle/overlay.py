@@ -22,7 +22,7 @@ def make_overlay(
     pipeline: PipelineConfig,
     *,
     size: Sequence[int] | None = None,
-    width: Sequence[float] | None = None,
+    space: Any = "default",
     recipe: str = "prox",
     adopts: bool = False,
 ) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def make_overlay(
     Args:
         pipeline: the bundle's training.
         size: voxels per axis of an input, for which costs are counted. None means that the bundle says it.
-        width: fractions of the network's features. None means the default.
+        space: what is elastic, "default" or an object with fields of ``MONAIChoices``.
         recipe: name of the recipe.
         adopts: whether the training begins with the weights in the bundle's file GIVEN.
 
@@ -68,7 +68,7 @@ def make_overlay(
         "outputs": pipeline.outputs,
         "device": f"@{trainer.id}#device",
         "recipe": recipe,
-        "width": None if width is None else list(width),
+        "space": space,
         "ckpt": None,
     }
     for folder, usual in (("ckpt_dir", "models"), ("output_dir", "eval")):
@@ -105,7 +105,7 @@ def family_of(pipeline: PipelineConfig, overlay: Mapping[str, Any]) -> tuple[MON
     arguments, size = (pipeline.static(prox[key]) for key in ("arguments", "size"))
     named = {TARGET: pipeline.network.value[TARGET], **arguments}
     plan = PipelinePlan(task=prox["task"], network=named, size=size_of(size, arguments))
-    return plan.family({"width": prox["width"]}), plan.size
+    return plan.family(prox["space"]), plan.size
 
 
 def understood(pipeline: PipelineConfig, overlay: Mapping[str, Any]) -> list[str]:

@@ -62,7 +62,7 @@ class ProXPipeline(ProX):
         device: the device of the pipeline.
         ckpt_dir: folder of the family, its weights and the checkpoints.
         output_dir: folder of the plot.
-        width: fractions of the network's features, see ``MONAIChoices``.
+        space: what is elastic, "default" or an object with fields of ``MONAIChoices``.
         recipe: name of the recipe.
         seed: seed of the members that are drawn.
         monitor: see ``ProX``.
@@ -89,7 +89,7 @@ class ProXPipeline(ProX):
         device: str | torch.device = "cpu",
         ckpt_dir: str = "models",
         output_dir: str = "eval",
-        width: Sequence[float] | None = None,
+        space: str | Mapping[str, Any] = "default",
         recipe: str = "prox",
         seed: int = 0,
         monitor: bool | Mapping[str, Any] | None = True,
@@ -108,7 +108,7 @@ class ProXPipeline(ProX):
         self.plan = PipelinePlan(
             task=task, network=_plain(network, arguments), size=size_of(size, arguments), outputs=tuple(map(str, outputs))
         )
-        family = self.plan.family({"width": None if width is None else tuple(width)})
+        family = self.plan.family(space)
         check_made_with(network, family)
         patches = _Patches(data, seed)
         super().__init__(
@@ -215,10 +215,11 @@ class _OneLine:
             several = not isinstance(outputs, Tensor) or outputs.ndim > self.axes  # DynUNet stacks them
             if not several:
                 raise
-            count = outputs.shape[1] if isinstance(outputs, Tensor) else len(outputs)
+            stacked = isinstance(outputs, Tensor)
+            count, taken = (outputs.shape[1], " of torch.unbind(outputs, 1)") if stacked else (len(outputs), "")
             raise ProXError(
                 f"the network returns {count} outputs in training, and the loss {type(self.loss).__name__} does not "
-                f"take them: {error}; leave deep supervision out, or give a loss such as DeepSupervisionLoss"
+                f"take them: {error}; leave deep supervision out, or give a loss such as DeepSupervisionLoss{taken}"
             ) from error
 
 

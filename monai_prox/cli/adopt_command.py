@@ -10,7 +10,7 @@ import typer
 
 from monai_prox.cli.completion import SPACES, one_of
 from monai_prox.cli.model_argument import on_model, variable
-from monai_prox.cli.overlay_command import numbers, write_overlay
+from monai_prox.cli.overlay_command import voxels, write_overlay
 from monai_prox.cli.plan_command import space_of
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, say
 from monai_prox.errors import ProXError
@@ -82,12 +82,8 @@ def _adopt_bundle(bundle: Path, space: Any, weights: Path | None, size: str | No
     from monai_prox.tensor_file import write_tensors
     from monai_prox.trained.pipeline_config import OVERLAY, PipelineConfig
 
-    space = {} if space in (None, "default") else space
-    widths = space.get("width", []) if isinstance(space, dict) else None
-    if not isinstance(space, dict) or not space.keys() <= {"width"} or not isinstance(widths, list):
-        raise ProXError(f'--space is {space!s:.80}; for a MONAI bundle it is default or widths such as {{"width": [0.5, 1]}}')
     pipeline = PipelineConfig.read(bundle, None)
-    content = make_overlay(pipeline, size=numbers(size, "--size", int), width=space.get("width"), recipe="adopt", adopts=True)
+    content = make_overlay(pipeline, size=voxels(size), space=space or "default", recipe="adopt", adopts=True)
     try:
         network = without_weights(family_of(pipeline, content)[0]).network
     except LookupError as unknown:

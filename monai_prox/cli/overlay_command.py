@@ -5,18 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from monai_prox.cli.completion import RECIPES, one_of
+from monai_prox.cli.plan_command import space_of
 from monai_prox.cli.terminal import say
 from monai_prox.errors import ProXError
 
 if TYPE_CHECKING:
     from monai_prox.trained.pipeline_config import PipelineConfig
-
-Number = TypeVar("Number", int, float)
 
 
 def overlay(
@@ -28,9 +27,10 @@ def overlay(
         str | None,
         typer.Option(help="Voxels of a patch, such as 96,96,96, for which costs are counted. By default the bundle says it."),
     ] = None,
-    width: Annotated[
-        str | None, typer.Option(help="Fractions of the network's features, such as 0.25,0.5,1. By default they are quarters.")
-    ] = None,
+    space: Annotated[
+        str,
+        typer.Option(help="What is elastic, as JSON or a file of it. By default it is half, three quarters and all features."),
+    ] = "default",
     recipe: Annotated[
         str,
         typer.Option(help="One of prox, prox_paper, progressive_shrinking, sandwich, adopt.", autocompletion=one_of(RECIPES)),
@@ -45,7 +45,7 @@ def overlay(
     from monai_prox.trained.pipeline_config import PipelineConfig
 
     pipeline = PipelineConfig.read(bundle, config)
-    content = make_overlay(pipeline, size=numbers(size, "--size", int), width=numbers(width, "--width", float), recipe=recipe)
+    content = make_overlay(pipeline, size=voxels(size), space=space_of(space), recipe=recipe)
     write_overlay(bundle, pipeline, content, output, overwrite=overwrite)
 
 
@@ -78,23 +78,21 @@ def write_overlay(
     say(str(path), *lines, f'cd {shlex.quote(str(bundle))} && python -m monai.bundle run --config_file "{files}"')
 
 
-def numbers(text: str | None, option: str, kind: type[Number]) -> list[Number] | None:
-    """The numbers of an option such as 96,96,96, or None.
+def voxels(text: str | None) -> list[int] | None:
+    """The voxels per axis that ``--size`` gives, or None.
 
     Args:
         text: what was given.
-        option: name of the option.
-        kind: of the numbers.
 
     Raises:
         ProXError: they are no numbers.
 
-    >>> numbers("96,96 64", "--size", int)
+    >>> voxels("96,96 64")
     [96, 96, 64]
     """
     if text is None:
         return None
     try:
-        return [kind(part) for part in text.replace(",", " ").split()]
+        return [int(part) for part in text.replace(",", " ").split()]
     except ValueError:
-        raise ProXError(f"{option} is {text!r:.80}; it must be numbers with commas between them") from None
+        raise ProXError(f"--size is {text!r:.80}; it must be numbers with commas between them") from None

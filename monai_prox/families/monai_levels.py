@@ -71,8 +71,10 @@ def fewer_levels(name: str, arguments: Mapping[str, Any], count: int) -> dict[st
         count: number of levels.
     """
     lists = LISTS[name]
+    full = len(arguments[lists.levels[0]])
     changed: dict[str, Any] = {argument: list(arguments[argument])[:count] for argument in lists.levels}
-    changed |= {argument: list(arguments[argument])[: count - 1] for argument in lists.steps}
+    # DynUNet takes the last ones of a list that is longer
+    changed |= {argument: list(arguments[argument])[1 - full :][: count - 1] for argument in lists.steps}
     for argument in lists.ascents:
         if ascents := list(arguments[argument] or ()):  # SegResNetDS may have none
             changed[argument] = ascents[len(ascents) - count + 1 :]

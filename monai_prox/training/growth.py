@@ -26,8 +26,8 @@ def initialise_preserving(supernet: SuperNet, old: Subnet, new: Subnet) -> None:
     """Sets the weights that only the new member has, so that the new member computes the same as the old one.
 
     Output channels of the old member do not read new inputs: their weights for new input channels, and for the new border of
-    larger kernels, are 0. A new convolution passes its input on, apart from its norm. New output channels keep their random
-    weights, because weights that are 0 on both sides would have no gradient.
+    larger kernels, are 0. A new convolution passes its input on, apart from its norm. A new lowest level of MONAI's networks
+    does not. New output channels keep their random weights, because weights that are 0 on both sides would have no gradient.
 
     Args:
         supernet: the supernet.

@@ -85,9 +85,9 @@ def test_a_bundles_trained_network_becomes_the_start_of_a_family(tmp_path: Path)
     ("options", "said"),
     [
         (["--weights", "nowhere.pt"], "there is no file of a network's weights nowhere.pt"),
-        (["--space", "paper"], '--space is paper; for a MONAI bundle it is default or widths such as {"width": [0.5, 1]}'),
-        (["--space", '{"depth": [1]}'], "for a MONAI bundle it is default or widths"),
-        (["--space", '{"width": 3}'], "for a MONAI bundle it is default or widths"),
+        (["--space", "paper"], "the search space 'paper' is not known; known by name: default"),
+        (["--space", '{"depth": [1]}'], "depth"),
+        (["--space", '{"width": 3}'], "width"),
         (["--fold", "0"], "--fold and --checkpoint are for nnU-Net's models"),
         ([], "does not hold the weights of this network"),
     ],
@@ -124,8 +124,8 @@ def test_an_overlay_says_what_it_understood_and_changes_nothing(tmp_path: Path) 
         "train#trainer#train_handlers": "@train#handlers",
     }
     assert "prox.json exists; --overwrite replaces it" in prox("overlay", bundle).error
-    assert prox("overlay", bundle, "--overwrite", "--width", "0.5,1", "--size", "16 16 16").code == 0
-    assert json.loads((bundle / "configs" / "prox.json").read_text())["prox"]["width"] == [0.5, 1]
+    assert prox("overlay", bundle, "--overwrite", "--space", '{"width": [0.5, 1]}', "--size", "16 16 16").code == 0
+    assert json.loads((bundle / "configs" / "prox.json").read_text())["prox"]["space"] == {"width": [0.5, 1]}
 
 
 VALIDATION = {"_target_": "ValidationHandler", "validator": "@validate#evaluator", "interval": 1}
@@ -175,7 +175,8 @@ def test_other_bad_input_is_one_line(tmp_path: Path) -> None:
     bundle = write_organ(tmp_path / "bundle")
     assert "--size is 'big'; it must be numbers with commas between them" in prox("overlay", bundle, "--size", "big").error
     assert "the size is [16, 16]; the network has 3 spatial axes" in prox("overlay", bundle, "--size", "16,16").error
-    assert "width must be ascending fractions that end in 1" in prox("overlay", bundle, "--width", "0.5").error
+    assert "width must be ascending fractions that end in 1" in prox("overlay", bundle, "--space", '{"width": [0.5]}').error
+    assert "levels is 1; UNet may lack at most 0" in prox("overlay", bundle, "--space", '{"levels": 1}').error
     assert "the recipe 'fast' is not known" in prox("overlay", bundle, "--recipe", "fast").error
     (bundle / "configs" / "train.json").write_text("{")
     assert "train.json cannot be read" in prox("overlay", bundle).error
@@ -246,16 +247,17 @@ def test_a_pipeline_of_other_names_in_yaml_of_several_channels_and_regions(tmp_p
     config = write_config(TUMOUR, tmp_path / "bundle" / "configs" / "train.yaml")
     bundle = config.parents[1]
     assert "neither evaluator#inferer nor metadata.json says what size a patch has" in prox("overlay", bundle).error
-    done = prox("overlay", bundle, "--size", "16,16,16")
-    assert "network: net, a SegResNet: 2 members, width {8, 16}; " in done.out, done
+    done = prox("overlay", bundle, "--size", "16,16,16", "--space", '{"levels": 1}')
+    assert "network: net, a SegResNet: 4 members, levels {2, 3}; width {8, 16}; " in done.out, done
     network = {"network_def": TUMOUR["net"], "channels": 2, "regions": 2}
     write_config(network, config.with_name("inference.yaml"))
     run(bundle, "train.yaml", "prox.json", dataset_dir=task)
-    _, largest = open_trained(bundle).members()
+    *_, largest = open_trained(bundle).members()
     assert set(largest.scores or ()) == {"mean", "1", "2"}  # which nobody has named
     assert prox("export", bundle, "--subnet", "smallest", "-o", tmp_path / "small").code == 0
     swapped = yaml.safe_load((tmp_path / "small" / "configs" / "inference.yaml").read_text())
-    assert swapped["network_def"] == TUMOUR["net"] | {"init_filters": 8} and swapped["channels"] == 2
+    fewer = {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}
+    assert swapped["network_def"] == TUMOUR["net"] | fewer and swapped["channels"] == 2
     parser = ConfigParser(swapped)
     parser.get_parsed_content("network_def").load_state_dict(torch.load(tmp_path / "small" / "models" / "model.pt"))
 

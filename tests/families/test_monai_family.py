@@ -283,7 +283,7 @@ DEEP: dict[str, tuple[dict[str, Any], MONAIChoices]] = {
     ),
     "levels of blocks": (
         {"_target_": "DynUNet", **TWO, "kernel_size": [3, 3, 5, 3, 3], "strides": [1, 2, [2, 1], 2, 1], "norm_name": "batch"}
-        | {"upsample_kernel_size": [2, [2, 1], 2, 1], "filters": [4, 8, 12, 16, 16], "trans_bias": True},
+        | {"upsample_kernel_size": [1, 2, [2, 1], 2, 1], "filters": [4, 8, 12, 16, 16], "trans_bias": True},
         MONAIChoices(width=(0.5, 1.0), levels=2),
     ),
     "levels of residual blocks": (

@@ -21,7 +21,7 @@ UNET = {
 }
 SEGRESNET = {
     **{"_target_": "monai.networks.nets.SegResNet", "spatial_dims": 3, "in_channels": "@channels", "out_channels": "@regions"},
-    **{"init_filters": 16, "blocks_down": [1, 1], "blocks_up": [1]},
+    **{"init_filters": 16, "blocks_down": [1, 1, 1], "blocks_up": [1, 1]},
 }
 STATS = {"_target_": "StatsHandler", "tag_name": "train_loss"}
 STATS["output_transform"] = "$monai.handlers.from_engine(['loss'], first=True)"
