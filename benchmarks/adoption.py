@@ -8,6 +8,7 @@ these steps, the number at the end of their name, on the batches of its beginnin
     adopt 0.25             its family by the recipe adopt
     scratch 0.25           the family by the recipe prox, from nothing
     distilled smallest 0.25    one member from nothing, from the labels and the given network, half each
+    fastnas smallest 0.25  the given network, pruned to a member's MACs by NVIDIA ModelOpt's FastNAS, and trained on
     alone smallest 1       one member from nothing, from the labels alone
 
 A run is recorded when it ends, and an interrupted benchmark goes on where it stopped. See ``benchmarks.claims`` for what is
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from benchmarks import contest
 from benchmarks.claims import streams
 from benchmarks.contenders import ALONE, Alone, Contender, Recipe, make_contender
 from benchmarks.race import race
+from benchmarks.stream import read_stream
 from benchmarks.task import prepare
 from monai_prox.core import cost
 from monai_prox.tensor_file import read_tensors, write_tensors
@@ -37,8 +40,10 @@ CONTENDERS = [
     GIVEN,
     *(f"{kind} {part}" for part in ("0.25", "0.5") for kind in ("adopt", "scratch")),
     *(f"distilled {member} {part}" for part in ("0.25", "0.5") for member in ("smallest", "middle")),
+    *(f"fastnas {member} {part}" for part in ("0.25", "0.5") for member in ("smallest", "middle")),
     *(f"alone {member} 1" for member in ("smallest", "middle")),
 ]
+SCORED = 4  # batches by whose loss FastNAS chooses
 
 
 def weights_file(settings: dict[str, Any]) -> Path:
@@ -73,6 +78,42 @@ class Distilled(Contender):
         return self.student.members()
 
 
+class FastNAS(Contender):
+    """The given network without the channels that FastNAS finds least needed, by the loss of the first batches."""
+
+    def __init__(self, given: Alone, name: str, part: float, batches: list[dict[str, Any]]) -> None:
+        import modelopt.torch.prune as prune  # the extra "benchmarks"
+
+        trainer, self.name, self.seed, self.macs = given.trainer, name, given.seed, 0.0
+        network, self.trainer, images = trainer.network, trainer, trainer.configuration_manager.batch_size
+        given_macs = cost.macs(network.family, network.subnet, trainer.configuration_manager.patch_size)
+
+        def score(network: torch.nn.Module) -> float:
+            self.macs += given_macs * images * len(batches)  # at most
+            with torch.no_grad():
+                losses = [trainer.loss(network(batch["data"]), batch["target"]) for batch in batches]
+            return -float(sum(losses)) / len(losses)
+
+        rules = {"channels_ratio": tuple(i / 8 for i in range(1, 9)), "channel_divisor": 1, "kernel_size": ()}
+        norms = {"features_ratio": rules["channels_ratio"], "feature_divisor": 1}
+        elastic = {"nn.Conv3d": rules, "nn.ConvTranspose3d": rules, "nn.InstanceNorm3d": norms}
+        mode = [("fastnas", {kind: {"*": what} for kind, what in elastic.items()})]
+        data = {"data_loader": [batch["data"] for batch in batches], "collect_func": lambda x: x, "score_func": score}
+        limit = {"flops": f"{100 * part:.2f}%"}
+        trainer.network, _ = prune.prune(network.network, mode, limit, batches[0]["data"][:1], config=data)
+        trainer.optimizer, trainer.lr_scheduler = trainer.configure_optimizers()
+        patch = torch.zeros(1, *batches[0]["data"].shape[1:])
+        with torch.no_grad(), cost.counting(trainer.network) as counted:
+            trainer.network(patch)
+        self._macs = counted.macs
+
+    def count(self, epoch: int, step: int) -> None:
+        self.macs += 3 * self._macs * self.trainer.configuration_manager.batch_size
+
+    def members(self) -> Any:
+        yield self.name, self.trainer.network
+
+
 def make(name: str, folder: Path, plan: str, *, settings: dict[str, Any], **training: Any) -> Contender:
     """A contender of this benchmark, see ``make_contender``."""
     kind, _, rest = name.partition(" ")
@@ -94,6 +135,16 @@ def make(name: str, folder: Path, plan: str, *, settings: dict[str, Any], **trai
         teacher.network.load_state_dict(read_tensors(weights_file(settings)))
         macs = cost.macs(teacher.family, teacher.subnet, largest.trainer.configuration_manager.patch_size)
         return Distilled(contender, teacher, macs)
+    if kind == "fastnas":
+        assert isinstance(contender, Alone)
+        given: Any = make_contender("alone largest", folder, plan, **training)
+        given.trainer.network.network.load_state_dict(read_tensors(weights_file(settings)))
+        sizes = [
+            cost.macs(of.family, of.subnet, given.trainer.configuration_manager.patch_size)
+            for of in (contender.trainer.network, given.trainer.network)
+        ]
+        batches = list(islice(read_stream(Path(settings["stream"]), 0), SCORED))
+        return FastNAS(given, member, sizes[0] / sizes[1], batches)
     return contender
 
 
@@ -135,7 +186,7 @@ def arguments() -> argparse.Namespace:
     for name in options.contenders:
         kind, _, rest = name.partition(" ")
         member, _, part = rest.rpartition(" ")
-        allowed = [""] if kind in ("adopt", "scratch") else ALONE if kind in ("distilled", "alone") else []
+        allowed = [""] if kind in ("adopt", "scratch") else ALONE if kind in ("distilled", "fastnas", "alone") else []
         if name != GIVEN and (member not in allowed or not part):
             parser.error(f"there is no contender {name!r}; there are {', '.join(CONTENDERS)}")
     return options
