@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from monai_prox.cli.completion import PROVIDERS, one_of
 from monai_prox.cli.terminal import bars, say
-from monai_prox.errors import printable
+from monai_prox.errors import ProXError, printable
 
 INTERRUPTED = 130  # the exit code of programs that Ctrl-C has ended
 
@@ -46,14 +46,34 @@ def predict(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also write case.npz and case.pkl, for nnUNetv2_ensemble.")
     ] = False,
+    locate: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file of a smaller member, which looks at everything; MODEL runs only where that finds something."
+        ),
+    ] = None,
+    margin: Annotated[float, typer.Option(help="With --locate: how far around that, in mm.")] = 20.0,
+    unsure: Annotated[
+        float | None,
+        typer.Option(help="With --locate: run where its two best classes are less than this apart in probability instead."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Predict cases again that OUTPUT has already.")] = True,
 ) -> None:
     """Segment or classify images with an exported model, without torch. Exit code 1 if one failed; the others are done."""
     from monai_prox.runtime.kinds import KINDS
+    from monai_prox.runtime.locating import Locator
     from monai_prox.runtime.model import Model
     from monai_prox.runtime.options import Options
 
-    options = Options(step=step_size, mirror=mirror, postprocess=postprocessing, probabilities=save_probabilities)
+    locator = None
+    if locate is not None:
+        small = Model(locate, threads=threads, provider=provider)
+        locator = Locator(network=small, description=small.description, margin=margin, unsure=unsure)
+    elif unsure is not None:
+        raise ProXError("--unsure says where a file that --locate names is unsure; give --locate, too")
+    options = Options(
+        step=step_size, mirror=mirror, postprocess=postprocessing, probabilities=save_probabilities, locator=locator
+    )
     opened = Model(model, threads=threads, provider=provider)
     description = opened.description
     kind = KINDS[description.kind]

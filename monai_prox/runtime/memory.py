@@ -139,6 +139,8 @@ def _to_predict(grid: Grid, description: Description, options: Options) -> int:
     if padded > prod(grid.shape):
         prepared += FLOAT * len(description.channels) * padded
     logits = HALF * description.outputs * padded
+    if options.locator is not None:  # the small network's logits, and where they matter
+        logits += HALF * description.outputs * padded + (FLOAT + 2) * padded
     tile = FLOAT * patch * (len(description.channels) + description.outputs + 3)  # and its weights, and one output weighed
     if options.mirror:
         tile += FLOAT * patch * (len(description.channels) + description.outputs)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from monai_prox.errors import ProXError
 from monai_prox.runtime.description import ALL_CHANNELS, Description, ScanDescription
+
+if TYPE_CHECKING:  # it needs the networks that options are for
+    from monai_prox.runtime.locating import Locator
 
 STEP = 0.5  # of the patch, at most
 SMALLEST_STEP = 0.01  # of patches that people use, about a voxel
@@ -15,13 +19,15 @@ SMALLEST_STEP = 0.01  # of patches that people use, about a voxel
 class Options:
     """step: how far apart tiles are at most, as a part of the patch. mirror: whether tiles are also predicted mirrored along
     the axes that the training allows, and averaged. postprocess: whether only the largest component of some labels is kept,
-    where the file says so. probabilities: whether they are saved, too, for nnU-Net's ensembling.
+    where the file says so. probabilities: whether they are saved, too, for nnU-Net's ensembling. locator: a small network that
+    says where the network runs; None for everywhere.
     """
 
     step: float = STEP
     mirror: bool = False
     postprocess: bool = True
     probabilities: bool = False
+    locator: Locator | None = None
 
     def __post_init__(self) -> None:
         if not SMALLEST_STEP <= self.step <= 1:
@@ -33,6 +39,8 @@ class Options:
             if asked := [OPTIONS[of.name] for of in fields(self) if getattr(self, of.name) != of.default]:
                 raise ProXError(f"{', '.join(asked)}: these are for networks that segment; leave them out, for this classifies")
             return
+        if self.locator is not None:
+            self.locator.check(description)
         if self.probabilities and description.reader == ALL_CHANNELS:
             raise ProXError("--save-probabilities is for networks of nnU-Net's, whose ensembles need them, not for a bundle's")
         if self.mirror and not description.mirroring:
@@ -48,4 +56,5 @@ OPTIONS = {
     "mirror": "--mirror",
     "postprocess": "--no-postprocessing",
     "probabilities": "--save-probabilities",
+    "locator": "--locate",
 }  # as commands name them

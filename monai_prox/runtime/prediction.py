@@ -43,7 +43,10 @@ def label(
     """
     if options.mirror:
         network = mirrored(network, description.mirroring or ())
-    logits = sliding_window(prepared, description.patch, description.outputs, network, step=options.step, done=done)
+    if options.locator is not None:
+        logits = options.locator.logits(prepared, grid.spacing, network, description, options.step, done)
+    else:
+        logits = sliding_window(prepared, description.patch, description.outputs, network, step=options.step, done=done)
     if options.probabilities and keep is not None:
         keep(probabilities(logits, grid, description))
     result = labels(logits, grid, description)

@@ -52,11 +52,13 @@ def sliding_window(
     *,
     step: float = STEP,
     done: Callable[[int], object] | None = None,
+    onto: tuple[NDArray[np.float16], NDArray[np.bool_]] | None = None,
 ) -> NDArray[np.float16]:
     """image: (C, *shape) -> logits (outputs, *shape), half as precise, for they are the largest thing in memory.
 
     network: (1, C, *patch) -> (1, outputs, *patch). A patch of two axes is laid on every slice. step: see
-    ``starts``. done: called with the number of tiles after each.
+    ``starts``. done: called with the number of tiles after each. onto: other logits (outputs, *shape), and a mask (*shape):
+    tiles without anything of the mask are left out, and what no tile covers stays what the other logits have.
 
     Raises ProXError for logits that are no numbers.
     """
@@ -76,24 +78,46 @@ def sliding_window(
         )
     falls = [falloff(side) for side in sides]
     weight = falls[0][:, None, None] * falls[1][:, None] * falls[2]
-    total = [np.zeros(size, np.float32) for size in padded]  # the sum of all tiles' weights is a product, too
-    for along, size, side, fall in zip(total, padded, sides, falls, strict=True):
-        for start in starts(size, side, step):
-            along[start : start + side] += fall
+    inner = tuple(slice(b, b + size) for b, size in zip(before, shape, strict=True))
+    at = [tuple(slice(start, start + side) for start, side in zip(c, sides, strict=True)) for c in tiles(padded, sides, step)]
+    if onto is not None:
+        wanted = np.zeros(padded, bool)
+        wanted[inner] = onto[1]
+        at = [tile for tile in at if wanted[tile].any()]
+    total = _weights(at, padded, falls, weight, all_tiles=onto is None)
     logits = np.zeros((outputs, *padded), np.float16)
-    corners = list(tiles(padded, sides, step))
-    for corner in corners:
-        at = tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))
-        every = slice(None), *at
-        tile = np.ascontiguousarray(image[every])
-        share = weight / (total[0][at[0], None, None] * total[1][at[1], None] * total[2][at[2]])
-        _add(network(tile[None, :, 0] if flat else tile[None])[0], share, logits[every])
+    for tile in at:
+        every = slice(None), *tile
+        values = np.ascontiguousarray(image[every])
+        _add(network(values[None, :, 0] if flat else values[None])[0], weight / total(tile), logits[every])
         if done is not None:
-            done(len(corners))
+            done(len(at))
     if not all(np.isfinite(output).all() for output in logits):
         raise ProXError("the network's outputs are beyond what half precision holds, or no numbers")
-    inner = slice(None), *(slice(b, b + size) for b, size in zip(before, shape, strict=True))
-    return logits[inner]
+    every = slice(None), *inner
+    result = logits[every]
+    if onto is not None:
+        covered = np.zeros(padded, bool)
+        for tile in at:
+            covered[tile] = True
+        np.copyto(result, onto[0], where=~covered[inner])
+    return result
+
+
+def _weights(
+    tiles: Sequence[tuple[slice, ...]], shape: Sequence[int], falls: Sequence[Array], weight: Array, *, all_tiles: bool
+) -> Callable[[tuple[slice, ...]], Array]:
+    """The sum of all tiles' weights, in a tile. If there are all tiles, it is a product, which needs next to no memory."""
+    if not all_tiles:
+        total = np.zeros(shape, np.float32)
+        for tile in tiles:
+            total[tile] += weight
+        return total.__getitem__
+    along = [np.zeros(size, np.float32) for size in shape]
+    for axis, (sums, fall) in enumerate(zip(along, falls, strict=True)):
+        for start in {tile[axis].start for tile in tiles}:
+            sums[start : start + len(fall)] += fall
+    return lambda tile: along[0][tile[0], None, None] * along[1][tile[1], None] * along[2][tile[2]]
 
 
 def _add(result: Array, share: Array, logits: NDArray[np.float16]) -> None:

@@ -106,6 +106,16 @@ def test_steps_and_mirroring_are_nnunets(stock: Path, tmp_path: Path) -> None:
     assert np.mean(found == wanted) > 0.995 and np.mean(found == plain) < 0.96
 
 
+def test_a_network_that_finds_something_at_both_ends_locates_everything(stock: Path, tmp_path: Path) -> None:
+    """The untrained network finds classes all over the image."""
+    located = predict(stock, tmp_path / "located", "--locate", stock / "model.onnx", "--margin", 0)
+    assert np.array_equal(located, predict(stock, tmp_path / "plain"))
+    other = described_anew(stock, tmp_path / "other.onnx", spacing=(2.0, 2.0, 2.0))
+    words = ["predict", stock / "model.onnx", "-i", stock / "images", "-o", tmp_path / "o"]
+    assert "--locate names a network whose spacing is (2.0, 2.0, 2.0)" in prox(*words, "--locate", other).error
+    assert "give --locate, too" in prox(*words, "--unsure", 0.5).error and not (tmp_path / "o").exists()
+
+
 def test_postprocessing_is_nnunets(stock: Path, tmp_path: Path) -> None:
     plain, found = predict(stock, tmp_path, "--no-postprocessing"), predict(stock, tmp_path)
     functions = [remove_all_but_largest_component_from_segmentation] * len(KEPT)

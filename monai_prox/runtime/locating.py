@@ -1,0 +1,116 @@
+"""A small network over the whole image, and the large one only where that matters.
+
+The small network lays its tiles side by side, without overlap. Then the large one runs in the box around all that was found, or
+on those of its own tiles in which the small one is unsure. Everywhere else the small one's result stays. Both networks are of
+one family, or of one plan, so what is prepared of an image serves both.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from monai_prox.errors import ProXError
+from monai_prox.runtime.description import Description, ScanDescription
+from monai_prox.runtime.model import Network
+from monai_prox.runtime.resampling import Array
+from monai_prox.runtime.sliding_window import sliding_window
+
+APART = 1.0  # of the patch: the small network's tiles
+MARGIN = 20.0  # mm
+OWN = {"member", "subnet", "source", "patch", "mirroring", "postprocessing", "precision"}  # in which networks may differ
+
+Logits = NDArray[np.float16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locator:
+    """A small network that says where a large one runs.
+
+    network, description: of the small one. margin: mm on all sides of what it finds. unsure: None for the box around that; or
+    how far apart the probabilities of its two best classes, or of each region and its absence, have to be for it to be sure.
+    """
+
+    network: Network
+    description: Description | ScanDescription
+    margin: float = MARGIN
+    unsure: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin < float("inf"):
+            raise ProXError(f"--margin is a distance in mm, 0 or more, got {self.margin:g}")
+        if self.unsure is not None and not 0 < self.unsure <= 1:
+            raise ProXError(f"--unsure is a difference of probabilities, above 0 and at most 1, got {self.unsure:g}")
+
+    def check(self, large: Description) -> None:
+        """Raises ProXError unless the small network sees the same as the large one, and says the same."""
+        small = self.description
+        if not isinstance(small, Description):
+            raise ProXError(f"--locate names {small.member}, which classifies; it must be a network that segments")
+        for name in (field.name for field in fields(Description) if field.name not in OWN):
+            if (of := getattr(small, name)) != (wanted := getattr(large, name)):
+                raise ProXError(
+                    f"--locate names a network whose {name} is {of!s:.80}, and the large one's is {wanted!s:.80}; both must be "
+                    "of one family or one plan"
+                )
+
+    def logits(
+        self,
+        prepared: Array,
+        spacing: Sequence[float],
+        large: Callable[[Array], Array],
+        description: Description,
+        step: float,
+        done: Callable[[int], object] | None = None,
+    ) -> Logits:
+        """prepared: (C, *grid); spacing: of the grid, in mm -> logits (outputs, *grid).
+
+        large: the large network, of this description, with tiles at most ``step`` of its patch apart. done: called with the
+        number of its tiles after each.
+        """
+        patch = description.patch
+        found = sliding_window(prepared, self.description.patch, description.outputs, self.network, step=APART)
+        seen = self._seen(found, exclusive=description.regions is None)
+        if not seen.any():
+            if self.unsure is not None:
+                return found
+            warnings.warn("nothing is found where it was looked for, so the large network runs everywhere", stacklevel=2)
+            return sliding_window(prepared, patch, description.outputs, large, step=step, done=done)
+        if self.unsure is not None:
+            return sliding_window(prepared, patch, description.outputs, large, step=step, done=done, onto=(found, seen))
+        box = slice(None), *self._around(seen, spacing, (1, *patch)[-3:])
+        found[box] = sliding_window(prepared[box], patch, description.outputs, large, step=step, done=done)
+        return found
+
+    def _seen(self, logits: Logits, *, exclusive: bool) -> NDArray[np.bool_]:
+        """Where there is something, or where it is unsure. One slice at a time, for logits are the largest thing in memory."""
+        seen = np.zeros(logits.shape[1:], bool)
+        for z in range(len(seen)):
+            values = logits[:, z].astype(np.float32)
+            if self.unsure is None:
+                seen[z] = values.argmax(0) > 0 if exclusive else (values > 0).any(0)
+            elif exclusive:
+                values -= values.max(0)
+                np.exp(values, out=values)
+                values /= values.sum(0)
+                values.partition(len(values) - 2, axis=0)
+                seen[z] = values[-1] - values[-2] < self.unsure
+            else:
+                seen[z] = (np.abs(np.tanh(values / 2)) < self.unsure).any(0)
+        return seen
+
+    def _around(self, seen: NDArray[np.bool_], spacing: Sequence[float], patch: Sequence[int]) -> tuple[slice, ...]:
+        """The box around what is seen with its margin, and as large as a patch where the image is."""
+        (box,) = ndimage.find_objects(seen.view(np.uint8))
+        sides = []
+        for part, size, mm, side in zip(box, seen.shape, spacing, patch, strict=True):
+            start, stop = max(0, part.start - ceil(self.margin / mm)), min(size, part.stop + ceil(self.margin / mm))
+            start = max(0, min(start - (side - (stop - start)) // 2, size - side)) if stop - start < side else start
+            sides.append(slice(start, max(stop, min(size, start + side))))
+        return tuple(sides)
