@@ -46,8 +46,7 @@ from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import write_json
 from monai_prox.nnunet.variants import ProXTrainerAdam
 from monai_prox.runtime.model import Model
-from monai_prox.runtime.options import STEP
-from monai_prox.runtime.sliding_window import number_of_starts
+from monai_prox.runtime.sliding_window import STEP, number_of_starts
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 NETWORKS = {"small": [8, 16, 32, 64, 64, 64], "stock": [32, 64, 128, 256, 320, 320]}

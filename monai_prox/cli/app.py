@@ -17,6 +17,7 @@ from monai_prox.cli.demo_command import demo
 from monai_prox.cli.doctor_command import doctor, trainers
 from monai_prox.cli.export_command import export
 from monai_prox.cli.family_command import family
+from monai_prox.cli.init_bundle_command import init_bundle
 from monai_prox.cli.model_argument import ModelCommand
 from monai_prox.cli.overlay_command import overlay
 from monai_prox.cli.plan_command import plan
@@ -37,6 +38,7 @@ for command, line in (
     (plan, "plan 4 -c 3d_fullres --space paper --recipe prox_paper"),
     (adopt, "adopt -d 4 -tr nnUNetTrainer"),
     (overlay, "overlay spleen_ct_segmentation"),
+    (init_bundle, "init-bundle msd_prox liver_prox --task Task03_Liver"),
     (export, "export -d 4 --subnet smallest"),
     (predict, "predict smallest.onnx -i IMAGES -o SEGMENTATIONS"),
     (search, "search -d 4 --max-params 2M"),

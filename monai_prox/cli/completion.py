@@ -20,6 +20,7 @@ PROVIDERS = ("cpu", "cuda", "tensorrt", "coreml", "dml", "openvino")
 DEVICES = ("cpu", "cuda", "mps")
 MEMBERS = ("smallest", "small", "middle", "large", "largest")
 CONFIGURATIONS = ("2d", "3d_lowres", "3d_fullres")
+BUNDLES = ("brats_prox", "hippocampus_prox", "msd_prox", "roct_prox")
 
 
 def one_of(values: tuple[str, ...]) -> Callable[[str], list[str]]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from monai_prox.errors import ProXError
 from monai_prox.runtime.description import ALL_CHANNELS, Description, ScanDescription
+from monai_prox.runtime.sliding_window import STEP
 
 if TYPE_CHECKING:  # it needs the networks that options are for
     from monai_prox.runtime.locating import Locator
 
-STEP = 0.5  # of the patch, at most
 SMALLEST_STEP = 0.01  # of patches that people use, about a voxel
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.options import STEP
 from monai_prox.runtime.resampling import Array
 
+STEP = 0.5  # of the patch: how far apart tiles are at most
 MOST_TILES = 2**17  # of an image; that many would take days
 SIGMA = 1 / 8  # of the patch: how a tile's weight falls off
 
