@@ -18,8 +18,7 @@ from monai_prox.training.guard import Guard
 from monai_prox.training.stage import Schedule, Stage
 from monai_prox.training.teacher import FrozenTeacher
 
-FORMER = ("previous", "first")  # teachers, the largest member of the stage before
-STAYING = ("first", "given")
+FROZEN = ("previous", "first")  # teachers
 
 
 class Expansion:
@@ -53,7 +52,7 @@ class Expansion:
         self.guard = Guard(supernet)
         network: Any = supernet.network
         network.register_load_state_dict_post_hook(_NoticePretrained(self))
-        frozen_teachers = any(stage.teacher in FORMER for stage in schedule.stages)
+        frozen_teachers = any(stage.teacher in FROZEN for stage in schedule.stages)
         if frozen_teachers and calibrate is None and keeps_statistics(supernet.network):
             raise ProXError("the network's norms keep statistics, of which every teacher needs its own: give calibrate")
         for reorder in {stage.reorder for stage in schedule.stages if stage.reorder is not None}:
@@ -126,16 +125,14 @@ class Expansion:
         stage, former = self.schedule.stages[index], self.schedule.stages[max(index - 1, 0)]
         before = self._spaces[index - 1] if index else None
         old = None if before is None else before.largest()
-        if index == 0 or not (stage.teacher == former.teacher and stage.teacher in STAYING):
+        if stage.new_weights == "given" and not self.pretrained:
+            raise ProXError(
+                f"the stage {stage.name!r} begins with a network that is trained already, and no weights were loaded; load "
+                "them into the supernet's network before the first epoch, as monai-prox adopt does"
+            )
+        if not stage.teacher == former.teacher == "first":  # that one stays
             self.teacher = None
-            if stage.teacher == "given":  # with its own statistics
-                if not self.pretrained:
-                    raise ProXError(
-                        f"the stage {stage.name!r} learns from a network that is trained already, and no weights were "
-                        "loaded; load them into the supernet's network before the first epoch, as monai-prox adopt does"
-                    )
-                self.teacher = FrozenTeacher.extract(self.supernet, self.supernet.family.space.largest(), None)
-            elif stage.teacher in FORMER and old is not None:
+            if stage.teacher in FROZEN and old is not None:
                 self.teacher = FrozenTeacher.extract(self.supernet, old, self.calibrate)
         if stage.reorder is not None:
             self.guard.permute(stage.reorder(self.supernet, before))

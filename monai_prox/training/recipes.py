@@ -158,11 +158,12 @@ def prox(space: SearchSpace) -> tuple[Stage, ...]:
 
 
 def adopt(space: SearchSpace) -> tuple[Stage, ...]:
-    """A trained network becomes the largest member of a family, and teaches the others.
+    """A trained network becomes the largest member of a family.
 
     Its channels are put in the order of their importance, where they can be sorted, so that narrower members begin with those
-    that matter most. All members are open from the beginning. A step trains the largest or a random one, and the smallest,
-    which costs next to nothing. A frozen copy of the given network teaches all of them beside the labels.
+    that matter most. The smallest member is trained first, which costs least and changes the network most. Then all members
+    are trained, one in a step, so that the largest finds back to what it was. All learn from the labels: with a frozen copy of
+    the given network as a teacher beside them, the same work is fewer steps, of which small members need many.
 
     The weights have to be loaded into the supernet's network before the first epoch.
 
@@ -170,25 +171,15 @@ def adopt(space: SearchSpace) -> tuple[Stage, ...]:
         space: the search space.
 
     >>> from monai_prox import MobileNetFamily
-    >>> [stage.teacher for stage in adopt(MobileNetFamily(input_channels=1, num_classes=2).space)]
-    ['given']
+    >>> [stage.name for stage in adopt(MobileNetFamily(input_channels=1, num_classes=2).space)]
+    ['smallest', 'everyone']
     """
     opened = {dimension: space.choice_count(dimension) for dimension in space.dimensions}
     if space.size() == 1:
-        return (Stage(name="largest"),)
-    larger: tuple[Role, ...] = ("largest", "random")
-    return (
-        Stage(
-            name="everyone",
-            open=opened,
-            train=(larger, "smallest"),
-            teacher="given",
-            distance="kl",
-            warmup=WARMUP,
-            reorder=sort_channels_if_possible,
-            monitored=True,
-        ),
-    )
+        return (Stage(name="largest", new_weights="given"),)
+    first = Stage(name="smallest", new_weights="given", warmup=WARMUP, reorder=sort_channels_if_possible)
+    everyone: tuple[Role, ...] = ("largest", "smallest", "random", "smallest")
+    return first, Stage(name="everyone", open=opened, train=(everyone,), new_weights="given", warmup=WARMUP, monitored=True)
 
 
 @dataclass(frozen=True, kw_only=True)

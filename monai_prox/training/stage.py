@@ -29,13 +29,13 @@ class Stage:
         train: the members of a training step, in this order. Several members accumulate their gradients. A tuple takes turns
             from step to step, and its turns are shifted by one from epoch to epoch.
         teacher: "none"; "previous", a frozen copy of the largest member of the previous stage; "first", such a copy that stays
-            in all following stages with "first"; "given", a frozen copy of the whole network as the stage opens, which stays in
-            all following stages with "given"; or "largest", the largest member of the same step (in-place distillation), which
-            has to be the first of ``train``.
+            in all following stages with "first"; or "largest", the largest member of the same step (in-place distillation),
+            which has to be the first of ``train``.
         distance: between the logits of student and teacher, "mse", or "kl" of the class probabilities.
         distillation: weight w of the teacher in the loss (1 - w) task + w distance.
-        new_weights: how weights that open are initialised: "random", as in a new network, or "preserving", so that the first
-            step computes the same as the previous stage, except for the norm of a new block.
+        new_weights: how weights that open are initialised: "random", as in a new network; "preserving", so that the first step
+            computes the same as the previous stage, except for the norm of a new block; or "given", as they were loaded before
+            the training, which has to be.
         warmup: number of updates over which the learning rate rises from 0, at most a quarter of the stage's.
         reorder: puts the channels in another order when the stage opens, for example by their importance. It gets the supernet
             and the search space of the previous stage, None for the first stage. It returns the permutations of the parameters
@@ -54,10 +54,10 @@ class Stage:
     start: Literal["smallest", "largest"] = "smallest"
     share: float = 1.0
     train: tuple[Role | tuple[Role, ...], ...] = ("random",)
-    teacher: Literal["none", "previous", "first", "given", "largest"] = "none"
+    teacher: Literal["none", "previous", "first", "largest"] = "none"
     distance: Literal["mse", "kl"] = "mse"
     distillation: float = 0.5
-    new_weights: Literal["random", "preserving"] = "random"
+    new_weights: Literal["random", "preserving", "given"] = "random"
     warmup: int = 0
     reorder: Reorder | None = None
     freeze: Literal["none", "grown"] = "none"
@@ -66,9 +66,9 @@ class Stage:
     def __post_init__(self) -> None:
         allowed = {
             "start": ("smallest", "largest"),
-            "teacher": ("none", "previous", "first", "given", "largest"),
+            "teacher": ("none", "previous", "first", "largest"),
             "distance": ("mse", "kl"),
-            "new_weights": ("random", "preserving"),
+            "new_weights": ("random", "preserving", "given"),
             "freeze": ("none", "grown"),
         }
         for name, values in allowed.items():
@@ -121,14 +121,15 @@ def merged(stages: Sequence[Stage], epochs: int) -> tuple[Stage, ...]:
     surplus = len(stages) - epochs
     if surplus <= 0:
         return tuple(stages)
-    first = stages[surplus]
+    first, before = stages[surplus], stages[:surplus]
     return (
         replace(
             first,
-            share=sum(stage.share for stage in stages[: surplus + 1]),
+            share=sum(stage.share for stage in (*before, first)),
+            reorder=next((stage.reorder for stage in (first, *before) if stage.reorder is not None), None),
             # There is no stage before that could have left another
-            teacher=first.teacher if first.teacher in ("largest", "given") else "none",
-            new_weights="random",
+            teacher="largest" if first.teacher == "largest" else "none",
+            new_weights="given" if first.new_weights == "given" else "random",
             freeze="none",
         ),
         *stages[surplus + 1 :],

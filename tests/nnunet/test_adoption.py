@@ -28,6 +28,7 @@ from helpers.refusals import refused
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from monai_prox.core.slicing import fill
 from monai_prox.core.supernet import SuperNet
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.nnunet.adoption import SUFFIX, adopt, start_file
@@ -89,7 +90,7 @@ def test_a_training_begins_with_the_given_function_and_the_important_channels_fi
     given.decoder.deep_supervision = True
     for one, other in zip(given(x), network(x), strict=True):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
-    assert engine.teacher == family.space.largest() and engine.space.size() == family.space.size()
+    assert engine.space.largest() == family.space.smallest()
     assert not equal(given.state_dict(), network.state_dict()), "channels were sorted"
     first = "encoder.stages.0.0.convs.0.conv.weight" if kind == "PlainConvUNet" else "encoder.stem.convs.0.conv.weight"
     order = [[torch.equal(a, b) for b in given.state_dict()[first]].index(True) for a in network.state_dict()[first]]
@@ -98,23 +99,29 @@ def test_a_training_begins_with_the_given_function_and_the_important_channels_fi
     assert torch.equal(half[first], state[first][order[:2]])
 
 
-def test_the_given_network_teaches_and_does_not_change(bare: Path) -> None:
-    model = stock()
-    family = model.family_with(UNetChoices.from_json(SPACE))
+def test_the_smallest_member_is_trained_first_and_everything_else_stays_as_given(bare: Path) -> None:
+    family = stock().family_with(UNetChoices.from_json(SPACE))
     supernet = SuperNet(family)
-    engine = Engine(supernet, make_schedule("adopt", family.space, 3), lambda outputs, target: outputs.mean(), seed=0)
-    supernet.network.load_state_dict(TrainedNNUNet.of(model).supernet.network.state_dict())
+    engine = Engine(supernet, make_schedule("adopt", family.space, 2), lambda outputs, target: outputs.mean(), seed=0)
+    supernet.network.load_state_dict(TrainedNNUNet.of(stock()).supernet.network.state_dict())
     engine.begin_epoch(0)
     optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1)
     engine.guard(optimizer)
-    before = engine.state_dict()["teacher"]["weights"]
-    before = {name: weight.clone() for name, weight in before.items()}
+    before = {name: weight.detach().clone() for name, weight in supernet.network.named_parameters()}
     for step in range(2):
+        optimizer.zero_grad()
         engine.step(torch.randn(1, 1, 16, 24, 16), None, epoch=0, step=step)
         optimizer.step()
+    own = supernet.regions(family.space.smallest())
+    changed = 0
+    for name, weight in supernet.network.named_parameters():
+        others = torch.ones_like(weight, dtype=torch.bool)
+        fill(others, own[name], False)
+        assert torch.equal(weight[others], before[name][others])
+        changed += not torch.equal(weight, before[name])
+    assert changed
     engine.begin_epoch(1)
-    assert equal(engine.state_dict()["teacher"]["weights"], before)
-    assert not equal(dict(supernet.network.state_dict()), before)
+    assert engine.space == family.space
 
 
 # ---------------------------------------------------------------------- from nnU-Net's training to a family

@@ -339,23 +339,16 @@ def test_only_a_preserving_birth_writes_weights_and_not_over_pretrained_ones() -
         assert all(torch.equal(before[name], after[name]) for name in before) == kept
 
 
-def test_a_given_teacher_is_a_network_that_was_loaded() -> None:
-    """Not one with random weights. It is the whole network, whatever is open, and stays in the stages that follow."""
-    stages = (Stage(name="a", teacher="given"), Stage(name="b", open=ALL, teacher="given"), Stage(name="c", open=ALL))
+def test_given_weights_are_those_that_were_loaded() -> None:
+    stages = (Stage(name="a", new_weights="given"), Stage(name="b", open=ALL, new_weights="given"))
     engine = engine_of(stages)
-    refused("'a' learns from a network that is trained already, and no weights were loaded", engine.begin_epoch, 0)
+    refused("'a' begins with a network that is trained already, and no weights were loaded", engine.begin_epoch, 0)
     engine = engine_of(stages)
     given = {name: weight.clone() for name, weight in engine.supernet.network.state_dict().items()}
     engine.supernet.network.load_state_dict(given)
-    engine.begin_epoch(0)
-    assert engine.teacher == engine.supernet.family.space.largest()
-    with torch.no_grad():
-        for weight in engine.supernet.parameters():
-            weight.zero_()
-    engine.begin_epoch(1)
-    assert equal(engine.state_dict()["teacher"]["weights"], given)
-    engine.begin_epoch(2)
-    assert engine.teacher is None
+    for epoch in range(2):
+        engine.begin_epoch(epoch)
+        assert equal(dict(engine.supernet.network.state_dict()), given)
 
 
 def test_a_first_stage_has_nothing_to_preserve() -> None:

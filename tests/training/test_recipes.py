@@ -93,7 +93,8 @@ def test_stages_are_merged_if_there_are_fewer_epochs(recipe: str, epochs: int, c
     assert schedule.starts == tuple(range(epochs)) and schedule.stages[1:] == stages[kept + 1 :]
     first, was = schedule.stages[0], stages[kept]
     assert (first.name, first.open, first.train, first.monitored) == (was.name, was.open, was.train, was.monitored)
-    assert first.teacher in ("none", "largest") and first.new_weights == "random" and first.freeze == "none"
+    assert first.teacher in ("none", "largest") and first.freeze == "none"
+    assert first.new_weights == ("given" if recipe == "adopt" else "random")
     assert f"{recipe} has {len(stages)} stages, more than epochs, {epochs}: the first {kept + 1} are merged" in caplog.text
 
 
@@ -107,9 +108,9 @@ def test_a_schedule_needs_a_stage() -> None:
     ("wrong", "message"),
     [
         ({"start": "middle"}, "start is 'middle'; allowed: smallest, largest"),
-        ({"teacher": "smallest"}, "teacher is 'smallest'; allowed: none, previous, first, given, largest"),
+        ({"teacher": "smallest"}, "teacher is 'smallest'; allowed: none, previous, first, largest"),
         ({"distance": "l1"}, "distance is 'l1'; allowed: mse, kl"),
-        ({"new_weights": "zero"}, "new_weights is 'zero'; allowed: random, preserving"),
+        ({"new_weights": "zero"}, "new_weights is 'zero'; allowed: random, preserving, given"),
         ({"freeze": "all"}, "freeze is 'all'; allowed: none, grown"),
         ({"train": ()}, "train is (); allowed: largest, smallest, random"),
         ({"train": ("middle",)}, "train is ('middle',); allowed: largest, smallest, random"),
@@ -345,13 +346,16 @@ def test_the_sandwich_is_one_stage_of_everything(space: SearchSpace) -> None:
 
 # ---------------------------------------------------------------------- the recipe adopt
 @every_space
-def test_a_given_network_teaches_all_members_from_the_beginning(space: SearchSpace) -> None:
+def test_a_given_networks_smallest_member_is_trained_first_and_then_all(space: SearchSpace) -> None:
     if space.size() == 1:
         return
-    (stage,) = adopt(space)
-    assert stage.space(space) == space and stage.reorder is not None
-    assert (stage.teacher, stage.distance, stage.distillation, stage.new_weights) == ("given", "kl", 0.5, "random")
-    assert stage.train == (("largest", "random"), "smallest")
+    first, last = adopt(space)
+    assert first.space(space).size() == 1 and first.space(space).largest() == space.smallest()
+    assert first.reorder is not None and last.reorder is None and last.space(space) == space
+    assert last.train == (("largest", "smallest", "random", "smallest"),)
+    assert all((stage.teacher, stage.new_weights) == ("none", "given") for stage in (first, last))
+    (both,) = make_schedule("adopt", space, 1).stages
+    assert both.new_weights == "given" and both.space(space) == space and both.reorder == first.reorder
 
 
 # ---------------------------------------------------------------------- recipes by name
