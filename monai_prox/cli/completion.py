@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-FORMATS = ("nnunet", "bundle", "onnx", "openvino", "torchscript")
+FORMATS = ("nnunet", "bundle", "onnx", "openvino", "torchscript", "html")
 CHECKPOINTS = ("final", "best", "latest")
 RECIPES = ("prox", "prox_paper", "progressive_shrinking", "sandwich", "adopt")
 SPACES = ("default", "paper")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,7 +32,7 @@ def export(
     format: Annotated[
         str | None,
         typer.Option(
-            help="What the member becomes: nnunet, bundle, onnx, openvino or torchscript. By default it is what MODEL is.",
+            help="What the member becomes: nnunet, bundle, onnx, openvino, torchscript, html. By default it is what MODEL is.",
             autocompletion=one_of(FORMATS),
         ),
     ] = None,
@@ -57,6 +57,19 @@ def export(
     half: Annotated[
         bool, typer.Option("--half", help="For onnx and openvino: write float16, half as large, and faster on some devices.")
     ] = False,
+    portable: Annotated[
+        bool,
+        typer.Option(
+            "--portable",
+            help="For files for devices: write no transposed convolutions, which some runtimes lack.",
+        ),
+    ] = False,
+    onnxruntime_web: Annotated[
+        Path | None,
+        typer.Option(
+            help="For html: the folder dist of the npm package onnxruntime-web. By default the package is downloaded once.",
+        ),
+    ] = None,
     dataset: Annotated[
         Path | None,
         typer.Option(
@@ -81,6 +94,8 @@ def export(
         any_patch=any_patch,
         int8=int8,
         half=half,
+        portable=portable,
+        onnxruntime_web=onnxruntime_web is not None,
         dataset=dataset is not None,
     )
     subnet = subnet or _only_member(source)
@@ -92,7 +107,8 @@ def export(
     if format == "bundle":
         _export_bundle(source, subnet, output, overwrite)
     else:
-        _export_file(source, subnet, output, format, overwrite=overwrite, any_patch=any_patch, int8=int8, half=half)
+        options = {"any_patch": any_patch, "int8": int8, "half": half, "portable": portable}
+        _export_file(source, subnet, output, format, overwrite=overwrite, onnxruntime_web=onnxruntime_web, **options)
     say_origin(source)
 
 
@@ -123,9 +139,9 @@ def _export_bundle(source: Trained, subnet: str, output: Path, overwrite: bool) 
     say(str(folder), f"cd {shlex.quote(str(folder))} && {command}")
 
 
-def _export_file(source: Trained, subnet: str, output: Path, format: str, **options: bool) -> None:
+def _export_file(source: Trained, subnet: str, output: Path, format: str, **options: Any) -> None:
     from monai_prox.export.device_file import export_file
 
     loss = export_file(source, subnet, output, format, **options)
-    command = f"monai-prox predict {shlex.quote(str(output))} -i INPUT -o OUTPUT"
-    say(str(output), command, *([] if loss is None else [str(loss)]))
+    predict = f"monai-prox predict {shlex.quote(str(output))} -i INPUT -o OUTPUT"
+    say(str(output), "Open it in a browser." if format == "html" else predict, *([] if loss is None else [str(loss)]))

@@ -15,6 +15,7 @@ from monai_prox.errors import ProXError
 from monai_prox.export.folder import check_vacant
 from monai_prox.export.half import Half
 from monai_prox.export.options import check_file_options
+from monai_prox.export.portable import without_transposed_convolutions
 from monai_prox.export.torchscript_file import write_torchscript
 from monai_prox.files import remove_unfinished, temporary_folder, to_disk
 from monai_prox.runtime.description import Description, ScanDescription, write_description
@@ -23,9 +24,10 @@ from monai_prox.trained.source import Trained
 
 if TYPE_CHECKING:
     from monai_prox.export.int8 import Loss
+    from monai_prox.export.onnxruntime_web import Runtime
 
 MOST_LOSS = 0.01  # of Dice or accuracy, by integers
-ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".ts"}
+ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".ts", "html": ".html"}
 
 
 def export_file(
@@ -38,6 +40,8 @@ def export_file(
     any_patch: bool = False,
     int8: bool = False,
     half: bool = False,
+    portable: bool = False,
+    onnxruntime_web: Path | None = None,
     most_loss: float = MOST_LOSS,
 ) -> Loss | None:
     """Writes a member as a file that runs on a device.
@@ -52,23 +56,35 @@ def export_file(
             only, which is faster. TorchScript always takes any size.
         int8: whether to use 8-bit integers. They are calibrated and compared on held-out cases.
         half: whether weights are float16, in which the network also computes where the device can.
+        portable: whether the network is written without transposed convolutions, which some runtimes lack. It computes the
+            same.
+        onnxruntime_web: for ``html`` the folder of ONNX Runtime's files, see ``find_runtime``.
         most_loss: largest loss of score that integers may cause.
 
     Returns:
         The loss by integers, or None without them.
 
     Raises:
-        ProXError: the member is unknown or not legal, the runtime cannot repeat it, the file exists or cannot be written, or
-            integers lose too much. Then no part of the file is left.
+        ProXError: the member is unknown or not legal, the runtime cannot repeat it, ``portable`` cannot replace a transposed
+            convolution, the file exists or cannot be written, or integers lose too much. Then no part of the file is left.
     """
     ending = ENDINGS[format]
     if output.suffix != ending:
         raise ProXError(f"--output is {output}; a file of the format {format} ends in {ending}")
-    check_file_options(format, source.kind, any_patch=any_patch, int8=int8, half=half)
+    check_file_options(format, source.kind, any_patch=any_patch, int8=int8, half=half, portable=portable)
     files = [output, output.with_suffix(".bin")] if format == "openvino" else [output]
     for file in files:
         check_vacant(file, overwrite=overwrite)
     network, description = source.network(which), source.describe(which)
+    runtime = None
+    if format == "html":
+        from monai_prox.export.html_file import check_page
+        from monai_prox.export.onnxruntime_web import find_runtime
+
+        check_page(description)
+        runtime = find_runtime(onnxruntime_web)
+    if portable:
+        network = without_transposed_convolutions(network)
     if half and isinstance(description, Description):
         network, description = Half(network), replace(description, precision="float16")
     divisors = source.supernet.family.divisor if any_patch else None
@@ -79,7 +95,7 @@ def export_file(
         remove_unfinished(output.parent, output.name)
         with temporary_folder(output) as folder:
             written = folder / output.name
-            _write(network, description, written, format, divisors, cases)
+            _write(network, description, written, format, divisors, cases, runtime)
             if cases is not None:
                 from monai_prox.export.int8 import compare
 
@@ -104,6 +120,7 @@ def _write(
     format: str,
     divisors: Sequence[int] | None = None,
     quantised_on: HeldOut | None = None,
+    runtime: Runtime | None = None,
 ) -> None:
     if format == "torchscript":
         write_torchscript(network, description, output)
@@ -120,6 +137,11 @@ def _write(
             quantise(plain, converted, quantised_on)
         if format == "onnx":
             shutil.copyfile(converted, output)
+        elif runtime is not None:
+            from monai_prox.export.html_file import write_html
+
+            assert isinstance(description, Description)
+            write_html(converted, description, runtime, output)
         else:
             from monai_prox.export.openvino_file import write_openvino
 

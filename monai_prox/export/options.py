@@ -41,6 +41,8 @@ def check_options(
     any_patch: bool = False,
     int8: bool = False,
     half: bool = False,
+    portable: bool = False,
+    onnxruntime_web: bool = False,
     dataset: bool = False,
 ) -> None:
     """Raises ProXError for an unknown format, and for an option that says nothing about it or about the family.
@@ -51,9 +53,11 @@ def check_options(
         raise ProXError(f"the format {format!r} is not known; allowed: {', '.join((*FOLDERS, *FILES))}")
     if format not in source.formats:
         raise ProXError(f"a bundle's members become {', '.join(source.formats)}, not {format}")
-    if format in FOLDERS and (int8 or half or any_patch):
-        raise ProXError(f"--int8, --half and --any-patch are for files for devices, --format {', '.join(FILES)}")
-    check_file_options(format, source.kind, any_patch=any_patch, int8=int8, half=half)
+    if format in FOLDERS and (int8 or half or any_patch or portable):
+        raise ProXError(f"--int8, --half, --any-patch and --portable are for files for devices, --format {', '.join(FILES)}")
+    check_file_options(format, source.kind, any_patch=any_patch, int8=int8, half=half, portable=portable)
+    if onnxruntime_web and format != "html":
+        raise ProXError(f"--onnxruntime-web is for --format html, got {format}")
     if fine_tune and format != "nnunet":
         raise ProXError(f"--fine-tune is for --format nnunet, got {format}")
     if format == "bundle":
@@ -66,7 +70,7 @@ def check_options(
         raise ProXError("--dataset is not for --format nnunet; leave it out")
 
 
-def check_file_options(format: str, kind: Kind, *, any_patch: bool, int8: bool, half: bool) -> None:
+def check_file_options(format: str, kind: Kind, *, any_patch: bool, int8: bool, half: bool, portable: bool) -> None:
     """Raises ProXError for an option of files that is not for their format, for members of this kind, or for the other."""
     for asked, name in ((int8, "int8"), (half, "half precision")):
         if asked and format not in SMALLER:
@@ -77,6 +81,10 @@ def check_file_options(format: str, kind: Kind, *, any_patch: bool, int8: bool, 
         raise ProXError("--half is for members that segment; leave it out")
     if int8 and any_patch:
         raise ProXError("--int8 is for the plan's patch alone; leave out --any-patch")
+    if portable and any_patch:
+        raise ProXError("--portable is for the plan's patch alone; leave out --any-patch")
+    if any_patch and format == "html":
+        raise ProXError("--any-patch is not for --format html, which takes images of any size anyway; leave it out")
     if any_patch and not kind.any_patch:
         raise ProXError(
             "--any-patch is for members that segment; leave it out, for scans of any size are resized in prediction"

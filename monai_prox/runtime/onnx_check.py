@@ -27,7 +27,7 @@ SAME = frozenset(  # shape as of the first input, or a smaller one
     )
 )
 WINDOWS = frozenset(("Conv", "ConvTranspose", "AveragePool"))
-OPERATORS = BROADCAST | SAME | WINDOWS | {"Concat", "Constant", "Flatten", "Gemm", "Reshape", "Shape"}
+OPERATORS = BROADCAST | SAME | WINDOWS | {"Concat", "Constant", "Flatten", "Gemm", "Reshape", "Shape", "Transpose"}
 MOST_AXES = 8  # of a tensor
 VALUES = (4, 5, 6, 7, 9, 10, 11)  # fields of a tensor, by type
 Shape = tuple[int, ...]
@@ -234,6 +234,11 @@ def _result(operator: str, attributes: Mapping[str, Message], inputs: Sequence[S
     if operator == "Flatten":
         axis = _number_of(attributes, "axis", 1)
         return prod(inputs[0][:axis]), prod(inputs[0][axis:])
+    if operator == "Transpose":
+        order = attributes["perm"].numbers(8)
+        if sorted(order) != list(range(len(inputs[0]))):
+            raise ProXError(f"a Transpose of {len(inputs[0])} axes has the order {order!s:.80}")
+        return tuple(inputs[0][axis] for axis in order)
     image, weight = inputs[:2]  # Gemm
     if _number_of(attributes, "transA", 0) or len(image) != 2 or len(weight) != 2:
         raise ProXError("a Gemm multiplies other than rows, which no network of this package does")

@@ -8,7 +8,7 @@ const SPACE = "\u00a0"; // at which no line breaks
 const NEAR = 22; // pixels from a point in which a tap still means it
 const FEW_CLASSES = 4, SHOWN_CLASSES = 12; // that are columns of the table; that are shown in the details without a click
 const PREFIXES = [["E", 1e18], ["P", 1e15], ["T", 1e12], ["G", 1e9], ["M", 1e6], ["k", 1e3]];
-const ENDINGS = { onnx: ".onnx", openvino: ".xml", torchscript: ".ts", bundle: "" };
+const ENDINGS = { onnx: ".onnx", openvino: ".xml", torchscript: ".ts", html: ".html", bundle: "" };
 const measure = data.measure[0].toUpperCase() + data.measure.slice(1);
 let axis = Object.keys(data.axes)[0], chosen = null, format = "onnx";
 let now = {}; // ahead: the front of the present axis; of the budget, first: the recommended member, within: those within its error

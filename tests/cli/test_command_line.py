@@ -111,7 +111,7 @@ def test_completion_can_be_shown_and_installed() -> None:
     [
         (("fam",), ["family"]),
         (("profile", ""), ["pack", "measure"]),
-        (("export", "--format", ""), ["nnunet", "bundle", "onnx", "openvino", "torchscript"]),
+        (("export", "--format", ""), ["nnunet", "bundle", "onnx", "openvino", "torchscript", "html"]),
         (("export", "--format", "o"), ["onnx", "openvino"]),
         (("export", "--checkpoint", "l"), ["latest"]),
         (("search", "--minimise", "m"), ["macs", "memory_mb"]),

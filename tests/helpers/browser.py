@@ -32,7 +32,7 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
         page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-        own = (path.as_uri(), "data:")
+        own = (path.as_uri(), "data:", "blob:")  # the last is what the page has made itself
         page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
         page.goto(path.as_uri())
         return page

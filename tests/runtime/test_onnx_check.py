@@ -170,6 +170,14 @@ def turned(model: onnx.ModelProto) -> None:
     )
 
 
+def transposed(model: onnx.ModelProto) -> None:
+    column(model, helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]), added="t")
+
+
+def repeated(model: onnx.ModelProto) -> None:
+    column(model, helper.make_node("Transpose", ["x"], ["t"], perm=[0, 0]), added="t")
+
+
 def of_floats(model: onnx.ModelProto) -> None:
     column(model, helper.make_node("Constant", [], ["c"], value_floats=[1.0] * N), added="c")
 
@@ -252,6 +260,8 @@ def test_a_second_part_of_a_constant_is_not_overlooked(files: Path, tmp_path: Pa
     [
         (reduced, "a ReduceMean leaves out axes"),
         (flattened, r"a result of Add has the shape \(40000, 40000\)"),
+        (transposed, r"a result of Add has the shape \(40000, 40000\)"),
+        (repeated, r"a Transpose of 2 axes has the order \[0, 0\]"),
         (turned, "a Gemm multiplies other than rows"),
         (of_floats, "a Constant has value_floats, and not a value"),
         (unsorted, "a Add takes 'y', which nothing before it makes"),

@@ -259,11 +259,11 @@ def test_half_precision_is_refused_where_there_is_none(stock: Path, tmp_path: Pa
         (("onnx", "--half", "--int8"), "--half and --int8 are two precisions; give one of them"),
         (
             ("nnunet", "--half"),
-            "--int8, --half and --any-patch are for files for devices, --format onnx, openvino, torchscript",
+            "--int8, --half, --any-patch and --portable are for files for devices, --format onnx, openvino, torchscript",
         ),
     ):
         assert prox("export", stock / "model", "-o", tmp_path / "model.ts", "--format", *words).error == said
-    classifiers = {"any_patch": False, "int8": False, "half": True}
+    classifiers = {"any_patch": False, "int8": False, "half": True, "portable": False}
     refused("--half is for members that segment", check_file_options, "onnx", CLASSIFICATION, **classifiers)
 
 
