@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
-EXTRAS = ("", "onnx", "openvino", "search", "mlflow")  # "" stands for packages of every installation
+EXTRAS = ("", "onnx", "openvino", "search", "mlflow", "dicom")  # "" stands for packages of every installation
 PROJECTS = {"PIL": "pillow", "ignite": "pytorch-ignite"}  # by the module, if its name is another
 
 

@@ -58,6 +58,8 @@ def test_the_oldest_versions_are_those_of_pyproject() -> None:
         ("openvino", r'pip install "monai-prox\[openvino\]"$'),
         ("optuna", r'pip install "monai-prox\[search\]"$'),
         ("mlflow.tracking", r'^mlflow is not installed: pip install "monai-prox\[mlflow\]"$'),
+        ("highdicom.seg", r'^highdicom is not installed: pip install "monai-prox\[dicom\]"$'),
+        ("pydicom", r'^pydicom is not installed: pip install "monai-prox\[dicom\]"$'),
         ("PIL.Image", r"^PIL is not installed: pip install 'pillow>=[0-9.]+'$"),
         ("SimpleITK", r"(?i)pip install 'simpleitk>=[0-9.]+'$"),
         ("elsewhere", r"^elsewhere is not installed: pip install elsewhere$"),

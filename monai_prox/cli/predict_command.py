@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from monai_prox.cli.completion import PROVIDERS, one_of
+from monai_prox.cli.completion import OUTPUTS, PROVIDERS, one_of
 from monai_prox.cli.terminal import bars, say
 from monai_prox.errors import ProXError, printable
 
@@ -21,9 +21,13 @@ def predict(
     model: Annotated[Path, typer.Argument(help="The file that `export --format onnx`, openvino or torchscript has written.")],
     images: Annotated[
         Path,
-        typer.Option("-i", "--input", help="A folder of images case_0000.nii.gz, one per channel, or of scans; or one image."),
+        typer.Option(
+            "-i",
+            "--input",
+            help="A folder of images case_0000.nii.gz, one per channel, of DICOM series or of scans; or one image.",
+        ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder for case.nii.gz, or for predictions.csv.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder for case.nii.gz, case.dcm or predictions.csv.")],
     threads: Annotated[
         int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
     ] = None,
@@ -57,6 +61,20 @@ def predict(
         float | None,
         typer.Option(help="With --locate: run where its two best classes are less than this apart in probability instead."),
     ] = None,
+    output_format: Annotated[
+        str | None,
+        typer.Option(
+            help="What is written of DICOM series: dicom-seg, nifti or both. By default it is dicom-seg.",
+            autocompletion=one_of(OUTPUTS),
+        ),
+    ] = None,
+    orientation: Annotated[
+        str | None,
+        typer.Option(
+            help="Axis codes that DICOM series are turned to, such as LPS: those of the training's images. By default they are "
+            "what the file says."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Predict cases again that OUTPUT has already.")] = True,
 ) -> None:
     """Segment or classify images with an exported model, without torch. Exit code 1 if one failed; the others are done."""
@@ -72,7 +90,13 @@ def predict(
     elif unsure is not None:
         raise ProXError("--unsure says where a file that --locate names is unsure; give --locate, too")
     options = Options(
-        step=step_size, mirror=mirror, postprocess=postprocessing, probabilities=save_probabilities, locator=locator
+        step=step_size,
+        mirror=mirror,
+        postprocess=postprocessing,
+        probabilities=save_probabilities,
+        locator=locator,
+        format=output_format,
+        orientation=orientation,
     )
     opened = Model(model, threads=threads, provider=provider)
     description = opened.description

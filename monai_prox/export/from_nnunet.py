@@ -15,14 +15,12 @@ from monai_prox.errors import ProXError, refusing
 from monai_prox.export.prediction import metrics_of
 from monai_prox.export.segmentation import TO_RAS, segmentation
 from monai_prox.export.segmentation_bundle import SegmentationBundle
-from monai_prox.runtime.description import ORIENTATIONS
+from monai_prox.runtime.description import AS_STORED
 from monai_prox.trained.family_file import SURFACE
 from monai_prox.trained.nnunet_dataset import channels_of, licence_of, outputs_of
-from monai_prox.trained.nnunet_folder import UNUSABLE, ModelFolder, scored_in
-from monai_prox.trained.nnunet_orientation import stored_orientations
+from monai_prox.trained.nnunet_folder import UNUSABLE, scored_in
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
-AS_STORED = ("SimpleITKIO", "NibabelIO")  # nnU-Net's readers that keep the axes of the file
 # What of a plan MONAI's transforms repeat below
 REPEATED = {
     "preprocessor_name": "DefaultPreprocessor",
@@ -50,7 +48,7 @@ def prediction_of(source: TrainedNNUNet, which: str) -> SegmentationBundle:
         source,
         subnet,
         source.describe(subnet, name=name),
-        orientation=_orientation(model, source.fold),
+        orientation=_orientation(source),
         outputs=outputs_of(model.dataset),
         scores=(validated and validated.scores) or {},
         measured_on=scored_in(source.fold, bool(checkpoint["inference_allowed_mirroring_axes"]), tolerance),
@@ -75,17 +73,11 @@ def _check_repeatable(plans: Mapping[str, Any], configuration: Mapping[str, Any]
         raise ProXError(f"the dataset's images are {ending} files; bundles read .nii.gz and .nii: use --format nnunet")
 
 
-def _orientation(model: ModelFolder, fold: str) -> str | None:
-    """Axis codes of the images as the network knows them; None, with a warning, where the training's are mixed or unknown.
-
-    They are in the fold's family.json, in its checkpoint, or found in the raw dataset.
-    """
-    if model.plans["image_reader_writer"] == TO_RAS:
+def _orientation(source: TrainedNNUNet) -> str | None:
+    """Axis codes of the images as the network knows them; None, with a warning, where the training's are mixed or unknown."""
+    if source.model.plans["image_reader_writer"] == TO_RAS:
         return "RAS"
-    known = model.family_of(fold).orientations
-    found = known or stored_orientations(model.plans["dataset_name"])
-    if not isinstance(found, Mapping) or not set(found) <= ORIENTATIONS:
-        raise ProXError(f"{fold}/family.json: orientations are axis codes such as RAS with numbers, got {found!r:.120}")
+    found = source.orientations
     if len(found) == 1:
         return str(next(iter(found)))
     images = f"are stored in different orientations, {', '.join(found)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -11,27 +13,39 @@ from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
 from monai_prox.runtime import itk_images
-from monai_prox.runtime.description import ALL_CHANNELS, Description
+from monai_prox.runtime.description import ALL_CHANNELS, PICTURES, TURNED, Description
+from monai_prox.runtime.dicom_files import Series, find_series, is_dicom
 from monai_prox.runtime.images import Image
 
-PICTURES = "NaturalImage2DIO"
-TURNED = {"NibabelIOWithReorient": "RAS"}  # of nnU-Net's readers, those that turn images
+CHANNEL = re.compile(r"(?P<case>.*)_(?P<channel>[0-9]{4})", re.DOTALL)  # the name of a series of several that are a case
 
 
 @dataclass(frozen=True)
 class Case:
-    """name: of the output, without ending. files: by channel; listed: whether somebody says so, and not their names."""
+    """name: of the output, without ending. files: by channel; listed: whether somebody says so, and not their names.
+
+    series: by channel, of DICOM, whose files are those of all series. Its files' names may tell who the patient is.
+    """
 
     name: str
     files: tuple[Path, ...]
     listed: bool = False
+    series: tuple[Series, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name if self.series else str(self.files[0])
 
 
 def find_cases(images: Path, description: Description) -> list[Case]:
-    """Cases of a folder, or the one that is a file. Raises ProXError where there is none."""
+    """Cases of a folder, or the one that is a file. Raises ProXError where there is none.
+
+    DICOM series are looked for in a folder that has no images by their names.
+    """
     ending, whole = description.file_ending, description.reader == ALL_CHANNELS
     if images.is_file():
         if not images.name.endswith(ending):
+            if is_dicom(images):
+                raise ProXError(f"{images} is an image of a DICOM series; give the folder of the series")
             raise ProXError(f"{images} is not an image of the kind that the network is for, *{ending}")
         name = images.name.removesuffix(ending)
         return [Case(name if whole else name.removesuffix("_0000"), (images,))]
@@ -40,17 +54,33 @@ def find_cases(images: Path, description: Description) -> list[Case]:
     if whole:
         files = sorted(path for path in images.glob(f"*{ending}") if not path.name.startswith("."))
         if not files:
-            raise ProXError(f"{images} has no image *{ending}")
+            return _cases_of_series(images, description, f"*{ending}")
         return [Case(path.name.removesuffix(ending), (path,)) for path in files]
     cut = -len(f"_0000{ending}")
     found = sorted((path.name[:cut], path) for path in images.glob(f"*_[0-9][0-9][0-9][0-9]{ending}"))
     if not found:
-        raise ProXError(f"{images} has no image named like case_0000{ending}")
+        return _cases_of_series(images, description, f"named like case_0000{ending}")
     return [Case(name, tuple(path for _, path in of)) for name, of in groupby(found, key=lambda pair: pair[0])]
+
+
+def _cases_of_series(folder: Path, description: Description, wanted: str) -> list[Case]:
+    """Each DICOM series, or where the network has several channels, those whose names are CASE_0000, CASE_0001 and so on."""
+    series = find_series(folder)
+    if not series:
+        raise ProXError(f"{folder} has no image {wanted}, and no DICOM series")
+    if description.reader == PICTURES:
+        raise ProXError(f"{folder} has DICOM series, and the network is for pictures, *{description.file_ending}")
+    by_name = defaultdict[str, list[Series]](list)
+    for one in series:
+        named = CHANNEL.fullmatch(one.name) if len(description.channels) > 1 else None
+        by_name[named["case"] if named else one.name].append(one)
+    return [Case(name, tuple(file for one in of for file in one.files), series=tuple(of)) for name, of in by_name.items()]
 
 
 def read_case(case: Case, description: Description) -> Image:
     """Raises ProXError where a channel is missing, too many, or cannot be read. Of NIfTI files by nibabel, if that is meant."""
+    if case.series:
+        return _read_series(case, description)
     if description.reader == ALL_CHANNELS:
         from monai_prox.runtime import nifti_images  # nibabel, which a device needs for readers of its own alone
 
@@ -72,6 +102,18 @@ def read_case(case: Case, description: Description) -> Image:
     from monai_prox.runtime import nifti_images
 
     return nifti_images.read(case.files, TURNED.get(description.reader))
+
+
+def _read_series(case: Case, description: Description) -> Image:
+    from monai_prox.runtime import dicom_images  # pydicom, which only this needs
+
+    channels, found = description.channels, [one.name for one in case.series]
+    stem = "CASE" if found == [case.name] else case.name
+    wanted = [f"{stem}_{index:04d}" for index in range(len(channels))]
+    if len(channels) > 1 and found != wanted:
+        folders = ", ".join(f"{name} ({channel})" for name, channel in zip(wanted, channels, strict=True))
+        raise ProXError(f"the network needs {len(channels)} DICOM series, in folders {folders}; there is {', '.join(found)}")
+    return dicom_images.read(case.series, description)
 
 
 def read_labels(path: Path, description: Description) -> NDArray[Any]:

@@ -32,6 +32,9 @@ MOST_LABEL, MOST_STEPS = 65535, 1_000  # of labels' values; of postprocessing
 SMALLEST, LARGEST = 1e-9, 1e9  # mm; nnU-Net gives pictures a third axis of 999
 READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "LoadImage")
 ALL_CHANNELS = READERS[-1]  # MONAI's, for which all channels of a case are one file
+PICTURES = "NaturalImage2DIO"
+AS_STORED = ("SimpleITKIO", "NibabelIO")  # of nnU-Net's readers, those that keep the axes of the file
+TURNED = {"NibabelIOWithReorient": "RAS"}  # of nnU-Net's readers, those that turn images
 PICTURE_ENDINGS = (".png", ".tif")
 ORIENTATIONS = frozenset(map("".join, chain.from_iterable(permutations(axes) for axes in product("LR", "PA", "IS"))))
 
@@ -86,7 +89,9 @@ class Description:
     cropped: whether to what is not 0. normalised_first: before resampling, as nnU-Net does, or after it.
     reader: of the images in training, nnU-Net's, which have a file per channel, or MONAI's, with channels as a fourth axis;
     file_ending: of theirs. orientation: axis codes that MONAI's turns images to, None for images as stored; nnU-Net's have
-    their own way. mirroring: axes of the patch along which nnU-Net mirrors in prediction; None where the file does not tell.
+    their own way. stored_orientation: axis codes of the training's images, if nnU-Net took them as stored and all were stored
+    alike; None where this is not so or not known. mirroring: axes of the patch along which nnU-Net mirrors in prediction; None
+    where the file does not tell.
     postprocessing: groups of values, one after the other, of which only the largest component is kept.
     precision: in which the network computes, where the device can; its input and output are float32.
     """
@@ -111,6 +116,7 @@ class Description:
     reader: str
     file_ending: str
     orientation: str | None = None
+    stored_orientation: str | None = None
     mirroring: tuple[int, ...] | None = None
     postprocessing: tuple[tuple[int, ...], ...] = ()
     precision: Literal["float32", "float16"] = "float32"
@@ -118,10 +124,11 @@ class Description:
     def __post_init__(self) -> None:
         if self.reader not in READERS:
             raise ProXError(f"the reader {self.reader!r:.80} is not known; known: {', '.join(READERS)}")
-        if self.reader == "NaturalImage2DIO" and self.file_ending not in PICTURE_ENDINGS:
+        if self.reader == PICTURES and self.file_ending not in PICTURE_ENDINGS:
             raise ProXError(f"pictures are files that end in {', '.join(PICTURE_ENDINGS)}, not in {self.file_ending!r:.80}")
-        if self.orientation is not None and self.orientation not in ORIENTATIONS:
-            raise ProXError(f"orientation is three axis codes such as RAS, or null, got {self.orientation!r:.80}")
+        for codes in (self.orientation, self.stored_orientation):
+            if codes is not None and codes not in ORIENTATIONS:
+                raise ProXError(f"orientation is three axis codes such as RAS, or null, got {codes!r:.80}")
         if not ENDING.fullmatch(self.file_ending):
             raise ProXError(f"images are files that end in .nii.gz, .nrrd or the like, not in {self.file_ending!r:.80}")
         axes, values = len(self.patch), prod(self.patch) * (len(self.channels) + self.outputs)
@@ -156,6 +163,16 @@ class Description:
     def grid(self) -> tuple[float, ...]:
         """Members of the same one share what is prepared of an image."""
         return self.spacing
+
+    @property
+    def turns_images(self) -> bool:
+        """Whether images are turned to one orientation whichever way they are stored."""
+        return self.reader in TURNED or self.orientation is not None
+
+    @property
+    def orientation_of_series(self) -> str | None:
+        """Axis codes that DICOM series are turned to, None for those that they are stored with."""
+        return TURNED.get(self.reader) or self.orientation or self.stored_orientation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ def read(files: Sequence[Path]) -> Image:
     views = [sitk.GetArrayViewFromImage(image) for image in images]
     voxels = stacked([view[None] if view.ndim == 2 else view for view in views])
     stuff = dict(zip(("spacing", "origin", "direction"), place, strict=True))
-    return Image(voxels, tuple(spacing), partial(_save, place), {"sitk_stuff": stuff, "spacing": spacing})
+    return Image(voxels, tuple(spacing), partial(save, place), {"sitk_stuff": stuff, "spacing": spacing})
 
 
 def read_pictures(files: Sequence[Path]) -> Image:
@@ -149,7 +149,7 @@ def read_pictures(files: Sequence[Path]) -> Image:
     if len(sizes) > 1:
         raise ProXError(f"the channels have different sizes, rows and columns {', '.join(map(str, sorted(sizes)))}")
     spacing = (BETWEEN_SLICES, 1, 1)
-    return Image(stacked(channels), spacing, partial(_save, None), {"spacing": spacing})
+    return Image(stacked(channels), spacing, partial(save, None), {"spacing": spacing})
 
 
 def read_labels(path: Path) -> NDArray[Any]:
@@ -225,7 +225,7 @@ def _array(image: sitk.Image) -> NDArray[Any]:
     return array[None] if image.GetDimension() == 2 else array
 
 
-def _save(place: tuple[Any, ...] | None, labels: NDArray[np.integer], path: Path) -> None:
+def save(place: tuple[Any, ...] | None, labels: NDArray[np.integer], path: Path) -> None:
     """place: spacing, origin and direction, None for pictures. Raises OSError where that did not succeed."""
     flat = place is None or len(place[0]) == 2
     image = sitk.GetImageFromArray(labels[0] if flat else labels)

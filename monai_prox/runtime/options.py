@@ -6,12 +6,13 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.description import ALL_CHANNELS, Description, ScanDescription
+from monai_prox.runtime.description import ALL_CHANNELS, ORIENTATIONS, Description, ScanDescription
 from monai_prox.runtime.sliding_window import STEP
 
 if TYPE_CHECKING:  # it needs the networks that options are for
     from monai_prox.runtime.locating import Locator
 
+FORMATS = {"nifti": (".nii.gz",), "dicom-seg": (".dcm",), "both": (".dcm", ".nii.gz")}  # the endings of their files
 SMALLEST_STEP = 0.01  # of patches that people use, about a voxel
 
 
@@ -20,7 +21,8 @@ class Options:
     """step: how far apart tiles are at most, as a part of the patch. mirror: whether tiles are also predicted mirrored along
     the axes that the training allows, and averaged. postprocess: whether only the largest component of some labels is kept,
     where the file says so. probabilities: whether they are saved, too, for nnU-Net's ensembling. locator: a small network that
-    says where the network runs; None for everywhere.
+    says where the network runs; None for everywhere. format: of the segmentations of DICOM series, one of ``FORMATS``; None for
+    DICOM-SEG. orientation: axis codes that DICOM series are turned to; None for what the network's file says.
     """
 
     step: float = STEP
@@ -28,10 +30,16 @@ class Options:
     postprocess: bool = True
     probabilities: bool = False
     locator: Locator | None = None
+    format: str | None = None
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
         if not SMALLEST_STEP <= self.step <= 1:
             raise ProXError(f"--step-size is a part of the patch, {SMALLEST_STEP} to 1, got {self.step:g}")
+        if self.format is not None and self.format not in FORMATS:
+            raise ProXError(f"--output-format is one of {', '.join(FORMATS)}, got {self.format!r:.80}")
+        if self.orientation is not None and self.orientation not in ORIENTATIONS:
+            raise ProXError(f"--orientation is three axis codes such as LPS, got {self.orientation!r:.80}")
 
     def check(self, description: Description | ScanDescription) -> None:
         """Raises ProXError for what a network of this description cannot do."""
@@ -49,6 +57,17 @@ class Options:
                 why = "has no axes to mirror along in its file: it is a bundle's, or an earlier version has exported it"
             raise ProXError(f"the network {description.member} {why}; leave out --mirror")
 
+    def check_images(self, description: Description, *, dicom: bool) -> None:
+        """Raises ProXError for what cannot be done with such images. dicom: whether they are DICOM series, and not files."""
+        if not dicom:
+            asked = {"--output-format dicom-seg or both": self.format not in (None, "nifti"), "--orientation": self.orientation}
+            if wrong := [option for option, is_so in asked.items() if is_so]:
+                raise ProXError(f"{' and '.join(wrong)}: for DICOM series alone, and the images are {description.file_ending}")
+        elif self.probabilities:
+            raise ProXError("--save-probabilities is for nnUNetv2_ensemble, which knows no DICOM series; convert them to NIfTI")
+        elif self.orientation and description.turns_images:
+            raise ProXError(f"--orientation: the network {description.member} turns images by itself; leave it out")
+
 
 PLAIN = Options()
 OPTIONS = {
@@ -57,4 +76,6 @@ OPTIONS = {
     "postprocess": "--no-postprocessing",
     "probabilities": "--save-probabilities",
     "locator": "--locate",
+    "format": "--output-format",
+    "orientation": "--orientation",
 }  # as commands name them

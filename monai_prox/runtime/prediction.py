@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.labels import labels
 from monai_prox.runtime.mirroring import mirrored
 from monai_prox.runtime.model import Network
-from monai_prox.runtime.options import PLAIN, Options
+from monai_prox.runtime.options import FORMATS, PLAIN, Options
 from monai_prox.runtime.postprocessing import keep_largest
 from monai_prox.runtime.probabilities import ENDINGS, probabilities, save_for_ensembling, save_probabilities
 from monai_prox.runtime.read_ahead import ReadAhead
@@ -73,8 +75,14 @@ def predict(
     that the network has not.
     """
     options.check(description)
-    paths = {case: output / f"{case.name}{description.file_ending}" for case in cases}
-    if mixed := {path.resolve() for path in paths.values()} & {file.resolve() for case in cases for file in case.files}:
+    dicom = any(case.series for case in cases)
+    options.check_images(description, dicom=dicom)
+    endings = [description.file_ending]
+    if dicom:
+        endings, description = for_series(description, options)
+    paths = {case: [output / f"{case.name}{ending}" for ending in endings] for case in cases}
+    outputs = {path.resolve() for of in paths.values() for path in of}
+    if mixed := outputs & {file.resolve() for case in cases for file in case.files}:
         raise ProXError(f"the segmentation would replace the image {min(mixed)}; give another output folder")
     make_folder(output)
     if options.probabilities:
@@ -82,17 +90,34 @@ def predict(
     return _predictions(description, network, paths, options, overwrite=overwrite, done=done)
 
 
+def for_series(description: Description, options: Options) -> tuple[list[str], Description]:
+    """-> the endings of what is written of DICOM series, and the description with what the options say of them."""
+    endings = list(FORMATS[options.format or "dicom-seg"])
+    if ".dcm" in endings:
+        from monai_prox.runtime import dicom_seg  # highdicom: whether it is there, and what it takes, before hours of work
+
+        dicom_seg.segments(description)
+    description = replace(description, stored_orientation=options.orientation or description.stored_orientation)
+    if description.orientation_of_series is None:
+        warnings.warn(
+            "the network's file does not say how the training's images were stored, so DICOM series are taken with the axes "
+            "that they have; if the training's had others, masks are wrong: give theirs, such as --orientation LPS",
+            stacklevel=2,
+        )
+    return endings, description
+
+
 def _predictions(
     description: Description,
     network: Network,
-    paths: Mapping[Case, Path],
+    paths: Mapping[Case, list[Path]],
     options: Options,
     *,
     overwrite: bool,
     done: Callable[[str, int], object] | None,
 ) -> Iterator[tuple[Case, str | None]]:
     finished = {
-        case for case, path in paths.items() if not overwrite and all(file.exists() for file in _outputs(path, case, options))
+        case for case, of in paths.items() if not overwrite and all(file.exists() for file in _outputs(of, case, options))
     }
     reader = ReadAhead([case for case in paths if case not in finished], description, options)
 
@@ -118,8 +143,8 @@ def _predictions(
             yield case, None
 
 
-def _outputs(path: Path, case: Case, options: Options) -> list[Path]:
-    return [path, *(path.parent / f"{case.name}{ending}" for ending in ENDINGS if options.probabilities)]
+def _outputs(paths: Sequence[Path], case: Case, options: Options) -> list[Path]:
+    return [*paths, *(paths[0].parent / f"{case.name}{ending}" for ending in ENDINGS if options.probabilities)]
 
 
 def _predict_one(
@@ -127,14 +152,14 @@ def _predict_one(
     reader: ReadAhead,
     description: Description,
     network: Network,
-    path: Path,
+    paths: Sequence[Path],
     options: Options,
     done: Callable[[str, int], object] | None,
 ) -> None:
     """What it holds of the case is gone before the next one, which may be as large."""
     ready = reader.ready(case)
     if ready.empty:
-        warnings.warn(f"{case.files[0]} is 0 everywhere; nothing can be seen in it", stacklevel=2)
+        warnings.warn(f"{case} is 0 everywhere; nothing can be seen in it", stacklevel=2)
     segmented = label(
         ready.prepared,
         ready.grid,
@@ -142,11 +167,13 @@ def _predict_one(
         network,
         options,
         done=partial(done, case.name) if done else None,
-        keep=partial(save_probabilities, properties=ready.properties, stem=path.parent / case.name),
+        keep=partial(save_probabilities, properties=ready.properties, stem=paths[0].parent / case.name),
     )
-    with replacing(path) as temporary:
-        ready.save(segmented, temporary)
-        _move_beside(temporary, path)
+    with ExitStack() as written:  # all of the case's files or none
+        for path in paths:
+            temporary = written.enter_context(replacing(path))
+            ready.save(segmented, temporary)
+            _move_beside(temporary, path)
 
 
 def _move_beside(temporary: Path, path: Path) -> None:

@@ -16,7 +16,7 @@ from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError, refusing
 from monai_prox.runtime.cases import Case
-from monai_prox.runtime.description import READERS, SCHEMES, Description, Normalisation, Resampling
+from monai_prox.runtime.description import AS_STORED, ORIENTATIONS, READERS, SCHEMES, Description, Normalisation, Resampling
 from monai_prox.runtime.evaluation import Labelled, SegmentedCases, find_labelled
 from monai_prox.runtime.kinds import SEGMENTATION, Kind
 from monai_prox.trained.family_file import SURFACE, FamilyFile, NamedMember
@@ -25,6 +25,7 @@ from monai_prox.trained.nnunet_dataset import channels_of
 from monai_prox.trained.nnunet_files import listed_files
 from monai_prox.trained.nnunet_folder import FINAL, UNUSABLE, ModelFolder
 from monai_prox.trained.nnunet_member import member_plans
+from monai_prox.trained.nnunet_orientation import stored_orientations
 from monai_prox.trained.nnunet_plans import intensities_of, surface_tolerance_of
 from monai_prox.trained.nnunet_postprocessing import postprocessing_of
 from monai_prox.trained.source import FILES, FOLDERS, UNNAMED, Measured, check_metric, named, plot_of, surface_measure
@@ -159,7 +160,21 @@ class TrainedNNUNet:
             source=f"{self.checkpoint['trainer_name']}, {self.model.configuration_name}, {trained}",
             mirroring=tuple(mirroring or ()),
             postprocessing=self._postprocessing,
+            orientations=self.orientations,
         )
+
+    @cached_property
+    def orientations(self) -> Mapping[str, int]:
+        """Number of the training's images by their axis codes as stored, {} if nothing tells it.
+
+        They are in the fold's family.json, in its checkpoint, or found in the raw dataset.
+        """
+        found = self.family().orientations or stored_orientations(self.model.plans["dataset_name"])
+        if not isinstance(found, Mapping) or not set(found) <= ORIENTATIONS:
+            raise ProXError(
+                f"{self.fold}/family.json: orientations are axis codes such as RAS with numbers, got {found!r:.120}"
+            )
+        return found
 
     @cached_property
     def _postprocessing(self) -> tuple[tuple[int, ...], ...]:
@@ -211,14 +226,19 @@ def describe(
     source: str,
     mirroring: tuple[int, ...] | None = None,
     postprocessing: tuple[tuple[int, ...], ...] = (),
+    orientations: Mapping[str, int] | None = None,
 ) -> Description:
-    """What prediction needs of nnU-Net's plans and dataset.json. Raises ProXError for what the runtime cannot repeat."""
+    """What prediction needs of nnU-Net's plans and dataset.json. Raises ProXError for what the runtime cannot repeat.
+
+    orientations: number of the training's images by their axis codes as stored, if they are known.
+    """
     configuration = plans["configurations"][configuration_name]
     for key, allowed in REPEATED.items():
         value = configuration.get(key, plans.get(key))
         if value not in allowed:
             raise ProXError(f"the plan's {key} is {value}; the runtime repeats {', '.join(allowed)}")
     labels = PlansManager(dict(plans)).get_label_manager(dict(dataset))
+    alike = next(iter(orientations)) if orientations is not None and len(orientations) == 1 else None
     return Description(
         member=member,
         subnet=subnet,
@@ -236,6 +256,7 @@ def describe(
         logits=_resampling(configuration, "probabilities", range(2)),
         reader=plans["image_reader_writer"],
         file_ending=dataset["file_ending"],
+        stored_orientation=alike if plans["image_reader_writer"] in AS_STORED else None,
         mirroring=mirroring,
         postprocessing=postprocessing,
     )

@@ -20,6 +20,7 @@ from monai_prox.cli import completion
 from monai_prox.cli.app import app, main
 from monai_prox.families.unet_choices import CHOICES
 from monai_prox.latency.pack import RUNTIMES
+from monai_prox.runtime.options import FORMATS as OUTPUT_FORMATS
 from monai_prox.runtime.providers import PROVIDERS
 from monai_prox.search.budget import UNITS
 from monai_prox.trained.nnunet_folder import CHECKPOINTS
@@ -134,6 +135,7 @@ def test_completed_values_are_those_that_are_known() -> None:
     assert set(completion.COSTS) == set(UNITS)
     assert set(completion.RUNTIMES) == set(RUNTIMES)
     assert set(completion.PROVIDERS) == set(PROVIDERS)
+    assert set(completion.OUTPUTS) == set(OUTPUT_FORMATS)
 
 
 def test_profiles_are_completed_to_json_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,6 +218,8 @@ def test_masks_do_not_depend_on_how_an_image_is_stored(bare: Path, tmp_path: Pat
     write_raw(bare, how, how)
     model = bare_model(plans_for(reader=reader))
     assert model.family_of("fold_0").orientations == {how: 2}
+    known = None if trained_on == "reoriented" else how
+    assert TrainedNNUNet.of(model).describe("largest").stored_orientation == known  # for DICOM series, on a device
     prediction = prediction_of(TrainedNNUNet.of(model), "largest")
     assert prediction.orientation == how and f"turned to {how}" in prediction.readme()
     image = nib.load(write_case(tmp_path / "case", spacing=(1.1, 0.9, 1.2))[0])
@@ -243,6 +245,7 @@ def test_orientation_is_found_in_the_raw_dataset_where_the_training_did_not_note
     write_json(json.loads(family.read_text()) | {"orientations": {"LPS": 3, "RAS": 1}}, family)
     with pytest.warns(UserWarning, match="are stored in different orientations, LPS, RAS: the bundle takes images as stored"):
         assert prediction_of(TrainedNNUNet.of(model), "largest").orientation is None
+    assert TrainedNNUNet.of(model).describe("largest").stored_orientation is None
     axis_codes = r"fold_0/family\.json: orientations (are axis codes such as RAS with numbers|must be of type)"
     for wrong in ({"$exit()": 1}, ["RAS"], {"RAR": 2}):
         write_json(json.loads(family.read_text()) | {"orientations": wrong}, family)

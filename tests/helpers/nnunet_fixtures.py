@@ -1,19 +1,26 @@
 """Fixtures around nnunet_task, a plugin: a module that uses them says ``pytest_plugins = ["helpers.nnunet_fixtures"]``."""
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from helpers.architectures import FOUR_DIMENSIONS
 from helpers.commands import fresh
+from helpers.in_process import prox
 from helpers.made_once import made_once
 from helpers.nnunet_task import (
     CUT,
     FULLRES,
+    SHALLOW,
+    STOCK_IMAGE,
+    STOCK_KEPT,
     Prepared,
     ProXTrainerDemoShort,
     ProXTrainerTiny,
@@ -79,6 +86,33 @@ def stock_model(phantom: Prepared) -> Path:
 
     folder = made_once("stock_model", fill)
     return folder / phantom.name / f"{nnUNetTrainerTiny.__name__}__{CUT}__{FULLRES}"
+
+
+@pytest.fixture(scope="session")
+def stock() -> Path:
+    """A folder with an untrained stock model, its file ``model.onnx``, and ``STOCK_IMAGE``."""
+
+    def fill(folder: Path) -> None:
+        torch.manual_seed(0)
+        with pytest.MonkeyPatch.context() as patch:
+            bare_folders(folder, patch)
+            model = bare_model(bare_plans(spacing=(1.0, 1.1, 0.9), **SHALLOW), cls=nnUNetTrainer)
+            model.path.rename(folder / "model")
+        (folder / "model" / "crossval_results_folds_0").mkdir()
+        named = "remove_all_but_largest_component_from_segmentation"
+        found = {"postprocessing_fns": [named] * 2, "postprocessing_kwargs": [{"labels_or_regions": of} for of in STOCK_KEPT]}
+        (folder / "model" / "crossval_results_folds_0" / "postprocessing.json").write_text(json.dumps(found))
+        voxels = np.random.default_rng(0).normal(480, 130, (20, 40, 30)).astype(np.float32)
+        voxels = sitk.GetArrayFromImage(sitk.DiscreteGaussian(sitk.GetImageFromArray(voxels), 2.0))
+        voxels[:, :3] = 0
+        image = sitk.GetImageFromArray(voxels)
+        image.SetDirection((0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+        (folder / STOCK_IMAGE).parent.mkdir()
+        sitk.WriteImage(image, folder / STOCK_IMAGE)
+        done = prox("export", folder / "model", "--format", "onnx", "-o", folder / "model.onnx")
+        assert done.code == 0, done.err
+
+    return made_once("stock_untrained", fill)
 
 
 @pytest.fixture(scope="session")

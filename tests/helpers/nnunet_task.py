@@ -43,6 +43,8 @@ CUT = "nnUNetPlansCut"
 CPU = torch.device("cpu")
 Start = Callable[..., "subprocess.CompletedProcess[str]"]
 SHALLOW = {"depths": (1, 1, 1), "decoder_depths": (1, 1)}  # for bare_plans: half the layers are exported in half the time
+# Of the fixture ``stock``: its image, and the labels of which its postprocessing keeps the largest component
+STOCK_IMAGE, STOCK_KEPT = "images/case_0000.nii.gz", [[1, 2], 2]
 # Two members that differ in resolution alone, so that a training validates no more than the smallest and the largest
 TWO_MEMBERS = {"depth": "full", "width": [1.0], "levels": 0, "resolution": [0.75, 1.0]}
 

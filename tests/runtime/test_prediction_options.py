@@ -19,8 +19,7 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from helpers.descriptions import DESCRIBED, SCANS
 from helpers.in_process import prox
-from helpers.made_once import made_once
-from helpers.nnunet_task import BARE_DATASET, SHALLOW, bare_folders, bare_model, bare_plans
+from helpers.nnunet_task import BARE_DATASET, STOCK_IMAGE, STOCK_KEPT, bare_plans
 from helpers.refusals import refused
 from nnunetv2.ensembling.ensemble import ensemble_folders
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
@@ -29,7 +28,6 @@ from nnunetv2.postprocessing.remove_connected_components import (
     apply_postprocessing,
     remove_all_but_largest_component_from_segmentation,
 )
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from monai_prox.export.device_file import ENDINGS
@@ -43,36 +41,9 @@ from monai_prox.runtime.probabilities import probabilities
 from monai_prox.runtime.providers import PROVIDERS
 from monai_prox.trained.nnunet_source import describe
 
-IMAGE = "images/case_0000.nii.gz"
-KEPT = [[1, 2], 2]
+pytest_plugins = ["helpers.nnunet_fixtures"]
+
 THREADS = SimpleNamespace(Pool=ThreadPool)  # in the place of processes, which take seconds to start
-
-
-def fill(folder: Path) -> None:
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        bare_folders(folder, patch)
-        model = bare_model(bare_plans(spacing=(1.0, 1.1, 0.9), **SHALLOW), cls=nnUNetTrainer)
-        model.path.rename(folder / "model")
-    (folder / "model" / "crossval_results_folds_0").mkdir()
-    named = "remove_all_but_largest_component_from_segmentation"
-    found = {"postprocessing_fns": [named] * 2, "postprocessing_kwargs": [{"labels_or_regions": of} for of in KEPT]}
-    (folder / "model" / "crossval_results_folds_0" / "postprocessing.json").write_text(json.dumps(found))
-    voxels = np.random.default_rng(0).normal(480, 130, (20, 40, 30)).astype(np.float32)
-    voxels = sitk.GetArrayFromImage(sitk.DiscreteGaussian(sitk.GetImageFromArray(voxels), 2.0))
-    voxels[:, :3] = 0
-    image = sitk.GetImageFromArray(voxels)
-    image.SetDirection((0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
-    (folder / IMAGE).parent.mkdir()
-    sitk.WriteImage(image, folder / IMAGE)
-    done = prox("export", folder / "model", "--format", "onnx", "-o", folder / "model.onnx")
-    assert done.code == 0, done.err
-
-
-@pytest.fixture(scope="module")
-def stock() -> Path:
-    """A folder with a model, its file and ``IMAGE``."""
-    return made_once("stock_untrained", fill)
 
 
 def nnunets(stock: Path, **options: float) -> nnUNetPredictor:
@@ -102,7 +73,7 @@ def test_steps_and_mirroring_are_nnunets(stock: Path, tmp_path: Path) -> None:
     found = predict(stock, tmp_path, "--no-postprocessing", "--step-size", 0.8, "--mirror")
     predictor = nnunets(stock, tile_step_size=0.8, use_mirroring=True)
     assert predictor.allowed_mirroring_axes == (0, 1, 2)
-    (wanted,) = predictor.predict_from_files_sequential([[str(stock / IMAGE)]], None)
+    (wanted,) = predictor.predict_from_files_sequential([[str(stock / STOCK_IMAGE)]], None)
     assert np.mean(found == wanted) > 0.995 and np.mean(found == plain) < 0.96
 
 
@@ -118,8 +89,8 @@ def test_a_network_that_finds_something_at_both_ends_locates_everything(stock: P
 
 def test_postprocessing_is_nnunets(stock: Path, tmp_path: Path) -> None:
     plain, found = predict(stock, tmp_path, "--no-postprocessing"), predict(stock, tmp_path)
-    functions = [remove_all_but_largest_component_from_segmentation] * len(KEPT)
-    wanted = apply_postprocessing(plain, functions, [{"labels_or_regions": of} for of in KEPT])
+    functions = [remove_all_but_largest_component_from_segmentation] * len(STOCK_KEPT)
+    wanted = apply_postprocessing(plain, functions, [{"labels_or_regions": of} for of in STOCK_KEPT])
     np.testing.assert_array_equal(found, wanted)
     assert (found != plain).any()
     for steps in ([[]], [[0]], [[70_000]], [1]):
@@ -133,7 +104,7 @@ def test_probabilities_are_nnunets(stock: Path, tmp_path: Path) -> None:
     found = predict(stock, ours, "--no-postprocessing", "--save-probabilities")
     predictor = nnunets(stock, use_mirroring=False)
     theirs.mkdir()
-    predictor.predict_from_files_sequential([[str(stock / IMAGE)]], [str(theirs / "case")], save_probabilities=True)
+    predictor.predict_from_files_sequential([[str(stock / STOCK_IMAGE)]], [str(theirs / "case")], save_probabilities=True)
     with np.load(ours / "case.npz") as mine, np.load(theirs / "case.npz") as wanted:
         assert list(mine) == list(wanted) == ["probabilities"]
         values, known = mine["probabilities"], wanted["probabilities"]
@@ -151,7 +122,7 @@ def test_probabilities_are_nnunets(stock: Path, tmp_path: Path) -> None:
             patch.setattr(multiprocessing, "get_context", lambda method=None: THREADS)
             ensemble_folders(list(map(str, folders)), str(merged), num_processes=1)
         image = sitk.ReadImage(merged / "case.nii.gz")
-        assert image.GetDirection() == sitk.ReadImage(stock / IMAGE).GetDirection()
+        assert image.GetDirection() == sitk.ReadImage(stock / STOCK_IMAGE).GetDirection()
         assert np.mean(sitk.GetArrayFromImage(image) == found) > 0.995
 
 
