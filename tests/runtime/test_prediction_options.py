@@ -230,7 +230,7 @@ def test_half_precision_is_refused_where_there_is_none(stock: Path, tmp_path: Pa
         (("onnx", "--half", "--int8"), "--half and --int8 are two precisions; give one of them"),
         (
             ("nnunet", "--half"),
-            "--int8, --half, --any-patch and --portable are for files for devices, --format onnx, openvino, torchscript",
+            "--int8, --half, --any-patch and --portable are for files for devices, --format onnx, openvino, torchscript, html",
         ),
     ):
         assert prox("export", stock / "model", "-o", tmp_path / "model.ts", "--format", *words).error == said
