@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from monai_prox.errors import ProXError
-from monai_prox.files import make_folder, read_json, temporary_folder, write_json
+from monai_prox.files import make_folder, read_json, remove_unfinished, temporary_folder, write_json
 
 ANY_TASK = "msd_prox"  # plans for whatever task of the Decathlon
 EXAMPLE = "Task09_Spleen"  # which it names unless another task is asked for
 TASK = re.compile(r"Task\d+_\w+")
-WHOLE = ("configs", "docs", "LICENSE")  # what a bundle consists of before it is trained
+CONFIGS = "configs"
+WHOLE = ("docs", "LICENSE", CONFIGS)  # what a bundle consists of before it is trained, what makes it one at the end
+IN_CHECKOUT = re.compile(r"From inside this folder; from the folder that has `bundles` in it, put `[^`]*` before `configs/`\.")
+COMMAND = re.compile(r"^.*--dataset_dir DATA/.*$", re.MULTILINE)
 
 
 def shipped_folder() -> Path:
@@ -33,11 +35,11 @@ def init_bundle(name: str, folder: Path, task: str | None = None) -> None:
 
     Args:
         name: name of the bundle.
-        folder: the folder to make. It is not there yet, or empty.
+        folder: the folder to make, or an empty one.
         task: the Decathlon task that it trains on. None means the bundle's own.
 
     Raises:
-        ProXError: there is no such bundle, the folder has something in it, or the bundle is for one task.
+        ProXError: there is no such bundle, the folder has something in it or cannot be written, or the bundle is for one task.
     """
     if name not in shipped():
         raise ProXError(f"there is no bundle {name!r:.80}; there are {', '.join(shipped())}")
@@ -45,28 +47,41 @@ def init_bundle(name: str, folder: Path, task: str | None = None) -> None:
         raise ProXError(f"{name} is for one task; {ANY_TASK} takes --task")
     if task is not None and not TASK.fullmatch(task):
         raise ProXError(f"the task is {task!r:.80}; it is the name of a Decathlon task's folder, such as {EXAMPLE}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ProXError(f"{folder} exists; name a folder that is not there yet")
-    make_folder(folder.parent)
-    with temporary_folder(folder) as temporary:
-        made = temporary / name
-        made.mkdir()
-        for part in WHOLE:
-            source = shipped_folder() / name / part
-            if source.is_dir():
-                shutil.copytree(source, made / part)
-            else:
-                shutil.copyfile(source, made / part)
+    if folder.parent.is_dir():
+        remove_unfinished(folder.parent, folder.name)
+    if (folder.exists() or folder.is_symlink()) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ProXError(f"{folder} exists; name a folder that is not there yet, or is empty")
+    try:
+        _write(shipped_folder() / name, folder, task)
+    except OSError as error:
+        raise ProXError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _write(source: Path, folder: Path, task: str | None) -> None:
+    """An empty folder is filled, because it may be where somebody is, or on a disk of its own."""
+    filled = folder.is_dir()
+    if not filled:
+        make_folder(folder.parent)
+    with temporary_folder(folder / CONFIGS if filled else folder) as temporary:
+        made = temporary / source.name
+        for file in sorted(file for part in WHOLE for file in [source / part, *(source / part).rglob("*")] if file.is_file()):
+            copied = made / file.relative_to(source)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            copied.write_bytes(file.read_bytes())
         for path in made.glob("configs/*.json"):
             config = read_json(path)
             if "bundle_root" in config:
-                write_json(_own(config, task), path)
-        if folder.is_dir():
-            folder.rmdir()
-        made.rename(folder)
+                write_json(_own_config(config, task), path)
+        readme = made / "docs" / "README.md"
+        readme.write_text(_own_readme(readme.read_text(encoding="utf-8"), task), encoding="utf-8")
+        if filled:
+            for part in WHOLE:
+                (made / part).rename(folder / part)
+        else:
+            made.rename(folder)
 
 
-def _own(config: dict[str, Any], task: str | None) -> dict[str, Any]:
+def _own_config(config: dict[str, Any], task: str | None) -> dict[str, Any]:
     """A configuration of a bundle that stands by itself. In a checkout, bundle_root is a folder of the repository."""
     config["bundle_root"] = "."
     if task is not None:
@@ -74,3 +89,9 @@ def _own(config: dict[str, Any], task: str | None) -> dict[str, Any]:
             if key in config:
                 config[key] = config[key].replace(EXAMPLE, task)
     return config
+
+
+def _own_readme(text: str, task: str | None) -> str:
+    """A description of a bundle that stands by itself. Its commands name the task; what was measured keeps the example."""
+    text = IN_CHECKOUT.sub("From inside this folder.", text)
+    return text if task is None else COMMAND.sub(lambda found: found[0].replace(EXAMPLE, task), text)

@@ -56,10 +56,12 @@ def predict(
             help="The file of a smaller member, which looks at everything; MODEL runs only where that finds something."
         ),
     ] = None,
-    margin: Annotated[float, typer.Option(help="With --locate: how far around that, in mm.")] = 20.0,
+    margin: Annotated[
+        float | None, typer.Option(help="With --locate: how far around that, in mm. By default it is 20.")
+    ] = None,
     unsure: Annotated[
         float | None,
-        typer.Option(help="With --locate: run where its two best classes are less than this apart in probability instead."),
+        typer.Option(help="With --locate: run where its two best classes are at most this apart in probability instead."),
     ] = None,
     output_format: Annotated[
         str | None,
@@ -79,16 +81,19 @@ def predict(
 ) -> None:
     """Segment or classify images with an exported model, without torch. Exit code 1 if one failed; the others are done."""
     from monai_prox.runtime.kinds import KINDS
-    from monai_prox.runtime.locating import Locator
+    from monai_prox.runtime.locating import MARGIN, Locator
     from monai_prox.runtime.model import Model
     from monai_prox.runtime.options import Options
 
     locator = None
     if locate is not None:
         small = Model(locate, threads=threads, provider=provider)
-        locator = Locator(network=small, description=small.description, margin=margin, unsure=unsure)
-    elif unsure is not None:
-        raise ProXError("--unsure says where a file that --locate names is unsure; give --locate, too")
+        if margin is not None and unsure is not None:
+            raise ProXError("--margin is around what is found, and --unsure runs elsewhere; give one of them")
+        around = MARGIN if margin is None else margin
+        locator = Locator(network=small, description=small.description, margin=around, unsure=unsure)
+    elif margin is not None or unsure is not None:
+        raise ProXError("--margin and --unsure are for the file that --locate names; give --locate, too")
     options = Options(
         step=step_size,
         mirror=mirror,

@@ -23,8 +23,17 @@ from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window
 
 APART = 1.0  # of the patch: the small network's tiles
-MARGIN = 20.0  # mm
-OWN = {"member", "subnet", "source", "patch", "mirroring", "postprocessing", "precision"}  # in which networks may differ
+MARGIN, MOST_MARGIN = 20.0, 10_000  # mm
+OWN = {
+    "member",
+    "subnet",
+    "source",
+    "patch",
+    "mirroring",
+    "postprocessing",
+    "precision",
+    "stored_orientation",
+}  # in which networks may differ
 
 Logits = NDArray[np.float16]
 
@@ -34,7 +43,7 @@ class Locator:
     """A small network that says where a large one runs.
 
     network, description: of the small one. margin: mm on all sides of what it finds. unsure: None for the box around that; or
-    how far apart the probabilities of its two best classes, or of each region and its absence, have to be for it to be sure.
+    how far apart the probabilities of its two best classes, or of each region and its absence, are at most where it is unsure.
     """
 
     network: Network
@@ -43,8 +52,8 @@ class Locator:
     unsure: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.margin < float("inf"):
-            raise ProXError(f"--margin is a distance in mm, 0 or more, got {self.margin:g}")
+        if not 0 <= self.margin <= MOST_MARGIN:
+            raise ProXError(f"--margin is a distance in mm, 0 to {MOST_MARGIN:,}, got {self.margin:g}")
         if self.unsure is not None and not 0 < self.unsure <= 1:
             raise ProXError(f"--unsure is a difference of probabilities, above 0 and at most 1, got {self.unsure:g}")
 
@@ -68,11 +77,13 @@ class Locator:
         description: Description,
         step: float,
         done: Callable[[int], object] | None = None,
+        *,
+        name: str = "the image",
     ) -> Logits:
         """prepared: (C, *grid); spacing: of the grid, in mm -> logits (outputs, *grid).
 
         large: the large network, of this description, with tiles at most ``step`` of its patch apart. done: called with the
-        number of its tiles after each.
+        number of its tiles after each. name: of the case, for a warning.
         """
         patch = description.patch
         found = sliding_window(prepared, self.description.patch, description.outputs, self.network, step=APART)
@@ -80,7 +91,9 @@ class Locator:
         if not seen.any():
             if self.unsure is not None:
                 return found
-            warnings.warn("nothing is found where it was looked for, so the large network runs everywhere", stacklevel=2)
+            warnings.warn(
+                f"{name}: nothing is found by the network of --locate, so the large one runs everywhere", stacklevel=2
+            )
             return sliding_window(prepared, patch, description.outputs, large, step=step, done=done)
         if self.unsure is not None:
             return sliding_window(prepared, patch, description.outputs, large, step=step, done=done, onto=(found, seen))
@@ -95,14 +108,14 @@ class Locator:
             values = logits[:, z].astype(np.float32)
             if self.unsure is None:
                 seen[z] = values.argmax(0) > 0 if exclusive else (values > 0).any(0)
-            elif exclusive:
+            elif exclusive and len(values) > 1:
                 values -= values.max(0)
                 np.exp(values, out=values)
                 values /= values.sum(0)
                 values.partition(len(values) - 2, axis=0)
-                seen[z] = values[-1] - values[-2] < self.unsure
-            else:
-                seen[z] = (np.abs(np.tanh(values / 2)) < self.unsure).any(0)
+                seen[z] = values[-1] - values[-2] <= self.unsure
+            elif not exclusive:
+                seen[z] = (np.abs(np.tanh(values / 2)) <= self.unsure).any(0)
         return seen
 
     def _around(self, seen: NDArray[np.bool_], spacing: Sequence[float], patch: Sequence[int]) -> tuple[slice, ...]:

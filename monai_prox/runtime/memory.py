@@ -133,17 +133,19 @@ def _between_axes(grid: Grid) -> int:
 
 
 def _to_predict(grid: Grid, description: Description, options: Options) -> int:
-    sides = (1, *description.patch)[-3:]
-    padded = prod(map(max, grid.shape, sides))
-    prepared, patch = FLOAT * len(description.channels) * prod(grid.shape), prod(description.patch)
+    channels, outputs = len(description.channels), description.outputs
+    small = None if options.locator is None else options.locator.description
+    patches = [of.patch for of in (description, small) if of is not None]
+    padded = max(prod(map(max, grid.shape, (1, *patch)[-3:])) for patch in patches)
+    prepared, patch = FLOAT * channels * prod(grid.shape), max(map(prod, patches))
     if padded > prod(grid.shape):
-        prepared += FLOAT * len(description.channels) * padded
-    logits = HALF * description.outputs * padded
-    if options.locator is not None:  # the small network's logits, and where they matter
-        logits += HALF * description.outputs * padded + (FLOAT + 2) * padded
-    tile = FLOAT * patch * (len(description.channels) + description.outputs + 3)  # and its weights, and one output weighed
+        prepared += FLOAT * channels * padded
+    logits = HALF * outputs * padded
+    if small is not None:  # its logits, where they matter, and a slice of them in full precision, twice
+        logits += HALF * outputs * padded + (FLOAT + 2) * padded + 2 * FLOAT * outputs * prod(grid.shape[1:])
+    tile = FLOAT * patch * (channels + outputs + 3)  # and its weights, and one output weighed
     if options.mirror:
-        tile += FLOAT * patch * (len(description.channels) + description.outputs)
+        tile += FLOAT * patch * (channels + outputs)
     values = description.regions or (description.outputs - 1,)
     labels = prod(grid.whole) * (1 if max(values) < 255 else 2) + MIXED * min(BAND, prod(grid.cropped[1:]))
     # Of what is kept of labels: their mask, and the number of each voxel's component

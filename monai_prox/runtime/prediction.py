@@ -37,16 +37,17 @@ def label(
     *,
     done: Callable[[int], object] | None = None,
     keep: Callable[[Array], object] | None = None,
+    name: str = "the image",
 ) -> NDArray[np.integer]:
     """What ``prepare`` gives -> labels, (z, y, x) of the image.
 
     done: called with the number of tiles at every one. keep: called with the probabilities, see there, if the options ask for
-    them.
+    them. name: of the case, for warnings.
     """
     if options.mirror:
         network = mirrored(network, description.mirroring or ())
     if options.locator is not None:
-        logits = options.locator.logits(prepared, grid.spacing, network, description, options.step, done)
+        logits = options.locator.logits(prepared, grid.spacing, network, description, options.step, done, name=name)
     else:
         logits = sliding_window(prepared, description.patch, description.outputs, network, step=options.step, done=done)
     if options.probabilities and keep is not None:
@@ -168,6 +169,7 @@ def _predict_one(
         options,
         done=partial(done, case.name) if done else None,
         keep=partial(save_probabilities, properties=ready.properties, stem=paths[0].parent / case.name),
+        name=case.name,
     )
     with ExitStack() as written:  # all of the case's files or none
         for path in paths:

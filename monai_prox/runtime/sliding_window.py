@@ -15,6 +15,7 @@ from monai_prox.runtime.resampling import Array
 
 STEP = 0.5  # of the patch: how far apart tiles are at most
 MOST_TILES = 2**17  # of an image; that many would take days
+Place = tuple[slice, ...]
 SIGMA = 1 / 8  # of the patch: how a tile's weight falls off
 
 
@@ -84,7 +85,9 @@ def sliding_window(
         wanted = np.zeros(padded, bool)
         wanted[inner] = onto[1]
         at = [tile for tile in at if wanted[tile].any()]
-    total = _weights(at, padded, falls, weight, all_tiles=onto is None)
+        total = _sums(at, padded, weight)
+    else:
+        total = _products([starts(size, side, step) for size, side in zip(padded, sides, strict=True)], padded, falls)
     logits = np.zeros((outputs, *padded), np.float16)
     for tile in at:
         every = slice(None), *tile
@@ -104,20 +107,21 @@ def sliding_window(
     return result
 
 
-def _weights(
-    tiles: Sequence[tuple[slice, ...]], shape: Sequence[int], falls: Sequence[Array], weight: Array, *, all_tiles: bool
-) -> Callable[[tuple[slice, ...]], Array]:
-    """The sum of all tiles' weights, in a tile. If there are all tiles, it is a product, which needs next to no memory."""
-    if not all_tiles:
-        total = np.zeros(shape, np.float32)
-        for tile in tiles:
-            total[tile] += weight
-        return total.__getitem__
+def _products(firsts: Sequence[Sequence[int]], shape: Sequence[int], falls: Sequence[Array]) -> Callable[[Place], Array]:
+    """The sum of all tiles' weights, in a tile: it is a product, which needs next to no memory. firsts: ``starts`` by axis."""
     along = [np.zeros(size, np.float32) for size in shape]
-    for axis, (sums, fall) in enumerate(zip(along, falls, strict=True)):
-        for start in {tile[axis].start for tile in tiles}:
+    for sums, of, fall in zip(along, firsts, falls, strict=True):
+        for start in of:  # short steps in a small patch begin several tiles at one voxel
             sums[start : start + len(fall)] += fall
     return lambda tile: along[0][tile[0], None, None] * along[1][tile[1], None] * along[2][tile[2]]
+
+
+def _sums(places: Sequence[Place], shape: Sequence[int], weight: Array) -> Callable[[Place], Array]:
+    """The sum of the weights of some tiles, in a tile."""
+    total = np.zeros(shape, np.float32)
+    for tile in places:
+        total[tile] += weight
+    return total.__getitem__
 
 
 def _add(result: Array, share: Array, logits: NDArray[np.float16]) -> None:

@@ -88,7 +88,7 @@ def test_a_thin_image_has_no_larger_box_than_itself() -> None:
 
 
 def test_where_nothing_is_found_the_large_network_runs_everywhere(image: Array) -> None:
-    with pytest.warns(UserWarning, match="nothing is found where it was looked for"):
+    with pytest.warns(UserWarning, match="the image: nothing is found by the network of --locate"):
         found, count = segmented(image, locator(Threshold(5)))
     assert count == EVERY and np.array_equal(found, segmented(image)[0])
 
@@ -137,11 +137,22 @@ def test_a_network_for_other_images_or_labels_is_refused() -> None:
         refused(f"--locate names a network whose {name} is {value}", Options(locator=other).check, large)
     refused("which classifies", Options(locator=Locator(network=Threshold(1), description=SCANS)).check, large)
     refused("--locate: these are for networks that segment", Options(locator=other).check, SCANS)
-    refused("--margin is a distance in mm, 0 or more, got -1", Locator, network=Threshold(1), description=large, margin=-1)
+    refused("--margin is a distance in mm, 0 to 10,000, got -1", Locator, network=Threshold(1), description=large, margin=-1)
     refused("--unsure is a difference of probabilities", Locator, network=Threshold(1), description=large, unsure=0)
+
+
+def test_one_class_is_sure_and_a_difference_of_one_is_everywhere(image: Array) -> None:
+    only = Locator(network=lambda x: x, description=DESCRIBED, unsure=0.5)._seen(
+        np.zeros((1, *SHAPE), np.float16), exclusive=True
+    )
+    assert not only.any()
+    _, count = segmented(image, locator(Threshold(-1e4), unsure=1))
+    assert count == EVERY
 
 
 def test_its_logits_are_counted_in_what_a_case_takes() -> None:
     grid = Grid((200,) * 3, (slice(0, 200),) * 3, (200,) * 3, (1.0,) * 3, (1.0,) * 3)
     more = _to_predict(grid, DESCRIBED, locator(Threshold(1))) - _to_predict(grid, DESCRIBED, PLAIN)
-    assert more == 200**3 * (2 * 2 + 6)
+    assert more == 200**3 * (2 * 2 + 6) + 2 * 4 * 2 * 200**2
+    flat = Grid((1, 8, 8), (slice(0, 1), slice(0, 8), slice(0, 8)), (1, 8, 8), (1.0,) * 3, (1.0,) * 3)
+    assert _to_predict(flat, DESCRIBED, locator(Threshold(1))) > 12**3 * (2 + 3) * 4, "the small network's patch"

@@ -204,6 +204,14 @@ def test_tiles_are_laid_mirrored_and_weighed_as_nnunets(
     np.testing.assert_allclose(found[0].astype(np.float32), image[0], atol=0.01)  # the weights of all tiles add up to 1
 
 
+@pytest.mark.parametrize(("patch", "step"), [((3, 3, 3), 0.3), ((4, 8, 8), 0.2), ((4, 4, 4), 0.1)])
+def test_weights_add_up_to_one_where_several_tiles_begin_at_one_voxel(patch: tuple[int, ...], step: float) -> None:
+    image = np.full((1, 9, 12, 10), 7, np.float32)
+    onto = np.zeros(image.shape, np.float16), np.ones(image.shape[1:], bool)
+    for some in (None, onto):
+        np.testing.assert_allclose(sliding_window(image, patch, 1, lambda x: x, step=step, onto=some), image, rtol=0.05)
+
+
 def test_of_an_odd_border_one_voxel_more_lies_behind() -> None:
     """As nnU-Net pads, on every axis: 3 voxels are missing on the first, 2 on the second and 1 on the third."""
     image, seen = np.arange(1, 9, dtype=np.float32).reshape(1, 2, 2, 2), list[np.ndarray]()
