@@ -26,7 +26,7 @@ from monai_prox.runtime.kinds import Kind
 from monai_prox.surface_dice import default_tolerance
 from monai_prox.trained.bundle_folder import UNUSABLE, TrainedBundle
 from monai_prox.trained.family_file import SURFACE, FamilyFile, NamedMember
-from monai_prox.trained.source import FILES, UNNAMED, Measured, check_metric, named, plot_of, surface_measure
+from monai_prox.trained.source import RUN_BY_PREDICT, UNNAMED, Measured, check_metric, named, plot_of, surface_measure
 from monai_prox.training.calibrated_members import CalibratedMembers
 
 ENDING = ".nii.gz"
@@ -64,7 +64,7 @@ class TrainedInBundle:
 
     @property
     def formats(self) -> tuple[str, ...]:
-        return ("bundle", *FILES)
+        return ("bundle", *RUN_BY_PREDICT)  # a page does not repeat MONAI's transforms
 
     @property
     def arguments(self) -> list[str]:

@@ -19,7 +19,8 @@ from monai_prox.runtime.kinds import Kind
 from monai_prox.surface_dice import surface_dice_by_class
 from monai_prox.trained.family_file import FamilyFile, NamedMember
 
-FOLDERS, FILES = ("nnunet", "bundle"), ("onnx", "openvino", "torchscript", "html")  # what members are exported as
+RUN_BY_PREDICT, PAGE = ("onnx", "openvino", "torchscript"), "html"
+FOLDERS, FILES = ("nnunet", "bundle"), (*RUN_BY_PREDICT, PAGE)  # what members are exported as
 EVERY = "fold_every"  # of nnU-Net's folds all that have a number; a fold "all" is another one
 UNNAMED = "member"  # the name of a subnet that has none
 Measured = Literal["dice", "accuracy", "surface Dice"]

@@ -113,7 +113,7 @@ def test_export_prints_the_folder_and_how_to_predict(model: ModelFolder, tmp_pat
         ),
         (
             ["--subnet", "largest", "--int8"],
-            "--int8, --half and --any-patch are for files for devices, --format onnx, openvino, torchscript",
+            "--int8, --half, --any-patch and --portable are for files for devices, --format onnx, openvino, torchscript, html",
         ),
         (["--subnet", "largest", "--fine-tune"], "nnUNet_preprocessed is not set"),
         (["--subnet", "largest", "--output", str(Path(__file__, "exported"))], f"cannot write {Path(__file__, 'exported')}"),

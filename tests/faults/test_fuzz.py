@@ -282,7 +282,13 @@ def test_plans_of_bundles_are_the_same_after_json(
 
 
 # ---------------------------------------------------------------------- schedules cover exactly the epochs
-FIRST = {"prox": "smallest", "prox_paper": "smallest", "progressive_shrinking": "largest", "sandwich": "all", "adopt": "all"}
+FIRST = {
+    "prox": "smallest",
+    "prox_paper": "smallest",
+    "progressive_shrinking": "largest",
+    "sandwich": "all",
+    "adopt": "smallest",
+}
 
 
 @given(families.map(lambda family: family.space), st.sampled_from(list(RECIPES)), st.integers(-3, 400))
