@@ -71,17 +71,18 @@ class PortableUpsampling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, in, *sizes)."""
-        return _to_voxels(self.convolution(x), self.channels, self.stride)
+        return _to_voxels(self.convolution(x).contiguous(), self.channels, self.stride)
 
 
 def _to_voxels(x: Tensor, channels: int, stride: Sequence[int]) -> Tensor:
     """x: (B, channels * prod(stride), *sizes), stride the fastest -> (B, channels, *(sizes x stride)).
 
     One axis after the other, so that no tensor has more axes than ``x``, or four: runtimes have limits of four to six.
+    Views of what is contiguous, because exporters compute the sizes of other reshapes when the network runs.
     """
     sizes = list(x.shape[2:])
     for axis in reversed(range(len(stride))):
         if stride[axis] > 1:
-            x = x.reshape(-1, stride[axis], prod(sizes[: axis + 1]), prod(sizes[axis + 1 :])).transpose(1, 2)
+            x = x.view(-1, stride[axis], prod(sizes[: axis + 1]), prod(sizes[axis + 1 :])).transpose(1, 2).contiguous()
             sizes[axis] *= stride[axis]
-    return x.reshape(-1, channels, *sizes)
+    return x.view(-1, channels, *sizes)
