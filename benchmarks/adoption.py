@@ -71,8 +71,10 @@ class Distilled(Contender):
         return self.student.step(batch, epoch, step)
 
     def count(self, epoch: int, step: int) -> None:
+        before = self.student.macs
         self.student.count(epoch, step)
-        self.macs = self.student.macs = self.student.macs + self.teacher_macs * self.trainer.configuration_manager.batch_size
+        taught = self.teacher_macs * self.trainer.configuration_manager.batch_size
+        self.macs += self.student.macs - before + taught  # of a run that is taken up, the student has counted none before
 
     def members(self) -> Any:
         return self.student.members()

@@ -47,8 +47,9 @@ def init_bundle(name: str, folder: Path, task: str | None = None) -> None:
         raise ProXError(f"{name} is for one task; {ANY_TASK} takes --task")
     if task is not None and not TASK.fullmatch(task):
         raise ProXError(f"the task is {task!r:.80}; it is the name of a Decathlon task's folder, such as {EXAMPLE}")
-    if folder.parent.is_dir():
-        remove_unfinished(folder.parent, folder.name)
+    for place, of in ((folder.parent, folder.name), (folder, CONFIGS)):  # see _write
+        if place.is_dir():
+            remove_unfinished(place, of)
     if (folder.exists() or folder.is_symlink()) and (not folder.is_dir() or any(folder.iterdir())):
         raise ProXError(f"{folder} exists; name a folder that is not there yet, or is empty")
     try:

@@ -34,8 +34,8 @@ LISTS: Mapping[str, _Lists] = {
     "SegResNet": _SEGRESNET,
     "SegResNetDS": _SEGRESNET,
 }
-_ASCENT = re.compile(r"(up_layers\.|up_samples\.|upsamples\.)(\d+)(?=\.)")
-_LOWEST = re.compile(r"bottleneck(?=\.)")
+_ASCENT = re.compile(r"^(up_layers\.|up_samples\.|upsamples\.)(\d+)(?=\.)")
+_LOWEST = re.compile(r"^bottleneck(?=\.)")
 
 
 def level_slots(name: str, arguments: Mapping[str, Any], missing: int) -> tuple[Slot, ...]:
@@ -78,9 +78,8 @@ def fewer_levels(name: str, arguments: Mapping[str, Any], count: int) -> dict[st
     for argument in lists.ascents:
         if ascents := list(arguments[argument] or ()):  # SegResNetDS may have none
             changed[argument] = ascents[len(ascents) - count + 1 :]
-    if (
-        arguments.get("deep_supr_num", 0) > count - 2
-    ):  # DynUNet's heads are those of the levels between the highest and the lowest
+    # DynUNet's heads are those of the levels between the highest and the lowest
+    if arguments.get("deep_supr_num", 0) > count - 2:
         changed["deep_supr_num"] = count - 2
     return changed
 
@@ -98,7 +97,5 @@ def in_largest(name: str, count: int, full: int) -> str:
     """
     if count == full:
         return name
-    name = _LOWEST.sub(f"downsamples.{count - 2}", name, count=1) if _LOWEST.match(name) else name
-    return (
-        _ASCENT.sub(lambda found: f"{found[1]}{int(found[2]) + full - count}", name, count=1) if _ASCENT.match(name) else name
-    )
+    name = _LOWEST.sub(f"downsamples.{count - 2}", name)
+    return _ASCENT.sub(lambda found: f"{found[1]}{int(found[2]) + full - count}", name)

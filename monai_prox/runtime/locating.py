@@ -24,16 +24,8 @@ from monai_prox.runtime.sliding_window import sliding_window
 
 APART = 1.0  # of the patch: the small network's tiles
 MARGIN, MOST_MARGIN = 20.0, 10_000  # mm
-OWN = {
-    "member",
-    "subnet",
-    "source",
-    "patch",
-    "mirroring",
-    "postprocessing",
-    "precision",
-    "stored_orientation",
-}  # in which networks may differ
+# In which the two networks may differ
+OWN = {"member", "subnet", "source", "patch", "mirroring", "postprocessing", "precision", "stored_orientation"}
 
 Logits = NDArray[np.float16]
 

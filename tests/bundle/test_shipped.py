@@ -10,6 +10,7 @@ from monai.bundle import ConfigParser
 
 from monai_prox.bundle.shipped import init_bundle, shipped, shipped_folder
 from monai_prox.cli.completion import BUNDLES
+from monai_prox.files import _host
 
 
 def test_the_bundles_are_those_that_the_shell_completes() -> None:
@@ -68,6 +69,7 @@ def test_what_cannot_be_made_is_one_line_and_changes_nothing(tmp_path: Path) -> 
 def test_an_empty_folder_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be where somebody is, or a link, or on a disk of its own."""
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / f".configs.{_host()}.999999999.abc.unfinished").mkdir()  # of a process that was killed
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     monkeypatch.chdir(tmp_path / "link")
     assert prox("init-bundle", "roct_prox", ".").code == 0

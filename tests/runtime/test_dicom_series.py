@@ -335,6 +335,16 @@ def good() -> list[Dataset]:
     return headers(image_of(3))
 
 
+def refused_beside(good: list[Dataset], words: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """``bad``, which is there, is refused with these words and no secret; the good series beside it is done."""
+    write(good, folder / "in" / "good")
+    problems = predicted(folder / "in", folder / "out")
+    assert problems["bad"].startswith(words) and problems["good"] is None
+    assert [path.name for path in (folder / "out").iterdir()] == ["good.nii.gz"]
+    said = "".join([*capfd.readouterr(), str(problems)])
+    assert not [secret for secret in SECRETS if secret in said]
+
+
 @pytest.mark.parametrize("what", WRONG)
 def test_a_series_that_is_no_volume_is_refused_and_the_others_are_done(
     what: str, good: list[Dataset], tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -343,12 +353,7 @@ def test_a_series_that_is_no_volume_is_refused_and_the_others_are_done(
     series = headers(image_of())
     spoil(series)
     write(series, tmp_path / "in" / "bad", SeriesInstanceUID=series[0].SeriesInstanceUID)
-    write(good, tmp_path / "in" / "good")
-    problems = predicted(tmp_path / "in", tmp_path / "out")
-    assert problems["bad"].startswith(words) and problems["good"] is None
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
-    said = "".join([*capfd.readouterr(), str(problems)])
-    assert not [secret for secret in SECRETS if secret in said]
+    refused_beside(good, words, tmp_path, capfd)
 
 
 def cut(files: list[Path]) -> None:
@@ -435,9 +440,4 @@ def test_a_file_that_cannot_be_read_spoils_its_own_series_alone(
     series = headers(image_of())
     write(series, tmp_path / "in" / "bad")
     spoil([tmp_path / "in" / "bad" / f"{NAMED}_{(7 * index + 3) % 101:03d}_{index}.dcm" for index in range(9)])
-    write(good, tmp_path / "in" / "good")
-    problems = predicted(tmp_path / "in", tmp_path / "out")
-    assert problems["bad"].startswith(words) and problems["good"] is None
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
-    said = "".join([*capfd.readouterr(), str(problems)])
-    assert not [secret for secret in SECRETS if secret in said]
+    refused_beside(good, words, tmp_path, capfd)
