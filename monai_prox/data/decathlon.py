@@ -285,11 +285,16 @@ def _within(folder: Path, name: Any) -> Path:
 
 def geometry_of(image: Any, orientation: str | None) -> Geometry:
     """What the header of a NIfTI ``image`` says, see ``DecathlonTask.geometry``."""
-    spacing, axes = voxel_sizes(image.affine), range(3)
-    if orientation is not None:
-        turned = ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation))
-        axes = turned[:, 0].argsort().tolist()
+    spacing, axes = voxel_sizes(image.affine), turned_axes(image, orientation)
     return Geometry(tuple(image.shape[axis] for axis in axes), tuple(float(spacing[axis]) for axis in axes))
+
+
+def turned_axes(image: Any, orientation: str | None) -> list[int]:
+    """The axes of a NIfTI ``image`` in the order that they have when it is turned to ``orientation``."""
+    if orientation is None:
+        return [0, 1, 2]
+    axes: list[int] = ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation))[:, 0].argsort().tolist()
+    return axes
 
 
 def channel_count(image: Any, path: Path) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 
 from monai_prox.data.data_list import numbered
 from monai_prox.data.decathlon import Case, DecathlonTask, geometry_of, open_header
+from monai_prox.data.foreground import foreground_geometries
 from monai_prox.data.plan_settings import ORIENTATION, PREDICTION, check_settings
 from monai_prox.data.topology import ANISOTROPIC, SMALLEST_FEATURE_MAP, plan_architecture, plan_topology, target_spacing
 from monai_prox.errors import ProXError
@@ -270,7 +271,10 @@ def make_plan(
     patch_size: Sequence[int] | None = None,
     orientation: str | None = None,
 ) -> Plan:
-    """Plans a network for a task from the headers of its training cases. For CT the images are read, too.
+    """Plans a network for a task from the headers and images of its training cases.
+
+    CT images are read for their intensities. Others are cropped to what is not 0 before the training, and read for the sizes
+    that they then have.
 
     Args:
         task: the task.
@@ -304,7 +308,9 @@ def make_plan(
         raise ProXError(f"no label image of {task.name} has a label beside the background, 0, so there is nothing to train")
     geometries = [task.geometry(case, orientation) for case in cases]
     target = target_spacing(geometries) if spacing is None else np.array(spacing, float)
-    shapes = [np.array(g.shape) * np.array(g.spacing) / target for g in geometries]
+    intensity = _intensity(task, cases, orientation)
+    trained = geometries if intensity["kind"] == "ct" else foreground_geometries([case.image for case in cases], orientation)
+    shapes = [np.array(g.shape) * np.array(g.spacing) / target for g in trained]
     median_shape = np.maximum(np.median(shapes, axis=0).round().astype(int), 1)
     patch, strides, kernels = plan_topology(target, median_shape, patch_voxels, patch_size)
     return Plan(
@@ -313,7 +319,7 @@ def make_plan(
         labels=task.labels,
         spacing=tuple(round(float(size), 6) for size in target),
         patch_size=patch,
-        intensity=_intensity(task, cases, orientation),
+        intensity=intensity,
         architecture=plan_architecture(network, features, strides, kernels),
         licence=task.licence,
         orientation=orientation,

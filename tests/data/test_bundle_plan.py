@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
@@ -14,19 +15,22 @@ import torch
 from helpers.refusals import refused
 from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
+from monai.transforms import Compose, CropForeground, EnsureChannelFirst, LoadImage, Orientation
 
 from monai_prox.core.network import largest, prediction_graph
 from monai_prox.data.decathlon import Case, DecathlonTask, Geometry
 from monai_prox.data.decathlon_plan import Plan, make_plan
+from monai_prox.data.foreground import foreground_geometries
 from monai_prox.data.phantom import write_phantom_task
 from monai_prox.errors import ProXError
+from monai_prox.export.bundle_transforms import nonzero
 from monai_prox.files import read_json, write_json
 
 KINDS = ("PlainConvUNet", "ResidualEncoderUNet")
 
 
 class Headers(DecathlonTask):
-    """A task of headers alone: for all but CT, planning reads nothing else."""
+    """A task of headers alone, whose images have nothing around them that would be cropped."""
 
     headers: Sequence[Geometry]
 
@@ -42,8 +46,12 @@ def headers(*geometries: Geometry, channels: Sequence[str] = ("MRI",)) -> Header
 
 
 def plan_of(*geometries: Geometry, **settings: Any) -> Plan:
-    task = headers(*geometries)
-    return make_plan(task, task.cases, **settings)
+    return planned(headers(*geometries), **settings)
+
+
+def planned(task: Headers, **settings: Any) -> Plan:
+    with patch("monai_prox.data.decathlon_plan.foreground_geometries", return_value=task.headers):
+        return make_plan(task, task.cases, **settings)
 
 
 def cube(size: int, spacing: float = 1.0) -> Geometry:
@@ -244,7 +252,7 @@ def test_a_patch_of_any_image_fits_or_is_refused(image: Geometry, log_voxels: in
 def test_a_planned_network_runs_on_its_patch(image: Geometry, channels: int, network: str) -> None:
     task = headers(image, channels=["T1", "T2"][:channels])
     try:
-        plan = make_plan(task, task.cases, network=network, features=2, patch_voxels=16**3)
+        plan = planned(task, network=network, features=2, patch_voxels=16**3)
     except ProXError:
         reject()  # too few voxels, or nothing to halve
     # Large pixels in few voxels can leave nothing to halve at a lower resolution, which the family says by itself.
@@ -307,6 +315,51 @@ def test_the_space_is_a_name_or_an_object() -> None:
     assert spaces[0] == spaces[1] == spaces[2]
     assert plan_of(cube(24), features=4).family("paper").space.dimensions["kernel"][0].choices == (3, 5)
     refused("the search space 'nonsense' is not known", plan.family, "nonsense")
+
+
+# ---------------------------------------------------------------------- what is cropped
+def framed(shape: Sequence[int], *channels: Sequence[slice]) -> tuple[np.ndarray, np.ndarray]:
+    """An image of 0 with, in each channel, a box that is not, and labels in all of it."""
+    image = np.zeros((*shape, len(channels)), np.int16)
+    for channel, box in enumerate(channels):
+        image[(*box, channel)] = -7
+    return image, np.ones(shape, np.uint8)
+
+
+@pytest.mark.parametrize("orientation", [None, "RAS", "PIR"])
+def test_the_foreground_is_what_monai_crops_to(tmp_path: Path, orientation: str | None) -> None:
+    boxes = (slice(3, 9), slice(2, 11), slice(0, 7)), (slice(5, 13), slice(4, 8), slice(1, 9))
+    image = nib.Nifti1Image(framed((16, 20, 12), *boxes)[0], np.diag([-1, 2, 3, 1])[[1, 0, 2, 3]])
+    nib.save(image, file := tmp_path / "image.nii.gz")
+    turned = [] if orientation is None else [Orientation(orientation, labels=None)]
+    crop = CropForeground(select_fn=nonzero, allow_smaller=True)
+    expected = Compose([LoadImage(), EnsureChannelFirst(channel_dim=-1), *turned, crop])(file)
+    (found,) = foreground_geometries([file], orientation)
+    assert sorted(found.shape) == [9, 9, 10]
+    assert (found.shape, found.spacing) == (expected.shape[1:], pytest.approx(expected.pixdim.tolist()))
+
+
+def test_an_image_of_nothing_is_taken_whole_and_few_of_many_are_read(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((5, 6, 7), np.uint8), np.eye(4)), empty := tmp_path / "empty.nii")
+    assert {geometry.shape for geometry in foreground_geometries([empty] * 200, None)} == {(5, 6, 7)}
+    assert len(foreground_geometries([empty] * 200, None)) == 64
+
+
+def test_a_patch_is_planned_for_what_is_left_when_images_are_cropped(tmp_path: Path) -> None:
+    """CT is not cropped: 0 is a tissue there."""
+    cases = [framed((48, 48, 48), (slice(10, 10 + size), slice(8, 40), slice(12, 28))) for size in (20, 24, 28)]
+    head = written(tmp_path / "MR", cases, ["T1"])
+    assert make_plan(head, head.cases).patch_size == (24, 32, 16)
+    body = written(tmp_path / "CT", cases, ["CT"])
+    assert make_plan(body, body.cases).patch_size == (48, 48, 48)
+
+
+def test_an_image_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(1, 1000, (32, 32, 32))
+    task = written(tmp_path, [(noise.astype(np.int16), noise.astype(np.uint8))], ["T1"])
+    path = task.cases[0].image
+    path.write_bytes(path.read_bytes()[:-2000])
+    refused(str(path), make_plan, task, task.cases)
 
 
 # ---------------------------------------------------------------------- intensity
@@ -504,7 +557,7 @@ def test_a_region_of_no_foreground_label_is_refused(name: str) -> None:
 
 def test_a_plan_fits_tasks_of_its_channels_and_labels() -> None:
     own = headers(cube(32))
-    plan = make_plan(own, own.cases)
+    plan = planned(own)
     plan.check_fits(own)
     other = headers(cube(32), channels=["T1", "T2"])
     refused("Task42 has the channels T1, T2; this was trained with MRI", plan.check_fits, other)
