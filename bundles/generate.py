@@ -28,6 +28,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {  # by bundle: its source, and entries a
         "epochs": 100,
         "batch_size": 8,
         "samples_per_image": 1,
+        "flips": [0],  # front and back of it are two labels
     },
     "brats_prox": {
         "source": SHARED,

@@ -1,3 +1,4 @@
+from .cache import cache_rate as cache_rate
 from .checkpoints import CheckpointSaver as CheckpointSaver
 from .checkpoints import FamilyLoader as FamilyLoader
 from .classification import ClassificationReport as ClassificationReport

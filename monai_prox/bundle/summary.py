@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
 
+from monai_prox.bundle.cache import Data, cached_bytes
 from monai_prox.bundle.component import ProX
 from monai_prox.core import cost
 from monai_prox.core.distributed import rank, world_size
 from monai_prox.data.plans import TrainingPlan
 from monai_prox.report import count
-
-Data = Sequence[Mapping[str, Any]]
 
 
 def log_plan(plan: TrainingPlan, prox: ProX, training: Data, validation: Data, *, cache_rate: float = 1.0) -> None:
@@ -48,12 +45,8 @@ def log_plan(plan: TrainingPlan, prox: ProX, training: Data, validation: Data, *
 
 def _cache(plan: TrainingPlan, training: Data, validation: Data, rate: float) -> str:
     """The memory of the cache in words, or "" if it is not known."""
-    cached = [(item, part is training) for part in (training, validation) for item in part[: int(len(part) * rate)]]
-    if not cached:
+    size = cached_bytes(plan, *(items[: int(len(items) * rate)] for items in (training, validation)))
+    if not size:
         return ""
-    sizes = [plan.cached_bytes(item["image"], trains=trains) for item, trains in cached]
-    if None in sizes:
-        return ""
-    size = sum(size for size in sizes if size is not None)
     processes = " in each process" if world_size() > 1 else ""
     return f", kept in up to {count(size)}B of memory{processes}"

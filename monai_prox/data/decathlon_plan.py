@@ -117,7 +117,7 @@ class Plan:
             max(round((size - 1) * own / target) + 1, patch if trains else 1)  # Spacingd leaves voxels' centres where they are
             for size, own, target, patch in planned
         )
-        return 4 * (len(self.channels) * resampled + (resampled if trains else prod(geometry.shape)))
+        return 4 * len(self.channels) * resampled + (resampled if trains else prod(geometry.shape))
 
     def changed(self, **asked: Any) -> Plan:
         """The plan of a trained network with other settings of ``make_plan``.

@@ -15,7 +15,7 @@ from helpers.refusals import refused
 from monai.bundle import ConfigParser
 from monai.handlers import StatsHandler
 
-from monai_prox.bundle import ProX, listed, log_plan, summary
+from monai_prox.bundle import ProX, cache, cache_rate, listed, log_plan, summary
 from monai_prox.core.named_members import named_members
 from monai_prox.core.network import largest
 from monai_prox.data.oct_plan import OctPlan
@@ -24,7 +24,7 @@ from monai_prox.training.calibrated_members import CalibratedMembers
 from monai_prox.training.recipes import make_schedule
 
 ALL = [*BUNDLES, "roct_prox"]
-MOST = 26  # expressions in a train.json
+MOST = 30  # expressions in a train.json
 
 
 def component(**settings: Any) -> ProX:
@@ -117,6 +117,22 @@ def test_scans_are_counted_by_their_size(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.messages[0] == (
         "Plan: images of 64 x 64 pixels, of CNV, DME; 8 cases to train on, 3 to validate on, kept in up to 81.9 kB of memory"
     )
+
+
+@pytest.mark.parametrize(
+    ("free", "processes", "rate"),
+    [(819_200, 1, 1.0), (81_920, 1, 0.5), (81_920, 2, 0.25), (54_000, 1, 0.32), (None, 1, 1.0), (0, 1, 0.0)],
+)
+def test_the_cache_takes_half_of_the_free_memory(
+    monkeypatch: pytest.MonkeyPatch, free: int | None, processes: int, rate: float
+) -> None:
+    """Five scans of 64 x 64 pixels take 81,920 bytes."""
+    monkeypatch.setattr(cache, "available", lambda: free)
+    monkeypatch.setattr(cache, "world_size", lambda: processes)
+    plan, items = OctPlan(task="a", classes=("CNV", "DME"), image_size=(64, 64)), [{"image": "a"}]
+    assert cache_rate(plan, items * 3, items * 2) == rate
+    assert cache_rate(plan, items * 3, items * 2, 0.75) == 0.75
+    refused("cache_rate is 2; it is a number from 0 to 1", cache_rate, plan, items, items, 2)
 
 
 def test_the_first_process_alone_says_it(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
