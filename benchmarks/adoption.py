@@ -191,6 +191,8 @@ def arguments() -> argparse.Namespace:
         allowed = [""] if kind in ("adopt", "scratch") else ALONE if kind in ("distilled", "fastnas", "alone") else []
         if name != GIVEN and (member not in allowed or not part):
             parser.error(f"there is no contender {name!r}; there are {', '.join(CONTENDERS)}")
+        if name != GIVEN and not 0 < float(part) <= 1:
+            parser.error(f"{name!r} would train for more than the batches of the given network; the number is at most 1")
     return options
 
 

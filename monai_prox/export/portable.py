@@ -46,10 +46,10 @@ def without_transposed_convolutions(network: nn.Module) -> nn.Module:
 
 
 def _check(name: str, layer: _ConvTransposeNd) -> None:
-    fits = layer.kernel_size == layer.stride and {*layer.padding, *layer.output_padding} == {0}
+    fits = type(layer) in CONVOLUTIONS and layer.kernel_size == layer.stride and {*layer.padding, *layer.output_padding} == {0}
     if not fits or set(layer.dilation) != {1} or layer.groups != 1:
         raise ProXError(
-            f"--portable cannot replace the layer {name}, {layer}; its kernel has to be its stride, without padding"
+            f"--portable cannot replace the layer {name}, {layer}; it has to be torch's own, its kernel its stride, unpadded"
         )
 
 

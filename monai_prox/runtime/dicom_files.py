@@ -68,8 +68,18 @@ def find_series(folder: Path) -> list[Series]:
 
 
 def _files(folder: Path, damaged: Counter[Path]) -> Iterator[Path]:
-    """Hidden ones are left out, unfinished ones of this package among them. damaged: gets the folders that cannot be read."""
-    for place, folders, names in os.walk(folder, onerror=lambda error: damaged.update([Path(error.filename)])):
+    """Hidden ones are left out, unfinished ones of this package among them. Links to folders are followed, each folder once.
+
+    damaged: gets the folders that cannot be read.
+    """
+    seen = set[str]()
+    for place, folders, names in os.walk(
+        folder, onerror=lambda error: damaged.update([Path(error.filename)]), followlinks=True
+    ):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 

@@ -70,6 +70,7 @@ def write(labels: NDArray[np.integer], sources: Sequence[Source], grid: Grid, de
     if not whole.get("FrameOfReferenceUID"):
         raise ProXError("its images have no FrameOfReferenceUID, which DICOM-SEG needs; use --output-format nifti")
     pixels = _pixels(labels, named)
+    _leave_out_unreadable(whole)
     try:
         whole.decode()  # text, from the character set of the images
         whole.pop("SpecificCharacterSet", None)
@@ -105,6 +106,15 @@ def write(labels: NDArray[np.integer], sources: Sequence[Source], grid: Grid, de
         raise ProXError(
             f"the headers of its images do not make a DICOM-SEG ({type(error).__name__}); use --output-format nifti"
         ) from None
+
+
+def _leave_out_unreadable(header: Dataset) -> None:
+    """Elements whose values are not what their kind says, such as private ones of some scanners: all are decoded below."""
+    for tag in list(header.keys()):
+        try:
+            Dataset({tag: header[tag]}).walk(lambda *_: None)
+        except Exception:  # pydicom has no class for what a malformed value leads to
+            del header[tag]
 
 
 def _pixels(labels: NDArray[np.integer], named: dict[str, tuple[int, ...]]) -> NDArray[np.unsignedinteger]:
@@ -152,7 +162,8 @@ def _prepared(whole: Dataset, headers: Sequence[Dataset], grid: Grid) -> list[Da
         for keyword in ("ImageOrientationPatient", "PixelSpacing"):
             copied[keyword] = whole[keyword]
         copied["SpacingBetweenSlices"] = DataElement("SpacingBetweenSlices", "DS", distance)
-        if not header.get("SliceThickness"):
+        thickness = header.get("SliceThickness")
+        if not (isinstance(thickness, float) and thickness > 0):
             copied["SliceThickness"] = DataElement("SliceThickness", "DS", distance)
         prepared.append(copied)
     prepared[0].file_meta = whole.file_meta

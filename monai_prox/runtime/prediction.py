@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
-from monai_prox.files import make_folder, replacing, to_disk
+from monai_prox.files import make_folder, remove_unfinished, replacing, to_disk
 from monai_prox.runtime.cases import Case
 from monai_prox.runtime.description import Description
 from monai_prox.runtime.grid import Grid
@@ -86,6 +86,7 @@ def predict(
     if mixed := outputs & {file.resolve() for case in cases for file in case.files}:
         raise ProXError(f"the segmentation would replace the image {min(mixed)}; give another output folder")
     make_folder(output)
+    remove_unfinished(output)
     if options.probabilities:
         save_for_ensembling(description, output)
     return _predictions(description, network, paths, options, overwrite=overwrite, done=done)

@@ -162,6 +162,47 @@ def test_a_page_segments_as_predict_does(
         assert page.inner_text("#problem") == "case_0002.nii has voxels of another number or size than case_0000.nii.gz."
 
 
+# Of a good file: other bytes, by where they begin, as struct has them
+ODD: dict[str, tuple[str, Any, list[tuple[int, str, Any]]]] = {
+    "no slope": ("SimpleITKIO", np.int16, [(112, "<f", 0), (116, "<f", 300)]),
+    "a slope that is no number": ("SimpleITKIO", np.int16, [(112, "<f", np.nan), (116, "<f", 300)]),
+    "an intercept that is no number": ("SimpleITKIO", np.int16, [(112, "<f", 0.5), (116, "<f", np.nan)]),
+    "no slope, by nibabel": ("NibabelIO", np.int16, [(112, "<f", 0), (116, "<f", 300)]),
+    "long numbers": ("NibabelIO", np.int64, [(112, "<f", 0.5), (116, "<f", -200)]),
+    "an axis of one": ("SimpleITKIO", np.int64, [(40, "<h", 5), (48, "<h", 1), (50, "<h", 1)]),
+    "voxels that are no numbers": (
+        "SimpleITKIO",
+        np.float32,
+        [(352 + 4 * 7_000, "<f", np.nan), (352 + 4 * 7_001, "<f", -np.inf)],
+    ),
+}
+CT = (Normalisation(scheme="CTNormalization", lower=-500, upper=1500, mean=500, std=500),)
+
+
+def test_odd_headers_mean_what_predict_takes_them_for(
+    runtime: Runtime, networks: dict[int, Path], tmp_path: Path, opened: Callable[..., Page]
+) -> None:
+    """Readers differ in what they make of numbers that are none."""
+    pages = {}
+    for name, (reader, type, changes) in ODD.items():
+        description = replace(THREE, reader=reader, normalisation=CT)
+        file = image(tmp_path / f"{name}_0000.nii", np.diag([0.8, 1.3, 0.9, 1]), type=type)
+        content = bytearray(file.read_bytes())
+        for at, form, value in changes:
+            struct.pack_into(form, content, at, value)
+        file.write_bytes(content)
+        ((_, problem),) = predict(description, Model(networks[3], threads=1), [Case(name, (file,))], tmp_path / "out")
+        assert problem is None, name
+        if reader not in pages:
+            write_html(networks[3], description, runtime, tmp_path / f"{reader}.html")
+            pages[reader] = opened(tmp_path / f"{reader}.html", offline=True)
+        pages[reader].evaluate("document.getElementById('download').removeAttribute('href')")
+        found = nib.load(segmented(pages[reader], [file], tmp_path / f"{name}.nii.gz"))
+        wanted = nib.load(tmp_path / "out" / f"{name}.nii.gz")
+        assert found.shape == wanted.shape, name
+        assert np.mean(np.asanyarray(found.dataobj) == np.asanyarray(wanted.dataobj)) >= 0.999, name
+
+
 def test_the_page_says_what_is_wrong_and_goes_on(
     runtime: Runtime, networks: dict[int, Path], tmp_path: Path, opened: Callable[..., Page]
 ) -> None:
@@ -189,7 +230,7 @@ def test_the_page_says_what_is_wrong_and_goes_on(
         (changed("before", 108, "<f", -8), "its voxels begin at the byte -8"),
         (changed("fine", 80, "<3f", 200, 200, 200), "GB of memory, and a browser has about"),
         (changed("coarse", 80, "<f", 0.001), "it vanishes there"),
-        (cut, "it is no whole gzip file"),
+        (cut, "it is no whole gzip file of one part"),
     ):
         page.set_input_files("#files", path)
         page.wait_for_selector("#problem:not(:empty)", timeout=MILLISECONDS)

@@ -68,6 +68,12 @@ def test_layers_that_cannot_be_replaced_are_named(wrong: dict[str, Any]) -> None
     refused("--portable cannot replace the layer up.1, ConvTranspose3d(2, 2, kernel", without_transposed_convolutions, network)
 
 
+def test_layers_of_other_classes_are_named() -> None:
+    """As those whose weights are computed are, whatever their kernels."""
+    network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.ConvTranspose3d(1, 2, 2, 2)))
+    refused("--portable cannot replace the layer 0, ParametrizedConvTranspose3d(", without_transposed_convolutions, network)
+
+
 def test_monais_networks_compute_the_same_or_are_refused() -> None:
     torch.manual_seed(0)
     networks = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import SegmentationStorage
 
 import monai_prox
+from monai_prox.files import temporary_folder
 from monai_prox.runtime.cases import find_cases
 from monai_prox.runtime.description import Normalisation
 from monai_prox.runtime.options import Options
@@ -200,7 +203,39 @@ def test_cosines_that_are_rounded_differently_are_one_orientation(tmp_path: Path
     assert sitk.GetArrayFromImage(sitk.ReadImage(out / "scan.nii.gz")).sum() == seg.pixel_array.sum()
 
 
+def test_what_is_malformed_and_not_needed_is_left_out(tmp_path: Path) -> None:
+    """Elements of half a number, and a thickness with a comma, as some programs write them."""
+    series = headers(image_of())
+    for one in series:
+        block = one.private_block(0x0019, "SCANNERS", create=True)
+        block.add_new(0x01, "FD", 1.0)
+    for file in write(series, tmp_path / "in" / "scan").iterdir():
+        content = file.read_bytes()
+        half = content.index(b"\x19\x00\x01\x10FD\x08\x00")
+        content = content[:half] + b"\x19\x00\x01\x10FD\x04\x00" + content[half + 12 :]
+        (before, after) = content.split(b"\x18\x00\x50\x00DS\x04\x001.5 ")
+        file.write_bytes(before + b"\x18\x00\x50\x00DS\x04\x001,5 " + after)
+    cases = find_cases(tmp_path / "in", DESCRIBED)
+    assert [problem for _, problem in predict(DESCRIBED, network, cases, tmp_path / "out", SEG)] == [None]
+    seg = dcmread(tmp_path / "out" / "scan.dcm")
+    assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == 1.5
+    assert str(seg.PatientName) == PATIENT["PatientName"]
+
+
 # ---------------------------------------------------------------------- what is written
+def test_what_a_killed_run_has_left_is_removed(tmp_path: Path) -> None:
+    """It may have a patient's data."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / "out").mkdir()
+    with temporary_folder(tmp_path / "out" / "scan.dcm") as folder:
+        left = folder.with_name(folder.name.replace(f".{os.getpid()}.", f".{ended.pid}."))
+    left.mkdir()
+    (left / "scan.dcm").write_bytes(b"half")
+    out = segmented(headers(image_of()), tmp_path, SEG)
+    assert [path.name for path in out.iterdir()] == ["scan.dcm"]
+
+
 def test_what_is_written_is_asked_for(tmp_path: Path) -> None:
     series = headers(image_of())
     for format, endings in ((None, {".dcm"}), ("dicom-seg", {".dcm"}), ("nifti", {".gz"}), ("both", {".dcm", ".gz"})):

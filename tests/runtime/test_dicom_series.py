@@ -140,6 +140,14 @@ def test_a_series_in_several_folders_is_one(tmp_path: Path) -> None:
     assert problems[series[0].SeriesInstanceUID] == "9 of its 18 images are there twice; leave one file of each"
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    """Also where they lead back."""
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "a" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "linked").symlink_to(write(headers(image_of()), tmp_path / "elsewhere"))
+    assert predicted(tmp_path / "in", tmp_path / "out") == {"linked": None}
+
+
 def test_what_is_no_image_is_left_out(tmp_path: Path) -> None:
     series = headers(image_of())
     write(series, tmp_path / "in" / "scan")

@@ -5,7 +5,7 @@ const BEFORE_VOXELS = 352; // bytes of what is written: the header and four zero
 const MOST_SKIPPED = 2 ** 24; // bytes between the header and the voxels
 const VOXELS = new Map([ // arrays of the numbers of a file, by the code of the type
   [2, Uint8Array], [4, Int16Array], [8, Int32Array], [16, Float32Array], [64, Float64Array],
-  [256, Int8Array], [512, Uint16Array], [768, Uint32Array],
+  [256, Int8Array], [512, Uint16Array], [768, Uint32Array], [1024, BigInt64Array], [1280, BigUint64Array],
 ]);
 const MILLIMETRES = new Set([0, 2]); // codes of the unit: unknown, mm
 
@@ -46,33 +46,37 @@ function allocate(type, count) {
   }
 }
 
-/** Reads a file. -> {header: bytes, little, shape: (z, y, x), spacing: (z, y, x) in mm, affine: 3 x 4, voxels: Float32Array} */
-async function readNifti(file) {
+/** Reads a file as ``reader``, nnU-Net's, does. -> {header: bytes, little, shape: (z, y, x), spacing: (z, y, x) in mm, affine: 3 x 4, voxels: Float32Array} */
+async function readNifti(file, reader) {
+  const byITK = reader === "SimpleITKIO";
   const start = new Uint8Array(await file.slice(0, 2).arrayBuffer());
   const zipped = start[0] === 0x1f && start[1] === 0x8b;
   const bytes = new Bytes(zipped ? file.stream().pipeThrough(new DecompressionStream("gzip")) : file.stream());
   try {
     const header = await bytes.read(HEADER);
-    const image = parseHeader(header);
+    const image = parseHeader(header, byITK);
     await bytes.read(image.offset - HEADER);
     const raw = await bytes.read(image.shape.reduce((a, b) => a * b) * image.type.BYTES_PER_ELEMENT);
-    return { ...image, header, voxels: numbers(raw, image) };
+    return { ...image, header, voxels: numbers(raw, image, byITK) };
   } catch (error) {
     if (error instanceof Refusal) throw new Refusal(`${file.name} cannot be read: ${error.message}.`);
-    throw new Refusal(`${file.name} cannot be read: it is no whole gzip file.`);
+    throw new Refusal(`${file.name} cannot be read: it is no whole gzip file of one part.`);
   } finally {
     bytes.reader.cancel().catch(() => {});
   }
 }
 
-function parseHeader(header) {
+function parseHeader(header, byITK) {
   const view = new DataView(header.buffer);
   const little = view.getInt32(0, true) === HEADER;
   if (!little && view.getInt32(0, false) !== HEADER) throw new Refusal("it is no NIfTI-1 file");
   if (String.fromCharCode(...header.subarray(344, 347)) !== "n+1") throw new Refusal("its voxels are in another file");
   const short = (at) => view.getInt16(at, little);
   const float = (at) => view.getFloat32(at, little);
-  if (short(40) !== 3) throw new Refusal(`it has ${short(40)} axes; expected 3, and a file for each channel`);
+  const more = [48, 50, 52, 54].slice(0, Math.max(short(40) - 3, 0)).map(short); // beyond three axes; ITK leaves out those of 1
+  if (short(40) < 3 || short(40) > 7 || (more.length > 0 && !(byITK && more.every((count) => count === 1)))) {
+    throw new Refusal(`it has ${short(40)} axes; expected 3, and a file for each channel`);
+  }
   const size = [short(42), short(44), short(46)];
   if (Math.min(...size) < 1) throw new Refusal(`its header says ${size.join(" x ")} voxels`);
   const voxels = size.reduce((a, b) => a * b);
@@ -112,15 +116,19 @@ function affineOf(view, little, zooms) {
   return turns.map((row, axis) => [row[0] * zooms[0], row[1] * zooms[1], row[2] * zooms[2] * last, float(268 + 4 * axis)]);
 }
 
-/** raw: bytes of the file -> its numbers, scaled as its header says. */
-function numbers(raw, { type, little, slope, intercept }) {
+/** raw: bytes of the file -> its numbers, scaled as its header says. ITK and nibabel differ where that is no number. */
+function numbers(raw, { type, little, slope, intercept }, byITK) {
   if (!little) swap(raw, type.BYTES_PER_ELEMENT);
   const stored = new type(raw.buffer);
-  if (slope === 0 || !Number.isFinite(slope) || !Number.isFinite(intercept) || (slope === 1 && intercept === 0)) {
-    return type === Float32Array ? stored : Float32Array.from(stored);
+  if (byITK && (type === Float32Array || type === Float64Array)) {
+    for (let i = 0; i < stored.length; i++) if (!Number.isFinite(stored[i])) stored[i] = 0;
   }
+  const scales = Number.isFinite(slope) && slope !== 0;
+  if (!byITK && scales && !Number.isFinite(intercept)) throw new Refusal("the intercept of its voxels is no number");
+  const times = scales ? slope : 1, plus = Number.isFinite(intercept) && (scales || byITK) ? intercept : 0;
+  if (times === 1 && plus === 0) return type === Float32Array ? stored : Float32Array.from(stored, Number);
   const scaled = allocate(Float32Array, stored.length);
-  for (let i = 0; i < stored.length; i++) scaled[i] = stored[i] * slope + intercept;
+  for (let i = 0; i < stored.length; i++) scaled[i] = Number(stored[i]) * times + plus;
   return scaled;
 }
 
@@ -135,6 +143,7 @@ function writeNifti(header, little, labels) {
   const bytes = allocate(Uint8Array, BEFORE_VOXELS + labels.length * width);
   bytes.set(header);
   const view = new DataView(bytes.buffer);
+  view.setInt16(40, 3, little);
   view.setInt16(70, width === 1 ? 2 : 512, little);
   view.setInt16(72, 8 * width, little);
   for (const [at, value] of [[108, BEFORE_VOXELS], [112, 1], [116, 0], [124, 0], [128, 0]]) view.setFloat32(at, value, little);

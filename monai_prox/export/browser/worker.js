@@ -23,9 +23,9 @@ async function networkOf({ runtime, wasm, model, description }) {
 }
 
 /** Files of all channels, in their order, on one grid. */
-async function readCase(files, description) {
+async function readCase(files, { reader }) {
   const images = [];
-  for (const file of files) images.push(await readNifti(file));
+  for (const file of files) images.push(await readNifti(file, reader));
   const [first, ...others] = images;
   for (const [index, image] of others.entries()) {
     const sizes = image.shape.every((size, axis) => size === first.shape[axis]);
