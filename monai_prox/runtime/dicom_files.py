@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START, MARK = 128, b"DICM"  # every DICOM file has the mark there
+BARE = (b"\x02\x00", b"\x08\x00")  # with what files begin that lack all before their elements: the first group's number
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # it becomes part of paths
 LONGEST_UID = 64
 LONGEST_NAME = 200  # bytes; most systems allow 255, of which endings and temporary names take some
@@ -37,6 +38,12 @@ def is_dicom(path: Path) -> bool:
         return file.read(len(MARK)) == MARK
 
 
+def _is_bare(path: Path) -> bool:
+    """Whether it may be a DICOM file that lacks the mark, and must not be left out of a series without a word."""
+    with path.open("rb") as file:
+        return file.read(2) in BARE and file.read(2)[1:] == b"\x00"
+
+
 def find_series(folder: Path) -> list[Series]:
     """All series of images, by name; [] where there is no DICOM file. Reports, segmentations and the like are left out."""
     marked, damaged = list[Path](), Counter[Path]()
@@ -44,6 +51,8 @@ def find_series(folder: Path) -> list[Series]:
         try:
             if path.is_file() and is_dicom(path):
                 marked.append(path)
+            elif path.is_file() and _is_bare(path):
+                damaged[path.parent] += 1
         except OSError:
             damaged[path.parent] += 1
     if not marked:

@@ -36,6 +36,7 @@ READ = [  # of headers: what says where an image lies, and what a segmentation r
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "FrameOfReferenceUID",
+    "PatientID",
     "PositionReferenceIndicator",
     "Modality",
     "ImageType",
@@ -95,8 +96,10 @@ class Turn:
 
 
 def read(series: Sequence[Series], description: Description) -> Image:
-    """Raises ProXError where a series is no volume or cannot be read, or the channels do not lie on one grid."""
+    """Raises ProXError where a series is no volume or cannot be read, or the channels do not lie on one grid in one patient."""
     volumes = [_named_volume(one) if len(series) > 1 else _volume(one) for one in series]
+    if len({str(volume.headers[0].get("PatientID") or "") for volume in volumes} - {""}) > 1:
+        raise ProXError(f"{', '.join(one.name for one in series)} are series of different patients, by their PatientID")
     grid = volumes[0].grid
     for one, volume in zip(series[1:], volumes[1:], strict=True):
         if not _same(volume.grid, grid):

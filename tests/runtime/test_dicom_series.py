@@ -263,6 +263,9 @@ def test_channels_that_do_not_fit_are_named(tmp_path: Path) -> None:
     image.SetOrigin((0, 0, 0))
     write(headers(image), tmp_path / "moved" / "a_0001")
     refused("a_0001 lies on another grid than a_0000: (11, 14, 9) voxels", read, tmp_path / "moved", TWO)
+    write(headers(image), tmp_path / "others" / "a_0000")
+    write(headers(image), tmp_path / "others" / "a_0001", PatientID="MRN-4712")
+    refused("a_0000, a_0001 are series of different patients", read, tmp_path / "others", TWO)
     write(headers(image), tmp_path / "short" / "a_0000")
     write(headers(image)[:1], tmp_path / "short" / "a_0001")
     refused("a_0001: it has 1 image; a volume has 2 or more", read, tmp_path / "short", TWO)
@@ -449,3 +452,11 @@ def test_a_file_that_cannot_be_read_spoils_its_own_series_alone(
     write(series, tmp_path / "in" / "bad")
     spoil([tmp_path / "in" / "bad" / f"{NAMED}_{(7 * index + 3) % 101:03d}_{index}.dcm" for index in range(9)])
     refused_beside(good, words, tmp_path, capfd)
+
+
+def test_an_image_without_preamble_is_not_left_out_without_a_word(tmp_path: Path) -> None:
+    """As files of before the year 2000, and of some exports."""
+    folder = write(headers(image_of()), tmp_path / "scan")
+    last = sorted(folder.iterdir())[-1]
+    last.write_bytes(last.read_bytes()[132:])
+    refused("1 of the DICOM files in its folder cannot be read, and may be of it", read, tmp_path)
