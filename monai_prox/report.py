@@ -223,8 +223,15 @@ def plot_progress(
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # outside of the axes
 
 
-def plot_family(members: Iterable[NamedMember], path: Path, *, title: str) -> None:
-    """Writes a plot of Dice over MACs with a point per member that was validated.
+def plot_family(
+    members: Iterable[NamedMember],
+    path: Path,
+    *,
+    title: str,
+    measure: str = "mean Dice on held-out cases",
+    input: str = "patch",
+) -> None:
+    """Writes a plot of scores over MACs with a point per member that was validated.
 
     A line joins those than which no smaller one is as good. The area of a point grows with the member's number of weights.
 
@@ -232,12 +239,14 @@ def plot_family(members: Iterable[NamedMember], path: Path, *, title: str) -> No
         members: the members of family.json.
         path: path of the image file.
         title: title of the plot.
+        measure: name of the scores.
+        input: what MACs are those of.
     """
     scored = [(member, mean) for member in members if (mean := (member.scores or {}).get("mean")) is not None]
     scored.sort(key=lambda of: of[0].macs)
     shown, dice = [member for member, _ in scored], [mean for _, mean in scored]
     with _axes(path, width=7, height=4.5) as axes:
-        axes.set(xlabel="MACs per patch (billion)", ylabel="mean Dice on held-out cases", title=title)
+        axes.set(xlabel=f"MACs per {input} (billion)", ylabel=measure, title=title)
         if not shown:
             return
         largest = max(member.parameters for member in shown)

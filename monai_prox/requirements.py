@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
-EXTRAS = ("", "onnx", "openvino", "search", "mlflow", "dicom")  # "" stands for packages of every installation
-PROJECTS = {"PIL": "pillow", "ignite": "pytorch-ignite"}  # by the module, if its name is another
+EXTRAS = ("", "onnx", "openvino", "search", "mlflow", "dicom", "publish")  # "" stands for packages of every installation
+# By the module, if its name is another
+PROJECTS = {"PIL": "pillow", "huggingface_hub": "huggingface-hub", "ignite": "pytorch-ignite"}
 
 
 class UnsupportedVersionWarning(UserWarning):

@@ -23,6 +23,7 @@ from monai_prox.cli.overlay_command import overlay
 from monai_prox.cli.plan_command import plan
 from monai_prox.cli.predict_command import predict
 from monai_prox.cli.profile_command import profile
+from monai_prox.cli.publish_command import publish, upload
 from monai_prox.cli.search_command import search
 from monai_prox.cli.terminal import example
 from monai_prox.errors import ProXError, printable
@@ -43,6 +44,8 @@ for command, line in (
     (predict, "predict smallest.onnx -i IMAGES -o SEGMENTATIONS"),
     (search, "search -d 4 --max-params 2M"),
     (family, "family -d 4"),
+    (publish, "publish -d 4 --to hippocampus_mri"),
+    (upload, "upload hippocampus_mri --owner our-clinic"),
     (doctor, "doctor"),
     (trainers, "trainers"),
 ):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import distribution
 from io import BytesIO
 from pathlib import Path
@@ -90,7 +92,7 @@ def write_bundle(prediction: Exportable, output: Path, *, overwrite: bool = Fals
         (folder / "configs" / "logging.conf").write_text(LOGGING, encoding="utf-8")
         (folder / "docs" / "README.md").write_text(prediction.readme(), encoding="utf-8")
         (folder / "docs" / "data_license.txt").write_text(prediction.data_license(), encoding="utf-8")
-        (folder / "LICENSE").write_text(_license(), encoding="utf-8")
+        (folder / "LICENSE").write_text(license_text(), encoding="utf-8")
         if SCRIPTS_PATH in inference:
             (folder / SCRIPTS).mkdir()
             (folder / SCRIPTS / "__init__.py").touch()
@@ -100,7 +102,8 @@ def write_bundle(prediction: Exportable, output: Path, *, overwrite: bool = Fals
     return output
 
 
-def _license() -> str:
+def license_text() -> str:
+    """The Apache License 2.0, which this package comes with. Raises ProXError if it does not."""
     text = distribution("monai-prox").read_text("licenses/LICENSE")
     if text is None:
         raise ProXError("the installed package monai-prox lacks its LICENSE file, which the bundle needs; install it again")
@@ -110,21 +113,27 @@ def _license() -> str:
 def _write_torchscript(folder: Path) -> None:
     """models/model.ts by MONAI's own command, as the bundle's users would make it."""
     buffer = BytesIO()  # on a full disk torch's own writer ends the process
+    with without_log_lines(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what torch says about its own TorchScript
+        ckpt_export(
+            net_id="network_def",
+            filepath=buffer,
+            ckpt_file=str(folder / "models" / "model.pt"),
+            meta_file=str(folder / "configs" / "metadata.json"),
+            config_file=str(folder / "configs" / "inference.json"),
+        )
+    (folder / "models" / "model.ts").write_bytes(_archive_named("model", buffer))
+
+
+@contextmanager
+def without_log_lines() -> Iterator[None]:
+    """MONAI's commands log their arguments."""
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.INFO))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what torch says about its own TorchScript
-            ckpt_export(
-                net_id="network_def",
-                filepath=buffer,
-                ckpt_file=str(folder / "models" / "model.pt"),
-                meta_file=str(folder / "configs" / "metadata.json"),
-                config_file=str(folder / "configs" / "inference.json"),
-            )
+        yield
     finally:
         logging.disable(disabled)
-    (folder / "models" / "model.ts").write_bytes(_archive_named("model", buffer))
 
 
 def _archive_named(name: str, archive: BytesIO) -> bytes:

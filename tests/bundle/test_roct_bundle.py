@@ -21,6 +21,7 @@ from helpers.bundle_checks import (
     check_network,
     check_properties,
     check_zoo_rules,
+    check_zoo_test,
     config,
     targets,
     train_in_two_processes,
@@ -39,9 +40,13 @@ from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.device_file import export_file
 from monai_prox.export.from_bundle import classification_of
+from monai_prox.export.publishing.details import Details
+from monai_prox.export.publishing.folder import publish
+from monai_prox.export.publishing.licence import Licence
 from monai_prox.runtime.model import Model
 from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.bundle_source import TrainedClassifier
+from monai_prox.trained.door import open_trained
 
 BUNDLE = ROOT / "bundles" / "roct_prox"
 TRAIN = "bundles/roct_prox/configs/train.json"
@@ -187,6 +192,15 @@ def test_files_for_devices_classify_as_the_bundle_does(trained: Trained, tmp_pat
     for own, theirs in zip(found, wanted, strict=True):
         assert Path(own[0]).name == Path(theirs[0]).name and own[1] == theirs[1]
         np.testing.assert_allclose([float(v) for v in own[2:]], [float(v) for v in theirs[2:]], atol=1e-3)
+
+
+def test_a_published_classifier_passes_the_zoos_test(trained: Trained, tmp_path: Path) -> None:
+    said = {"authors": "A", "copyright": "B", "licence": Licence.of("mit")}
+    (tmp_path / "schema.json").write_text("{}")
+    publish(open_trained(trained.bundle), ["smallest"], tmp_path / "oct", Details(**said), schema=tmp_path / "schema.json")
+    card = (tmp_path / "oct" / "README.md").read_text()
+    assert "pipeline_tag: image-classification" in card and "Accuracy is the mean over the classes" in card
+    check_zoo_test(tmp_path / "oct", "oct_smallest")
 
 
 def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Path) -> None:

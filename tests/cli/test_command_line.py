@@ -39,7 +39,8 @@ def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[
 COMMANDS = dict(commands())
 LEAVES = {path: command for path, command in COMMANDS.items() if not hasattr(command, "commands")}
 DOCS = Path(__file__).parents[2] / "docs"
-WRITING = [("demo",), ("export",), ("predict",), ("search",), ("profile", "pack"), ("profile", "measure")]
+WRITING = [("demo",), ("export",), ("publish",), ("predict",), ("search",), ("profile", "pack"), ("profile", "measure")]
+OTHER_NAMES = {("demo",): ["--work"], ("publish",): ["--to"]}  # as 0.1 has it; as one publishes to a place
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -83,8 +84,7 @@ def test_the_package_is_a_command_whose_help_imports_no_torch(tmp_path: Path) ->
 @pytest.mark.parametrize("path", WRITING, ids=" ".join)
 def test_what_a_command_writes_is_output(path: tuple[str, ...]) -> None:
     (output,) = (parameter for parameter in LEAVES[path].params if parameter.name == "output")
-    former = ["--work"] if path == ("demo",) else []  # as 0.1 has it
-    assert output.opts == ["-o", "--output", *former]
+    assert output.opts == ["-o", "--output", *OTHER_NAMES.get(path, [])]
 
 
 def test_the_script_on_a_device_spells_it_alike() -> None:

@@ -14,7 +14,8 @@ from helpers.nnunet_task import folders
 from monai_prox import requirements
 from monai_prox.cli import doctor
 
-OPTIONAL = {"onnx": "onnx", "openvino": "openvino", "search": "optuna", "mlflow": "mlflow", "dicom": "highdicom"}
+OPTIONAL = {"onnx": "onnx", "openvino": "openvino", "search": "optuna", "mlflow": "mlflow"}
+OPTIONAL |= {"dicom": "highdicom", "publish": "huggingface-hub"}
 
 
 @pytest.fixture

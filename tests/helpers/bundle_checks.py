@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from monai.bundle import ConfigParser, ckpt_export, onnx_export, verify_metadata
 
 from helpers.bundle_commands import arguments, torchrun
 from helpers.bundle_hosts import workflow_of
+from helpers.commands import forked
 from monai_prox.export.bundle import SCHEMA
 
 REQUIRED = [
@@ -141,6 +143,18 @@ def train_in_two_processes(root: Path, bundle: str, output: Path, **overrides: A
     assert all(map(torch.equal, *ranks))
     assert said.count("Epoch[5] Metrics") == 1
     return said
+
+
+def zoo_test(published: Path, bundle: str) -> subprocess.CompletedProcess[str]:
+    """The zoo's unit test of a bundle in a published folder, in a process of its own as the zoo runs it."""
+    command = ["unittest", "discover", "-s", "ci/unit_tests", "-p", f"test_{bundle}.py"]
+    return forked(command, os.environ, cwd=published, module=True)
+
+
+def check_zoo_test(published: Path, bundle: str) -> None:
+    """That this test runs and passes."""
+    done = zoo_test(published, bundle)
+    assert done.returncode == 0 and "Ran 1 test" in done.stderr, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 def schema(folder: Path) -> Path:
