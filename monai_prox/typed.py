@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from types import UnionType
@@ -28,7 +29,7 @@ def typed(cls: type[T], data: Any, subject: str) -> T:
     kind_names = {field.name: str(field.type) for field in fields(cls)}  # type: ignore[arg-type]
     if not isinstance(data, Mapping) or not set(data) <= set(kind_names):
         raise ProXError(f"{subject} has the fields {', '.join(sorted(kind_names))}, got {data!r:.160}")
-    values, kinds = {}, get_type_hints(cls)
+    values, kinds = {}, _kinds(cls)  # type: ignore[arg-type]
     for name, value in data.items():
         try:
             values[name] = _convert(value, kinds[name], f"{subject}, {name}")
@@ -84,6 +85,12 @@ def check_types(data: Any, kinds: Mapping[str, Any], source: Path | str, *, miss
                 kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "").replace("collections.abc.", "")
             )
             raise ProXError(f"{source}: {name!r} must be of type {kind_name}, got {data[name]!r:.80}") from None
+
+
+@cache
+def _kinds(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, which take long to evaluate for an object that is in a file ten thousand times."""
+    return get_type_hints(cls)
 
 
 def _convert(value: Any, kind: Any, subject: str) -> Any:

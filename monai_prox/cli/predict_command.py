@@ -17,8 +17,30 @@ from monai_prox.errors import ProXError, printable
 INTERRUPTED = 130  # the exit code of programs that Ctrl-C has ended
 
 
+ModelFileArgument = Annotated[
+    Path, typer.Argument(help="The file that `export --format onnx`, openvino or torchscript has written.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
+]
+ProviderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What ONNX Runtime runs an .onnx file on: cpu, cuda, tensorrt, coreml, dml or openvino. By default it is cpu.",
+        autocompletion=one_of(PROVIDERS),
+    ),
+]
+StepOption = Annotated[float, typer.Option(help="How far apart the tiles are at most, as a part of the patch: 1 is fastest.")]
+MirrorOption = Annotated[
+    bool, typer.Option("--mirror", help="Average over mirror images, along the axes that the training allows: slower.")
+]
+PostprocessingOption = Annotated[
+    bool, typer.Option(help="Keep largest components only, where nnU-Net's cross-validation has found that this helps.")
+]
+
+
 def predict(
-    model: Annotated[Path, typer.Argument(help="The file that `export --format onnx`, openvino or torchscript has written.")],
+    model: ModelFileArgument,
     images: Annotated[
         Path,
         typer.Option(
@@ -28,25 +50,11 @@ def predict(
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder for case.nii.gz, case.dcm or predictions.csv.")],
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
-    ] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            help="What ONNX Runtime runs an .onnx file on: cpu, cuda, tensorrt, coreml, dml or openvino. By default it is cpu.",
-            autocompletion=one_of(PROVIDERS),
-        ),
-    ] = None,
-    step_size: Annotated[
-        float, typer.Option(help="How far apart the tiles are at most, as a part of the patch: 1 is fastest.")
-    ] = 0.5,
-    mirror: Annotated[
-        bool, typer.Option("--mirror", help="Average over mirror images, along the axes that the training allows: slower.")
-    ] = False,
-    postprocessing: Annotated[
-        bool, typer.Option(help="Keep largest components only, where nnU-Net's cross-validation has found that this helps.")
-    ] = True,
+    threads: ThreadsOption = None,
+    provider: ProviderOption = None,
+    step_size: StepOption = 0.5,
+    mirror: MirrorOption = False,
+    postprocessing: PostprocessingOption = True,
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also write case.npz and case.pkl, for nnUNetv2_ensemble.")
     ] = False,

@@ -32,18 +32,23 @@ def foreground(labels: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     return classes
 
 
-def class_dice(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any]) -> dict[str, float]:
-    """Dice by name of the classes or regions that occur or are predicted.
+def class_counts(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """By name of the classes or regions, (3, 1): true positives, false positives and false negatives.
 
     Voxels whose ``truth`` is to be ignored are not counted. labels, and errors: see ``foreground``.
     """
     classes, seen = foreground(labels), truth != labels.get("ignore", -1)
     predicted, truth = predicted[seen], truth[seen]
-    scores = {}
+    counts = {}
     for name, values in classes.items():
         p, t = np.isin(predicted, values), np.isin(truth, values)
-        counts = np.array([[np.sum(p & t)], [np.sum(p & ~t)], [np.sum(~p & t)]])
-        scores[name] = mean_dice(counts)
+        counts[name] = np.array([[np.sum(p & t)], [np.sum(p & ~t)], [np.sum(~p & t)]])
+    return counts
+
+
+def class_dice(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, Any]) -> dict[str, float]:
+    """Dice by name of the classes or regions that occur or are predicted. The rest: see ``class_counts``."""
+    scores = {name: mean_dice(counts) for name, counts in class_counts(predicted, truth, labels).items()}
     return {name: score for name, score in scores.items() if not np.isnan(score)}
 
 

@@ -36,10 +36,7 @@ class Model:
 
     def __init__(self, path: Path | str, *, threads: int | None = None, provider: str | None = None) -> None:
         path = Path(path)
-        if path.suffix not in OPENERS:
-            raise ProXError(f"{path} is no model file; known are files that end in {', '.join(OPENERS)}")
-        if not path.is_file():
-            raise ProXError(f"there is no file {path}")
+        check_model_file(path)
         if provider is not None and path.suffix != ".onnx":
             raise ProXError(f"--provider says what runs an .onnx file, and {path} is none; leave it out")
         names = [CPU] if provider is None else names_of(provider)
@@ -55,6 +52,14 @@ class Model:
     def __call__(self, x: Array) -> Array:
         """x: (B, C, *patch) -> logits (B, outputs, *patch), or (B, classes)."""
         return self._network(x)
+
+
+def check_model_file(path: Path) -> None:
+    """Raises ProXError unless there is a file whose name is a model file's."""
+    if path.suffix not in OPENERS:
+        raise ProXError(f"{path} is no model file; known are files that end in {', '.join(OPENERS)}")
+    if not path.is_file():
+        raise ProXError(f"there is no file {path}")
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class Message:
 
     def __init__(self, kind: Kind, data: memoryview) -> None:
         self._fields: dict[int, list[Any]] = {}
-        for number, value in _fields(data):
+        for number, value, _ in fields(data):
             known = self._fields.setdefault(number, [])
             if number not in kind.several and (number not in kind.single or known):
                 raise ProXError(f"its {kind.name} has a field {number} that no file of this package has, or has it twice")
@@ -85,7 +85,8 @@ class Message:
         return [value - 2**64 if value >= 2**63 else value for value in found]
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+def fields(data: memoryview) -> Iterator[tuple[int, Any, int]]:
+    """A message's fields, in order: number, value, see ``Message``, and where each ends. Raises ValueError for none."""
     at = 0
     while at < len(data):
         key, at = _number(data, at)
@@ -94,7 +95,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"a field of the number {key >> 3}")
         if kind == 0:
             value, at = _number(data, at)
-            yield key >> 3, value
+            yield key >> 3, value, at
             continue
         if kind == 2:
             length, at = _number(data, at)
@@ -104,8 +105,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"a field of the kind {kind}")
         if at + length > len(data):
             raise ValueError("a field that goes beyond the end")
-        yield key >> 3, data[at : at + length]
         at += length
+        yield key >> 3, data[at - length : at], at
 
 
 def _number(data: memoryview, at: int) -> tuple[int, int]:

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.architectures import unet_architecture, unet_family
+from helpers.certificates import CERTIFIED
 from helpers.descriptions import DESCRIBED, SCANS
 from helpers.fuzzing import cases, leaves, plain_data
 from helpers.hostile import write_bundle
@@ -31,6 +32,9 @@ from helpers.refusals import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monai_prox.certificate.comparison import compare, summary
+from monai_prox.certificate.record import parse_certificate
+from monai_prox.certificate.record import to_json as certificate
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.data.decathlon import DecathlonTask
@@ -105,6 +109,14 @@ def use_entry(data: Any) -> None:
     unet_family(features=(4, 8), choices=choices)
 
 
+def use_certificate(data: Any) -> None:
+    read = parse_certificate(json.dumps(data), "the file")
+    for old, new in ((read, CERTIFIED), (CERTIFIED, read), (read, read)):
+        compare(old, new).differs(strict=True)
+    summary(read)
+    str(read.machine)
+
+
 def use_family(data: Any) -> None:
     FamilyFile.from_json(data, "the file").find("smallest")
 
@@ -125,6 +137,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], object]]] = {
     "a device": (device_file(), use_device),
     "a description": (json.loads(written(DESCRIBED)), lambda data: read_description(json.dumps(data), "the file").input_shape),
     "a scan's": (json.loads(written(SCANS)), lambda data: read_description(json.dumps(data), "the file").input_shape),
+    "a certificate": (json.loads(certificate(CERTIFIED)), use_certificate),
     "an nnU-Net plan's entry": (
         {"prox": {"space": CHOICES, "recipe": "prox", "monitor": {"threshold": 0.01, "patience": 3}}},
         use_entry,
