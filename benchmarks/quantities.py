@@ -72,6 +72,14 @@ COLUMNS = {
     "seconds_warm": Column("next case, s", 1, 1),
     "network_seconds": Column("bare network, s", 1, 1),
     "beside_seconds": Column("all but the network, s", 1, 1),
+    "rank_correlation": Column("rank correlation", 1, 2),
+    "lower": Column("from", 1, 2),
+    "upper": Column("to", 1, 2),
+    "expected_error": Column("expected Dice, mean error"),
+    "constant_error": Column("of a constant"),
+    "coverage": Column("in the interval of 90 %, %", 100, 0),
+    "width": Column("its width"),
+    "spread": Column("Dice, standard deviation"),
     "share_of_training": Column("of the training's time, %", 100, 1),
 }
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from monai_prox.cli.adopt_command import adopt
+from monai_prox.cli.calibrate_command import calibrate
 from monai_prox.cli.certificate_commands import certify, verify
 from monai_prox.cli.demo_command import demo
 from monai_prox.cli.doctor_command import doctor, trainers
@@ -45,6 +46,7 @@ for command, line in (
     (predict, "predict smallest.onnx -i IMAGES -o SEGMENTATIONS"),
     (certify, "certify smallest.onnx --images IMAGES --labels LABELS"),
     (verify, "verify smallest.onnx --images IMAGES --labels LABELS"),
+    (calibrate, "calibrate large.onnx -s small.onnx -i IMAGES -l LABELS"),
     (search, "search -d 4 --max-params 2M"),
     (family, "family -d 4"),
     (publish, "publish -d 4 --to hippocampus_mri"),

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from monai_prox.cli.completion import OUTPUTS, PROVIDERS, one_of
-from monai_prox.cli.terminal import bars, say
+from monai_prox.cli.terminal import bars, say, say_failed
 from monai_prox.errors import ProXError, printable
 
 INTERRUPTED = 130  # the exit code of programs that Ctrl-C has ended
@@ -85,13 +84,28 @@ def predict(
             "what the file says."
         ),
     ] = None,
+    second_opinion: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-s",
+            "--second-opinion",
+            help="The file of another member, or of a fold: how far it agrees with MODEL is a score of each case, in "
+            "quality.csv. It may be given several times.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="With --second-opinion: the file of `calibrate`, by which quality.csv has the Dice to expect."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Predict cases again that OUTPUT has already.")] = True,
 ) -> None:
     """Segment or classify images with an exported model, without torch. Exit code 1 if one failed; the others are done."""
+    from monai_prox.runtime.calibration import read_calibration
     from monai_prox.runtime.kinds import KINDS
     from monai_prox.runtime.locating import MARGIN, Locator
     from monai_prox.runtime.model import Model
     from monai_prox.runtime.options import Options
+    from monai_prox.runtime.second_opinion import SecondOpinion
 
     locator = None
     if locate is not None:
@@ -102,6 +116,8 @@ def predict(
         locator = Locator(network=small, description=small.description, margin=around, unsure=unsure)
     elif margin is not None or unsure is not None:
         raise ProXError("--margin and --unsure are for the file that --locate names; give --locate, too")
+    opened = Model(model, threads=threads, provider=provider)
+    others = [Model(path, threads=threads, provider=provider) for path in second_opinion or ()]
     options = Options(
         step=step_size,
         mirror=mirror,
@@ -110,8 +126,9 @@ def predict(
         locator=locator,
         format=output_format,
         orientation=orientation,
+        second_opinions=tuple(SecondOpinion.of(other) for other in others),
+        calibration=None if calibration is None else read_calibration(calibration, opened, others),
     )
-    opened = Model(model, threads=threads, provider=provider)
     description = opened.description
     kind = KINDS[description.kind]
     found, failed = kind.find(images, description), {}
@@ -134,7 +151,6 @@ def predict(
         Console(stderr=True).print("Aborted.")
         os._exit(INTERRUPTED)
     say(f"{output}: {len(found) - len(failed)} of {len(found)} {kind.counted}")
+    say_failed(failed)
     if failed:
-        lines = "\n".join(printable(f"{name}: {problem}") for name, problem in failed.items())
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]failed:[/]\n{escape(lines)}", highlight=False)
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +56,17 @@ def say(first: str, *rest: str) -> None:
     console.print(printable(first), soft_wrap=True, highlight=False, markup=False)
     for line in rest:
         console.print(printable(line), soft_wrap=True, highlight=False, markup=False, style="dim")
+
+
+def say_failed(problems: Mapping[str, str]) -> None:
+    """Names what failed, with what was wrong, on standard error.
+
+    Args:
+        problems: what was wrong, by name.
+    """
+    if problems:
+        lines = "\n".join(printable(f"{name}: {problem}") for name, problem in problems.items())
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]failed:[/]\n{escape(lines)}", highlight=False)
 
 
 def open_family(model: Path, fold: list[str] | None, dataset: Path | None, checkpoint: str | None, what: str) -> Trained:

@@ -99,7 +99,12 @@ def needed_for(grid: Grid, description: Description, options: Options = PLAIN) -
     What the network has between its layers is not counted: it depends on the patch alone, and stays for the next case.
     """
     image = FLOAT * len(description.channels) * prod(grid.whole)
-    return max(_to_prepare(grid, description), _to_predict(grid, description, options) - image, 0)
+    to_predict = _to_predict(grid, description, options)
+    for second in options.second_opinions:  # one that prepares images in another way is checked when it does
+        if second.shares_images(description):
+            of_second = _to_predict(grid, second.description, options.of_second_opinion)
+            to_predict = max(to_predict, _label_bytes(description) * prod(grid.whole) + of_second)
+    return max(_to_prepare(grid, description), to_predict - image, 0)
 
 
 def _to_prepare(grid: Grid, description: Description) -> int:
@@ -146,14 +151,19 @@ def _to_predict(grid: Grid, description: Description, options: Options) -> int:
     tile = FLOAT * patch * (channels + outputs + 3)  # and its weights, and one output weighed
     if options.mirror:
         tile += FLOAT * patch * (channels + outputs)
-    values = description.regions or (description.outputs - 1,)
-    labels = prod(grid.whole) * (1 if max(values) < 255 else 2) + MIXED * min(BAND, prod(grid.cropped[1:]))
+    labels = prod(grid.whole) * _label_bytes(description) + MIXED * min(BAND, prod(grid.cropped[1:]))
     # Of what is kept of labels: their mask, and the number of each voxel's component
     kept = labels + 5 * prod(grid.whole) if options.postprocess and description.postprocessing else 0
     if options.probabilities:
         slab = FLOAT * description.outputs * prod(grid.cropped[1:]) * SLAB
         labels = max(labels, FLOAT * description.outputs * prod(grid.whole) + 3 * slab)
     return prepared + max(logits + max(tile, padded, labels), kept)
+
+
+def _label_bytes(description: Description) -> int:
+    """Of a voxel."""
+    values = description.regions or (description.outputs - 1,)
+    return 1 if max(values) < 255 else 2
 
 
 def _in_words(count: int) -> str:

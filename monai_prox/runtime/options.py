@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from monai_prox.errors import ProXError
 from monai_prox.runtime.description import ALL_CHANNELS, ORIENTATIONS, Description, ScanDescription
 from monai_prox.runtime.sliding_window import STEP
 
-if TYPE_CHECKING:  # it needs the networks that options are for
+if TYPE_CHECKING:  # they need the networks that options are for
+    from monai_prox.runtime.calibration import Calibration
     from monai_prox.runtime.locating import Locator
+    from monai_prox.runtime.second_opinion import SecondOpinion
 
 FORMATS = {"nifti": (".nii.gz",), "dicom-seg": (".dcm",), "both": (".dcm", ".nii.gz")}  # the endings of their files
 SMALLEST_STEP = 0.01  # of patches that people use, about a voxel
@@ -22,7 +24,8 @@ class Options:
     the axes that the training allows, and averaged. postprocess: whether only the largest component of some labels is kept,
     where the file says so. probabilities: whether they are saved, too, for nnU-Net's ensembling. locator: a small network that
     says where the network runs; None for everywhere. format: of the segmentations of DICOM series, one of ``FORMATS``; None for
-    DICOM-SEG. orientation: axis codes that DICOM series are turned to; None for what the network's file says.
+    DICOM-SEG. orientation: axis codes that DICOM series are turned to; None for what the network's file says. second_opinions:
+    networks whose agreement with this one is a score of each case. calibration: what Dice that score lets expect.
     """
 
     step: float = STEP
@@ -32,6 +35,8 @@ class Options:
     locator: Locator | None = None
     format: str | None = None
     orientation: str | None = None
+    second_opinions: tuple[SecondOpinion, ...] = ()
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if not SMALLEST_STEP <= self.step <= 1:
@@ -56,6 +61,26 @@ class Options:
             if description.mirroring is None:
                 why = "has no axes to mirror along in its file: it is a bundle's, or an earlier version has exported it"
             raise ProXError(f"the network {description.member} {why}; leave out --mirror")
+        for second in self.second_opinions:
+            second.check(description)
+        self._check_calibration()
+
+    def _check_calibration(self) -> None:
+        """Raises ProXError for a calibration of other scores than these."""
+        if self.calibration is None:
+            return
+        if not self.second_opinions:
+            raise ProXError("--calibration is for the scores that --second-opinion gives; give it, too")
+        if self.locator is not None:
+            raise ProXError("--calibration is of the network everywhere; leave out --locate")
+        for name, option in {"step": "--step-size", "mirror": "--mirror", "postprocess": "--postprocessing"}.items():
+            if (found := getattr(self, name)) != (made := getattr(self.calibration, name)):
+                raise ProXError(f"--calibration was made with {option} {made}, and here it is {found}; both must be alike")
+
+    @property
+    def of_second_opinion(self) -> Options:
+        """With which second opinions predict."""
+        return replace(self, probabilities=False, locator=None, second_opinions=(), calibration=None)
 
     def check_images(self, description: Description, *, dicom: bool) -> None:
         """Raises ProXError for what cannot be done with such images. dicom: whether they are DICOM series, and not files."""
@@ -78,4 +103,6 @@ OPTIONS = {
     "locator": "--locate",
     "format": "--output-format",
     "orientation": "--orientation",
+    "second_opinions": "--second-opinion",
+    "calibration": "--calibration",
 }  # as commands name them

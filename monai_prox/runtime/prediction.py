@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from math import isnan
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +25,10 @@ from monai_prox.runtime.model import Network
 from monai_prox.runtime.options import FORMATS, PLAIN, Options
 from monai_prox.runtime.postprocessing import keep_largest
 from monai_prox.runtime.probabilities import ENDINGS, probabilities, save_for_ensembling, save_probabilities
-from monai_prox.runtime.read_ahead import ReadAhead
+from monai_prox.runtime.quality_table import QualityTable
+from monai_prox.runtime.read_ahead import ReadAhead, Ready, make_ready
 from monai_prox.runtime.resampling import Array
+from monai_prox.runtime.second_opinion import agreement
 from monai_prox.runtime.sliding_window import sliding_window
 
 
@@ -59,6 +63,21 @@ def label(
     return result
 
 
+def score(segmented: NDArray[np.integer], case: Case, ready: Ready, description: Description, options: Options) -> float:
+    """The mean agreement of the labels of a case with what second opinions say of it; NaN where nothing is found, or asked.
+
+    ready: as the network of ``description`` has seen the case. Raises ProXError if another one cannot predict it.
+    """
+    alone, scores = options.of_second_opinion, []
+    for second in options.second_opinions:
+        theirs = replace(second.description, stored_orientation=description.stored_orientation)
+        seen = ready if second.shares_images(description) else make_ready(case, theirs, alone)
+        other = label(seen.prepared, seen.grid, theirs, second.network, alone, name=case.name)
+        scores.append(agreement(segmented, other, description.labels))
+    found = [score for score in scores if not isnan(score)]
+    return fmean(found) if found else float("nan")
+
+
 def predict(
     description: Description,
     network: Network,
@@ -71,7 +90,8 @@ def predict(
 ) -> Iterator[tuple[Case, str | None]]:
     """Writes a segmentation per case into the folder ``output``; yields each case, and what was wrong with it or None.
 
-    A case that fails stops none of the others. done: called with the case's name and its number of tiles at every one.
+    With second opinions also the table ``quality.csv``. A case that fails stops none of the others. done: called with the
+    case's name and its number of tiles at every one.
     Raises ProXError where the folder cannot be made, where a segmentation would take the place of an image, and for options
     that the network has not.
     """
@@ -89,7 +109,8 @@ def predict(
     remove_unfinished(output)
     if options.probabilities:
         save_for_ensembling(description, output)
-    return _predictions(description, network, paths, options, overwrite=overwrite, done=done)
+    table = QualityTable(output, options.calibration, keep=not overwrite) if options.second_opinions else None
+    return _predictions(description, network, paths, options, table, overwrite=overwrite, done=done)
 
 
 def for_series(description: Description, options: Options) -> tuple[list[str], Description]:
@@ -114,19 +135,24 @@ def _predictions(
     network: Network,
     paths: Mapping[Case, list[Path]],
     options: Options,
+    table: QualityTable | None,
     *,
     overwrite: bool,
     done: Callable[[str, int], object] | None,
 ) -> Iterator[tuple[Case, str | None]]:
     finished = {
-        case for case, of in paths.items() if not overwrite and all(file.exists() for file in _outputs(of, case, options))
+        case
+        for case, of in paths.items()
+        if not overwrite
+        and all(file.exists() for file in _outputs(of, case, options))
+        and (table is None or case.name in table)
     }
     reader = ReadAhead([case for case in paths if case not in finished], description, options)
 
     def succeeded(case: Case) -> bool:
         """False if it was short of memory that it has now: what had been read ahead is gone."""
         try:
-            _predict_one(case, reader, description, network, paths[case], options, done)
+            _predict_one(case, reader, description, network, paths[case], options, table, done)
         except MemoryError:
             if not reader.give_up():
                 raise
@@ -156,6 +182,7 @@ def _predict_one(
     network: Network,
     paths: Sequence[Path],
     options: Options,
+    table: QualityTable | None,
     done: Callable[[str, int], object] | None,
 ) -> None:
     """What it holds of the case is gone before the next one, which may be as large."""
@@ -172,11 +199,14 @@ def _predict_one(
         keep=partial(save_probabilities, properties=ready.properties, stem=paths[0].parent / case.name),
         name=case.name,
     )
+    quality = score(segmented, case, ready, description, options)
     with ExitStack() as written:  # all of the case's files or none
         for path in paths:
             temporary = written.enter_context(replacing(path))
             ready.save(segmented, temporary)
             _move_beside(temporary, path)
+    if table is not None:
+        table.add(case.name, quality)
 
 
 def _move_beside(temporary: Path, path: Path) -> None:

@@ -19,7 +19,7 @@ from helpers.descriptions import DESCRIBED, SCANS
 from helpers.dicom_series import SECRETS, headers, image_of, write
 from helpers.in_process import Done, prox
 
-from monai_prox.certificate.model_entries import read_entry, write_entry
+from monai_prox.runtime.model_entries import read_entry, write_entry
 from monai_prox.certificate.record import KEY, Certificate, read_certificate, to_json
 from monai_prox.runtime.description import KEY as DESCRIPTION
 from monai_prox.runtime.description import write_description

@@ -39,7 +39,16 @@ def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[
 COMMANDS = dict(commands())
 LEAVES = {path: command for path, command in COMMANDS.items() if not hasattr(command, "commands")}
 DOCS = Path(__file__).parents[2] / "docs"
-WRITING = [("demo",), ("export",), ("publish",), ("predict",), ("search",), ("profile", "pack"), ("profile", "measure")]
+WRITING = [
+    ("demo",),
+    ("export",),
+    ("publish",),
+    ("predict",),
+    ("calibrate",),
+    ("search",),
+    ("profile", "pack"),
+    ("profile", "measure"),
+]
 OTHER_NAMES = {("demo",): ["--work"], ("publish",): ["--to"]}  # as 0.1 has it; as one publishes to a place
 
 

@@ -1,6 +1,6 @@
 """JSON files that somebody has crafted: each is read, or refused in a line. It neither crashes a reader nor keeps it busy.
 
-A valid file is taken, and one value or branch of it is replaced, taken away or repeated elsewhere. 4,300 of the cases that
+A valid file is taken, and one value or branch of it is replaced, taken away or repeated elsewhere. 4,600 of the cases that
 test_fuzz.py counts.
 """
 
@@ -47,6 +47,7 @@ from monai_prox.families.mobilenet_choices import MobileNetChoices
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import parse_json, read_json
 from monai_prox.latency.device import Device, fingerprint
+from monai_prox.runtime.calibration import parse_calibration
 from monai_prox.runtime.description import read_description
 from monai_prox.runtime.description import write_description as written
 from monai_prox.trained.bundle_folder import TrainedBundle
@@ -82,6 +83,13 @@ def device_file() -> dict[str, Any]:
     members = [{"subnet": FAMILY.space.sample(generator).to_json(), "milliseconds": 1.5 + number} for number in range(12)]
     device = {"processor": "a processor", "threads": 1}
     return {"format": 1, "family": fingerprint(FAMILY, SIZE), "device": device, "runtime": "onnxruntime", "members": members}
+
+
+def calibration_content() -> dict[str, Any]:
+    member, scores = {"member": "largest", "digest": "0"}, [number / 12 for number in range(12)]
+    options = {"step_size": 0.5, "mirror": False, "postprocessing": True}
+    content = {"format": 1, "model": member, "second_opinions": [member], "options": options}
+    return content | {"scores": scores, "dice": scores}
 
 
 def use_plan(data: Any) -> None:
@@ -138,6 +146,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], object]]] = {
     "a description": (json.loads(written(DESCRIBED)), lambda data: read_description(json.dumps(data), "the file").input_shape),
     "a scan's": (json.loads(written(SCANS)), lambda data: read_description(json.dumps(data), "the file").input_shape),
     "a certificate": (json.loads(certificate(CERTIFIED)), use_certificate),
+    "a calibration": (calibration_content(), lambda data: parse_calibration(data, "the file")[0].expected(0.5)),
     "an nnU-Net plan's entry": (
         {"prox": {"space": CHOICES, "recipe": "prox", "monitor": {"threshold": 0.01, "patience": 3}}},
         use_entry,

@@ -16,8 +16,8 @@ from helpers.descriptions import DESCRIBED
 from helpers.refusals import refused
 from torch import nn
 
-from monai_prox.certificate import model_entries
-from monai_prox.certificate.model_entries import FORMATS, read_entry, write_entry
+from monai_prox.runtime import model_entries
+from monai_prox.runtime.model_entries import FORMATS, read_entry, write_entry
 from monai_prox.export.torchscript_file import write_torchscript
 from monai_prox.runtime.description import KEY, write_description
 from monai_prox.runtime.model import OPENERS, Model
