@@ -54,7 +54,7 @@ def test_the_tutorials_on_the_first_family_and_on_devices(demonstrated: Path, tm
         "Dataset004_Hippocampus/ProXTrainerDemo__": "Dataset990_Phantom/ProXTrainerDemoShort__",
         "profile pack": "profile pack --members 8",
         "monai-prox search": "monai-prox search --trials 2 --cases 1 --finalists 1",
-        "--max-latency-ms 100": "--max-latency-ms 100000",
+        "--max-seconds 2": "--max-seconds 1000",
         "choice-fd3846bb.json": "$(ls $MODEL/search/members | head -n 1)",
         "-i IMAGES": "-i prox_demo/held_out",
     }

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from monai_prox.runtime.model_entries import read_entry, write_entry
 from monai_prox.errors import ProXError
 from monai_prox.files import parse_json
 from monai_prox.runtime.dice import mean_score
+from monai_prox.runtime.model_entries import read_entry, write_entry
 from monai_prox.runtime.options import Options
 from monai_prox.typed import typed
 

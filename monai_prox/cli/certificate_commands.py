@@ -21,7 +21,7 @@ from monai_prox.cli.predict_command import (
     StepOption,
     ThreadsOption,
 )
-from monai_prox.cli.terminal import bars, console, say
+from monai_prox.cli.terminal import bars, console, say, say_failed
 from monai_prox.errors import ProXError, printable
 from monai_prox.files import temporary_folder
 
@@ -183,8 +183,6 @@ def _show(rows: Sequence[Row], *, compared: bool) -> None:
 
 def _end(failed: Mapping[str, str], *, differs: bool = False) -> None:
     """Exit code 1 if a case failed, each with its line, or if something differs."""
-    if failed:
-        lines = "\n".join(printable(f"{name}: {problem}") for name, problem in failed.items())
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]failed:[/]\n{escape(lines)}", highlight=False)
+    say_failed(failed)
     if failed or differs:
         raise typer.Exit(1)

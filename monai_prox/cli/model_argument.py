@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,13 +52,15 @@ def on_model(command: Callable[..., None]) -> Callable[..., None]:
     """Makes the parameter ``model`` of a command one that users give as a folder, or as nnU-Net's commands name it.
 
     Args:
-        command: takes ``model``, a folder, and ``fold``, before which the command line has nnU-Net's options.
+        command: takes ``model``, a folder, and ``fold``, before which the command line has nnU-Net's options. If its signature
+            has ``untrained``, ``model`` may be a plan, too.
     """
 
     @wraps(command)
     def resolved(*, model: Path | None, **given: Any) -> None:
         named = {name: given.pop(name) for name in OPTIONS}
-        command(model=model_folder(model, **named), **given)
+        found = plan_of(model, **named) if given.pop("untrained", False) else model_folder(model, **named)
+        command(model=found, **given)
 
     signature, shown = inspect.signature(command, eval_str=True), list[inspect.Parameter]()
     for name, parameter in signature.parameters.items():
@@ -135,6 +138,35 @@ def model_folder(
         there = f"of {name} there are {', '.join(trained)}" if trained else f"there is no model of {name}"
         raise ProXError(f"there is no folder {folder}; {there}: choose by -c, -tr and -p")
     return folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A configuration of the plans of a dataset in nnUNet_preprocessed, and the trainer that would train it."""
+
+    dataset: str
+    configuration: str
+    trainer: str
+    plans: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the dataset in nnUNet_preprocessed."""
+        return variable("nnUNet_preprocessed") / self.dataset
+
+
+def plan_of(
+    model: Path | None, dataset_id: str | None, configuration: str | None, trainer: str | None, plans: str | None
+) -> Plan:
+    """The plan that a command was given with --untrained. Arguments are those of ``model_folder``.
+
+    Raises:
+        ProXError: there is a folder or no dataset, or nnU-Net does not know the dataset.
+    """
+    if model is not None or dataset_id is None:
+        given = "" if model is None else f", got {str(model)!r:.80}"
+        raise ProXError(f"--untrained is for -d DATASET, which nnU-Net has planned, not for a folder{given}")
+    return Plan(dataset_name(dataset_id), configuration or CONFIGURATION, trainer or TRAINER, plans or PLANS)
 
 
 def dataset_name(dataset: str) -> str:

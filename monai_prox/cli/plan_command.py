@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from monai_prox.cli.completion import CONFIGURATIONS, RECIPES, SPACES, complete_dataset, one_of
+from monai_prox.cli.case_options import CaseShapeOption, CaseSpacingOption, MaxRamOption, MaxSecondsOption, image_size
+from monai_prox.cli.completion import CONFIGURATIONS, RECIPES, SPACES, complete_dataset, complete_profile, one_of
 from monai_prox.cli.model_argument import CONFIGURATION, PLANS, TRAINER, dataset_name, variable
 from monai_prox.cli.terminal import console, say
 from monai_prox.errors import ProXError
@@ -49,11 +50,21 @@ def plan(
     monitor: Annotated[
         bool | None, typer.Option("--monitor/--no-monitor", help="Close choices that are not worth their cost, or none.")
     ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="A device's file of `profile --untrained`: shows what a case takes there.", autocompletion=complete_profile
+        ),
+    ] = None,
+    max_seconds: MaxSecondsOption = None,
+    max_ram_gb: MaxRamOption = None,
+    case_shape: CaseShapeOption = None,
+    case_spacing: CaseSpacingOption = None,
     write: Annotated[
         bool, typer.Option("--write", help="Put the entry that is shown into the plans file, where nnUNetv2_train finds it.")
     ] = False,
 ) -> None:
-    """Show the members, their costs and the stages that ProXTrainer would train by a plan.
+    """Show the members, their costs and the stages that ProXTrainer would train by a plan, and what a case takes on a device.
 
     The plan asks for a search space and a recipe by an entry `prox` in its configuration, which --write puts there.
     """
@@ -61,11 +72,24 @@ def plan(
     asked = {key: value for key, value in asked.items() if value is not None}
     if write and not asked:
         raise ProXError("--write has nothing to write; give --space, --recipe, --monitor or --no-monitor")
+    size, limits = image_size(case_shape, case_spacing), {"--max-seconds": max_seconds, "--max-ram-gb": max_ram_gb}
+    of_a_case = limits | {"--case-shape": size}
+    if profile is None and (named := [option for option, value in of_a_case.items() if value is not None]):
+        raise ProXError(
+            f"{', '.join(named)}: for a device's file; give one by --profile, see monai-prox profile pack --untrained"
+        )
     folder = variable("nnUNet_preprocessed") / dataset_name(dataset)
     from monai_prox.nnunet.plan_entry import plan_training
 
     planned = plan_training(folder, plans, configuration, trainer, asked)
+    cases = None
+    if profile is not None:
+        from monai_prox.cli.planned_cases import PlannedCases
+
+        cases = PlannedCases.read(planned, profile, size, max_seconds=max_seconds, max_ram_gb=max_ram_gb)
     _show(planned, folder.name)
+    if cases is not None:
+        cases.show(planned.members)
     if planned.entry != (planned.former or {}):
         if write:
             planned.write()

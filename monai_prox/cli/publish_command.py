@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from monai_prox.cli.model_argument import on_model
-from monai_prox.cli.terminal import CheckpointOption, FoldOption, open_family, say, say_origin
-from monai_prox.errors import ProXError, printable
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, open_family, say, say_failed, say_origin
+from monai_prox.errors import ProXError
 
 ASKED = {  # what only people can say, in words
     "authors": "Authors of the weights",
@@ -140,15 +138,14 @@ def upload(
     """Upload a published family to Hugging Face, with the token of HF_TOKEN or `hf auth login`. Exit code 1 if one failed."""
     from monai_prox.export.publishing.hub import upload as send
 
-    failed = []
+    failed = {}
     for address, problem in send(folder, owner, name=name, public=public, latest=latest):
         if problem is None:
             say(address)
         else:
-            failed.append(f"{address}: {problem}")
+            failed[address] = problem
+    say_failed(failed)
     if failed:
-        lines = "\n".join(map(printable, failed))
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]failed:[/]\n{escape(lines)}", highlight=False)
         raise typer.Exit(1)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from monai_prox.cli.case_options import CaseShapeOption, CaseSpacingOption, MaxRamOption, MaxSecondsOption, image_size
 from monai_prox.cli.completion import COSTS, METRICS, complete_profile, one_of
 from monai_prox.cli.model_argument import on_model
 from monai_prox.cli.profile_command import of_this_machine
@@ -40,17 +41,23 @@ def search(
         str | None,
         typer.Option(metavar="SIZE", help="The largest file of weights in float32: megabytes, or a size such as 500k."),
     ] = None,
+    max_seconds: MaxSecondsOption = None,
+    max_ram_gb: MaxRamOption = None,
+    case_shape: CaseShapeOption = None,
+    case_spacing: CaseSpacingOption = None,
     minimise: Annotated[
         list[str] | None,
         typer.Option(
-            help="A cost that is traded for the score: latency_ms, macs, parameters, memory_mb or file_mb. It may be repeated.",
+            help="A cost that is traded for the score: latency_ms, macs, parameters, memory_mb, file_mb, seconds or ram_gb. It "
+            "may be repeated.",
             autocompletion=one_of(COSTS),
         ),
     ] = None,
     profile: Annotated[
         Path | None,
         typer.Option(
-            help="A device's file of `profile`. If latency is asked for without one, this machine is measured.",
+            help="A device's file of `profile`. If latency, or seconds or memory a case, are asked for without one, this "
+            "machine is measured.",
             autocompletion=complete_profile,
         ),
     ] = None,
@@ -84,8 +91,9 @@ def search(
     from rich.console import Group
     from rich.live import Live
 
+    from monai_prox.latency.case import CaseCosts, size_of_case
     from monai_prox.latency.device import Device
-    from monai_prox.search.budget import Budget, check_costs
+    from monai_prox.search.budget import OF_A_CASE, Budget, check_costs
     from monai_prox.search.report import PAGE, front_table, named, report_folder, write_report
     from monai_prox.search.scored import SearchProgress, best_so_far
     from monai_prox.search.study import Search
@@ -99,7 +107,10 @@ def search(
         parameters=read_count(max_params, "--max-params"),
         memory_mb=read_megabytes(max_memory_mb, "--max-memory-mb"),
         file_mb=read_megabytes(max_file_mb, "--max-file-mb"),
+        seconds=max_seconds,
+        ram_gb=max_ram_gb,
     )
+    size = image_size(case_shape, case_spacing)
     check_costs(minimise or ())
     source = open_family(model, fold, dataset, checkpoint, "a search")
     source = source if metric is None else source.scored_by(metric)
@@ -108,14 +119,23 @@ def search(
         raise ProXError(f"{model} has one network, so there is nothing to choose; a search is for families of several")
     output = output or check_inside(model / "search", model)
     source.held_out()  # what is missing is said before minutes of measuring
-    if profile is None and (max_latency_ms is not None or "latency_ms" in (minimise or ())):
-        profile = of_this_machine(source, output / "device.json")
+    asked = {*budget.limits(), *(minimise or ())}
+    of_a_case = bool(asked & {*OF_A_CASE}) or size is not None
+    if of_a_case:
+        size = size_of_case(source, size)
+    if profile is None and ("latency_ms" in asked or of_a_case):
+        profile = of_this_machine(source, output / "device.json", whole=of_a_case)
     known = None if profile is None else Device.read(profile, source.supernet.family, source.size)
-    minimise = minimise or (["macs"] if known is None else ["latency_ms"])
+    of_case = None
+    if known is not None and (of_a_case or CaseCosts.known(source, known)):
+        of_case = CaseCosts.of(source, known, size)
+    if not minimise:
+        minimise = ["macs" if known is None else "latency_ms" if max_seconds is None else "seconds"]
     one = Search(
         source=source,
         storage=storage or str(output / "study.journal"),
         device=known,
+        case=of_case,
         budget=budget,
         minimise=tuple(minimise),
         trials=trials,
@@ -141,6 +161,8 @@ def search(
     console.print(front_table(list(named(result).items()), axes, source))
     if known is not None:
         say(f"{known.name}: latency predicted within {known.held_out_error:.1%} (median, of members left out)")
+    if of_case is not None:
+        say(f"a case of {of_case.size}: beside the network predicted within {of_case.parts.held_out_error:.1%} (median)")
     for name, problem in one.held_out.left_out.items():
         say(f"left out: {name}: {problem}")
     say(f"{len(result.members)} members in {result.seconds:.0f} s; {report_folder(one, output) / PAGE}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from math import sqrt
@@ -13,13 +13,15 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
+from monai_prox.core import cost
 from monai_prox.core.family import Family
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json
+from monai_prox.latency.fit import fit, left_out
 from monai_prox.latency.measure import FORMAT
+from monai_prox.latency.parts import Parts
 from monai_prox.typed import check_types
 
 ENTRIES = {
@@ -29,7 +31,11 @@ ENTRIES = {
     "device": {"processor": str, "threads": int},
     "members": tuple[Mapping[str, Any], ...],
 }
+FURTHER = {"pipeline": Mapping[str, Any] | None, "process_mb": float | None}  # what earlier versions did not measure
 MEMBER = {"subnet": Mapping[str, tuple[float, ...]], "milliseconds": float}
+OF_SOME = {"session_mb": float}
+SMALLEST_MB, LARGEST_MB = 1e-3, 1e9
+FEWEST_SESSIONS = 3  # members whose memory was measured
 FEWEST = 8  # members: one per feature, and a few to estimate the error
 
 
@@ -67,6 +73,12 @@ def features(family: Family, subnet: Subnet, size: Sequence[int]) -> NDArray[np.
     return np.array([1, len(running), macs, live, sum(layer.weights for layer in running), moved], float)
 
 
+def _sizes(family: Family, subnet: Subnet, size: Sequence[int]) -> NDArray[np.float64]:
+    """The numbers that the memory of an open member is predicted from: 1, and megabytes of weights and of feature maps."""
+    counted = cost.member_cost(family, subnet, size)
+    return np.array([1, counted.file_mb, counted.memory_mb - counted.file_mb])
+
+
 @dataclass(frozen=True)
 class Device:
     """The measurements of one family on one device.
@@ -79,6 +91,9 @@ class Device:
         name: processor, threads and runtime in words.
         measured: latency in milliseconds by member.
         machine: the description of the device in the file, see ``measure.device``.
+        parts: seconds of a case beside the network, or None if they were not measured.
+        process_mb: megabytes of a process that predicts, before it opens a member, or None if they were not measured.
+        sessions: megabytes that an open member adds once it has run, by member. It has some members, or none.
     """
 
     family: Family
@@ -86,6 +101,9 @@ class Device:
     name: str
     measured: Mapping[Subnet, float]
     machine: Mapping[str, Any]
+    parts: Parts | None = None
+    process_mb: float | None = None
+    sessions: Mapping[Subnet, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, family: Family, size: Sequence[int]) -> Device:
@@ -116,8 +134,15 @@ class Device:
         """
         try:
             check_types(data, ENTRIES, source)
+            check_types(data, FURTHER, source, missing=True)
             for member in data["members"]:
                 check_types(member, MEMBER, f"{source}, a member")
+                check_types(member, OF_SOME, f"{source}, a member", missing=True)
+            sizes = [data.get("process_mb"), *(member.get("session_mb") for member in data["members"])]
+            if not all(size_mb is None or SMALLEST_MB <= size_mb <= LARGEST_MB for size_mb in sizes):
+                raise ProXError(f"{source}: 'process_mb' and 'session_mb' are {SMALLEST_MB:g} to {LARGEST_MB:g}")
+            found = data.get("pipeline")
+            parts = None if found is None else Parts.from_json(found, source)
         except ProXError as error:
             raise ProXError(f"{source} is no device's file of monai-prox profile: {error}") from None
         name = f"{data['device']['processor']}, {data['device']['threads']} threads, {data['runtime']}"
@@ -131,7 +156,9 @@ class Device:
         usable = {family.space.check(member): time for member, time in measured.items() if member in family.space and time > 0}
         if len(usable) < min(FEWEST, family.space.size()):
             raise ProXError(f"{source} has {len(usable)} members of this family, at least {FEWEST} are needed")
-        return cls(family, tuple(size), name, usable, data["device"])
+        sessions = {Subnet.from_json(of["subnet"]): float(of["session_mb"]) for of in data["members"] if "session_mb" in of}
+        sessions = {subnet: size_mb for subnet, size_mb in sessions.items() if subnet in usable}
+        return cls(family, tuple(size), name, usable, data["device"], parts, data.get("process_mb"), sessions)
 
     def latency_ms(self, subnet: Subnet) -> float:
         """The latency of a member in milliseconds, measured or predicted.
@@ -145,18 +172,39 @@ class Device:
             return self.measured[subnet]
         return float(features(self.family, subnet, self.size) @ self._weights)
 
+    def session_mb(self, subnet: Subnet) -> float | None:
+        """The megabytes that a member adds to a process that opens and runs it, measured or predicted.
+
+        The prediction is a sum of a constant, the weights and the feature maps, each with a non-negative weight.
+
+        Args:
+            subnet: the member.
+
+        Returns:
+            None if too few members were measured.
+        """
+        if subnet in self.sessions:
+            return self.sessions[subnet]
+        if self._session_weights is None:
+            return None
+        return float(_sizes(self.family, subnet, self.size) @ self._session_weights)
+
+    @cached_property
+    def _session_weights(self) -> NDArray[np.float64] | None:
+        if self.process_mb is None or len(self.sessions) < min(FEWEST_SESSIONS, self.family.space.size()):
+            return None
+        rows = np.stack([_sizes(self.family, subnet, self.size) for subnet in self.sessions])
+        return fit(rows, np.array(list(self.sessions.values())))
+
     @cached_property
     def held_out_error(self) -> float:
         """The median relative error of the prediction, each measured member being predicted from the others."""
-        errors = []
-        for index, time in enumerate(self._times):
-            fitted = np.arange(len(self._times)) != index
-            errors.append(abs(self._features[index] @ _fit(self._features[fitted], self._times[fitted]) / time - 1))
-        return float(np.median(errors))
+        predicted = left_out(self._features, self._times, range(len(self._times)))
+        return float(np.median(abs(predicted / self._times - 1)))
 
     @cached_property
     def _weights(self) -> NDArray[np.float64]:
-        return _fit(self._features, self._times)
+        return fit(self._features, self._times)
 
     @cached_property
     def _features(self) -> NDArray[np.float64]:
@@ -165,10 +213,3 @@ class Device:
     @cached_property
     def _times(self) -> NDArray[np.float64]:
         return np.array(list(self.measured.values()))
-
-
-def _fit(rows: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Non-negative weights with the least sum of squared relative errors."""
-    scale = rows.max(0).clip(1e-12)
-    weights, _ = nnls(rows / scale / times[:, None], np.ones(len(times)))
-    return np.asarray(weights / scale)

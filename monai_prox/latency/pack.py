@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -13,6 +14,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 import torch
 
+import monai_prox
 from monai_prox.core import cost
 from monai_prox.core.family import Family
 from monai_prox.core.space import Subnet
@@ -21,10 +23,15 @@ from monai_prox.export.folder import check_vacant
 from monai_prox.files import replacing
 from monai_prox.latency import measure
 from monai_prox.latency.device import FEWEST, fingerprint
-from monai_prox.trained.source import Trained
+from monai_prox.latency.parts import Parts
+from monai_prox.latency.synthetic import measure_parts
+from monai_prox.runtime.description import Description
+from monai_prox.trained.source import Members
 
 MEMBERS = 24
 CANDIDATES = 20  # random members per chosen member
+# Beside runtime/, what the script needs for what a case takes beside the network
+BESIDE = ("errors.py", "files.py", "typed.py", *(f"latency/{name}.py" for name in ("__init__", "fit", "parts", "synthetic")))
 RUNTIMES = ("onnxruntime", "openvino", "torch")
 
 
@@ -57,12 +64,14 @@ def choose_members(family: Family, size: Sequence[int], count: int = MEMBERS) ->
 
 
 def write_pack(
-    source: Trained, output: Path, *, count: int = MEMBERS, overwrite: bool = False, done: Callable[[int, int], object]
+    source: Members, output: Path, *, count: int = MEMBERS, overwrite: bool = False, done: Callable[[int, int], object]
 ) -> Path:
-    """Writes a .zip with members as ONNX files and measure.py, which needs Python, numpy and onnxruntime only.
+    """Writes a .zip with members as ONNX files and measure.py, which needs Python, numpy and onnxruntime.
+
+    What a case takes beside the network is measured by the part of this package that is in it, which needs scipy and SimpleITK.
 
     Args:
-        source: the trained family.
+        source: the family.
         output: path of the .zip.
         count: number of members.
         overwrite: whether an existing file is replaced.
@@ -85,15 +94,30 @@ def write_pack(
                 archive.writestr(f"{output.stem}/{file}", content)
                 listed.append({"file": file, "subnet": subnet.to_json(), "input": shape})
                 done(number, len(members))
-            contents = {"family": fingerprint(family, size), "members": listed}
+            image = source.median_image
+            contents = {
+                "family": fingerprint(family, size),
+                "case": None if image is None else asdict(image),
+                "members": listed,
+            }
             archive.writestr(f"{output.stem}/{measure.LISTED}", json.dumps(contents, indent=2))
             archive.write(measure.__file__, f"{output.stem}/measure.py")
+            for file, content in _runtime_files():
+                archive.writestr(f"{output.stem}/{file}", content)
     except OSError as error:
         raise ProXError(f"cannot write {output}: {error.strerror or error}; nothing was left behind") from error
     return output
 
 
-def _files(source: Trained, members: Sequence[Subnet]) -> Any:
+def _runtime_files() -> Iterator[tuple[str, str]]:
+    """Path and content of what measures a case beside the network: the part of this package that predicts, without torch."""
+    package = Path(monai_prox.__file__).parent
+    for file in [*(package / name for name in BESIDE), *sorted((package / "runtime").glob("*.py"))]:
+        yield file.relative_to(package.parent).as_posix(), file.read_text(encoding="utf-8")
+    yield f"{package.name}/__init__.py", '"""The part of monai-prox that predicts."""\n'
+
+
+def _files(source: Members, members: Sequence[Subnet]) -> Any:
     """Yields the name, the content, the input shape and the subnet of each member's ONNX file."""
     from monai_prox.export.onnx_file import write_onnx
 
@@ -106,7 +130,7 @@ def _files(source: Trained, members: Sequence[Subnet]) -> Any:
 
 
 def measure_here(
-    source: Trained,
+    source: Members,
     members: Sequence[Subnet],
     runtime: str,
     *,
@@ -117,7 +141,7 @@ def measure_here(
     """Measures members on this machine.
 
     Args:
-        source: the trained family.
+        source: the family.
         members: the members.
         runtime: one of RUNTIMES.
         threads: number of threads.
@@ -134,6 +158,7 @@ def measure_here(
         raise ProXError(f"the runtime {runtime!r} is not known; allowed: {', '.join(RUNTIMES)}")
     if device is not None and runtime != "torch":
         raise ProXError(f"--device is for the runtime torch; {runtime} runs on the processor, so leave it out")
+    files: list[tuple[Path, Sequence[int]]] = []
     with tempfile.TemporaryDirectory() as folder:
         if runtime == "torch":
             on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -141,16 +166,29 @@ def measure_here(
             openers = [_torch_opener(source, subnet, threads, on) for subnet in members]
             version = f"torch {torch.__version__}{_on(on)}"
         else:
-            shapes, openers = [], []
+            shapes, openers = list[tuple[int, ...]](), list[Callable[[], measure.Run]]()
             for number, (file, content, shape, _) in enumerate(_files(source, members), 1):
                 progress(f"exporting member {number} of {len(members)}")
                 Path(folder, file).write_bytes(content)
                 shapes.append(tuple(shape))
                 openers.append(_file_opener(Path(folder, file), runtime, threads))
+                files.append((Path(folder, file), shapes[-1]))
             version = _version(runtime)
         times = measure.measure(list(zip(openers, shapes, strict=True)), progress)
-    measured = [{"subnet": subnet.to_json(), **timing} for subnet, timing in zip(members, times, strict=True)]
-    return measure.profile(fingerprint(source.supernet.family, source.size), version, threads, measured)
+        measured = [{"subnet": subnet.to_json(), **timing} for subnet, timing in zip(members, times, strict=True)]
+        process_mb = measure.add_memory(measured, files, runtime, threads, progress) if files else None
+    pipeline = _beside(source, progress)
+    made_for = fingerprint(source.supernet.family, source.size)
+    return measure.profile(made_for, version, threads, measured, None if pipeline is None else pipeline.to_json(), process_mb)
+
+
+def _beside(source: Members, progress: Callable[[str], object]) -> Parts | None:
+    """What a case takes beside the network, None for networks that do not segment volumes."""
+    space = source.supernet.family.space
+    smallest, largest = (source.describe(subnet) for subnet in (space.smallest(), space.largest()))
+    if not isinstance(smallest, Description) or not isinstance(largest, Description):
+        return None
+    return measure_parts([smallest, largest], source.median_image, progress)
 
 
 def _on(device: torch.device) -> str:
@@ -170,20 +208,10 @@ def _version(runtime: str) -> str:
 
 
 def _file_opener(path: Path, runtime: str, threads: int) -> Callable[[], measure.Run]:
-    if runtime == "onnxruntime":
-        return lambda: measure.onnx_run(path, threads)
-
-    def opened() -> measure.Run:
-        import openvino
-
-        settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        compiled: measure.Run = openvino.Core().compile_model(path, "CPU", settings)
-        return compiled
-
-    return opened
+    return lambda: measure.RUNS[runtime](path, threads)
 
 
-def _torch_opener(source: Trained, subnet: Subnet, threads: int, device: torch.device) -> Callable[[], measure.Run]:
+def _torch_opener(source: Members, subnet: Subnet, threads: int, device: torch.device) -> Callable[[], measure.Run]:
     def opened() -> measure.Run:
         torch.set_num_threads(threads)
         network = source.network(subnet).to(device)

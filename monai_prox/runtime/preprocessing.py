@@ -52,16 +52,8 @@ def preprocess(
     box = boxes[0] if boxes and description.cropped else tuple(slice(0, size) for size in whole)
     inner = slice(None), *box
     image = image[inner]
-    target = description.spacing if len(description.spacing) == 3 else (at[0], *description.spacing)
-    shape = resampled_shape(description.images, image.shape[1:], at, target)
-    if min(shape) < 1:
-        raise ProXError(f"the image, {image.shape[1:]} voxels of {at} mm, vanishes at the network's spacing of {target} mm")
-    if prod(shape) * len(image) > MOST_VOXELS or max(shape) > LONGEST:
-        raise ProXError(
-            f"the image, {image.shape[1:]} voxels of {at} mm, would have {shape} at the network's spacing of {target} mm; "
-            f"allowed are {MOST_VOXELS:,}, {LONGEST:,} an axis"
-        )
-    grid = Grid(whole, box, shape, at, target)
+    grid = grid_of(whole, box, at, description)
+    shape, target = grid.shape, grid.spacing
     check_fits(needed_for(grid, description, options))
     mask = None
     if any(normalisation.masked for normalisation in description.normalisation):
@@ -77,6 +69,24 @@ def preprocess(
         if not description.normalised_first:
             result[index] = normalise(result[index], normalisation, None)
     return result, grid
+
+
+def grid_of(whole: tuple[int, ...], box: tuple[slice, ...], at: tuple[float, ...], description: Description) -> Grid:
+    """whole, at: voxels and mm of an image, in the network's order; box: what is not cropped away.
+
+    Raises ProXError for an image that has no voxel on the network's grid, or more than is allowed.
+    """
+    target = description.spacing if len(description.spacing) == 3 else (at[0], *description.spacing)
+    cropped = tuple(part.stop - part.start for part in box)
+    shape = resampled_shape(description.images, cropped, at, target)
+    if min(shape) < 1:
+        raise ProXError(f"the image, {cropped} voxels of {at} mm, vanishes at the network's spacing of {target} mm")
+    if prod(shape) * len(description.channels) > MOST_VOXELS or max(shape) > LONGEST:
+        raise ProXError(
+            f"the image, {cropped} voxels of {at} mm, would have {shape} at the network's spacing of {target} mm; "
+            f"allowed are {MOST_VOXELS:,}, {LONGEST:,} an axis"
+        )
+    return Grid(whole, box, shape, at, target)
 
 
 def normalise(channel: Array, rule: Normalisation, mask: NDArray[np.bool_] | None) -> Array:

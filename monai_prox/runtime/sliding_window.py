@@ -31,6 +31,15 @@ def number_of_starts(size: int, patch: int, step: float) -> int:
     return size if patch == 1 else ceil((size - patch) / (patch * step)) + 1
 
 
+def number_of_tiles(shape: Sequence[int], patch: Sequence[int], step: float = STEP) -> int:
+    """Of an image of ``shape``, which is padded where the patch is larger. A patch of two axes is laid on every slice."""
+    return prod(number_of_starts(max(size, side), side, step) for size, side in zip(shape, _sides(patch), strict=True))
+
+
+def _sides(patch: Sequence[int]) -> tuple[int, ...]:
+    return (1, *patch) if len(patch) == 2 else tuple(patch)
+
+
 def falloff(patch: int) -> Array:
     """The weights of a tile along an axis, at most 1: a tile's weight is their product over the axes."""
     delta = np.zeros(patch)
@@ -63,8 +72,7 @@ def sliding_window(
 
     Raises ProXError for logits that are no numbers.
     """
-    flat = len(patch) == 2
-    sides = (1, *patch) if flat else tuple(patch)
+    flat, sides = len(patch) == 2, _sides(patch)
     shape = image.shape[1:]
     # As nnU-Net pads: zeros all around, of an odd number one more behind
     missing = [max(side - size, 0) for side, size in zip(sides, shape, strict=True)]
@@ -72,7 +80,7 @@ def sliding_window(
     if any(missing):
         image = np.pad(image, [(0, 0), *((b, n - b) for b, n in zip(before, missing, strict=True))])
     padded = image.shape[1:]
-    count = prod(number_of_starts(size, side, step) for size, side in zip(padded, sides, strict=True))
+    count = number_of_tiles(shape, patch, step)
     if count > MOST_TILES:
         raise ProXError(
             f"patches of {tuple(patch)} would be laid {count:,} times on {shape} voxels; at most {MOST_TILES:,} are"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from monai_prox.core import cost
 from monai_prox.core.family import Family
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
+from monai_prox.latency.case import CaseCosts
 from monai_prox.latency.device import Device
 
 UNITS = {
@@ -18,7 +20,10 @@ UNITS = {
     "parameters": "parameters",
     "memory_mb": "memory, MB",
     "file_mb": "file, MB",
+    "seconds": "time a case, s",
+    "ram_gb": "memory a case, GB",
 }
+OF_A_CASE = ("seconds", "ram_gb")  # known with a device's file that has the parts of a case
 LOOKED_AT = 2000  # random members that are tried to find one within the budget
 
 
@@ -45,6 +50,8 @@ class Price:
         memory_mb: megabytes of weights and feature maps.
         file_mb: megabytes of the weights.
         latency_ms: milliseconds for one input, or None if no device is given.
+        seconds: seconds of a case, or None if they are not known.
+        ram_gb: gigabytes of memory of a case, or None if they are not known.
     """
 
     parameters: int
@@ -52,6 +59,8 @@ class Price:
     memory_mb: float
     file_mb: float
     latency_ms: float | None
+    seconds: float | None = None
+    ram_gb: float | None = None
 
     def value(self, name: str) -> float:
         """One of the costs.
@@ -71,11 +80,13 @@ class Prices:
         family: the family.
         size: voxels per axis of one input at full resolution.
         device: the device for latencies, or None.
+        case: the costs of a case on the device, or None.
     """
 
     family: Family
     size: Sequence[int]
     device: Device | None = None
+    case: CaseCosts | None = None
 
     def price(self, subnet: Subnet) -> Price:
         """The costs of a member.
@@ -86,9 +97,19 @@ class Prices:
         Raises:
             ProXError: the subnet is not a member.
         """
+        if subnet not in self._known:
+            self._known[subnet] = self._counted(subnet)
+        return self._known[subnet]
+
+    @cached_property
+    def _known(self) -> dict[Subnet, Price]:
+        return {}  # a search asks for the same members again and again
+
+    def _counted(self, subnet: Subnet) -> Price:
         counted = cost.member_cost(self.family, subnet, self.size)
         latency = None if self.device is None else self.device.latency_ms(subnet)
-        return Price(counted.parameters, counted.macs, counted.memory_mb, counted.file_mb, latency)
+        of_case = (None, None) if self.case is None else (self.case.seconds(subnet), self.case.ram_gb(subnet))
+        return Price(counted.parameters, counted.macs, counted.memory_mb, counted.file_mb, latency, *of_case)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +122,8 @@ class Budget:
         parameters: number of weights.
         memory_mb: megabytes of weights and feature maps.
         file_mb: megabytes of the weights.
+        seconds: seconds of a case.
+        ram_gb: gigabytes of memory of a case.
 
     Raises:
         ProXError: a limit is not above 0.
@@ -111,6 +134,8 @@ class Budget:
     parameters: float | None = None
     memory_mb: float | None = None
     file_mb: float | None = None
+    seconds: float | None = None
+    ram_gb: float | None = None
 
     def __post_init__(self) -> None:
         for name, limit in self.limits().items():

@@ -291,8 +291,9 @@ function training() {
 function about() {
   const budget = Object.entries(data.budget).map(([name, most]) => `${data.axes[name].split(", ")[0]} at most ${cost(most, name)}`);
   const device = data.device && `${data.device.name}, latency predicted within ${(100 * data.device.held_out_error).toFixed(1)} % (median)`;
+  const image = data.case && `a case of ${data.case.size}, alone and without mirroring; beside the network its time is predicted within ${(100 * data.case.held_out_error).toFixed(1)} % (median)`;
   const scored = `${data.members.length} of ${data.space.toLocaleString("en")} members scored on ${few.length ? `${data.cases.some} held-out cases, ${whole.size} on ${every}` : `${every} held out`}`;
-  at("about").textContent = [scored, ...budget, device].filter(Boolean).join(" · ");
+  at("about").textContent = [scored, ...budget, device, image].filter(Boolean).join(" · ");
   at("from").textContent = `${data.model} · ${data.date}`;
   if (left.length) at("left").textContent = `Left out of the ${data.cases.all + left.length} held-out cases: ${left.map(([name, why]) => why === null ? name : `${name} (${why})`).join("; ")}`;
   for (const [name, label] of Object.entries(data.axes)) at("axis").append(element("option", { value: name }, label));

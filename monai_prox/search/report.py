@@ -18,6 +18,7 @@ from rich.table import Table
 from monai_prox.core import cost
 from monai_prox.core.space import Subnet
 from monai_prox.files import write_json
+from monai_prox.latency.case import CaseCosts
 from monai_prox.report import count, plot_choices
 from monai_prox.search.budget import UNITS
 from monai_prox.search.page import write_page
@@ -118,9 +119,10 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
         "classes": search.classes,
         "formats": list(source.formats),
         "minimised": list(search.minimise),
-        "axes": {name: UNITS[name] for name in priced if name != "latency_ms" or device is not None},
+        "axes": {name: UNITS[name] for name in priced if search.knows(name)},
         "budget": search.budget.limits(),
         "device": None if device is None else {"name": device.name, "held_out_error": device.held_out_error},
+        "case": None if search.case is None else _case(search.case),
         "cases": {
             "some": len(search.scored_on),
             "all": len(result.cases),
@@ -137,6 +139,15 @@ def _contents(result: Result, output: Path) -> dict[str, Any]:
         "stages": family.stages,
         "monitor": family.monitor,
         "closed": family.closed or {},
+    }
+
+
+def _case(costs: CaseCosts) -> dict[str, Any]:
+    return {
+        "size": str(costs.size),
+        "shape": list(costs.size.shape[::-1]),
+        "spacing": list(costs.size.spacing[::-1]),
+        "held_out_error": costs.parts.held_out_error,
     }
 
 

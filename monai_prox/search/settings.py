@@ -10,9 +10,10 @@ from hashlib import sha256
 import optuna
 
 from monai_prox.errors import ProXError
+from monai_prox.latency.case import CaseCosts
 from monai_prox.latency.device import Device, fingerprint
 from monai_prox.runtime.evaluation import HeldOut
-from monai_prox.search.budget import UNITS, Budget, Prices, check_costs
+from monai_prox.search.budget import OF_A_CASE, UNITS, Budget, Prices, check_costs
 from monai_prox.trained.source import Trained
 
 POPULATION = 16
@@ -30,6 +31,7 @@ class SearchSettings:
         source: the trained family.
         storage: URL of a database, or path of a journal.
         device: the device for latencies, or None.
+        case: the costs of a case on the device, or None.
         budget: limits of the costs.
         minimise: costs that are minimised while the score is maximised, names of UNITS.
         trials: number of members that all processes together score.
@@ -46,6 +48,7 @@ class SearchSettings:
     source: Trained
     storage: str
     device: Device | None = None
+    case: CaseCosts | None = None
     budget: Budget = field(default_factory=Budget)
     minimise: tuple[str, ...] = ("macs",)
     trials: int = 100
@@ -59,6 +62,10 @@ class SearchSettings:
         check_costs(self.minimise)
         if "latency_ms" in (*self.minimise, *self.budget.limits()) and self.device is None:
             raise ProXError("latency is known where a device's file is given, see monai-prox profile")
+        if self._of_a_case and self.case is None:
+            raise ProXError("seconds and memory a case are known where a device's file is given, see monai-prox profile")
+        if self.case is not None:
+            self.case.check_known(self._of_a_case)
         for name in ("trials", "cases", "finalists"):
             if getattr(self, name) < 1:
                 raise ProXError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -71,7 +78,23 @@ class SearchSettings:
     @cached_property
     def prices(self) -> Prices:
         """The costs of the members."""
-        return Prices(self.source.supernet.family, self.source.size, self.device)
+        return Prices(self.source.supernet.family, self.source.size, self.device, self.case)
+
+    @property
+    def _of_a_case(self) -> list[str]:
+        """The costs of a case that are limited or minimised."""
+        return [name for name in OF_A_CASE if name in self.minimise or name in self.budget.limits()]
+
+    def knows(self, name: str) -> bool:
+        """Whether a cost is known of the members.
+
+        Args:
+            name: one of UNITS.
+        """
+        largest = self.source.supernet.family.space.largest()
+        if name == "ram_gb":
+            return self.case is not None and self.case.ram_gb(largest) is not None
+        return {"latency_ms": self.device, "seconds": self.case}.get(name, self) is not None
 
     @cached_property
     def held_out(self) -> HeldOut:
@@ -112,5 +135,8 @@ class SearchSettings:
     def name(self) -> str:
         """The name of the study: a digest of the trained family, and a digest of the settings."""
         timed = None if self.device is None else sorted((str(subnet), time) for subnet, time in self.device.measured.items())
-        settings = [asdict(self.budget), self.minimise, timed, self.subset, self.sampler, self.seed]
+        limits = {name: limit for name, limit in asdict(self.budget).items() if name not in OF_A_CASE or limit is not None}
+        settings = [limits, self.minimise, timed, self.subset, self.sampler, self.seed]
+        if self._of_a_case and self.case is not None:
+            settings.append(self.case.identity())
         return f"{self.trained}-{sha256(repr(settings).encode()).hexdigest()[:8]}"

@@ -22,6 +22,7 @@ from monai_prox.runtime.cases import Case
 from monai_prox.runtime.classification import prepare_scan
 from monai_prox.runtime.description import ALL_CHANNELS, Description, Normalisation, Resampling, ScanDescription
 from monai_prox.runtime.evaluation import Labelled, LabelledScan, LabelledScans, SegmentedCases
+from monai_prox.runtime.grid import ImageSize
 from monai_prox.runtime.kinds import Kind
 from monai_prox.surface_dice import default_tolerance
 from monai_prox.trained.bundle_folder import UNUSABLE, TrainedBundle
@@ -57,6 +58,10 @@ class TrainedInBundle:
     def size(self) -> Sequence[int]:
         patch: Sequence[int] = self.bundle.plan.patch_size
         return patch
+
+    @property
+    def median_image(self) -> ImageSize | None:
+        return None  # a bundle's plan does not tell it
 
     @cached_property
     def supernet(self) -> SuperNet:

@@ -29,6 +29,8 @@ FURTHER_PLANS = {
     "label_manager": Literal["LabelManager"],  # nnU-Net would take anything that its module has
     "transpose_forward": tuple[int, ...],
     "transpose_backward": tuple[int, ...],
+    "original_median_shape_after_transp": tuple[float, ...],
+    "original_median_spacing_after_transp": tuple[float, ...],
     "foreground_intensity_properties_per_channel": Mapping[str, Numbers],
     "foreground_intensity_properties_by_modality": Mapping[str, Numbers],
 }

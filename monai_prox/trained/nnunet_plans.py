@@ -14,6 +14,7 @@ from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
+from monai_prox.runtime.grid import ImageSize
 from monai_prox.surface_dice import check_tolerance, default_tolerance
 from monai_prox.training.recipes import find_recipe
 
@@ -77,6 +78,15 @@ def intensities_of(plans: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]
     old, new = (f"foreground_intensity_properties_{by}" for by in ("by_modality", "per_channel"))
     found: Mapping[str, Mapping[str, float]] = plans[old if new not in plans and old in plans else new]
     return found
+
+
+def median_image_of(plans: Mapping[str, Any]) -> ImageSize | None:
+    """The median size of the training's images, cropped as nnU-Net crops them. None for plans that do not tell it."""
+    shape, spacing = (plans.get(f"original_median_{what}_after_transp") for what in ("shape", "spacing"))
+    if not shape or not spacing:
+        return None
+    back = plans["transpose_backward"]
+    return ImageSize(tuple(round(shape[axis]) for axis in back), tuple(float(spacing[axis]) for axis in back))
 
 
 def family_of(

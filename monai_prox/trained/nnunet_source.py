@@ -18,6 +18,7 @@ from monai_prox.errors import ProXError, refusing
 from monai_prox.runtime.cases import Case
 from monai_prox.runtime.description import AS_STORED, ORIENTATIONS, READERS, SCHEMES, Description, Normalisation, Resampling
 from monai_prox.runtime.evaluation import Labelled, SegmentedCases, find_labelled
+from monai_prox.runtime.grid import ImageSize
 from monai_prox.runtime.kinds import SEGMENTATION, Kind
 from monai_prox.trained.family_file import SURFACE, FamilyFile, NamedMember
 from monai_prox.trained.mean_logits import MeanLogits
@@ -26,7 +27,7 @@ from monai_prox.trained.nnunet_files import listed_files
 from monai_prox.trained.nnunet_folder import FINAL, UNUSABLE, ModelFolder
 from monai_prox.trained.nnunet_member import member_plans
 from monai_prox.trained.nnunet_orientation import stored_orientations
-from monai_prox.trained.nnunet_plans import intensities_of, surface_tolerance_of
+from monai_prox.trained.nnunet_plans import intensities_of, median_image_of, surface_tolerance_of
 from monai_prox.trained.nnunet_postprocessing import postprocessing_of
 from monai_prox.trained.source import FILES, FOLDERS, UNNAMED, Measured, check_metric, named, plot_of, surface_measure
 
@@ -104,6 +105,11 @@ class TrainedNNUNet:
     def size(self) -> Sequence[int]:
         patch: Sequence[int] = self.model.configuration["patch_size"]
         return patch
+
+    @property
+    @refusing(UNUSABLE)
+    def median_image(self) -> ImageSize | None:
+        return median_image_of(self.model.plans)
 
     @cached_property
     def checkpoint(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.runtime.description import Description, ScanDescription
 from monai_prox.runtime.evaluation import HeldOut, Measure
+from monai_prox.runtime.grid import ImageSize
 from monai_prox.runtime.kinds import Kind
 from monai_prox.surface_dice import surface_dice_by_class
 from monai_prox.trained.family_file import FamilyFile, NamedMember
@@ -27,11 +28,41 @@ Measured = Literal["dice", "accuracy", "surface Dice"]
 PLOT = "prox_progress.png"  # which a training draws
 
 
-class Trained(Protocol):
+class Members(Protocol):
+    """Networks of a family that can be run, trained or not.
+
+    size: of the input that costs are counted for, at full resolution. A member is given by its name, a JSON file with a subnet,
+    or as a subnet of the family's space.
+    """
+
+    @property
+    def supernet(self) -> SuperNet:
+        """With the trained weights, without what training has closed."""
+
+    @property
+    def size(self) -> Sequence[int]: ...
+
+    @property
+    def kind(self) -> Kind:
+        """What members do with images."""
+
+    @property
+    def median_image(self) -> ImageSize | None:
+        """The median size of the training's images, None if nothing tells it."""
+
+    def network(self, which: str | Subnet) -> nn.Module:
+        """The member as a stock network, in evaluation mode, its norms with statistics of their own. Of several folds, the mean
+        of their stock networks.
+        """
+
+    def describe(self, which: str | Subnet, *, name: str = UNNAMED) -> Description | ScanDescription:
+        """name: of a subnet. Raises ProXError for what the runtime cannot repeat."""
+
+
+class Trained(Members, Protocol):
     """A trained family. Of nnU-Net's folds, the first is used for networks, or the mean of those that were asked for.
 
-    path: where it was found. measure: what its members' scores measure. size: of the input that costs are counted for, at full
-    resolution. A member is given by its name in family.json, a JSON file with a subnet, or as a subnet of the family's space.
+    path: where it was found. measure: what its members' scores measure. Names of members are those in family.json.
     """
 
     @property
@@ -47,17 +78,6 @@ class Trained(Protocol):
     @property
     def arguments(self) -> list[str]:
         """With which ``monai-prox export`` takes the same folds and dataset."""
-
-    @property
-    def supernet(self) -> SuperNet:
-        """With the trained weights, without what training has closed."""
-
-    @property
-    def size(self) -> Sequence[int]: ...
-
-    @property
-    def kind(self) -> Kind:
-        """What members do with images."""
 
     @property
     def note(self) -> str | None:
@@ -82,14 +102,6 @@ class Trained(Protocol):
 
     def member(self, which: str) -> tuple[str, Subnet]:
         """Name and subnet. Raises ProXError for an unknown name, and for what is no member."""
-
-    def network(self, which: str | Subnet) -> nn.Module:
-        """The member as a stock network, in evaluation mode, its norms with statistics of their own. Of several folds, the mean
-        of their stock networks.
-        """
-
-    def describe(self, which: str | Subnet, *, name: str = UNNAMED) -> Description | ScanDescription:
-        """name: of a subnet. Raises ProXError for what the runtime cannot repeat."""
 
     def check_all_trained(self) -> None:
         """Raises ProXError where some members have not been trained yet."""

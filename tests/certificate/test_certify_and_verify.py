@@ -19,12 +19,12 @@ from helpers.descriptions import DESCRIBED, SCANS
 from helpers.dicom_series import SECRETS, headers, image_of, write
 from helpers.in_process import Done, prox
 
-from monai_prox.runtime.model_entries import read_entry, write_entry
 from monai_prox.certificate.record import KEY, Certificate, read_certificate, to_json
 from monai_prox.runtime.description import KEY as DESCRIPTION
 from monai_prox.runtime.description import write_description
 from monai_prox.runtime.dice import class_dice
 from monai_prox.runtime.model import Model
+from monai_prox.runtime.model_entries import read_entry, write_entry
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 

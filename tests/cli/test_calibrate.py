@@ -14,7 +14,6 @@ from onnx import numpy_helper
 
 from monai_prox.runtime.calibration import FEWEST
 from monai_prox.runtime.dice import dice_of
-from monai_prox.runtime.model_digest import model_digest
 from monai_prox.runtime.second_opinion import agreement
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
@@ -148,13 +147,3 @@ def test_a_case_that_fails_is_named_and_too_few_are_refused(stock: Path, folder:
     done = prox("calibrate", *files, *words)
     assert done.code == 1 and "a calibration has 3 cases; an interval of 90% takes 10 to 2,000" in done.err
     assert not (tmp_path / "quality.json").exists()
-
-
-def test_digests_of_openvinos_files_tell_other_weights(tmp_path: Path) -> None:
-    path = tmp_path / "model.xml"
-    path.write_text("the graph")
-    digests = set()
-    for weights in (b"one", b"two"):
-        path.with_suffix(".bin").write_bytes(weights)
-        digests.add(model_digest(path))
-    assert len(digests) == 2

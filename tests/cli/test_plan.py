@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.cases import with_cases
 from helpers.hostile import spoil_json
 from helpers.in_process import Done, prox
 from helpers.nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, Prepared, bare_plans, make_trainer
+from helpers.searches import made_up_device
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 
 from monai_prox.core import cost
+from monai_prox.latency.case import CaseCosts
+from monai_prox.latency.device import Device
 from monai_prox.nnunet.plan_entry import PlannedTraining, plan_training
+from monai_prox.nnunet.planned_family import PlannedFamily
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.nnunet.variants import ProXTrainerPaper
 from monai_prox.report import count
@@ -267,3 +272,65 @@ def test_a_variant_that_may_have_another_length_is_named() -> None:
 
     names = {cls: PlannedTraining(Path(), "2d", {}, cls, None, {}, None).mixed_in for cls in (ProXTrainer, Mine, Short)}  # type: ignore[arg-type]
     assert names == {ProXTrainer: [], Mine: ["nnUNetTrainerNoDA"], Short: []}
+
+
+# ---------------------------------------------------------------------- what a case takes on a device
+def device_of(file: Path) -> tuple[PlannedFamily, Path]:
+    """A made-up device's file of the members of a plan."""
+    family = PlannedFamily(plan_training(file.parent, "nnUNetPlans", FULLRES, "ProXTrainer", {}))
+    path = file.with_name("device.json")
+    path.write_text(json.dumps(with_cases(made_up_device(family), family)))
+    return family, path
+
+
+def rows_of_the_table(shown: str) -> dict[str, list[str]]:
+    """The cells of the last table by member, its headings left out."""
+    rows = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in shown.splitlines() if line.startswith("│")]
+    return {row[0]: row[1:] for row in rows if row[0] and len(row) in (5, 6)}
+
+
+def test_members_of_a_plan_have_seconds_and_gigabytes_a_case(bare: Path) -> None:
+    file = put(bare, bare_plans(name="nnUNetPlans", prox={"space": SPACE | {"resolution": [0.75, 1.0]}}))
+    family, path = device_of(file)
+    before = file.read_text()
+    costs = CaseCosts.of(family, Device.read(path, family.supernet.family, family.size))
+    members = {member.name: member.subnet for member in family.planned.members}
+    seconds = {name: costs.seconds(subnet) for name, subnet in members.items()}
+    done = plan("--profile", path)
+    shown = rows_of_the_table(done.out)
+    assert done.code == 0 and "A case of 38 x 49 x 34 voxels of 1 x 1 x 1 mm" in done.out and "ithin the budget" not in done.out
+    for name, subnet in members.items():
+        gigabytes = costs.ram_gb(subnet)
+        assert gigabytes is not None
+        assert shown[name][0] == str(costs.tiles(subnet))
+        assert shown[name][2:] == [f"{seconds[name]:.3g}", f"{gigabytes:.3g}"]
+    order = sorted(seconds, key=lambda name: seconds[name])
+    limit = (seconds[order[1]] + seconds[order[2]]) / 2
+    done = plan("--profile", path, "--max-seconds", limit, "--max-ram-gb", 4)
+    shown = rows_of_the_table(done.out)
+    assert {name for name in members if shown[name][-1] == "yes"} == set(order[:2])
+    assert f"Within the budget: {', '.join(name for name in members if name in order[:2])}" in done.out
+    assert "beside the network within 0.0%" in done.out and file.read_text() == before
+    assert "Within the budget: none of these members" in plan("--profile", path, "--max-ram-gb", 0.001).out
+    size = ["--case-shape", 60, 50, 40, "--case-spacing", 1, 1, 1.5]
+    larger = rows_of_the_table(plan("--profile", path, *size).out)
+    assert all(float(larger[name][2]) > seconds[name] for name in members)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max-seconds", 5], "--max-seconds: for a device's file; give one by --profile, see "),
+        (["--case-shape", 9, 9, 9, "--case-spacing", 1, 1, 1], "--case-shape: for a device's file"),
+        (["--profile", "DEVICE", "--case-shape", 9, 9, 9], "--case-shape needs --case-spacing, too"),
+        (["--profile", "DEVICE", "--case-spacing", 1, 1, 1], "--case-spacing needs --case-shape, too"),
+        (["--profile", "DEVICE", "--case-shape", 9, 9, 0, "--case-spacing", 1, 1, 1], "an image of (9, 9, 0) voxels"),
+        (["--profile", "DEVICE", "--max-seconds", 0], "the most time a case, s is 0.0; it must be above 0"),
+        (["--profile", "DEVICE", "--space", "default"], "was measured with another family"),
+        (["--profile", "none.json"], "there is no file none.json"),
+    ],
+)
+def test_a_budget_that_cannot_be_shown_is_one_line(words: list[object], message: str, bare: Path) -> None:
+    file = put(bare, bare_plans(name="nnUNetPlans", prox={"space": SPACE}))
+    _, path = device_of(file)
+    assert message in plan(*[path if word == "DEVICE" else word for word in words]).error

@@ -27,6 +27,7 @@ from typing import Any
 import onnx
 import torch
 
+from helpers.cases import with_cases
 from helpers.nnunet_task import SHALLOW, TWO_MEMBERS, bare_model, bare_plans, device_file, write_held_out
 from helpers.places import places
 from monai_prox.cli.app import main
@@ -250,7 +251,9 @@ KINDS = {
     "bundle's family.json": Kind("bundle/models/family.json", spoil_json, FROM_BUNDLE),
     "bundle's model.pt": Kind("bundle/models/model.pt", spoil_tensors, FROM_BUNDLE[1:]),
     "member": Kind("member.json", spoil_json, [FROM_MODEL[1].replace("smallest", "member.json")]),
-    "device": Kind("device.json", spoil_json, [f"{SEARCH} --profile device.json --max-latency-ms 1000"]),
+    "device": Kind(
+        "device.json", spoil_json, [f"{SEARCH} --profile device.json --max-latency-ms 1000 --max-seconds 1000 --max-ram-gb 99"]
+    ),
     "journal": Kind("study.journal", spoil_lines, [f"{SEARCH} --storage study.journal"]),
     "description": Kind("a.onnx", spoil_description, ["predict a.onnx -i images -o OUT/masks"]),
     "onnx": Kind("a.onnx", spoil_graph, ["predict a.onnx -i images -o OUT/masks"]),
@@ -281,7 +284,7 @@ def make_valid(root: Path) -> None:
     members = [{"subnet": subnet.to_json(), "milliseconds": 1.0 + number} for number, subnet in enumerate(drawn)]
     device = {"processor": "a processor", "threads": 1}
     measured = {"format": 1, "family": fingerprint(family, source.size), "device": device, "runtime": "onnxruntime"}
-    (root / "device.json").write_text(json.dumps(measured | {"members": members}))
+    (root / "device.json").write_text(json.dumps(with_cases(measured | {"members": members}, source)))
     architecture = bare_plans()["configurations"]["3d_fullres"]["architecture"]
     write_bundle(
         root / "bundle",

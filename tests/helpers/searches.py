@@ -9,6 +9,7 @@ from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import choose_members
 from monai_prox.search.study import Search
 from monai_prox.trained.nnunet_source import TrainedNNUNet
+from monai_prox.trained.source import Members
 
 NAMES = [f"case_{index}" for index in range(3)]
 
@@ -18,7 +19,7 @@ def search_of(source: TrainedNNUNet, storage: Path, **settings: Any) -> Search:
     return Search(source=source, storage=str(storage), **few | settings)
 
 
-def made_up_device(source: TrainedNNUNet) -> dict[str, Any]:
+def made_up_device(source: Members) -> dict[str, Any]:
     family, size = source.supernet.family, source.size
     members = [
         {"subnet": subnet.to_json(), "milliseconds": 1 + 1e-5 * cost.macs(family, subnet, size)}

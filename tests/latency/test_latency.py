@@ -27,6 +27,7 @@ from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import write_json
 from monai_prox.latency import measure
+from monai_prox.latency.case import CaseCosts
 from monai_prox.latency.device import Device, features, fingerprint
 from monai_prox.latency.measure import profile
 from monai_prox.latency.pack import RUNTIMES, choose_members, measure_here, write_pack
@@ -155,13 +156,19 @@ def test_what_was_measured_here_is_measured_again_only_if_it_is_of_no_use(
     assert profile_command.of_this_machine(source, tmp_path / "none.json") == measured.pop()
 
 
-# Runs a script where only numpy and onnxruntime are, of what we need
+# Runs a script where of what we need only numpy and onnxruntime are
 ALONE = """
 import runpy, sys
 sys.modules.update(dict.fromkeys(("monai_prox", "torch", "onnx", "scipy", "SimpleITK", "openvino")))
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+# Runs a script where what prediction needs is, but not this package, only what is beside the script
+BESIDE = (
+    ALONE.replace('"monai_prox", ', "")
+    .replace('"scipy", "SimpleITK", ', "")
+    .replace("import runpy, sys", "import pathlib, runpy, sys\nsys.path[:0] = [str(pathlib.Path(sys.argv[1]).parent)]")
+)
 
 
 def in_a_hurry(script: Path) -> Path:
@@ -189,16 +196,35 @@ def test_a_pack_runs_without_this_package_and_serves_the_search(
     with ZipFile(path) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path)
-    assert len(names) == 10 and all(name.startswith("pack/") for name in names)
-    command = [sys.executable, "-c", ALONE, str(in_a_hurry(tmp_path / "pack" / "measure.py")), "--threads", "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    data = json.loads((tmp_path / "device.json").read_text())
+    assert len([name for name in names if "/monai_prox/" not in name]) == 10 and all(name.startswith("pack/") for name in names)
+    script = in_a_hurry(tmp_path / "pack" / "measure.py")
+
+    def run(how: str, output: str) -> tuple[str, dict[str, Any]]:
+        command = [sys.executable, "-c", how, str(script), "--threads", "1", "--output", output]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, json.loads((tmp_path / output).read_text())
+
+    words, data = run(ALONE, "network.json")
+    assert "the network alone was measured, for " in words and "pip install scipy SimpleITK" in words
+    assert (
+        data["pipeline"] is None and Device.read(tmp_path / "network.json", source.supernet.family, source.size).parts is None
+    )
+    (tmp_path / "pack" / "monai_prox" / "runtime" / "grid.py").open("a").write("print('the grid of the pack')\n")
+    words, data = run(BESIDE, "device.json")
+    assert "the grid of the pack" in words and "beside the network, an image of 38 x 49 x 34 voxels of 1 x 1 x 1 mm: " in words
+    if sys.platform == "linux":
+        assert (
+            data["process_mb"] > 20
+            and len([one for one in data["members"] if one.get("session_mb", 0) > 0]) == measure.SESSIONS
+        )
     assert data["device"]["threads"] == 1 and data["runtime"].startswith("onnxruntime")
     family = source.supernet.family
     device = Device.read(tmp_path / "device.json", family, source.size)
     assert len(device.measured) == 8 and all(time > 0 for time in device.measured.values())
     assert 0 < device.latency_ms(family.space.largest()) < np.inf
+    assert device.parts is not None and len(device.parts.works) == 10 and device.parts.held_out_error < 10
+    assert CaseCosts.of(source, device).seconds(family.space.largest()) > 0
     refused("exists; give another", write_pack, source, path, count=8, done=print)
 
 
@@ -247,7 +273,9 @@ def test_this_machine_is_measured_with_every_runtime(
     assert done.exit_code == 0, done.output
     device = Device.read(tmp_path / "device.json", source.supernet.family, source.size)
     assert json.loads((tmp_path / "device.json").read_text())["runtime"].startswith(f"{runtime} ")
-    assert len(device.measured) == 8
+    assert len(device.measured) == 8 and device.parts is not None
+    assert bool(device.sessions) == (runtime != "torch" and sys.platform == "linux")
+    assert "beside the network, an image of 38 x 49 x 34 voxels" in " ".join(done.output.split())
 
 
 def test_an_unknown_runtime_is_named(source: TrainedNNUNet) -> None:

@@ -4,6 +4,7 @@ import gzip
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 from zipfile import ZipFile
@@ -16,11 +17,12 @@ from helpers.descriptions import DESCRIBED
 from helpers.refusals import refused
 from torch import nn
 
-from monai_prox.runtime import model_entries
-from monai_prox.runtime.model_entries import FORMATS, read_entry, write_entry
 from monai_prox.export.torchscript_file import write_torchscript
+from monai_prox.runtime import model_entries
 from monai_prox.runtime.description import KEY, write_description
 from monai_prox.runtime.model import OPENERS, Model
+from monai_prox.runtime.model_digest import model_digest
+from monai_prox.runtime.model_entries import FORMATS, read_entry, write_entry
 
 NAME = "monai_prox_certificate"
 TEXTS = ['{"a": "<µ>\\n & \'b\'", "肝": 1}', "", "x" * 300_000]
@@ -82,19 +84,36 @@ def test_every_format_has_entries() -> None:
 def test_what_is_written_is_read_and_nothing_else_changes(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"model{ending}"
     WRITERS[ending](path)
-    before, model = rest(path), Model(path, threads=1)
+    before, model, digest = rest(path), Model(path, threads=1), model_digest(path)
     x = np.random.default_rng(0).normal(size=(1, 1, 8, 8, 8)).astype(np.float32)
     logits = model(x)
     assert read_entry(path, NAME) is None and read_entry(path, KEY) == model.described
     for text in TEXTS:
         write_entry(path, NAME, text)
-        assert read_entry(path, NAME) == text and rest(path) == before
+        assert read_entry(path, NAME) == text and rest(path) == before and model_digest(path) == digest
         again = Model(path, threads=1)
         assert again.described == model.described and np.array_equal(again(x), logits)
     size = path.stat().st_size
     write_entry(path, NAME, TEXTS[-1])
     assert path.stat().st_size == size, "the one before is gone"
     assert {entry.name for entry in tmp_path.iterdir()} <= {path.name, "model.bin"}
+    write_entry(path, KEY, write_description(replace(DESCRIBED, member="another")))
+    assert model_digest(path) != digest, "another description is another model"
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".ts"])
+def test_digests_tell_other_weights(ending: str, tmp_path: Path) -> None:
+    digests = []
+    for weights in (1, 2):
+        torch.manual_seed(weights)
+        path = tmp_path / f"{weights}{ending}"
+        WRITERS[ending](path)
+        if ending == ".onnx":
+            model = onnx.load(path)
+            model.graph.initializer[0].raw_data = np.full(54, weights, np.float32).tobytes()
+            onnx.save(model, path)
+        digests.append(model_digest(path))
+    assert digests[0] != digests[1]
 
 
 def test_the_bytes_of_an_onnx_file_are_followed_by_the_entry(tmp_path: Path) -> None:
