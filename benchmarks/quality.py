@@ -21,45 +21,20 @@ from rich.console import Console
 
 from benchmarks import records
 from benchmarks.about import about
-from benchmarks.contenders import build
 from benchmarks.quantities import quantities, terminal
+from benchmarks.short_training import EPOCHS, trained
 from benchmarks.task import prepare
 from monai_prox.export.device_file import export_file
-from monai_prox.nnunet.variants import ProXTrainerAdam
 from monai_prox.runtime.calibrate import labelled_cases, scores_and_dice
 from monai_prox.runtime.calibration import Calibration, rank_correlation
 from monai_prox.runtime.description import Description
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.options import Options
 from monai_prox.runtime.second_opinion import SecondOpinion
-from monai_prox.trained.nnunet_folder import FINAL
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 FIRST = "largest"
-EPOCHS = 20
-LATEST = "checkpoint_latest.pth"
 COLUMNS = ("rank_correlation", "lower", "upper", "expected_error", "constant_error", "coverage", "width", "dice")
-
-
-def trained(folder: Path, plan: str, *, steps: int, seed: int) -> Path:
-    """The model folder of a family."""
-
-    class ProXTrainerQuality(ProXTrainerAdam):
-        epochs = EPOCHS
-        iterations_per_epoch = max(1, steps // EPOCHS)
-        validation_iterations_per_epoch = 1
-        validation_interval = EPOCHS
-        monitored = False
-
-    ProXTrainerQuality.seed = seed
-    trainer = build(ProXTrainerQuality, folder, plan)
-    trainer.save_every = 2
-    fold = Path(trainer.output_folder)
-    if not (fold / FINAL).is_file():
-        if (fold / LATEST).is_file():
-            trainer.load_checkpoint(str(fold / LATEST))
-        trainer.run_training()
-    return fold.parent
 
 
 def measured(first: Path, second: Path, images: Path, labels: Path, last: int) -> tuple[list[float], list[float]]:

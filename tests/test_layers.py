@@ -50,7 +50,7 @@ def test_rooms_are_few_and_imports_between_them_go_one_way() -> None:
     arrows: dict[str, set[str]] = {}
     for module, path in known.items():
         arrows.setdefault(room(module), set()).update(room(other) for other in within(imported(path), known))
-    arrows = {start: ends - {start} for start, ends in arrows.items()}
+    arrows = {start: ends - {start, NAME} for start, ends in arrows.items()}  # the package itself is asked for its version
     assert list(TopologicalSorter(arrows).static_order())
     assert len(arrows) <= 30 and sum(map(len, arrows.values())) <= 120
     assert arrows["core"] <= {"errors"}
