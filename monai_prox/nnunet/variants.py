@@ -70,7 +70,7 @@ class ProXTrainerAdopt(ProXTrainer):
     """
 
     recipe = "adopt"
-    epochs = 650
+    epochs = 520
     learning_rate = 1e-2  # nnU-Net's own: with a quarter of it small members learn next to nothing
 
     def configure_optimizers(self) -> tuple[Any, Any]:

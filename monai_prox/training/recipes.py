@@ -162,7 +162,7 @@ def adopt(space: SearchSpace) -> tuple[Stage, ...]:
 
     Its channels are put in the order of their importance, where they can be sorted, so that narrower members begin with those
     that matter most. The smallest member is trained first, which costs least and changes the network most. Then all members
-    are trained, one in a step, so that the largest finds back to what it was. All learn from the labels: with a frozen copy of
+    are trained, one in a step and the largest in every other one, so that it finds back to what it was. All learn from the labels: with a frozen copy of
     the given network as a teacher beside them, the same work is fewer steps, of which small members need many.
 
     The weights have to be loaded into the supernet's network before the first epoch.
@@ -178,7 +178,7 @@ def adopt(space: SearchSpace) -> tuple[Stage, ...]:
     if space.size() == 1:
         return (Stage(name="largest", new_weights="given"),)
     first = Stage(name="smallest", new_weights="given", warmup=WARMUP, reorder=sort_channels_if_possible)
-    everyone: tuple[Role, ...] = ("largest", "smallest", "random", "smallest")
+    everyone: tuple[Role, ...] = ("largest", "random", "largest", "smallest")
     return first, Stage(name="everyone", open=opened, train=(everyone,), new_weights="given", warmup=WARMUP, monitored=True)
 
 

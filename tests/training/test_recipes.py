@@ -352,7 +352,7 @@ def test_a_given_networks_smallest_member_is_trained_first_and_then_all(space: S
     first, last = adopt(space)
     assert first.space(space).size() == 1 and first.space(space).largest() == space.smallest()
     assert first.reorder is not None and last.reorder is None and last.space(space) == space
-    assert last.train == (("largest", "smallest", "random", "smallest"),)
+    assert last.train == (("largest", "random", "largest", "smallest"),)
     assert all((stage.teacher, stage.new_weights) == ("none", "given") for stage in (first, last))
     (both,) = make_schedule("adopt", space, 1).stages
     assert both.new_weights == "given" and both.space(space) == space and both.reorder == first.reorder
