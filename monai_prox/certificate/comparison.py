@@ -85,7 +85,8 @@ def compare(certified: Certificate, here: Certificate) -> Comparison:
         here: what was measured on this machine, with the settings of the certificate.
     """
     known = {case.image: case for case in certified.cases}
-    pairs = [(known[case.image], case) for case in here.cases if case.image in known]
+    alike = {(case.image, case.truth): case for case in certified.cases}  # an image may have the labels of several people
+    pairs = [(alike.get((case.image, case.truth), known[case.image]), case) for case in here.cases if case.image in known]
     rows = [*_dice_rows(certified, here, pairs), *_segmentation_rows(pairs)]
     rows += [_seconds_row(certified, here, pairs), _memory_row(certified, here, pairs)]
     return Comparison(tuple(rows), _cases(certified, here, pairs))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -182,6 +182,27 @@ class Certificate:
             raise ProXError(f"the date is {self.date!r:.40}; it must be like 2026-01-31")
         if not 1 <= len(self.cases) <= MOST_CASES:
             raise ProXError(f"it has {len(self.cases):,} cases; allowed are 1 to {MOST_CASES:,}")
+
+
+def expected_size(cases: int, labels: Iterable[str], repeats: int, *, scored: bool) -> int:
+    """About how many characters a certificate has, of which ``write_certificate`` takes ``MOST_BYTES`` at most.
+
+    Args:
+        cases: number of cases.
+        labels: names of the labels or regions that are scored.
+        repeats: number of predictions of each case.
+        scored: whether they have Dice.
+    """
+    segment = Segment(voxels=10**9, true_voxels=10**9, dice=1 / 3) if scored else Segment(voxels=10**9)
+    of = CaseFigures(
+        image="0" * 32,
+        truth="0" * 32,
+        segmentation="0" * 32,
+        segments=dict.fromkeys(labels, segment),
+        seconds=(100 / 3,) * repeats,
+        memory=10**11,
+    )
+    return cases * len(json.dumps(asdict(of)))
 
 
 def to_json(certificate: Certificate) -> str:

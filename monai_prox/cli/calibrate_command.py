@@ -39,9 +39,9 @@ def calibrate(
     postprocessing: Annotated[bool, typer.Option(help="As for `predict`, which then takes the same.")] = True,
 ) -> None:
     """Find out what Dice to expect of a case by the agreement of exported models, on held-out cases with labels."""
-    from monai_prox.files import make_folder, write_json
+    from monai_prox.files import make_folder, temporary_folder, write_json
     from monai_prox.runtime.calibrate import labelled_cases, scores_and_dice
-    from monai_prox.runtime.calibration import Calibration, calibration_file
+    from monai_prox.runtime.calibration import Calibration, calibration_file, check_count
     from monai_prox.runtime.description import Description
     from monai_prox.runtime.model import Model
     from monai_prox.runtime.options import Options
@@ -54,10 +54,16 @@ def calibrate(
     seconds = tuple(SecondOpinion.of(other) for other in others)
     options = Options(step=step_size, mirror=mirror, postprocess=postprocessing, second_opinions=seconds)
     cases = labelled_cases(images, labels, description)
+    check_count(len(cases))
     pairs, failed = [], {}
     progress = bars()
     every = progress.add_task("cases", total=len(cases))
     found = scores_and_dice(description, opened, cases, options)
+    make_folder(output.parent)
+    if output.is_dir():
+        raise ProXError(f"{output} is a folder; --output is the file that is written")
+    with temporary_folder(output):  # fails before hours of work if nothing can be written there
+        pass
     with progress:
         for name, result in found:
             progress.advance(every)
@@ -68,7 +74,6 @@ def calibrate(
     say_failed(failed)
     scores, dice = zip(*pairs, strict=True) if pairs else ((), ())
     calibration = Calibration(scores, dice, step_size, mirror, postprocessing)
-    make_folder(output.parent)
     content = calibration_file(calibration, opened, others)
     write_json(content, output)
     say(f"{output}: {len(pairs)} of {len(cases)} cases", *_lines(content["summary"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -63,9 +64,12 @@ def certify(
     check_model_file(model)
     if has_certificate(model) and not overwrite:
         raise ProXError(f"{model} has a certificate; give --overwrite to replace it, or compare with it: monai-prox verify")
+    if not os.access(model, os.W_OK):
+        raise ProXError(f"{model} is read-only, so no certificate can be written into it; make it writable")
     with temporary_folder(model.resolve()):  # fails before the measurements if nothing can be written there
         pass
-    measured, failed = _measure(model, images, labels, settings, threads or available_threads(), provider, repeats)
+    threads = threads or available_threads()
+    measured, failed = _measure(model, images, labels, settings, threads, provider, repeats, written=True)
     write_certificate(measured, model)
     _show(summary(measured), compared=False)
     say(f"{model}: certified, {len(measured.cases)} of {len(measured.cases) + len(failed)} cases", *_about(measured))
@@ -130,12 +134,20 @@ def _measure(
     threads: int,
     provider: str | None,
     repeats: int,
+    *,
+    written: bool = False,
 ) -> tuple[Certificate, dict[str, str]]:
-    """The figures of all cases that could be measured, and what was wrong with the others, by name."""
+    """The figures of all cases that could be measured, and what was wrong with the others, by name.
+
+    written: whether they have to be small enough for the file.
+    """
     from monai_prox.certificate.measurement import cases_in, measure_cases, this_machine
-    from monai_prox.certificate.record import MOST_CASES, CaseFigures, Certificate
+    from monai_prox.certificate.record import MOST_CASES, CaseFigures, Certificate, expected_size
     from monai_prox.runtime.description import Description
+    from monai_prox.runtime.dice import foreground
     from monai_prox.runtime.model import Model
+    from monai_prox.runtime.model_digest import model_digest
+    from monai_prox.runtime.model_entries import MOST_BYTES
 
     model = Model(path, threads=threads, provider=provider)
     if not isinstance(model.description, Description):
@@ -143,6 +155,13 @@ def _measure(
     cases, description = cases_in(images, model.description)
     if len(cases) > MOST_CASES:
         raise ProXError(f"{images} has {len(cases):,} cases; a certificate has {MOST_CASES:,} at most, so give fewer")
+    size = expected_size(len(cases), foreground(description.labels), repeats, scored=labels is not None)
+    if written and size > MOST_BYTES:
+        raise ProXError(
+            f"a certificate of {len(cases):,} cases would have about {size:,} characters, and a file has {MOST_BYTES:,} at "
+            f"most; give up to {MOST_BYTES * len(cases) // size:,} cases"
+        )
+    digest = model_digest(path)
     found: dict[str, CaseFigures | str] = {}
     progress = bars()
     every, tiles = progress.add_task("predictions", total=len(cases) * repeats), progress.add_task("tiles", visible=False)
@@ -157,6 +176,8 @@ def _measure(
         for case, figures in measuring:
             found[case.name] = figures
             progress.advance(every)
+    if model_digest(path) != digest:
+        raise ProXError(f"{path} has changed while it was measured; measure it again")
     measured = [figures for figures in found.values() if not isinstance(figures, str)]
     failed = {name: figures for name, figures in found.items() if isinstance(figures, str)}
     if not measured:

@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 import monai_prox
 from monai_prox.errors import ProXError
@@ -68,10 +67,7 @@ class Calibration:
     def __post_init__(self) -> None:
         if len(self.scores) != len(self.dice):
             raise ProXError(f"a calibration has {len(self.scores)} scores, and Dice of {len(self.dice)} cases")
-        if not FEWEST <= len(self.scores) <= MOST:
-            raise ProXError(
-                f"a calibration has {len(self.scores)} cases; an interval of {COVERAGE:.0%} takes {FEWEST} to {MOST:,}"
-            )
+        check_count(len(self.scores))
         if not all(0 <= value <= 1 for value in (*self.scores, *self.dice)):
             raise ProXError("a calibration has scores and Dice from 0 to 1, and one of these is not")
 
@@ -97,6 +93,12 @@ class Calibration:
             },
             "coverage": {"nominal": COVERAGE, "guaranteed": round(GUARANTEED, 9)},
         }
+
+
+def check_count(cases: int) -> None:
+    """Raises ProXError unless there may be so many cases."""
+    if not FEWEST <= cases <= MOST:
+        raise ProXError(f"a calibration has {cases} cases; an interval of {COVERAGE:.0%} takes {FEWEST} to {MOST:,}")
 
 
 def calibration_file(calibration: Calibration, model: Model, others: Sequence[Model]) -> dict[str, Any]:
@@ -179,6 +181,8 @@ def _lines_without(scores: Values, dice: Values) -> tuple[Values, Values]:
 
 def rank_correlation(scores: Sequence[float], dice: Sequence[float]) -> tuple[float, float, float]:
     """Spearman's, and the ends of its interval by the bootstrap; NaN where scores or Dice are all equal."""
+    from scipy.stats import rankdata  # it takes half a second, and `predict` imports this module
+
     count = len(scores)
     drawn = np.random.default_rng(SEED).integers(count, size=(RESAMPLED, count))
     every = np.vstack([np.arange(count), drawn])  # the cases themselves come first

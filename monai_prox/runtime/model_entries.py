@@ -7,6 +7,7 @@ OpenVINO's .xml, and as an extra file in a TorchScript archive.
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,7 @@ def write_entry(path: Path, key: str, text: str) -> None:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (BadZipFile, ElementTree.ParseError, LookupError, NotImplementedError, RecursionError, ValueError) as error:
+    except (BadZipFile, ElementTree.ParseError, EOFError, LookupError, RuntimeError, ValueError, zlib.error) as error:
         if isinstance(error, ProXError) and str(path) in str(error):
             raise
         raise ProXError(f"{path} cannot be read as a model: {' '.join(str(error).split()):.160}") from None

@@ -25,7 +25,7 @@ from monai_prox.runtime.model import Network
 from monai_prox.runtime.options import FORMATS, PLAIN, Options
 from monai_prox.runtime.postprocessing import keep_largest
 from monai_prox.runtime.probabilities import ENDINGS, probabilities, save_for_ensembling, save_probabilities
-from monai_prox.runtime.quality_table import QualityTable
+from monai_prox.runtime.quality_table import QualityTable, outdate
 from monai_prox.runtime.read_ahead import ReadAhead, Ready, make_ready
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.second_opinion import agreement
@@ -147,7 +147,13 @@ def _predictions(
         and all(file.exists() for file in _outputs(of, case, options))
         and (table is None or case.name in table)
     }
-    reader = ReadAhead([case for case in paths if case not in finished], description, options)
+    asked = [case for case in paths if case not in finished]
+    names = [case.name for case in asked]
+    if table is not None:
+        table.forget(names)
+    elif asked:
+        outdate(paths[asked[0]][0].parent, names)
+    reader = ReadAhead(asked, description, options)
 
     def succeeded(case: Case) -> bool:
         """False if it was short of memory that it has now: what had been read ahead is gone."""
@@ -189,18 +195,19 @@ def _predict_one(
     ready = reader.ready(case)
     if ready.empty:
         warnings.warn(f"{case} is 0 everywhere; nothing can be seen in it", stacklevel=2)
-    segmented = label(
-        ready.prepared,
-        ready.grid,
-        description,
-        network,
-        options,
-        done=partial(done, case.name) if done else None,
-        keep=partial(save_probabilities, properties=ready.properties, stem=paths[0].parent / case.name),
-        name=case.name,
-    )
-    quality = score(segmented, case, ready, description, options)
     with ExitStack() as written:  # all of the case's files or none
+        stem = paths[0].parent / case.name
+        segmented = label(
+            ready.prepared,
+            ready.grid,
+            description,
+            network,
+            options,
+            done=partial(done, case.name) if done else None,
+            keep=partial(save_probabilities, properties=ready.properties, stem=stem, written=written),
+            name=case.name,
+        )
+        quality = score(segmented, case, ready, description, options)
         for path in paths:
             temporary = written.enter_context(replacing(path))
             ready.save(segmented, temporary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,12 @@ def probabilities(logits: NDArray[np.floating], grid: Grid, description: Descrip
     return turned
 
 
-def save_probabilities(values: Array, properties: Mapping[str, Any], stem: Path) -> None:
-    """properties: of the image, as nnU-Net's reader has them. Writes ``stem``.npz and .pkl."""
-    paths = [stem.parent / f"{stem.name}{ending}" for ending in ENDINGS]
-    with replacing(paths[0]) as temporary, temporary.open("wb") as file:
+def save_probabilities(values: Array, properties: Mapping[str, Any], stem: Path, written: ExitStack) -> None:
+    """properties: of the image, as nnU-Net's reader has them. ``stem``.npz and .pkl are there once ``written`` ends."""
+    arrays, place = (written.enter_context(replacing(stem.parent / f"{stem.name}{ending}")) for ending in ENDINGS)
+    with arrays.open("wb") as file:
         np.savez_compressed(file, probabilities=values)
-    with replacing(paths[1]) as temporary:
-        temporary.write_bytes(pickle.dumps(dict(properties)))
+    place.write_bytes(pickle.dumps(dict(properties)))
 
 
 def save_for_ensembling(description: Description, folder: Path) -> None:

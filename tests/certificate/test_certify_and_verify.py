@@ -19,7 +19,9 @@ from helpers.descriptions import DESCRIBED, SCANS
 from helpers.dicom_series import SECRETS, headers, image_of, write
 from helpers.in_process import Done, prox
 
-from monai_prox.certificate.record import KEY, Certificate, read_certificate, to_json
+from monai_prox.certificate import measurement
+from monai_prox.certificate.record import KEY, Certificate, has_certificate, read_certificate, to_json
+from monai_prox.runtime import model_entries
 from monai_prox.runtime.description import KEY as DESCRIPTION
 from monai_prox.runtime.description import write_description
 from monai_prox.runtime.dice import class_dice
@@ -341,3 +343,25 @@ def test_the_commands_work_where_there_is_no_torch(clinic: Clinic) -> None:
         done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert len(clinic.certificate().cases) == 2
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement, "measure_cases", lambda *_, **__: pytest.fail("a case was measured"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # to whom runs this as root, all is writable
+        assert clinic.run("certify").error.startswith(f"{clinic.model} is read-only, so no certificate can be written")
+    monkeypatch.setattr(model_entries, "MOST_BYTES", 500)
+    assert re.search("a certificate of 2 cases would have about [0-9]{3} char.* up to 1 cases", clinic.run("certify").error)
+
+
+def test_a_file_that_is_replaced_meanwhile_gets_no_certificate(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure_cases = measurement.measure_cases
+
+    def replaced(*words: Any, **keywords: Any) -> Any:
+        change_weights(clinic.model, 0.03)
+        return measure_cases(*words, **keywords)
+
+    monkeypatch.setattr(measurement, "measure_cases", replaced)
+    done = clinic.run("certify")
+    assert done.code == 1 and f"{clinic.model} has changed while it was measured" in done.err
+    assert not has_certificate(clinic.model)

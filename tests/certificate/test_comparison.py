@@ -222,3 +222,10 @@ def test_a_summary_has_means_and_their_intervals() -> None:
     dice, seconds, memory = (row.here for row in summary(of))
     assert dice == f"0.2000 ± {stats.t.ppf(0.975, 2) * 0.1 / sqrt(3):.4f}"
     assert seconds.startswith("4 (") and memory == "3 GB"
+
+
+def test_an_image_that_several_people_have_labelled_is_compared_with_the_labels_of_each() -> None:
+    measured = certificate(case("a", {"organ": 0.9}, truth="mary"), case("a", {"organ": 0.7}, truth="john"))
+    comparison = compare(measured, measured)
+    assert "labels" not in comparison.cases
+    assert (rows(comparison)["Dice, mean"].certified, rows(comparison)["Dice, mean"].judgement) == ("0.8000", WITHIN)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from onnx import numpy_helper
 
 from monai_prox.runtime.calibration import FEWEST
 from monai_prox.runtime.dice import dice_of
+from monai_prox.runtime.model_digest import model_digest
 from monai_prox.runtime.second_opinion import agreement
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
@@ -70,7 +70,7 @@ def calibrated(stock: Path, folder: Path) -> Path:
 
 def test_the_file_has_scores_and_dice_of_the_cases_with_labels(stock: Path, folder: Path, calibrated: Path) -> None:
     data = json.loads(calibrated.read_text())
-    digests = [sha256(path.read_bytes()).hexdigest() for path in (stock / "model.onnx", folder / "other.onnx")]
+    digests = [model_digest(path) for path in (stock / "model.onnx", folder / "other.onnx")]
     assert data["model"]["digest"] == digests[0] and [of["digest"] for of in data["second_opinions"]] == digests[1:]
     assert data["options"] == {"step_size": 0.5, "mirror": False, "postprocessing": True}
     assert predict(folder / "other.onnx", folder / "images", folder / "others").code == 0
@@ -145,5 +145,15 @@ def test_a_case_that_fails_is_named_and_too_few_are_refused(stock: Path, folder:
     for number in range(4, COUNT):
         (tmp_path / "labels" / f"case_{number:02d}.nii.gz").unlink()
     done = prox("calibrate", *files, *words)
-    assert done.code == 1 and "a calibration has 3 cases; an interval of 90% takes 10 to 2,000" in done.err
-    assert not (tmp_path / "quality.json").exists()
+    assert done.code == 1 and "a calibration has 4 cases; an interval of 90% takes 10 to 2,000" in done.err
+    assert not (tmp_path / "quality.json").exists() and "case_03" not in done.err, "before anything is predicted"
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_predicted(
+    stock: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monai_prox.runtime.calibrate._of_case", lambda *_: pytest.fail("a case was predicted"))
+    (tmp_path / "file").touch()
+    files = stock / "model.onnx", "--second-opinion", folder / "other.onnx", "-i", folder / "images", "-l", folder / "labels"
+    assert prox("calibrate", *files, "-o", tmp_path).error == f"{tmp_path} is a folder; --output is the file that is written"
+    assert "cannot write to" in prox("calibrate", *files, "-o", tmp_path / "file" / "quality.json").error

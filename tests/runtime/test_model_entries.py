@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import onnx
@@ -187,3 +187,19 @@ def test_torch_reads_the_entry_as_an_extra_file(tmp_path: Path) -> None:
     torch.jit.load(path, _extra_files=extra)
     found = extra[NAME]
     assert (found.decode() if isinstance(found, bytes) else found) == "µ"
+
+
+@pytest.mark.parametrize("damage", ["flipped", "encrypted"])
+def test_a_damaged_text_of_an_archive_is_refused_in_one_line(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.ts"
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        archive.writestr("model/extra/key", "text" * 100)
+    data = bytearray(path.read_bytes())
+    if damage == "flipped":
+        begin = 30 + len("model/extra/key")  # of what is compressed
+        data[begin : begin + 8] = b"\xff" * 8
+    else:
+        data[6] |= 1
+        data[data.rfind(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    refused(f"{path} cannot be read as a model: ", read_entry, path, "key")

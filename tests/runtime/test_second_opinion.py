@@ -187,6 +187,49 @@ def test_another_table_is_refused(text: str, tmp_path: Path) -> None:
     QualityTable(tmp_path, None, keep=False)
 
 
+def test_a_network_that_fails_leaves_no_probabilities_either(images: Path, tmp_path: Path) -> None:
+    def fails(x: np.ndarray) -> np.ndarray:
+        raise RuntimeError("it is out of order")
+
+    output = tmp_path / "output"
+    assert set(predicted(images, output, asked(fails, probabilities=True)).values()) == {"it is out of order"}
+    assert {path.name for path in output.iterdir()} == {"dataset.json", "plans.json"}
+    predicted(images, output, asked(probabilities=True))
+    wanted = {f"{case}{ending}" for case in SCORES for ending in (".nii.gz", ".npz", ".pkl")}
+    assert wanted <= {path.name for path in output.iterdir()}
+
+
+def test_scores_of_former_segmentations_do_not_stay(images: Path, tmp_path: Path) -> None:
+    """Neither of those that are made anew without a score, nor of a case that fails now."""
+    output = tmp_path / "output"
+    predicted(images, output, asked())
+    predicted(images / "a_0000.nii.gz", output, PLAIN)
+    assert not (output / TABLE).exists()
+    (output / TABLE).write_text("name,value\na,1\n")
+    predicted(images, output, PLAIN)
+    assert (output / TABLE).exists(), "it is another table"
+    predicted(images, output, asked())
+    (output / "b.nii.gz").unlink()
+    (images / "b_0000.nii.gz").write_bytes(b"no image")
+    assert predicted(images, output, asked(), overwrite=False)["b"] is not None
+    assert list(table(output)) == ["case", "a", "c", "d"]
+    (images / "a_0000.nii.gz").write_bytes(b"no image")
+    predicted(images / "a_0000.nii.gz", output, asked())
+    assert not (output / TABLE).exists()
+
+
+def test_a_folder_in_the_place_of_the_table_stops_everything(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "output" / TABLE).mkdir(parents=True)
+    with pytest.raises(OSError, match=TABLE):
+        predicted(images, tmp_path / "output", asked())
+    assert not (tmp_path / "output" / "a.nii.gz").exists()
+
+
+def test_a_table_that_a_spreadsheet_has_saved_is_read(tmp_path: Path) -> None:
+    (tmp_path / TABLE).write_text("case,score\na,0.5\n", encoding="utf-8-sig")
+    assert "a" in QualityTable(tmp_path, None, keep=True)
+
+
 # ---------------------------------------------------------------------- other networks
 @pytest.mark.parametrize("changes", [{"spacing": (0.5, 2.0, 1.0)}, {"transpose": (2, 0, 1)}, {"patch": (4, 10, 6)}])
 def test_a_network_of_another_plan_sees_the_same_image_in_its_own_way(
