@@ -25,6 +25,12 @@ def test_the_core_needs_no_adapted_library_and_a_family_only_its_networks(family
     assert done.returncode == 0, done.stderr
 
 
+def test_predictions_import_no_statistics() -> None:
+    """scipy.stats takes 50 MB and a second."""
+    code = "import sys, monai_prox.runtime.prediction, monai_prox.runtime.model; sys.exit('scipy.stats' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 # Each in a process of its own, forked before any of them is imported
 FIRST = """
 import importlib, os, sys

@@ -18,6 +18,7 @@ from monai_prox.runtime.memory import FLOAT, needed_for
 from monai_prox.trained.source import Members
 
 AS_STORED = 8  # bytes of a voxel in a file, at most
+COMMAND_MB = 15  # of the command beside what `profile` measures: what it imports as it runs, and what Python does not give back
 MEASURE = "measure it again: monai-prox profile measure, or the script of a new monai-prox profile pack"
 
 
@@ -110,7 +111,7 @@ class CaseCosts:
     def ram_gb(self, subnet: Subnet) -> float | None:
         """The most memory that the process takes at a time, in gigabytes of 10 ** 9 bytes.
 
-        It is that of the process, of the open member, and what ``monai_prox.runtime.memory`` says of the case.
+        It is that of the process, of the command, of the open member, and what ``monai_prox.runtime.memory`` says of the case.
 
         Args:
             subnet: the member.
@@ -125,7 +126,7 @@ class CaseCosts:
         grid = whole_grid(self.size, description)
         image = FLOAT * len(description.channels) * prod(grid.whole)
         reading = image + AS_STORED * prod(grid.whole)
-        return (self.device.process_mb + session) / 1e3 + max(reading, image + needed_for(grid, description)) / 1e9
+        return (self.device.process_mb + COMMAND_MB + session) / 1e3 + max(reading, image + needed_for(grid, description)) / 1e9
 
     def check_known(self, names: Collection[str]) -> None:
         """Checks that costs are known.

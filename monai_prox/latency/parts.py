@@ -16,7 +16,7 @@ from monai_prox.runtime.description import Description, Resampling
 from monai_prox.runtime.grid import Grid, ImageSize
 from monai_prox.runtime.preprocessing import grid_of
 from monai_prox.runtime.resampling import thick_axis
-from monai_prox.runtime.sliding_window import number_of_tiles
+from monai_prox.runtime.sliding_window import check_tiles
 from monai_prox.typed import check_types, typed
 
 PARTS = ("read", "prepare", "tiles", "labels", "write")  # in the order in which prediction does them
@@ -67,7 +67,7 @@ class Work:
             description: of the network.
 
         Raises:
-            ProXError: see ``grid_of``.
+            ProXError: see ``grid_of``, or the network would run more often than prediction allows.
         """
         grid = whole_grid(size, description)
         old, new = grid.whole, grid.shape
@@ -77,7 +77,7 @@ class Work:
             grid=prod(new),
             channels=len(description.channels),
             outputs=description.outputs,
-            tiles=number_of_tiles(new, description.patch),
+            tiles=check_tiles(new, description.patch),
             patch=prod(description.patch),
             resampled=multiply_adds(description.images, grid),
             between=prod(old) if changed else 0,

@@ -181,7 +181,7 @@ def _lines_without(scores: Values, dice: Values) -> tuple[Values, Values]:
 
 def rank_correlation(scores: Sequence[float], dice: Sequence[float]) -> tuple[float, float, float]:
     """Spearman's, and the ends of its interval by the bootstrap; NaN where scores or Dice are all equal."""
-    from scipy.stats import rankdata  # it takes half a second, and `predict` imports this module
+    from scipy.stats import rankdata  # it takes half a second and 50 MB, and predictions import this module
 
     count = len(scores)
     drawn = np.random.default_rng(SEED).integers(count, size=(RESAMPLED, count))

@@ -36,6 +36,16 @@ def number_of_tiles(shape: Sequence[int], patch: Sequence[int], step: float = ST
     return prod(number_of_starts(max(size, side), side, step) for size, side in zip(shape, _sides(patch), strict=True))
 
 
+def check_tiles(shape: Sequence[int], patch: Sequence[int], step: float = STEP) -> int:
+    """``number_of_tiles``. Raises ProXError for more than are allowed."""
+    count = number_of_tiles(shape, patch, step)
+    if count > MOST_TILES:
+        raise ProXError(
+            f"patches of {tuple(patch)} would be laid {count:,} times on {tuple(shape)} voxels; at most {MOST_TILES:,} are"
+        )
+    return count
+
+
 def _sides(patch: Sequence[int]) -> tuple[int, ...]:
     return (1, *patch) if len(patch) == 2 else tuple(patch)
 
@@ -80,11 +90,7 @@ def sliding_window(
     if any(missing):
         image = np.pad(image, [(0, 0), *((b, n - b) for b, n in zip(before, missing, strict=True))])
     padded = image.shape[1:]
-    count = number_of_tiles(shape, patch, step)
-    if count > MOST_TILES:
-        raise ProXError(
-            f"patches of {tuple(patch)} would be laid {count:,} times on {shape} voxels; at most {MOST_TILES:,} are"
-        )
+    check_tiles(shape, patch, step)
     falls = [falloff(side) for side in sides]
     weight = falls[0][:, None, None] * falls[1][:, None] * falls[2]
     inner = tuple(slice(b, b + size) for b, size in zip(before, shape, strict=True))

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -11,6 +13,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 from helpers.cases import PROCESS_MB, WEIGHTS, session_mb, with_cases
 from helpers.hostile import spoil_json
 from helpers.in_process import prox
@@ -21,11 +24,12 @@ from helpers.searches import made_up_device
 from monai_prox.cli import profile_command
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
+from monai_prox.export.device_file import export_file
 from monai_prox.files import write_json
 from monai_prox.latency import pack
-from monai_prox.latency.case import CaseCosts
+from monai_prox.latency.case import COMMAND_MB, CaseCosts
 from monai_prox.latency.device import Device, fingerprint
-from monai_prox.latency.measure import LISTED, device
+from monai_prox.latency.measure import LISTED, add_memory, device
 from monai_prox.latency.parts import Work, features, whole_grid
 from monai_prox.nnunet.plan_entry import plan_training
 from monai_prox.nnunet.planned_family import PlannedFamily
@@ -63,7 +67,9 @@ def test_a_case_is_its_parts_and_its_tiles(family: TrainedNNUNet) -> None:
         assert costs.seconds(subnet) == pytest.approx(beside + work.tiles * known.latency_ms(subnet) / 1000, rel=1e-4)
         image = 4 * prod(SIZE.shape)
         case = image + needed_for(whole_grid(SIZE, description), description)
-        assert costs.ram_gb(subnet) == pytest.approx((PROCESS_MB + session_mb(family, subnet)) / 1e3 + case / 1e9, rel=1e-4)
+        assert costs.ram_gb(subnet) == pytest.approx(
+            (PROCESS_MB + COMMAND_MB + session_mb(family, subnet)) / 1e3 + case / 1e9, rel=1e-4
+        )
     assert Work.of(SIZE, family.describe(space.smallest())).grid < Work.of(SIZE, family.describe(space.largest())).grid
 
 
@@ -73,6 +79,41 @@ def test_the_memory_of_members_that_were_not_measured_is_predicted(family: Train
     assert len(known.sessions) == 4 and others
     for subnet in others:
         assert known.session_mb(subnet) == pytest.approx(session_mb(family, subnet), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the memory of a process")
+@pytest.mark.parametrize("side", [20, 50])
+def test_a_prediction_takes_no_more_memory_than_was_predicted(side: int, family: TrainedNNUNet, tmp_path: Path) -> None:
+    """Nor much less, in a process of its own, which has what the command has imported by its end."""
+    space = family.supernet.family.space
+    largest, size = space.largest(), ImageSize((side, side, side), (1.0, 1.0, 1.0))
+    shape = [1, *family.describe(largest).input_shape]
+    members: list[dict[str, Any]] = [{}]
+    file = tmp_path / "largest.onnx"
+    export_file(family, "largest", file, "onnx")
+    process_mb = add_memory(members, [(file, shape)], "onnxruntime", 1, str)
+    data = with_cases(made_up_device(family), family)
+    data["members"] = [one for one in data["members"] if one["subnet"] != largest.to_json()]
+    data["members"].append({"subnet": largest.to_json(), "milliseconds": 1.0, **members[0]})
+    predicted = CaseCosts.of(family, read(data | {"process_mb": process_mb}, family), size).ram_gb(largest)
+    (tmp_path / "in").mkdir()
+    voxels = np.random.default_rng(0).integers(1, 64, size.shape, np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), tmp_path / "in" / "case_0000.nii.gz")
+    words = ["monai-prox", "predict", str(file), "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--threads", "1"]
+    code = f"import atexit, sys; sys.argv = {words}; status = open('/proc/self/status')\n"
+    code += "atexit.register(lambda: print('VmHWM', *status.read().split('VmHWM:')[1].split()[:1], file=sys.stderr))\n"
+    code += "from monai_prox.cli.app import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    taken = int(done.stderr.split("VmHWM")[1].split()[0]) * 1024 / 1e9
+    assert predicted is not None and taken < predicted < 1.25 * taken
+
+
+def test_a_case_of_more_tiles_than_prediction_allows_is_refused(family: TrainedNNUNet) -> None:
+    costs = CaseCosts.of(
+        family, read(with_cases(made_up_device(family), family), family), ImageSize((1, 30_000, 30_000), (1.0, 1.0, 1.0))
+    )
+    refused("times on (1, 30000, 30000) voxels; at most 131,072 are", costs.seconds, family.supernet.family.space.largest())
 
 
 def test_the_median_is_the_plans_in_the_readers_axes(family: TrainedNNUNet) -> None:
