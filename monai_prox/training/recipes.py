@@ -162,8 +162,9 @@ def adopt(space: SearchSpace) -> tuple[Stage, ...]:
 
     Its channels are put in the order of their importance, where they can be sorted, so that narrower members begin with those
     that matter most. The smallest member is trained first, which costs least and changes the network most. Then all members
-    are trained, one in a step and the largest in every other one, so that it finds back to what it was. All learn from the labels: with a frozen copy of
-    the given network as a teacher beside them, the same work is fewer steps, of which small members need many.
+    are trained, one in a step and the largest in every other one, so that it finds back to what it was. All learn from the
+    labels: with a frozen copy of the given network as a teacher beside them, the same work is fewer steps, of which small
+    members need many.
 
     The weights have to be loaded into the supernet's network before the first epoch.
 
