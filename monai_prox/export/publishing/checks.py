@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from monai.apps.utils import HashCheckError, download_url
+from monai.apps.utils import download_url
 from monai.bundle import verify_metadata, verify_net_in_out
 
 from monai_prox.errors import ProXError, refusing
@@ -69,7 +69,7 @@ def find_schema(metadata: Mapping[str, Any], folder: Path, given: Path | None) -
     try:
         with _quiet():
             download_url(url=url, filepath=copy, progress=False)
-    except (OSError, RuntimeError, HashCheckError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # of the last kind what does not have its digest
         return f"{url} could not be downloaded ({' '.join(str(error).split()):.80}); give it as --schema"
     return copy
 
