@@ -83,7 +83,7 @@ def test_a_bundle_names_nothing_but_installed_components(name: str) -> None:
 
 def test_the_bundles_differ_only_where_their_tasks_do() -> None:
     """They are files of their own, because the zoo asks for it; what one learns, all learn."""
-    own = {"bundle_root", "task", "regions", "epochs", "batch_size", "samples_per_image", "dataset_dir"}
+    own = {"bundle_root", "task", "regions", "epochs", "batch_size", "samples_per_image", "flips", "dataset_dir"}
     for file in ("train", "evaluate", "inference", "multi_gpu_train"):
         shared = [{k: v for k, v in config(ROOT / "bundles" / name, file).items() if k not in own} for name in BUNDLES]
         assert all(one == shared[0] for one in shared), file

@@ -65,6 +65,7 @@ def made_up(
         },
         "budget": {"memory_mb": 900.0},
         "device": {"name": "made up", "held_out_error": 0.03},
+        "case": None,
         "cases": {"some": 4, "all": cases, "left_out": {"case_999": "its image cannot be read"}},
         "seconds": 12.0,
         "space": 22464,
