@@ -153,6 +153,7 @@ def test_large_files_are_found_at_their_addresses(published: Path, tmp_path: Pat
     def download(url: str, filepath: str, **digest: Any) -> None:
         asked.append(url)
         content = weights[Path(filepath).name]
+        digest.pop("fuzzy", None)  # of earlier versions
         assert digest == {"hash_type": "sha256", "hash_val": hashlib.sha256(content).hexdigest()}
 
     monkeypatch.setattr("monai.bundle.scripts.download_url", download)
