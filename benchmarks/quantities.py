@@ -58,6 +58,7 @@ COLUMNS = {
     "smallest.dice": Column("smallest's Dice"),
     "closed_share": Column("closed, % of trials", 100, 1),
     "agreement": Column("voxels alike, %", 100, 4),
+    "dice_with_everywhere": Column("Dice with the largest everywhere"),
     "worst_case": Column("worst case, %", 100, 3),
     "ratio": Column("times the extracted network's"),
     "sliced_seconds": Column("sliced ms", 1000, 1),
