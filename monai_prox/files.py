@@ -106,6 +106,19 @@ def replacing(path: Path | str) -> Iterator[Path]:
         raise
 
 
+def check_writable(path: Path) -> None:
+    """Checks that a file can be written beside others in its folder, before the work of hours that it is for.
+
+    Args:
+        path: path of the file.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    with temporary_folder(path):
+        pass
+
+
 def to_disk(path: Path) -> None:
     """Writes a file, or the names in a folder, from the system's cache to the disk.
 

@@ -19,7 +19,7 @@ from monai_prox.certificate.peak_memory import peak_memory, reset_peak
 from monai_prox.certificate.record import CaseFigures, Machine, Segment
 from monai_prox.errors import ProXError
 from monai_prox.latency.measure import device
-from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels
+from monai_prox.runtime.cases import Case, find_cases, read_case, read_truth
 from monai_prox.runtime.description import Description
 from monai_prox.runtime.dice import class_counts, foreground, mean_dice
 from monai_prox.runtime.model import Network
@@ -152,7 +152,7 @@ class _Prediction:
         if known is not None:
             most = None if memory is None or known.memory is None else max(memory, known.memory)
             return replace(known, seconds=(*known.seconds, seconds), memory=most)
-        true = None if truth is None else _labels(truth, segmented.shape, self.description)
+        true = None if truth is None else read_truth(truth, self.description, segmented.shape)
         return CaseFigures(
             image=digest,
             truth=None if true is None else digest_of(true.astype(np.int32)),
@@ -161,13 +161,6 @@ class _Prediction:
             seconds=(seconds,),
             memory=memory,
         )
-
-
-def _labels(path: Path, shape: tuple[int, ...], description: Description) -> NDArray[Any]:
-    labels = read_labels(path, description)
-    if labels.shape != shape:
-        raise ProXError(f"{path} has {labels.shape[::-1]} voxels, its image {shape[::-1]}")
-    return labels
 
 
 def _segments(segmented: NDArray[Any], true: NDArray[Any] | None, description: Description) -> dict[str, Segment]:

@@ -39,7 +39,7 @@ def calibrate(
     postprocessing: Annotated[bool, typer.Option(help="As for `predict`, which then takes the same.")] = True,
 ) -> None:
     """Find out what Dice to expect of a case by the agreement of exported models, on held-out cases with labels."""
-    from monai_prox.files import make_folder, temporary_folder, write_json
+    from monai_prox.files import check_writable, make_folder, write_json
     from monai_prox.runtime.calibrate import labelled_cases, scores_and_dice
     from monai_prox.runtime.calibration import Calibration, calibration_file, check_count
     from monai_prox.runtime.description import Description
@@ -62,8 +62,7 @@ def calibrate(
     make_folder(output.parent)
     if output.is_dir():
         raise ProXError(f"{output} is a folder; --output is the file that is written")
-    with temporary_folder(output):  # fails before hours of work if nothing can be written there
-        pass
+    check_writable(output)
     with progress:
         for name, result in found:
             progress.advance(every)

@@ -24,7 +24,7 @@ from monai_prox.cli.predict_command import (
 )
 from monai_prox.cli.terminal import bars, console, say, say_failed
 from monai_prox.errors import ProXError, printable
-from monai_prox.files import temporary_folder
+from monai_prox.files import check_writable
 
 if TYPE_CHECKING:
     from monai_prox.certificate.comparison import Row
@@ -66,8 +66,7 @@ def certify(
         raise ProXError(f"{model} has a certificate; give --overwrite to replace it, or compare with it: monai-prox verify")
     if not os.access(model, os.W_OK):
         raise ProXError(f"{model} is read-only, so no certificate can be written into it; make it writable")
-    with temporary_folder(model.resolve()):  # fails before the measurements if nothing can be written there
-        pass
+    check_writable(model.resolve())
     threads = threads or available_threads()
     measured, failed = _measure(model, images, labels, settings, threads, provider, repeats, written=True)
     write_certificate(measured, model)

@@ -7,7 +7,7 @@ from math import isnan
 from pathlib import Path
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime.cases import find_cases, read_labels
+from monai_prox.runtime.cases import find_cases, read_truth
 from monai_prox.runtime.description import Description
 from monai_prox.runtime.dice import dice_of
 from monai_prox.runtime.evaluation import Labelled
@@ -50,10 +50,7 @@ def _of_case(description: Description, network: Network, labelled: Labelled, opt
     try:
         ready = make_ready(case, description, options)
         segmented = label(ready.prepared, ready.grid, description, network, options, name=case.name)
-        truth = read_labels(labelled.labels, description)
-        if truth.shape != segmented.shape:
-            sizes = truth.shape[::-1], segmented.shape[::-1]
-            raise ProXError(f"{labelled.labels} has {sizes[0]} voxels, its image {sizes[1]}")
+        truth = read_truth(labelled.labels, description, segmented.shape)
         agreed, dice = score(segmented, case, ready, description, options), dice_of(segmented, truth, description.labels)
     except ModuleNotFoundError:  # the command says which library is missing
         raise

@@ -125,3 +125,11 @@ def read_labels(path: Path, description: Description) -> NDArray[Any]:
     if description.reader == ALL_CHANNELS:
         return nifti_images.read_labels(path, description.orientation, mended=True)
     return nifti_images.read_labels(path, TURNED.get(description.reader))
+
+
+def read_truth(path: Path, description: Description, shape: tuple[int, ...]) -> NDArray[Any]:
+    """``read_labels``. shape: of the case's image, (z, y, x). Raises ProXError for labels of another one."""
+    labels = read_labels(path, description)
+    if labels.shape != shape:
+        raise ProXError(f"{path} has {labels.shape[::-1]} voxels, its image {shape[::-1]}")
+    return labels

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
 from monai_prox.files import digest_of
-from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels
+from monai_prox.runtime.cases import Case, find_cases, read_case, read_truth
 from monai_prox.runtime.classification import prepare_scan, read_scan
 from monai_prox.runtime.description import Description, ScanDescription
 from monai_prox.runtime.dice import class_dice, foreground, mean_score
@@ -205,10 +205,8 @@ class SegmentedCases(_LeavesOut):
     def _truth(self, index: int, description: Description, grid: Grid) -> NDArray[Any]:
         """(z, y, x)."""
         path = self.labelled[index].labels
-        (truth,) = self._truths.get(index, lambda: (read_labels(path, description),))
         whole = tuple(grid.whole[axis] for axis in np.argsort(description.transpose))
-        if truth.shape != whole:
-            raise ProXError(f"{path} has {truth.shape[::-1]} voxels, its image {whole[::-1]}")
+        (truth,) = self._truths.get(index, lambda: (read_truth(path, description, whole),))
         return truth  # type: ignore[no-any-return]
 
     def _prepared(self, index: int, description: Description) -> tuple[Array, Grid]:
