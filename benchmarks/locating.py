@@ -1,10 +1,14 @@
 """What a large member takes, and how well it segments, if a small one says where it runs.
 
 A family is trained shortly by ProXTrainer. Its largest member segments cases that the training has not seen: everywhere, in the
-box around what the smallest finds (``--locate``), and on the tiles in which that is unsure (``--unsure``). With ``--placed``
-each image lies in a volume so many times as long along each axis, of smooth noise with the image's mean and deviation, at a
-place that is drawn; then the truth is known in all of it. Seconds are those of the whole prediction of a case, one after the
-other in one process. Agreement is the part of the voxels that have the label of the largest member everywhere.
+box around what the smallest finds (``--locate``), and on the tiles in which that is unsure (``--unsure``). Seconds are those of
+the whole prediction of a case, one after the other in one process. Agreement is the part of the voxels that have the label of
+the largest member everywhere.
+
+With ``--placed`` each image lies in a volume so many times as long along each axis, of smooth noise with the image's mean and
+deviation, at a place that is drawn; so do those of the training. Then the truth is known in all of a large volume.
+With ``--left-out 0`` the cases are those of the training, as where there are too few: then Dice says no more than that
+something was learnt.
 
     python -m benchmarks.locating Task04_Hippocampus --placed 4 --work FOLDER --results benchmarks/results/locating
 """
@@ -12,6 +16,8 @@ other in one process. Agreement is the part of the voxels that have the label of
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +36,7 @@ from benchmarks.quantities import quantities, terminal
 from benchmarks.short_training import EPOCHS, trained
 from benchmarks.task import prepare
 from monai_prox.export.device_file import export_file
+from monai_prox.files import write_json
 from monai_prox.runtime.calibrate import labelled_cases
 from monai_prox.runtime.cases import read_labels
 from monai_prox.runtime.description import Description
@@ -45,10 +52,29 @@ THREADS = 2
 COLUMNS = ("seconds", "agreement", "dice_with_everywhere", "dice")
 
 
-def place(image: Path, label: Path, times: int, seed: int, images: Path, labels: Path) -> None:
+def placed(task: Path, times: int, cases: int, folder: Path) -> Path:
+    """A task whose images are the last ones of a task by name, each in a volume that is ``times`` as long along each axis."""
+    made = folder / task.name
+    if not made.is_dir():
+        part = folder / f"{task.name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        for name in ("imagesTr", "labelsTr", "imagesTs"):
+            (part / name).mkdir(parents=True)
+        names = sorted(path.name for path in (task / "labelsTr").glob("[!.]*.nii.gz"))[-cases:]
+        for seed, name in enumerate(names):
+            place(task, name, times, seed, part)
+        listed = [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names]
+        described = json.loads((task / "dataset.json").read_text())
+        write_json(described | {"training": listed, "test": [], "numTraining": len(names), "numTest": 0}, part / "dataset.json")
+        part.rename(made)
+    return made
+
+
+def place(task: Path, name: str, times: int, seed: int, folder: Path) -> None:
     """Writes an image and its label into a volume that is ``times`` as long along each axis."""
+    image, label = task / "imagesTr" / name, task / "labelsTr" / name
     generator, opened = np.random.default_rng(seed), nib.load(image)
-    voxels, truth = (np.asarray(file.dataobj) for file in (opened, nib.load(label)))  # type: ignore[attr-defined]
+    voxels, truth = (np.asarray(file.dataobj) for file in (opened, nib.load(label)))
     sides = [times * side for side in voxels.shape]
     volume = ndimage.gaussian_filter(generator.normal(size=sides).astype(np.float32), SMOOTH)
     volume = volume / volume.std() * voxels.std() + voxels.mean()
@@ -56,8 +82,8 @@ def place(image: Path, label: Path, times: int, seed: int, images: Path, labels:
     box = tuple(slice(start, start + side) for start, side in zip(at, voxels.shape, strict=True))
     where = np.zeros(sides, np.uint8)
     volume[box], where[box] = voxels, truth
-    nib.save(nib.Nifti1Image(volume, opened.affine), images / image.name)  # type: ignore[attr-defined]
-    nib.save(nib.Nifti1Image(where, opened.affine), labels / label.name)  # type: ignore[attr-defined]
+    nib.save(nib.Nifti1Image(volume, opened.affine), folder / "imagesTr" / name)
+    nib.save(nib.Nifti1Image(where, opened.affine), folder / "labelsTr" / name)
 
 
 def ways(small: Model, margin: float, unsure: float) -> Iterator[tuple[str, Options]]:
@@ -74,9 +100,11 @@ def main() -> None:
     parser.add_argument("--patch-size", type=int, nargs=3, help="the plan's own by default")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--spacing", type=float, nargs=3, help="in mm; the plan's own by default")
     parser.add_argument("--left-out", type=int, default=0, help="cases that the training does not see, the last by name")
     parser.add_argument("--cases", type=int, default=8, help="that are predicted, the last by name")
     parser.add_argument("--placed", type=int, help="how many times as long along each axis the volume is; images as they are")
+    parser.add_argument("--of", type=int, default=68, help="cases that are placed, the last by name")
     parser.add_argument("--margin", type=float, default=20.0, help="mm")
     parser.add_argument("--unsure", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
@@ -84,8 +112,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     arguments = parser.parse_args()
     task, work = arguments.task.resolve(), arguments.work.resolve() / arguments.task.name
-    cut = {"features": arguments.features, "batch_size": arguments.batch_size, "patch_size": arguments.patch_size}
-    folder, plan = prepare(task, work, **cut, held_out=1, left_out=arguments.left_out)
+    where = task.name
+    if arguments.placed:
+        where += f", placed in {arguments.placed} times the sides"
+        work = work.with_name(f"{work.name}_placed_{arguments.placed}")
+        task = placed(task, arguments.placed, arguments.of, work)
+    cut = {name: getattr(arguments, name) for name in ("features", "batch_size", "patch_size", "spacing", "left_out")}
+    folder, plan = prepare(task, work, **cut, held_out=1 if arguments.left_out else 0)
     torch.set_num_threads(1)
     model = trained(folder, plan, steps=arguments.steps, seed=arguments.seed)
     source, raw = TrainedNNUNet.open(model), work / "nnUNet_raw" / folder.name
@@ -96,14 +129,7 @@ def main() -> None:
     description = large.description
     assert isinstance(description, Description)
     cases = labelled_cases(raw / "imagesTr", raw / "labelsTr", description)[-arguments.cases :]
-    if arguments.placed:
-        images, labels = (work / f"placed_{arguments.placed}" / part for part in ("images", "labels"))
-        images.mkdir(parents=True, exist_ok=True)
-        labels.mkdir(exist_ok=True)
-        for number, case in enumerate(cases):
-            place(case.case.files[0], case.labels, arguments.placed, number, images, labels)
-        cases = labelled_cases(images, labels, description)
-    names = ("features", "patch_size", "steps", "left_out", "placed", "margin", "unsure")
+    names = ("features", "patch_size", "spacing", "steps", "left_out", "placed", "of", "margin", "unsure")
     settings = {"task": task.name, "epochs": EPOCHS, "cases": len(cases), **{name: getattr(arguments, name) for name in names}}
     described = about(settings, threads=THREADS, packages=["onnxruntime"])
     everywhere: dict[str, NDArray[Any]] = {}
@@ -120,7 +146,6 @@ def main() -> None:
             found["agreement"].append(float((segmented == whole).mean()))
             found["dice_with_everywhere"].append(dice_of(segmented, whole, description.labels))
             found["dice"].append(dice_of(segmented, read_labels(case.labels, description), description.labels))
-        where = f"{task.name}{f', placed in {arguments.placed} times the sides' if arguments.placed else ''}"
         means = {column: float(np.nanmean(values)) for column, values in found.items()}
         rows.append({"contender": f"{where}: {way}", "seed": arguments.seed, **described, **means})
         records.add(rows[-1], arguments.results)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from monai_prox.files import write_json
@@ -25,11 +26,13 @@ def prepare(
     patch_size: list[int] | None = None,
     configuration: str = "3d_fullres",
     left_out: int = 0,
+    spacing: Sequence[float] | None = None,
 ) -> tuple[Path, str]:
     """Returns the preprocessed folder and the name of the cut plan. The last ``held_out`` cases by name are fold 0's.
 
-    features: of each level; there may be fewer than the plan has. patch_size: the plan's own if None. left_out: of the cases,
-    the last by name are neither trained on nor held out, so that they can judge later what was tuned on the others.
+    held_out: with 0, all cases are trained on and are fold 0's, which says nothing about accuracy. features: of each level;
+    there may be fewer than the plan has. patch_size, spacing: the plan's own if None. left_out: of the cases, the last by name
+    are neither trained on nor held out, so that they can judge later what was tuned on the others.
 
     Sets nnU-Net's variables to folders below ``work``, where what is there already is used again, and such that batches are
     loaded in this process: a seed then repeats them. Nothing is compiled.
@@ -42,6 +45,8 @@ def prepare(
     folder = work / "nnUNet_preprocessed" / name
     if not is_preprocessed(name, f"nnUNetPlans_{configuration}"):
         command = [sys.executable, "-c", PLAN, "-d", str(identifier), "-c", configuration, "-np", str(os.cpu_count())]
+        if spacing is not None:
+            command += ["-overwrite_target_spacing", *map(str, spacing)]
         planning = os.environ | {"nnUNet_n_proc_DA": "1"}  # with none it cannot plan
         subprocess.run(command, check=True, env=planning)
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
@@ -60,5 +65,6 @@ def prepare(
     write_json(plans, folder / f"{name}.json")
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "gt_segmentations").glob("*.nii.gz"))
     cases = cases[: len(cases) - left_out]
-    write_json([{"train": cases[:-held_out], "val": cases[-held_out:]}], folder / "splits_final.json")
+    trained = len(cases) - held_out
+    write_json([{"train": cases[:trained], "val": cases[trained:] or cases}], folder / "splits_final.json")
     return folder, name
