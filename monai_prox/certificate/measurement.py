@@ -152,7 +152,7 @@ class _Prediction:
         if known is not None:
             most = None if memory is None or known.memory is None else max(memory, known.memory)
             return replace(known, seconds=(*known.seconds, seconds), memory=most)
-        true = None if truth is None else read_truth(truth, self.description, segmented.shape)
+        true = None if truth is None else read_truth(truth, case, self.description, segmented.shape)
         return CaseFigures(
             image=digest,
             truth=None if true is None else digest_of(true.astype(np.int32)),

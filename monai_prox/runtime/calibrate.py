@@ -50,7 +50,7 @@ def _of_case(description: Description, network: Network, labelled: Labelled, opt
     try:
         ready = make_ready(case, description, options)
         segmented = label(ready.prepared, ready.grid, description, network, options, name=case.name)
-        truth = read_truth(labelled.labels, description, segmented.shape)
+        truth = read_truth(labelled.labels, case, description, segmented.shape)
         agreed, dice = score(segmented, case, ready, description, options), dice_of(segmented, truth, description.labels)
     except ModuleNotFoundError:  # the command says which library is missing
         raise

@@ -15,7 +15,7 @@ from monai_prox.errors import ProXError
 from monai_prox.runtime import itk_images
 from monai_prox.runtime.description import ALL_CHANNELS, PICTURES, TURNED, Description
 from monai_prox.runtime.dicom_files import Series, find_series, is_dicom
-from monai_prox.runtime.images import Image
+from monai_prox.runtime.images import Grid, Image, check_place
 
 CHANNEL = re.compile(r"(?P<case>.*)_(?P<channel>[0-9]{4})", re.DOTALL)  # the name of a series of several that are a case
 
@@ -127,9 +127,24 @@ def read_labels(path: Path, description: Description) -> NDArray[Any]:
     return nifti_images.read_labels(path, TURNED.get(description.reader))
 
 
-def read_truth(path: Path, description: Description, shape: tuple[int, ...]) -> NDArray[Any]:
-    """``read_labels``. shape: of the case's image, (z, y, x). Raises ProXError for labels of another one."""
-    labels = read_labels(path, description)
+def read_truth(path: Path, case: Case, description: Description, shape: tuple[int, ...]) -> NDArray[Any]:
+    """``read_labels`` of a case of image files. shape: of its image, (z, y, x).
+
+    Raises ProXError for labels of another shape, and warns where they lie elsewhere.
+    """
+    labels, image = read_labels(path, description), case.files[0]
     if labels.shape != shape:
         raise ProXError(f"{path} has {labels.shape[::-1]} voxels, its image {shape[::-1]}")
+    if description.reader != PICTURES:
+        check_place(path, _grid_of(path, description), image, _grid_of(image, description))
     return labels
+
+
+def _grid_of(path: Path, description: Description) -> Grid:
+    if description.reader == "SimpleITKIO":
+        return itk_images.grid_of(path)
+    from monai_prox.runtime import nifti_images
+
+    if description.reader == ALL_CHANNELS:
+        return nifti_images.grid_of(path, description.orientation, mended=True)
+    return nifti_images.grid_of(path, TURNED.get(description.reader))

@@ -204,9 +204,9 @@ class SegmentedCases(_LeavesOut):
 
     def _truth(self, index: int, description: Description, grid: Grid) -> NDArray[Any]:
         """(z, y, x)."""
-        path = self.labelled[index].labels
+        labelled = self.labelled[index]
         whole = tuple(grid.whole[axis] for axis in np.argsort(description.transpose))
-        (truth,) = self._truths.get(index, lambda: (read_truth(path, description, whole),))
+        (truth,) = self._truths.get(index, lambda: (read_truth(labelled.labels, labelled.case, description, whole),))
         return truth  # type: ignore[no-any-return]
 
     def _prepared(self, index: int, description: Description) -> tuple[Array, Grid]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from monai_prox.runtime.resampling import Array
 
 MOST_TIMES = 1_100  # as many bytes as a file has are in an image: what is all 0 shrinks so, by gzip
 SAME_SPACING = 1e-3  # mm, between channels
+SAME_PLACE = 0.5  # voxels, between an image and its labels
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class Grid:
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
     direction: tuple[float, ...]
+
+    def corners(self) -> NDArray[np.float64]:
+        """(axes, 2 ** axes) in mm."""
+        last = np.array(list(product(*((0, side - 1) for side in self.size)))).T
+        turned = np.reshape(self.direction, (len(self.size), -1)) * np.asarray(self.spacing)
+        return np.asarray(np.asarray(self.origin)[:, None] + turned @ last)
 
     def __str__(self) -> str:
         spacing, origin, direction = (
@@ -82,6 +90,18 @@ def check_one_grid(files: Sequence[Path], grids: Sequence[Grid]) -> None:
             warnings.warn(
                 f"{file} lies elsewhere than the first channel, {files[0].name}, and is taken to be in its place: "
                 f"{first}; and {grid}",
+                stacklevel=2,
+            )
+
+
+def check_place(labels: Path, of_labels: Grid, image: Path, of_image: Grid) -> None:
+    """Warns where labels lie elsewhere than their image, or are turned: their voxels are compared one by one."""
+    if of_labels.size == of_image.size:
+        apart = float(np.linalg.norm(of_labels.corners() - of_image.corners(), axis=0).max())
+        if not apart <= SAME_PLACE * min(of_image.spacing):
+            warnings.warn(
+                f"{labels} lies up to {apart:.4g} mm from its image, {image.name}, and is taken to be in its place: "
+                f"{of_labels}; and {of_image}",
                 stacklevel=2,
             )
 

@@ -111,6 +111,15 @@ def _check_detached(path: Path) -> None:
             raise ProXError(f"{path} has its voxels in {name:.80}, which is no file beside it")
 
 
+def grid_of(path: Path) -> Grid:
+    """Of a file, of which only the header is read."""
+    return _grid(check_header(path))
+
+
+def _grid(of: sitk.Image | sitk.ImageFileReader) -> Grid:
+    return Grid(of.GetSize(), of.GetSpacing(), of.GetOrigin(), of.GetDirection())
+
+
 def read(files: Sequence[Path]) -> Image:
     """A file per channel, of two axes or three."""
     images = [read_image(file) for file in files]
@@ -121,7 +130,7 @@ def read(files: Sequence[Path]) -> Image:
                 f"{file} has {axes} axes and {values} values per voxel; expected 2 or 3 axes and 1 value, a file per channel"
             )
     first = images[0]
-    check_one_grid(files, [Grid(one.GetSize(), one.GetSpacing(), one.GetOrigin(), one.GetDirection()) for one in images])
+    check_one_grid(files, [_grid(image) for image in images])
     spacing = [abs(mm) for mm in first.GetSpacing()[::-1]]
     if len(spacing) == 2:
         spacing.insert(0, BETWEEN_SLICES * max(spacing))

@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from monai_prox.errors import ProXError
@@ -27,9 +27,7 @@ def read(files: Sequence[Path], orientation: str | None) -> Image:
         _check_place(file, image.affine)
         images.append(image)
         arrays.append(voxels_of(file, image).T)  # (z, y, x)
-        direction = directions(image.affine)
-        zooms = tuple(float(mm) for mm in image.header.get_zooms())
-        grids.append(Grid(image.shape, zooms, tuple(image.affine[:3, 3].tolist()), tuple(direction.ravel().tolist())))
+        grids.append(_grid(image.affine, image.shape, image.header.get_zooms()))
     check_one_grid(files, grids)
     original = images[0] if orientation is None else opened(files[0])
     save = partial(_save, images[0].affine, original.affine, orientation)
@@ -51,6 +49,23 @@ def read_whole(file: Path, orientation: str | None) -> Image:
     spacing = tuple(float(mm) for mm in np.where(sizes == 0, 1, sizes)[::-1])
     save = partial(_save, image.affine, _mended(opened(file)).affine, orientation)
     return Image(stacked(channels), spacing, save)
+
+
+def grid_of(path: Path, orientation: str | None, *, mended: bool = False) -> Grid:
+    """Of the first three axes of a file, of which only the header is read."""
+    image = _mended(opened(path)) if mended else opened(path)
+    affine, size = image.affine, image.shape[:3]
+    if orientation is not None:
+        turning = ornt_transform(io_orientation(affine), axcodes2ornt(orientation))
+        affine = affine @ inv_ornt_aff(turning, size)
+        size = tuple(size[axis] for axis in np.argsort(turning[:, 0]))
+    return _grid(affine, size, voxel_sizes(affine))
+
+
+def _grid(affine: NDArray[np.float64], size: Sequence[int], spacing: Sequence[float]) -> Grid:
+    return Grid(
+        tuple(size), tuple(map(float, spacing)), tuple(affine[:3, 3].tolist()), tuple(directions(affine).ravel().tolist())
+    )
 
 
 def read_labels(path: Path, orientation: str | None, *, mended: bool = False) -> NDArray[Any]:

@@ -26,8 +26,8 @@ from PIL import Image as Picture
 
 from monai_prox.errors import ProXError
 from monai_prox.runtime import itk_images, nifti_images
-from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels
-from monai_prox.runtime.description import Description
+from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels, read_truth
+from monai_prox.runtime.description import ALL_CHANNELS, Description
 from monai_prox.trained.nnunet_source import describe
 
 AFFINE = np.array([[1.1, 0, 0, -7], [0, 0.9, 0, 5], [0, 0, 1.5, 3], [0, 0, 0, 1]])
@@ -281,6 +281,39 @@ def test_channels_on_one_grid_are_read_without_a_warning(tmp_path: Path, recwarn
     for reader in ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"):
         assert_as(THEIRS[reader](), files, description_of(reader, ".nii", 2), tmp_path)
     assert not [warning for warning in recwarn if "lies elsewhere" in str(warning.message)]
+
+
+READERS = ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", ALL_CHANNELS]
+
+
+def truth_of(reader: str, labels: nib.Nifti1Image, folder: Path) -> np.ndarray:
+    asked = description_of(reader if reader in THEIRS else "NibabelIO", ".nii")
+    asked = replace(asked, reader=reader, orientation="RAS" if reader == ALL_CHANNELS else asked.orientation)
+    case = Case("case", (write(nifti(), folder / "case_0000.nii"),))
+    image = read_case(case, asked)
+    return read_truth(write(labels, folder / "case.nii"), case, asked, image.voxels.shape[1:])
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(("how", "apart"), [("off by a voxel", {"": "1"}), ("mirrored", {"": "14", "turned": r"7\.4"})])
+def test_labels_that_lie_elsewhere_are_taken_with_a_warning(
+    reader: str, how: str, apart: dict[str, str], tmp_path: Path
+) -> None:
+    far = apart.get("turned" if reader in READERS[2:] else "", apart[""])
+    with pytest.warns(UserWarning, match=rf"case\.nii lies up to {far} mm from its image, case_0000\.nii, and is taken"):
+        truth_of(reader, nib.Nifti1Image(voxels(np.uint8), ELSEWHERE[how]), tmp_path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_labels_that_lie_where_their_image_does_are_taken_without_a_warning(
+    reader: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    labels = nib.Nifti1Image(voxels(np.uint8), ELSEWHERE["off by a rounding"])
+    np.testing.assert_array_equal(truth_of(reader, labels, tmp_path), voxels(np.uint8).T)
+    if reader in READERS[2:]:  # however they are stored
+        for how in STORED[:-1]:
+            np.testing.assert_array_equal(truth_of(reader, stored(labels, how), tmp_path), voxels(np.uint8).T)
+    assert not [warning for warning in recwarn if "from its image" in str(warning.message)]
 
 
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
