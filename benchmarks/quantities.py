@@ -81,6 +81,10 @@ COLUMNS = {
     "coverage": Column("in the interval of 90 %, %", 100, 0),
     "width": Column("its width"),
     "spread": Column("Dice, standard deviation"),
+    "seconds_error": Column("seconds, median error, %", 100, 1),
+    "seconds_error_of_nine_in_ten": Column("nine in ten below, %", 100, 1),
+    "memory_error": Column("GB, median error, %", 100, 1),
+    "memory_error_of_nine_in_ten": Column("nine in ten below, %", 100, 1),
     "share_of_training": Column("of the training's time, %", 100, 1),
 }
 
