@@ -46,8 +46,8 @@ class FamilyWriter:
         output_dir: folder of the plot.
         measure: name of the validator's key metric.
         calibrated: extracts members if norms keep statistics. None means the supernet itself.
-        metadata: the bundle's metadata.json. It is made to fit the task if ``ckpt_dir`` is a folder of the bundle: models that
-            are written elsewhere leave the bundle as it is. None means that there is no such file.
+        metadata: the bundle's metadata.json. It is made to fit the task and the scores if ``ckpt_dir`` is a folder of the
+            bundle: models that are written elsewhere leave the bundle as it is. None means that there is no such file.
     """
 
     def __init__(
@@ -127,7 +127,8 @@ class FamilyWriter:
         for name, state in tensors.items():
             write_tensors(state, self.ckpt_dir / name)
         if self.metadata is not None and self.ckpt_dir.resolve().is_relative_to(self.metadata.resolve().parents[1]):
-            fit_metadata(self.metadata, self.plan)
+            means = {f"{self.measure} {name}": scores["mean"] for name, scores in latest.items()}
+            fit_metadata(self.metadata, self.plan, means)
         verdicts = verdicts_of(comparisons)
         path, measure = self.output_dir / "prox_progress.png", self.measure
         plot_progress(progress, engine.schedule, path, key=measure, measure=f"mean {measure.capitalize()}", verdicts=verdicts)

@@ -1,7 +1,9 @@
-"""A bundle's metadata.json, which has to fit the task that the bundle was trained on."""
+"""A bundle's metadata.json, which has to fit the task that the bundle was trained on, and what its members reach."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,19 @@ from monai_prox.data.plans import TrainingPlan
 from monai_prox.errors import ProXError
 from monai_prox.files import read_json, write_json
 
+DECIMALS = 4
 OWN = ("patches of ", "images of ")  # beginnings of a plan's words for its images
 
 
-def fit_metadata(path: Path, plan: TrainingPlan) -> None:
-    """Writes what the network takes and gives into metadata.json, as MONAI's ``verify_net_in_out`` reads it.
+def fit_metadata(path: Path, plan: TrainingPlan, metrics: Mapping[str, float]) -> None:
+    """Writes what the network takes and gives into metadata.json, as MONAI's ``verify_net_in_out`` reads it, and its metrics.
 
     Other entries stay. A file that is right already is not written.
 
     Args:
         path: the file. If it is missing, nothing is written.
         plan: the plan of the training.
+        metrics: by name, of the validation.
 
     Raises:
         ProXError: the file is not a bundle's metadata.
@@ -41,6 +45,7 @@ def fit_metadata(path: Path, plan: TrainingPlan) -> None:
         metadata["label_classes"] = "; ".join(f"{value} {name}" for name, value in plan.values.items())
         metadata["pred_classes"] = "; ".join(f"channel {value}: {name}" for name, value in plan.values.items())
         metadata["image_classes"] = plan.images
+    metadata["eval_metrics"] = {name: round(value, DECIMALS) for name, value in metrics.items() if isfinite(value)}
     if metadata != before:
         write_json(metadata, path)
 

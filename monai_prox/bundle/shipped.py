@@ -73,6 +73,8 @@ def _write(source: Path, folder: Path, task: str | None) -> None:
             config = read_json(path)
             if "bundle_root" in config:
                 write_json(_own_config(config, task), path)
+            elif "eval_metrics" in config:  # of weights, which are left behind
+                write_json(config | {"eval_metrics": {}}, path)
         readme = made / "docs" / "README.md"
         readme.write_text(_own_readme(readme.read_text(encoding="utf-8"), task), encoding="utf-8")
         if filled:

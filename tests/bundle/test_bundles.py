@@ -479,7 +479,11 @@ def test_lists_of_files_are_all_the_data_that_a_training_needs(hippocampus: Trai
     family = json.loads((bundle / "models" / "family.json").read_text())
     assert family["plan"]["channels"] == ["channel 0"] and family["plan"]["labels"] == ["background", "label 1", "label 2"]
     assert family["validation_cases"] == ["imagesTr 1.nii.gz"]
-    data_format = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
+    metadata = config(bundle, "metadata")
+    assert metadata["eval_metrics"] == {
+        f"dice {member['name']}": round(member["dice"]["mean"], 4) for member in family["members"] if "dice" in member
+    }
+    data_format = metadata["network_data_format"]
     assert data_format["inputs"]["image"]["spatial_shape"] == family["plan"]["patch_size"]
     assert data_format["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "label 1", "2": "label 2"}
     check_before_training(bundle)  # that network_def fits the metadata
