@@ -22,3 +22,4 @@ from .trainer import SupernetTrainer as SupernetTrainer
 from .transforms import CheckCased as CheckCased
 from .transforms import LabelsToRegionsd as LabelsToRegionsd
 from .transforms import LoadScand as LoadScand
+from .transforms import Resampled as Resampled

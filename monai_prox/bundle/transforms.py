@@ -10,13 +10,13 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from nibabel.orientations import aff2axcodes
-from torch import Tensor
 
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct import read_scan
 from monai_prox.errors import ProXError
-from monai_prox.export.bundle_transforms import name_of, warn_if_empty
+from monai_prox.export import bundle_transforms
+from monai_prox.export.bundle_transforms import Resampled as Resampled
+from monai_prox.export.bundle_transforms import label_fault, name_of, warn_if_empty
 
 
 class CheckCased(MapTransform):  # type: ignore[misc]
@@ -60,25 +60,10 @@ class CheckCased(MapTransform):  # type: ignore[misc]
         elif not torch.as_tensor(image).any():  # training would crop it to nothing
             raise ProXError(f"{name_of(image)} is 0 everywhere")
         else:
-            self._check_label(data[self.label_key], image)
+            fault = label_fault(data[self.label_key], image, range(self.labels))
+            if fault is not None:
+                raise ProXError(fault)
         return data
-
-    def _check_label(self, label: Any, image: Any) -> None:
-        if label.shape[0] != 1:
-            raise ProXError(f"{name_of(label)} has {label.shape[0]} channels; a label has one")
-        if label.shape[1:] != image.shape[1:]:
-            raise ProXError(f"{name_of(label)} has the shape {tuple(label.shape[1:])}, its image {tuple(image.shape[1:])}")
-        own, wanted = (aff2axcodes(one.affine.numpy()) if isinstance(one, MetaTensor) else None for one in (label, image))
-        if own != wanted and None not in (own, wanted):  # turned each by its own header they would come apart
-            codes = ["".join(str(code) for code in axes) for axes in (own or (), wanted or ())]
-            raise ProXError(f"{name_of(label)} is stored as {codes[0]}, its image as {codes[1]}; mend the header that is wrong")
-        values = torch.unique(torch.as_tensor(label)).tolist()
-        wrong = [value for value in values if value not in range(self.labels)]
-        if wrong:
-            raise ProXError(
-                f"{name_of(label)} has the labels {', '.join(f'{value:g}' for value in wrong[:5])}, which are not "
-                f"declared; declared are 0 to {self.labels - 1}"
-            )
 
 
 class LoadScand(MapTransform):  # type: ignore[misc]
@@ -96,7 +81,7 @@ class LoadScand(MapTransform):  # type: ignore[misc]
         return changed
 
 
-class LabelsToRegionsd(MapTransform):  # type: ignore[misc]
+class LabelsToRegionsd(bundle_transforms.LabelsToRegionsd):
     """Transform from label values (1, *spatial) to one binary channel per region (R, *spatial).
 
     Metrics of overlapping regions need it.
@@ -112,13 +97,4 @@ class LabelsToRegionsd(MapTransform):  # type: ignore[misc]
     """
 
     def __init__(self, keys: KeysCollection, regions: Mapping[str, Iterable[int]]) -> None:
-        super().__init__(keys)
-        self.values = [torch.tensor(list(values)) for values in regions.values()]
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        changed = dict(data)
-        for key in self.key_iterator(changed):
-            label: Tensor = changed[key]
-            regions = [torch.isin(label, values.to(label.device, label.dtype)) for values in self.values]
-            changed[key] = torch.cat(regions).to(torch.float32)
-        return changed
+        super().__init__(keys, [list(values) for values in regions.values()])

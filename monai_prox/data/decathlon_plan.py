@@ -18,7 +18,7 @@ from monai_prox.data.data_list import numbered
 from monai_prox.data.decathlon import Case, DecathlonTask, geometry_of, open_header
 from monai_prox.data.foreground import foreground_geometries
 from monai_prox.data.plan_settings import ORIENTATION, PREDICTION, check_settings
-from monai_prox.data.topology import ANISOTROPIC, SMALLEST_FEATURE_MAP, plan_architecture, plan_topology, target_spacing
+from monai_prox.data.topology import SMALLEST_FEATURE_MAP, largest_rotation, plan_architecture, plan_topology, target_spacing
 from monai_prox.errors import ProXError
 from monai_prox.families.architecture import DEPTH_KEY
 from monai_prox.families.unet import UNetFamily
@@ -29,7 +29,6 @@ from monai_prox.typed import typed
 FORMAT = 1
 CT = ("lower", "upper", "mean", "std")  # keys of an intensity of this kind
 FOREGROUND_SAMPLES = 10_000  # voxels per case for CT statistics, as in nnU-Net
-MOST_ROTATION = 0.5  # radians, as in nnU-Net's augmentation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +81,8 @@ class Plan:
 
     @property
     def rotation(self) -> tuple[float, ...]:
-        """The largest angles about (x, y, z) of augmentation, in radians. Thick slices are rotated in their plane only."""
-        thick = [size > ANISOTROPIC * min(self.spacing) for size in self.spacing]
-        return tuple(MOST_ROTATION if axis_thick or not any(thick) else 0.0 for axis_thick in thick)
+        """The largest angles of augmentation, see ``largest_rotation``."""
+        return largest_rotation(self.spacing)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from monai_prox.families.architecture import DEPTH_KEY, PLACE
 
 SMALLEST_FEATURE_MAP = 4  # voxels per axis, nnU-Net's own limit
 ANISOTROPIC = 3  # nnU-Net calls slices thick above this ratio of spacings
+MOST_ROTATION = 0.5  # radians, as in nnU-Net's augmentation
 RESIDUAL_BLOCKS = (1, 3, 4, 6, 6, 6, 6, 6, 6, 6)  # per stage of a ResidualEncoderUNet, nnU-Net's presets
 Sizes = tuple[tuple[int, ...], ...]  # per level and axis
 
@@ -118,3 +119,16 @@ def plan_architecture(network: str, features: int, strides: Sizes, kernels: Size
         },
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
+
+
+def largest_rotation(spacing: Sequence[float]) -> tuple[float, ...]:
+    """The largest angles about (x, y, z) of augmentation, in radians. Thick slices are rotated in their plane only.
+
+    Args:
+        spacing: mm per axis.
+
+    >>> largest_rotation((1.0, 1.0, 5.0))
+    (0.0, 0.0, 0.5)
+    """
+    thick = [size > ANISOTROPIC * min(spacing) for size in spacing]
+    return tuple(MOST_ROTATION if axis_thick or not any(thick) else 0.0 for axis_thick in thick)

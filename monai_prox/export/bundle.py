@@ -1,4 +1,4 @@
-"""A member as a MONAI bundle that predicts: MONAI and its network's package are all it needs.
+"""A member as a MONAI bundle that predicts and can be trained further: MONAI and its network's package are all it needs.
 
 What the bundle's files hold comes from a training bundle (``from_bundle``) or from a model folder of nnU-Net
 (``from_nnunet``); here they are written.
@@ -62,7 +62,7 @@ class Exportable(Protocol):
 
     def metadata(self) -> dict[str, Any]: ...
 
-    def inference(self) -> dict[str, Any]: ...
+    def configurations(self) -> dict[str, dict[str, Any]]: ...
 
     def readme(self) -> str: ...
 
@@ -87,13 +87,14 @@ def write_bundle(prediction: Exportable, output: Path, *, overwrite: bool = Fals
         for part in ("configs", "models", "docs"):
             (folder / part).mkdir()
         write_json(prediction.metadata(), folder / "configs" / "metadata.json")
-        inference = prediction.inference()
-        write_json(inference, folder / "configs" / "inference.json")
+        configurations = prediction.configurations()
+        for name, configuration in configurations.items():
+            write_json(configuration, folder / "configs" / f"{name}.json")
         (folder / "configs" / "logging.conf").write_text(LOGGING, encoding="utf-8")
         (folder / "docs" / "README.md").write_text(prediction.readme(), encoding="utf-8")
         (folder / "docs" / "data_license.txt").write_text(prediction.data_license(), encoding="utf-8")
         (folder / "LICENSE").write_text(license_text(), encoding="utf-8")
-        if SCRIPTS_PATH in inference:
+        if SCRIPTS_PATH in configurations["inference"]:
             (folder / SCRIPTS).mkdir()
             (folder / SCRIPTS / "__init__.py").touch()
             shutil.copyfile(bundle_transforms.__file__, folder / SCRIPTS / f"{OWN_TRANSFORMS}.py")

@@ -14,6 +14,13 @@ from monai_prox.export.prediction import Prediction
 
 PAPER = "Lim et al., Neurocomputing (2024), doi 10.1016/j.neucom.2024.127512"
 
+COMMON: Mapping[str, Any] = {  # entries of all configurations of a bundle
+    "bundle_root": ".",
+    "ckpt_path": "$@bundle_root + '/models/model.pt'",
+    "output_dir": "$@bundle_root + '/eval'",
+    "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+}
+SOURCES = "$lambda batch: [item['image'].meta for item in batch]"  # tells handlers the files that a batch comes from
 EVALUATION: Mapping[str, Any] = {  # of what the entries before it name
     "evaluator": {
         "_target_": "SupervisedEvaluator",
@@ -28,6 +35,11 @@ EVALUATION: Mapping[str, Any] = {  # of what the entries before it name
     "initialize": ["$monai.utils.set_determinism(seed=0)"],
     "run": ["$@evaluator.run()"],
 }
+
+
+def otherwise(value: str, error: str) -> str:
+    """The expression for ``value``, or that raises ``error`` if it is empty."""
+    return f"{value} or (_ for _ in ()).throw({error})"
 
 
 def tensor(
@@ -114,20 +126,20 @@ def inference(
     """
     return {
         "imports": [f"$import {module}" for module in ("glob", "os", *imports)],
-        "bundle_root": ".",
-        "ckpt_path": "$@bundle_root + '/models/model.pt'",
-        "output_dir": "$@bundle_root + '/eval'",
+        **COMMON,
         **entries,
         "dataset_dir": "images",
         "datalist": datalist,
-        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         **network,
         "network": "$@network_def.to(@device)",
         "preprocessing": {"_target_": "Compose", "transforms": list(preprocessing)},
         "dataset": {
             "_target_": "Dataset",
-            "data": "$[{'image': image} for image in @datalist] or (_ for _ in ()).throw(FileNotFoundError("
-            f"'there is no image {images} in ' + str(@dataset_dir)))",
+            "data": "$"
+            + otherwise(
+                "[{'image': image} for image in @datalist]",
+                f"FileNotFoundError('there is no image {images} in ' + str(@dataset_dir))",
+            ),
             "transform": "@preprocessing",
         },
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "shuffle": False, "num_workers": 0},

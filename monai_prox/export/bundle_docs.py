@@ -15,12 +15,25 @@ LICENCE_NOTE = (
 
 
 def readme(
-    prediction: Prediction, *, overview: str, data: str, inputs: str, outputs: str, reference: str, programs: str = ""
+    prediction: Prediction,
+    *,
+    overview: str,
+    data: str,
+    inputs: str,
+    outputs: str,
+    reference: str,
+    fine_tuning: str = "",
+    programs: str = "",
 ) -> str:
-    """docs/README.md. overview to outputs: paragraphs. reference: of the network. programs: those that take it."""
+    """docs/README.md.
+
+    overview to outputs: paragraphs. reference: of the network. fine_tuning: the commands for it, "" if the bundle predicts
+    only. programs: those that take it.
+    """
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in prediction.metrics.items())
     table = f"{fill(f'Measured on {prediction.measured_on}:', WIDTH)}\n\n| metric | value |\n|---|---|\n{scores}"
-    before = f"{programs}\n\n" if programs else ""
+    before = "".join(f"{part}\n\n" for part in (fine_tuning, programs) if part)
+    only = "" if fine_tuning else " This bundle predicts only."
     return f"""# Model Overview
 
 {overview}
@@ -31,7 +44,7 @@ def readme(
 
 ## Training configuration
 
-Cut out of {prediction.source}. This bundle predicts only.
+Cut out of {prediction.source}.{only}
 
 ## Input
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SCRIPTS, OWN_TRANSFORMS = "scripts", "transforms"  # as the model zoo's bundles have it; MONAI Label looks there
+SMALL, LARGE = "$torch.uint8", "$torch.int32"  # of label images in memory
 SCRIPTS_PATH = "scripts_path"  # in a configuration: what makes Python find them
 
 
@@ -70,12 +71,44 @@ def regions_to_labels(values: Sequence[int]) -> Mapping[str, Any]:
     return own("RegionsToLabelsd", keys="pred", values=list(values))
 
 
-def inverting() -> Mapping[str, Any]:
-    """The transform that brings logits ``pred`` back to where ``image`` came from."""
+def with_label(images: Sequence[Mapping[str, Any]], values: Sequence[int]) -> list[Mapping[str, Any]]:
+    """Transforms ``images`` of ``image``, for cases that have a ``label``, too, which stays as it is stored.
+
+    values: that the label may have; with another one, or stored otherwise than its image, it is refused.
+    """
+    load, *others = images
+    label = {**loading("SformReader"), "keys": "label"}
+    check = own("CheckLabeld", keys="label", values=list(values))
+    steps = [with_key(step, "label") if step["_target_"] == "EnsureChannelFirstd" else step for step in others]
+    position = 1 + next(index for index, step in enumerate(steps) if step["_target_"] == "EnsureChannelFirstd")
+    return [load, label, *steps[:position], check, *steps[position:]]
+
+
+def with_moved_label(images: Sequence[Mapping[str, Any]], values: Sequence[int]) -> list[Mapping[str, Any]]:
+    """``with_label``, with the label moved as its image is, voxels to the nearest."""
+    steps: list[Mapping[str, Any]] = []
+    for step in with_label(images, values):
+        if step["_target_"] in ("Orientationd", "CropForegroundd"):
+            step = with_key(step, "label")
+        steps.append(step)
+        if "resampler" in step:
+            nearest = {**step["resampler"], "mode": "nearest", "padding_mode": "border"}
+            steps.append({**step, "keys": "label", "resampler": nearest})
+    *others, typing = steps
+    return [*others, {**with_key(typing, "label"), "dtype": [typing["dtype"], SMALL if max(values) <= 255 else LARGE]}]
+
+
+def with_key(step: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The transform ``step`` of the item ``key``, too."""
+    return {**step, "keys": [step["keys"], key]}
+
+
+def inverting(preprocessing: str) -> Mapping[str, Any]:
+    """The transform that brings logits ``pred`` back to where ``image`` came from by ``preprocessing``."""
     return {
         "_target_": "Invertd",
         "keys": "pred",
-        "transform": "@preprocessing",
+        "transform": preprocessing,
         "orig_keys": "image",
         "nearest_interp": False,
     }

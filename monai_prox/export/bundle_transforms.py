@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import NibabelReader
+from monai.data import MetaTensor, NibabelReader
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
 from monai.transforms.utils import scale_affine
 from monai.utils import convert_to_dst_type, ensure_tuple
 from nibabel.affines import from_matvec, voxel_sizes
-from nibabel.orientations import io_orientation, ornt_transform
+from nibabel.orientations import aff2axcodes, io_orientation, ornt_transform
 from torch import Tensor
 
 
@@ -145,6 +145,64 @@ def nonzero(image: Tensor) -> Tensor:
     return seen if seen.any() else torch.ones_like(seen)
 
 
+def label_fault(label: Tensor, image: Tensor, declared: Collection[int]) -> str | None:
+    """Why a label image cannot be one of an image, with its file's name; None if it can.
+
+    Args:
+        label: (1, x, y, z), as it is stored.
+        image: (C, x, y, z), as it is stored.
+        declared: values that the label may have.
+    """
+    if label.shape[0] != 1:
+        return f"{name_of(label)} has {label.shape[0]} channels; a label has one"
+    if label.shape[1:] != image.shape[1:]:
+        return f"{name_of(label)} has the shape {tuple(label.shape[1:])}, its image {tuple(image.shape[1:])}"
+    own, wanted = (aff2axcodes(one.affine.numpy()) if isinstance(one, MetaTensor) else None for one in (label, image))
+    if own != wanted and None not in (own, wanted):  # turned each by its own header they would come apart
+        codes = ["".join(str(code) for code in axes) for axes in (own or (), wanted or ())]
+        return f"{name_of(label)} is stored as {codes[0]}, its image as {codes[1]}; mend the header that is wrong"
+    wrong = [value for value in torch.unique(torch.as_tensor(label)).tolist() if value not in declared]
+    if wrong:
+        gaps = max(declared) >= len(declared)
+        known = ", ".join(map(str, sorted(declared))) if gaps else f"0 to {max(declared)}"
+        listed = ", ".join(f"{value:g}" for value in wrong[:5])
+        return f"{name_of(label)} has the labels {listed}, which are not declared; declared are {known}"
+    return None
+
+
+class CheckLabeld(MapTransform):  # type: ignore[misc]
+    """Checks the label of ``image`` and returns the case unchanged. values: that it may have.
+
+    Raises ValueError, with the file's name, as ``label_fault`` says.
+    """
+
+    def __init__(self, keys: KeysCollection, values: Sequence[int], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.values = values
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        for key in self.key_iterator(data):
+            if fault := label_fault(data[key], data["image"], self.values):
+                raise ValueError(fault)
+        return data
+
+
+class LabelsToRegionsd(MapTransform):  # type: ignore[misc]
+    """From label values (1, *spatial) to one binary channel per region (R, *spatial). regions: values of each."""
+
+    def __init__(self, keys: KeysCollection, regions: Sequence[Sequence[int]]) -> None:
+        super().__init__(keys)
+        self.values = [torch.tensor(list(values)) for values in regions]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            label: Tensor = changed[key]
+            regions = [torch.isin(label, values.to(label.device, label.dtype)) for values in self.values]
+            changed[key] = torch.cat(regions).to(torch.float32)
+        return changed
+
+
 class ResampleToSpacing(SpatialResample):  # type: ignore[misc]
     """An image (C, x, y, z) to ``spacing``, in mm, with its outer faces kept in place, as nnU-Net resamples.
 
@@ -168,9 +226,14 @@ class ResampleToSpacing(SpatialResample):  # type: ignore[misc]
 
 
 class Resampled(MapTransform, InvertibleTransform):  # type: ignore[misc]
-    """``resampler``, a transform of images, for items of a dictionary.
+    """Transform that resamples items of a dictionary by a transform of images.
 
     MONAI's Spacingd takes every other item that begins with ``image_`` for meta data, such as MONAI Label's ``image_path``.
+
+    Args:
+        keys: keys of the images.
+        resampler: the transform of images (C, x, y, z), which has an inverse.
+        allow_missing_keys: whether an item may be missing.
     """
 
     def __init__(self, keys: KeysCollection, resampler: Any, allow_missing_keys: bool = False) -> None:
@@ -181,6 +244,14 @@ class Resampled(MapTransform, InvertibleTransform):  # type: ignore[misc]
         return {**data, **{key: self.resampler(data[key]) for key in self.key_iterator(data)}}
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Brings items back to where they were before.
+
+        Args:
+            data: the items.
+
+        Returns:
+            All items.
+        """
         return {**data, **{key: self.resampler.inverse(data[key]) for key in self.key_iterator(data)}}
 
 

@@ -49,12 +49,15 @@ class ClassificationBundle(Prediction):
             tensors=tensors,
         )
 
-    def inference(self) -> dict[str, Any]:
+    def configurations(self) -> dict[str, dict[str, Any]]:
         """inference.json."""
+        return {"inference": self._inference()}
+
+    def _inference(self) -> dict[str, Any]:
         saver = {
             "_target_": "ClassificationSaver",
             "output_dir": "@output_dir",
-            "batch_transform": "$lambda batch: [item['image'].meta for item in batch]",
+            "batch_transform": bundle_configs.SOURCES,
             "output_transform": "$monai.handlers.from_engine('pred')",
         }
         return bundle_configs.inference(

@@ -16,6 +16,13 @@ from monai_prox.trained.source import Trained
 
 MEASURED_ON = "the training's validation cases, whole and at their own resolution, as a member within the family"
 
+DECATHLON = {  # in the order of the training, whose last fifth was held out
+    "cases": "$sorted(monai.data.load_decathlon_datalist(os.path.join(@dataset_dir, 'dataset.json')), "
+    "key=lambda case: os.path.basename(case['image']))",
+    "images": "$[case['image'] for case in @cases]",
+    "labels": "$[case['label'] for case in @cases]",
+}
+
 
 def member_of(source: Trained, which: str) -> SegmentationBundle | ClassificationBundle:
     """The member ``which`` of a bundle's family of any kind. Errors as of the functions below."""
@@ -47,6 +54,8 @@ def prediction_of(source: TrainedSegmenter, which: str) -> SegmentationBundle:
         modality="CT" if plan.is_ct else "MR",
         images="*.nii.gz",
         datalist="$sorted(glob.glob(os.path.join(glob.escape(@dataset_dir), '*.nii.gz')))",
+        dataset=DECATHLON,
+        label_values=tuple((value,) for value in range(1, len(plan.labels))),
         weighing="monai",
     )
 

@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 from monai_prox.errors import ProXError, refusing
+from monai_prox.export.bundle_configs import otherwise
 from monai_prox.export.prediction import metrics_of
 from monai_prox.export.segmentation import TO_RAS, segmentation
 from monai_prox.export.segmentation_bundle import SegmentationBundle
 from monai_prox.runtime.description import AS_STORED
 from monai_prox.trained.family_file import SURFACE
-from monai_prox.trained.nnunet_dataset import channels_of, licence_of, outputs_of
+from monai_prox.trained.nnunet_dataset import IGNORED, channels_of, label_values_of, licence_of, outputs_of
 from monai_prox.trained.nnunet_folder import UNUSABLE, scored_in
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
@@ -55,11 +56,31 @@ def prediction_of(source: TrainedNNUNet, which: str) -> SegmentationBundle:
         licence=licence_of(model.dataset),
         modality="CT" if any(channel.casefold() == "ct" for channel in channels_of(model.dataset)) else "MR",
         images=f"*_0000{ending}",
-        datalist=f"$[sorted(glob.glob(glob.escape(first[: -len('0000{ending}')]) + '[0-9]' * 4 + '{ending}')) "
-        f"for first in sorted(glob.glob(os.path.join(glob.escape(@dataset_dir), '*_0000{ending}')))]",
+        datalist=f"${_cases('@dataset_dir', ending)}",
+        dataset=_dataset(ending),
+        label_values=None if IGNORED in model.dataset["labels"] else label_values_of(model.dataset),
         weighing="nnunet",
     )
     return replace(bundle, metrics={**bundle.metrics, **metrics_of(SURFACE, surface)})
+
+
+def _cases(folder: str, ending: str) -> str:
+    """The expression for the files of the channels of each case in ``folder``."""
+    return (
+        f"[sorted(glob.glob(glob.escape(first[: -len('0000{ending}')]) + '[0-9]' * 4 + '{ending}')) "
+        f"for first in sorted(glob.glob(os.path.join(glob.escape({folder}), '*_0000{ending}')))]"
+    )
+
+
+def _dataset(ending: str) -> dict[str, str]:
+    """Entries for the images and labels of a folder such as those in nnUNet_raw."""
+    none = f"FileNotFoundError('there is no image imagesTr/*_0000{ending} in ' + str(@dataset_dir))"
+    return {
+        "images_dir": "$os.path.join(@dataset_dir, 'imagesTr')",
+        "images": f"${otherwise(_cases('@images_dir', ending), none)}",
+        "labels": f"$[os.path.join(os.path.dirname(image[0]), '..', 'labelsTr', "
+        f"os.path.basename(image[0])[: -len('_0000{ending}')] + '{ending}') for image in @images]",
+    }
 
 
 def _check_repeatable(plans: Mapping[str, Any], configuration: Mapping[str, Any], ending: str) -> None:

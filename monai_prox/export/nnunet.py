@@ -19,7 +19,7 @@ from monai_prox.export.validation import copy_validation
 from monai_prox.files import check_inside, write_json
 from monai_prox.tensor_file import write_tensors
 from monai_prox.trained.nnunet_files import read_plans
-from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
+from monai_prox.trained.nnunet_folder import CHECKPOINTS, FINAL, ModelFolder
 from monai_prox.trained.nnunet_member import member_plans
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.source import Trained
@@ -158,6 +158,8 @@ def _write_model(model: ModelFolder, folder: Path, folds: Sequence[str], subnet:
             },
             target / FINAL,
         )
+        # MONAI's convert_nnunet_to_monai_bundle reads it, too. It is no link, for a training would write through it
+        shutil.copyfile(target / FINAL, target / CHECKPOINTS["best"])
         # nnUNetv2_export_model_to_zip expects these two of every fold
         for picture in ("prox_progress.png", "progress.png"):
             if (found := model.path / fold / picture).is_file():

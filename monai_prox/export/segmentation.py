@@ -12,10 +12,10 @@ from typing import Any, Literal
 from torch import nn
 
 from monai_prox.core.space import Subnet
+from monai_prox.data.topology import largest_rotation
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle_entries import (
     cropping,
-    inverting,
     loading,
     normalising,
     preprocessing,
@@ -24,6 +24,7 @@ from monai_prox.export.bundle_entries import (
     resampling_by,
     scaling,
 )
+from monai_prox.export.fine_tuning import FineTuning
 from monai_prox.export.prediction import metrics_of
 from monai_prox.export.segmentation_bundle import SegmentationBundle
 from monai_prox.families.architecture import build_network
@@ -47,12 +48,14 @@ def segmentation(
     modality: str,
     images: str,
     datalist: str,
+    dataset: Mapping[str, Any],
+    label_values: tuple[tuple[int, ...], ...] | None,
     weighing: Literal["monai", "nnunet"],
 ) -> SegmentationBundle:
     """The member ``subnet`` of ``source``, as described. The other arguments: what ``description`` does not say.
 
-    They are as of ``SegmentationBundle``. scores: by class, None where no case has it. Raises ProXError for what MONAI's
-    transforms cannot repeat.
+    They are as of ``SegmentationBundle`` and ``FineTuning``. scores: by class, None where no case has it. label_values: None if
+    some voxels are to be ignored, for which MONAI has no loss. Raises ProXError for what MONAI's transforms cannot repeat.
     """
     # For the file's axes, (x, y, z), which of the arrays each is
     order = [description.transpose.index(2 - axis) for axis in range(len(description.patch))]
@@ -77,10 +80,19 @@ def segmentation(
         measured_on=measured_on if scores else "",
         licence=licence,
         preprocessing=_preprocessing(description, spacing, orientation),
-        postprocessing=(inverting(), _labelling(description.regions)),
+        labelling=_labelling(description.regions),
         images=images,
         orientation=orientation,
         datalist=datalist,
+        fine_tuning=None
+        if label_values is None
+        else FineTuning(
+            dataset=dataset,
+            label_values=label_values,
+            exclusive=description.regions is None,
+            flips=tuple(axis for axis, theirs in enumerate(order) if theirs in (description.mirroring or ())),
+            rotation=largest_rotation(spacing),
+        ),
         weighing=weighing,
     )
 

@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 from monai_prox.errors import ProXError
 from monai_prox.export import bundle_configs, bundle_docs
-from monai_prox.export.bundle_entries import SCRIPTS_PATH, output_name, own
+from monai_prox.export.bundle_entries import SCRIPTS_PATH, inverting, output_name, own
+from monai_prox.export.fine_tuning import FINE_TUNED, FineTuning
 from monai_prox.export.prediction import Prediction, check_plain
 from monai_prox.families.architecture import kind_of
 
 PACKAGES = ("nibabel", "pytorch-ignite", "dynamic-network-architectures", "scipy")
 HIGHEST = 65535  # label
+SCRIPTS_ENTRY = {SCRIPTS_PATH: "$sys.path.insert(0, os.path.abspath(@bundle_root))"}
 AS_STORED = (
     "The network sees images as they are stored. They must be stored in the orientation of the training's images, which is\n"
     "not known: segmentations of others are wrong."
@@ -24,6 +26,16 @@ PROGRAMS = (
     "MONAI Label takes the bundle as it is. A MONAI Deploy application takes models/model.ts; put the folder `scripts`, which\n"
     "has the transforms that MONAI lacks, beside its app.py."
 )
+RUN = "python -m monai.bundle run --config_file"
+FINE_TUNING = f"""Train the member further, and evaluate the result on the last fifth of the cases, which is held out:
+
+```
+{RUN} configs/train.json --dataset_dir DATASET
+{RUN} "['configs/train.json','configs/evaluate.json']" --dataset_dir DATASET --ckpt_path models/{FINE_TUNED}
+```
+
+See `images` and `labels` in configs/train.json for what is read of the folder. The best weights, those at the start included,
+go to models/{FINE_TUNED}; models/model.pt stays. Predictions use them with `--ckpt_path models/{FINE_TUNED}`."""
 REFERENCE = (
     'Isensee, F. et al. "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation." Nature\n'
     "Methods 18, 203-211 (2021)."
@@ -40,9 +52,11 @@ class SegmentationBundle(Prediction):
     patch_size: voxels; spacing: mm.
     orientation: axis codes that images are turned to for the network, None where it sees them as stored.
     licence: of the data, as its dataset.json says, or "".
-    preprocessing, postprocessing: configurations of MONAI's transforms, from files to the network and back to a label image
-    ``pred`` (1, x, y, z), which is then saved. datalist: expression for the images in ``@dataset_dir``, named like ``images``.
+    preprocessing: configurations of MONAI's transforms, from files to the network. labelling: that of the transform from logits
+    where the image came from to a label image ``pred`` (1, x, y, z), which is then saved.
+    datalist: expression for the images in ``@dataset_dir``, named like ``images``.
     weighing: of a tile's voxels, MONAI's or nnU-Net's.
+    fine_tuning: how MONAI trains the member further; None if it cannot.
     """
 
     channels: tuple[str, ...]
@@ -53,10 +67,11 @@ class SegmentationBundle(Prediction):
     spacing: tuple[float, ...]
     licence: str
     preprocessing: tuple[Mapping[str, Any], ...]
-    postprocessing: tuple[Mapping[str, Any], ...]
+    labelling: Mapping[str, Any]
     images: str
     orientation: str | None
     datalist: str
+    fine_tuning: FineTuning | None
     weighing: Literal["monai", "nnunet"] = "monai"
 
     def __post_init__(self) -> None:
@@ -87,8 +102,20 @@ class SegmentationBundle(Prediction):
             spacing=list(self.spacing),
         )
 
-    def inference(self) -> dict[str, Any]:
-        """inference.json."""
+    def configurations(self) -> dict[str, dict[str, Any]]:
+        """inference.json, and those for training the member further."""
+        configurations = {"inference": self._inference()}
+        if self.fine_tuning is not None:
+            configurations |= self.fine_tuning.configurations(
+                entries={**bundle_configs.COMMON, **SCRIPTS_ENTRY, "network_def": self._network()},
+                patch_size=self.patch_size,
+                preprocessing=self.preprocessing,
+                inferer=self._inferer(),
+                labelling=self.labelling,
+            )
+        return configurations
+
+    def _inference(self) -> dict[str, Any]:
         save = {
             "_target_": "SaveImaged",
             "keys": "pred",
@@ -100,11 +127,10 @@ class SegmentationBundle(Prediction):
             "resample": True,  # to the grid that it is on: without, MONAI takes some affines for those of two axes, and stops
             "mode": "nearest",
         }
-        window = {"_target_": "SlidingWindowInferer"} if self.weighing == "monai" else own("NNUNetInferer")
         return bundle_configs.inference(
             imports=("sys", "numpy as np"),
             entries={
-                SCRIPTS_PATH: "$sys.path.insert(0, os.path.abspath(@bundle_root))",
+                **SCRIPTS_ENTRY,
                 "output_postfix": "",
                 "output_name": output_name(self.images),
             },
@@ -112,9 +138,13 @@ class SegmentationBundle(Prediction):
             datalist=self.datalist,
             network={"network_def": self._network()},
             preprocessing=self.preprocessing,
-            inferer={**window, "roi_size": list(self.patch_size), "sw_batch_size": 1, "overlap": 0.5, "mode": "gaussian"},
-            postprocessing=[*self.postprocessing, save],
+            inferer=self._inferer(),
+            postprocessing=[inverting("@preprocessing"), self.labelling, save],
         )
+
+    def _inferer(self) -> dict[str, Any]:
+        window = {"_target_": "SlidingWindowInferer"} if self.weighing == "monai" else own("NNUNetInferer")
+        return {**window, "roi_size": list(self.patch_size), "sw_batch_size": 1, "overlap": 0.5, "mode": "gaussian"}
 
     def _network(self) -> dict[str, Any]:
         """The stock network as a configuration.
@@ -164,6 +194,7 @@ class SegmentationBundle(Prediction):
             inputs="\n\n".join(inputs),
             outputs="\n\n".join(outputs),
             reference=REFERENCE,
+            fine_tuning=FINE_TUNING if self.fine_tuning is not None else "",
             programs=PROGRAMS,
         )
 

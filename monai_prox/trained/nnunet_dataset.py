@@ -70,6 +70,12 @@ def outputs_of(dataset: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(by_value[value] for value in sorted(by_value))
 
 
+def label_values_of(dataset: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """Of each output but the background, its values in label images, of a ``normalised`` dataset."""
+    foreground = foreground_of(dataset)
+    return tuple(tuple(_listed(foreground[name])) for name in outputs_of(dataset) if name in foreground)
+
+
 def named_scores(scores: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, Any]:
     """Scores by the keys of nnU-Net's summary.json, "1" or "(1, 2)", with the names of the labels instead.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -25,8 +26,20 @@ from helpers.bundle_checks import (
     targets,
     train_in_two_processes,
 )
-from helpers.bundle_commands import BUNDLES, ROOT, TINY, Trained, arguments, copy_bundles, monai, trained_once, write_task
-from helpers.bundle_hosts import deployed, labelled, predict, scripts_from
+from helpers.bundle_commands import (
+    BUNDLES,
+    ROOT,
+    TINY,
+    Trained,
+    arguments,
+    cases_of,
+    copy_bundles,
+    monai,
+    trained_once,
+    write_task,
+)
+from helpers.bundle_hosts import deployed, label_trains, labelled, predict, scripts_from
+from helpers.commands import call
 from helpers.equality import equal
 from helpers.orientations import assert_same, stored, write_stored
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -303,9 +316,16 @@ def test_monai_deploy_and_label_predict_with_an_exported_member(trained: Trained
     (tmp_path / "images" / image.name).symlink_to(image.resolve())
     (own,) = predict(bundle, tmp_path / "images", tmp_path / "masks").values()
     with scripts_from(bundle):
-        by_deploy = deployed(bundle, image)
-    for found in (by_deploy, labelled(bundle, image)):
+        by_deploy = [deployed(bundle, image, folder=folder) for folder in (False, True)]
+    for found in (*by_deploy, labelled(bundle, image)):
         assert found.shape == own.shape and np.mean(found == own) >= 0.9999
+
+
+def test_monai_label_predicts_with_the_largest_member_of_a_family(trained: Trained, tmp_path: Path) -> None:
+    """It knows of no folder of images."""
+    masks = predict(trained.bundle, trained.task, tmp_path, subnet="largest")
+    found = labelled(trained.bundle, trained.task / "imagesTr" / "case_0.nii.gz")
+    assert np.array_equal(found, masks["case_0_seg.nii.gz"])
 
 
 def test_our_commands_take_a_bundle(trained: Trained, tmp_path: Path) -> None:
@@ -337,7 +357,7 @@ def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
 def test_monais_checks_pass_for_an_exported_member(trained: Trained, tmp_path: Path) -> None:
     prediction = prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "smallest")
     bundle = write_bundle(prediction, tmp_path / "smallest")
-    check_zoo_rules(bundle, [name for name in REQUIRED if "train" not in name and not re.search("evaluate|family", name)])
+    check_zoo_rules(bundle, [name for name in REQUIRED if "family" not in name])
     check_network(bundle, tmp_path, (len(prediction.channels), *prediction.patch_size))
 
 
@@ -503,6 +523,18 @@ def test_lists_of_files_are_all_the_data_that_a_training_needs(hippocampus: Trai
     assert all((bundle / "eval" / folder / "image_seg.nii.gz").is_file() for folder in ("1", "2"))
 
 
+def test_monai_label_trains_a_family_anew(hippocampus: Trained, tmp_path: Path) -> None:
+    """Though there are weights of an earlier training, which are not those of this one: its family may have been narrowed."""
+    models = hippocampus.bundle / "models"
+    models.mkdir()
+    torch.save({"weight": torch.zeros(1)}, models / "model.pt")
+    tiny = {key: value for key, value in TINY.items() if key != "epochs"}
+    call(label_trains, hippocampus.bundle, cases_of(hippocampus.task), "model.pt", 2, tiny, environment=os.environ)
+    family = TrainedBundle.open(hippocampus.bundle).family()
+    assert family.epochs == 2 and list(family.validation_cases) == ["case_4.nii.gz"]
+    assert len(torch.load(models / "model.pt", weights_only=True)) > 1
+
+
 def test_held_out_namesakes_are_told_apart(hippocampus: Trained, tmp_path: Path) -> None:
     """Files of one name in several folders of a task: each is scored in the training, the evaluation and a search."""
     task = tmp_path / hippocampus.task.name
@@ -524,8 +556,7 @@ def test_held_out_namesakes_are_told_apart(hippocampus: Trained, tmp_path: Path)
 
 
 def test_labels_above_255_are_written_as_they_are() -> None:
-    transforms = config(ROOT / "bundles" / "msd_prox", "inference")["postprocessing"]["transforms"]
-    (dtype,) = (transform["output_dtype"] for transform in transforms if "output_dtype" in transform)
+    dtype = config(ROOT / "bundles" / "msd_prox", "inference")["saving"]["output_dtype"]
     for labels, expected in ((256, np.uint8), (257, np.uint16)):
         assert eval(dtype.removeprefix("$").replace("@plan.labels", f"range({labels})"), {"np": np}) is expected
 

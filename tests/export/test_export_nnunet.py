@@ -13,9 +13,21 @@ import numpy as np
 import pytest
 import torch
 from helpers.architectures import FOUR_DIMENSIONS
-from helpers.nnunet_task import CUT, FULLRES, TWO_MEMBERS, bare_model, bare_plans, make_trainer
+from helpers.equality import equal
+from helpers.nnunet_task import (
+    CPU,
+    CUT,
+    FULLRES,
+    TWO_MEMBERS,
+    bare_model,
+    bare_plans,
+    make_trainer,
+    stock_predictor,
+)
 from helpers.refusals import refused
+from monai.apps.nnunet import convert_nnunet_to_monai_bundle, get_network_from_nnunet_plans, nnUNetV2Runner
 from nnunetv2.ensembling.ensemble import merge_files
+from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -661,3 +673,56 @@ def test_the_trained_model_is_not_changed_by_an_export(bare: Path) -> None:
     network = stock(export_nnunet(TrainedNNUNet.of(model), "smallest")).network
     assert isinstance(network, nn.Module)
     assert tree(model.path) == before
+
+
+# ---------------------------------------------------------------------- in MONAI's hands
+def test_monai_converts_an_exported_member_into_a_bundle(bare: Path) -> None:
+    """Its converter reads two checkpoints of a fold, which are the same here, as plain data."""
+    model = bare_model(bare_plans(prox=FEW))
+    folder = export_nnunet(TrainedNNUNet.of(model), "smallest")
+    (bare / "bundle" / "models").mkdir(parents=True)
+    named = {"dataset_name_or_id": "990", "nnunet_trainer": "nnUNetTrainer", "nnunet_plans": f"{CUT}-prox-smallest"}
+    convert_nnunet_to_monai_bundle(named, str(bare / "bundle"), fold=0)
+    models = bare / "bundle" / "models"
+    exported = torch.load(folder / "fold_0" / FINAL, weights_only=True)
+    for name in ("model.pt", "best_model.pt"):
+        assert equal(torch.load(models / "fold_0" / name, weights_only=True)["network_weights"], exported["network_weights"])
+    for name in ("plans.json", "dataset.json"):
+        assert (models / name).read_bytes() == (folder / name).read_bytes()
+    settings = torch.load(models / "nnunet_checkpoint.pth", weights_only=True)
+    assert settings["trainer_name"] == "nnUNetTrainer" and settings["init_args"]["configuration"] == FULLRES
+    network = get_network_from_nnunet_plans(str(models / "plans.json"), str(models / "dataset.json"), FULLRES)
+    network.load_state_dict(exported["network_weights"])
+
+
+class PredictorOnCPU(nnUNetPredictor):
+    """nnU-Net's, whose default is a GPU, and in this process alone."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings | {"device": CPU})
+
+    def predict_from_files(
+        self, list_of_lists_or_source_folder: Any, output_folder_or_list_of_truncated_output_files: Any, **_: Any
+    ) -> Any:
+        return self.predict_from_files_sequential(
+            list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files
+        )
+
+
+def test_monais_runner_predicts_with_an_exported_member(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bare_model(bare_plans(prox=FEW))
+    predictor = stock_predictor(model)
+    folder = model.path.parent / f"nnUNetTrainer__{CUT}-prox-largest__{FULLRES}"
+    image = tmp_path / "images" / "case_0000.nii.gz"
+    for folder_of_files in (image.parent, tmp_path / "masks"):
+        folder_of_files.mkdir()
+    voxels = np.random.default_rng(0).normal(0, 1, (20, 26, 18)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), image)
+    (expected,) = predictor.predict_from_files_sequential([[str(image)]], None)
+    monkeypatch.setattr(predict_from_raw_data, "nnUNetPredictor", PredictorOnCPU)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which the runner sets, as it does nnU-Net's variables
+    places = {f"nnunet_{part}": str(bare / f"nnUNet_{part}") for part in ("raw", "preprocessed", "results")}
+    runner = nnUNetV2Runner({"dataset_name_or_id": 990, **places}, work_dir=str(tmp_path))
+    runner.predict(str(image.parent), str(tmp_path / "masks"), str(folder), use_folds=(0,), use_mirroring=False)
+    found = np.asarray(nib.load(tmp_path / "masks" / "case.nii.gz").dataobj)
+    assert np.array_equal(found, np.asarray(expected).T) and len(np.unique(found)) > 1

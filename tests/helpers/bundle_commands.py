@@ -78,6 +78,12 @@ def write_ellipsoids(
     return task
 
 
+def cases_of(task: Path) -> list[dict[str, str]]:
+    """The cases of a small task, as applications list them."""
+    names = [path.name for path in sorted((task / "imagesTr").glob("case*"))]
+    return [{"image": str(task / "imagesTr" / name), "label": str(task / "labelsTr" / name)} for name in names]
+
+
 def copy_bundles(folder: Path) -> Path:
     """The bundles, as a checkout has them, below ``folder``."""
     shutil.copytree(ROOT / "bundles", folder / "bundles", ignore=shutil.ignore_patterns("models", "eval"))

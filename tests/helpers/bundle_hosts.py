@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -15,7 +15,8 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
-from monai.data import MetaTensor
+from monai.bundle import run as run_bundle
+from monai.data import MetaTensor, partition_dataset
 from monai.transforms import Compose, LoadImaged, MapTransform, SaveImaged, apply_transform
 
 
@@ -56,19 +57,31 @@ def scripts_from(folder: Path) -> Iterator[None]:
         forget()
 
 
-def deployed(bundle: Path, file: Path) -> np.ndarray:
-    """Labels (x, y, z) of an image by MonaiBundleInferenceOperator, which knows models/model.ts alone, and no image's file."""
+def deployed(bundle: Path, file: Path, *, folder: bool = False) -> np.ndarray:
+    """Labels (x, y, z) of an image by MonaiBundleInferenceOperator, which knows models/model.ts alone, and no image's file.
+
+    folder: whether it is given the bundle's folder, without model.ts, of which it takes the configurations and models/model.pt.
+    """
     model = bundle / "models" / "model.ts"
     parser = ConfigParser()
-    with ZipFile(model) as archive:
-        parser.read_meta(json.loads(archive.read(f"{model.stem}/extra/metadata.json")))
-        parser.read_config(json.loads(archive.read(f"{model.stem}/extra/inference.json")))
+    if folder:
+        parser.read_meta(str(bundle / "configs" / "metadata.json"))
+        parser.read_config([str(bundle / "configs" / "inference.json")])
+    else:
+        with ZipFile(model) as archive:
+            parser.read_meta(json.loads(archive.read(f"{model.stem}/extra/metadata.json")))
+            parser.read_config(json.loads(archive.read(f"{model.stem}/extra/inference.json")))
     parser.parse()
     device, inferer = parser.get_parsed_content("device"), parser.get_parsed_content("inferer")
     preprocessing, postprocessing = (
         without_files(parser.get_parsed_content(name)) for name in ("preprocessing", "postprocessing")
     )
-    network = torch.jit.load(model, map_location=device).eval()
+    if folder:
+        network = parser.get_parsed_content("network")
+        network.load_state_dict(torch.load(model.with_suffix(".pt"), map_location=device), strict=True)
+    else:
+        network = torch.jit.load(model, map_location=device)
+    network.eval()
     image = nib.load(file)
     meta = {"affine": image.affine, "original_affine": image.affine.copy(), "spatial_shape": np.array(image.shape[:3])}
     meta |= {"original_channel_dim": "no_channel" if image.ndim == 3 else -1, "space": "RAS"}
@@ -116,6 +129,9 @@ def labelled(bundle: Path, file: Path) -> np.ndarray:
     with scripts_from(bundle):
         parser.config.update({"device": "cpu"})  # type: ignore[union-attr]
         before = list(parser.get_parsed_content("preprocessing", instantiate=True).transforms)
+    for one in before:
+        if isinstance(one, LoadImaged):
+            one._loader.image_only = False  # so that there is an item image_meta_dict, too
     before = [LoadedAsRequested(one.keys, one) if isinstance(one, LoadImaged) else one for one in before]
     for transform in before:
         data = apply_transform(transform, data)
@@ -130,3 +146,38 @@ def labelled(bundle: Path, file: Path) -> np.ndarray:
     shape = data["image"].meta["spatial_shape"]  # to which it resizes what has another one
     assert tuple(data["pred"].shape[1:]) == tuple(shape), (data["pred"].shape, shape)
     return np.asarray(data["pred"].cpu()).squeeze(0).astype(np.uint8)
+
+
+def label_trains(
+    bundle: Path, cases: Sequence[Mapping[str, str]], model_filename: str, max_epochs: int, more: Mapping[str, Any]
+) -> None:
+    """MONAI Label's BundleTrainTask on one device, with a fifth of ``cases`` for validation.
+
+    It starts from a file of ``models``, by a handler that it puts first if there is none that loads weights. more: overrides of
+    a derived class. Call it in a process of its own, for it sets the logging.
+    """
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "train.json"))
+    parser.config.update({"bundle_root": str(bundle)})  # type: ignore[union-attr]
+    training, validation = partition_dataset(cases, ratios=[0.8, 0.2], shuffle=False)
+    handlers, model = parser.get("train#handlers", []), bundle / "models" / model_filename
+    if model.exists() and not [one for one in handlers if one.get("_target_") == "CheckpointLoader"]:
+        loaded = {"load_path": str(model), "load_dict": {"model": "$@network"}, "strict": False}
+        handlers.insert(0, {"_target_": "CheckpointLoader", **loaded})
+    overrides: dict[str, Any] = {
+        "bundle_root": str(bundle),
+        "train#trainer#max_epochs": max_epochs,
+        "train#dataset#data": training,
+        "device": "cpu",
+        "train#handlers": handlers,
+        "validate#dataset#data": validation,
+    }
+    with scripts_from(bundle):
+        run_bundle(
+            run_id="run",
+            init_id=None,
+            final_id=None,
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            config_file=str(bundle / "configs" / "train.json"),
+            **overrides | more,
+        )

@@ -88,7 +88,7 @@ def test_old_files_are_read_as_new_ones(kind: str, bare: Path, capsys: pytest.Ca
         architectures.append(source.model.configuration["architecture"])
         networks.append(source.network(subnet).state_dict())
         descriptions.append(source.describe(subnet, name=name))
-        bundles.append(prediction_of(source, "smallest").inference())
+        bundles.append(prediction_of(source, "smallest").configurations())
     assert architectures[0] == architectures[1] and descriptions[0] == descriptions[1] and bundles[0] == bundles[1]
     assert all(torch.equal(networks[0][key], networks[1][key]) for key in networks[1])
     assert descriptions[0].channels == ("CT",) and descriptions[0].normalisation[0].lower == -50

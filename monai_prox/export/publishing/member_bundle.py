@@ -63,8 +63,8 @@ class Signed:
     def metadata(self) -> dict[str, Any]:
         return signed(self.member.metadata(), self.details, self.change)
 
-    def inference(self) -> dict[str, Any]:
-        return self.member.inference()
+    def configurations(self) -> dict[str, dict[str, Any]]:
+        return self.member.configurations()
 
     def readme(self) -> str:
         return self.member.readme()

@@ -66,7 +66,7 @@ $image
         workflow.run()
         workflow.finalize()
 $output
-
+$training
 
 if __name__ == "__main__":
     unittest.main()
@@ -79,6 +79,41 @@ LABELS = Template("""        (name,) = os.listdir(self.output_dir)
         labels = nib.load(os.path.join(self.output_dir, name))
         self.assertEqual(labels.shape, $shape)
         self.assertLessEqual(labels.get_fdata().max(), $highest)""")
+TRAINING = Template("""
+    def test_train_eval_config(self):
+        files = [os.path.join(self.dataset_dir, name) for name in sorted(os.listdir(self.dataset_dir))]
+        label = os.path.join(self.output_dir, "label.nii.gz")
+        values = np.zeros($shape, np.uint16)
+        values[6:12, 5:15, 4:12] = $value
+        nib.save(nib.Nifti1Image(values, nib.load(files[0]).affine), label)
+        override = {
+            "bundle_root": BUNDLE,
+            "images": [$files] * 2,
+            "labels": [label] * 2,
+            "ckpt_dir": self.output_dir,
+            "output_dir": self.output_dir,
+            "epochs": 1,
+            "num_workers": 0,
+        }
+        if not os.path.isfile(os.path.join(BUNDLE, "models/model.pt")):  # a large file
+            override["network"] = "@network_def"
+        train, evaluate = (os.path.join(BUNDLE, "configs", name) for name in ("train.json", "evaluate.json"))
+        common = {
+            "logging_file": os.path.join(BUNDLE, "configs/logging.conf"),
+            "meta_file": os.path.join(BUNDLE, "configs/metadata.json"),
+            **override,
+        }
+        trainer = ConfigWorkflow(workflow_type="train", config_file=train, **common)
+        trainer.initialize()
+        self.assertFalse(trainer.check_properties())
+        trainer.run()
+        trainer.finalize()
+        validator = ConfigWorkflow(workflow_type="infer", config_file=[train, evaluate], **common)
+        validator.initialize()
+        validator.run()
+        validator.finalize()
+        self.assertTrue(os.path.isfile(os.path.join(self.output_dir, "metrics.csv")))
+""")
 SCANS = """        scan = generator.integers(256, size=(96, 128), dtype=np.uint8)
         Image.fromarray(scan).save(os.path.join(self.dataset_dir, "scan.png"))"""
 PROBABILITIES = Template("""        line = np.genfromtxt(os.path.join(self.output_dir, "predictions.csv"), delimiter=",")[1:]
@@ -113,7 +148,7 @@ if __name__ == "__main__":
 
 
 def inference_test(bundle: str, prediction: Exportable) -> str:
-    """A test that predicts for a synthetic image.
+    """A test that predicts for a synthetic image and, if the bundle can be trained, trains on it and evaluates.
 
     Args:
         bundle: name of the bundle.
@@ -122,20 +157,25 @@ def inference_test(bundle: str, prediction: Exportable) -> str:
     if isinstance(prediction, ClassificationBundle):
         imports, image = "import numpy as np\nfrom PIL import Image", SCANS
         output = PROBABILITIES.substitute(classes=len(prediction.classes))
-        return INFERENCE.substitute(bundle=bundle, imports=imports, image=image, output=output)
+        return INFERENCE.substitute(bundle=bundle, imports=imports, image=image, output=output, training="")
     assert isinstance(prediction, SegmentationBundle)
     shape, channels = SIDES[: len(prediction.patch_size)], len(prediction.channels)
-    names = ["case.nii.gz"]
+    names, files = ["case.nii.gz"], "files[0]"
     stored = shape if channels == 1 else (*shape, channels)
     if not prediction.images.startswith("*."):  # a file a channel, as nnU-Net has them
         ending = prediction.images.partition("_0000")[2]
-        names, stored = [f"case_{channel:04d}{ending}" for channel in range(channels)], shape
+        names, stored, files = [f"case_{channel:04d}{ending}" for channel in range(channels)], shape, "files"
     spacing = ", ".join(f"{mm:.6g}" for mm in prediction.spacing)
+    training = ""
+    if prediction.fine_tuning is not None:
+        value = max(max(values) for values in prediction.fine_tuning.label_values)
+        training = TRAINING.substitute(shape=shape, value=value, files=files)
     return INFERENCE.substitute(
         bundle=bundle,
         imports="import nibabel as nib\nimport numpy as np",
         image=VOLUMES.substitute(names=names, shape=stored, spacing=spacing).replace("'", '"'),
         output=LABELS.substitute(shape=shape, highest=prediction.highest_label),
+        training=training,
     )
 
 
