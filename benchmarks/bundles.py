@@ -30,31 +30,31 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hippocampus_prox": {
         "bundle": "hippocampus_prox",
         "task": "Task04_Hippocampus",
-        "train": {"epochs": 40, "batch_size": 4, "learning_rate": 0.01, "plan#features": 16},
+        "train": {"epochs": 40, "iterations": 35, "batch_size": 4, "learning_rate": 0.01, "plan#features": 16},
         "cases": {"validation_cases": 60},
     },
     "brats_prox": {
         "bundle": "brats_prox",
         "task": "Task101_BraTS2015_2ch",
-        "train": {"epochs": 60, **FEW, "plan#patch_voxels": 64**3},
+        "train": {"epochs": 60, "iterations": 4, **FEW, "plan#patch_voxels": 64**3},
         "cases": {"validation_cases": 2},
     },
     "brats_prox_4ch": {
         "bundle": "brats_prox",
         "task": "Task102_TCGA4ch_silver",
-        "train": {"epochs": 10, **FEW, "plan#patch_voxels": 48**3},
+        "train": {"epochs": 10, "iterations": 1, **FEW, "plan#patch_voxels": 48**3},
         "cases": {"validation_cases": 1},
     },
     "msd_prox_spleen": {
         "bundle": "msd_prox",
         "task": "Task09_Spleen",
-        "train": {"epochs": 150, **FEW, "plan#patch_voxels": 48**3},
+        "train": {"epochs": 150, "iterations": 1, **FEW, "plan#patch_voxels": 48**3},
         "cases": {"validation_cases": 1},
     },
     "msd_prox_spinal_cord": {
         "bundle": "msd_prox",
         "task": "Task111_SpinalCordGM",
-        "train": {"epochs": 300, **FEW},
+        "train": {"epochs": 300, "iterations": 1, **FEW},
         "cases": {},
     },
 }

@@ -25,7 +25,6 @@ OWN: Mapping[str, Mapping[str, Any]] = {  # by bundle: its source, and entries a
     "hippocampus_prox": {
         "source": SHARED,
         "task": "Task04_Hippocampus",
-        "epochs": 100,
         "batch_size": 8,
         "samples_per_image": 1,
         "flips": [0],  # front and back of it are two labels
@@ -33,7 +32,8 @@ OWN: Mapping[str, Mapping[str, Any]] = {  # by bundle: its source, and entries a
     "brats_prox": {
         "source": SHARED,
         "task": "Task01_BrainTumour",
-        "epochs": 200,
+        "epochs": 160,
+        "val_interval": 10,
         "samples_per_image": 1,
         "regions": {
             "whole tumour": ["edema", "non-enhancing tumor", "enhancing tumour"],

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_prox.bundle.loss import takes_sigmoid
 from monai_prox.core.family import Family
 from monai_prox.core.named_members import named_members
 from monai_prox.core.network import largest
@@ -35,7 +36,7 @@ class ProX:
         device: the device to which the network is moved.
         monitor: True, or an object with ``threshold`` and ``patience``, see ``Monitor``. False or None means that no choice is
             closed.
-        exclusive: whether a voxel has one class (softmax). False for regions that overlap.
+        exclusive: whether a voxel has one class (softmax). None means that the loss tells: not if it takes the sigmoid.
         calibrated: makes the CalibratedMembers of the supernet. Families whose norms keep statistics need it.
 
     Raises:
@@ -59,7 +60,7 @@ class ProX:
         network: nn.Module | None = None,
         device: str | torch.device = "cpu",
         monitor: bool | Mapping[str, Any] | None = True,
-        exclusive: bool = True,
+        exclusive: bool | None = None,
         calibrated: Callable[[SuperNet], CalibratedMembers] | None = None,
     ) -> None:
         self.network = (largest(family) if network is None else network).to(device)
@@ -72,7 +73,7 @@ class ProX:
             seed=seed,
             calibrate=None if self.calibrated is None else self.calibrated.calibrate,
             monitor=_monitor(monitor, family, size),
-            exclusive=exclusive,
+            exclusive=not takes_sigmoid(loss) if exclusive is None else exclusive,
         )
         self.members = named_members(family, size)
 

@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from ignite.engine import Events
-from monai.data import DistributedSampler
 from monai.data.utils import set_rnd
 from monai.handlers import ValidationHandler
 from torch import Tensor, nn
-from torch.utils.data import Sampler, SequentialSampler
 
 from monai_prox.bundle.trainer import ProXEvents, SupernetTrainer
 from monai_prox.core.distributed import broadcast, rank, world_size
@@ -145,7 +143,7 @@ class ProXExpansionHandler:
                 )
         assert self._trainer is not None, "attach the handler first"
         self.engine.load_state_dict(engine)
-        # The length of an epoch depends on the number of processes, which may have changed
+        # The length of an epoch may have changed, with the number of processes for example
         saved_trainer = state["trainer"]
         length = self._trainer.state.epoch_length or saved_trainer["epoch_length"]
         iteration = saved_trainer["iteration"] * length // saved_trainer["epoch_length"]
@@ -156,21 +154,6 @@ class ProXExpansionHandler:
 
     def _origin(self) -> dict[str, Any]:
         return {**self.engine.origin, "epochs": self.engine.schedule.epochs, "plan": self.plan}
-
-
-def validation_sampler(dataset: Sized) -> Sampler[int]:
-    """The part of the validation cases that a process has.
-
-    Args:
-        dataset: the cases.
-
-    Returns:
-        A sampler that divides the cases among the processes. If there are fewer cases than processes, each has all.
-    """
-    if len(dataset) < world_size():
-        return SequentialSampler(dataset)
-    divided: Sampler[int] = DistributedSampler(dataset, even_divisible=False, shuffle=False)
-    return divided
 
 
 class _Result(NamedTuple):

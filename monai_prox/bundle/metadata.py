@@ -34,7 +34,7 @@ def fit_metadata(path: Path, plan: TrainingPlan, metrics: Mapping[str, float]) -
     try:
         formats = metadata["network_data_format"]
         image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
-        size, outputs = list(plan.patch_size), list(plan.values)
+        size, outputs = list(plan.patch_size), list(getattr(plan, "outputs", plan.values))
         image |= {"spatial_shape": size, **_channels(plan.inputs)}
         if (is_ct := getattr(plan, "is_ct", None)) is not None and is_ct != (image["modality"] == "CT"):
             image |= {"modality": "CT", "format": "hounsfield"} if is_ct else {"modality": "MR", "format": "magnitude"}
@@ -43,7 +43,7 @@ def fit_metadata(path: Path, plan: TrainingPlan, metrics: Mapping[str, float]) -
         raise ProXError(f"{path} has no network_data_format with inputs image and outputs pred") from None
     if metadata != before or str(before.get("image_classes")).startswith(OWN):  # written here before
         metadata["label_classes"] = "; ".join(f"{value} {name}" for name, value in plan.values.items())
-        metadata["pred_classes"] = "; ".join(f"channel {value}: {name}" for name, value in plan.values.items())
+        metadata["pred_classes"] = "; ".join(f"channel {number}: {name}" for number, name in enumerate(outputs))
         metadata["image_classes"] = plan.images
     metadata["eval_metrics"] = {name: round(value, DECIMALS) for name, value in metrics.items() if isfinite(value)}
     if metadata != before:

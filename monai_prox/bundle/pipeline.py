@@ -31,6 +31,7 @@ from monai_prox.bundle.configuration import quiet
 from monai_prox.bundle.errors import name_cause_last
 from monai_prox.bundle.family_writer import FamilyWriter
 from monai_prox.bundle.handlers import MemberValidationHandler, ProXExpansionHandler
+from monai_prox.bundle.loss import takes_sigmoid
 from monai_prox.core.distributed import rank
 from monai_prox.data.pipeline_plan import PipelinePlan, size_of
 from monai_prox.errors import ProXError
@@ -121,7 +122,7 @@ class ProXPipeline(ProX):
             network=network,
             device=device,
             monitor=monitor,
-            exclusive=not _takes_sigmoid(loss) if exclusive is None else exclusive,
+            exclusive=not takes_sigmoid(loss) if exclusive is None else exclusive,
             calibrated=(lambda supernet: CalibratedMembers(supernet, patches, dict, count=CALIBRATED_ON))
             if keeps_statistics(network)
             else None,
@@ -221,12 +222,6 @@ class _OneLine:
                 f"the network returns {count} outputs in training, and the loss {type(self.loss).__name__} does not "
                 f"take them: {error}; leave deep supervision out, or give a loss such as DeepSupervisionLoss{taken}"
             ) from error
-
-
-def _takes_sigmoid(loss: Any) -> bool:
-    """Whether a loss is of regions that overlap: it, or a loss that it is made of, takes the sigmoid of the logits."""
-    parts = loss.modules() if isinstance(loss, nn.Module) else [loss]
-    return isinstance(loss, nn.BCEWithLogitsLoss) or any(getattr(part, "sigmoid", False) is True for part in parts)
 
 
 class _Patches(Sequence[Mapping[str, Any]]):

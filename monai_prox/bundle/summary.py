@@ -1,4 +1,4 @@
-"""A summary of the plan in the log of a training."""
+"""A summary of the plan and of the length of a training in its log."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import os
 
 from monai_prox.bundle.cache import Data, cached_bytes
 from monai_prox.bundle.component import ProX
+from monai_prox.bundle.sampling import TrainingSampler
 from monai_prox.core import cost
 from monai_prox.core.distributed import rank, world_size
 from monai_prox.data.plans import TrainingPlan
 from monai_prox.report import count
 
 
-def log_plan(plan: TrainingPlan, prox: ProX, training: Data, validation: Data, *, cache_rate: float = 1.0) -> None:
-    """Logs two lines about the plan, in the first process: the data and the memory of their cache, and the network.
+def log_plan(
+    plan: TrainingPlan, prox: ProX, training: Data, validation: Data, *, sampler: TrainingSampler, cache_rate: float = 1.0
+) -> None:
+    """Logs three lines in the first process: the data and the memory of their cache, the network, and the training's length.
 
     The memory is left out if an image consists of several files.
 
@@ -23,6 +26,7 @@ def log_plan(plan: TrainingPlan, prox: ProX, training: Data, validation: Data, *
         prox: the component that trains.
         training: items {"image": ..., ...} of the training dataset.
         validation: items of the validation dataset.
+        sampler: the sampler of the training.
         cache_rate: part of the items that MONAI's CacheDataset keeps.
     """
     if rank() > 0:
@@ -40,6 +44,12 @@ def log_plan(plan: TrainingPlan, prox: ProX, training: Data, validation: Data, *
     logger.info(
         f"Network: {len(largest['width'])} stages of {features} features; the largest of {family.space.size():,} members has "
         f"{count(member_cost.parameters)} weights and takes {count(member_cost.macs)}MAC for {size}"
+    )
+    epochs, iterations = prox.engine.schedule.epochs, sampler.iterations
+    processes = f" in each of {world_size()} processes" if world_size() > 1 else ""
+    logger.info(
+        f"Length: {epochs:,} epochs of {iterations:,} iterations, {epochs * iterations:,} in all; an iteration takes "
+        f"{sampler.batch_size} images{processes}"
     )
 
 

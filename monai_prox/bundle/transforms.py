@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import AsDiscreted, MapTransform
 
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.oct import read_scan
 from monai_prox.errors import ProXError
 from monai_prox.export import bundle_transforms
+from monai_prox.export.bundle_transforms import RegionsToLabelsd, label_fault, name_of, warn_if_empty
 from monai_prox.export.bundle_transforms import Resampled as Resampled
-from monai_prox.export.bundle_transforms import label_fault, name_of, warn_if_empty
 
 
 class CheckCased(MapTransform):  # type: ignore[misc]
@@ -98,3 +98,13 @@ class LabelsToRegionsd(bundle_transforms.LabelsToRegionsd):
 
     def __init__(self, keys: KeysCollection, regions: Mapping[str, Iterable[int]]) -> None:
         super().__init__(keys, [list(values) for values in regions.values()])
+
+
+def outputs_to_labels(keys: KeysCollection, plan: Plan) -> MapTransform:
+    """The transform from a network's logits (outputs, *spatial) to labels (1, *spatial).
+
+    Args:
+        keys: keys of the logits.
+        plan: the plan, which knows whether the outputs are labels, or regions and as which labels they are written.
+    """
+    return AsDiscreted(keys, argmax=True) if plan.written is None else RegionsToLabelsd(keys, plan.written)

@@ -17,18 +17,19 @@ import numpy as np
 from monai_prox.data.data_list import numbered
 from monai_prox.data.decathlon import Case, DecathlonTask, geometry_of, open_header
 from monai_prox.data.foreground import foreground_geometries
+from monai_prox.data.intensity import plan_intensity
 from monai_prox.data.plan_settings import ORIENTATION, PREDICTION, check_settings
+from monai_prox.data.regions import regions_of, written_values
 from monai_prox.data.topology import SMALLEST_FEATURE_MAP, largest_rotation, plan_architecture, plan_topology, target_spacing
 from monai_prox.errors import ProXError
 from monai_prox.families.architecture import DEPTH_KEY
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
-from monai_prox.runtime.nifti_images import turned, voxels_of
 from monai_prox.typed import typed
 
 FORMAT = 1
+OPTIONAL = {"orientation", "trained_regions"}
 CT = ("lower", "upper", "mean", "std")  # keys of an intensity of this kind
-FOREGROUND_SAMPLES = 10_000  # voxels per case for CT statistics, as in nnU-Net
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class Plan:
         licence: licence of the data as in dataset.json, or "".
         orientation: axis codes that images are turned to, so that x, y and z have the same meaning in all images. None means
             that images are taken as stored.
+        trained_regions: values of labels by the name of the region that is an output of the network, larger ones first. None
+            means that labels are the outputs, and exclude each other.
     """
 
     kind: ClassVar[str] = "segmentation"  # which family.json does not say
@@ -60,6 +63,7 @@ class Plan:
     architecture: Mapping[str, Any]
     licence: str = ""
     orientation: str | None = None
+    trained_regions: Mapping[str, tuple[int, ...]] | None = None
 
     @property
     def is_ct(self) -> bool:
@@ -70,6 +74,16 @@ class Plan:
     def values(self) -> dict[str, int]:
         """The value of each label, by its name."""
         return {label: value for value, label in enumerate(self.labels)}
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the network's outputs, labels or regions."""
+        return self.labels if self.trained_regions is None else tuple(self.trained_regions)
+
+    @property
+    def written(self) -> tuple[int, ...] | None:
+        """The label that each region is written as, later ones on top. None if labels are the outputs."""
+        return None if self.trained_regions is None else written_values(self.trained_regions)
 
     @property
     def window(self) -> tuple[float | None, ...]:
@@ -154,7 +168,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data, for a JSON file."""
-        return {"format": FORMAT, **asdict(self)}
+        data = {"format": FORMAT, **asdict(self)}
+        return {key: value for key, value in data.items() if key != "trained_regions" or value is not None}
 
     @classmethod
     def from_json(cls, data: Any) -> Plan:
@@ -168,7 +183,7 @@ class Plan:
         """
         names = {field.name for field in fields(cls)}
         problem = f"not a plan of format {FORMAT} with {', '.join(sorted(names))}"
-        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) | {"orientation"} != names | {"format"}:
+        if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) | OPTIONAL != names | {"format"}:
             raise ProXError(f"{problem}: {data!r:.160}")
         plan = typed(cls, {name: value for name, value in data.items() if name != "format"}, problem)
         if plan.orientation not in (None, ORIENTATION):
@@ -184,6 +199,10 @@ class Plan:
         measured = all(isinstance(number, int | float) and isfinite(number) for number in numbers)
         if kind != "z-score" and not (kind == "ct" and measured and plan.intensity["std"] > 0):
             raise ProXError(f"{problem}: intensity is of kind z-score, or ct with {', '.join(CT)}, got {plan.intensity!r:.120}")
+        if plan.trained_regions is not None:
+            written_values(plan.trained_regions)
+        if not {v for of in (plan.trained_regions or {}).values() for v in of} <= set(range(1, len(plan.labels))):
+            raise ProXError(f"{problem}: trained_regions have values of labels, got {plan.trained_regions!r:.120}")
         return plan
 
     def family(self, space: Any = None, *, open: Mapping[str, int] | None = None) -> UNetFamily:
@@ -199,7 +218,7 @@ class Plan:
         family = UNetFamily(
             self.architecture,
             input_channels=len(self.channels),
-            num_classes=len(self.labels),
+            num_classes=len(self.outputs),
             patch_size=self.patch_size,
             choices=UNetChoices.from_json({} if space is None else space),
             open=open,
@@ -223,17 +242,7 @@ class Plan:
         Raises:
             ProXError: a name is not a label of the foreground.
         """
-        if regions is None:
-            return {name: (value,) for value, name in enumerate(self.labels) if value}
-        if not isinstance(regions, Mapping) or any(isinstance(names, str) for names in regions.values()):
-            raise ProXError(f"regions are {{name: [labels]}}, got {regions!r:.160}")
-        unknown = {name for names in regions.values() for name in names} - set(self.labels[1:])
-        if unknown:
-            raise ProXError(
-                f"regions name {sorted(unknown)}; the labels of {self.task} are {', '.join(self.labels[1:])}: --labels names "
-                "them, and --regions '$None' evaluates each"
-            )
-        return {region: tuple(self.labels.index(name) for name in names) for region, names in regions.items()}
+        return regions_of(regions, self.labels, self.task)
 
     def check_fits(self, task: DecathlonTask) -> None:
         """Checks that a task has the channels and labels that the network was trained with.
@@ -268,6 +277,8 @@ def make_plan(
     spacing: Sequence[float] | None = None,
     patch_size: Sequence[int] | None = None,
     orientation: str | None = None,
+    regions: Mapping[str, Sequence[str]] | None = None,
+    regions_as_outputs: bool = False,
 ) -> Plan:
     """Plans a network for a task from the headers and images of its training cases.
 
@@ -285,6 +296,8 @@ def make_plan(
             planned one.
         orientation: "RAS" if the training's transforms turn images to it. None if they take images as stored, as those of
             version 0.1.0 do.
+        regions: names of labels by the name of the region.
+        regions_as_outputs: whether the network has the regions as outputs, and not the labels.
 
     Raises:
         ProXError: the headers contradict dataset.json or each other, or an argument is out of range.
@@ -301,12 +314,15 @@ def make_plan(
     if features < 2 or patch_voxels < SMALLEST_FEATURE_MAP**3:
         raise ProXError(f"features is {features} and patch_voxels {patch_voxels}; at least 2 and {SMALLEST_FEATURE_MAP**3}")
     check_settings(spacing=spacing, patch_size=patch_size, orientation=orientation)
+    trained_regions = regions_of(regions or {}, task.labels, task.name) if regions_as_outputs else None
+    if trained_regions is not None:
+        written_values(trained_regions)
     cases = task.cases if cases is None else cases
     if len(task.labels) < 2:
         raise ProXError(f"no label image of {task.name} has a label beside the background, 0, so there is nothing to train")
     geometries = [task.geometry(case, orientation) for case in cases]
     target = target_spacing(geometries) if spacing is None else np.array(spacing, float)
-    intensity = _intensity(task, cases, orientation)
+    intensity = plan_intensity(task, cases, orientation)
     trained = geometries if intensity["kind"] == "ct" else foreground_geometries([case.image for case in cases], orientation)
     shapes = [np.array(g.shape) * np.array(g.spacing) / target for g in trained]
     median_shape = np.maximum(np.median(shapes, axis=0).round().astype(int), 1)
@@ -321,28 +337,5 @@ def make_plan(
         architecture=plan_architecture(network, features, strides, kernels),
         licence=task.licence,
         orientation=orientation,
+        trained_regions=trained_regions,
     )
-
-
-def _intensity(task: DecathlonTask, cases: Sequence[Case], orientation: str | None) -> dict[str, Any]:
-    ct = [name.strip().casefold() == "ct" for name in task.channels]
-    if not any(ct):
-        return {"kind": "z-score"}
-    if not all(ct):
-        raise ProXError(f"{task.name} has CT beside other modalities ({', '.join(task.channels)}), which is not supported")
-    samples = []
-    for number, case in enumerate(cases):
-        # in an order that does not depend on how they are stored, if ``orientation`` is given
-        image, label = (voxels_of(p, turned(p, open_header(p), orientation)) for p in (case.image, case.label))
-        voxels = image[label.reshape(label.shape[:3]) > 0].ravel()
-        if voxels.size:
-            chosen = np.random.default_rng(number).integers(voxels.size, size=min(FOREGROUND_SAMPLES, voxels.size))
-            samples.append(voxels[chosen])
-    if not samples:
-        raise ProXError(f"no training case of {task.name} has a labelled voxel, so its CT intensities cannot be measured")
-    values = np.concatenate(samples).astype(float)
-    if not np.isfinite(values).all():
-        raise ProXError(f"the images of {task.name} have values that are not finite numbers (NaN or infinite) where labelled")
-    lower, upper = np.percentile(values, (0.5, 99.5))
-    statistics = {"lower": lower, "upper": upper, "mean": values.mean(), "std": max(values.std(), 1e-4)}
-    return {"kind": "ct", **{name: round(float(value), 4) for name, value in statistics.items()}}

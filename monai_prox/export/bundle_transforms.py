@@ -192,15 +192,19 @@ class LabelsToRegionsd(MapTransform):  # type: ignore[misc]
 
     def __init__(self, keys: KeysCollection, regions: Sequence[Sequence[int]]) -> None:
         super().__init__(keys)
-        self.values = [torch.tensor(list(values)) for values in regions]
+        self.regions = regions
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         changed = dict(data)
         for key in self.key_iterator(changed):
-            label: Tensor = changed[key]
-            regions = [torch.isin(label, values.to(label.device, label.dtype)) for values in self.values]
-            changed[key] = torch.cat(regions).to(torch.float32)
+            changed[key] = region_masks(changed[key], self.regions, axis=0).to(torch.float32)
         return changed
+
+
+def region_masks(label: Tensor, regions: Sequence[Sequence[int]], *, axis: int) -> Tensor:
+    """Values of labels, with one channel -> masks of regions, of bool. axis: of the channel."""
+    values = [torch.tensor(list(of), device=label.device, dtype=label.dtype) for of in regions]
+    return torch.cat([torch.isin(label, of) for of in values], axis)
 
 
 class ResampleToSpacing(SpatialResample):  # type: ignore[misc]

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from monai_prox.data.decathlon_plan import Plan
 from monai_prox.export.classification_bundle import ClassificationBundle
 from monai_prox.export.prediction import metrics_of
 from monai_prox.export.segmentation import segmentation
@@ -47,7 +48,7 @@ def prediction_of(source: TrainedSegmenter, which: str) -> SegmentationBundle:
         subnet,
         source.describe(subnet, name=name),
         orientation=plan.orientation,
-        outputs=plan.labels,
+        outputs=plan.outputs,
         scores=source.bundle.measured(subnet),
         measured_on=MEASURED_ON,
         licence=plan.licence,
@@ -55,9 +56,16 @@ def prediction_of(source: TrainedSegmenter, which: str) -> SegmentationBundle:
         images="*.nii.gz",
         datalist="$sorted(glob.glob(os.path.join(glob.escape(@dataset_dir), '*.nii.gz')))",
         dataset=DECATHLON,
-        label_values=tuple((value,) for value in range(1, len(plan.labels))),
+        label_values=_label_values(plan),
         weighing="monai",
     )
+
+
+def _label_values(plan: Plan) -> tuple[tuple[int, ...], ...]:
+    """Of each output but the background."""
+    if plan.trained_regions is None:
+        return tuple((value,) for value in range(1, len(plan.labels)))
+    return tuple(tuple(values) for values in plan.trained_regions.values())
 
 
 def classification_of(source: TrainedClassifier, which: str) -> ClassificationBundle:

@@ -96,7 +96,8 @@ def test_a_bundle_names_nothing_but_installed_components(name: str) -> None:
 
 def test_the_bundles_differ_only_where_their_tasks_do() -> None:
     """They are files of their own, because the zoo asks for it; what one learns, all learn."""
-    own = {"bundle_root", "task", "regions", "epochs", "batch_size", "samples_per_image", "flips", "dataset_dir"}
+    own = {"bundle_root", "task", "dataset_dir", "regions", "epochs", "val_interval"}
+    own |= {"batch_size", "samples_per_image", "flips"}
     for file in ("train", "evaluate", "inference", "multi_gpu_train"):
         shared = [{k: v for k, v in config(ROOT / "bundles" / name, file).items() if k not in own} for name in BUNDLES]
         assert all(one == shared[0] for one in shared), file
@@ -142,11 +143,12 @@ def test_a_training_says_first_what_was_planned(trained: Trained) -> None:
         f"Network: {len(features)} stages of {', '.join(map(str, features))} features; the largest of "
         f"{prox.supernet.family.space.size():,} members has {count(largest.parameters)} weights and takes "
         f"{count(largest.macs)}MAC for {patch}\n",
+        "Length: 5 epochs of 1 iterations, 5 in all; an iteration takes 2 images\n",
     )
-    first, last = (said.find(line) for line in lines)
-    found = [line for line in said.splitlines() if "Plan: " in line or "Network: " in line]
-    assert 0 <= first < last < said.index("ProX stage"), (lines, found)
-    assert said.count("Plan: ") == said.count("Network: ") == 1
+    plan_at, network_at, length_at = (said.find(line) for line in lines)
+    found = [line for line in said.splitlines() if any(word in line for word in ("Plan: ", "Network: ", "Length: "))]
+    assert 0 <= plan_at < network_at < length_at < said.index("ProX stage"), (lines, found)
+    assert len(found) == 3
 
 
 def assert_evaluates(trained: Trained, name: str, output: Path) -> None:
@@ -416,10 +418,11 @@ def train(
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(hippocampus: Trained, tmp_path: Path) -> None:
     """From the last epoch of a stage and from within one; with the optimizer and the learning rate."""
-    train(hippocampus, tmp_path / "whole", extra=("--train#saver#n_saved", "9"), epochs=8)
+    length = {"epochs": 8, "iterations": 3}  # of four images, in batches of two
+    train(hippocampus, tmp_path / "whole", extra=("--train#saver#n_saved", "9"), **length)
     for epoch in (1, 6):
         checkpoint = tmp_path / "whole" / "models" / f"checkpoint_epoch={epoch}.pt"
-        train(hippocampus, tmp_path / f"from {epoch}", ckpt=checkpoint, epochs=8, new=epoch == 1)  # texts hash to other numbers
+        train(hippocampus, tmp_path / f"from {epoch}", ckpt=checkpoint, new=epoch == 1, **length)  # texts hash to other numbers
         for file in ("model.pt", "checkpoint_epoch=8.pt"):
             whole = torch.load(tmp_path / "whole" / "models" / file, weights_only=True)
             resumed = torch.load(tmp_path / f"from {epoch}" / "models" / file, weights_only=True)
@@ -436,6 +439,7 @@ def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) 
     assert len(list((tmp_path / "eval").glob("events.out.tfevents.*"))) == 1
     assert said.count("Epoch[5] Metrics") == said.count("Plan: patches of ") == 1
     assert "of memory in each process" in said
+    assert "Length: 5 epochs of 1 iterations, 5 in all; an iteration takes 1 images in each of 2 processes" in said
     assert "val_mean_dice_largest" in said
     assert (tmp_path / "eval" / "mlruns.db").is_file()
 
@@ -454,8 +458,9 @@ def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) 
         ),
         ({"recipe": "prix"}, "the recipe 'prix' is not known; known: prox, prox_paper"),
         ({"epochs": 0}, "the number of epochs is 0; it must be a whole number, at least 1"),
+        ({"iterations": 0}, "the number of iterations of an epoch is 0; it must be a whole number, at least 1"),
     ],
-    ids=["no data", "closed space", "region", "recipe", "epochs"],
+    ids=["no data", "closed space", "region", "recipe", "epochs", "iterations"],
 )
 def test_what_cannot_work_is_said_before_training(
     hippocampus: Trained, tmp_path: Path, overrides: dict[str, Any], message: str

@@ -15,7 +15,7 @@ from helpers.refusals import refused
 from monai.bundle import ConfigParser
 from monai.handlers import StatsHandler
 
-from monai_prox.bundle import ProX, cache, cache_rate, listed, log_plan, summary
+from monai_prox.bundle import ProX, TrainingSampler, cache, cache_rate, listed, log_plan, summary
 from monai_prox.core.named_members import named_members
 from monai_prox.core.network import largest
 from monai_prox.data.oct_plan import OctPlan
@@ -95,25 +95,28 @@ def test_other_arguments_that_cannot_be_are_refused() -> None:
 # ---------------------------------------------------------------------- what is said before a training
 def logged(caplog: pytest.LogCaptureFixture, *data: Any, **settings: Any) -> list[str]:
     caplog.clear()
+    sampler = TrainingSampler(data[0], iterations=1000, batch_size=2)
     with caplog.at_level(logging.INFO):
-        log_plan(PLAN, component(), *data, **settings)
+        log_plan(PLAN, component(), *data, sampler=sampler, **settings)
     return caplog.messages
 
 
 def test_cases_are_counted_and_what_nobody_knows_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     """Images that are no single files have no header; without a cache nothing is kept."""
     several = [{"image": ["a.nii.gz", "b.nii.gz"]}] * 3
-    plan, network = logged(caplog, several, several[:1])
+    plan, network, length = logged(caplog, several, several[:1])
     assert plan.endswith("of images as stored; 3 cases to train on, 1 to validate on")
     assert network.startswith("Network: 3 stages of 4, 8, 8 features; the largest of ")
-    (plan, _) = logged(caplog, [{"image": "nowhere.nii.gz"}], [], cache_rate=0.0)
+    assert length == f"Length: {EPOCHS} epochs of 1,000 iterations, {EPOCHS},000 in all; an iteration takes 2 images"
+    (plan, *_) = logged(caplog, [{"image": "nowhere.nii.gz"}], [], cache_rate=0.0)
     assert plan.endswith("1 cases to train on, 0 to validate on")
 
 
 def test_scans_are_counted_by_their_size(caplog: pytest.LogCaptureFixture) -> None:
     plan = OctPlan(task="a", classes=("CNV", "DME"), image_size=(64, 64))
+    training, sampler = [{"image": "a"}] * 8, TrainingSampler(range(8), iterations=1, batch_size=1)
     with caplog.at_level(logging.INFO):
-        log_plan(plan, component(), [{"image": "a"}] * 8, [{"image": "b"}] * 3, cache_rate=0.5)
+        log_plan(plan, component(), training, [{"image": "b"}] * 3, sampler=sampler, cache_rate=0.5)
     assert caplog.messages[0] == (
         "Plan: images of 64 x 64 pixels, of CNV, DME; 8 cases to train on, 3 to validate on, kept in up to 81.9 kB of memory"
     )

@@ -35,7 +35,8 @@ from monai.bundle import ConfigParser
 from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceLoss
 from torch import Tensor, nn
 
-from monai_prox.bundle.pipeline import _OneLine, _Patches, _takes_sigmoid
+from monai_prox.bundle.loss import takes_sigmoid
+from monai_prox.bundle.pipeline import _OneLine, _Patches
 from monai_prox.core.slicing import place
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
@@ -309,9 +310,9 @@ def test_settings_that_cannot_be_are_the_last_line(settings: dict[str, Any], sai
 def test_losses_of_overlapping_regions_are_told() -> None:
     dice = DiceLoss(sigmoid=True)
     for loss in (dice, DiceCELoss(sigmoid=True), nn.BCEWithLogitsLoss(), DeepSupervisionLoss(dice)):
-        assert _takes_sigmoid(loss)
+        assert takes_sigmoid(loss)
     for loss in (DiceLoss(softmax=True), DiceCELoss(to_onehot_y=True, softmax=True), nn.CrossEntropyLoss(), min):
-        assert not _takes_sigmoid(loss)
+        assert not takes_sigmoid(loss)
 
 
 def test_a_loss_of_one_output_is_named() -> None:

@@ -52,7 +52,8 @@ BUNDLE = ROOT / "bundles" / "roct_prox"
 TRAIN = "bundles/roct_prox/configs/train.json"
 SPACE = {"resolution": [48, 64], "depth": [1, 2], "kernel": [3, 5]}
 # every stage of the recipe has its epoch
-TINY = {"epochs": 5, "batch_size": 8, "num_workers": 0, "val_interval": 100, "space": SPACE, "calibrated#count": 16}
+TINY = {"epochs": 5, "iterations": 2, "batch_size": 8, "num_workers": 0, "val_interval": 100, "space": SPACE}
+TINY |= {"calibrated#count": 16}
 DATA = Path(os.environ.get("MONAI_PROX_DATA", "")) / "roct"
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
@@ -344,8 +345,9 @@ def test_two_processes_train_one_supernet(trained: Trained, tmp_path: Path) -> N
         ({"space": {"resolution": [16, 64]}}, "at least the network's stride of 32 pixels"),
         ({"validation": 2}, "validation is 2; it is a fraction between 0 and 1"),
         ({"epochs": 0}, "the number of epochs is 0; it must be a whole number, at least 1"),
+        ({"iterations": 0}, "the number of iterations of an epoch is 0; it must be a whole number, at least 1"),
     ],
-    ids=["no data", "space", "validation", "epochs"],
+    ids=["no data", "space", "validation", "epochs", "iterations"],
 )
 def test_what_cannot_work_is_said_before_training(
     trained: Trained, tmp_path: Path, overrides: dict[str, Any], message: str

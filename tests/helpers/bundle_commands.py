@@ -29,8 +29,8 @@ TASKS: dict[str, tuple[Sequence[str], Sequence[str], tuple[int, ...], tuple[floa
 }
 BUNDLES = sorted(TASKS)  # for segmentation
 # overrides for a training of a few seconds: every stage of the recipe has its epoch
-TINY = {"epochs": 5, "batch_size": 2, "samples_per_image": 1, "num_workers": 0, "val_interval": 100, "plan#features": 4}
-TINY |= {"space": FOUR_DIMENSIONS}
+TINY = {"epochs": 5, "iterations": 1, "batch_size": 2, "samples_per_image": 1, "num_workers": 0, "val_interval": 100}
+TINY |= {"plan#features": 4, "space": FOUR_DIMENSIONS}
 
 
 def write_task(folder: Path, bundle: str, *, cases: int = 3, seed: int = 0) -> Path:
