@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers.bundle_checks import config
 from helpers.bundle_commands import Trained, arguments, monai, trained_once
 from helpers.bundle_hosts import predict
 from monai.losses import DiceLoss
@@ -93,7 +94,10 @@ def test_the_bundle_an_exported_member_and_a_file_write_the_same_labels(trained:
     torch.save(weights, models / "model.pt")
     bundle.file.write(models)
     source = TrainedBundle.open(models, trained.bundle)
-    alone = predict(write_bundle(prediction_of(TrainedSegmenter(source), name), tmp_path / "alone"), images, tmp_path / "masks")
+    exported = write_bundle(prediction_of(TrainedSegmenter(source), name), tmp_path / "alone")
+    scored = config(exported, "train")["validate"]["postprocessing"]["transforms"][-1]
+    assert scored["keys"] == ["pred", "label"] and scored["regions"] == list(map(list, source.plan.trained_regions.values()))
+    alone = predict(exported, images, tmp_path / "masks")
     file = tmp_path / "member.onnx"
     for command in (
         ["export", str(models), "--subnet", name, "--format", "onnx", "--output", str(file)],
