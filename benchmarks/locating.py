@@ -1,9 +1,9 @@
 """What a large member takes, and how well it segments, if a small one says where it runs.
 
 A family is trained shortly by ProXTrainer. Its largest member segments cases that the training has not seen: everywhere, in the
-box around what the smallest finds (``--locate``), and on the tiles in which that is unsure (``--unsure``). Seconds are those of
-the whole prediction of a case, one after the other in one process. Agreement is the part of the voxels that have the label of
-the largest member everywhere.
+box around what the smallest finds (``--locate``), the same without its specks (``--specks``), and on the tiles in which that is
+unsure (``--unsure``). Seconds are those of the whole prediction of a case, one after the other in one process. Agreement is the
+part of the voxels that have the label of the largest member everywhere.
 
 With ``--placed`` each image lies in a volume so many times as long along each axis, of smooth noise with the image's mean and
 deviation, at a place that is drawn; so do those of the training. Then the truth is known in all of a large volume.
@@ -86,10 +86,12 @@ def place(task: Path, name: str, times: int, seed: int, folder: Path) -> None:
     nib.save(nib.Nifti1Image(where, opened.affine), folder / "labelsTr" / name)
 
 
-def ways(small: Model, margin: float, unsure: float) -> Iterator[tuple[str, Options]]:
+def ways(small: Model, margin: float, specks: float, unsure: float) -> Iterator[tuple[str, Options]]:
     yield "everywhere", Options()
     asked: dict[str, Any] = {"network": small, "description": small.description}
     yield f"located, {margin:g} mm", Options(locator=Locator(**asked, margin=margin))
+    without = Locator(**asked, margin=margin, specks=specks)
+    yield f"located, {margin:g} mm, without specks", Options(locator=without)
     yield f"where unsure, {unsure:g}", Options(locator=Locator(**asked, unsure=unsure))
 
 
@@ -106,6 +108,7 @@ def main() -> None:
     parser.add_argument("--placed", type=int, help="how many times as long along each axis the volume is; images as they are")
     parser.add_argument("--of", type=int, default=68, help="cases that are placed, the last by name")
     parser.add_argument("--margin", type=float, default=20.0, help="mm")
+    parser.add_argument("--specks", type=float, default=0.1, help="share of the largest part")
     parser.add_argument("--unsure", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, required=True)
@@ -129,12 +132,12 @@ def main() -> None:
     description = large.description
     assert isinstance(description, Description)
     cases = labelled_cases(raw / "imagesTr", raw / "labelsTr", description)[-arguments.cases :]
-    names = ("features", "patch_size", "spacing", "steps", "left_out", "placed", "of", "margin", "unsure")
+    names = ("features", "patch_size", "spacing", "steps", "left_out", "placed", "of", "margin", "specks", "unsure")
     settings = {"task": task.name, "epochs": EPOCHS, "cases": len(cases), **{name: getattr(arguments, name) for name in names}}
     described = about(settings, threads=THREADS, packages=["onnxruntime"])
     everywhere: dict[str, NDArray[Any]] = {}
     rows = []
-    for way, options in ways(small, arguments.margin, arguments.unsure):
+    for way, options in ways(small, arguments.margin, arguments.specks, arguments.unsure):
         found: dict[str, list[float]] = {column: [] for column in COLUMNS}
         for case in cases:
             output, start = work / "labels", time.perf_counter()

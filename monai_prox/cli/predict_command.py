@@ -66,6 +66,12 @@ def predict(
     margin: Annotated[
         float | None, typer.Option(help="With --locate: how far around that, in mm. By default it is 20.")
     ] = None,
+    specks: Annotated[
+        float | None,
+        typer.Option(
+            help="With --locate: take parts of less than this share of the largest one's voxels for nothing. By default 0."
+        ),
+    ] = None,
     unsure: Annotated[
         float | None,
         typer.Option(help="With --locate: run where its two best classes are at most this apart in probability instead."),
@@ -110,12 +116,14 @@ def predict(
     locator = None
     if locate is not None:
         small = Model(locate, threads=threads, provider=provider)
-        if margin is not None and unsure is not None:
-            raise ProXError("--margin is around what is found, and --unsure runs elsewhere; give one of them")
+        if unsure is not None and (margin is not None or specks is not None):
+            raise ProXError(
+                "--margin and --specks are of what is found, and --unsure runs elsewhere; give --unsure or the others"
+            )
         around = MARGIN if margin is None else margin
-        locator = Locator(network=small, description=small.description, margin=around, unsure=unsure)
-    elif margin is not None or unsure is not None:
-        raise ProXError("--margin and --unsure are for the file that --locate names; give --locate, too")
+        locator = Locator(network=small, description=small.description, margin=around, specks=specks or 0.0, unsure=unsure)
+    elif margin is not None or specks is not None or unsure is not None:
+        raise ProXError("--margin, --specks and --unsure are for the file that --locate names; give --locate, too")
     opened = Model(model, threads=threads, provider=provider)
     others = [Model(path, threads=threads, provider=provider) for path in second_opinion or ()]
     options = Options(

@@ -24,6 +24,7 @@ from monai_prox.runtime.sliding_window import sliding_window
 
 APART = 1.0  # of the patch: the small network's tiles
 MARGIN, MOST_MARGIN = 20.0, 10_000  # mm
+SURE = 20.0  # a logit whose probability is 1 but for rounding
 # In which the two networks may differ
 OWN = {"member", "subnet", "source", "patch", "mirroring", "postprocessing", "precision", "stored_orientation"}
 
@@ -34,18 +35,22 @@ Logits = NDArray[np.float16]
 class Locator:
     """A small network that says where a large one runs.
 
-    network, description: of the small one. margin: mm on all sides of what it finds. unsure: None for the box around that; or
+    network, description: of the small one. margin: mm on all sides of what it finds. specks: connected parts of that which have
+    less than this share of the largest one's voxels are taken for nothing. unsure: None for the box around what is found; or
     how far apart the probabilities of its two best classes, or of each region and its absence, are at most where it is unsure.
     """
 
     network: Network
     description: Description | ScanDescription
     margin: float = MARGIN
+    specks: float = 0.0
     unsure: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin <= MOST_MARGIN:
             raise ProXError(f"--margin is a distance in mm, 0 to {MOST_MARGIN:,}, got {self.margin:g}")
+        if not 0 <= self.specks <= 1:
+            raise ProXError(f"--specks is a share of the largest part that is found, 0 to 1, got {self.specks:g}")
         if self.unsure is not None and not 0 < self.unsure <= 1:
             raise ProXError(f"--unsure is a difference of probabilities, above 0 and at most 1, got {self.unsure:g}")
 
@@ -89,6 +94,10 @@ class Locator:
             return sliding_window(prepared, patch, description.outputs, large, step=step, done=done)
         if self.unsure is not None:
             return sliding_window(prepared, patch, description.outputs, large, step=step, done=done, onto=(found, seen))
+        if self.specks:
+            specks = self._specks(seen)
+            seen &= ~specks
+            found[:, specks] = _nothing(len(found), exclusive=description.regions is None)
         box = slice(None), *self._around(seen, spacing, (1, *patch)[-3:])
         found[box] = sliding_window(prepared[box], patch, description.outputs, large, step=step, done=done)
         return found
@@ -110,6 +119,13 @@ class Locator:
                 seen[z] = (np.abs(np.tanh(values / 2)) <= self.unsure).any(0)
         return seen
 
+    def _specks(self, seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        parts, count = ndimage.label(seen)
+        sizes = np.bincount(parts.ravel(), minlength=count + 1)
+        small = sizes < self.specks * sizes[1:].max()
+        small[0] = False  # that is where nothing is
+        return np.asarray(small[parts])
+
     def _around(self, seen: NDArray[np.bool_], spacing: Sequence[float], patch: Sequence[int]) -> tuple[slice, ...]:
         """The box around what is seen with its margin, and as large as a patch where the image is."""
         (box,) = ndimage.find_objects(seen.view(np.uint8))
@@ -119,3 +135,11 @@ class Locator:
             start = max(0, min(start - (side - (stop - start)) // 2, size - side)) if stop - start < side else start
             sides.append(slice(start, max(stop, min(size, start + side))))
         return tuple(sides)
+
+
+def _nothing(outputs: int, *, exclusive: bool) -> Logits:
+    """Logits (outputs, 1) of a voxel without anything."""
+    logits = np.full((outputs, 1), -SURE, np.float16)
+    if exclusive:
+        logits[0] = SURE
+    return logits

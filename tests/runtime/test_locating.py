@@ -78,6 +78,18 @@ def test_without_a_margin_the_box_is_that_of_what_is_found_or_a_patch(image: Arr
     assert count == len(list(tiles((8, 8, 10), PATCH))) and found[0, 0, [0, 9]].all()
 
 
+def test_specks_are_taken_for_nothing(image: Array) -> None:
+    """The core has 24 voxels, and far away the small network finds 2 and 1."""
+    image[20, 4, 3:5] = image[0, 0, 39] = 3
+    organ = image >= 1
+    for specks, kept in ((0.0, (2, 1)), (1 / 24, (2, 1)), (1.5 / 24, (2,)), (2.1 / 24, ()), (1.0, ())):
+        options = locator(Threshold(2), margin=1, specks=specks)
+        found, count = segmented(image, options)
+        assert found.sum() == 4 * 5 * 6 + sum(kept), specks
+        assert (count == 1) == (not kept)
+        np.testing.assert_array_equal(found[:18, :, :30], organ[:18, :, :30])
+
+
 def test_a_thin_image_has_no_larger_box_than_itself() -> None:
     thin = np.zeros((1, 3, 30, 40), np.float32)
     thin[0, 1, 10, 10] = 3
@@ -123,10 +135,17 @@ def test_regions_are_seen_and_unsure_each_by_itself(image: Array) -> None:
     where = Locator(network=small, description=regions, margin=0)
     logits = where.logits(image[None], (1.0,) * 3, small, regions, 0.5)
     assert np.array_equal(logits[0] > 0, image > 0.5) and np.array_equal(logits[1] > 0, image > 2.5)
+    logits = replace(where, specks=0.5).logits(image[None], (1.0,) * 3, small, regions, 0.5)
+    assert (logits[:, 20, 4, 3] < 0).all() and (logits[0] > 0).sum() == (image > 0.5).sum() - 1
     seen = Locator(network=small, description=regions, unsure=0.99)._seen(logits, exclusive=False)
     assert not seen.any()
     logits[1, 3, 3, 3] = 0.1
     assert Locator(network=small, description=regions, unsure=0.99)._seen(logits, exclusive=False).sum() == 1
+
+
+def test_a_share_of_specks_is_refused_in_a_line() -> None:
+    for specks in (-0.1, 1.1, np.nan):
+        refused("--specks is a share of the largest part that is found, 0 to 1", locator, Threshold(1), specks=specks)
 
 
 def test_a_network_for_other_images_or_labels_is_refused() -> None:

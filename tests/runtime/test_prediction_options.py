@@ -84,10 +84,11 @@ def test_a_network_that_finds_something_at_both_ends_locates_everything(stock: P
     other = described_anew(stock, tmp_path / "other.onnx", spacing=(2.0, 2.0, 2.0))
     words = ["predict", stock / "model.onnx", "-i", stock / "images", "-o", tmp_path / "o"]
     assert "--locate names a network whose spacing is (2.0, 2.0, 2.0)" in prox(*words, "--locate", other).error
-    for option in ("--unsure", "--margin"):
+    for option in ("--unsure", "--margin", "--specks"):
         assert "give --locate, too" in prox(*words, option, 0.5).error
-    both = prox(*words, "--locate", stock / "model.onnx", "--unsure", 0.5, "--margin", 5)
-    assert "give one of them" in both.error and not (tmp_path / "o").exists()
+    for option in ("--margin", "--specks"):
+        both = prox(*words, "--locate", stock / "model.onnx", "--unsure", 0.5, option, 0.5)
+        assert "give --unsure or the others" in both.error and not (tmp_path / "o").exists()
 
 
 def test_postprocessing_is_nnunets(stock: Path, tmp_path: Path) -> None:
