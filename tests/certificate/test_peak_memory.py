@@ -10,7 +10,7 @@ from monai_prox.certificate import peak_memory as module
 from monai_prox.certificate.peak_memory import peak_memory, reset_peak
 
 # Bytes. Linux counts those of each thread now and then only, and may put away meanwhile what the process has not used for long
-SIZE, SLACK = 500_000_000, 100_000_000
+SIZE, SLACK = 200_000_000, 60_000_000
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system does not begin anew")
