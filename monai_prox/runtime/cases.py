@@ -127,15 +127,18 @@ def read_labels(path: Path, description: Description) -> NDArray[Any]:
     return nifti_images.read_labels(path, TURNED.get(description.reader))
 
 
-def read_truth(path: Path, case: Case, description: Description, shape: tuple[int, ...]) -> NDArray[Any]:
-    """``read_labels`` of a case of image files. shape: of its image, (z, y, x).
+def read_truth(
+    path: Path, case: Case, description: Description, shape: tuple[int, ...], *, known: bool = False
+) -> NDArray[Any]:
+    """``read_labels`` of a case. shape: of its image, (z, y, x). known: whether they were read before, and warned of.
 
-    Raises ProXError for labels of another shape, and warns where they lie elsewhere.
+    Raises ProXError for labels of another shape, and warns where they lie elsewhere. Where a DICOM series lies is in no single
+    file of it, so nothing is said of its labels.
     """
     labels, image = read_labels(path, description), case.files[0]
     if labels.shape != shape:
         raise ProXError(f"{path} has {labels.shape[::-1]} voxels, its image {shape[::-1]}")
-    if description.reader != PICTURES:
+    if not known and not case.series and description.reader != PICTURES:
         check_place(path, _grid_of(path, description), image, _grid_of(image, description))
     return labels
 

@@ -206,7 +206,10 @@ class SegmentedCases(_LeavesOut):
         """(z, y, x)."""
         labelled = self.labelled[index]
         whole = tuple(grid.whole[axis] for axis in np.argsort(description.transpose))
-        (truth,) = self._truths.get(index, lambda: (read_truth(labelled.labels, labelled.case, description, whole),))
+        known = index in self._sound  # a warning by Python's own count is repeated after any ``catch_warnings``
+        (truth,) = self._truths.get(
+            index, lambda: (read_truth(labelled.labels, labelled.case, description, whole, known=known),)
+        )
         return truth  # type: ignore[no-any-return]
 
     def _prepared(self, index: int, description: Description) -> tuple[Array, Grid]:

@@ -2,7 +2,7 @@
 
 The small network lays its tiles side by side, without overlap. Then the large one runs in the box around all that was found, or
 on those of its own tiles in which the small one is unsure. Everywhere else the small one's result stays. Both networks are of
-one family, or of one plan, so what is prepared of an image serves both.
+one family, or of one plan, and of one resolution, so what is prepared of an image serves both.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scipy import ndimage
 from monai_prox.errors import ProXError
 from monai_prox.runtime.description import Description, ScanDescription
 from monai_prox.runtime.model import Network
+from monai_prox.runtime.postprocessing import TOUCHING
 from monai_prox.runtime.resampling import Array
 from monai_prox.runtime.sliding_window import sliding_window
 
@@ -35,9 +36,10 @@ Logits = NDArray[np.float16]
 class Locator:
     """A small network that says where a large one runs.
 
-    network, description: of the small one. margin: mm on all sides of what it finds. specks: connected parts of that which have
-    less than this share of the largest one's voxels are taken for nothing. unsure: None for the box around what is found; or
-    how far apart the probabilities of its two best classes, or of each region and its absence, are at most where it is unsure.
+    network, description: of the small one. margin: mm on all sides of what it finds. specks: parts of that, connected also
+    at corners, which have less than this share of the largest one's voxels are taken for nothing. unsure: None for the box
+    around what is found; or how far apart the probabilities of its two best classes, or of each region and its absence, are at
+    most where it is unsure.
     """
 
     network: Network
@@ -63,7 +65,7 @@ class Locator:
             if (of := getattr(small, name)) != (wanted := getattr(large, name)):
                 raise ProXError(
                     f"--locate names a network whose {name} is {of!s:.80}, and the large one's is {wanted!s:.80}; both must be "
-                    "of one family or one plan"
+                    "of one family or one plan, and of one resolution"
                 )
 
     def logits(
@@ -95,9 +97,7 @@ class Locator:
         if self.unsure is not None:
             return sliding_window(prepared, patch, description.outputs, large, step=step, done=done, onto=(found, seen))
         if self.specks:
-            specks = self._specks(seen)
-            seen &= ~specks
-            found[:, specks] = _nothing(len(found), exclusive=description.regions is None)
+            self._forget_specks(found, seen, exclusive=description.regions is None)
         box = slice(None), *self._around(seen, spacing, (1, *patch)[-3:])
         found[box] = sliding_window(prepared[box], patch, description.outputs, large, step=step, done=done)
         return found
@@ -119,12 +119,19 @@ class Locator:
                 seen[z] = (np.abs(np.tanh(values / 2)) <= self.unsure).any(0)
         return seen
 
-    def _specks(self, seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        parts, count = ndimage.label(seen)
-        sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    def _forget_specks(self, found: Logits, seen: NDArray[np.bool_], *, exclusive: bool) -> None:
+        """Takes them out of both. One slice at a time, as above: numpy counts and indexes by eight bytes a voxel."""
+        parts, count = ndimage.label(seen, TOUCHING)
+        sizes = np.zeros(count + 1, np.intp)
+        for plane in parts:
+            sizes += np.bincount(plane.ravel(), minlength=count + 1)
         small = sizes < self.specks * sizes[1:].max()
         small[0] = False  # that is where nothing is
-        return np.asarray(small[parts])
+        nothing = _nothing(len(found), exclusive=exclusive)
+        for z, plane in enumerate(parts):
+            specks = small.take(plane)
+            seen[z] &= ~specks
+            found[:, z, specks] = nothing
 
     def _around(self, seen: NDArray[np.bool_], spacing: Sequence[float], patch: Sequence[int]) -> tuple[slice, ...]:
         """The box around what is seen with its margin, and as large as a patch where the image is."""

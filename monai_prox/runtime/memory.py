@@ -138,16 +138,19 @@ def _between_axes(grid: Grid) -> int:
 
 
 def _to_predict(grid: Grid, description: Description, options: Options) -> int:
-    channels, outputs = len(description.channels), description.outputs
-    small = None if options.locator is None else options.locator.description
+    channels, outputs, locator = len(description.channels), description.outputs, options.locator
+    small = None if locator is None else locator.description
     patches = [of.patch for of in (description, small) if of is not None]
     padded = max(prod(map(max, grid.shape, (1, *patch)[-3:])) for patch in patches)
     prepared, patch = FLOAT * channels * prod(grid.shape), max(map(prod, patches))
     if padded > prod(grid.shape):
         prepared += FLOAT * channels * padded
     logits = HALF * outputs * padded
-    if small is not None:  # its logits, where they matter, and a slice of them in full precision, twice
-        logits += HALF * outputs * padded + (FLOAT + 2) * padded + 2 * FLOAT * outputs * prod(grid.shape[1:])
+    if locator is not None:  # the small network's logits, where they matter, and a slice of them in full precision, twice
+        of_mask = 1 if locator.unsure is None else FLOAT + 2  # and the sum of the weights of some tiles, and what they cover
+        of_parts = FLOAT * padded if locator.specks else 0  # gone before the large one's logits come
+        slices = 2 * FLOAT * outputs * prod(grid.shape[1:])
+        logits = HALF * outputs * padded + max(logits, of_parts) + of_mask * padded + slices
     tile = FLOAT * patch * (channels + outputs + 3)  # and its weights, and one output weighed
     if options.mirror:
         tile += FLOAT * patch * (channels + outputs)

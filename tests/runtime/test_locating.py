@@ -1,5 +1,6 @@
 """A small network says where a large one runs. Both look at voxels one by one, so their results are known in closed form."""
 
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -90,6 +91,15 @@ def test_specks_are_taken_for_nothing(image: Array) -> None:
         np.testing.assert_array_equal(found[:18, :, :30], organ[:18, :, :30])
 
 
+def test_what_touches_at_corners_is_one_part() -> None:
+    """As in postprocessing: a slanting vessel is one part of 8 voxels beside one of 27, and no 8 specks."""
+    slanting = np.zeros(SHAPE, np.float32)
+    slanting[20:23, 20:23, 30:33] = 3
+    slanting[tuple(np.arange(2, 10) for _ in SHAPE)] = 3
+    found, _ = segmented(slanting, locator(Threshold(2), margin=0, specks=0.2))
+    assert found.sum() == 27 + 8
+
+
 def test_a_thin_image_has_no_larger_box_than_itself() -> None:
     thin = np.zeros((1, 3, 30, 40), np.float32)
     thin[0, 1, 10, 10] = 3
@@ -154,6 +164,8 @@ def test_a_network_for_other_images_or_labels_is_refused() -> None:
     for name, value in {"spacing": (2.0, 1.0, 1.0), "labels": {"background": 0, "liver": 1}, "channels": ("CT",)}.items():
         other = Locator(network=Threshold(1), description=replace(DESCRIBED, **{name: value}))
         refused(f"--locate names a network whose {name} is {value}", Options(locator=other).check, large)
+    coarser = Locator(network=Threshold(1), description=replace(DESCRIBED, spacing=(2.0, 1.0, 1.0)))  # of an elastic resolution
+    refused("both must be of one family or one plan, and of one resolution", Options(locator=coarser).check, large)
     refused("which classifies", Options(locator=Locator(network=Threshold(1), description=SCANS)).check, large)
     refused("--locate: these are for networks that segment", Options(locator=other).check, SCANS)
     refused("--margin is a distance in mm, 0 to 10,000, got -1", Locator, network=Threshold(1), description=large, margin=-1)
@@ -169,9 +181,31 @@ def test_one_class_is_sure_and_a_difference_of_one_is_everywhere(image: Array) -
     assert count == EVERY
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_case_with_specks_takes_no_more_than_is_counted(outputs: int, share: float) -> None:
+    side, regions = 96, (1,) if outputs == 1 else None
+    voxels = np.where(np.random.default_rng(0).random((1, side, side, side)) < share, np.float32(3), np.float32(0))
+    voxels[0, 40:50, 40:50, 40:50] = 3
+    described = replace(DESCRIBED, outputs=outputs, regions=regions, patch=(32, 32, 32))
+
+    def network(x: Array) -> Array:
+        return x - 1 if outputs == 1 else np.concatenate([1 - x, x - 1], 1)
+
+    options = Options(locator=Locator(network=network, description=described, margin=1, specks=0.5))
+    grid = Grid((side,) * 3, (slice(0, side),) * 3, (side,) * 3, (1.0,) * 3, (1.0,) * 3)
+    tracemalloc.start()
+    label(voxels, grid, described, network, options)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < _to_predict(grid, described, options) - voxels.nbytes
+
+
 def test_its_logits_are_counted_in_what_a_case_takes() -> None:
     grid = Grid((200,) * 3, (slice(0, 200),) * 3, (200,) * 3, (1.0,) * 3, (1.0,) * 3)
     more = _to_predict(grid, DESCRIBED, locator(Threshold(1))) - _to_predict(grid, DESCRIBED, PLAIN)
-    assert more == 200**3 * (2 * 2 + 6) + 2 * 4 * 2 * 200**2
+    assert more == 200**3 * (2 * 2 + 1) + 2 * 4 * 2 * 200**2
+    unsure = _to_predict(grid, DESCRIBED, locator(Threshold(1), unsure=0.5)) - _to_predict(grid, DESCRIBED, PLAIN)
+    assert unsure == more + 200**3 * 5
     flat = Grid((1, 8, 8), (slice(0, 1), slice(0, 8), slice(0, 8)), (1, 8, 8), (1.0,) * 3, (1.0,) * 3)
     assert _to_predict(flat, DESCRIBED, locator(Threshold(1))) > 12**3 * (2 + 3) * 4, "the small network's patch"

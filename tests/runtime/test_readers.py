@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import tifffile
+from helpers import dicom_series
+from helpers.descriptions import DESCRIBED
 from helpers.nnunet_task import BARE_DATASET, bare_plans
 from helpers.orientations import STORED, stored
 from helpers.refusals import refused
@@ -25,9 +28,10 @@ from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
 from PIL import Image as Picture
 
 from monai_prox.errors import ProXError
-from monai_prox.runtime import itk_images, nifti_images
+from monai_prox.runtime import evaluation, itk_images, nifti_images
 from monai_prox.runtime.cases import Case, find_cases, read_case, read_labels, read_truth
 from monai_prox.runtime.description import ALL_CHANNELS, Description
+from monai_prox.runtime.evaluation import Labelled, SegmentedCases, find_labelled
 from monai_prox.trained.nnunet_source import describe
 
 AFFINE = np.array([[1.1, 0, 0, -7], [0, 0.9, 0, 5], [0, 0, 1.5, 3], [0, 0, 0, 1]])
@@ -314,6 +318,34 @@ def test_labels_that_lie_where_their_image_does_are_taken_without_a_warning(
         for how in STORED[:-1]:
             np.testing.assert_array_equal(truth_of(reader, stored(labels, how), tmp_path), voxels(np.uint8).T)
     assert not [warning for warning in recwarn if "from its image" in str(warning.message)]
+
+
+@pytest.mark.parametrize("reader", READERS[:3])
+def test_labels_of_a_series_are_taken_for_no_file_says_where_that_lies(reader: str, tmp_path: Path) -> None:
+    image = dicom_series.image_of()
+    dicom_series.write(dicom_series.headers(image), tmp_path / "imagesTr" / "case")
+    (tmp_path / "labelsTr").mkdir()
+    sitk.WriteImage(image > 0, tmp_path / "labelsTr" / "case.nii.gz")
+    described = replace(DESCRIBED, reader=reader)
+    cases = SegmentedCases(find_labelled(tmp_path, described, ["case"]))
+    assert cases.usable([0], described) == [0] and cases.scores([0], described, dicom_series.network)[0] > 0.5
+
+
+def test_labels_that_lie_elsewhere_are_warned_of_once_though_they_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Where cases are too large to be kept. Python's own count of a warning ends with any ``catch_warnings``."""
+    monkeypatch.setattr(evaluation, "KEPT", 0)
+    described = replace(description_of("SimpleITKIO", ".nii"), labels={"background": 0, "organ": 1}, outputs=2)
+    case = Case("case", (write(nifti(), tmp_path / "case_0000.nii"),))
+    labels = write(nib.Nifti1Image(voxels(np.uint8), ELSEWHERE["off by a voxel"]), tmp_path / "case.nii")
+    cases = SegmentedCases([Labelled(case, labels)])
+    for _ in range(2):
+        with warnings.catch_warnings():
+            pass
+        cases.usable([0], described)
+        cases.scores([0], described, lambda x: np.zeros((1, 2, *x.shape[2:]), np.float32))
+    assert len([warning for warning in recwarn if "from its image" in str(warning.message)]) == 1
 
 
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
