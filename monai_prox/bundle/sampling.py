@@ -39,7 +39,7 @@ class TrainingSampler(TorchDistributedSampler[int]):
     def __init__(
         self, data: Sized, *, iterations: int, batch_size: int, weights: Sequence[float] | None = None, seed: int = 0
     ) -> None:
-        if not isinstance(iterations, int) or iterations < 1:
+        if not isinstance(iterations, int) or isinstance(iterations, bool) or iterations < 1:
             raise ProXError(
                 f"the number of iterations of an epoch is {iterations!r:.80}; it must be a whole number, at least 1"
             )

@@ -70,13 +70,15 @@ def metadata(
     outputs: Sequence[str],
     reference: str,
     tensors: Mapping[str, Mapping[str, Any]],
+    labels: Mapping[int, str] | None = None,
     **mark: Any,
 ) -> dict[str, Any]:
     """metadata.json, as the model zoo's schema asks for it.
 
     does, network: in words, what the network does and which it is. packages: that the bundle needs beside MONAI's own.
     image_classes: in words. outputs: names of the network's output channels. reference: of the network. tensors: of ``image``
-    and ``pred``. mark: what an exported member says of itself beside its name and subnet.
+    and ``pred``. labels: names by value in label images, if an output's number is not its value. mark: what an exported member
+    says of itself beside its name and subnet.
     """
     numbered = list(enumerate(outputs))
     return {
@@ -96,7 +98,7 @@ def metadata(
         "data_source": prediction.task,
         "data_type": data_type,
         "image_classes": image_classes,
-        "label_classes": "; ".join(f"{number} {name}" for number, name in numbered),
+        "label_classes": "; ".join(f"{value} {name}" for value, name in (labels or dict(numbered)).items()),
         "pred_classes": "; ".join(f"channel {number}: {name}" for number, name in numbered),
         "eval_metrics": dict(prediction.metrics),
         "intended_use": "research; not for diagnosis",

@@ -32,12 +32,15 @@ def loading(reader: str, **arguments: Any) -> Mapping[str, Any]:
     return {"_target_": "LoadImaged", "keys": "image", "reader": own(reader, **arguments)}
 
 
-def preprocessing(load: Mapping[str, Any], orientation: str | None, *steps: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """From the file ``image`` to the network: ``steps``, of an image with channels that is turned to these axis codes."""
+def preprocessing(
+    load: Mapping[str, Any], channels: Sequence[str], orientation: str | None, *steps: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], ...]:
+    """From the file ``image`` to the network: ``steps``, of an image with these channels that is turned to these axis codes."""
     return (
         load,
         checking(),
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        {"_target_": "Lambdad", "keys": "image", "func": own("CheckChannels", names=list(channels))},
         *orienting(orientation),
         *steps,
         {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from monai.transforms.utils import scale_affine
 from monai.utils import convert_to_dst_type, ensure_tuple
 from nibabel.affines import from_matvec, voxel_sizes
 from nibabel.orientations import aff2axcodes, io_orientation, ornt_transform
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class MaskName:
@@ -127,6 +128,19 @@ def usable(image: Tensor) -> Tensor:
     image = torch.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
     warn_if_empty(image)
     return image
+
+
+class CheckChannels:
+    """An image (C, *spatial), unchanged. Raises ValueError, with the file's name, unless it has a channel for each name."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    def __call__(self, image: Tensor) -> Tensor:
+        if len(image) != len(self.names):
+            takes = f"{len(self.names)}: {', '.join(self.names)}"
+            raise ValueError(f"{name_of(image)} has {len(image)} channels, the network takes {takes}")
+        return image
 
 
 def nonzero(image: Tensor) -> Tensor:
@@ -283,3 +297,39 @@ class NNUNetInferer(SlidingWindowInferer):  # type: ignore[misc]
         super().__init__(roi_size, **arguments)
         axes = [torch.exp(-0.5 * ((torch.arange(size) - size // 2) / (size / 8)) ** 2) for size in roi_size]
         self.roi_weight_map = torch.stack(torch.meshgrid(*axes, indexing="ij")).prod(0)[None, None]
+
+
+class BestWeightsSaver:
+    """Handler of an evaluator that writes the weights of ``network`` to ``path`` when the key metric is better than before.
+
+    MONAI's CheckpointSaver removes the file before it writes another one. A process that is killed in between, or a full disk,
+    leaves none or a part of one. Here the file is replaced when the new one is complete.
+    """
+
+    def __init__(self, path: str, network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        self._best = -inf
+
+    def attach(self, engine: Any) -> None:
+        """Adds the handler to an evaluator.
+
+        Args:
+            engine: the evaluator.
+        """
+        from ignite.engine import Events  # not above: what only predicts has no need of ignite
+
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        score = engine.state.metrics[engine.state.key_metric_name]
+        if not score > self._best:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_name(f"{self.path.name}.unfinished")  # MONAI Label lists what ends in .pt
+        try:
+            torch.save(self.network.state_dict(), unfinished)
+            unfinished.replace(self.path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        self._best = score

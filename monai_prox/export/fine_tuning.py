@@ -118,6 +118,13 @@ class FineTuning:
                     "_target_": "ValidationHandler",
                     "validator": "@validate#evaluator",
                     "epoch_level": True,
+                    "interval": "@train#trainer#max_epochs",  # not last, where MONAI looks for val_interval
+                    "_disabled_": "$@train#trainer#max_epochs % @val_interval == 0",
+                },
+                {
+                    "_target_": "ValidationHandler",
+                    "validator": "@validate#evaluator",
+                    "epoch_level": True,
                     "interval": "@val_interval",
                     "exec_at_start": True,  # so that what is kept is no worse than what was exported
                 },
@@ -194,13 +201,7 @@ class FineTuning:
             "key_metric": {"val_mean_dice": {"_target_": "MeanDice", **DICE_OF}},
             "handlers": [
                 {"_target_": "StatsHandler", "iteration_log": False},
-                {
-                    "_target_": "CheckpointSaver",
-                    "save_dir": "@ckpt_dir",
-                    "save_dict": {"model": "@network"},
-                    "save_key_metric": True,
-                    "key_metric_filename": FINE_TUNED,
-                },
+                own("BestWeightsSaver", path=f"$os.path.join(@ckpt_dir, '{FINE_TUNED}')", network="@network"),
             ],
             "evaluator": {
                 "_target_": "SupervisedEvaluator",
@@ -224,10 +225,14 @@ class FineTuning:
     @staticmethod
     def _dataset(part: str, images: str, labels: str) -> dict[str, Any]:
         cases = f"[{{'image': image, 'label': label}} for image, label in zip({images}, {labels}, strict=True)]"
-        none = "'no case is left for it: of ' + str(len(@images)) + ' ' + str(@validation_cases) + ' are for validation'"
+        some = f"({cases} if @validation_cases > 0 else None)"  # a slice takes 0 and -1 for other numbers
+        none = (
+            "'validation_cases is ' + str(@validation_cases) + '; of ' + str(len(@images)) + ' cases at least one is held out, "
+            "and at least one left for the training'"
+        )
         return {
             "_target_": "CacheDataset",
-            "data": f"${otherwise(cases, f'ValueError({none})')}",
+            "data": f"${otherwise(some, f'ValueError({none})')}",
             "transform": f"@{part}#preprocessing",
             "cache_rate": "@cache_rate",
             "num_workers": "@num_workers",

@@ -73,6 +73,7 @@ def segmentation(
         channels=description.channels,
         modality=modality,
         outputs=outputs,
+        written=description.regions,
         highest_label=description.outputs - 1 if description.regions is None else max(description.regions),
         patch_size=tuple(description.patch[axis] for axis in order),
         spacing=spacing,
@@ -122,6 +123,7 @@ def _preprocessing(
     normalise = _normalising(description.normalisation)
     return preprocessing(
         loading("SformReader") if of_monai else loading("ChannelsReader", turned=description.reader == TO_RAS),
+        description.channels,
         orientation,
         *([cropping()] if description.cropped else []),
         *([*normalise, resample] if description.normalised_first else [resample, *normalise]),

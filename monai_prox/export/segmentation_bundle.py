@@ -48,6 +48,7 @@ class SegmentationBundle(Prediction):
 
     architecture: its entry as in nnU-Net's plans.
     channels: names; modality: "CT" or "MR" and so on; outputs: names of the network's output channels.
+    written: the label of each output in label images, of regions; None where an output's number is its label.
     highest_label: in the label images that it makes of them, up to 65535.
     patch_size: voxels; spacing: mm.
     orientation: axis codes that images are turned to for the network, None where it sees them as stored.
@@ -62,6 +63,7 @@ class SegmentationBundle(Prediction):
     channels: tuple[str, ...]
     modality: str
     outputs: tuple[str, ...]
+    written: tuple[int, ...] | None
     highest_label: int
     patch_size: tuple[int, ...]
     spacing: tuple[float, ...]
@@ -99,8 +101,15 @@ class SegmentationBundle(Prediction):
             outputs=self.outputs,
             reference="Isensee et al., nnU-Net, Nature Methods 18, 203-211 (2021)",
             tensors=tensors,
+            labels=self._labels(),
             spacing=list(self.spacing),
         )
+
+    def _labels(self) -> dict[int, str]:
+        """Names by value in label images: that of regions is the last one which a voxel is in."""
+        if self.written is None:
+            return dict(enumerate(self.outputs))
+        return {0: "background", **dict(sorted(zip(self.written, self.outputs, strict=True)))}
 
     def configurations(self) -> dict[str, dict[str, Any]]:
         """inference.json, and those for training the member further."""
@@ -182,11 +191,14 @@ class SegmentationBundle(Prediction):
             AS_STORED if self.orientation is None else oriented,
             "Voxels that are not finite numbers count as 0.",
         )
-        outputs = (
+        outputs = [
             f"Logits of the network's {len(self.outputs)} outputs:",
             "\n".join(f"- {number}: {name}" for number, name in enumerate(self.outputs)),
             "and from them label images, at the resolution and in the place of the input.",
-        )
+        ]
+        if self.written is not None:
+            listed = "\n".join(f"- {value}: {name}" for value, name in self._labels().items())
+            outputs += ["Outputs overlap. The label of a voxel is that of the last output that it is in:", listed]
         return bundle_docs.readme(
             self,
             overview=f"{overview}\n\n{network}",

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.bundle_checks import config
-from helpers.bundle_commands import Trained, arguments, monai, trained_once
+from helpers.bundle_commands import BUNDLES, ROOT, Trained, arguments, monai, trained_once
 from helpers.bundle_hosts import predict
+from monai.bundle import ConfigParser
 from monai.losses import DiceLoss
 from torch.nn.functional import binary_cross_entropy_with_logits
 from typer.testing import CliRunner
@@ -72,6 +73,14 @@ def test_a_training_has_regions_as_outputs(trained: Trained) -> None:
     assert list(written["channel_def"].values()) == list(REGIONS)
     description = TrainedSegmenter(bundle).describe("smallest")
     assert description.regions == (1, 2, 3) and description.outputs == 3
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_false_is_a_word(bundle: str) -> None:
+    """MONAI's command takes ``--regions_as_outputs false`` for the word, which Python would take for true."""
+    parser = ConfigParser(json.loads((ROOT / "bundles" / bundle / "configs" / "train.json").read_text()))
+    parser.update({"regions_as_outputs": "false"})
+    assert parser.get_parsed_content("plan#regions_as_outputs") is False
 
 
 def test_it_is_evaluated_as_it_was_validated(trained: Trained, tmp_path: Path) -> None:

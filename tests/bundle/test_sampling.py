@@ -69,7 +69,7 @@ def test_weights_are_the_probabilities_of_images() -> None:
     assert shares[0] != shares[1]
 
 
-@pytest.mark.parametrize("iterations", [0, -1, 2.5, "250", None])
+@pytest.mark.parametrize("iterations", [0, -1, 2.5, "250", None, True])
 def test_another_number_of_iterations_is_named(iterations: Any) -> None:
     message = f"the number of iterations of an epoch is {iterations!r}; it must be a whole number, at least 1"
     with pytest.raises(ProXError, match=re.escape(message)):

@@ -19,12 +19,15 @@ from helpers.commands import call
 from helpers.equality import equal
 from helpers.nnunet_task import BARE_DATASET, SHALLOW, TWO_MEMBERS, bare_model, bare_plans
 from helpers.ranks import together
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser, create_workflow, load
+from monai.handlers import ValidationHandler
 from monai.losses import DiceLoss
 from monai.transforms import Compose
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from monai_prox.export.bundle import write_bundle
+from monai_prox.export.bundle_transforms import BestWeightsSaver
 from monai_prox.export.exportable import write_member
 from monai_prox.export.fine_tuning import FINE_TUNED
 from monai_prox.export.from_nnunet import prediction_of
@@ -173,6 +176,64 @@ def test_a_member_learns(bare: Path, tmp_path: Path, kind: str, gain: float) -> 
     assert dice[FINE_TUNED] > dice["model.pt"] + gain, dice
 
 
+def test_what_the_labels_of_regions_mean_is_written(bare: Path, tmp_path: Path) -> None:
+    """Their values are not the numbers of the outputs."""
+    regions = {"labels": {"background": 0, "whole": [1, 2, 4], "core": [1, 4], "rim": 1}, "regions_class_order": [2, 4, 1]}
+    bundle = write_member_of_nnunet(tmp_path / "bundle", BARE_DATASET | regions)
+    assert config(bundle, "metadata")["label_classes"] == "0 background; 1 rim; 2 whole; 4 core"
+    assert "\n- 0: background\n- 1: rim\n- 2: whole\n- 4: core\n" in (bundle / "docs" / "README.md").read_text()
+
+
+def test_weights_are_replaced_by_complete_and_better_ones_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, path = torch.nn.Conv3d(1, 1, 1), tmp_path / "models" / FINE_TUNED
+    saver, engine = BestWeightsSaver(str(path), network), Engine(lambda *_: None)
+    saver.attach(engine)
+    engine.state.key_metric_name = "dice"
+
+    def validate(dice: float) -> None:
+        engine.state.metrics = {"dice": dice}
+        engine.fire_event(Events.EPOCH_COMPLETED)
+
+    validate(0.5)
+    first = path.read_bytes()
+    with torch.no_grad():
+        network.weight += 1
+    validate(0.4)
+    assert path.read_bytes() == first
+
+    def full(_: Any, file: Path) -> None:
+        file.write_bytes(b"a part")
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="no space left"):
+            validate(0.6)
+    assert path.read_bytes() == first and list(path.parent.iterdir()) == [path]
+    validate(0.6)
+    assert equal(torch.load(path, weights_only=True), dict(network.state_dict()))
+
+
+@pytest.mark.parametrize(("interval", "after"), [(1, [1]), (3, [3]), (2, [3, 2]), (7, [3, 7])])
+def test_the_last_epoch_is_validated(bare: Path, tmp_path: Path, interval: int, after: list[int]) -> None:
+    """Whatever the interval, as long as the training."""
+    given = {"dataset_dir": str(write_raw(tmp_path / "raw")), "epochs": 3, "val_interval": interval, "cache_rate": 0}
+    parser = parsed(write_member_of_nnunet(tmp_path / "bundle"), "train", **given)
+    handlers = [one for one in parser.get_parsed_content("train#handlers") if isinstance(one, ValidationHandler)]
+    assert [handler.interval for handler in handlers] == after
+
+
+def test_an_image_of_other_channels_is_named(trained: Trained, member: Path, tmp_path: Path) -> None:
+    image = trained.task / "imagesTr" / "case_0.nii.gz"
+    stored = nib.load(image)
+    twice = nib.Nifti1Image(np.stack(2 * [np.asarray(stored.dataobj)], -1), stored.affine)
+    nib.save(twice, tmp_path / "twice.nii.gz")
+    parser = parsed(member, "inference", dataset_dir=str(tmp_path))
+    with pytest.raises(RuntimeError) as failure:
+        parser.get_parsed_content("dataset")[0]
+    assert f"{tmp_path / 'twice.nii.gz'} has 2 channels, the network takes 1: MRI" in str(failure.value.__cause__)
+
+
 def test_the_loss_of_regions_is_dice_and_cross_entropy_of_each(bare: Path, tmp_path: Path) -> None:
     bundle = write_member_of_nnunet(tmp_path / "bundle", BARE_DATASET | REGIONS)
     loss = parsed(bundle, "train").get_parsed_content("loss")
@@ -221,7 +282,10 @@ def test_a_folder_without_cases_to_train_on_is_named(bare: Path, tmp_path: Path)
     raw = write_raw(tmp_path / "raw")
     for overrides, message in (
         ({"dataset_dir": str(tmp_path)}, f"there is no image imagesTr/*_0000.nii.gz in {tmp_path}"),
-        ({"dataset_dir": str(raw), "validation_cases": 2}, "no case is left for it: of 2 2 are for validation"),
+        *(
+            ({"dataset_dir": str(raw), "validation_cases": number}, f"validation_cases is {number}; of 2 cases at least one")
+            for number in (-1, 0, 2)
+        ),
     ):
         with pytest.raises(RuntimeError) as failure:
             parsed(bundle, "train", **overrides).get_parsed_content("train#dataset#data")
