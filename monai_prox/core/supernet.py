@@ -213,7 +213,7 @@ class SuperNet(nn.Module):
 
     @torch.no_grad()
     def extract(self, subnet: Subnet) -> nn.Module:
-        """Copies a member out of the supernet.
+        """Copies a member out of the supernet. No random number is drawn.
 
         Args:
             subnet: the member.
