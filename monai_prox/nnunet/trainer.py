@@ -220,6 +220,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         super().on_validation_epoch_end(val_outputs)
+        self.member_validation.end()
         if dice := self.member_validation.pseudo_dice():
             self.progress.append({"epoch": self.current_epoch, "dice": dice})
             self.print_to_log_file("Members, pseudo Dice: " + ", ".join(f"{k} {v:.4f}" for k, v in dice.items()))

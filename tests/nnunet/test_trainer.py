@@ -1,6 +1,7 @@
 """ProXTrainer inside nnU-Net: what it trains, that it continues where it stopped, and that it loads nothing but its own."""
 
 import errno
+import gc
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import random
 import re
 import shlex
 import shutil
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -56,6 +58,7 @@ from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.export.nnunet import export_nnunet
+from monai_prox.nnunet import member_validation
 from monai_prox.nnunet.loader_process import EndWithTraining
 from monai_prox.nnunet.loss import AnyLevelsLoss
 from monai_prox.nnunet.member_validation import pseudo_dice
@@ -839,6 +842,40 @@ def test_the_monitor_changes_nothing_in_validation(bare: Path) -> None:
         results[name] = [validate(trainer) for _ in range(3)], everything(trainer)
     assert results["on"][1]["engine"].pop("monitor") != results["off"][1]["engine"].pop("monitor")
     assert equal(results["on"], results["off"])
+
+
+@pytest.mark.parametrize("recipe", ["prox", "progressive_shrinking"])
+def test_the_whole_network_is_validated_as_its_copy(recipe: str, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validated = closing(recipe=recipe)
+    results = validate(validated)
+    monkeypatch.setattr(member_validation, "member_of", SuperNet.member)
+    copied = closing(recipe=recipe)
+    assert equal(results, validate(copied))
+    assert equal(validated.member_validation.outputs, copied.member_validation.outputs)
+    assert validated.member_validation.dice_by_case() == copied.member_validation.dice_by_case()
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+def test_copies_of_members_live_as_long_as_their_validation(closed: bool, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole network is not copied. After a choice was closed, the largest open member is another, and is."""
+    trainer = closing()
+    if closed:
+        until_judged(trainer)
+        assert trainer.engine.closed
+    copies, extract, whole = {}, trainer.supernet.extract, trainer.supernet.family.space.largest()
+
+    def remember(subnet: Subnet) -> Any:
+        network = extract(subnet)
+        copies[subnet] = weakref.ref(network)
+        return network
+
+    monkeypatch.setattr(trainer.supernet, "extract", remember)
+    validate(trainer)
+    gc.collect()
+    assert trainer.named_members["smallest"] in copies and whole not in copies
+    assert (trainer.engine.space.largest() in copies) == closed
+    assert not any(reference() for reference in copies.values())
+    assert set(trainer.member_validation.outputs) == set(trainer.named_members)
 
 
 def test_the_pseudo_dice_of_ranks_is_of_all_their_patches() -> None:
