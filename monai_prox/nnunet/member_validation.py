@@ -130,7 +130,7 @@ def pseudo_dice(outputs: list[Evaluated]) -> float:
 
 
 def validate_members(trainer: Any, validate: Callable[[], None]) -> None:
-    """Validates every named member but the largest on whole cases, in the folder ``members/NAME``.
+    """Validates the members that the final validation is of, but the largest, on whole cases, in the folder ``members/NAME``.
 
     Args:
         trainer: a ProXTrainer.
@@ -138,7 +138,7 @@ def validate_members(trainer: Any, validate: Callable[[], None]) -> None:
     """
     configuration = trainer.configuration_manager.configuration
     next_stage = configuration.pop("next_stage", None)  # a cascade uses the predictions of the largest member only
-    for name, subnet in trainer.named_members.items():
+    for name, subnet in trainer.validated_members.items():
         if name != "largest":
             trainer.print_to_log_file(f"Validation of the member {name}")
             folder = os.path.join(trainer.output_folder, "members", name)

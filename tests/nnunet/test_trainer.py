@@ -540,8 +540,8 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
 @pytest.mark.parametrize(
     ("prox", "message"),
     [
-        ([], r"'prox' entry may have 'space', 'recipe', 'monitor' and 'surface_tolerance_mm', got \[\]"),
-        ({"spaces": "paper"}, "'prox' entry may have 'space', 'recipe', 'monitor' and 'surface_tolerance_mm', got .*spaces"),
+        ([], r"'prox' entry may have 'space', 'recipe', .*, 'validate' and 'validate_mirroring', got \[\]"),
+        ({"spaces": "paper"}, "'prox' entry may have 'space', 'recipe', 'monitor', 'surface_tolerance_mm', .*, got .*spaces"),
         ({"surface_tolerance_mm": 0}, "the plan's 'surface_tolerance_mm' is in mm, above 0 and at most 1000; got 0"),
         ({"surface_tolerance_mm": "2"}, "the plan's 'surface_tolerance_mm' is in mm, above 0 and at most 1000; got '2'"),
         ({"space": "huge"}, "the search space 'huge' is not known; known by name: default, paper"),
@@ -564,6 +564,13 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
         ({"monitor": {"threshold": True}}, "threshold is a difference of scores such as 0.005, got True"),
         ({"monitor": {"patience": 0}}, "patience counts validations and is at least 1, got 0"),
         ({"monitor": {"patience": 1.5}}, "patience counts validations and is at least 1, got 1.5"),
+        (FEW | {"validate": []}, r"'validate' lists members, of smallest, largest, and always 'largest', .* got \[\]"),
+        (FEW | {"validate": ["middle", "largest"]}, r"of smallest, largest, .* got \['middle', 'largest'\]"),
+        (FEW | {"validate": ["smallest"]}, r"and always 'largest', nnU-Net's own network, got \['smallest'\]"),
+        (FEW | {"validate": "largest"}, "'validate' lists members, .* got 'largest'"),
+        (FEW | {"validate": None}, "'validate' lists members, .* got None"),
+        (FEW | {"validate": ["largest", ["smallest"]]}, "'validate' lists members, .* got .*'smallest'"),
+        (FEW | {"validate_mirroring": 0}, "the plan's 'validate_mirroring' is true or false, got 0"),
         ({"recipe": ["prox"]}, r"the recipe \['prox'\] is not known; known: prox, prox_paper"),
     ],
 )
@@ -1184,6 +1191,47 @@ def test_the_surface_dice_is_of_the_files_that_the_validation_wrote(trained: Pat
             given = {"spacing": truth.header.get_zooms(), "tolerance": 1.0}
             cases.append(surface_dice_by_class(*arrays, {"1": 1, "2": 2}, **given))
         assert len(cases) == 2 and member["surface_dice"] == pytest.approx(mean_over_cases(cases), abs=1e-6)
+
+
+def test_the_final_validation_is_of_the_members_that_the_plan_asks_for(trained: Path, in_phantom: Prepared) -> None:
+    """Of a training that has validated both members, with mirroring, as ``--val`` does it after the plan has changed."""
+    entry = {"space": TWO_MEMBERS, "validate": ["largest"], "validate_mirroring": False}
+    plans = cut_plans(in_phantom.plans(), FULLRES, "nnUNetPlansTwo", PATCH, prox=entry)
+    trainer = make_trainer(plans, in_phantom.dataset())
+    model = Path(trainer.output_folder_base)
+    shutil.copytree(trained, model, dirs_exist_ok=True)
+    of_smallest = model / "fold_0" / "members" / "smallest" / "validation" / "summary.json"
+    of_smallest.write_text("of another validation")
+    trainer.load_checkpoint(str(model / "fold_0" / FINAL))
+    axes, known = [], nnUNetPredictor.manual_initialization
+
+    def initialise(self: nnUNetPredictor, *arguments: Any) -> None:
+        axes.append(arguments[-1])
+        known(self, *arguments)
+
+    with patch.object(nnUNetPredictor, "manual_initialization", initialise):
+        trainer.perform_actual_validation()
+    assert axes == [None] and trainer.inference_allowed_mirroring_axes == (0, 1, 2)
+    assert of_smallest.read_text() == "of another validation"
+    folder = ModelFolder.open(model)
+    smallest, largest = folder.family().members
+    summary = json.loads((model / "fold_0" / "validation" / "summary.json").read_text())
+    assert largest.scores is not None and largest.scores["mean"] == pytest.approx(summary["foreground_mean"]["Dice"])
+    assert largest.surface_dice is not None and smallest.scores is None and smallest.surface_dice is None
+    assert folder.family().mirroring is None
+    assert "by nnU-Net's validation, without mirroring; surface" in folder.scored()
+    assert "by nnU-Net's validation, without mirroring; surface" in log_of(trainer)
+    summaries = [folder.validation_summary("fold_0", member.subnet, 5) for member in (smallest, largest)]
+    assert summaries == [None, model / "fold_0" / "validation" / "summary.json"]
+    (model / "fold_0" / "family.json").unlink()
+    assert folder.family().mirroring == (0, 1, 2), "the folder's plan is that of the training"
+
+
+def test_the_final_validation_is_of_members_that_remain(bare: Path) -> None:
+    trainer = closing(validate=["small", "largest"])
+    assert [*trainer.validated_members] == ["small", "largest"]
+    trainer.named_members = {name: trainer.named_members[name] for name in ("smallest", "largest")}  # as after closing
+    assert [*trainer.validated_members] == ["largest"]
 
 
 def parameters_of(trained: Path) -> int:
