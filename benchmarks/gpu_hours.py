@@ -22,7 +22,7 @@ def phases(network: str, measured: Mapping[str, Part]) -> list[tuple[int, float]
         return [(EPOCHS, measured[network]["step_seconds"]["mean"])]
     skeleton = measured["skeletons"]["build_seconds"]["mean"]
     return [
-        (stage["epochs"], stage["step_seconds"]["mean"] + stage["members_per_epoch"] * skeleton / STEPS)
+        (stage["epochs"], stage["step_seconds"]["mean"] + stage["new_members_per_epoch"] * skeleton / STEPS)
         for stage in measured[network]["stages"]
     ]
 

@@ -20,7 +20,7 @@ from benchmarks.gpu_task import SyntheticTask
 from monai_prox.core.supernet import SuperNet
 from monai_prox.nnunet.trainer import ProXTrainer
 
-SKELETONS = 32  # random members of an epoch
+SKELETONS = 32  # random members that are measured
 WORKERS = (1, 2, 4, 8, 12, 16)  # 12 are nnU-Net's default
 LOADING = 8.0  # seconds for a number of workers, at most
 
@@ -64,8 +64,10 @@ def train_family(task: SyntheticTask, seconds: float, recipe: str) -> dict[str, 
     for stage, start, end in zip(schedule.stages, schedule.starts, ends, strict=True):
         of_stage = seconds / len(schedule.stages)
         measured = time_epoch(trainer, task.batches, of_stage, epoch=start, turns=turns_of(stage))
-        drawn = {member for step in range(trainer.num_iterations_per_epoch) for member in engine.members(start, step)}
+        steps = range(trainer.num_iterations_per_epoch)
+        drawn, later = ({m for step in steps for m in engine.members(epoch, step)} for epoch in (start, start + 1))
         about = {"name": stage.name, "trained": stage.trained, "epochs": end - start, "members_per_epoch": len(drawn)}
+        about["new_members_per_epoch"] = len(later - drawn)
         stages.append(about | measured)
     return {"stages": stages}
 

@@ -6,8 +6,8 @@ Forward and backward with deep supervision for the smallest, a middle and the la
 plan for MSD Task04 (PlainConvUNet, features 32..256, patch 40x56x40, batch 7), and one of the same layers so small that the
 processor hardly computes, where what the framework does for each operation is all that counts, as on a GPU that waits for it.
 Both steps are run in pairs, in alternating order, after a warm-up; the medians of the pairs' times and the median of their
-ratios are recorded. A member's first step also builds its skeleton, once for each of the 32 random members of an epoch; that
-time is recorded too.
+ratios are recorded. A member's first step also builds its skeleton, for about 4 new random members in an epoch; that time is
+recorded too.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ TESTS = {  # in this folder
     "core.slicing": ("core/test_slicing.py",),
     "core.supernet": ("families/test_unet_family.py", "comparators/test_kernel_transform.py"),
     "training.growth": ("training/test_growth.py", "training/test_engine.py"),
-    "training.drawing": ("training/test_engine.py",),
+    "training.drawing": ("training/test_drawing.py", "training/test_engine.py"),
     "training.guard": ("training/test_engine.py", "training/test_growth.py"),
     "training.stage": ("training/test_recipes.py", "training/test_engine.py"),
     "training.expansion": (

@@ -92,7 +92,7 @@ def test_every_stage_of_a_recipe_is_measured_in_whole_turns_of_its_roles(
         assert stage["step_seconds"]["number"] % (stage["trained"].count(" or ") + 1) == 0
         assert 1 <= stage["members_per_epoch"] <= 34  # a pool of 32, the largest and the smallest
         assert stage["peak_memory_bytes"] is None
-    assert stages[0]["members_per_epoch"] == 1
+    assert stages[0]["members_per_epoch"] == 1 and stages[0]["new_members_per_epoch"] == 0
 
 
 def test_a_process_group_trains_and_its_weights_stay_finite(measured: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ def step(seconds: float) -> dict[str, Any]:
 
 
 def test_hours_follow_from_steps_stages_skeletons_and_loaders(gpu: Any) -> None:
-    stages = [step(0.01) | {"epochs": 400, "members_per_epoch": 1}, step(0.3) | {"epochs": 600, "members_per_epoch": 25}]
+    stages = [step(0.01) | {"epochs": 400, "new_members_per_epoch": 0}, step(0.3) | {"epochs": 600, "new_members_per_epoch": 4}]
     measured = {
         "largest": step(0.1),
         "smallest": step(0.01),
@@ -226,10 +226,10 @@ def test_hours_follow_from_steps_stages_skeletons_and_loaders(gpu: Any) -> None:
         {"steps_alone": STEPS * 0.1 / 3600, "best_loader": STEPS * 0.1 / 3600, "default_loader": STEPS * 0.125 / 3600}, rel=1e-3
     )
     assert hours["smallest"]["best_loader"] == pytest.approx(STEPS * 0.05 / 3600, rel=1e-3)
-    # 400 epochs of 250 steps of 0.01 s and one skeleton, 600 of 250 steps of 0.3 s and 25 skeletons
-    alone = 400 * (2.5 + 0.02) + 600 * (75 + 0.5)
+    # 400 epochs of 250 steps of 0.01 s, 600 of 250 steps of 0.3 s and 4 new skeletons
+    alone = 400 * 2.5 + 600 * (75 + 0.08)
     assert hours["prox"]["steps_alone"] == pytest.approx(alone / 3600, rel=1e-3)
-    assert hours["prox"]["best_loader"] == pytest.approx((400 * 250 * 0.05 + 600 * 75.5) / 3600, rel=1e-3)
+    assert hours["prox"]["best_loader"] == pytest.approx((400 * 250 * 0.05 + 600 * 75.08) / 3600, rel=1e-3)
     del measured["skeletons"], measured["loader"]
     assert gpu.hours(measured).keys() == {"largest", "smallest"}
     assert gpu.hours(measured)["largest"].keys() == {"steps_alone"}

@@ -251,10 +251,14 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         space, validator = self.engine.space, self.validator
         largest = space.largest()
         missing = [s for s in dict.fromkeys(subnets) if s in space and s not in results and s != largest]
-        for subnet in [*missing, largest]:
-            validator.network = self.network_of(subnet)
-            validator.run(trainer.state.epoch)
-            results[subnet] = self._result()
+        network = validator.network
+        try:
+            for subnet in [*missing, largest]:
+                validator.network = self.network_of(subnet)
+                validator.run(trainer.state.epoch)
+                results[subnet] = self._result()
+        finally:
+            validator.network = network  # else the last copy of a member would stay in memory
 
     def _result(self) -> _Result:
         """The result of the validator's run."""

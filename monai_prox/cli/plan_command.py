@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monai_prox.cli.case_options import CaseShapeOption, CaseSpacingOption, MaxRamOption, MaxSecondsOption, image_size
-from monai_prox.cli.completion import CONFIGURATIONS, RECIPES, SPACES, complete_dataset, complete_profile, one_of
+from monai_prox.cli.completion import CONFIGURATIONS, MEMBERS, RECIPES, SPACES, complete_dataset, complete_profile, one_of
 from monai_prox.cli.model_argument import CONFIGURATION, PLANS, TRAINER, dataset_name, variable
 from monai_prox.cli.terminal import console, say
 from monai_prox.errors import ProXError
@@ -50,6 +50,20 @@ def plan(
     monitor: Annotated[
         bool | None, typer.Option("--monitor/--no-monitor", help="Close choices that are not worth their cost, or none.")
     ] = None,
+    validate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A member that is validated on whole cases at the end, such as smallest; largest always is. Repeat the option "
+            "for several.",
+            autocompletion=one_of(MEMBERS),
+        ),
+    ] = None,
+    validate_mirroring: Annotated[
+        bool | None,
+        typer.Option(
+            "--validate-mirroring/--no-validate-mirroring", help="Mirror in the final validation, as nnU-Net does, or not."
+        ),
+    ] = None,
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -68,10 +82,19 @@ def plan(
 
     The plan asks for a search space and a recipe by an entry `prox` in its configuration, which --write puts there.
     """
-    asked = {"space": None if space is None else space_of(space), "recipe": recipe, "monitor": monitor}
+    asked = {
+        "space": None if space is None else space_of(space),
+        "recipe": recipe,
+        "monitor": monitor,
+        "validate": [*dict.fromkeys([*validate, "largest"])] if validate else None,
+        "validate_mirroring": validate_mirroring,
+    }
     asked = {key: value for key, value in asked.items() if value is not None}
     if write and not asked:
-        raise ProXError("--write has nothing to write; give --space, --recipe, --monitor or --no-monitor")
+        raise ProXError(
+            "--write has nothing to write; give --space, --recipe, --monitor, --no-monitor, --validate or "
+            "--no-validate-mirroring"
+        )
     size, limits = image_size(case_shape, case_spacing), {"--max-seconds": max_seconds, "--max-ram-gb": max_ram_gb}
     of_a_case = limits | {"--case-shape": size}
     if profile is None and (named := [option for option, value in of_a_case.items() if value is not None]):
@@ -110,6 +133,7 @@ def space_of(text: str) -> Any:
 def _show(planned: PlannedTraining, dataset: str) -> None:
     from monai_prox.report import choices_text, family_table, rows_of
 
+    validation = [*planned.validated, *(() if planned.validation_mirrors else ("without mirroring",))]
     engine, configuration = planned.engine, planned.configuration
     whole, schedule = engine.supernet.family.space, engine.schedule
     patch = " x ".join(map(str, configuration["patch_size"]))
@@ -130,4 +154,5 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
         settings = "off"
     else:
         settings = f"threshold {monitor.threshold:g}, patience {monitor.patience}"
-    say(f"Monitor: {settings}", f"the plan's entry: {'none' if planned.former is None else json.dumps(planned.former)}")
+    say(f"Monitor: {settings}", f"Final validation: {', '.join(validation)}")
+    say(f"the plan's entry: {'none' if planned.former is None else json.dumps(planned.former)}")

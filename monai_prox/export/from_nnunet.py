@@ -43,8 +43,8 @@ def prediction_of(source: TrainedNNUNet, which: str) -> SegmentationBundle:
     ending = model.dataset["file_ending"]
     _check_repeatable(model.plans, model.configuration, ending)
     validated = model.validated(source.fold, subnet, checkpoint["current_epoch"])
-    surface = (validated and validated.surface_dice) or {}
-    tolerance = model.family_of(source.fold).surface_tolerance_mm if surface else None
+    surface, family = (validated and validated.surface_dice) or {}, model.family_of(source.fold)
+    tolerance = family.surface_tolerance_mm if surface else None
     bundle = segmentation(
         source,
         subnet,
@@ -52,7 +52,7 @@ def prediction_of(source: TrainedNNUNet, which: str) -> SegmentationBundle:
         orientation=_orientation(source),
         outputs=outputs_of(model.dataset),
         scores=(validated and validated.scores) or {},
-        measured_on=scored_in(source.fold, bool(checkpoint["inference_allowed_mirroring_axes"]), tolerance),
+        measured_on=scored_in(source.fold, bool(family.mirroring), tolerance),
         licence=licence_of(model.dataset),
         modality="CT" if any(channel.casefold() == "ct" for channel in channels_of(model.dataset)) else "MR",
         images=f"*_0000{ending}",

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torchvision.models._utils import _make_divisible
 from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig, MobileNetV3
 
+from monai_prox.core.initialisation import Uninitialised
 from monai_prox.core.layers import Layer, convolution, strided, weightless
 from monai_prox.core.slicing import Region, corner
 from monai_prox.core.slots import Need, Slot, Value
@@ -164,7 +165,7 @@ class MobileNetFamily:
         """
         if not initialise:  # torchvision's initialisation takes longer than a forward pass
             device = torch.get_default_device()
-            with torch.device("meta"):
+            with torch.device("meta"), Uninitialised():
                 network = build_network(self.architecture_of(subnet))
             return network if device.type == "meta" else network.to_empty(device=device)
         network = build_network(self.architecture_of(subnet))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_prox.core.initialisation import Uninitialised
 from monai_prox.core.layers import Layer
 from monai_prox.core.slicing import Region, centre
 from monai_prox.core.slots import Need, Slot
@@ -197,7 +198,7 @@ class MONAIFamily:
     def _build(self, arguments: Mapping[str, Any]) -> nn.Module:
         """Without weights."""
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), Uninitialised():
                 network: nn.Module = self._class(**arguments)
         except Exception as error:  # MONAI's constructors raise many
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

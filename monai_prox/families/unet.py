@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_prox.core.initialisation import Uninitialised
 from monai_prox.core.layers import Layer
 from monai_prox.core.slicing import Region, corner, halves
 from monai_prox.core.slots import Need, Slot, Value
@@ -235,7 +237,10 @@ class UNetFamily:
         Raises:
             ProXError: the subnet is not a member.
         """
-        network = build_network(self.architecture_of(subnet), input_channels=self.input_channels, num_classes=self.num_classes)
+        with nullcontext() if initialise else Uninitialised():
+            network = build_network(
+                self.architecture_of(subnet), input_channels=self.input_channels, num_classes=self.num_classes
+            )
         if initialise:
             network.apply(network.initialize)  # type: ignore[arg-type]
         return network

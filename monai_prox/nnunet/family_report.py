@@ -39,7 +39,7 @@ def write_family(trainer: Any, summaries: Mapping[str, Any], surfaces: Mapping[s
         surface_tolerance_mm=trainer.surface_tolerance if surfaces else None,
         labels=labels_of(trainer.dataset_json),
         patch_size=plain(tuple(patch)),
-        mirroring=plain(trainer.inference_allowed_mirroring_axes),
+        mirroring=plain(trainer.validation_axes),
         orientations=trainer.orientations,
         space=engine.final_space.to_json(),
         closed=engine.closed,
@@ -53,8 +53,7 @@ def print_family(trainer: Any) -> None:
     """Ends the log with a table of the members and the next command: its last Dice would be of the member validated last."""
     family = with_names(FamilyFile.read(Path(trainer.output_folder, FAMILY)), trainer.dataset_json)
     model = shlex.quote(str(trainer.output_folder_base))
-    mirrors = bool(trainer.inference_allowed_mirroring_axes)
-    scored = scored_in(f"fold_{trainer.fold}", mirrors, family.surface_tolerance_mm)
+    scored = scored_in(f"fold_{trainer.fold}", bool(family.mirroring), family.surface_tolerance_mm)
     trainer.print_to_log_file(family_text(rows_of(family.members), "dice", scored))
     search = "" if trainer.fold == "all" else f", or the best for a budget: monai-prox search {model}"  # on held-out cases
     trainer.print_to_log_file(
@@ -64,8 +63,8 @@ def print_family(trainer: Any) -> None:
 
 
 def report_validated(trainer: Any) -> None:
-    """family.json with the Dice and surface Dice of nnU-Net's validations, and a table, if all named members were validated."""
-    folders = {name: Path(trainer.output_folder, "members", name) for name in trainer.named_members}
+    """family.json with the Dice and surface Dice of nnU-Net's validations, and a table. Other members have no Dice."""
+    folders = {name: Path(trainer.output_folder, "members", name) for name in trainer.validated_members}
     folders["largest"] = Path(trainer.output_folder)
     summaries = {name: folder / "validation" / "summary.json" for name, folder in folders.items()}
     if all(file.is_file() for file in summaries.values()):  # nnU-Net's benchmark variants validate nothing

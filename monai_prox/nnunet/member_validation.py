@@ -14,6 +14,7 @@ from torch import nn
 
 from monai_prox.core.distributed import gather
 from monai_prox.core.space import Subnet
+from monai_prox.core.supernet import Member, SuperNet
 from monai_prox.nnunet import case_dice
 from monai_prox.runtime.dice import mean_dice
 
@@ -50,7 +51,7 @@ class MemberValidation:
         self.trainer, self.named, self.compared = trainer, named, compared
         self.largest = trainer.engine.space.largest()
         subnets = dict.fromkeys([*named.values(), self.largest, *compared])
-        self._networks = {subnet: trainer.supernet.member(subnet).eval() for subnet in subnets}
+        self._networks = {subnet: member_of(trainer.supernet, subnet).eval() for subnet in subnets}
         self.outputs: dict[str, list[Evaluated]] = {name: [] for name in named}
         self._counts: dict[Subnet, case_dice.Counts] = {subnet: {} for subnet in compared}
 
@@ -91,6 +92,10 @@ class MemberValidation:
         with evaluating(self.trainer, loss=lambda *_: torch.zeros(())):
             return self._evaluate(validation_step, network, {"data": batch["data"][sample], "target": targets})
 
+    def end(self) -> None:
+        """Frees the memory of the members' copies. What was counted stays."""
+        self._networks.clear()
+
     def pseudo_dice(self) -> dict[str, float]:
         """The pseudo Dice of the named members, over the batches of all ranks."""
         return {name: pseudo_dice(outputs) for name, outputs in self.outputs.items()}
@@ -101,6 +106,17 @@ class MemberValidation:
             return {}
         parts = gather(self._counts)
         return {subnet: case_dice.dice_by_case(part[subnet] for part in parts) for subnet in self._counts}
+
+
+def member_of(supernet: SuperNet, subnet: Subnet) -> Member:
+    """A member for evaluation: a copy, or if it is the family's largest, the supernet's own network.
+
+    Args:
+        supernet: the supernet.
+        subnet: the member, which is open.
+    """
+    family = supernet.family
+    return Member(family, subnet, supernet.network) if subnet == family.space.largest() else supernet.member(subnet)
 
 
 def pseudo_dice(outputs: list[Evaluated]) -> float:
@@ -114,7 +130,7 @@ def pseudo_dice(outputs: list[Evaluated]) -> float:
 
 
 def validate_members(trainer: Any, validate: Callable[[], None]) -> None:
-    """Validates every named member but the largest on whole cases, in the folder ``members/NAME``.
+    """Validates the members that the final validation is of, but the largest, on whole cases, in the folder ``members/NAME``.
 
     Args:
         trainer: a ProXTrainer.
@@ -122,7 +138,7 @@ def validate_members(trainer: Any, validate: Callable[[], None]) -> None:
     """
     configuration = trainer.configuration_manager.configuration
     next_stage = configuration.pop("next_stage", None)  # a cascade uses the predictions of the largest member only
-    for name, subnet in trainer.named_members.items():
+    for name, subnet in trainer.validated_members.items():
         if name != "largest":
             trainer.print_to_log_file(f"Validation of the member {name}")
             folder = os.path.join(trainer.output_folder, "members", name)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from monai_prox.nnunet.planned_engine import engine_of
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.trained.family_file import NamedMember
 from monai_prox.trained.nnunet_files import check_configuration, check_trainable, read_dataset, read_plans
-from monai_prox.trained.nnunet_plans import PLAN_KEY, choices_of, recipe_of
+from monai_prox.trained.nnunet_plans import PLAN_KEY, choices_of, recipe_of, validated_of, validation_mirrors
 from monai_prox.training.engine import Engine
 from monai_prox.training.recipes import find_recipe
 
@@ -61,12 +62,22 @@ class PlannedTraining:
         """The name of the recipe."""
         return recipe_of(self.configuration, self.trainer.recipe)
 
-    @property
+    @cached_property
     def members(self) -> tuple[NamedMember, ...]:
         """The named members with their costs."""
         family, patch = self.engine.supernet.family, self.configuration["patch_size"]
         named = named_members(family, patch, self.engine.final_space)
         return tuple(NamedMember.of(name, subnet, family, patch) for name, subnet in named.items())
+
+    @property
+    def validated(self) -> list[str]:
+        """The named members that the final validation is of. It raises ProXError if the entry lists others."""
+        return validated_of(self.configuration, [member.name for member in self.members], self.trainer.validate)
+
+    @property
+    def validation_mirrors(self) -> bool:
+        """Whether the final validation mirrors. It raises ProXError if the entry says neither true nor false."""
+        return validation_mirrors(self.configuration, self.trainer.validate_mirroring)
 
     @property
     def mixed_in(self) -> list[str]:

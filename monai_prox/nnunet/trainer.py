@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -30,13 +31,20 @@ from monai_prox.nnunet.checkpoint import read_resumed, write_checkpoint
 from monai_prox.nnunet.family_report import plot_training, report_validated, write_family
 from monai_prox.nnunet.loader_process import prepare_transforms
 from monai_prox.nnunet.loss import AnyLevelsLoss
-from monai_prox.nnunet.member_validation import MemberValidation, validate_members
+from monai_prox.nnunet.member_validation import MemberValidation, evaluating, validate_members
 from monai_prox.nnunet.mix_ins import check_mixed_in
 from monai_prox.nnunet.planned_engine import engine_of
 from monai_prox.trained.nnunet_dataset import normalised
 from monai_prox.trained.nnunet_files import check_trainable
 from monai_prox.trained.nnunet_orientation import stored_orientations
-from monai_prox.trained.nnunet_plans import choices_of, family_of, recipe_of, surface_tolerance_of
+from monai_prox.trained.nnunet_plans import (
+    choices_of,
+    family_of,
+    recipe_of,
+    surface_tolerance_of,
+    validated_of,
+    validation_mirrors,
+)
 from monai_prox.trained.open_part import OpenPart
 from monai_prox.training.recipes import find_recipe
 from monai_prox.training.seeding import seed_generators
@@ -48,8 +56,9 @@ GRADIENT_NORM = 12  # nnU-Net's own limit
 class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     """Trains the default family by the recipe ``prox``.
 
-    The entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false, "surface_tolerance_mm": 2}`` of a plan's
-    configuration overrides the class attributes, see ``monai_prox.trained.nnunet_plans``.
+    The entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false, "surface_tolerance_mm": 2, "validate":
+    ["smallest", "largest"], "validate_mirroring": false}`` of a plan's configuration overrides the class attributes, see
+    ``monai_prox.trained.nnunet_plans``.
 
     Variants of nnU-Net are mixed in after it: ``class Mine(ProXTrainer, nnUNetTrainerNoDA): pass``.
 
@@ -62,6 +71,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     network: Any  # attributes of nnU-Net that this class uses or sets
     output_folder: Any
+    inference_allowed_mirroring_axes: Any
     loss: Any
     num_epochs: Any
     num_iterations_per_epoch: Any
@@ -80,6 +90,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     monitor_patience = 3  # validations
     # Of the final validation's surface Dice; None means the longest edge of a voxel of the plan's full resolution
     surface_tolerance_mm: float | None = None
+    validate: Sequence[str] | None = None  # names of the members that the final validation is of; None means all
+    validate_mirroring = True
 
     def __init__(
         self,
@@ -147,6 +159,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.engine.guard(self.optimizer)
         self.updates = Updates(self.supernet.parameters(), max_norm=GRADIENT_NORM, log=self.print_to_log_file)
         self._apply_closed()
+        self._validated = validated_of(configuration, [*self.named_members], self.validate)
+        self._validation_mirrors = validation_mirrors(configuration, self.validate_mirroring)
         for line in schedule_lines(self.engine, self.recipe_name):
             self.print_to_log_file(line)
 
@@ -220,6 +234,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         super().on_validation_epoch_end(val_outputs)
+        self.member_validation.end()
         if dice := self.member_validation.pseudo_dice():
             self.progress.append({"epoch": self.current_epoch, "dice": dice})
             self.print_to_log_file("Members, pseudo Dice: " + ", ".join(f"{k} {v:.4f}" for k, v in dice.items()))
@@ -259,13 +274,24 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if self.local_rank == 0:
             write_family(self, {})
 
+    @property
+    def validated_members(self) -> dict[str, Subnet]:
+        """The named members that the final validation is of. Closing choices can leave fewer than the plan asks for."""
+        return {name: subnet for name, subnet in self.named_members.items() if name in self._validated}
+
+    @property
+    def validation_axes(self) -> tuple[int, ...] | None:
+        """The axes along which the final validation mirrors, None for none."""
+        return self.inference_allowed_mirroring_axes if self._validation_mirrors else None
+
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's validation of the largest member in ``validation``, and of the other named ones in ``members/NAME``."""
+        """nnU-Net's validation of the largest member in ``validation``, and of other named ones in ``members/NAME``."""
         if not self.was_initialized:
             self.initialize()
         validate = super().perform_actual_validation
-        validate(save_probabilities)
-        validate_members(self, lambda: validate(save_probabilities))
+        with evaluating(self, inference_allowed_mirroring_axes=self.validation_axes):
+            validate(save_probabilities)
+            validate_members(self, lambda: validate(save_probabilities))
         if self.local_rank == 0:
             report_validated(self)
 

@@ -30,7 +30,7 @@ from monai_prox.trained.nnunet_checkpoint import load_any_checkpoint
 from monai_prox.trained.nnunet_dataset import labels_of, named_scores
 from monai_prox.trained.nnunet_files import check_configuration, read_dataset, read_plans
 from monai_prox.trained.nnunet_members import Opened, dice_of, members_of, opened, with_names
-from monai_prox.trained.nnunet_plans import family_of
+from monai_prox.trained.nnunet_plans import family_of, validation_mirrors
 from monai_prox.trained.open_part import ENTRY
 from monai_prox.trained.source import EVERY
 from monai_prox.typed import check_types
@@ -44,14 +44,16 @@ ALL = "fold_all"  # trains on all cases
 UNUSABLE = "the model folder's files cannot be used"
 
 
-def scored_in(fold: str, mirrors: bool = True, tolerance: float | None = None) -> str:
+def scored_in(fold: str, mirrors: bool | None = True, tolerance: float | None = None) -> str:
     """In words, what the Dice are of that nnU-Net's validation of ``fold`` leaves, in summary.json and family.json.
 
-    mirrors: false where a variant of nnU-Net's was mixed in that does not. tolerance: mm, of surface Dice where there is any.
+    mirrors: None where some folds were validated with mirroring and some without. tolerance: mm, of surface Dice where there is
+    any.
     """
     cases = "cases that it was trained on, for fold_all holds none out" if fold == ALL else f"cases that {fold} held out"
     surface = "" if tolerance is None else f"; surface Dice: within {tolerance:g} mm"
-    return f"whole {cases}, by nnU-Net's validation, {'which mirrors' if mirrors else 'without mirroring'}{surface}"
+    how = {True: "which mirrors", False: "without mirroring", None: "which mirrors in some folds only"}[mirrors]
+    return f"whole {cases}, by nnU-Net's validation, {how}{surface}"
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,8 @@ class ModelFolder:
     def scored(self, folds: Sequence[str] = ()) -> str:
         """In words, what ``family`` has the Dice of."""
         counted = tuple(folds or self.folds)
-        mirrors = any(self.family_of(fold).mirroring for fold in counted)
+        mirroring = {bool(self.family_of(fold).mirroring) for fold in counted}
+        mirrors = mirroring.pop() if len(mirroring) == 1 else None
         one = len(counted) == 1 and (counted == (ALL,) or counted != self.folds)
         tolerance = self.family(counted).surface_tolerance_mm
         return scored_in(counted[0] if one else "the folds", mirrors, tolerance)
@@ -263,7 +266,8 @@ class ModelFolder:
         """written: the fold's family.json, whose Dice are those of this checkpoint if they are of the same epoch."""
         checkpoint = self.checkpoint(fold)
         family, prox, epochs = self._open_family(checkpoint), checkpoint["prox"], checkpoint["current_epoch"]
-        mirroring = checkpoint["inference_allowed_mirroring_axes"]
+        axes = checkpoint["inference_allowed_mirroring_axes"]
+        mirroring = tuple(axes) if axes and validation_mirrors(self.configuration, True) else None
         source = f"{self.path}, {self._name(checkpoint)}"
         check_types(prox, ORIENTATIONS, source, missing=True)
         trained, patch = self.opened(checkpoint, family), self.configuration["patch_size"]
@@ -277,7 +281,7 @@ class ModelFolder:
                 largest, dice = trained.space.largest(), named_scores(dice_of(scores), self.dataset["labels"])
                 scored = [FamilyFile(members=tuple(replace(m, scores=dice) for m in members if m.is_of(largest)))]
         elif written is not None and written.validated_epoch == epochs:
-            scored = [written]
+            scored, mirroring = [written], written.mirroring
         return FamilyFile(
             members=_with_scores(members, scored),
             trainer=checkpoint["trainer_name"],
@@ -286,7 +290,7 @@ class ModelFolder:
             surface_tolerance_mm=written.surface_tolerance_mm if written is not None and scored else None,
             labels=labels_of(self.dataset),
             patch_size=tuple(patch),
-            mirroring=mirroring and tuple(mirroring),
+            mirroring=mirroring,
             orientations=dict(prox.get("orientations", {})),
             space=trained.space.to_json(),
             closed=prox["engine"].get("closed"),
@@ -321,7 +325,7 @@ class ModelFolder:
     def validation_summary(self, fold: str, subnet: Subnet, epoch: int) -> Path | None:
         """nnU-Net's summary of the trainer's validation of ``subnet`` after ``epoch`` epochs, where there was one."""
         member = self.validated(fold, subnet, epoch)
-        if member is None:
+        if member is None or member.scores is None:  # files beside may be of another validation
             return None
         name, folder = member.name, self.path / fold
         path = (folder if name == "largest" else folder / "members" / name) / "validation" / "summary.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields
 from typing import Any
@@ -19,9 +19,10 @@ from monai_prox.surface_dice import check_tolerance, default_tolerance
 from monai_prox.training.recipes import find_recipe
 
 # Of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper" | ...,
-# "monitor": true | false | {"threshold": 0.005, "patience": 3}, "surface_tolerance_mm": 2}, all of which may be missing
+# "monitor": true | false | {"threshold": 0.005, "patience": 3}, "surface_tolerance_mm": 2, "validate": ["smallest", "largest"],
+# "validate_mirroring": true | false}, all of which may be missing
 PLAN_KEY = "prox"
-ENTRIES = ("space", "recipe", "monitor", "surface_tolerance_mm")
+ENTRIES = ("space", "recipe", "monitor", "surface_tolerance_mm", "validate", "validate_mirroring")
 FULL_RESOLUTION = "3d_fullres"  # of images that have slices
 
 
@@ -71,6 +72,28 @@ def surface_tolerance_of(plans: Mapping[str, Any], name: str, default: float | N
         return check_tolerance(asked, "the plan's 'surface_tolerance_mm'")
     full = FULL_RESOLUTION if FULL_RESOLUTION in plans["configurations"] else name
     return default_tolerance(manager.get_configuration(full).spacing)
+
+
+def validated_of(configuration: Mapping[str, Any], names: Sequence[str], default: Sequence[str] | None) -> list[str]:
+    """The members, by name, that nnU-Net's final validation is of, which a plan's configuration asks for, else ``default``.
+
+    names: of all named members, which count if that is None. Raises ProXError unless they are some of these, and the largest.
+    """
+    asked = _section(configuration).get("validate", list(names if default is None else default))
+    if not isinstance(asked, list) or not all(name in names for name in asked) or "largest" not in asked:
+        raise ProXError(
+            f"the plan's 'validate' lists members, of {', '.join(names)}, and always 'largest', nnU-Net's own network, "
+            f"got {asked!r:.120}"
+        )
+    return [name for name in names if name in asked]
+
+
+def validation_mirrors(configuration: Mapping[str, Any], default: bool) -> bool:
+    """Whether the final validation mirrors, which a plan's configuration asks for, else ``default``."""
+    asked = _section(configuration).get("validate_mirroring", default)
+    if not isinstance(asked, bool):
+        raise ProXError(f"the plan's 'validate_mirroring' is true or false, got {asked!r:.80}")
+    return asked
 
 
 def intensities_of(plans: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:

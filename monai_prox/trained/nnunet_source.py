@@ -38,7 +38,7 @@ REPEATED = {  # what of a plan the runtime does, too
     "resampling_fn_data": ("resample_data_or_seg_to_shape",),
     "resampling_fn_probabilities": ("resample_data_or_seg_to_shape",),
 }
-NOTE = "Dice without mirroring, as monai-prox predict computes labels; monai-prox family lists nnU-Net's, with it"
+NOTE = "Dice without mirroring, as monai-prox predict computes labels; monai-prox family lists those of nnU-Net's validation"
 RESAMPLING = ("is_seg", "order", "order_z", "force_separate_z")
 
 

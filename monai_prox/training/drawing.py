@@ -7,7 +7,10 @@ import random
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.training.stage import Role, Stage
 
-POOL = 32  # random members of an epoch and space: each needs a skeleton built once, and so does each shape in cuDNN and oneDNN
+# Random members are drawn from a pool. A member that is new in it takes time: its skeleton is built, and cuDNN and oneDNN
+# prepare for its shapes. So each stays for some epochs, and in every epoch POOL // STAY places of the pool change.
+POOL = 32  # places
+STAY = 8  # epochs
 
 
 def draw_members(
@@ -29,7 +32,8 @@ def draw_members(
 
     def member(role: Role) -> Subnet:
         if role == "random":
-            return drawn_from.sample(random.Random(f"{seed} {epoch} pool {generator.randrange(POOL)}"))
+            place = generator.randrange(POOL)
+            return drawn_from.sample(random.Random(f"{seed} pool {place} {(epoch + place) // STAY}"))
         return drawn_from.largest() if role == "largest" else drawn_from.smallest()
 
     # Turns are shifted by one from epoch to epoch, so that all roles have turns even if an epoch has one or two steps

@@ -1,10 +1,12 @@
 """Training in MONAI: what is trained when, what may interrupt it, what is validated, and the family that is left."""
 
+import gc
 import json
 import logging
 import math
 import random
 import shutil
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -524,6 +526,23 @@ def test_metrics_of_others_stay() -> None:
     run.trainer.add_event_handler(Events.STARTED, lambda t: t.state.metrics.update(own=1.0))
     run.run()
     assert all(metrics["own"] == 1.0 for metrics in run.metrics.values())
+
+
+def test_networks_of_members_live_as_long_as_their_validation() -> None:
+    run = training("prox", epochs=2, interval=1)
+    validation, alive = run.validation, []
+    network, network_of = validation.validator.network, validation.network_of
+
+    def remember(subnet: Subnet) -> Any:
+        made = network_of(subnet)
+        alive.append(weakref.ref(made))
+        return made
+
+    validation.network_of = remember
+    run.run()
+    gc.collect()
+    assert validation.history and alive and not any(reference() for reference in alive)
+    assert validation.validator.network is network
 
 
 def test_dice_is_that_of_each_member_cut_out() -> None:

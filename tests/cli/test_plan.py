@@ -145,6 +145,19 @@ def test_nothing_else_in_the_file_changes(bare: Path) -> None:
     assert [path.name for path in file.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_the_final_validation_is_shown_and_asked_for(bare: Path) -> None:
+    file = put(bare, bare_plans(name="nnUNetPlans", prox={"space": TWO_MEMBERS}))
+    assert "Final validation: smallest, largest the plan" in said(plan())
+    asked = ["--validate", "smallest", "--validate", "smallest", "--no-validate-mirroring"]
+    assert "Final validation: smallest, largest, without mirroring the plan" in said(plan(*asked, "--write"))
+    entry = {"space": TWO_MEMBERS, "validate": ["smallest", "largest"], "validate_mirroring": False}
+    assert json.loads(file.read_text())["configurations"][FULLRES]["prox"] == entry
+    assert "Final validation: largest, without mirroring the plan" in said(plan("--validate", "largest"))
+    before = file.read_text()
+    assert "'validate' lists members, of smallest, largest, and always" in plan("--validate", "middle", "--write").error
+    assert file.read_text() == before
+
+
 def test_an_entry_is_shown_and_replaced_with_write_alone(bare: Path) -> None:
     former = {"space": TWO_MEMBERS, "recipe": "prox", "monitor": {"threshold": 0.002}}
     plans = bare_plans(name="nnUNetPlans", prox=former)
@@ -212,7 +225,7 @@ def test_what_cannot_be_planned_is_one_line(words: list[str], message: str, bare
     before = file.read_text()
     assert message in plan(*words).error
     assert message in plan(*words, "--no-monitor", "--write").error
-    assert plan("--write").error == "--write has nothing to write; give --space, --recipe, --monitor or --no-monitor"
+    assert plan("--write").error.startswith("--write has nothing to write; give --space, --recipe, --monitor, --no-monitor, ")
     assert file.read_text() == before
 
 
@@ -226,7 +239,7 @@ def test_what_cannot_be_planned_is_one_line(words: list[str], message: str, bare
         ),
         (
             bare_plans(name="nnUNetPlans", prox=[1]),
-            "'monitor' and 'surface_tolerance_mm', got [1]",
+            "'validate' and 'validate_mirroring', got [1]",
         ),
     ],
     ids=["network", "entry", "list"],

@@ -232,6 +232,27 @@ def test_extraction_copies_and_keeps_mode_and_switches() -> None:
     assert all(map(torch.equal, before, supernet.parameters()))
 
 
+@pytest.fixture
+def empty_memory_is_nan() -> Iterator[None]:
+    """torch fills what it allocates with NaN, not with what was there before."""
+    torch.use_deterministic_algorithms(True)  # and torch.utils.deterministic.fill_uninitialized_memory is its default
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@every_kind
+def test_extraction_writes_every_tensor_and_draws_no_random_number(kind: str, empty_memory_is_nan: None) -> None:
+    supernet, generator = supernet_of(kind, features=(4, 8, 8), patch=(24, 24)), random.Random(0)
+    family = supernet.family
+    empty: Any = family.build(family.space.smallest(), initialise=False)
+    assert all(parameter.isnan().all() for parameter in empty.parameters())
+    before = torch.get_rng_state()
+    for subnet in (family.space.largest(), *(family.space.sample(generator) for _ in range(5))):
+        tensors = supernet.extract(subnet).state_dict()
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("resolution", [0.75, 1.0])
 def test_a_view_is_a_member_s_finest_output_in_the_supernet_s_own_weights(resolution: float) -> None:
     supernet = supernet_of("PlainConvUNet", features=(4, 8, 8), patch=(24, 24), deep_supervision=True)

@@ -1,6 +1,7 @@
 """ProXTrainer inside nnU-Net: what it trains, that it continues where it stopped, and that it loads nothing but its own."""
 
 import errno
+import gc
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import random
 import re
 import shlex
 import shutil
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -56,6 +58,7 @@ from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.errors import ProXError
 from monai_prox.export.nnunet import export_nnunet
+from monai_prox.nnunet import member_validation
 from monai_prox.nnunet.loader_process import EndWithTraining
 from monai_prox.nnunet.loss import AnyLevelsLoss
 from monai_prox.nnunet.member_validation import pseudo_dice
@@ -537,8 +540,8 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
 @pytest.mark.parametrize(
     ("prox", "message"),
     [
-        ([], r"'prox' entry may have 'space', 'recipe', 'monitor' and 'surface_tolerance_mm', got \[\]"),
-        ({"spaces": "paper"}, "'prox' entry may have 'space', 'recipe', 'monitor' and 'surface_tolerance_mm', got .*spaces"),
+        ([], r"'prox' entry may have 'space', 'recipe', .*, 'validate' and 'validate_mirroring', got \[\]"),
+        ({"spaces": "paper"}, "'prox' entry may have 'space', 'recipe', 'monitor', 'surface_tolerance_mm', .*, got .*spaces"),
         ({"surface_tolerance_mm": 0}, "the plan's 'surface_tolerance_mm' is in mm, above 0 and at most 1000; got 0"),
         ({"surface_tolerance_mm": "2"}, "the plan's 'surface_tolerance_mm' is in mm, above 0 and at most 1000; got '2'"),
         ({"space": "huge"}, "the search space 'huge' is not known; known by name: default, paper"),
@@ -561,6 +564,13 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
         ({"monitor": {"threshold": True}}, "threshold is a difference of scores such as 0.005, got True"),
         ({"monitor": {"patience": 0}}, "patience counts validations and is at least 1, got 0"),
         ({"monitor": {"patience": 1.5}}, "patience counts validations and is at least 1, got 1.5"),
+        (FEW | {"validate": []}, r"'validate' lists members, of smallest, largest, and always 'largest', .* got \[\]"),
+        (FEW | {"validate": ["middle", "largest"]}, r"of smallest, largest, .* got \['middle', 'largest'\]"),
+        (FEW | {"validate": ["smallest"]}, r"and always 'largest', nnU-Net's own network, got \['smallest'\]"),
+        (FEW | {"validate": "largest"}, "'validate' lists members, .* got 'largest'"),
+        (FEW | {"validate": None}, "'validate' lists members, .* got None"),
+        (FEW | {"validate": ["largest", ["smallest"]]}, "'validate' lists members, .* got .*'smallest'"),
+        (FEW | {"validate_mirroring": 0}, "the plan's 'validate_mirroring' is true or false, got 0"),
         ({"recipe": ["prox"]}, r"the recipe \['prox'\] is not known; known: prox, prox_paper"),
     ],
 )
@@ -839,6 +849,40 @@ def test_the_monitor_changes_nothing_in_validation(bare: Path) -> None:
         results[name] = [validate(trainer) for _ in range(3)], everything(trainer)
     assert results["on"][1]["engine"].pop("monitor") != results["off"][1]["engine"].pop("monitor")
     assert equal(results["on"], results["off"])
+
+
+@pytest.mark.parametrize("recipe", ["prox", "progressive_shrinking"])
+def test_the_whole_network_is_validated_as_its_copy(recipe: str, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validated = closing(recipe=recipe)
+    results = validate(validated)
+    monkeypatch.setattr(member_validation, "member_of", SuperNet.member)
+    copied = closing(recipe=recipe)
+    assert equal(results, validate(copied))
+    assert equal(validated.member_validation.outputs, copied.member_validation.outputs)
+    assert validated.member_validation.dice_by_case() == copied.member_validation.dice_by_case()
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+def test_copies_of_members_live_as_long_as_their_validation(closed: bool, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole network is not copied. After a choice was closed, the largest open member is another, and is."""
+    trainer = closing()
+    if closed:
+        until_judged(trainer)
+        assert trainer.engine.closed
+    copies, extract, whole = {}, trainer.supernet.extract, trainer.supernet.family.space.largest()
+
+    def remember(subnet: Subnet) -> Any:
+        network = extract(subnet)
+        copies[subnet] = weakref.ref(network)
+        return network
+
+    monkeypatch.setattr(trainer.supernet, "extract", remember)
+    validate(trainer)
+    gc.collect()
+    assert trainer.named_members["smallest"] in copies and whole not in copies
+    assert (trainer.engine.space.largest() in copies) == closed
+    assert not any(reference() for reference in copies.values())
+    assert set(trainer.member_validation.outputs) == set(trainer.named_members)
 
 
 def test_the_pseudo_dice_of_ranks_is_of_all_their_patches() -> None:
@@ -1147,6 +1191,47 @@ def test_the_surface_dice_is_of_the_files_that_the_validation_wrote(trained: Pat
             given = {"spacing": truth.header.get_zooms(), "tolerance": 1.0}
             cases.append(surface_dice_by_class(*arrays, {"1": 1, "2": 2}, **given))
         assert len(cases) == 2 and member["surface_dice"] == pytest.approx(mean_over_cases(cases), abs=1e-6)
+
+
+def test_the_final_validation_is_of_the_members_that_the_plan_asks_for(trained: Path, in_phantom: Prepared) -> None:
+    """Of a training that has validated both members, with mirroring, as ``--val`` does it after the plan has changed."""
+    entry = {"space": TWO_MEMBERS, "validate": ["largest"], "validate_mirroring": False}
+    plans = cut_plans(in_phantom.plans(), FULLRES, "nnUNetPlansTwo", PATCH, prox=entry)
+    trainer = make_trainer(plans, in_phantom.dataset())
+    model = Path(trainer.output_folder_base)
+    shutil.copytree(trained, model, dirs_exist_ok=True)
+    of_smallest = model / "fold_0" / "members" / "smallest" / "validation" / "summary.json"
+    of_smallest.write_text("of another validation")
+    trainer.load_checkpoint(str(model / "fold_0" / FINAL))
+    axes, known = [], nnUNetPredictor.manual_initialization
+
+    def initialise(self: nnUNetPredictor, *arguments: Any) -> None:
+        axes.append(arguments[-1])
+        known(self, *arguments)
+
+    with patch.object(nnUNetPredictor, "manual_initialization", initialise):
+        trainer.perform_actual_validation()
+    assert axes == [None] and trainer.inference_allowed_mirroring_axes == (0, 1, 2)
+    assert of_smallest.read_text() == "of another validation"
+    folder = ModelFolder.open(model)
+    smallest, largest = folder.family().members
+    summary = json.loads((model / "fold_0" / "validation" / "summary.json").read_text())
+    assert largest.scores is not None and largest.scores["mean"] == pytest.approx(summary["foreground_mean"]["Dice"])
+    assert largest.surface_dice is not None and smallest.scores is None and smallest.surface_dice is None
+    assert folder.family().mirroring is None
+    assert "by nnU-Net's validation, without mirroring; surface" in folder.scored()
+    assert "by nnU-Net's validation, without mirroring; surface" in log_of(trainer)
+    summaries = [folder.validation_summary("fold_0", member.subnet, 5) for member in (smallest, largest)]
+    assert summaries == [None, model / "fold_0" / "validation" / "summary.json"]
+    (model / "fold_0" / "family.json").unlink()
+    assert folder.family().mirroring == (0, 1, 2), "the folder's plan is that of the training"
+
+
+def test_the_final_validation_is_of_members_that_remain(bare: Path) -> None:
+    trainer = closing(validate=["small", "largest"])
+    assert [*trainer.validated_members] == ["small", "largest"]
+    trainer.named_members = {name: trainer.named_members[name] for name in ("smallest", "largest")}  # as after closing
+    assert [*trainer.validated_members] == ["largest"]
 
 
 def parameters_of(trained: Path) -> int:

@@ -79,7 +79,7 @@ def test_a_front_is_what_no_other_beats() -> None:
 def test_a_table_says_what_its_scores_are_only_if_the_familys_are_others(bare: Path) -> None:
     """nnU-Net's validation mirrors; a bundle's scores its members as the search does."""
     stock = TrainedNNUNet.open(bare_model(bare_plans()).path)
-    assert str(front_table([], ["macs"], stock).caption).endswith("monai-prox family lists nnU-Net's, with it")
+    assert str(front_table([], ["macs"], stock).caption).endswith("monai-prox family lists those of nnU-Net's validation")
     for name in ("hippocampus_prox", "roct_prox"):
         assert front_table([], ["macs"], open_trained(Path(__file__).parents[2] / "bundles" / name)).caption is None
 

@@ -57,9 +57,13 @@ def validated(model: ModelFolder, dice: float = 0.8) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------- family.json is lost
-@pytest.mark.parametrize("closed", [{}, {"width": 1}], ids=["whole", "closed"])
-def test_a_family_is_rebuilt_from_its_checkpoint(closed: dict[str, int], bare: Path) -> None:
-    trainer = make_trainer(bare_plans(prox=WIDTHS))
+@pytest.mark.parametrize(
+    ("closed", "entry"),
+    [({}, {}), ({"width": 1}, {}), ({}, {"validate_mirroring": False})],
+    ids=["whole", "closed", "validated without mirroring"],
+)
+def test_a_family_is_rebuilt_from_its_checkpoint(closed: dict[str, int], entry: dict[str, Any], bare: Path) -> None:
+    trainer = make_trainer(bare_plans(prox=WIDTHS | entry))
     trainer.initialize()
     for epoch in range(trainer.num_epochs):
         trainer.engine.begin_epoch(epoch)
@@ -78,6 +82,7 @@ def test_a_family_is_rebuilt_from_its_checkpoint(closed: dict[str, int], bare: P
     (folder / "family.json").unlink()
     rebuilt = model.family()
     assert made(rebuilt) == made(written)
+    assert rebuilt.mirroring == (None if entry else (0, 1, 2))
     for key in ("trainer", "epochs", "patch_size", "space", "closed", "orientations", "mirroring", "validated_epoch"):
         assert getattr(rebuilt, key) == getattr(written, key), key
     assert {member.scores for member in rebuilt.members} == {None}

@@ -71,6 +71,22 @@ def test_surface_dice_is_the_mean_over_folds_that_were_measured_alike(
     assert source.scored.endswith("which mirrors" if mean is None else "which mirrors; surface Dice: within 1 mm")
 
 
+@pytest.mark.parametrize(
+    ("axes", "how"),
+    [
+        (((0, 1, 2), (0,)), "which mirrors"),
+        ((None, None), "without mirroring"),
+        (((0, 1, 2), None), "which mirrors in some folds only"),
+    ],
+)
+def test_it_is_told_how_folds_were_validated(axes: tuple[tuple[int, ...] | None, ...], how: str, bare: Path) -> None:
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    shutil.copytree(model.path / "fold_0", model.path / "fold_1")
+    for fold, mirroring in zip(("fold_0", "fold_1"), axes, strict=True):
+        replace(model.family(), mirroring=mirroring).write(model.path / fold)
+    assert ModelFolder.open(model.path).scored().endswith(f"by nnU-Net's validation, {how}")
+
+
 @pytest.fixture
 def turned(bare: Path) -> tuple[Any, str]:
     """A model whose smallest member was validated, and a file with this member, its dimensions in another order."""

@@ -244,6 +244,7 @@ def test_links_that_lead_out_of_a_model_folder_are_not_followed_into_an_export(
     if "validation" in file:
         family = json.loads((model.path / "fold_0" / "family.json").read_text())
         family["validated_epoch"] = model.checkpoint("fold_0")["current_epoch"]
+        family["members"] = [member | {"dice": {"mean": 0.5}} for member in family["members"]]
         (model.path / "fold_0" / "family.json").write_text(json.dumps(family))
     with pytest.raises(ProXError, match=f"{file} is a link out of .*, to {secret}; put the file itself there"):
         export_nnunet(TrainedNNUNet.of(model), "largest", tmp_path / "exported__a__3d_fullres")
