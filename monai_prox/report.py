@@ -218,7 +218,7 @@ def plot_progress(
             points = [(entry["epoch"], entry[key][name]) for entry in history if name in entry[key]]
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour)
-        axes.set(xlim=(-0.5, schedule.epochs - 0.5), ylim=(0, 1), xlabel="epoch", ylabel=measure)
+        axes.set(xlim=(-0.5, schedule.epochs - 0.5), xlabel="epoch", ylabel=measure)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # outside of the axes
 

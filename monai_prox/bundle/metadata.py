@@ -12,6 +12,7 @@ from monai_prox.errors import ProXError
 from monai_prox.files import read_json, write_json
 
 DECIMALS = 4
+METRICS, LICENCE = "eval_metrics", "weights_license"  # entries that are true of the weights in models alone
 OWN = ("patches of ", "images of ")  # beginnings of a plan's words for its images
 
 
@@ -45,9 +46,15 @@ def fit_metadata(path: Path, plan: TrainingPlan, metrics: Mapping[str, float]) -
         metadata["label_classes"] = "; ".join(f"{value} {name}" for name, value in plan.values.items())
         metadata["pred_classes"] = "; ".join(f"channel {number}: {name}" for number, name in enumerate(outputs))
         metadata["image_classes"] = plan.images
-    metadata["eval_metrics"] = {name: round(value, DECIMALS) for name, value in metrics.items() if isfinite(value)}
+    metadata = without_weights(metadata)
+    metadata[METRICS] = {name: round(value, DECIMALS) for name, value in metrics.items() if isfinite(value)}
     if metadata != before:
         write_json(metadata, path)
+
+
+def without_weights(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A bundle's metadata without what is said of its weights: others replace them, or they are left behind."""
+    return {name: {} if name == METRICS else entry for name, entry in metadata.items() if name != LICENCE}
 
 
 def _channels(names: Any) -> dict[str, Any]:

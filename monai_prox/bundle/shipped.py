@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from monai_prox.bundle.metadata import without_weights
 from monai_prox.errors import ProXError
 from monai_prox.files import make_folder, read_json, remove_unfinished, temporary_folder, write_json
 
@@ -73,8 +74,8 @@ def _write(source: Path, folder: Path, task: str | None) -> None:
             config = read_json(path)
             if "bundle_root" in config:
                 write_json(_own_config(config, task), path)
-            elif "eval_metrics" in config:  # of weights, which are left behind
-                write_json(config | {"eval_metrics": {}}, path)
+            elif "eval_metrics" in config:
+                write_json(without_weights(config), path)
         readme = made / "docs" / "README.md"
         readme.write_text(_own_readme(readme.read_text(encoding="utf-8"), task), encoding="utf-8")
         if filled:

@@ -47,6 +47,7 @@ from monai.transforms import Compose
 from typer.testing import CliRunner
 
 from monai_prox.bundle.handlers import MemberValidationHandler
+from monai_prox.bundle.shipped import init_bundle
 from monai_prox.cli.app import app
 from monai_prox.core.network import largest, prediction_graph
 from monai_prox.core.slicing import cut
@@ -338,10 +339,11 @@ def test_our_commands_take_a_bundle(trained: Trained, tmp_path: Path) -> None:
     exported = runner.invoke(app, ["export", str(trained.bundle), "--subnet", "smallest", "--output", output])
     assert exported.exit_code == 0 and exported.output.splitlines()[0] == output
     assert config(Path(output), "metadata")["prox_member"]["name"] == "smallest"
-    untrained = str(ROOT / "bundles" / trained.bundle.name)
-    for command in (["family", untrained], ["export", untrained, "--subnet", "smallest", "--output", str(tmp_path / "none")]):
+    untrained = tmp_path / "untrained"
+    init_bundle(trained.bundle.name, untrained)
+    for command in (["family"], ["export", "--subnet", "smallest", "--output", str(tmp_path / "none")]):
         with pytest.raises(ProXError, match="is not trained"):
-            runner.invoke(app, command, catch_exceptions=False)
+            runner.invoke(app, [*command, str(untrained)], catch_exceptions=False)
 
 
 def as_trained(bundle: Path) -> dict[str, Any]:

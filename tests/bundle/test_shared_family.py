@@ -1,0 +1,70 @@
+"""The family of hippocampus_prox whose weights the repository has, as it is, by the commands that its pages give."""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from helpers.bundle_checks import LIMIT, REQUIRED, check_metadata, check_network, check_zoo_rules, config
+from helpers.in_process import prox
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "hippocampus_prox"
+FAMILY = json.loads((BUNDLE / "models" / "family.json").read_text())
+MEMBERS = {member["name"]: member for member in FAMILY["members"]}
+PATCH = FAMILY["plan"]["patch_size"]
+
+
+def test_the_zoos_rules_hold_with_the_weights_as_they_are(tmp_path: Path) -> None:
+    check_zoo_rules(BUNDLE, [*REQUIRED, "models/model.pt", "models/family.json"])
+    assert (BUNDLE / "models" / "model.pt").stat().st_size < LIMIT
+    check_network(BUNDLE, tmp_path, (1, *PATCH))
+
+
+def test_the_metadata_obey_the_schema_and_have_the_members_scores(tmp_path: Path) -> None:
+    metadata = config(BUNDLE, "metadata")
+    assert metadata["eval_metrics"] == {f"dice {name}": round(member["dice"]["mean"], 4) for name, member in MEMBERS.items()}
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == PATCH
+    check_metadata(BUNDLE, tmp_path)
+
+
+def test_the_licence_of_the_weights_is_that_of_their_images_wherever_it_is_asked_for() -> None:
+    licence, readme = ((BUNDLE / "docs" / name).read_text() for name in ("data_license.txt", "README.md"))
+    weights = hashlib.sha256((BUNDLE / "models" / "model.pt").read_bytes()).hexdigest()
+    assert weights in licence, "of these weights and no others"
+    for text in (licence, readme, config(BUNDLE, "metadata")["weights_license"]):
+        assert "CC-BY-SA 4.0" in text
+
+
+def test_the_readme_has_the_scores_of_every_member() -> None:
+    section = (BUNDLE / "docs" / "README.md").read_text().partition("## Performance")[2].partition("\n## ")[0]
+    cells = [re.findall(r"[^|]+", line) for line in section.splitlines() if line.startswith("| ")][1:]
+    rows = {name.strip(): [score.strip() for score in scores] for name, _, _, *scores in cells}
+    scores = {name: [member["dice"][label] for label in ("mean", "Anterior", "Posterior")] for name, member in MEMBERS.items()}
+    assert rows == {name: [f"{score:.3f}" for score in of] for name, of in scores.items()}
+
+
+def test_a_member_is_listed_and_exported_and_segments(tmp_path: Path) -> None:
+    """A held-out case if real images are here; otherwise an image of noise, which has no truth."""
+    listed = prox("family", BUNDLE, "--json")
+    assert listed.code == 0 and [member["name"] for member in json.loads(listed.out)] == list(MEMBERS)
+    file, images, labels = tmp_path / "smallest.onnx", tmp_path / "images", tmp_path / "labels"
+    assert prox("export", BUNDLE, "--subnet", "smallest", "--format", "onnx", "--output", file).code == 0
+    images.mkdir()
+    task = Path(os.environ.get("MONAI_PROX_DATA", ""), "Task04_Hippocampus")
+    case = FAMILY["validation_cases"][0]
+    if (real := task / "imagesTr" / case).is_file():
+        (images / case).symlink_to(real)
+    else:
+        noise = np.random.default_rng(0).normal(size=PATCH).astype(np.float32)
+        nib.save(nib.Nifti1Image(noise, np.eye(4)), images / case)
+    assert prox("predict", file, "-i", images, "-o", labels).code == 0
+    found = np.asarray(nib.load(labels / case).dataobj)
+    if not real.is_file():
+        pytest.skip("there is no Task04_Hippocampus in the folder that MONAI_PROX_DATA names: no Dice was computed")
+    truth = np.asarray(nib.load(task / "labelsTr" / case).dataobj)
+    for value in (1, 2):
+        assert 2 * np.sum((found == value) & (truth == value)) / (np.sum(found == value) + np.sum(truth == value)) > 0.75
