@@ -407,13 +407,17 @@ def test_a_validation_goes_only_with_the_member_and_the_weights_it_was_made_of(b
     model = bare_model(bare_plans(prox=FEW))
     fold = model.path / model.folds[0]
     epoch = model.checkpoint(model.folds[0])["current_epoch"]
-    replace(model.family(), validated_epoch=epoch).write(fold)
+    family = model.family()
+    members = tuple(replace(member, scores={"mean": 0.5}) for member in family.members)
+    replace(family, members=members, validated_epoch=epoch).write(fold)
     summary = fold / "members" / "smallest" / "validation" / "summary.json"
     summary.parent.mkdir(parents=True, exist_ok=True)
     write_json({"mean": {}}, summary)
     smallest, largest = model.member("smallest")[1], model.member("largest")[1]
     assert model.validation_summary(model.folds[0], smallest, epoch) == summary
     assert model.validation_summary(model.folds[0], smallest, epoch + 1) is None
+    replace(family, validated_epoch=epoch).write(fold)
+    assert model.validation_summary(model.folds[0], smallest, epoch) is None, "what is there is of an earlier validation"
     found = model.validation_summary(model.folds[0], largest, epoch)
     assert found is None or found.parent.parent == fold
     taken = bare / "smallest.json"
@@ -426,7 +430,9 @@ def validate(model: ModelFolder, name: str, image: nib.Nifti1Image) -> Path:
     """As if the trainer had validated a member with --npz: the folder of the one held-out case, ``image``."""
     fold = model.path / "fold_0"
     family = json.loads((fold / "family.json").read_text())
-    write_json(family | {"validated_epoch": model.checkpoint("fold_0")["current_epoch"]}, fold / "family.json")
+    scored = [member | {"dice": {"mean": 0.5}} for member in family["members"]]
+    epoch = model.checkpoint("fold_0")["current_epoch"]
+    write_json(family | {"members": scored, "validated_epoch": epoch}, fold / "family.json")
     folder = (fold if name == "largest" else fold / "members" / name) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
     write_json({"metric_per_case": [], "mean": {}, "foreground_mean": {}}, folder / "summary.json")
