@@ -94,6 +94,8 @@ def publish(
         done = write(source, members or (), output, details, name=name, schema=schema, overwrite=overwrite)
     checks = [f"{bundle}: {'; '.join(found)}" for bundle, found in done.checks.items()]
     lines = [f"cd {shlex.quote(str(output))} && python {done.tests[0]}"]
+    if (of_family := source.family().license) is not None:
+        lines.append(f"Of the family's weights it is said: {of_family}. {details.licence.name} has to agree with that")
     if details.licence.text is None:
         lines.append(f"LICENSE names {details.licence.name}, without its text; --licence-file puts it there")
     if owner is None and url is None:

@@ -71,14 +71,15 @@ def metadata(
     reference: str,
     tensors: Mapping[str, Mapping[str, Any]],
     labels: Mapping[int, str] | None = None,
+    weights_license: str = "",
     **mark: Any,
 ) -> dict[str, Any]:
     """metadata.json, as the model zoo's schema asks for it.
 
     does, network: in words, what the network does and which it is. packages: that the bundle needs beside MONAI's own.
     image_classes: in words. outputs: names of the network's output channels. reference: of the network. tensors: of ``image``
-    and ``pred``. labels: names by value in label images, if an output's number is not its value. mark: what an exported member
-    says of itself beside its name and subnet.
+    and ``pred``. labels: names by value in label images, if an output's number is not its value. weights_license: in words, ""
+    where nobody says. mark: what an exported member says of itself beside its name and subnet.
     """
     numbered = list(enumerate(outputs))
     return {
@@ -104,6 +105,7 @@ def metadata(
         "intended_use": "research; not for diagnosis",
         "references": [reference, PAPER],
         "network_data_format": {"inputs": {"image": tensors["image"]}, "outputs": {"pred": tensors["pred"]}},
+        **({"weights_license": weights_license} if weights_license else {}),
         MARK: {"name": prediction.name, "subnet": dict(prediction.subnet), **mark},
     }
 

@@ -22,13 +22,14 @@ def readme(
     inputs: str,
     outputs: str,
     reference: str,
+    weights_license: str = "",
     fine_tuning: str = "",
     programs: str = "",
 ) -> str:
     """docs/README.md.
 
-    overview to outputs: paragraphs. reference: of the network. fine_tuning: the commands for it, "" if the bundle predicts
-    only. programs: those that take it.
+    overview to outputs: paragraphs. reference: of the network. weights_license: in words, "" where nobody says. fine_tuning:
+    the commands for it, "" if the bundle predicts only. programs: those that take it.
     """
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in prediction.metrics.items())
     table = f"{fill(f'Measured on {prediction.measured_on}:', WIDTH)}\n\n| metric | value |\n|---|---|\n{scores}"
@@ -82,9 +83,13 @@ python -m monai.bundle onnx_export network_def --filepath models/model.onnx {EXP
 # License
 
 {LICENCE_NOTE}
-"""
+{_said_of_weights(weights_license)}"""
 
 
-def data_license(task: str, licence: str) -> str:
-    """docs/data_license.txt. licence: of the data of ``task``, in words."""
-    return f"The data are not part of this bundle.\n\n{task}: {licence}\n"
+def data_license(task: str, licence: str, weights_license: str = "") -> str:
+    """docs/data_license.txt. licence: of the data of ``task``, in words. weights_license: as of ``readme``."""
+    return f"The data are not part of this bundle.\n\n{task}: {licence}\n{_said_of_weights(weights_license)}"
+
+
+def _said_of_weights(licence: str) -> str:
+    return f"\n{fill(f'Said of the weights: {licence}', WIDTH)}\n" if licence else ""

@@ -52,6 +52,7 @@ def prediction_of(source: TrainedSegmenter, which: str) -> SegmentationBundle:
         scores=source.bundle.measured(subnet),
         measured_on=MEASURED_ON,
         licence=plan.licence,
+        weights_license=source.bundle.file.license or "",
         modality="CT" if plan.is_ct else "MR",
         images="*.nii.gz",
         datalist="$sorted(glob.glob(os.path.join(glob.escape(@dataset_dir), '*.nii.gz')))",

@@ -52,7 +52,7 @@ class SegmentationBundle(Prediction):
     highest_label: in the label images that it makes of them, up to 65535.
     patch_size: voxels; spacing: mm.
     orientation: axis codes that images are turned to for the network, None where it sees them as stored.
-    licence: of the data, as its dataset.json says, or "".
+    licence: of the data, as its dataset.json says, or "". weights_license: of the weights, as their family.json says, or "".
     preprocessing: configurations of MONAI's transforms, from files to the network. labelling: that of the transform from logits
     where the image came from to a label image ``pred`` (1, x, y, z), which is then saved.
     datalist: expression for the images in ``@dataset_dir``, named like ``images``.
@@ -68,6 +68,7 @@ class SegmentationBundle(Prediction):
     patch_size: tuple[int, ...]
     spacing: tuple[float, ...]
     licence: str
+    weights_license: str = ""
     preprocessing: tuple[Mapping[str, Any], ...]
     labelling: Mapping[str, Any]
     images: str
@@ -78,7 +79,7 @@ class SegmentationBundle(Prediction):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_plain([self.channels, self.modality, self.outputs, self.licence])
+        check_plain([self.channels, self.modality, self.outputs, self.licence, self.weights_license])
         if not 0 <= self.highest_label <= HIGHEST:
             raise ProXError(f"there is a label {self.highest_label}; bundles write labels from 0 to {HIGHEST}")
 
@@ -102,6 +103,7 @@ class SegmentationBundle(Prediction):
             reference="Isensee et al., nnU-Net, Nature Methods 18, 203-211 (2021)",
             tensors=tensors,
             labels=self._labels(),
+            weights_license=self.weights_license,
             spacing=list(self.spacing),
         )
 
@@ -206,9 +208,10 @@ class SegmentationBundle(Prediction):
             inputs="\n\n".join(inputs),
             outputs="\n\n".join(outputs),
             reference=REFERENCE,
+            weights_license=self.weights_license,
             fine_tuning=FINE_TUNING if self.fine_tuning is not None else "",
             programs=PROGRAMS,
         )
 
     def data_license(self) -> str:
-        return bundle_docs.data_license(self.task, self.licence or UNKNOWN_LICENCE)
+        return bundle_docs.data_license(self.task, self.licence or UNKNOWN_LICENCE, self.weights_license)

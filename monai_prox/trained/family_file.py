@@ -106,6 +106,7 @@ class FamilyFile:
     speak: all of its trainings did. orientations: number of training images by axis codes, as they are stored.
     space, closed, stages: as JSON, the space that remained, by dimension the choices of what was closed, and the schedule.
     progress: scores of the members watched, by epoch, {"epoch": int, measure: {name: float}}. monitor: its comparisons.
+    license: of the weights, with attribution, in words of who shares them.
     """
 
     members: tuple[NamedMember, ...] = ()
@@ -129,6 +130,7 @@ class FamilyFile:
     stages: tuple[Plain, ...] = ()
     progress: tuple[Plain, ...] = ()
     monitor: tuple[Plain, ...] = ()
+    license: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> FamilyFile:

@@ -9,10 +9,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers.bundle_checks import LIMIT, REQUIRED, check_metadata, check_network, check_zoo_rules, config
+from hatchling.builders.sdist import SdistBuilder
+from helpers.bundle_checks import LIMIT, REQUIRED, check_metadata, check_network, check_zoo_rules, config, schema
 from helpers.in_process import prox
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "hippocampus_prox"
+if not (BUNDLE / "models" / "model.pt").is_file():
+    pytest.skip("a source distribution has no weights", allow_module_level=True)
 FAMILY = json.loads((BUNDLE / "models" / "family.json").read_text())
 MEMBERS = {member["name"]: member for member in FAMILY["members"]}
 PATCH = FAMILY["plan"]["patch_size"]
@@ -37,6 +40,31 @@ def test_the_licence_of_the_weights_is_that_of_their_images_wherever_it_is_asked
     assert weights in licence, "of these weights and no others"
     for text in (licence, readme, config(BUNDLE, "metadata")["weights_license"]):
         assert "CC-BY-SA 4.0" in text
+
+
+def test_a_bundle_of_a_member_carries_the_licence_and_whom_to_name(tmp_path: Path) -> None:
+    assert prox("export", BUNDLE, "--subnet", "smallest", "--output", tmp_path / "member").code == 0
+    assert config(tmp_path / "member", "metadata")["weights_license"] == FAMILY["license"]
+    for name in ("data_license.txt", "README.md"):
+        said = " ".join((tmp_path / "member" / "docs" / name).read_text().split())
+        assert "CC-BY-SA 4.0" in said and "Antonelli et al." in said and "monai-prox developers" in said
+
+
+def test_what_stays_beside_other_weights_speaks_of_the_repositorys(tmp_path: Path) -> None:
+    """init-bundle copies the documents and the changelog, and a training leaves them as they are."""
+    assert prox("init-bundle", BUNDLE.name, tmp_path / "mine").code == 0
+    for note in config(tmp_path / "mine", "metadata")["changelog"].values():
+        assert "weights" not in note or "the repository" in note
+    terms = (tmp_path / "mine" / "docs" / "README.md").read_text().partition("# License")[2]
+    assert "The repository's weights are licensed" in terms and "models/" not in terms
+
+
+def test_a_source_distribution_has_no_weights() -> None:
+    """.gitignore takes the shared files back in, so the folder alone does not leave them out."""
+    builder = SdistBuilder(str(BUNDLE.parents[1]))
+    files = [Path(file.distribution_path) for file in builder.recurse_included_files()]
+    assert Path("bundles", BUNDLE.name, "docs", "README.md") in files
+    assert not [file for file in files if file.match("bundles/*/models/*")]
 
 
 def test_the_readme_has_the_scores_of_every_member() -> None:
@@ -68,3 +96,11 @@ def test_a_member_is_listed_and_exported_and_segments(tmp_path: Path) -> None:
     truth = np.asarray(nib.load(task / "labelsTr" / case).dataobj)
     for value in (1, 2):
         assert 2 * np.sum((found == value) & (truth == value)) / (np.sum(found == value) + np.sum(truth == value)) > 0.75
+
+
+def test_whoever_publishes_it_reads_what_its_licence_is(tmp_path: Path) -> None:
+    given = ("--authors", "Me", "--copyright", "Copyright (c) Me", "--licence", "cc-by-sa-4.0", "--members", "smallest")
+    done = prox("publish", BUNDLE, "--to", tmp_path / "shared", *given, "--schema", schema(tmp_path))
+    assert done.code == 0 and "Of the family's weights it is said: CC-BY-SA 4.0" in done.out.replace("\n", " ")
+    (licence,) = (tmp_path / "shared").rglob("data_license.txt")
+    assert "Antonelli et al." in " ".join(licence.read_text().split())
