@@ -641,9 +641,9 @@ def test_the_family_is_written_as_it_was_trained(finished: tuple[Training, Path]
     assert [stage.pop("first_epoch") for stage in family["stages"]] == list(engine.schedule.starts)
     assert family["stages"] == json.loads(json.dumps([stage.to_json() for stage in engine.schedule.stages]))
     assert family["version"] == __version__ and list(family["labels"]) == list(PLAN.labels)
-    of_nnunet = {name: family[name] for name in ("trainer", "mirroring", "orientations", "surface_tolerance_mm")}
-    assert set(of_nnunet.values()) == {None}
-    assert set(family) == {*expected, *of_nnunet, "version", "labels", "stages", "members", "progress"}
+    unsaid = {name: family[name] for name in ("trainer", "mirroring", "orientations", "surface_tolerance_mm", "license")}
+    assert set(unsaid.values()) == {None}
+    assert set(family) == {*expected, *unsaid, "version", "labels", "stages", "members", "progress"}
 
     assert [member["name"] for member in family["members"]] == ["smallest", "small", "middle", "large", "largest"]
     classes = run.validation.history[-1]["scores"]
