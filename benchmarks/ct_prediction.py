@@ -4,9 +4,9 @@ The CT of the folder, mirrored until it has 512 x 512 voxels and as many slices 
 nnU-Net's six levels for patches of 128 x 128 x 128 voxels of 1.5 mm, and 14 classes, which are ranges of the smoothed CT, so
 that borders are many. A family of each is trained on some hundred small patches of it. What they segment is not judged.
 
-Each command predicts the same CT twice. ``seconds`` are those to the first labels, with the start of the command,
-``seconds_warm`` those from there to the second. With mirroring, which takes eight times as long, it is predicted once.
-``network_seconds`` are those of the bare network in the same runtime, on as many patches as the CT has, and ``beside_seconds``
+Each command predicts one CT and then two copies of it. ``seconds`` are those of the first, with its start, and
+``seconds_warm`` what the second takes more: programs that compute a case while they write another one gain from that. With
+mirroring, which takes eight times as long, there is one CT only. ``network_seconds`` are those of the bare network in the same runtime, on as many patches as the CT has, and ``beside_seconds``
 what is left of the warm ones. Peak memory is that of the command's largest process.
 
     python -m benchmarks.ct_prediction Task211_CHAOSCT1 --work FOLDER --results benchmarks/results/ct
@@ -171,17 +171,17 @@ def contenders(model: Path, work: Path, threads: int) -> Iterator[tuple[str, Con
 
 
 def measured(contender: Contender, images: Path, output: Path, threads: int, patches: int) -> dict[str, float]:
-    shutil.rmtree(output, ignore_errors=True)
-    given = images / "once" if contender.once else images / "twice"
-    start = time.time()
-    peak = call([*contender.command, "-i", given, "-o", output], images.parent, threads)["peak_memory_bytes"]
-    written = sorted(path.stat().st_mtime for path in output.glob("*.nii.gz"))
-    network = patches * contender.network()
-    row = {"seconds": written[0] - start, "network_seconds": network, "peak_memory_bytes": peak}
+    def predicted(given: str) -> dict[str, float]:
+        shutil.rmtree(output, ignore_errors=True)
+        return call([*contender.command, "-i", images / given, "-o", output], images.parent, threads)
+
+    found, network = predicted("once"), patches * contender.network()
+    row = found | {"network_seconds": network}
     if not contender.once:
-        warm = written[1] - written[0]
-        row |= {"seconds_warm": warm, "beside_seconds": warm - network}
-    return row
+        both = predicted("twice")
+        warm = both["seconds"] - found["seconds"]
+        row |= {"seconds_warm": warm, "beside_seconds": warm - network, "peak_memory_bytes": both["peak_memory_bytes"]}
+    return {name: row[name] for name in COLUMNS if name in row}
 
 
 def labels_in(folder: Path) -> np.ndarray:
