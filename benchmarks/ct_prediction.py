@@ -6,8 +6,9 @@ that borders are many. A family of each is trained on some hundred small patches
 
 Each command predicts one CT and then two copies of it. ``seconds`` are those of the first, with its start, and
 ``seconds_warm`` what the second takes more: programs that compute a case while they write another one gain from that. With
-mirroring, which takes eight times as long, there is one CT only. ``network_seconds`` are those of the bare network in the same runtime, on as many patches as the CT has, and ``beside_seconds``
-what is left of the warm ones. Peak memory is that of the command's largest process.
+mirroring, which takes eight times as long, there is one CT only. ``network_seconds`` are those of the bare network in the same
+runtime, on as many patches as the CT has, and ``beside_seconds`` what is left of the warm ones. Peak memory is that of the
+command's largest process.
 
     python -m benchmarks.ct_prediction Task211_CHAOSCT1 --work FOLDER --results benchmarks/results/ct
 
