@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,6 +51,12 @@ def plan(
     monitor: Annotated[
         bool | None, typer.Option("--monitor/--no-monitor", help="Close choices that are not worth their cost, or none.")
     ] = None,
+    members_per_batch: Annotated[
+        str | None,
+        typer.Option(
+            help="How many members each batch trains, one after another: 1 to 8, or fill, as many as an idle GPU has time for."
+        ),
+    ] = None,
     validate: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,13 +93,14 @@ def plan(
         "space": None if space is None else space_of(space),
         "recipe": recipe,
         "monitor": monitor,
+        "members_per_batch": members_per_batch and number_or_name(members_per_batch),
         "validate": [*dict.fromkeys([*validate, "largest"])] if validate else None,
         "validate_mirroring": validate_mirroring,
     }
     asked = {key: value for key, value in asked.items() if value is not None}
     if write and not asked:
         raise ProXError(
-            "--write has nothing to write; give --space, --recipe, --monitor, --no-monitor, --validate or "
+            "--write has nothing to write; give --space, --recipe, --monitor, --no-monitor, --members-per-batch, --validate or "
             "--no-validate-mirroring"
         )
     size, limits = image_size(case_shape, case_spacing), {"--max-seconds": max_seconds, "--max-ram-gb": max_ram_gb}
@@ -119,6 +127,11 @@ def plan(
         say(f"{'written' if write else 'with --write'}: {json.dumps(planned.entry)}")
     train = ["nnUNetv2_train", folder.name, configuration, "0", "-tr", trainer, "-p", plans]
     say("", f"Train: {shlex.join(train)}")
+
+
+def number_or_name(text: str) -> int | str:
+    """A value as it stands in a plan: a whole number, or else the text."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
 
 
 def space_of(text: str) -> Any:
@@ -154,5 +167,6 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
         settings = "off"
     else:
         settings = f"threshold {monitor.threshold:g}, patience {monitor.patience}"
-    say(f"Monitor: {settings}", f"Final validation: {', '.join(validation)}")
+    of_batch = f"Members a batch: {planned.members_per_batch}"
+    say(f"Monitor: {settings}", of_batch, f"Final validation: {', '.join(validation)}")
     say(f"the plan's entry: {'none' if planned.former is None else json.dumps(planned.former)}")
