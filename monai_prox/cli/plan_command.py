@@ -93,7 +93,7 @@ def plan(
         "space": None if space is None else space_of(space),
         "recipe": recipe,
         "monitor": monitor,
-        "members_per_batch": members_per_batch and number_or_name(members_per_batch),
+        "members_per_batch": None if members_per_batch is None else number_or_name(members_per_batch),
         "validate": [*dict.fromkeys([*validate, "largest"])] if validate else None,
         "validate_mirroring": validate_mirroring,
     }
@@ -147,6 +147,7 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
     from monai_prox.report import choices_text, family_table, rows_of
 
     validation = [*planned.validated, *(() if planned.validation_mirrors else ("without mirroring",))]
+    of_batch = f"Members a batch: {planned.members_per_batch}"
     engine, configuration = planned.engine, planned.configuration
     whole, schedule = engine.supernet.family.space, engine.schedule
     patch = " x ".join(map(str, configuration["patch_size"]))
@@ -167,6 +168,5 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
         settings = "off"
     else:
         settings = f"threshold {monitor.threshold:g}, patience {monitor.patience}"
-    of_batch = f"Members a batch: {planned.members_per_batch}"
     say(f"Monitor: {settings}", of_batch, f"Final validation: {', '.join(validation)}")
     say(f"the plan's entry: {'none' if planned.former is None else json.dumps(planned.former)}")
