@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monai_prox.cli.case_options import CaseShapeOption, CaseSpacingOption, MaxRamOption, MaxSecondsOption, image_size
-from monai_prox.cli.completion import CONFIGURATIONS, MEMBERS, RECIPES, SPACES, complete_dataset, complete_profile, one_of
+from monai_prox.cli.completion import (
+    CONFIGURATIONS,
+    MEMBERS,
+    RECIPES,
+    SPACES,
+    UPDATES,
+    complete_dataset,
+    complete_profile,
+    one_of,
+)
 from monai_prox.cli.model_argument import CONFIGURATION, PLANS, TRAINER, dataset_name, variable
 from monai_prox.cli.terminal import console, say
 from monai_prox.errors import ProXError
@@ -54,7 +63,8 @@ def plan(
     members_per_batch: Annotated[
         str | None,
         typer.Option(
-            help="How many members each batch trains, one after another: 1 to 8, or fill, as many as an idle GPU has time for."
+            help="How many members each batch trains, one after another: 1 to 8, or fill, as many as an idle GPU has time for.",
+            autocompletion=one_of(UPDATES),
         ),
     ] = None,
     validate: Annotated[

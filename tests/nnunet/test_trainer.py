@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from datetime import timedelta
+from functools import partial
+from itertools import count as count_up
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -73,6 +75,7 @@ from monai_prox.trained.nnunet_plans import surface_tolerance_of
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.open_part import ENTRY
 from monai_prox.training.monitor import verdicts_of
+from monai_prox.training.updates_per_batch import UpdatesPerBatch
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
@@ -705,6 +708,20 @@ def test_fill_says_why_it_fills_nothing(
     assert (updates.end_epoch() is None) == (said is not None)
     line = f"members_per_batch is 'fill', but each batch trains one member: {said}"
     assert (line in log_of(trainer).splitlines()[-1]) == (said is not None)
+
+
+def test_the_log_says_what_fill_has_measured(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(bare_plans(patch=PATCH, prox=FEW))
+    trainer.initialize()
+    trainer.updates_per_batch = UpdatesPerBatch("fill", stages=3)
+    monkeypatch.setattr("monai_prox.training.updates_per_batch.perf_counter", partial(next, count_up()))  # of equal times
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        trainer.on_train_epoch_end([trainer.train_step(images(["a", "b"])) for _ in range(4)])
+    line = "ProX stage 'smallest' waited for batches in 50% of the time; updates with each batch from now on: 2"
+    assert log_of(trainer).count(line) == log_of(trainer).count("waited for batches") == 1
+    assert trainer.updates_per_batch.state_dict() == [2, None, None]
 
 
 def _rank_with_two_members(rank: int, file: str, out: str, environment: dict[str, str]) -> None:
