@@ -10,8 +10,10 @@ on a GPU. Peak memory is what training takes on the GPU, and on a CPU what the w
 Dice is the hard Dice of held-out cases, as whole volumes at native resolution without mirroring, mean over the foreground
 classes and the cases. A family is its smallest and largest member and twelve random ones, the same in all runs; its
 ``middle`` is measured, too, but not part of the mean. ``prox long`` is the recipe prox with two and a half times the steps,
-about as much work as the largest network alone: its batches begin as those of the others and go on. A run is
-recorded when it ends, and an interrupted benchmark goes on where it stopped.
+about as much work as the largest network alone: its batches begin as those of the others and go on. ``prox, 2 members a
+batch``, 3 or 4, which runs only if it is named, is the recipe prox with as many updates with each of the same batches: where a
+loader is the limit, it takes the same time. A run is recorded when it ends, and an interrupted benchmark goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.contenders import ALONE, LENGTHENED, LONG, make_contender
+from benchmarks.contenders import ALONE, LENGTHENED, LONG, SEVERAL, make_contender
 from benchmarks.race import race
 from benchmarks.stream import missing, write_stream
 from benchmarks.task import prepare
@@ -42,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--task", type=Path, required=True, help="Decathlon task folder")
     parser.add_argument("--work", type=Path, required=True, help="folder for nnU-Net's files and the batches")
     parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS, metavar="NAME")
+    parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=[*CONTENDERS, *SEVERAL], metavar="NAME")
     parser.add_argument("--space", default="default", help=f"of {', '.join(CHOICES)}, or the JSON of another")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2000)

@@ -1,7 +1,8 @@
 """Who competes: nnU-Net trainers that take the same batches, by the names of the benchmark.
 
-A recipe's name trains a family with ProXTrainer, ``alone NAME`` one member of it by nnU-Net's own trainer, ``modelopt`` the
-largest member's network made elastic by NVIDIA ModelOpt, by nnU-Net's own trainer, too.
+A recipe's name trains a family with ProXTrainer, ``prox, 2 members a batch`` one by two updates with each batch, ``alone NAME``
+one member of it by nnU-Net's own trainer, ``modelopt`` the largest member's network made elastic by NVIDIA ModelOpt, by
+nnU-Net's own trainer, too.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from monai_prox.training.recipes import RECIPES
 
 ALONE = ("smallest", "middle", "largest", "random 1", "random 2", "random 3")
 LONG, LENGTHENED = "prox long", 2.5  # times the epochs
+SEVERAL = {f"prox, {members} members a batch": members for members in (2, 3, 4)}  # updates with each batch
 RANDOM_MEMBERS = 12
 
 
@@ -65,7 +67,7 @@ class Contender:
         return float(self.trainer.train_step(batch)["loss"])
 
     def count(self, epoch: int, step: int) -> None:
-        """Adds the MACs of a step."""
+        """Adds the MACs of a batch, the epoch's ``step``."""
         raise NotImplementedError
 
     def members(self) -> Iterator[tuple[str, nn.Module]]:
@@ -94,10 +96,12 @@ class Recipe(Contender):
 
     def count(self, epoch: int, step: int) -> None:
         engine, images = self.trainer.engine, self.trainer.configuration_manager.batch_size
-        passes = 3 * sum(map(self._macs_of, engine.members(epoch, step)))
-        if engine.teacher is not None:
-            passes += self._macs_of(engine.teacher)
-        self.macs += images * passes
+        updates = self.trainer.updates_per_batch.number
+        for update in range(step * updates, (step + 1) * updates):
+            passes = 3 * sum(map(self._macs_of, engine.members(epoch, update)))
+            if engine.teacher is not None:
+                passes += self._macs_of(engine.teacher)
+            self.macs += images * passes
 
     def members(self) -> Iterator[tuple[str, nn.Module]]:
         yield from ((name, self.supernet.member(subnet)) for name, subnet in self.subnets.items())
@@ -195,7 +199,7 @@ def stock_trainer(family: UNetFamily, subnet: Subnet, configure_optimizers: Any,
 def make_contender(
     name: str, folder: Path, plan: str, *, space: str, seed: int, steps: int, epochs: int, learning_rate: float | None
 ) -> Contender:
-    """name: a recipe's, LONG, ``modelopt``, or ``alone`` and a member's. folder: preprocessed data with ``plan``.
+    """name: a recipe's, LONG, of SEVERAL, ``modelopt``, or ``alone`` and a member's. folder: preprocessed data with ``plan``.
 
     space: a name of monai_prox.families.unet.CHOICES or the JSON of a UNetChoices. learning_rate: AdamW's; None: nnU-Net's own
     SGD, at its own rate.
@@ -203,6 +207,7 @@ def make_contender(
     if name == LONG:
         of_epoch, epochs = steps // epochs, round(LENGTHENED * epochs)
         name, steps = "prox", of_epoch * epochs
+    members_per_batch, name = SEVERAL.get(name, 1), "prox" if name in SEVERAL else name
     choices = UNetChoices.from_json(json.loads(space) if space.startswith("{") else space)
 
     optimized: Any = nnUNetTrainer if learning_rate is None else ProXTrainerAdam
@@ -213,6 +218,7 @@ def make_contender(
     Family.choices, Family.seed, Family.epochs, Family.learning_rate = choices, seed, epochs, learning_rate
     if name in RECIPES:
         Family.recipe, Family.iterations_per_epoch, Family.monitored = name, steps // epochs, False
+        Family.members_per_batch = members_per_batch
         return Recipe(build(Family, folder, plan), seed, steps, epochs)
     manager = build(Family, folder, plan)
     configuration = manager.configuration_manager

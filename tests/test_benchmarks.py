@@ -36,7 +36,8 @@ from monai_prox.files import replacing
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
 ROOT = Path(__file__).parents[1]
-CONTENDERS = ["prox", "sandwich", "prox long", "alone smallest"]  # the shrinking one is in the run on scans
+TWO = "prox, 2 members a batch"
+CONTENDERS = ["prox", TWO, "sandwich", "prox long", "alone smallest"]  # the shrinking one is in the run on scans
 
 
 def benchmark(name: str, *words: object) -> subprocess.CompletedProcess[str]:
@@ -276,6 +277,7 @@ def test_the_smoke_run_gives_a_result_of_every_contender_and_a_plot_and_is_taken
             assert 0 <= member["surface_dice"] <= 1 and len(member["surface_by_case"]) == 2
         assert run["surface_tolerance_mm"] == 1 and not any("surface_dice" in member for member in run["curve"][0]["members"])
     assert runs["alone smallest"]["training_macs"] < runs["prox"]["training_macs"] < runs["sandwich"]["training_macs"]
+    assert 1.5 < runs[TWO]["training_macs"] / runs["prox"]["training_macs"] < 2.5
     assert (results / "plot.png").stat().st_size > 10_000
     assert {path.name for path in results.iterdir()} == {records.RUNS, records.ARRAYS, "plot.png"}
 

@@ -13,6 +13,7 @@ FORMATS = ("nnunet", "bundle", "onnx", "openvino", "torchscript", "html")
 CHECKPOINTS = ("final", "best", "latest")
 RECIPES = ("prox", "prox_paper", "progressive_shrinking", "sandwich", "adopt")
 SPACES = ("default", "paper")
+UPDATES = (*map(str, range(1, 9)), "fill")  # with each batch
 COSTS = ("latency_ms", "macs", "parameters", "memory_mb", "file_mb", "seconds", "ram_gb")
 METRICS = ("dice", "surface_dice")
 RUNTIMES = ("onnxruntime", "openvino", "torch")

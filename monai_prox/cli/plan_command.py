@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monai_prox.cli.case_options import CaseShapeOption, CaseSpacingOption, MaxRamOption, MaxSecondsOption, image_size
-from monai_prox.cli.completion import CONFIGURATIONS, MEMBERS, RECIPES, SPACES, complete_dataset, complete_profile, one_of
+from monai_prox.cli.completion import (
+    CONFIGURATIONS,
+    MEMBERS,
+    RECIPES,
+    SPACES,
+    UPDATES,
+    complete_dataset,
+    complete_profile,
+    one_of,
+)
 from monai_prox.cli.model_argument import CONFIGURATION, PLANS, TRAINER, dataset_name, variable
 from monai_prox.cli.terminal import console, say
 from monai_prox.errors import ProXError
@@ -50,6 +60,13 @@ def plan(
     monitor: Annotated[
         bool | None, typer.Option("--monitor/--no-monitor", help="Close choices that are not worth their cost, or none.")
     ] = None,
+    members_per_batch: Annotated[
+        str | None,
+        typer.Option(
+            help="How many members each batch trains, one after another: 1 to 8, or fill, as many as an idle GPU has time for.",
+            autocompletion=one_of(UPDATES),
+        ),
+    ] = None,
     validate: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,13 +103,14 @@ def plan(
         "space": None if space is None else space_of(space),
         "recipe": recipe,
         "monitor": monitor,
+        "members_per_batch": None if members_per_batch is None else number_or_name(members_per_batch),
         "validate": [*dict.fromkeys([*validate, "largest"])] if validate else None,
         "validate_mirroring": validate_mirroring,
     }
     asked = {key: value for key, value in asked.items() if value is not None}
     if write and not asked:
         raise ProXError(
-            "--write has nothing to write; give --space, --recipe, --monitor, --no-monitor, --validate or "
+            "--write has nothing to write; give --space, --recipe, --monitor, --no-monitor, --members-per-batch, --validate or "
             "--no-validate-mirroring"
         )
     size, limits = image_size(case_shape, case_spacing), {"--max-seconds": max_seconds, "--max-ram-gb": max_ram_gb}
@@ -121,6 +139,11 @@ def plan(
     say("", f"Train: {shlex.join(train)}")
 
 
+def number_or_name(text: str) -> int | str:
+    """A value as it stands in a plan: a whole number, or else the text."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
+
+
 def space_of(text: str) -> Any:
     """The space as it stands in a plan: a name, or an object of a JSON text or file."""
     from monai_prox.files import parse_json, read_json
@@ -134,6 +157,7 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
     from monai_prox.report import choices_text, family_table, rows_of
 
     validation = [*planned.validated, *(() if planned.validation_mirrors else ("without mirroring",))]
+    of_batch = f"Members a batch: {planned.members_per_batch}"
     engine, configuration = planned.engine, planned.configuration
     whole, schedule = engine.supernet.family.space, engine.schedule
     patch = " x ".join(map(str, configuration["patch_size"]))
@@ -154,5 +178,5 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
         settings = "off"
     else:
         settings = f"threshold {monitor.threshold:g}, patience {monitor.patience}"
-    say(f"Monitor: {settings}", f"Final validation: {', '.join(validation)}")
+    say(f"Monitor: {settings}", of_batch, f"Final validation: {', '.join(validation)}")
     say(f"the plan's entry: {'none' if planned.former is None else json.dumps(planned.former)}")

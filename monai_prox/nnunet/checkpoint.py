@@ -22,10 +22,12 @@ class Resumed(NamedTuple):
     Args:
         engine: the state of the engine.
         progress: the pseudo Dice of the named members so far.
+        updates_per_batch: the state of ``trainer.updates_per_batch``, or None of an earlier version.
     """
 
     engine: dict[str, Any]
     progress: list[dict[str, Any]]
+    updates_per_batch: Any
 
 
 def write_checkpoint(trainer: Any, save: Callable[[Any], None], path: str | Path) -> None:
@@ -45,6 +47,7 @@ def write_checkpoint(trainer: Any, save: Callable[[Any], None], path: str | Path
         "choices": asdict(trainer.supernet.family.choices),
         "probes": trainer.progress,
         "orientations": trainer.orientations,
+        "updates_per_batch": trainer.updates_per_batch.state_dict(),
         **trainer.engine.origin,
     }
     write_tensors(plain(checkpoint), path)
@@ -68,4 +71,4 @@ def read_resumed(trainer: Any, path: str | Path) -> Resumed:
                 f"the checkpoint was trained with another {meaning} than the plan asks for now; continue with the "
                 "plan of that training, or start anew in another results folder"
             )
-    return Resumed(engine, list(saved["probes"]))
+    return Resumed(engine, list(saved["probes"]), saved.get("updates_per_batch"))

@@ -28,9 +28,17 @@ from monai_prox.nnunet.planned_engine import engine_of
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.trained.family_file import NamedMember
 from monai_prox.trained.nnunet_files import check_configuration, check_trainable, read_dataset, read_plans
-from monai_prox.trained.nnunet_plans import PLAN_KEY, choices_of, recipe_of, validated_of, validation_mirrors
+from monai_prox.trained.nnunet_plans import (
+    PLAN_KEY,
+    choices_of,
+    members_per_batch_of,
+    recipe_of,
+    validated_of,
+    validation_mirrors,
+)
 from monai_prox.training.engine import Engine
 from monai_prox.training.recipes import find_recipe
+from monai_prox.training.updates_per_batch import Asked
 
 EPOCHS = 1000  # nnU-Net's own number, which its trainer sets when it is made
 
@@ -78,6 +86,11 @@ class PlannedTraining:
     def validation_mirrors(self) -> bool:
         """Whether the final validation mirrors. It raises ProXError if the entry says neither true nor false."""
         return validation_mirrors(self.configuration, self.trainer.validate_mirroring)
+
+    @property
+    def members_per_batch(self) -> Asked:
+        """The number of updates with each batch, or "fill". It raises ProXError if the entry says something else."""
+        return members_per_batch_of(self.configuration, self.trainer.members_per_batch)
 
     @property
     def mixed_in(self) -> list[str]:

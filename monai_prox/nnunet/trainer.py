@@ -34,6 +34,7 @@ from monai_prox.nnunet.loss import AnyLevelsLoss
 from monai_prox.nnunet.member_validation import MemberValidation, evaluating, validate_members
 from monai_prox.nnunet.mix_ins import check_mixed_in
 from monai_prox.nnunet.planned_engine import engine_of
+from monai_prox.nnunet.planned_updates import updates_of
 from monai_prox.trained.nnunet_dataset import normalised
 from monai_prox.trained.nnunet_files import check_trainable
 from monai_prox.trained.nnunet_orientation import stored_orientations
@@ -49,6 +50,7 @@ from monai_prox.trained.open_part import OpenPart
 from monai_prox.training.recipes import find_recipe
 from monai_prox.training.seeding import seed_generators
 from monai_prox.training.update import Updates
+from monai_prox.training.updates_per_batch import Asked
 
 GRADIENT_NORM = 12  # nnU-Net's own limit
 
@@ -56,9 +58,9 @@ GRADIENT_NORM = 12  # nnU-Net's own limit
 class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     """Trains the default family by the recipe ``prox``.
 
-    The entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false, "surface_tolerance_mm": 2, "validate":
-    ["smallest", "largest"], "validate_mirroring": false}`` of a plan's configuration overrides the class attributes, see
-    ``monai_prox.trained.nnunet_plans``.
+    The entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false, "surface_tolerance_mm": 2,
+    "members_per_batch": 2, "validate": ["smallest", "largest"], "validate_mirroring": false}`` of a plan's configuration
+    overrides the class attributes, see ``monai_prox.trained.nnunet_plans``.
 
     Variants of nnU-Net are mixed in after it: ``class Mine(ProXTrainer, nnUNetTrainerNoDA): pass``.
 
@@ -92,6 +94,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     surface_tolerance_mm: float | None = None
     validate: Sequence[str] | None = None  # names of the members that the final validation is of; None means all
     validate_mirroring = True
+    members_per_batch: Asked = 1  # updates with each batch, up to 8, or "fill", see monai_prox.training.updates_per_batch
 
     def __init__(
         self,
@@ -109,7 +112,6 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch or self.num_val_iterations_per_epoch
         self.surface_tolerance = surface_tolerance_of(plans, configuration, self.surface_tolerance_mm)
         self.progress: list[dict[str, Any]] = []  # the named members' pseudo Dice
-        self._step = 0
 
     # ------------------------------------------------------------------ building
     @classmethod
@@ -157,6 +159,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         exclusive = not self.label_manager.has_regions
         self.engine = engine_of(self, self.supernet, configuration, self.num_epochs, self.loss, exclusive=exclusive)
         self.engine.guard(self.optimizer)
+        self.updates_per_batch = updates_of(self, configuration, len(self.engine.schedule.stages))
         self.updates = Updates(self.supernet.parameters(), max_norm=GRADIENT_NORM, log=self.print_to_log_file)
         self._apply_closed()
         self._validated = validated_of(configuration, [*self.named_members], self.validate)
@@ -192,26 +195,31 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self._seed(self.current_epoch)
-        self._step = 0
+        self.updates_per_batch.begin_epoch(self.engine.schedule.index(self.current_epoch), self.num_iterations_per_epoch)
         if self.engine.begin_epoch(self.current_epoch):
             self._best_ema = None  # checkpoint_best is the best of the current stage, which has larger members than before
             self.print_to_log_file(stage_line(self.engine))
 
     def train_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
         data, target = (self._on_device(batch[key]) for key in ("data", "target"))
+        cases = [str(case) for case in batch.get("keys", ())]
+        loss, updated = self.updates_per_batch.run(lambda step: self._update(data, target, cases, step))
+        return {"loss": loss.numpy(), "updated": updated}
+
+    def _update(self, data: Tensor, target: Any, cases: Sequence[str], step: int) -> tuple[Tensor, bool]:
+        """The loss, and whether the update took place."""
         scaler, optimizer = self.grad_scaler, self.optimizer
         optimizer.zero_grad(set_to_none=True)
         result = self.engine.step(
             data,
             target,
             epoch=self.current_epoch,
-            step=self._step,
+            step=step,
             backward=(lambda l: scaler.scale(l).backward()) if scaler is not None else Tensor.backward,  # noqa: E741
             precision=lambda: torch.autocast("cuda") if self.device.type == "cuda" else nullcontext(),
         )
-        self._step += 1
-        self.updates.add(data, result, [str(case) for case in batch.get("keys", ())])
-        return {"loss": result.loss.cpu().numpy(), "updated": self.updates(optimizer, scaler)}
+        self.updates.add(data, result, cases)
+        return result.loss, self.updates(optimizer, scaler)
 
     def _on_device(self, data: Any) -> Any:
         return [*map(self._on_device, data)] if isinstance(data, list) else data.to(self.device, non_blocking=True)
@@ -219,6 +227,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """nnU-Net's mean loss without skipped updates. They are the same in all processes, as nnU-Net needs."""
         super().on_train_epoch_end([output for output in train_outputs if output["updated"]] or train_outputs)
+        if (measured := self.updates_per_batch.end_epoch()) is not None:
+            self.print_to_log_file(f"ProX stage {self.engine.stage.name!r} {measured}")
 
     # ------------------------------------------------------------------ validation
     def on_validation_epoch_start(self) -> None:
@@ -312,6 +322,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if not self.was_initialized:
             self.initialize()
         resumed = read_resumed(self, filename_or_checkpoint)
+        self.updates_per_batch.load_state_dict(resumed.updates_per_batch)
         self.engine.load_state_dict(resumed.engine)
         # nnU-Net loads files without weights_only; read_resumed has loaded this one with it, so it executes nothing
         super().load_checkpoint(filename_or_checkpoint)

@@ -16,13 +16,15 @@ from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.runtime.grid import ImageSize
 from monai_prox.surface_dice import check_tolerance, default_tolerance
+from monai_prox.training.idle_time import MOST
 from monai_prox.training.recipes import find_recipe
+from monai_prox.training.updates_per_batch import FILL, Asked, is_number
 
 # Of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper" | ...,
-# "monitor": true | false | {"threshold": 0.005, "patience": 3}, "surface_tolerance_mm": 2, "validate": ["smallest", "largest"],
-# "validate_mirroring": true | false}, all of which may be missing
+# "monitor": true | false | {"threshold": 0.005, "patience": 3}, "surface_tolerance_mm": 2, "members_per_batch": 2 | "fill",
+# "validate": ["smallest", "largest"], "validate_mirroring": true | false}, all of which may be missing
 PLAN_KEY = "prox"
-ENTRIES = ("space", "recipe", "monitor", "surface_tolerance_mm", "validate", "validate_mirroring")
+ENTRIES = ("space", "recipe", "monitor", "surface_tolerance_mm", "members_per_batch", "validate", "validate_mirroring")
 FULL_RESOLUTION = "3d_fullres"  # of images that have slices
 
 
@@ -72,6 +74,14 @@ def surface_tolerance_of(plans: Mapping[str, Any], name: str, default: float | N
         return check_tolerance(asked, "the plan's 'surface_tolerance_mm'")
     full = FULL_RESOLUTION if FULL_RESOLUTION in plans["configurations"] else name
     return default_tolerance(manager.get_configuration(full).spacing)
+
+
+def members_per_batch_of(configuration: Mapping[str, Any], default: Asked) -> Asked:
+    """The number of updates with each batch, or "fill", which a plan's configuration asks for, else ``default``."""
+    asked: Asked = _section(configuration).get("members_per_batch", default)
+    if asked != FILL and not is_number(asked):
+        raise ProXError(f"the plan's 'members_per_batch' is a whole number from 1 to {MOST}, or {FILL!r}, got {asked!r:.80}")
+    return asked
 
 
 def validated_of(configuration: Mapping[str, Any], names: Sequence[str], default: Sequence[str] | None) -> list[str]:

@@ -25,7 +25,9 @@ from monai_prox.runtime.providers import PROVIDERS
 from monai_prox.search.budget import UNITS
 from monai_prox.trained.nnunet_folder import CHECKPOINTS
 from monai_prox.trained.source import FILES, FOLDERS
+from monai_prox.training.idle_time import MOST
 from monai_prox.training.recipes import RECIPES
+from monai_prox.training.updates_per_batch import FILL
 
 
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -141,6 +143,7 @@ def test_completed_values_are_those_that_are_known() -> None:
     assert set(completion.CHECKPOINTS) == set(CHECKPOINTS)
     assert set(completion.RECIPES) == set(RECIPES)
     assert set(completion.SPACES) == set(CHOICES)
+    assert (*map(str, range(1, MOST + 1)), FILL) == completion.UPDATES
     assert set(completion.COSTS) == set(UNITS)
     assert set(completion.RUNTIMES) == set(RUNTIMES)
     assert set(completion.PROVIDERS) == set(PROVIDERS)

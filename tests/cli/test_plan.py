@@ -158,6 +158,20 @@ def test_the_final_validation_is_shown_and_asked_for(bare: Path) -> None:
     assert file.read_text() == before
 
 
+@pytest.mark.parametrize(("word", "value"), [("2", 2), ("fill", "fill")])
+def test_the_members_of_a_batch_are_shown_and_asked_for(word: str, value: int | str, bare: Path) -> None:
+    file = put(bare, bare_plans(name="nnUNetPlans", prox={"space": TWO_MEMBERS}))
+    assert "Members a batch: 1 Final" in said(plan())
+    assert f"Members a batch: {value} Final" in said(plan("--members-per-batch", word, "--write"))
+    entry = {"space": TWO_MEMBERS, "members_per_batch": value}
+    assert json.loads(file.read_text())["configurations"][FULLRES]["prox"] == entry
+    before = file.read_text()
+    for wrong in ("0", "-1", "1.5", "full", "1000000000", "True", ""):
+        refused = plan("--members-per-batch", wrong, "--write").error
+        assert "the plan's 'members_per_batch' is a whole number from 1 to 8, or 'fill', got " in refused
+    assert file.read_text() == before
+
+
 def test_an_entry_is_shown_and_replaced_with_write_alone(bare: Path) -> None:
     former = {"space": TWO_MEMBERS, "recipe": "prox", "monitor": {"threshold": 0.002}}
     plans = bare_plans(name="nnUNetPlans", prox=former)

@@ -36,7 +36,7 @@ class ProXTrainerOnCPU(ProXTrainerTiny):
         super().initialize()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        if self.local_rank == 1 and (self.current_epoch, self._step) == LOST_IN:
+        if self.local_rank == 1 and (self.current_epoch, self.updates_per_batch.step) == LOST_IN:
             if os.environ.get(FAULT) == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if os.environ.get(FAULT) == "error":

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from datetime import timedelta
+from functools import partial
+from itertools import count as count_up
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -62,6 +64,7 @@ from monai_prox.nnunet import member_validation
 from monai_prox.nnunet.loader_process import EndWithTraining
 from monai_prox.nnunet.loss import AnyLevelsLoss
 from monai_prox.nnunet.member_validation import pseudo_dice
+from monai_prox.nnunet.planned_updates import updates_of
 from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainerPaper
 from monai_prox.report import count, plot_progress
 from monai_prox.runtime.dice import dice_of
@@ -72,6 +75,7 @@ from monai_prox.trained.nnunet_plans import surface_tolerance_of
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.open_part import ENTRY
 from monai_prox.training.monitor import verdicts_of
+from monai_prox.training.updates_per_batch import UpdatesPerBatch
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
@@ -180,6 +184,36 @@ def test_the_seed_alone_makes_a_training(uninterrupted: tuple[dict[str, Any], di
     assert equal(expected, trainings[SixEpochs])
     for part in ("network", "optimizer", "logged"):
         assert not equal(expected[part], trainings[OtherSeed][part]), part
+
+
+@pytest.mark.parametrize("asked", [2, "fill"])
+def test_a_continued_training_makes_as_many_updates_with_each_batch(asked: int | str, in_phantom: Prepared) -> None:
+    """With numbers that "fill" has fixed: what a loader's times would give is not repeated."""
+    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, PATCH, prox=FEW | {"members_per_batch": asked})
+    fixed = [3, None, 2]
+
+    def made(broken_off: bool) -> Any:
+        trainer = make_trainer(plans, in_phantom.dataset(), cls=SixEpochs)
+        trainer.initialize()
+        trainer.updates_per_batch.load_state_dict(fixed if asked == "fill" else None)
+        trainer.save_every = 1
+        if broken_off:
+            stop_in(trainer, 4)
+            with pytest.raises(BreakOffError):
+                trainer.run_training()
+            trainer = make_trainer(plans, in_phantom.dataset(), cls=SixEpochs, continue_training=True)
+            maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
+            assert trainer.current_epoch == 4
+        trainer.run_training()
+        return trainer
+
+    actual, expected = (made(broken_off) for broken_off in (True, False))
+    starts, stages = actual.engine.schedule.starts, [fixed[actual.engine.schedule.index(epoch)] or 1 for epoch in range(6)]
+    assert len(starts) == 3 and actual.updates_per_batch.state_dict() == (fixed if asked == "fill" else [None] * 3)
+    updates = sum(stages) if asked == "fill" else 6 * asked
+    assert actual.engine.state_dict()["updates"] == 2 * updates  # two batches an epoch
+    for part, value in everything(expected).items():
+        assert equal(value, everything(actual)[part]), part
 
 
 # ---------------------------------------------------------------------- what it trains
@@ -570,6 +604,13 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
         (FEW | {"validate": "largest"}, "'validate' lists members, .* got 'largest'"),
         (FEW | {"validate": None}, "'validate' lists members, .* got None"),
         (FEW | {"validate": ["largest", ["smallest"]]}, "'validate' lists members, .* got .*'smallest'"),
+        *(
+            (
+                FEW | {"members_per_batch": value},
+                f"the plan's 'members_per_batch' is a whole number from 1 to 8, or 'fill', got {value!r}",
+            )
+            for value in (0, -1, True, 1.5, 2.0, "full", "2", 10**9, None)
+        ),
         (FEW | {"validate_mirroring": 0}, "the plan's 'validate_mirroring' is true or false, got 0"),
         ({"recipe": ["prox"]}, r"the recipe \['prox'\] is not known; known: prox, prox_paper"),
     ],
@@ -604,6 +645,103 @@ def test_a_number_is_a_list_of_one_and_true_the_trainer_s_own_monitor(bare: Path
     trainer.initialize()
     assert {slot.choices for slot in trainer.engine.final_space.dimensions["kernel"]} == {(3,)}
     assert trainer.engine.monitor is not None and trainer.engine.monitor.threshold == 0.25
+
+
+# ---------------------------------------------------------------------- updates with each batch
+@pytest.mark.parametrize("asked", [1, 2, 3])
+def test_every_update_is_a_step_of_the_engine_and_its_own_update_of_the_weights(asked: int, bare: Path) -> None:
+    """On the same batch, which stays as it is. With one it is what a step was before there were several, bit for bit."""
+    batches = [images(["a", "b"], seed=seed) for seed in range(2)]
+    untouched = deepcopy(batches)
+    trainer, by_hand = (make_trainer(bare_plans(patch=PATCH, prox=FEW | {"members_per_batch": asked})) for _ in range(2))
+    last, losses = trainer.epochs - 1, []
+    for one in (trainer, by_hand):
+        one.initialize()
+        one.current_epoch = last  # whose stage draws members, and warms up
+        one.on_train_epoch_start()
+    outputs = [trainer.train_step(batch) for batch in batches]
+    for step in range(2 * asked):
+        batch = batches[step // asked]
+        by_hand.optimizer.zero_grad()
+        losses.append(by_hand.engine.step(batch["data"], batch["target"], epoch=last, step=step).loss)
+        torch.nn.utils.clip_grad_norm_(by_hand.supernet.parameters(), 12)
+        by_hand.optimizer.step()
+    assert equal(everything(trainer), everything(by_hand)) and equal(batches, untouched)
+    means = torch.stack(losses).reshape(2, asked).mean(1)
+    assert [float(output["loss"]) for output in outputs] == means.tolist()
+    assert all(output["updated"] is True and output["loss"].shape == () for output in outputs)
+
+
+def test_a_batch_whose_loss_is_not_finite_is_counted_once(bare: Path) -> None:
+    trainer = make_trainer(bare_plans(patch=PATCH, prox=FEW | {"members_per_batch": 4}))
+    trainer.initialize()
+    trainer.on_train_epoch_start()
+    batch = images(["a", "b"])
+    batch["data"][1] = torch.nan
+    output = trainer.train_step(batch)
+    assert output["updated"] is False and np.isnan(output["loss"])
+    assert log_of(trainer).count("ProX skips an update, 1 so far: the loss is nan with b") == trainer.updates.skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "said"),
+    [
+        ("cpu", "3", "on a CPU the updates take the cores that load the batches"),
+        ("cuda", "0", "with nnUNet_n_proc_DA=0 the process that trains loads the batches, and does not do both at once"),
+        ("cuda", "3", None),
+    ],
+)
+def test_fill_says_why_it_fills_nothing(
+    device: str, processes: str, said: str | None, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Filled(ProXTrainerTiny):
+        members_per_batch = "fill"
+
+    monkeypatch.setenv("nnUNet_n_proc_DA", processes)
+    trainer = make_trainer(bare_plans(prox=FEW), cls=Filled)
+    trainer.initialize()
+    trainer.device = torch.device(device)
+    updates = updates_of(trainer, {}, stages=1)
+    for _ in range(2):
+        updates.begin_epoch(0, batches=1)
+        assert updates.run(lambda step: (torch.zeros(()), True)) == (0, True) and updates.step == 1
+    assert (updates.end_epoch() is None) == (said is not None)
+    line = f"members_per_batch is 'fill', but each batch trains one member: {said}"
+    assert (line in log_of(trainer).splitlines()[-1]) == (said is not None)
+
+
+def test_the_log_says_what_fill_has_measured(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(bare_plans(patch=PATCH, prox=FEW))
+    trainer.initialize()
+    trainer.updates_per_batch = UpdatesPerBatch("fill", stages=3)
+    monkeypatch.setattr("monai_prox.training.updates_per_batch.perf_counter", partial(next, count_up()))  # of equal times
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        trainer.on_train_epoch_end([trainer.train_step(images(["a", "b"])) for _ in range(4)])
+    line = "ProX stage 'smallest' waited for batches in 50% of the time; updates with each batch from now on: 2"
+    assert log_of(trainer).count(line) == log_of(trainer).count("waited for batches") == 1
+    assert trainer.updates_per_batch.state_dict() == [2, None, None]
+
+
+def _rank_with_two_members(rank: int, file: str, out: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    trainer = closing(members_per_batch=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    trainer.is_ddp, trainer.local_rank = True, rank
+    trainer.on_train_epoch_start()
+    trainer.train_step(images(["case_0", "case_1"], seed=rank))
+    torch.save([trainer.network.state_dict(), trainer.engine.state_dict()["updates"]], f"{out}.{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_ranks_make_the_same_updates_with_each_batch(bare: Path) -> None:
+    start_two(_rank_with_two_members, bare)
+    first, second = (torch.load(bare / f"out.{rank}") for rank in (0, 1))
+    assert equal(first, second) and first[1] == 2
 
 
 @pytest.mark.parametrize("value", ["1", "t", "True", "0", None])
