@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monai_prox.cli.case_options import CaseShapeOption, CaseSpacingOption, MaxRamOption, MaxSecondsOption, image_size
-from monai_prox.cli.completion import CONFIGURATIONS, MEMBERS, RECIPES, SPACES, complete_dataset, complete_profile, one_of
+from monai_prox.cli.completion import (
+    CONFIGURATIONS,
+    MEMBERS,
+    PRECISIONS,
+    RECIPES,
+    SPACES,
+    complete_dataset,
+    complete_profile,
+    one_of,
+)
 from monai_prox.cli.model_argument import CONFIGURATION, PLANS, TRAINER, dataset_name, variable
 from monai_prox.cli.terminal import console, say
 from monai_prox.errors import ProXError
@@ -64,6 +73,10 @@ def plan(
             "--validate-mirroring/--no-validate-mirroring", help="Mirror in the final validation, as nnU-Net does, or not."
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp16, which is nnU-Net's own precision on a GPU, or bf16.", autocompletion=one_of(PRECISIONS)),
+    ] = None,
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -88,12 +101,13 @@ def plan(
         "monitor": monitor,
         "validate": [*dict.fromkeys([*validate, "largest"])] if validate else None,
         "validate_mirroring": validate_mirroring,
+        "precision": precision,
     }
     asked = {key: value for key, value in asked.items() if value is not None}
     if write and not asked:
         raise ProXError(
-            "--write has nothing to write; give --space, --recipe, --monitor, --no-monitor, --validate or "
-            "--no-validate-mirroring"
+            "--write has nothing to write; give --space, --recipe, --monitor, --no-monitor, --validate, "
+            "--no-validate-mirroring or --precision"
         )
     size, limits = image_size(case_shape, case_spacing), {"--max-seconds": max_seconds, "--max-ram-gb": max_ram_gb}
     of_a_case = limits | {"--case-shape": size}
@@ -134,7 +148,7 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
     from monai_prox.report import choices_text, family_table, rows_of
 
     validation = [*planned.validated, *(() if planned.validation_mirrors else ("without mirroring",))]
-    engine, configuration = planned.engine, planned.configuration
+    engine, configuration, precision = planned.engine, planned.configuration, planned.precision
     whole, schedule = engine.supernet.family.space, engine.schedule
     patch = " x ".join(map(str, configuration["patch_size"]))
     say(f"{dataset}, {planned.plans_file.stem}, {planned.configuration_name}: patch {patch}")
@@ -154,5 +168,5 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
         settings = "off"
     else:
         settings = f"threshold {monitor.threshold:g}, patience {monitor.patience}"
-    say(f"Monitor: {settings}", f"Final validation: {', '.join(validation)}")
+    say(f"Monitor: {settings}", f"Precision: {precision}", f"Final validation: {', '.join(validation)}")
     say(f"the plan's entry: {'none' if planned.former is None else json.dumps(planned.former)}")

@@ -28,7 +28,7 @@ from monai_prox.nnunet.planned_engine import engine_of
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.trained.family_file import NamedMember
 from monai_prox.trained.nnunet_files import check_configuration, check_trainable, read_dataset, read_plans
-from monai_prox.trained.nnunet_plans import PLAN_KEY, choices_of, recipe_of, validated_of, validation_mirrors
+from monai_prox.trained.nnunet_plans import PLAN_KEY, choices_of, precision_of, recipe_of, validated_of, validation_mirrors
 from monai_prox.training.engine import Engine
 from monai_prox.training.recipes import find_recipe
 
@@ -78,6 +78,11 @@ class PlannedTraining:
     def validation_mirrors(self) -> bool:
         """Whether the final validation mirrors. It raises ProXError if the entry says neither true nor false."""
         return validation_mirrors(self.configuration, self.trainer.validate_mirroring)
+
+    @property
+    def precision(self) -> str:
+        """The precision of the training. It raises ProXError if the entry says another than there are."""
+        return precision_of(self.configuration, self.trainer.precision)
 
     @property
     def mixed_in(self) -> list[str]:

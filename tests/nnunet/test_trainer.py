@@ -540,7 +540,7 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
 @pytest.mark.parametrize(
     ("prox", "message"),
     [
-        ([], r"'prox' entry may have 'space', 'recipe', .*, 'validate' and 'validate_mirroring', got \[\]"),
+        ([], r"'prox' entry may have 'space', 'recipe', .*, 'validate_mirroring' and 'precision', got \[\]"),
         ({"spaces": "paper"}, "'prox' entry may have 'space', 'recipe', 'monitor', 'surface_tolerance_mm', .*, got .*spaces"),
         ({"surface_tolerance_mm": 0}, "the plan's 'surface_tolerance_mm' is in mm, above 0 and at most 1000; got 0"),
         ({"surface_tolerance_mm": "2"}, "the plan's 'surface_tolerance_mm' is in mm, above 0 and at most 1000; got '2'"),
@@ -571,6 +571,8 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
         (FEW | {"validate": None}, "'validate' lists members, .* got None"),
         (FEW | {"validate": ["largest", ["smallest"]]}, "'validate' lists members, .* got .*'smallest'"),
         (FEW | {"validate_mirroring": 0}, "the plan's 'validate_mirroring' is true or false, got 0"),
+        ({"precision": "fp32"}, "the plan's 'precision' is 'fp16' or 'bf16', got 'fp32'"),
+        ({"precision": ["bf16"]}, r"the plan's 'precision' is 'fp16' or 'bf16', got \['bf16'\]"),
         ({"recipe": ["prox"]}, r"the recipe \['prox'\] is not known; known: prox, prox_paper"),
     ],
 )
@@ -604,15 +606,6 @@ def test_a_number_is_a_list_of_one_and_true_the_trainer_s_own_monitor(bare: Path
     trainer.initialize()
     assert {slot.choices for slot in trainer.engine.final_space.dimensions["kernel"]} == {(3,)}
     assert trainer.engine.monitor is not None and trainer.engine.monitor.threshold == 0.25
-
-
-@pytest.mark.parametrize("value", ["1", "t", "True", "0", None])
-def test_the_log_says_that_nothing_is_compiled(value: str | None, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if value is not None:
-        monkeypatch.setenv("nnUNet_compile", value)
-    trainer = make_trainer(bare_plans(prox=FEW))
-    trainer.initialize()
-    assert ("nnUNet_compile is ignored: members differ in shape" in log_of(trainer)) == (value not in ("0", None))
 
 
 def test_other_networks_are_refused(bare: Path) -> None:
