@@ -26,6 +26,8 @@ class CompiledMembers:
 
     Compiled members differ from eager ones by the rounding of their sums, and draw other random numbers in dropout layers.
 
+    ``failed`` is whether torch could not compile one.
+
     Args:
         supernet: the supernet.
         log: called with a line of text.
@@ -37,7 +39,7 @@ class CompiledMembers:
     ) -> None:
         self.supernet, self.log, self.backend = supernet, log, backend
         self._selected: frozenset[Subnet] = frozenset()
-        self._failed = False
+        self.failed = False
         self._functions: dict[Subnet, Callable[..., Any]] = {}  # what torch keeps compiled code of
         self._compiled: dict[Subnet, Callable[..., Any]] = {}
 
@@ -47,7 +49,7 @@ class CompiledMembers:
         Args:
             members: the members.
         """
-        self._selected = frozenset() if self._failed else frozenset(members)
+        self._selected = frozenset() if self.failed else frozenset(members)
         for subnet in self._functions.keys() - self._selected:
             self._compiled.pop(subnet, None)
             remove_from_cache(self._functions.pop(subnet))
@@ -61,7 +63,7 @@ class CompiledMembers:
                 return self.supernet(x, subnet, self._compiled[subnet])
             except Exception as error:  # of a compiler anything can be raised, and a training has to outlive it
                 reason = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
-            self._failed = True
+            self.failed = True
             self.select(())
             self.log(f"ProX runs all members without torch.compile from now on, because it failed: {reason}")
         return self.supernet(x, subnet)

@@ -96,7 +96,7 @@ def test_each_member_is_captured_once_as_one_graph_and_trains_alike(kind: str, d
             assert len(backend.captured) == number
             eager = results(net, net, subnet, seed)
             assert len(captured) == len(eager) and all(map(torch.equal, captured, eager))
-    assert not members._failed
+    assert not members.failed
     assert not [name for name in net.network.state_dict() if "_orig_mod" in name]
 
 
