@@ -25,7 +25,6 @@ from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.nnunet.compiled_members import CompiledMembers
 from monai_prox.report import count
-from monai_prox.training.drawing import fixed_members
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++ on a CPU, which is not here")
 
@@ -248,21 +247,6 @@ def test_a_trainer_compiles_if_nnunet_would_and_trains_the_same_weights_under_st
     weights = compiling.network.state_dict()
     assert type(compiling.network) is type(eager.network) and weights.keys() == eager.network.state_dict().keys()
     assert all(torch.equal(weight, weights[name]) for name, weight in eager.network.state_dict().items())
-
-
-def test_the_members_that_are_compiled_are_those_that_a_stage_trains_by_its_roles(bare: Path) -> None:
-    trainer = make_trainer(bare_plans(prox={"space": {"width": [0.5, 0.75, 1.0]}, "monitor": False}))
-    trainer.initialize()
-    engine, found = trainer.engine, []
-    for epoch in engine.schedule.starts:
-        engine.begin_epoch(epoch)
-        found.append(fixed_members(engine.stage, engine.space))
-        steps = [engine.members(epoch, step) for step in range(8)]
-        assert set(found[-1]) <= {member for step in steps for member in step}
-        assert set(found[-1]) == {engine.space.largest(), engine.space.smallest()}
-    assert [len(members) for members in found] == [1, 2, 2, 2]
-    trial = engine.space.without_last("width")
-    assert set(fixed_members(engine.stage, engine.space, trial=trial)) == {*found[-1], trial.largest()}
 
 
 @pytest.mark.parametrize("value", ["t", None])
