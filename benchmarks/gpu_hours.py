@@ -62,6 +62,7 @@ def table(result: Mapping[str, Any]) -> str:
     for task, measured in result["measured"].items():
         for network, of_network in hours(measured).items():
             lines += _rows(task, network, measured[network], of_network)
+        lines += _member_rows(task, measured.get("members", {}))
     lines += ["", *_loaders(result["measured"])]
     return "\n".join([MARKERS[0], "", *lines, "", MARKERS[1]])
 
@@ -75,6 +76,13 @@ def _rows(task: str, network: str, part: Part, of_network: Mapping[str, float]) 
     yield f"| {task} | {network} | | | {last} |"
     for stage in part["stages"]:
         yield f"| {task} | {network}, {stage['epochs']} epochs of {stage['name']} | {_step(stage)} | | | |"
+
+
+def _member_rows(task: str, members: Mapping[str, Mapping[str, Part]]) -> Iterator[str]:
+    for name, variants in members.items():
+        for variant, part in variants.items():
+            first = f"first step {part['first_step_seconds']:.3g} s"
+            yield f"| {task} | {name} member of prox, {variant}, {first} | {_step(part)} | | | |"
 
 
 def _step(part: Part) -> str:

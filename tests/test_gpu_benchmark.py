@@ -21,13 +21,14 @@ STEPS = 250_000  # of a training
 def gpu() -> Iterator[Any]:
     """The script as a module, with one task and few steps; its nnU-Net variables end with the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        from benchmarks import gpu, gpu_parts, gpu_steps
+        from benchmarks import gpu, gpu_members, gpu_parts, gpu_steps
 
         for name in (*VARIABLES, "nnUNet_n_proc_DA", "nnUNet_compile"):
             patch.setenv(name, "")
         patch.setitem(gpu.SIZES, "tiny", {"hippocampus": gpu.SIZES["tiny"]["hippocampus"]})
         for name in ("WARM_UP", "TIMED"):
             patch.setattr(gpu_steps, name, 2)
+        patch.setattr(gpu_members, "BACKEND", "eager")  # needs no compiler
         for name, value in (("WORKERS", (1,)), ("LOADING", 0.3), ("SKELETONS", 3)):
             patch.setattr(gpu_parts, name, value)
         yield gpu
@@ -40,7 +41,7 @@ def arguments(results: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def results(gpu: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("gpu") / "results.json"
-    gpu.main(arguments(path, "--seconds", "60"))
+    gpu.main(arguments(path, "--seconds", "300"))  # counts of steps end it sooner
     return path
 
 
@@ -93,6 +94,32 @@ def test_every_stage_of_a_recipe_is_measured_in_whole_turns_of_its_roles(
         assert 1 <= stage["members_per_epoch"] <= 34  # a pool of 32, the largest and the smallest
         assert stage["peak_memory_bytes"] is None
     assert stages[0]["members_per_epoch"] == 1 and stages[0]["new_members_per_epoch"] == 0
+
+
+def test_the_members_that_repeat_are_measured_eagerly_in_bfloat16_and_compiled(measured: dict[str, Any]) -> None:
+    members = measured["members"]
+    assert members.keys() == {"largest", "smallest"}
+    for variants in members.values():
+        assert list(variants) == ["eager", "bf16", "compiled"]
+        for variant in variants.values():
+            assert variant["step_seconds"]["number"] >= 2 and variant["first_step_seconds"] > 0
+        assert variants["compiled"]["first_step_seconds"] > variants["compiled"]["step_seconds"]["median"]
+
+
+def test_a_member_that_is_not_compiled_is_a_failure(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not an eager step under another name."""
+
+    def fails(*_: Any) -> None:
+        raise ValueError("no compiler")
+
+    from benchmarks import gpu_members
+
+    monkeypatch.setattr(gpu_members, "BACKEND", fails)
+    monkeypatch.setattr(gpu_members, "VARIANTS", {"compiled": gpu_members.VARIANTS["compiled"]})
+    with pytest.raises(SystemExit, match="1 parts are missing"):
+        gpu.main(arguments(tmp_path / "results.json", "--parts", "members"))
+    failures = json.loads((tmp_path / "results.json").read_text())["failures"]
+    assert "without torch.compile" in failures["hippocampus, members"] and "no compiler" in failures["hippocampus, members"]
 
 
 def test_a_process_group_trains_and_its_weights_stay_finite(measured: dict[str, Any]) -> None:
@@ -255,7 +282,7 @@ def test_the_table_takes_its_place_in_the_document(gpu: Any, results: Path, tmp_
     assert text.count("<!-- gpu table -->") == text.count("<!-- end of the gpu table -->") == 1
     rows = [line for line in text.splitlines() if line.startswith("| hippocampus |")]
     stages = sum(len(measured[recipe]["stages"]) for recipe in ("prox", "progressive_shrinking"))
-    assert len(rows) == 4 + stages and {row.count("|") for row in rows} == {8}
+    assert len(rows) == 4 + stages + 6 and {row.count("|") for row in rows} == {8}
     page.write_text("no markers")
     with pytest.raises(SystemExit, match="the page has no"):
         gpu.main(["--table", str(results), "--page", str(page)])

@@ -14,6 +14,7 @@ CHECKPOINTS = ("final", "best", "latest")
 RECIPES = ("prox", "prox_paper", "progressive_shrinking", "sandwich", "adopt")
 SPACES = ("default", "paper")
 UPDATES = (*map(str, range(1, 9)), "fill")  # with each batch
+PRECISIONS = ("fp16", "bf16")
 COSTS = ("latency_ms", "macs", "parameters", "memory_mb", "file_mb", "seconds", "ram_gb")
 METRICS = ("dice", "surface_dice")
 RUNTIMES = ("onnxruntime", "openvino", "torch")

@@ -14,6 +14,7 @@ from monai_prox.cli.case_options import CaseShapeOption, CaseSpacingOption, MaxR
 from monai_prox.cli.completion import (
     CONFIGURATIONS,
     MEMBERS,
+    PRECISIONS,
     RECIPES,
     SPACES,
     UPDATES,
@@ -81,6 +82,10 @@ def plan(
             "--validate-mirroring/--no-validate-mirroring", help="Mirror in the final validation, as nnU-Net does, or not."
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp16, which is nnU-Net's own precision on a GPU, or bf16.", autocompletion=one_of(PRECISIONS)),
+    ] = None,
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -106,12 +111,13 @@ def plan(
         "members_per_batch": None if members_per_batch is None else number_or_name(members_per_batch),
         "validate": [*dict.fromkeys([*validate, "largest"])] if validate else None,
         "validate_mirroring": validate_mirroring,
+        "precision": precision,
     }
     asked = {key: value for key, value in asked.items() if value is not None}
     if write and not asked:
         raise ProXError(
-            "--write has nothing to write; give --space, --recipe, --monitor, --no-monitor, --members-per-batch, --validate or "
-            "--no-validate-mirroring"
+            "--write has nothing to write; give --space, --recipe, --monitor, --no-monitor, --members-per-batch, --validate, "
+            "--no-validate-mirroring or --precision"
         )
     size, limits = image_size(case_shape, case_spacing), {"--max-seconds": max_seconds, "--max-ram-gb": max_ram_gb}
     of_a_case = limits | {"--case-shape": size}
@@ -157,7 +163,6 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
     from monai_prox.report import choices_text, family_table, rows_of
 
     validation = [*planned.validated, *(() if planned.validation_mirrors else ("without mirroring",))]
-    of_batch = f"Members a batch: {planned.members_per_batch}"
     engine, configuration = planned.engine, planned.configuration
     whole, schedule = engine.supernet.family.space, engine.schedule
     patch = " x ".join(map(str, configuration["patch_size"]))
@@ -178,5 +183,6 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
         settings = "off"
     else:
         settings = f"threshold {monitor.threshold:g}, patience {monitor.patience}"
-    say(f"Monitor: {settings}", of_batch, f"Final validation: {', '.join(validation)}")
+    say(f"Monitor: {settings}", f"Members a batch: {planned.members_per_batch}", f"Precision: {planned.precision}")
+    say(f"Final validation: {', '.join(validation)}")
     say(f"the plan's entry: {'none' if planned.former is None else json.dumps(planned.former)}")

@@ -29,6 +29,20 @@ class _Skeleton(NamedTuple):
     cuts: dict[str, Region]  # of tensors that are not used whole; of transformed kernels only the channels are cut
 
 
+def call_with(network: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Any:
+    """Runs a network with other tensors than its own.
+
+    Stock U-Nets register modules twice (the encoder inside the decoder), but no parameter in two modules. So no weights are
+    tied. With tie_weights torch would restore aliases in the wrong order, and these weights would stay in the network.
+
+    Args:
+        network: the network.
+        weights: its parameters and buffers by name.
+        x: (B, C, *spatial).
+    """
+    return functional_call(network, weights, (x,), tie_weights=False)
+
+
 class WeightTransforms(Protocol):
     """A torch module that makes smaller kernels from larger ones."""
 
@@ -185,12 +199,16 @@ class SuperNet(nn.Module):
                     weights[name] = transforms(source, weights[name], size)
         return weights
 
-    def forward(self, x: Tensor, subnet: Subnet) -> Any:
+    def forward(
+        self, x: Tensor, subnet: Subnet, call: Callable[[nn.Module, dict[str, Tensor], Tensor], Any] = call_with
+    ) -> Any:
         """Runs a member.
 
         Args:
             x: (B, C, *spatial) at full resolution.
             subnet: the member.
+            call: runs the member's stock network, which is on the meta device, with its weights. A host may give ``call_with``
+                compiled for this member.
 
         Returns:
             The output of the member's stock network, at the resolution of ``x``.
@@ -204,14 +222,7 @@ class SuperNet(nn.Module):
             module.train(self.training)
         self.family.synchronise(module, self.network)
         weights = self._weights(skeleton)
-
-        # Stock U-Nets register modules twice (the encoder inside the decoder), but no parameter in two modules. So no weights
-        # are tied. With tie_weights torch would restore aliases in the wrong order, and this step's weights would stay in
-        # the skeleton.
-        def run(x: Tensor) -> Any:
-            return functional_call(module, weights, (x,), tie_weights=False)
-
-        return self.family.run(run, x, subnet)
+        return self.family.run(lambda x: call(module, weights, x), x, subnet)
 
     @torch.no_grad()
     def extract(self, subnet: Subnet) -> nn.Module:

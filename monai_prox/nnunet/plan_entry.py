@@ -32,6 +32,7 @@ from monai_prox.trained.nnunet_plans import (
     PLAN_KEY,
     choices_of,
     members_per_batch_of,
+    precision_of,
     recipe_of,
     validated_of,
     validation_mirrors,
@@ -91,6 +92,11 @@ class PlannedTraining:
     def members_per_batch(self) -> Asked:
         """The number of updates with each batch, or "fill". It raises ProXError if the entry says something else."""
         return members_per_batch_of(self.configuration, self.trainer.members_per_batch)
+
+    @property
+    def precision(self) -> str:
+        """The precision of the training. It raises ProXError if the entry says another than there are."""
+        return precision_of(self.configuration, self.trainer.precision)
 
     @property
     def mixed_in(self) -> list[str]:

@@ -7,11 +7,9 @@ member, see ``monai_prox.trained.open_part``.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import remove_unfinished
 from monai_prox.log_lines import closing_line, processes_line, schedule_lines, stage_line
 from monai_prox.nnunet.checkpoint import read_resumed, write_checkpoint
+from monai_prox.nnunet.compiled_members import CompiledMembers
 from monai_prox.nnunet.family_report import plot_training, report_validated, write_family
 from monai_prox.nnunet.loader_process import prepare_transforms
 from monai_prox.nnunet.loss import AnyLevelsLoss
@@ -35,18 +34,21 @@ from monai_prox.nnunet.member_validation import MemberValidation, evaluating, va
 from monai_prox.nnunet.mix_ins import check_mixed_in
 from monai_prox.nnunet.planned_engine import engine_of
 from monai_prox.nnunet.planned_updates import updates_of
+from monai_prox.nnunet.precision import autocast, check_precision
 from monai_prox.trained.nnunet_dataset import normalised
 from monai_prox.trained.nnunet_files import check_trainable
 from monai_prox.trained.nnunet_orientation import stored_orientations
 from monai_prox.trained.nnunet_plans import (
     choices_of,
     family_of,
+    precision_of,
     recipe_of,
     surface_tolerance_of,
     validated_of,
     validation_mirrors,
 )
 from monai_prox.trained.open_part import OpenPart
+from monai_prox.training.drawing import fixed_members
 from monai_prox.training.recipes import find_recipe
 from monai_prox.training.seeding import seed_generators
 from monai_prox.training.update import Updates
@@ -59,8 +61,11 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     """Trains the default family by the recipe ``prox``.
 
     The entry ``"prox": {"space": {...}, "recipe": "prox_paper", "monitor": false, "surface_tolerance_mm": 2,
-    "members_per_batch": 2, "validate": ["smallest", "largest"], "validate_mirroring": false}`` of a plan's configuration
-    overrides the class attributes, see ``monai_prox.trained.nnunet_plans``.
+    "members_per_batch": 2, "validate": ["smallest", "largest"], "validate_mirroring": false, "precision": "bf16"}`` of a plan's
+    configuration overrides the class attributes, see ``monai_prox.trained.nnunet_plans``.
+
+    Where nnU-Net compiles its network, which is on CUDA unless ``nnUNet_compile=f``, the largest and the smallest member are
+    compiled, see ``monai_prox.nnunet.compiled_members``.
 
     Variants of nnU-Net are mixed in after it: ``class Mine(ProXTrainer, nnUNetTrainerNoDA): pass``.
 
@@ -95,6 +100,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     validate: Sequence[str] | None = None  # names of the members that the final validation is of; None means all
     validate_mirroring = True
     members_per_batch: Asked = 1  # updates with each batch, up to 8, or "fill", see monai_prox.training.updates_per_batch
+    precision = "fp16"  # nnU-Net's own, or "bf16"
 
     def __init__(
         self,
@@ -111,6 +117,9 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.num_iterations_per_epoch = self.iterations_per_epoch or self.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch or self.num_val_iterations_per_epoch
         self.surface_tolerance = surface_tolerance_of(plans, configuration, self.surface_tolerance_mm)
+        self.precision = precision_of(self.configuration_manager.configuration, self.precision)
+        if self.precision == "bf16":
+            self.grad_scaler = None  # bfloat16 has the range of float32
         self.progress: list[dict[str, Any]] = []  # the named members' pseudo Dice
 
     # ------------------------------------------------------------------ building
@@ -138,15 +147,13 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         return network  # type: ignore[no-any-return]
 
     def _do_i_compile(self) -> bool:
-        return False  # every member has its own shapes, each of which would need a compilation
+        return False  # neither the network nor the loss, because members differ in shape, but see ``initialize``
 
     def _build_loss(self) -> Any:
         loss = super()._build_loss()
         return AnyLevelsLoss(loss) if isinstance(loss, DeepSupervisionWrapper) else loss
 
     def initialize(self) -> None:
-        if os.environ.get("nnUNet_compile", "").lower() in ("true", "1", "t"):  # as in nnU-Net
-            self.print_to_log_file("nnUNet_compile is ignored: members differ in shape, and each would be compiled anew")
         self._seed(0)
         super().initialize()
         self.supernet = (self.network.module if self.is_ddp else self.network).open_part.supernet
@@ -161,6 +168,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.engine.guard(self.optimizer)
         self.updates_per_batch = updates_of(self, configuration, len(self.engine.schedule.stages))
         self.updates = Updates(self.supernet.parameters(), max_norm=GRADIENT_NORM, log=self.print_to_log_file)
+        compiles = super()._do_i_compile()
+        self.compiled_members = CompiledMembers(self.supernet, log=self.print_to_log_file) if compiles else None
         self._apply_closed()
         self._validated = validated_of(configuration, [*self.named_members], self.validate)
         self._validation_mirrors = validation_mirrors(configuration, self.validate_mirroring)
@@ -183,6 +192,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
     def on_train_start(self) -> None:
         if not self.was_initialized:
             self.initialize()
+        check_precision(self.precision, self.device)
         self._seed(self.current_epoch)  # loader processes inherit this state
         super().on_train_start()
         if self.is_ddp:
@@ -199,6 +209,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if self.engine.begin_epoch(self.current_epoch):
             self._best_ema = None  # checkpoint_best is the best of the current stage, which has larger members than before
             self.print_to_log_file(stage_line(self.engine))
+        if self.compiled_members is not None:
+            self.compiled_members.select(fixed_members(self.engine.stage, self.engine.space, trial=self.engine.trial))
 
     def train_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
         data, target = (self._on_device(batch[key]) for key in ("data", "target"))
@@ -216,7 +228,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             epoch=self.current_epoch,
             step=step,
             backward=(lambda l: scaler.scale(l).backward()) if scaler is not None else Tensor.backward,  # noqa: E741
-            precision=lambda: torch.autocast("cuda") if self.device.type == "cuda" else nullcontext(),
+            precision=partial(autocast, self.precision, self.device),
+            forward=self.compiled_members,
         )
         self.updates.add(data, result, cases)
         return result.loss, self.updates(optimizer, scaler)
@@ -281,6 +294,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def on_train_end(self) -> None:
         super().on_train_end()
+        if self.compiled_members is not None:
+            self.compiled_members.select(())
         if self.local_rank == 0:
             write_family(self, {})
 

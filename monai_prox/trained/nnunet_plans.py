@@ -22,9 +22,20 @@ from monai_prox.training.updates_per_batch import FILL, Asked, is_number
 
 # Of a configuration in a plan: {"space": "default" | "paper" | {...}, "recipe": "prox" | "prox_paper" | ...,
 # "monitor": true | false | {"threshold": 0.005, "patience": 3}, "surface_tolerance_mm": 2, "members_per_batch": 2 | "fill",
-# "validate": ["smallest", "largest"], "validate_mirroring": true | false}, all of which may be missing
+# "validate": ["smallest", "largest"], "validate_mirroring": true | false, "precision": "fp16" | "bf16"}, all of which may be
+# missing
 PLAN_KEY = "prox"
-ENTRIES = ("space", "recipe", "monitor", "surface_tolerance_mm", "members_per_batch", "validate", "validate_mirroring")
+ENTRIES = (
+    "space",
+    "recipe",
+    "monitor",
+    "surface_tolerance_mm",
+    "members_per_batch",
+    "validate",
+    "validate_mirroring",
+    "precision",
+)
+PRECISIONS = ("fp16", "bf16")
 FULL_RESOLUTION = "3d_fullres"  # of images that have slices
 
 
@@ -103,6 +114,14 @@ def validation_mirrors(configuration: Mapping[str, Any], default: bool) -> bool:
     asked = _section(configuration).get("validate_mirroring", default)
     if not isinstance(asked, bool):
         raise ProXError(f"the plan's 'validate_mirroring' is true or false, got {asked!r:.80}")
+    return asked
+
+
+def precision_of(configuration: Mapping[str, Any], default: str) -> str:
+    """The precision of the training that a plan's configuration asks for, else ``default``. Raises ProXError for another."""
+    asked: str = _section(configuration).get("precision", default)
+    if asked not in PRECISIONS:
+        raise ProXError(f"the plan's 'precision' is {' or '.join(map(repr, PRECISIONS))}, got {asked!r:.80}")
     return asked
 
 

@@ -34,8 +34,28 @@ def draw_members(
         if role == "random":
             place = generator.randrange(POOL)
             return drawn_from.sample(random.Random(f"{seed} pool {place} {(epoch + place) // STAY}"))
-        return drawn_from.largest() if role == "largest" else drawn_from.smallest()
+        return _fixed(role, drawn_from)
 
     # Turns are shifted by one from epoch to epoch, so that all roles have turns even if an epoch has one or two steps
     roles = [role if isinstance(role, str) else role[(epoch + step) % len(role)] for role in stage.train]
     return list(dict.fromkeys(map(member, roles)))
+
+
+def fixed_members(stage: Stage, space: SearchSpace, *, trial: SearchSpace | None = None) -> list[Subnet]:
+    """The members that steps train over and over, because their roles name them or because no other member is open.
+
+    They stay the same until a stage opens, a choice is closed, or a trial begins or ends.
+
+    Args:
+        stage: the stage.
+        space: the part of the search space that is open.
+        trial: the part without the choice that is on trial, or None.
+    """
+    roles = [role for turns in stage.train for role in ((turns,) if isinstance(turns, str) else turns)]
+    parts = [part for part in (space, trial) if part is not None]
+    fixed = (_fixed(role, part) for part in parts for role in roles if role != "random" or part.size() == 1)
+    return list(dict.fromkeys(fixed))
+
+
+def _fixed(role: Role, space: SearchSpace) -> Subnet:
+    return space.smallest() if role == "smallest" else space.largest()

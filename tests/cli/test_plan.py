@@ -145,6 +145,17 @@ def test_nothing_else_in_the_file_changes(bare: Path) -> None:
     assert [path.name for path in file.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_the_precision_is_shown_and_asked_for(bare: Path) -> None:
+    file = put(bare, bare_plans(name="nnUNetPlans", prox={"space": TWO_MEMBERS}))
+    assert "Precision: fp16 Final validation" in said(plan())
+    assert "Precision: bf16 Final validation" in said(plan("--precision", "bf16", "--write"))
+    entry = {"space": TWO_MEMBERS, "precision": "bf16"}
+    assert json.loads(file.read_text())["configurations"][FULLRES]["prox"] == entry
+    refused = plan("--precision", "fp32", "--write")
+    assert refused.error.startswith("the plan's 'precision' is 'fp16' or 'bf16', got 'fp32'") and refused.out == ""
+    assert json.loads(file.read_text())["configurations"][FULLRES]["prox"] == entry
+
+
 def test_the_final_validation_is_shown_and_asked_for(bare: Path) -> None:
     file = put(bare, bare_plans(name="nnUNetPlans", prox={"space": TWO_MEMBERS}))
     assert "Final validation: smallest, largest the plan" in said(plan())
@@ -253,7 +264,7 @@ def test_what_cannot_be_planned_is_one_line(words: list[str], message: str, bare
         ),
         (
             bare_plans(name="nnUNetPlans", prox=[1]),
-            "'validate' and 'validate_mirroring', got [1]",
+            "'validate_mirroring' and 'precision', got [1]",
         ),
     ],
     ids=["network", "entry", "list"],

@@ -574,7 +574,7 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
 @pytest.mark.parametrize(
     ("prox", "message"),
     [
-        ([], r"'prox' entry may have 'space', 'recipe', .*, 'validate' and 'validate_mirroring', got \[\]"),
+        ([], r"'prox' entry may have 'space', 'recipe', .*, 'validate_mirroring' and 'precision', got \[\]"),
         ({"spaces": "paper"}, "'prox' entry may have 'space', 'recipe', 'monitor', 'surface_tolerance_mm', .*, got .*spaces"),
         ({"surface_tolerance_mm": 0}, "the plan's 'surface_tolerance_mm' is in mm, above 0 and at most 1000; got 0"),
         ({"surface_tolerance_mm": "2"}, "the plan's 'surface_tolerance_mm' is in mm, above 0 and at most 1000; got '2'"),
@@ -612,6 +612,8 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
             for value in (0, -1, True, 1.5, 2.0, "full", "2", 10**9, None)
         ),
         (FEW | {"validate_mirroring": 0}, "the plan's 'validate_mirroring' is true or false, got 0"),
+        ({"precision": "fp32"}, "the plan's 'precision' is 'fp16' or 'bf16', got 'fp32'"),
+        ({"precision": ["bf16"]}, r"the plan's 'precision' is 'fp16' or 'bf16', got \['bf16'\]"),
         ({"recipe": ["prox"]}, r"the recipe \['prox'\] is not known; known: prox, prox_paper"),
     ],
 )
@@ -742,15 +744,6 @@ def test_ranks_make_the_same_updates_with_each_batch(bare: Path) -> None:
     start_two(_rank_with_two_members, bare)
     first, second = (torch.load(bare / f"out.{rank}") for rank in (0, 1))
     assert equal(first, second) and first[1] == 2
-
-
-@pytest.mark.parametrize("value", ["1", "t", "True", "0", None])
-def test_the_log_says_that_nothing_is_compiled(value: str | None, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if value is not None:
-        monkeypatch.setenv("nnUNet_compile", value)
-    trainer = make_trainer(bare_plans(prox=FEW))
-    trainer.initialize()
-    assert ("nnUNet_compile is ignored: members differ in shape" in log_of(trainer)) == (value not in ("0", None))
 
 
 def test_other_networks_are_refused(bare: Path) -> None:

@@ -10,7 +10,8 @@ from helpers.architectures import FLAT, unet_family
 from monai_prox.core.space import SearchSpace, Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.families.unet_choices import UNetChoices
-from monai_prox.training.drawing import POOL, STAY, draw_members
+from monai_prox.training.drawing import POOL, STAY, draw_members, fixed_members
+from monai_prox.training.recipes import RECIPES
 from monai_prox.training.stage import Stage
 
 STEPS = 400  # of an epoch, in which every place of the pool is drawn
@@ -71,3 +72,32 @@ def test_a_skeleton_is_built_once_while_its_member_stays(on_trial: bool, monkeyp
             supernet.shapes(member)
         assert built == members - before
         before = members
+
+
+@pytest.mark.parametrize(
+    ("recipe", "numbers"),
+    [
+        ("prox", [1, 2, 2, 2]),
+        ("prox_paper", [1, 0, 0]),
+        ("sandwich", [2]),
+        ("progressive_shrinking", [1, 0, 0]),
+        ("adopt", [1, 2]),
+    ],
+)
+def test_fixed_members_are_those_of_the_roles_and_the_only_one_of_a_stage(recipe: str, numbers: list[int]) -> None:
+    stages = RECIPES[recipe].stages(SMALL)
+    spaces = [stage.space(SMALL) for stage in stages]
+    fixed = [fixed_members(stage, space) for stage, space in zip(stages, spaces, strict=True)]
+    assert [len(members) for members in fixed] == numbers
+    for members, space in zip(fixed, spaces, strict=True):
+        assert set(members) in (set(), {space.largest(), space.smallest()})
+
+
+def test_during_a_trial_the_largest_member_without_the_choice_is_fixed_too() -> None:
+    trial, stage = SMALL.without_last("width"), RECIPES["prox"].stages(SMALL)[-1]
+    expected = [SMALL.largest(), SMALL.smallest(), trial.largest()]
+    assert sorted(map(str, fixed_members(stage, SMALL, trial=trial))) == sorted(map(str, expected))
+    drawn_with = {
+        member for step in range(STEPS) for member in draw_members(stage, SMALL, trial=trial, seed=1, epoch=0, step=step)
+    }
+    assert drawn_with >= {*expected}
