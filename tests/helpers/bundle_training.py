@@ -115,7 +115,7 @@ class Training:
     validation: MemberValidationHandler
     events: list[tuple[str, int, str]] = field(default_factory=list)  # event, epoch from 0, stage
     losses: list[tuple[int, float]] = field(default_factory=list)  # epoch from 0, loss
-    metrics: dict[int, dict[str, float]] = field(default_factory=dict)  # by epoch from 0
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)  # by epoch from 0, without those of the training itself
 
     def run(self) -> "Training":
         self.trainer.run()
@@ -244,7 +244,8 @@ def training(
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def note_metrics(_: Any) -> None:
-        made.metrics[trainer.state.epoch - 1] = dict(trainer.state.metrics)
+        scores = {name: value for name, value in trainer.state.metrics.items() if not name.startswith("prox/")}
+        made.metrics[trainer.state.epoch - 1] = scores
 
     return made
 
