@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "gpu"
 NEEDED = ("pytest", "hypothesis", "filelock")  # of what the tests import, a machine without a package index may lack these
 OPTIONS = ("-v", "-o", "addopts=", "-p", "no:cacheprovider")  # without those of pyproject.toml, which need pytest-xdist
-ENDED = re.compile(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
+ENDED = re.compile(r"^\S+::.+? (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
 MOST_SAID = 8000  # characters of what pytest says
 
 
@@ -48,14 +48,15 @@ def run_tests(device: str, seconds: float) -> dict[str, Any]:
             process.wait()
         out.seek(0)
         said = out.read()
-    verdicts = [verdict for _, verdict in ENDED.findall(said)]
-    counts = {
-        "passed": verdicts.count("PASSED"),
-        "failed": verdicts.count("FAILED") + verdicts.count("ERROR"),
-        "skipped": verdicts.count("SKIPPED"),
-    }
-    result = counts | {"finished": finished, "seconds": round(time.monotonic() - start, 1)}
+    result = counted(said) | {"finished": finished, "seconds": round(time.monotonic() - start, 1)}
     return result if finished and process.returncode == 0 else result | {"said": said[-MOST_SAID:]}
+
+
+def counted(said: str) -> dict[str, int]:
+    """How many tests have ended, and how, by what pytest said so far."""
+    verdicts = ENDED.findall(said)
+    failed = verdicts.count("FAILED") + verdicts.count("ERROR")
+    return {"passed": verdicts.count("PASSED"), "failed": failed, "skipped": verdicts.count("SKIPPED")}
 
 
 def tests_line(result: dict[str, Any]) -> str:

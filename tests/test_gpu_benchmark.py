@@ -52,7 +52,7 @@ def arguments(results: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def results(gpu: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("gpu") / "results.json"
-    gpu.main(arguments(path, "--seconds", "60"))
+    gpu.main(arguments(path, "--seconds", "240"))
     return path
 
 
@@ -62,7 +62,8 @@ def measured(results: Path) -> dict[str, Any]:
 
 
 def parts_of(gpu: Any, patch: pytest.MonkeyPatch, **measures: Any) -> None:
-    """Puts ``measures`` in the place of all parts."""
+    """Puts ``measures`` in the place of all parts, and of the tests."""
+    patch.setattr(gpu, "run_tests", lambda *_: {"missing": ["pytest"]})
     patch.setattr(gpu, "PARTS", {name: gpu.PARTS["largest"]._replace(share=1) for name in measures})
     patch.setattr(gpu, "measure", lambda name, task, seconds: measures[name]())
 
@@ -179,7 +180,7 @@ def test_tests_are_counted_on_the_device_that_is_measured(
     assert counts == {"passed": 1, "failed": 0, "skipped": 0, "finished": True}
     bodies = ("pass", "pass", "pytest.skip('no')", "assert device == 'on_gpu', 'a reason'")
     monkeypatch.setattr(gpu_tests, "FOLDER", write_tests(tmp_path, *bodies))
-    found = gpu_tests.run_tests("cuda", 60)
+    found = gpu_tests.run_tests("cuda", 240)
     assert {name: found[name] for name in ("passed", "failed", "skipped", "finished")} == {
         "passed": 2,
         "failed": 1,
@@ -191,16 +192,26 @@ def test_tests_are_counted_on_the_device_that_is_measured(
 
 
 def test_tests_that_take_too_long_end_and_are_run_again(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_tests, "FOLDER", write_tests(tmp_path, "pass", "time.sleep(600)"))
+    monkeypatch.setattr(gpu_tests, "FOLDER", write_tests(tmp_path, "time.sleep(600)"))
     monkeypatch.setattr(gpu, "TESTS_SHARE", 0.5)
     file = tmp_path / "results.json"
-    gpu.main(arguments(file, "--parts", "tests", "--seconds", "60"))
-    first = json.loads(file.read_text())["tests"]
-    assert (first["passed"], first["finished"]) == (1, False) and first["seconds"] < 45
+    gpu.main(arguments(file, "--parts", "tests", "--seconds", "4"))
+    assert json.loads(file.read_text())["tests"]["finished"] is False
     write_tests(tmp_path, "pass", "pass")
     gpu.main(arguments(file, "--parts", "tests"))
-    second = json.loads(file.read_text())["tests"]
-    assert (second["passed"], second["finished"]) == (2, True) and "said" not in second
+    counts = json.loads(file.read_text())["tests"]
+    assert (counts["passed"], counts["finished"]) == (2, True) and "said" not in counts
+
+
+def test_what_has_ended_counts_if_the_time_is_up() -> None:
+    said = """collected 5 items
+
+tests/gpu/test_memory.py::test_a[on_cuda] PASSED                 [ 20%]
+tests/gpu/test_memory.py::test_b[on_cuda-2] FAILED               [ 40%]
+tests/gpu/test_memory.py::test_c[on_cuda] SKIPPED (no PASSED)    [ 60%]
+tests/gpu/test_memory.py::test_d[on_cuda] ERROR                  [ 80%]
+tests/gpu/test_memory.py::test_e[on_cuda] """
+    assert gpu_tests.counted(said) == {"passed": 1, "failed": 2, "skipped": 1}
 
 
 def test_without_pytest_the_parts_are_measured_alone(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
