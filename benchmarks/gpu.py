@@ -8,8 +8,9 @@ No dataset and no network are needed. The plans are nnU-Net's for MSD Task04 (Hi
 synthetic, and training is nnU-Net's own and ProXTrainer's, with mixed precision as on any GPU. Hours are those of nnU-Net's
 1000 epochs of 250 steps, without validation.
 
-Each part gets a share of the seconds that are left. Results are written after each part, so a run that is cut short keeps what
-it has, and the same command goes on with what is missing.
+The tests of tests/gpu come first, if pytest is there, and take a quarter of the seconds at most. Each part gets a share of the
+seconds that are left. Results are written after each part, so a run that is cut short keeps what it has, and the same command
+goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from benchmarks.about import about
 from benchmarks.gpu_hours import EPOCHS, STEPS, hours, put_into, table
 from benchmarks.gpu_parts import PARTS, measure
 from benchmarks.gpu_task import SIZES, SyntheticTask
+from benchmarks.gpu_tests import run_tests, tests_line
 from monai_prox.core import cost
 from monai_prox.errors import ProXError, refusing
 from monai_prox.files import make_folder, read_json, replacing, write_json
@@ -40,6 +42,8 @@ LONGEST = 86_400  # seconds that may be asked for: a day
 SAME = ("settings", "machine", "versions", "commit")  # in all calls that add to one result
 RESERVE = 0.05  # of the seconds: a part may take a little longer than its share
 GRACE = 10  # seconds until a part that is stuck in native code ends with the process
+TESTS = "tests"  # the name of tests/gpu among the parts
+TESTS_SHARE = 0.25  # of the seconds, at most
 REPEAT = 5  # seconds until the next OutOfTime, if a library has caught the first one
 
 
@@ -67,7 +71,7 @@ def deadline(seconds: float) -> Iterator[float]:
 
 def begin(path: Path, described: dict[str, Any]) -> dict[str, Any]:
     """The result so far, or a new one. Raises ProXError if the file is something else or of other settings."""
-    parts = ("plans", "measured", "hours", "failures")
+    parts = (TESTS, "plans", "measured", "hours", "failures")
     new = described | {part: {} for part in parts}
     if not path.exists():
         return new
@@ -102,6 +106,10 @@ def run(options: argparse.Namespace) -> int:
     missing = [(part, name) for part in options.parts for name in workloads if part not in result["measured"].get(name, {})]
     with tempfile.TemporaryDirectory(prefix="monai_prox_gpu_") as folder, deadline(options.seconds) as end:
         try:
+            if options.tests and not result[TESTS].get("finished"):
+                result[TESTS] = run_tests(options.device, TESTS_SHARE * options.seconds)
+                print(tests_line(result[TESTS]), file=sys.stderr, flush=True)
+                write_json(result, options.results)
             tasks = {
                 name: SyntheticTask(name, workload, Path(folder), options.device, options.processes)
                 for name, workload in workloads.items()
@@ -154,7 +162,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--size", choices=SIZES, default="stock")
     parser.add_argument("--seconds", type=float, default=420, help="at most, without the imports; 420 by default")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, help="all by default")
+    parser.add_argument("--parts", nargs="+", choices=(TESTS, *PARTS), help="all by default; tests are those of tests/gpu")
     parser.add_argument("--processes", type=int, help="of the process group; by default one a GPU, on a CPU one")
     options = parser.parse_args(arguments)
     if options.results is None:
@@ -171,8 +179,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.processes < 1:
         parser.error(f"--processes must be positive, got {options.processes}")
     possible = [name for name, part in PARTS.items() if cuda or not part.cuda_only]
+    options.tests = options.parts is None or TESTS in options.parts
     options.parts = [name for name in possible if name in (options.parts or possible)]
-    if not options.parts:
+    if not options.parts and not options.tests:
         parser.error(f"these parts need a GPU; on a CPU there are {', '.join(possible)}")
     return options
 

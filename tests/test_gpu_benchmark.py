@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from helpers.nnunet_task import VARIABLES
 
+from benchmarks import gpu_tests
 from monai_prox.training.recipes import make_schedule
 
 ROOT = Path(__file__).parents[1]
@@ -18,10 +19,12 @@ STEPS = 250_000  # of a training
 
 
 @pytest.fixture(scope="module")
-def gpu() -> Iterator[Any]:
-    """The script as a module, with one task and few steps; its nnU-Net variables end with the tests."""
+def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The script as a module, with one task, few steps and quick tests; its nnU-Net variables end with the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        from benchmarks import gpu, gpu_members, gpu_parts, gpu_steps
+        from benchmarks import gpu, gpu_members, gpu_parts, gpu_steps, gpu_tests
+
+        patch.setattr(gpu_tests, "FOLDER", write_tests(tmp_path_factory.mktemp("tests"), "pass"))
 
         for name in (*VARIABLES, "nnUNet_n_proc_DA", "nnUNet_compile"):
             patch.setenv(name, "")
@@ -32,6 +35,15 @@ def gpu() -> Iterator[Any]:
         for name, value in (("WORKERS", (1,)), ("LOADING", 0.3), ("SKELETONS", 3)):
             patch.setattr(gpu_parts, name, value)
         yield gpu
+
+
+def write_tests(folder: Path, *bodies: str) -> Path:
+    """A folder with a test of each body, on either device."""
+    lines = ["import pytest, time", "", "devices = pytest.mark.parametrize('device', ['on_cpu', 'on_cuda'])"]
+    for number, body in enumerate(bodies):
+        lines += ["", "", "@devices", f"def test_{number}(device):", f"    {body}"]
+    (folder / "test_of_ours.py").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 def arguments(results: Path, *more: str) -> list[str]:
@@ -51,7 +63,8 @@ def measured(results: Path) -> dict[str, Any]:
 
 
 def parts_of(gpu: Any, patch: pytest.MonkeyPatch, **measures: Any) -> None:
-    """Puts ``measures`` in the place of all parts."""
+    """Puts ``measures`` in the place of all parts, and of the tests."""
+    patch.setattr(gpu, "run_tests", lambda *_: {"missing": ["pytest"]})
     patch.setattr(gpu, "PARTS", {name: gpu.PARTS["largest"]._replace(share=1) for name in measures})
     patch.setattr(gpu, "measure", lambda name, task, seconds: measures[name]())
 
@@ -183,6 +196,56 @@ def test_an_interrupted_run_says_how_it_goes_on(gpu: Any, tmp_path: Path, monkey
     with pytest.raises(SystemExit, match="the same command goes on"):
         gpu.main(arguments(tmp_path / "results.json"))
     assert json.loads((tmp_path / "results.json").read_text())["measured"] == {}
+
+
+# ---------------------------------------------------------------------- tests
+def test_tests_are_counted_on_the_device_that_is_measured(
+    gpu: Any, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = json.loads(results.read_text())["tests"]
+    assert counts.pop("seconds") > 0
+    assert counts == {"passed": 1, "failed": 0, "skipped": 0, "finished": True}
+    bodies = ("pass", "pass", "pytest.skip('no')", "assert device == 'on_gpu', 'a reason'")
+    monkeypatch.setattr(gpu_tests, "FOLDER", write_tests(tmp_path, *bodies))
+    found = gpu_tests.run_tests("cuda", 240)
+    assert {name: found[name] for name in ("passed", "failed", "skipped", "finished")} == {
+        "passed": 2,
+        "failed": 1,
+        "skipped": 1,
+        "finished": True,
+    }
+    assert "a reason" in found["said"] and "on_cpu" not in found["said"]
+    assert gpu_tests.tests_line(found) == "tests/gpu: 2 passed, 1 failed, 1 skipped"
+
+
+def test_tests_that_take_too_long_end_and_are_run_again(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_tests, "FOLDER", write_tests(tmp_path, "time.sleep(600)"))
+    monkeypatch.setattr(gpu, "TESTS_SHARE", 0.5)
+    file = tmp_path / "results.json"
+    gpu.main(arguments(file, "--parts", "tests", "--seconds", "4"))
+    assert json.loads(file.read_text())["tests"]["finished"] is False
+    write_tests(tmp_path, "pass", "pass")
+    gpu.main(arguments(file, "--parts", "tests"))
+    counts = json.loads(file.read_text())["tests"]
+    assert (counts["passed"], counts["finished"]) == (2, True) and "said" not in counts
+
+
+def test_what_has_ended_counts_if_the_time_is_up() -> None:
+    said = """collected 5 items
+
+tests/gpu/test_memory.py::test_a[on_cuda] PASSED                 [ 20%]
+tests/gpu/test_memory.py::test_b[on_cuda-2] FAILED               [ 40%]
+tests/gpu/test_memory.py::test_c[on_cuda] SKIPPED (no PASSED)    [ 60%]
+tests/gpu/test_memory.py::test_d[on_cuda] ERROR                  [ 80%]
+tests/gpu/test_memory.py::test_e[on_cuda] """
+    assert gpu_tests.counted(said) == {"passed": 1, "failed": 2, "skipped": 1}
+
+
+def test_without_pytest_the_parts_are_measured_alone(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_tests, "NEEDED", ("pytest", "no_such_package"))
+    found = gpu_tests.run_tests("cpu", 60)
+    assert found == {"missing": ["no_such_package"]}
+    assert gpu_tests.tests_line(found) == "tests/gpu: not run, without no_such_package"
 
 
 # ---------------------------------------------------------------------- refusing

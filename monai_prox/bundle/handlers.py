@@ -20,6 +20,7 @@ from monai_prox.errors import ProXError
 from monai_prox.log_lines import closing_line, processes_line, stage_line
 from monai_prox.training.engine import Engine
 from monai_prox.training.resume import upgraded, upgraded_origin
+from monai_prox.training.scalars import comparison_scalars, stage_scalars
 from monai_prox.training.seeding import seed_generators
 
 
@@ -30,6 +31,8 @@ class ProXExpansionHandler:
     so an interrupted training continues as if it had not been interrupted. Save this handler together with the network, the
     optimizer and the learning rate scheduler. It also saves the trainer's state, because a configuration cannot name the
     trainer among its own handlers. Attach it after the CheckpointLoader, and before all handlers that use what is open.
+
+    The trainer's metrics have the number of the stage and the number of open members, see ``monai_prox.training.scalars``.
 
     Args:
         engine: the engine of the trainer.
@@ -90,6 +93,7 @@ class ProXExpansionHandler:
         if self.engine.begin_epoch(epoch):
             self.logger.info(stage_line(self.engine))
             trainer.fire_event(ProXEvents.STAGE_STARTED)
+        trainer.state.metrics |= stage_scalars(self.engine, epoch)
 
     def _seed(self, trainer: SupernetTrainer, epoch: int) -> None:
         seed = seed_generators(self.seed, epoch, rank())
@@ -172,8 +176,9 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
     and leaves the validator's state, also if the monitor compares members. ``history`` keeps the validator's key metric and its
     mean per region. Save this handler, too.
 
-    If the engine has a monitor, the monitor gets the key metric by case of the members that it compares. When it closes a
-    choice, members are named again from the choices that remain.
+    If the engine has a monitor, the monitor gets the key metric by case of the members that it compares. Its comparison is
+    among the trainer's metrics, see ``monai_prox.training.scalars``. When it closes a choice, members are named again from the
+    choices that remain.
 
     Args:
         validator: MONAI's evaluator.
@@ -223,9 +228,15 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         trainer.add_event_handler(Events.EPOCH_STARTED, self._remove_metrics)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
 
+    def _add(self, trainer: SupernetTrainer, metrics: Mapping[str, Any]) -> None:
+        """Adds metrics of this epoch."""
+        self._names |= set(metrics)
+        trainer.state.metrics |= metrics
+
     def _remove_metrics(self, trainer: SupernetTrainer) -> None:
         for name in self._names:
             trainer.state.metrics.pop(name, None)
+        self._names = set()
 
     def __call__(self, trainer: SupernetTrainer) -> None:
         epoch = trainer.state.epoch - 1
@@ -241,8 +252,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
             self._validate(self.members.values(), trainer, results)
         named = {name: results[subnet] for name, subnet in self.members.items() if subnet in results}
         metrics = {f"{metric}_{name}": value for name, result in named.items() for metric, value in result.metrics.items()}
-        self._names = set(metrics)
-        trainer.state.metrics |= metrics
+        self._add(trainer, metrics)
         self.history.append({"epoch": epoch, "scores": {name: self._scores(result) for name, result in named.items()}})
         trainer.fire_event(ProXEvents.MEMBERS_VALIDATED)
 
@@ -293,6 +303,7 @@ class MemberValidationHandler(ValidationHandler):  # type: ignore[misc]
         if comparison is None:
             return False
         trainer.logger.info(f"ProX monitor: {comparison}")
+        self._add(trainer, comparison_scalars(comparison))
         if comparison.verdict != "closed":
             return False
         assert engine.monitor is not None

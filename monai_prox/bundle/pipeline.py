@@ -163,6 +163,7 @@ class ProXPipeline(ProX):
             others = [handler for handler in others if not isinstance(handler, LOGGING)]
         else:
             self._log()
+        others.sort(key=lambda handler: isinstance(handler, LOGGING))  # after the validation, whose metrics they log
         writer = FamilyWriter(
             self.plan,
             self.recipe,

@@ -16,6 +16,7 @@ from monai_prox.core.distributed import gather
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import Member, SuperNet
 from monai_prox.nnunet import case_dice
+from monai_prox.nnunet.loggers import MemberSummaries
 from monai_prox.runtime.dice import mean_dice
 
 COUNTED = ("tp_hard", "fp_hard", "fn_hard")  # keys of Evaluated
@@ -142,7 +143,8 @@ def validate_members(trainer: Any, validate: Callable[[], None]) -> None:
         if name != "largest":
             trainer.print_to_log_file(f"Validation of the member {name}")
             folder = os.path.join(trainer.output_folder, "members", name)
-            with evaluating(trainer, network=trainer.supernet.member(subnet), output_folder=folder):
+            logger = MemberSummaries(trainer.logger, name)
+            with evaluating(trainer, network=trainer.supernet.member(subnet), output_folder=folder, logger=logger):
                 validate()
     if next_stage is not None:
         configuration["next_stage"] = next_stage

@@ -29,6 +29,7 @@ from monai_prox.nnunet.checkpoint import read_resumed, write_checkpoint
 from monai_prox.nnunet.compiled_members import CompiledMembers
 from monai_prox.nnunet.family_report import plot_training, report_validated, write_family
 from monai_prox.nnunet.loader_process import prepare_transforms
+from monai_prox.nnunet.loggers import log_scalars
 from monai_prox.nnunet.loss import AnyLevelsLoss
 from monai_prox.nnunet.member_validation import MemberValidation, evaluating, validate_members
 from monai_prox.nnunet.mix_ins import check_mixed_in
@@ -50,6 +51,7 @@ from monai_prox.trained.nnunet_plans import (
 from monai_prox.trained.open_part import OpenPart
 from monai_prox.training.drawing import fixed_members
 from monai_prox.training.recipes import find_recipe
+from monai_prox.training.scalars import comparison_scalars, stage_scalars
 from monai_prox.training.seeding import seed_generators
 from monai_prox.training.update import Updates
 from monai_prox.training.updates_per_batch import Asked
@@ -175,6 +177,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._validation_mirrors = validation_mirrors(configuration, self.validate_mirroring)
         for line in schedule_lines(self.engine, self.recipe_name):
             self.print_to_log_file(line)
+        self.logger.update_config({"prox": {"recipe": self.recipe_name, **self.engine.origin}})  # of nnU-Net's further loggers
 
     def _seed(self, epoch: int) -> None:
         """Makes the randomness of an epoch in this process depend on (seed, fold, epoch, rank) only."""
@@ -211,6 +214,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
             self.print_to_log_file(stage_line(self.engine))
         if self.compiled_members is not None:
             self.compiled_members.select(fixed_members(self.engine.stage, self.engine.space, trial=self.engine.trial))
+        log_scalars(self, stage_scalars(self.engine, self.current_epoch))
 
     def train_step(self, batch: dict) -> dict:  # type: ignore[type-arg]
         data, target = (self._on_device(batch[key]) for key in ("data", "target"))
@@ -261,6 +265,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if dice := self.member_validation.pseudo_dice():
             self.progress.append({"epoch": self.current_epoch, "dice": dice})
             self.print_to_log_file("Members, pseudo Dice: " + ", ".join(f"{k} {v:.4f}" for k, v in dice.items()))
+            log_scalars(self, {f"prox/pseudo_dice/{name}": value for name, value in dice.items()})
         if by_case := self.member_validation.dice_by_case():
             self._observe(by_case)
 
@@ -270,6 +275,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if comparison is None:
             return
         self.print_to_log_file(f"ProX monitor: {comparison}")
+        log_scalars(self, comparison_scalars(comparison))
         if comparison.verdict == "closed":
             self._apply_closed()
             self._best_ema = None  # as when a stage opens

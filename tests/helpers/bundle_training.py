@@ -89,13 +89,13 @@ def loader(*, augment: bool = True, shuffle: bool = True, count: int = 6, num_wo
     return DataLoader(dataset, batch_size=2, shuffle=shuffle, num_workers=num_workers)
 
 
-def evaluator(network: nn.Module, count: int) -> SupervisedEvaluator:
+def evaluator(network: nn.Module, count: int, device: str | torch.device = "cpu") -> SupervisedEvaluator:
     """Of so many cases, which several ranks share, as in the bundles' multi_gpu_train.json."""
     dataset = CacheDataset(cases(count, seed=1), Compose([]), progress=False)
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     sampler = DistributedSampler(dataset, even_divisible=False, shuffle=False) if several else None
     return SupervisedEvaluator(
-        device="cpu",
+        device=device,
         val_data_loader=DataLoader(dataset, batch_size=1, sampler=sampler),
         network=network,
         postprocessing=Compose([AsDiscreted("pred", argmax=True), LabelsToRegionsd(["pred", "label"], PLAN.regions())]),
@@ -115,7 +115,7 @@ class Training:
     validation: MemberValidationHandler
     events: list[tuple[str, int, str]] = field(default_factory=list)  # event, epoch from 0, stage
     losses: list[tuple[int, float]] = field(default_factory=list)  # epoch from 0, loss
-    metrics: dict[int, dict[str, float]] = field(default_factory=dict)  # by epoch from 0
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)  # by epoch from 0, without those of the training itself
 
     def run(self) -> "Training":
         self.trainer.run()
@@ -168,6 +168,7 @@ def training(
     held_out: int = 2,
     monitor: Mapping[str, Any] | None = None,
     family: bool = False,
+    device: str | torch.device = "cpu",
     **settings: Any,
 ) -> Training:
     """Handlers in the order of the bundles' train.json; every epoch is saved to ``folder``, all others follow ``settings``.
@@ -177,7 +178,7 @@ def training(
     """
     torch.manual_seed(weights)
     unet_family = PLAN.family(choices)
-    network = largest(unet_family, deep_supervision=deep_supervision)
+    network = largest(unet_family, deep_supervision=deep_supervision).to(device)
     supernet = SuperNet(unet_family, network)
     space = unet_family.space
     schedule = make_schedule(recipe, space, epochs) if isinstance(recipe, str) else Schedule(recipe, epochs)
@@ -186,7 +187,7 @@ def training(
     optimizer = optimizer_of(network)
     scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=epochs, power=0.9)
     expansion = ProXExpansionHandler(engine, seed=seed)
-    validator = evaluator(supernet.view(space.largest()), held_out)
+    validator = evaluator(supernet.view(space.largest()), held_out, device)
     members = probes(json.dumps(choices))
     validation = MemberValidationHandler(
         validator,
@@ -204,7 +205,7 @@ def training(
     }
     handlers: list[Any] = [expansion]
     if ckpt is not None:
-        handlers.insert(0, CheckpointLoader(str(ckpt), saved, map_location="cpu"))
+        handlers.insert(0, CheckpointLoader(str(ckpt), saved, map_location=device))
     handlers += [LrScheduleHandler(scheduler, print_lr=False), validation]
     if folder is not None:
         handlers.append(CheckpointSaver(str(folder), saved, save_interval=1, n_saved=epochs))
@@ -223,7 +224,7 @@ def training(
         )
     trainer = SupernetTrainer(
         engine,
-        device="cpu",
+        device=device,
         max_epochs=epochs,
         train_data_loader=loader() if data is None else data,
         optimizer=optimizer,
@@ -244,7 +245,8 @@ def training(
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def note_metrics(_: Any) -> None:
-        made.metrics[trainer.state.epoch - 1] = dict(trainer.state.metrics)
+        scores = {name: value for name, value in trainer.state.metrics.items() if not name.startswith("prox/")}
+        made.metrics[trainer.state.epoch - 1] = scores
 
     return made
 

@@ -241,11 +241,12 @@ def make_trainer(
     cls: type = ProXTrainerTiny,
     fold: int = 0,
     continue_training: bool = False,
+    device: torch.device = CPU,
 ) -> Any:
-    """A trainer of the plans' only configuration, made as ``nnUNetv2_train -device cpu`` makes it."""
+    """A trainer of the plans' only configuration, made as ``nnUNetv2_train -device DEVICE`` makes it."""
     (configuration,) = plans["configurations"]
     plans = deepcopy(dict(plans)) | {"continue_training": continue_training}
-    return cls(plans=plans, configuration=configuration, fold=fold, dataset_json=deepcopy(dict(dataset)), device=CPU)
+    return cls(plans=plans, configuration=configuration, fold=fold, dataset_json=deepcopy(dict(dataset)), device=device)
 
 
 def bare_model(

@@ -1,4 +1,4 @@
-"""Several processes that train together, with gloo on the CPU, and threads that stand for them."""
+"""Several processes that train together, with gloo on the CPU or NCCL on GPUs, and threads that stand for them."""
 
 import threading
 from collections.abc import Callable
@@ -16,24 +16,27 @@ from torch import distributed as dist
 from helpers import commands  # noqa: F401 (what processes are forked from has imported what it says)
 
 
-def together(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+def together(count: int, function: Callable[..., Any], *arguments: Any, backend: str = "gloo") -> list[Any]:
     """What ``function`` returns in each of ``count`` processes of a group, given the process's rank and ``arguments``.
 
-    One process has no group. Raises torch's ProcessRaisedException or ProcessExitedException as soon as one of them fails; the
-    others are ended.
+    One process has no group, unless the backend is NCCL, which gives each process a GPU. Raises torch's ProcessRaisedException
+    or ProcessExitedException as soon as one of them fails; the others are ended.
     """
     with TemporaryDirectory() as folder:
-        multiprocessing.start_processes(_rank, (count, folder, function, arguments), nprocs=count, start_method="forkserver")
+        given = (count, backend, folder, function, arguments)
+        multiprocessing.start_processes(_rank, given, nprocs=count, start_method="forkserver")
         return [torch.load(Path(folder, str(rank)), weights_only=False) for rank in range(count)]
 
 
-def _rank(rank: int, count: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _rank(rank: int, count: int, backend: str, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    if count > 1:
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    if group := count > 1 or backend == "nccl":
         place = f"file://{folder}/rendezvous"
-        dist.init_process_group("gloo", init_method=place, rank=rank, world_size=count, timeout=timedelta(minutes=2))
+        dist.init_process_group(backend, init_method=place, rank=rank, world_size=count, timeout=timedelta(minutes=2))
     torch.save(function(rank, *arguments), Path(folder, str(rank)))
-    if count > 1:
+    if group:
         dist.destroy_process_group()
 
 
