@@ -10,7 +10,7 @@ import typer
 
 from monai_prox.cli.completion import FORMATS, MEMBERS, one_of
 from monai_prox.cli.model_argument import on_model
-from monai_prox.cli.terminal import CheckpointOption, FoldOption, say, say_origin
+from monai_prox.cli.terminal import CheckpointOption, FoldOption, say, say_licence, say_origin
 from monai_prox.errors import ProXError
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def export(
     else:
         options = {"any_patch": any_patch, "int8": int8, "half": half, "portable": portable}
         _export_file(source, subnet, output, format, overwrite=overwrite, onnxruntime_web=onnxruntime_web, **options)
+    say_licence(source)
     say_origin(source)
 
 
@@ -126,6 +127,7 @@ def _export_nnunet(source: Trained, subnet: str, output: Path | None, overwrite:
     assert isinstance(source, TrainedNNUNet)
     folder = export_nnunet(source, subnet, output, overwrite=overwrite, fine_tune=fine_tune)
     say(str(folder), *map(shlex.join, how_to_predict(source, folder)))
+    say_licence(source)
     say_origin(source, every=True)
     if fine_tune and (command := how_to_preprocess(source, folder)):
         say(f"Before fine-tuning at this resolution: {shlex.join(command)}")

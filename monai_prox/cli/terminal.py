@@ -77,6 +77,12 @@ def open_family(model: Path, fold: list[str] | None, dataset: Path | None, check
     return open_trained(model, fold=one_fold(folds_of(fold or ()), what), dataset=dataset, checkpoint=checkpoint)
 
 
+def say_licence(source: Trained) -> None:
+    """What family.json says of the weights' licence, which holds for whatever is made of them, too."""
+    if (licence := source.family().license) is not None:
+        say(f"Of the family's weights it is said: {licence}")
+
+
 def say_origin(source: Trained, *, every: bool = False) -> None:
     """Where a model comes from that is not the end of a training. every: of every fold."""
     if origins := source.origins(every=every):

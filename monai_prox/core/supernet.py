@@ -27,6 +27,7 @@ class _Skeleton(NamedTuple):
     module: nn.Module  # on the meta device
     sources: dict[str, tuple[str, Region]]
     cuts: dict[str, Region]  # of tensors that are not used whole; of transformed kernels only the channels are cut
+    kept: list[tuple[list[Tensor], list[Tensor]]]  # lists in which a run leaves outputs, with what they had before
 
 
 def call_with(network: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Any:
@@ -137,7 +138,7 @@ class SuperNet(nn.Module):
             name: self.family.locate(name, tuple(tensor.shape), subnet)
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]
         }
-        self._skeletons[subnet] = _Skeleton(module, sources, self._cuts(sources))
+        self._skeletons[subnet] = _Skeleton(module, sources, self._cuts(sources), _kept(module))
         if len(self._skeletons) > SKELETONS:
             self._skeletons.popitem(last=False)
         return self._skeletons[subnet]
@@ -222,7 +223,10 @@ class SuperNet(nn.Module):
             module.train(self.training)
         self.family.synchronise(module, self.network)
         weights = self._weights(skeleton)
-        return self.family.run(lambda x: call(module, weights, x), x, subnet)
+        outputs = self.family.run(lambda x: call(module, weights, x), x, subnet)
+        for kept, before in skeleton.kept:  # else they would stay on the device as long as the skeleton
+            kept[:] = before
+        return outputs
 
     @torch.no_grad()
     def extract(self, subnet: Subnet) -> nn.Module:
@@ -266,6 +270,13 @@ class SuperNet(nn.Module):
             ProXError: the subnet is not a member.
         """
         return View(self, subnet)
+
+
+def _kept(module: nn.Module) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """The lists of tensors in a network, with copies of them. None is of weights. MONAI's DynUNet keeps outputs of heads."""
+    lists = [value for part in module.modules() for value in vars(part).values() if isinstance(value, list)]
+    tensors = {id(of): of for of in lists if any(isinstance(value, Tensor) for value in of)}
+    return [(of, list(of)) for of in tensors.values()]
 
 
 def without_weights(family: Family, *, kernel_transforms: Callable[[Family], WeightTransforms] | None = None) -> SuperNet:

@@ -83,13 +83,14 @@ python -m monai.bundle onnx_export network_def --filepath models/model.onnx {EXP
 # License
 
 {LICENCE_NOTE}
-{_said_of_weights(weights_license)}"""
+{said_of_weights(weights_license)}"""
 
 
 def data_license(task: str, licence: str, weights_license: str = "") -> str:
     """docs/data_license.txt. licence: of the data of ``task``, in words. weights_license: as of ``readme``."""
-    return f"The data are not part of this bundle.\n\n{task}: {licence}\n{_said_of_weights(weights_license)}"
+    return f"The data are not part of this bundle.\n\n{task}: {licence}\n{said_of_weights(weights_license)}"
 
 
-def _said_of_weights(licence: str) -> str:
+def said_of_weights(licence: str) -> str:
+    """A paragraph after others. licence: in words, "" where nobody says, and so does the paragraph."""
     return f"\n{fill(f'Said of the weights: {licence}', WIDTH)}\n" if licence else ""

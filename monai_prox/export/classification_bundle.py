@@ -20,16 +20,17 @@ class ClassificationBundle(Prediction):
     """A member that classifies.
 
     classes: names of the outputs. image_size: pixels, rows and columns, that images are brought to; working_size: at which the
-    network works on them.
+    network works on them. weights_license: of the weights, as their family.json says, or "".
     """
 
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     working_size: tuple[int, int]
+    weights_license: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_plain([self.classes])
+        check_plain([self.classes, self.weights_license])
 
     def metadata(self) -> dict[str, Any]:
         """metadata.json."""
@@ -47,6 +48,7 @@ class ClassificationBundle(Prediction):
             outputs=self.classes,
             reference="Howard et al., Searching for MobileNetV3, ICCV (2019)",
             tensors=tensors,
+            weights_license=self.weights_license,
         )
 
     def configurations(self) -> dict[str, dict[str, Any]]:
@@ -137,7 +139,8 @@ class ClassificationBundle(Prediction):
             f"works on {working}.",
             outputs=f"eval/predictions.csv: a line per image with its file and the probabilities of {classes}, in this order.",
             reference='Howard, A. et al. "Searching for MobileNetV3." ICCV (2019).',
+            weights_license=self.weights_license,
         )
 
     def data_license(self) -> str:
-        return bundle_docs.data_license(self.task, "ask whoever provides it for its licence.")
+        return bundle_docs.data_license(self.task, "ask whoever provides it for its licence.", self.weights_license)

@@ -52,7 +52,6 @@ def prediction_of(source: TrainedSegmenter, which: str) -> SegmentationBundle:
         scores=source.bundle.measured(subnet),
         measured_on=MEASURED_ON,
         licence=plan.licence,
-        weights_license=source.bundle.file.license or "",
         modality="CT" if plan.is_ct else "MR",
         images="*.nii.gz",
         datalist="$sorted(glob.glob(os.path.join(glob.escape(@dataset_dir), '*.nii.gz')))",
@@ -86,6 +85,7 @@ def classification_of(source: TrainedClassifier, which: str) -> ClassificationBu
         classes=description.classes,
         image_size=description.image_size,
         working_size=description.working_size,
+        weights_license=description.license,
         metrics=metrics_of(source.measure, source.bundle.measured(subnet)),
         measured_on="the training's validation scans",
     )

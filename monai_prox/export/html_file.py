@@ -64,6 +64,7 @@ def write_html(model: Path, description: Description, runtime: Runtime, output: 
     if size > MOST_BYTES:
         raise ProXError(f"the model has {size:,} bytes, a page holds {MOST_BYTES:,}; take a smaller member, or --format onnx")
     style, script = _text("page.css"), _scripts(PAGE)
+    licence = f" Said of the weights: {description.license}." if description.license else ""
     allowed = {
         "default-src": "'none'",
         "style-src": _digest(style),
@@ -77,7 +78,7 @@ def write_html(model: Path, description: Description, runtime: Runtime, output: 
         "script": script,
         "policy": "; ".join(f"{what} {sources}" for what, sources in allowed.items()),
         "title": escape(f"{description.task}: segmentation"),
-        "about": escape(f"The network {description.member}, {description.source}."),
+        "about": escape(f"The network {description.member}, {description.source}.{licence}"),
         "files": escape(
             f"{len(description.channels)} file{'s' * (len(description.channels) > 1)}: {', '.join(description.channels)}"
         ),

@@ -12,8 +12,9 @@ import yaml
 
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import MARK
+from monai_prox.export.bundle_docs import said_of_weights
 from monai_prox.export.folder import new_folder
-from monai_prox.export.prediction import metrics_of
+from monai_prox.export.prediction import check_plain, metrics_of
 from monai_prox.families.monai_arguments import TARGET, class_named
 from monai_prox.files import check_inside, read_json
 from monai_prox.tensor_file import write_tensors
@@ -24,6 +25,7 @@ from monai_prox.trained.pipeline_source import TrainedPipeline
 FOLDERS = ("configs", "docs", "scripts")  # of a bundle, beside its models
 ENDINGS = (".json", ".yaml", ".yml")
 METADATA, INFERENCE, README = "metadata.json", "inference", "README.md"
+DATA_LICENCE = "data_license.txt"  # which says the licence of weights, too, as that of other bundles does
 LARGEST_FILE = 25_000_000  # bytes, of the files beside the folders; the model zoo keeps larger ones elsewhere
 LARGE_FILES = "large_files.yml"  # names weights that are not the member's
 
@@ -124,15 +126,22 @@ def _is_same(pipeline: PipelineConfig, component: Mapping[str, Any], largest: Ma
 
 def _describe(folder: Path, source: TrainedPipeline, name: str, subnet: Any) -> None:
     """Says in the new bundle's documents what it is."""
-    said = f"the member {name} of {source.bundle.origin}"
+    said, licence = f"the member {name} of {source.bundle.origin}", source.family().license
+    check_plain(licence)
     path = folder / "configs" / METADATA
     if path.is_file() and isinstance(metadata := read_json(path), dict):
         metrics = metrics_of("dice", source.bundle.measured(subnet))
         metadata["eval_metrics"] = dict(metrics)
         metadata["description"] = f"{metadata.get('description', '')}; {said}".lstrip("; ")
         metadata[MARK] = {"name": name, "subnet": subnet.to_json()}
+        metadata |= {} if licence is None else {"weights_license": licence}
         _write(metadata, path)
     path = folder / "docs" / README
     if path.is_file():
         note = f"> This bundle has {said}. Scores below that are not said to be its own are of another network.\n\n"
         path.write_text(note + path.read_text(encoding="utf-8"), encoding="utf-8")
+    if licence is not None:
+        path = folder / "docs" / DATA_LICENCE
+        path.parent.mkdir(exist_ok=True)
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        path.write_text((before + said_of_weights(licence)).lstrip(), encoding="utf-8")

@@ -39,7 +39,7 @@ def write_family(trainer: Any, summaries: Mapping[str, Any], surfaces: Mapping[s
         surface_tolerance_mm=trainer.surface_tolerance if surfaces else None,
         labels=labels_of(trainer.dataset_json),
         patch_size=plain(tuple(patch)),
-        mirroring=plain(trainer.validation_axes),
+        mirroring=plain(trainer.final_validation.axes),
         orientations=trainer.orientations,
         space=engine.final_space.to_json(),
         closed=engine.closed,
@@ -64,7 +64,7 @@ def print_family(trainer: Any) -> None:
 
 def report_validated(trainer: Any) -> None:
     """family.json with the Dice and surface Dice of nnU-Net's validations, and a table. Other members have no Dice."""
-    folders = {name: Path(trainer.output_folder, "members", name) for name in trainer.validated_members}
+    folders = {name: Path(trainer.output_folder, "members", name) for name in trainer.final_validation.members}
     folders["largest"] = Path(trainer.output_folder)
     summaries = {name: folder / "validation" / "summary.json" for name, folder in folders.items()}
     if all(file.is_file() for file in summaries.values()):  # nnU-Net's benchmark variants validate nothing

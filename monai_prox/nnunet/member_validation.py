@@ -1,8 +1,7 @@
-"""nnU-Net's validations of several members: after each epoch on batches, and at the end on whole cases."""
+"""nnU-Net's validation of several members after an epoch, on batches."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +15,6 @@ from monai_prox.core.distributed import gather
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import Member, SuperNet
 from monai_prox.nnunet import case_dice
-from monai_prox.nnunet.loggers import MemberSummaries
 from monai_prox.runtime.dice import mean_dice
 
 COUNTED = ("tp_hard", "fp_hard", "fn_hard")  # keys of Evaluated
@@ -128,23 +126,3 @@ def pseudo_dice(outputs: list[Evaluated]) -> float:
     """
     collated = collate_outputs(outputs)
     return mean_dice(np.sum(gather(np.stack([np.sum(collated[key], 0) for key in COUNTED])), 0))
-
-
-def validate_members(trainer: Any, validate: Callable[[], None]) -> None:
-    """Validates the members that the final validation is of, but the largest, on whole cases, in the folder ``members/NAME``.
-
-    Args:
-        trainer: a ProXTrainer.
-        validate: nnU-Net's final validation.
-    """
-    configuration = trainer.configuration_manager.configuration
-    next_stage = configuration.pop("next_stage", None)  # a cascade uses the predictions of the largest member only
-    for name, subnet in trainer.validated_members.items():
-        if name != "largest":
-            trainer.print_to_log_file(f"Validation of the member {name}")
-            folder = os.path.join(trainer.output_folder, "members", name)
-            logger = MemberSummaries(trainer.logger, name)
-            with evaluating(trainer, network=trainer.supernet.member(subnet), output_folder=folder, logger=logger):
-                validate()
-    if next_stage is not None:
-        configuration["next_stage"] = next_stage

@@ -28,10 +28,11 @@ from monai_prox.log_lines import closing_line, processes_line, schedule_lines, s
 from monai_prox.nnunet.checkpoint import read_resumed, write_checkpoint
 from monai_prox.nnunet.compiled_members import CompiledMembers
 from monai_prox.nnunet.family_report import plot_training, report_validated, write_family
+from monai_prox.nnunet.final_validation import FinalValidation
 from monai_prox.nnunet.loader_process import prepare_transforms
 from monai_prox.nnunet.loggers import log_scalars
 from monai_prox.nnunet.loss import AnyLevelsLoss
-from monai_prox.nnunet.member_validation import MemberValidation, evaluating, validate_members
+from monai_prox.nnunet.member_validation import MemberValidation
 from monai_prox.nnunet.mix_ins import check_mixed_in
 from monai_prox.nnunet.planned_engine import engine_of
 from monai_prox.nnunet.planned_updates import updates_of
@@ -45,8 +46,6 @@ from monai_prox.trained.nnunet_plans import (
     precision_of,
     recipe_of,
     surface_tolerance_of,
-    validated_of,
-    validation_mirrors,
 )
 from monai_prox.trained.open_part import OpenPart
 from monai_prox.training.drawing import fixed_members
@@ -173,8 +172,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         compiles = super()._do_i_compile()
         self.compiled_members = CompiledMembers(self.supernet, log=self.print_to_log_file) if compiles else None
         self._apply_closed()
-        self._validated = validated_of(configuration, [*self.named_members], self.validate)
-        self._validation_mirrors = validation_mirrors(configuration, self.validate_mirroring)
+        self.final_validation = FinalValidation(self)
         for line in schedule_lines(self.engine, self.recipe_name):
             self.print_to_log_file(line)
         self.logger.update_config({"prox": {"recipe": self.recipe_name, **self.engine.origin}})  # of nnU-Net's further loggers
@@ -196,6 +194,7 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if not self.was_initialized:
             self.initialize()
         check_precision(self.precision, self.device)
+        self.print_to_log_file(f"Final validation: {self.final_validation}")  # or the plan's entry is refused
         self._seed(self.current_epoch)  # loader processes inherit this state
         super().on_train_start()
         if self.is_ddp:
@@ -305,24 +304,11 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if self.local_rank == 0:
             write_family(self, {})
 
-    @property
-    def validated_members(self) -> dict[str, Subnet]:
-        """The named members that the final validation is of. Closing choices can leave fewer than the plan asks for."""
-        return {name: subnet for name, subnet in self.named_members.items() if name in self._validated}
-
-    @property
-    def validation_axes(self) -> tuple[int, ...] | None:
-        """The axes along which the final validation mirrors, None for none."""
-        return self.inference_allowed_mirroring_axes if self._validation_mirrors else None
-
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation of the largest member in ``validation``, and of other named ones in ``members/NAME``."""
         if not self.was_initialized:
             self.initialize()
-        validate = super().perform_actual_validation
-        with evaluating(self, inference_allowed_mirroring_axes=self.validation_axes):
-            validate(save_probabilities)
-            validate_members(self, lambda: validate(save_probabilities))
+        self.final_validation(partial(super().perform_actual_validation, save_probabilities))
         if self.local_rank == 0:
             report_validated(self)
 

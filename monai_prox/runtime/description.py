@@ -94,6 +94,7 @@ class Description:
     where the file does not tell.
     postprocessing: groups of values, one after the other, of which only the largest component is kept.
     precision: in which the network computes, where the device can; its input and output are float32.
+    license: of the weights, with attribution, as family.json says it, or "".
     """
 
     kind: ClassVar[str] = "segmentation"
@@ -120,6 +121,7 @@ class Description:
     mirroring: tuple[int, ...] | None = None
     postprocessing: tuple[tuple[int, ...], ...] = ()
     precision: Literal["float32", "float16"] = "float32"
+    license: str = ""
 
     def __post_init__(self) -> None:
         if self.reader not in READERS:
@@ -179,7 +181,7 @@ class Description:
 class ScanDescription:
     """A network that classifies scans, (rows, columns) of grey, and what prediction needs beside it.
 
-    member, subnet, task, source: as of ``Description``. classes: names, in the order of the outputs.
+    member, subnet, task, source, license: as of ``Description``. classes: names, in the order of the outputs.
     image_size: pixels that scans are brought to; working_size: to which these are, once normalised, for the network.
     """
 
@@ -191,6 +193,7 @@ class ScanDescription:
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     working_size: tuple[int, int]
+    license: str = ""
 
     def __post_init__(self) -> None:
         for size in (self.image_size, self.working_size):

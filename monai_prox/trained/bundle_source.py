@@ -142,6 +142,7 @@ class TrainedSegmenter(TrainedInBundle):
             reader=ALL_CHANNELS,
             file_ending=ENDING,
             orientation=plan.orientation,
+            license=self.bundle.file.license or "",
         )
 
     def held_out(self) -> SegmentedCases:
@@ -187,6 +188,7 @@ class TrainedClassifier(TrainedInBundle):
             classes=plan.classes,
             image_size=plan.image_size,
             working_size=(rows, columns),
+            license=self.bundle.file.license or "",
         )
 
     def held_out(self) -> LabelledScans:

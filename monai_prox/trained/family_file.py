@@ -12,7 +12,7 @@ from monai_prox import __version__
 from monai_prox.core import cost
 from monai_prox.core.family import Family
 from monai_prox.core.space import Subnet
-from monai_prox.errors import ProXError
+from monai_prox.errors import ProXError, printable
 from monai_prox.files import read_json, write_json
 from monai_prox.surface_dice import check_tolerance
 from monai_prox.typed import check_types, typed
@@ -23,6 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of paths
 # Of a file, without its ending: part of the names of plans, in which two underscores would divide a model folder's name
 FILE = re.compile(r"(?!.*__)[^\W_]([\w.-]*[^\W_])?")
 MOST_MEMBERS, MOST_SCORES = 1_000, 100_000  # that a table shows
+MOST_LICENSE = 10_000  # characters, for it is repeated wherever the weights go
 MEMBER = {"name": str, "subnet": Mapping[str, tuple[float, ...]], "parameters": int, "macs": int}
 SURFACE = "surface_dice"  # beside Dice, where it was measured
 SCORES = dict.fromkeys(("dice", "accuracy", SURFACE), Mapping[str, float | None] | None)
@@ -106,7 +107,7 @@ class FamilyFile:
     speak: all of its trainings did. orientations: number of training images by axis codes, as they are stored.
     space, closed, stages: as JSON, the space that remained, by dimension the choices of what was closed, and the schedule.
     progress: scores of the members watched, by epoch, {"epoch": int, measure: {name: float}}. monitor: its comparisons.
-    license: of the weights, with attribution, in words of who shares them.
+    license: of the weights, with attribution, in words of who shares them; a line of text when it is read.
     """
 
     members: tuple[NamedMember, ...] = ()
@@ -163,7 +164,12 @@ class FamilyFile:
             raise ProXError(
                 f"{source} has scores of {len(labels):,} labels, of {len(named):,} members; {MOST_SCORES:,} are allowed"
             )
-        return replace(family, members=named)
+        license = printable(" ".join((family.license or "").split()))
+        if len(license) > MOST_LICENSE:
+            raise ProXError(
+                f"{source}: license has {len(license):,} characters, at most {MOST_LICENSE:,} are allowed; got {license!r:.80}"
+            )
+        return replace(family, members=named, license=license or None)
 
     def to_json(self) -> dict[str, Any]:
         data = {field.name: getattr(self, field.name) for field in fields(self)}

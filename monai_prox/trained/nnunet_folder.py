@@ -294,6 +294,7 @@ class ModelFolder:
             orientations=dict(prox.get("orientations", {})),
             space=trained.space.to_json(),
             closed=prox["engine"].get("closed"),
+            license=None if written is None else written.license,
         )
 
     def member(self, which: str) -> tuple[str, Subnet]:

@@ -100,10 +100,12 @@ def validated_of(configuration: Mapping[str, Any], names: Sequence[str], default
 
     names: of all named members, which count if that is None. Raises ProXError unless they are some of these, and the largest.
     """
-    asked = _section(configuration).get("validate", list(names if default is None else default))
+    section, of_class = _section(configuration), names if default is None else default
+    asked = section["validate"] if "validate" in section else list(of_class) if isinstance(of_class, list | tuple) else of_class
     if not isinstance(asked, list) or not all(name in names for name in asked) or "largest" not in asked:
+        whose = "plan" if "validate" in section else "trainer"
         raise ProXError(
-            f"the plan's 'validate' lists members, of {', '.join(names)}, and always 'largest', nnU-Net's own network, "
+            f"the {whose}'s 'validate' lists members, of {', '.join(names)}, and always 'largest', nnU-Net's own network, "
             f"got {asked!r:.120}"
         )
     return [name for name in names if name in asked]
@@ -111,9 +113,11 @@ def validated_of(configuration: Mapping[str, Any], names: Sequence[str], default
 
 def validation_mirrors(configuration: Mapping[str, Any], default: bool) -> bool:
     """Whether the final validation mirrors, which a plan's configuration asks for, else ``default``."""
-    asked = _section(configuration).get("validate_mirroring", default)
+    section = _section(configuration)
+    asked = section.get("validate_mirroring", default)
     if not isinstance(asked, bool):
-        raise ProXError(f"the plan's 'validate_mirroring' is true or false, got {asked!r:.80}")
+        whose = "plan" if "validate_mirroring" in section else "trainer"
+        raise ProXError(f"the {whose}'s 'validate_mirroring' is true or false, got {asked!r:.80}")
     return asked
 
 

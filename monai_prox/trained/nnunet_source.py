@@ -167,6 +167,7 @@ class TrainedNNUNet:
             mirroring=tuple(mirroring or ()),
             postprocessing=self._postprocessing,
             orientations=self.orientations,
+            license=self.family().license or "",
         )
 
     @cached_property
@@ -233,6 +234,7 @@ def describe(
     mirroring: tuple[int, ...] | None = None,
     postprocessing: tuple[tuple[int, ...], ...] = (),
     orientations: Mapping[str, int] | None = None,
+    license: str = "",
 ) -> Description:
     """What prediction needs of nnU-Net's plans and dataset.json. Raises ProXError for what the runtime cannot repeat.
 
@@ -265,6 +267,7 @@ def describe(
         stored_orientation=alike if plans["image_reader_writer"] in AS_STORED else None,
         mirroring=mirroring,
         postprocessing=postprocessing,
+        license=license,
     )
 
 

@@ -1,6 +1,7 @@
 """Scans prepared and classified without torch, against the transforms of the bundle and torch's own resizing."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import torch
 from helpers.refusals import refused
 from monai.transforms import Compose, NormalizeIntensity, Resize
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 
+from monai_prox.export.classification_bundle import ClassificationBundle
+from monai_prox.families.mobilenet import MobileNetFamily
 from monai_prox.runtime.classification import classify, find_scans, prepare_scan, probabilities, read_scan
 from monai_prox.runtime.description import ScanDescription, read_description, write_description
 from monai_prox.runtime.evaluation import LabelledScan, LabelledScans
@@ -31,6 +35,28 @@ def description_of(image_size: tuple[int, int] = (64, 64), working_size: tuple[i
 
 def scan_of(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (rows, columns), np.uint8)
+
+
+def test_what_is_said_of_the_weights_goes_with_a_bundle() -> None:
+    family = MobileNetFamily(input_channels=1, num_classes=2)
+    bundle = ClassificationBundle(
+        name="m",
+        task="OCT",
+        source="a test",
+        subnet={"depth": [1]},
+        network=nn.Identity(),
+        architecture=family.architecture_of(family.space.smallest()),
+        metrics={},
+        measured_on="",
+        classes=("A", "B"),
+        image_size=(64, 64),
+        working_size=(64, 64),
+        weights_license="CC-BY 4.0, Our Clinic",
+    )
+    assert bundle.metadata()["weights_license"] == "CC-BY 4.0, Our Clinic"
+    assert all("Said of the weights: CC-BY 4.0, Our Clinic" in text for text in (bundle.readme(), bundle.data_license()))
+    unsaid = replace(bundle, weights_license="")
+    assert "weights_license" not in unsaid.metadata() and "Said of" not in unsaid.readme() + unsaid.data_license()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 150), (31, 64), (40, 200)])

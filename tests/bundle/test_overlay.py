@@ -40,6 +40,7 @@ from monai_prox.bundle.pipeline import _OneLine, _Patches
 from monai_prox.core.slicing import place
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
+from monai_prox.files import write_json
 from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.door import open_trained
 
@@ -352,6 +353,22 @@ def test_an_exported_member_is_the_bundle_with_another_network(name: str, tmp_pa
     metadata = json.loads((output / "configs" / "metadata.json").read_text())
     assert metadata["network_data_format"] == METADATA["network_data_format"] and metadata["prox_member"]["name"] == name
     assert (output / "docs" / "README.md").read_text().startswith(f"> This bundle has the member {name} of a family trained on")
+
+
+def test_what_is_said_of_the_weights_goes_with_a_member(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(trained_organ() / "bundle", folder)
+    family = json.loads((folder / "models" / "family.json").read_text())
+    write_json(family | {"license": "CC-BY 4.0, Our Clinic"}, folder / "models" / "family.json")
+    (folder / "docs" / "data_license.txt").write_text("The data: CC0.\n")
+    done = prox("export", folder, "--subnet", "smallest", "-o", tmp_path / "smallest")
+    assert done.code == 0 and "Of the family's weights it is said: CC-BY 4.0, Our Clinic" in done.out
+    assert (
+        json.loads((tmp_path / "smallest" / "configs" / "metadata.json").read_text())["weights_license"]
+        == "CC-BY 4.0, Our Clinic"
+    )
+    said = (tmp_path / "smallest" / "docs" / "data_license.txt").read_text()
+    assert said == "The data: CC0.\n\nSaid of the weights: CC-BY 4.0, Our Clinic\n"
 
 
 @pytest.mark.parametrize("name", ["smallest", "largest"])

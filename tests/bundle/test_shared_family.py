@@ -13,6 +13,8 @@ from hatchling.builders.sdist import SdistBuilder
 from helpers.bundle_checks import LIMIT, REQUIRED, check_metadata, check_network, check_zoo_rules, config, schema
 from helpers.in_process import prox
 
+from monai_prox.runtime.model import Model
+
 BUNDLE = Path(__file__).parents[2] / "bundles" / "hippocampus_prox"
 if not (BUNDLE / "models" / "model.pt").is_file():
     pytest.skip("a source distribution has no weights", allow_module_level=True)
@@ -48,6 +50,13 @@ def test_a_bundle_of_a_member_carries_the_licence_and_whom_to_name(tmp_path: Pat
     for name in ("data_license.txt", "README.md"):
         said = " ".join((tmp_path / "member" / "docs" / name).read_text().split())
         assert "CC-BY-SA 4.0" in said and "Antonelli et al." in said and "monai-prox developers" in said
+
+
+@pytest.mark.parametrize(("format", "name"), [("onnx", "smallest.onnx"), ("torchscript", "smallest.ts")])
+def test_a_file_for_a_device_carries_it_and_whoever_exports_it_reads_it(format: str, name: str, tmp_path: Path) -> None:
+    done = prox("export", BUNDLE, "--subnet", "smallest", "--format", format, "--output", tmp_path / name)
+    assert done.code == 0 and f"Of the family's weights it is said: {FAMILY['license']}" in done.out
+    assert Model(tmp_path / name).description.license == FAMILY["license"]
 
 
 def test_what_stays_beside_other_weights_speaks_of_the_repositorys(tmp_path: Path) -> None:

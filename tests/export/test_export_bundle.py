@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.prediction import Prediction
 from monai_prox.families.architecture import build_network
 from monai_prox.files import write_json
+from monai_prox.trained.family_file import FAMILY, FamilyFile
 from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
@@ -123,6 +125,17 @@ def test_the_turned_network_computes_the_same(bare: Path, kind: str, transpose: 
     with torch.no_grad():
         expected = file_axes(own.eval()(theirs)[0], transpose)
         torch.testing.assert_close(prediction.network.eval()(x)[0], expected, atol=1e-4, rtol=0)
+
+
+def test_what_is_said_of_the_weights_goes_with_the_bundle(bare: Path) -> None:
+    """In family.json, by whoever shares them; a training says nothing."""
+    model, said = bare_model(plans_for()), "CC-BY 4.0, Our Clinic"
+    before = prediction_of(TrainedNNUNet.of(model), "largest")
+    replace(FamilyFile.read(model.path / "fold_0" / FAMILY), license=said).write(model.path / "fold_0")
+    after = prediction_of(TrainedNNUNet.of(model), "largest")
+    assert after.metadata() == before.metadata() | {"weights_license": said}
+    for text, without in ((after.readme(), before.readme()), (after.data_license(), before.data_license())):
+        assert text == f"{without}\nSaid of the weights: {said}\n"
 
 
 def test_the_definition_in_the_bundle_builds_the_stock_network(bare: Path, tmp_path: Path) -> None:

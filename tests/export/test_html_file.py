@@ -276,6 +276,15 @@ def test_what_the_page_cannot_repeat_is_refused(changes: dict[str, Any], said: s
     refused("--format html is for members that segment", check_page, SCANS)
 
 
+def test_what_is_said_of_the_weights_is_text_on_the_page(tmp_path: Path) -> None:
+    model, output = tmp_path / "model.onnx", tmp_path / "page.html"
+    model.write_bytes(b"")
+    write_html(model, replace(THREE, license="CC-BY 4.0, <b>Our Clinic</b>"), Runtime(b"", b""), output)
+    assert "Said of the weights: CC-BY 4.0, &lt;b&gt;Our Clinic&lt;/b&gt;." in output.read_text()
+    write_html(model, THREE, Runtime(b"", b""), output)
+    assert "Said of the weights" not in output.read_text()
+
+
 def test_a_model_that_no_browser_reads_is_refused(
     networks: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

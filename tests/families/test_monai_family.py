@@ -19,7 +19,7 @@ from monai_prox.comparators.importance import sort_channels_of
 from monai_prox.core import cost
 from monai_prox.core.named_members import named_members
 from monai_prox.core.space import Subnet
-from monai_prox.core.supernet import SuperNet
+from monai_prox.core.supernet import SuperNet, finest
 from monai_prox.families.channel_parts import follow
 from monai_prox.families.from_network import supernet_of
 from monai_prox.families.monai_arguments import FEATURES
@@ -108,6 +108,19 @@ def test_deep_supervision_is_that_of_the_extracted_network(name: str) -> None:
         outputs = [(sliced, extracted)] if isinstance(sliced, Tensor) else [*zip(sliced, extracted, strict=True)]
         assert len(outputs) == 2 or sliced.shape[1] == 2  # DynUNet stacks them
         assert all(torch.equal(*pair) for pair in outputs)
+
+
+@every_network
+def test_outputs_of_a_run_do_not_stay_with_the_member(name: str) -> None:
+    """MONAI's DynUNet keeps those of its heads, and the skeletons of many members are kept."""
+    family = family_of(name)
+    supernet = SuperNet(family)
+    for member in members_of(family):
+        outputs = supernet(image(family), member)
+        finest(outputs, image(family)).sum().backward()
+        parts = [value for part in supernet.shapes(member).modules() for value in vars(part).values()]
+        tensors = [tensor for part in parts if isinstance(part, list) for tensor in part if isinstance(tensor, Tensor)]
+        assert all(tensor.is_meta for tensor in tensors)
 
 
 @every_network

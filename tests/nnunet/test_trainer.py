@@ -619,7 +619,9 @@ def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, 
 )
 def test_a_malformed_entry_of_the_plans_is_named(prox: Any, message: str, bare: Path) -> None:
     with pytest.raises(ProXError, match=message):
-        make_trainer(bare_plans(prox=prox)).initialize()
+        trainer = make_trainer(bare_plans(prox=prox))
+        trainer.initialize()
+        assert trainer.final_validation.members, "which a training and a validation begin with"
 
 
 def test_the_surface_tolerance_is_the_longest_edge_of_a_voxel_of_the_full_resolution_or_what_is_asked_for(bare: Path) -> None:
@@ -1360,9 +1362,56 @@ def test_the_final_validation_is_of_the_members_that_the_plan_asks_for(trained: 
 
 def test_the_final_validation_is_of_members_that_remain(bare: Path) -> None:
     trainer = closing(validate=["small", "largest"])
-    assert [*trainer.validated_members] == ["small", "largest"]
+    assert [*trainer.final_validation.members] == ["small", "largest"]
     trainer.named_members = {name: trainer.named_members[name] for name in ("smallest", "largest")}  # as after closing
-    assert [*trainer.validated_members] == ["largest"]
+    assert [*trainer.final_validation.members] == ["largest"]
+
+
+def test_members_that_have_other_names_after_closing_are_validated(bare: Path) -> None:
+    """They can be asked for, too, which is known once a checkpoint is loaded."""
+    plans = bare_plans(prox={"space": {"width": [0.125, 0.25, 0.5, 1.0]}})
+    configuration = plans["configurations"][FULLRES]
+    configuration["architecture"]["arch_kwargs"]["features_per_stage"] = [8, 16, 32]
+
+    def closed(**asked: Any) -> Any:
+        configuration["prox"] |= asked
+        trainer = make_trainer(plans)
+        trainer.initialize()
+        trainer.engine.begin_epoch(trainer.num_epochs - 1)
+        assert [*trainer.named_members] == ["smallest", "small", "large", "largest"]
+        trainer.engine.close("width")
+        trainer._apply_closed()
+        assert [*trainer.named_members] == ["smallest", "middle", "largest"]
+        return trainer
+
+    trainer = closed()
+    assert trainer.final_validation.members == trainer.named_members
+    assert [*closed(validate=["middle", "largest"]).final_validation.members] == ["middle", "largest"]
+    assert [*closed(validate=["small", "largest"]).final_validation.members] == ["largest"], "it began with this entry"
+
+
+def test_members_that_are_not_there_are_refused_before_anything_is_trained_or_validated(bare: Path) -> None:
+    trainer = make_trainer(bare_plans(prox=FEW | {"validate": ["middle", "largest"]}))
+    trainer.initialize()
+    for begin in (trainer.on_train_start, trainer.perform_actual_validation):
+        with pytest.raises(ProXError, match=r"of smallest, largest, .* got \['middle', 'largest'\]"):
+            begin()
+    assert not Path(trainer.output_folder, "validation").exists()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"validate": "largest"}, "the trainer's 'validate' lists members, .* got 'largest'"),
+        ({"validate": ("smallest",)}, r"the trainer's 'validate' lists members, .* got \['smallest'\]"),
+        ({"validate_mirroring": None}, "the trainer's 'validate_mirroring' is true or false, got None"),
+    ],
+)
+def test_a_trainer_s_own_validation_is_named_where_it_is_wrong(attributes: dict[str, Any], message: str, bare: Path) -> None:
+    trainer = make_trainer(bare_plans(prox=FEW), cls=type("Mine", (ProXTrainerTiny,), attributes))
+    with pytest.raises(ProXError, match=message):
+        trainer.initialize()
+        assert trainer.final_validation.members
 
 
 def parameters_of(trained: Path) -> int:

@@ -68,6 +68,15 @@ def test_surface_dice_stands_beside_dice_where_it_was_measured() -> None:
     assert FamilyFile.from_json(data, "the file").surface_tolerance_mm is None
 
 
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [(None, None), ("", None), (" \n", None), ("CC-BY 4.0,\n\n# Me", "CC-BY 4.0, # Me"), ("\x1b[31mred", "\ufffd[31mred")],
+)
+def test_a_licence_is_a_line_of_text(said: str | None, read: str | None) -> None:
+    """It goes into documents and to the terminal."""
+    assert FamilyFile.from_json(written(FILE) | {"license": said}, "the file").license == read
+
+
 def test_what_nnunet_s_trainer_of_0_1_wrote_is_read() -> None:
     """Which did not say whether its validation mirrored: it did."""
     lacking = ("plan", "choices", "validation_cases", "measure", "regions", "mirroring", "orientations")
@@ -113,6 +122,8 @@ SMALLEST = FILE.members[0].to_json("dice")
         ({"labels": {"core": [1, "2"]}}, "the file: labels must be of type Mapping"),
         ({"closed": ["width"]}, "the file: closed must be of type Mapping[str, int] | None, got ['width']"),
         ({"stages": 3}, "the file: stages must be of type"),
+        ({"license": 1}, "the file: license must be of type str | None, got 1"),
+        ({"license": "a" * 10_001}, "the file: license has 10,001 characters, at most 10,000 are allowed; got 'aaaa"),
         ({"surface_tolerance_mm": "1"}, "the file: surface_tolerance_mm must be of type float | None, got '1'"),
         ({"surface_tolerance_mm": -1}, "the file: surface_tolerance_mm is in mm, above 0 and at most 1000; got -1"),
         (
