@@ -84,7 +84,7 @@ def plan(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp16, which is nnU-Net's own precision on a GPU, or bf16.", autocompletion=one_of(PRECISIONS)),
+        typer.Option(help="Of the steps: fp16, which is nnU-Net's own on a GPU, or bf16.", autocompletion=one_of(PRECISIONS)),
     ] = None,
     profile: Annotated[
         Path | None,
@@ -163,6 +163,7 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
     from monai_prox.report import choices_text, family_table, rows_of
 
     validation = [*planned.validated, *(() if planned.validation_mirrors else ("without mirroring",))]
+    of_batch, precision = planned.members_per_batch, planned.precision  # or the entry is refused before anything is shown
     engine, configuration = planned.engine, planned.configuration
     whole, schedule = engine.supernet.family.space, engine.schedule
     patch = " x ".join(map(str, configuration["patch_size"]))
@@ -183,6 +184,6 @@ def _show(planned: PlannedTraining, dataset: str) -> None:
         settings = "off"
     else:
         settings = f"threshold {monitor.threshold:g}, patience {monitor.patience}"
-    say(f"Monitor: {settings}", f"Members a batch: {planned.members_per_batch}", f"Precision: {planned.precision}")
+    say(f"Monitor: {settings}", f"Members a batch: {of_batch}", f"Precision: {precision}")
     say(f"Final validation: {', '.join(validation)}")
     say(f"the plan's entry: {'none' if planned.former is None else json.dumps(planned.former)}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from monai_prox.core.batch_norm import synchronise
 from monai_prox.core.family import Family
+from monai_prox.core.skeleton import Skeleton, call_with, outputs_within
 from monai_prox.core.slicing import Cut, Region, covers, prefix
 from monai_prox.core.space import Subnet
 from monai_prox.errors import ProXError
@@ -19,29 +19,6 @@ from monai_prox.errors import ProXError
 # In the cache: of random members with and without the choice on trial, 32 each as ``training.drawing`` has them, of 16 members
 # that train or are validated beside them, and of 16 random ones that left. A skeleton takes less than 1 MB.
 SKELETONS = 96
-
-
-class _Skeleton(NamedTuple):
-    """A subnet's stock network without weights, and the place of each of its tensors in the largest network."""
-
-    module: nn.Module  # on the meta device
-    sources: dict[str, tuple[str, Region]]
-    cuts: dict[str, Region]  # of tensors that are not used whole; of transformed kernels only the channels are cut
-    kept: list[tuple[list[Tensor], list[Tensor]]]  # lists in which a run leaves outputs, with what they had before
-
-
-def call_with(network: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Any:
-    """Runs a network with other tensors than its own.
-
-    Stock U-Nets register modules twice (the encoder inside the decoder), but no parameter in two modules. So no weights are
-    tied. With tie_weights torch would restore aliases in the wrong order, and these weights would stay in the network.
-
-    Args:
-        network: the network.
-        weights: its parameters and buffers by name.
-        x: (B, C, *spatial).
-    """
-    return functional_call(network, weights, (x,), tie_weights=False)
 
 
 class WeightTransforms(Protocol):
@@ -103,7 +80,7 @@ class SuperNet(nn.Module):
         self.kernel_transforms: Any = kernel_transforms  # a module, which registers itself as one
         if isinstance(kernel_transforms, nn.Module):
             kernel_transforms.to(next(self.network.parameters()))
-        self._skeletons: OrderedDict[Subnet, _Skeleton] = OrderedDict()
+        self._skeletons: OrderedDict[Subnet, Skeleton] = OrderedDict()
         if network is not None:
             self._check_network()
 
@@ -127,7 +104,7 @@ class SuperNet(nn.Module):
         """For copies and pickles: without skeletons, which are made anew and may hold the outputs of a step."""
         return {**self.__dict__, "_skeletons": OrderedDict()}
 
-    def _skeleton(self, subnet: Subnet) -> _Skeleton:
+    def _skeleton(self, subnet: Subnet) -> Skeleton:
         """The skeleton of a subnet, from the cache if it is there."""
         if subnet in self._skeletons:
             self._skeletons.move_to_end(subnet)
@@ -138,7 +115,7 @@ class SuperNet(nn.Module):
             name: self.family.locate(name, tuple(tensor.shape), subnet)
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]
         }
-        self._skeletons[subnet] = _Skeleton(module, sources, self._cuts(sources), _kept(module))
+        self._skeletons[subnet] = Skeleton(module, sources, self._cuts(sources), outputs_within(module))
         if len(self._skeletons) > SKELETONS:
             self._skeletons.popitem(last=False)
         return self._skeletons[subnet]
@@ -186,7 +163,7 @@ class SuperNet(nn.Module):
                 cuts[name] = region
         return cuts
 
-    def _weights(self, skeleton: _Skeleton) -> dict[str, Tensor]:
+    def _weights(self, skeleton: Skeleton) -> dict[str, Tensor]:
         """The tensors of a skeleton, with gradients to the largest network. Whole tensors are not copied."""
         tensors = self._tensors()
         weights = {name: tensors[source] for name, (source, _) in skeleton.sources.items()}
@@ -224,8 +201,7 @@ class SuperNet(nn.Module):
         self.family.synchronise(module, self.network)
         weights = self._weights(skeleton)
         outputs = self.family.run(lambda x: call(module, weights, x), x, subnet)
-        for kept, before in skeleton.kept:  # else they would stay on the device as long as the skeleton
-            kept[:] = before
+        skeleton.forget_outputs()
         return outputs
 
     @torch.no_grad()
@@ -270,13 +246,6 @@ class SuperNet(nn.Module):
             ProXError: the subnet is not a member.
         """
         return View(self, subnet)
-
-
-def _kept(module: nn.Module) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """The lists of tensors in a network, with copies of them. None is of weights. MONAI's DynUNet keeps outputs of heads."""
-    lists = [value for part in module.modules() for value in vars(part).values() if isinstance(value, list)]
-    tensors = {id(of): of for of in lists if any(isinstance(value, Tensor) for value in of)}
-    return [(of, list(of)) for of in tensors.values()]
 
 
 def without_weights(family: Family, *, kernel_transforms: Callable[[Family], WeightTransforms] | None = None) -> SuperNet:

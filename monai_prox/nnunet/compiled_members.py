@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch._dynamo.eval_frame import remove_from_cache
 
+from monai_prox.core.skeleton import call_with
 from monai_prox.core.space import Subnet
-from monai_prox.core.supernet import SuperNet, call_with
+from monai_prox.core.supernet import SuperNet
 from monai_prox.report import count
 
 

@@ -172,8 +172,8 @@ def test_the_final_validation_is_shown_and_asked_for(bare: Path) -> None:
 @pytest.mark.parametrize(("word", "value"), [("2", 2), ("fill", "fill")])
 def test_the_members_of_a_batch_are_shown_and_asked_for(word: str, value: int | str, bare: Path) -> None:
     file = put(bare, bare_plans(name="nnUNetPlans", prox={"space": TWO_MEMBERS}))
-    assert "Members a batch: 1 Final" in said(plan())
-    assert f"Members a batch: {value} Final" in said(plan("--members-per-batch", word, "--write"))
+    assert "Members a batch: 1 Precision" in said(plan())
+    assert f"Members a batch: {value} Precision" in said(plan("--members-per-batch", word, "--write"))
     entry = {"space": TWO_MEMBERS, "members_per_batch": value}
     assert json.loads(file.read_text())["configurations"][FULLRES]["prox"] == entry
     before = file.read_text()
