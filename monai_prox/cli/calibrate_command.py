@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from monai_prox.cli.completion import PROVIDERS, one_of
+from monai_prox.cli.predict_command import ThreadsOption
 from monai_prox.cli.terminal import bars, say, say_failed
 from monai_prox.errors import ProXError
 
@@ -27,9 +28,7 @@ def calibrate(
     output: Annotated[Path, typer.Option("-o", "--output", help="The file for `predict --calibration`.")] = Path(
         "quality.json"
     ),
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
-    ] = None,
+    threads: ThreadsOption = None,
     provider: Annotated[
         str | None,
         typer.Option(help="What ONNX Runtime runs .onnx files on, as for `predict`.", autocompletion=one_of(PROVIDERS)),

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monai_prox.cli.predict_command import (
+    MOST_THREADS,
     MirrorOption,
     ModelFileArgument,
     PostprocessingOption,
@@ -81,7 +82,11 @@ def verify(
     labels: LabelsOption = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="The number of processor threads. By default it is that of the certificate, or all of them."),
+        typer.Option(
+            min=1,
+            max=MOST_THREADS,
+            help="The number of processor threads. By default it is that of the certificate, or all of them.",
+        ),
     ] = None,
     provider: ProviderOption = None,
     repeats: RepeatsOption = 3,

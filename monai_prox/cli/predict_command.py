@@ -14,13 +14,15 @@ from monai_prox.cli.terminal import bars, say, say_failed
 from monai_prox.errors import ProXError, printable
 
 INTERRUPTED = 130  # the exit code of programs that Ctrl-C has ended
+MOST_THREADS = 1_024  # with a hundred thousand ONNX Runtime starts for hours, and says nothing
 
 
 ModelFileArgument = Annotated[
     Path, typer.Argument(help="The file that `export --format onnx`, openvino or torchscript has written.")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
+    int | None,
+    typer.Option(min=1, max=MOST_THREADS, help="The number of processor threads. By default it is all of them."),
 ]
 ProviderOption = Annotated[
     str | None,

@@ -11,6 +11,7 @@ import typer
 
 from monai_prox.cli.completion import RUNTIMES, one_of
 from monai_prox.cli.model_argument import ModelCommand, Plan, on_model
+from monai_prox.cli.predict_command import ThreadsOption
 from monai_prox.cli.terminal import CheckpointOption, FoldOption, bars, console, example, open_family, say
 from monai_prox.cli.torch_device import DeviceOption, check_device
 from monai_prox.errors import ProXError
@@ -79,9 +80,7 @@ def measure(
         ),
     ] = "onnxruntime",
     device: DeviceOption = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="The number of processor threads. By default it is all of them.")
-    ] = None,
+    threads: ThreadsOption = None,
     members: Annotated[int, typer.Option(help="The number of members to measure.")] = 24,
     dataset: Annotated[Path | None, typer.Option(help="The training's scans, for a classifier's members.")] = None,
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +20,8 @@ from monai_prox.runtime.dicom_files import Series, find_series, is_dicom
 from monai_prox.runtime.images import Grid, Image, check_place
 
 CHANNEL = re.compile(r"(?P<case>.*)_(?P<channel>[0-9]{4})", re.DOTALL)  # the name of a series of several that are a case
+BESIDE = "._"  # how files begin that macOS puts beside others on disks of other systems
+MOST_NAMED = 3  # files in a warning
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Case:
 def find_cases(images: Path, description: Description) -> list[Case]:
     """Cases of a folder, or the one that is a file. Raises ProXError where there is none.
 
-    DICOM series are looked for in a folder that has no images by their names.
+    DICOM series are looked for in a folder that has no images by their names. Where some have such names, the others are warned
+    of.
     """
     ending, whole = description.file_ending, description.reader == ALL_CHANNELS
     if images.is_file():
@@ -57,10 +62,24 @@ def find_cases(images: Path, description: Description) -> list[Case]:
             return _cases_of_series(images, description, f"*{ending}")
         return [Case(path.name.removesuffix(ending), (path,)) for path in files]
     cut = -len(f"_0000{ending}")
-    found = sorted((path.name[:cut], path) for path in images.glob(f"*_[0-9][0-9][0-9][0-9]{ending}"))
+    paths = (path for path in images.glob(f"*_[0-9][0-9][0-9][0-9]{ending}") if not path.name.startswith(BESIDE))
+    found = sorted((path.name[:cut], path) for path in paths)
     if not found:
         return _cases_of_series(images, description, f"named like case_0000{ending}")
-    return [Case(name, tuple(path for _, path in of)) for name, of in groupby(found, key=lambda pair: pair[0])]
+    cases = [Case(name, tuple(path for _, path in of)) for name, of in groupby(found, key=lambda pair: pair[0])]
+    _warn_of_others(images, ending, {f"{case.name}{ending}" for case in cases} | {path.name for _, path in found})
+    return cases
+
+
+def _warn_of_others(folder: Path, ending: str, known: Collection[str]) -> None:
+    """known: names of images, and of the masks of their cases, which may have been written beside them."""
+    others = sorted(path.name for path in folder.glob(f"*{ending}") if path.name not in known and path.name[0] != ".")
+    if others:
+        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        warnings.warn(
+            f"{folder} has {', '.join(others[:MOST_NAMED])}{more}, not named like case_0000{ending}, which is left out",
+            stacklevel=3,
+        )
 
 
 def _cases_of_series(folder: Path, description: Description, wanted: str) -> list[Case]:

@@ -42,6 +42,8 @@ def read_image(path: Path) -> sitk.Image:
     reader = check_header(path)
     if path.name.lower().endswith(NIFTI):
         _check_whole(path, reader)
+    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
+        raise ProXError(f"{path} has complex voxels, which are no plain numbers")
     try:
         return reader.Execute()
     except RuntimeError as error:

@@ -128,7 +128,9 @@ def read_dataset(path: Path) -> dict[str, Any]:
     check_types(dataset, DATASET, path)
     check_types(dataset, FURTHER_DATASET, path, missing=True)
     _check_names(path, dataset, ("file_ending",))
-    for key in ("channel_names", "modality"):
+    if not any(key in dataset for key in FURTHER_DATASET):
+        raise ProXError(f"{path} has no 'channel_names', the channels by their numbers '0', '1' and so on")
+    for key in FURTHER_DATASET:
         if not all(name.isdecimal() for name in dataset.get(key, {})):
             raise ProXError(f"{path}: {key!r} must be numbered '0', '1' and so on, got {dataset[key]!r:.80}")
     return normalised(dataset, path)

@@ -155,9 +155,10 @@ def family_of(
 ) -> UNetFamily:
     """The family of a plan's configuration (a resolved one, as ``ConfigurationManager.configuration``).
 
-    open: by dimension, the choices that remain where the last ones were closed.
+    open: by dimension, the choices that remain where the last ones were closed. Raises ProXError for a patch that the network
+    cannot take, as one that was edited after the training.
     """
-    return UNetFamily(
+    family = UNetFamily(
         configuration["architecture"],
         input_channels=input_channels,
         num_classes=num_classes,
@@ -165,6 +166,12 @@ def family_of(
         choices=choices,
         open=open,
     )
+    if any(size % divisor for size, divisor in zip(family.patch_size, family.divisor, strict=True)):
+        raise ProXError(
+            f"patch_size is {list(family.patch_size)!s:.80}; with the plan's strides it must be multiples of "
+            f"{', '.join(map(str, family.divisor))}"
+        )
+    return family
 
 
 def member_configuration(

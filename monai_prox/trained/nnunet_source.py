@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ REPEATED = {  # what of a plan the runtime does, too
     "resampling_fn_probabilities": ("resample_data_or_seg_to_shape",),
 }
 NOTE = "Dice without mirroring, as monai-prox predict computes labels; monai-prox family lists those of nnU-Net's validation"
+# For CT: by what the runtime calls them, how plans name them
+INTENSITIES = {"lower": "percentile_00_5", "upper": "percentile_99_5", "mean": "mean", "std": "std"}
 RESAMPLING = ("is_seg", "order", "order_z", "force_separate_z")
 
 
@@ -279,15 +282,16 @@ def _normalisation(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -
             raise ProXError(f"the plan's normalisation {scheme!r} is not nnU-Net's own; known: {', '.join(own)}")
         ct = {}
         if scheme == "CTNormalization":
-            found = intensities_of(plans)[str(index)]
-            ct = {
-                "lower": found["percentile_00_5"],
-                "upper": found["percentile_99_5"],
-                "mean": found["mean"],
-                "std": found["std"],
-            }
+            found = intensities_of(plans).get(str(index), {})
+            if lacking := [name for name in INTENSITIES.values() if not _is_number(found.get(name))]:
+                raise ProXError(f"the plan's intensities of channel {index} lack {', '.join(lacking)}, which {scheme} needs")
+            ct = {key: found[name] for key, name in INTENSITIES.items()}
         rules.append(Normalisation(scheme=scheme, masked=bool(masked), **ct))
     return tuple(rules)
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and isfinite(value)
 
 
 def _resampling(configuration: Mapping[str, Any], of: str, orders: Sequence[int]) -> Resampling:

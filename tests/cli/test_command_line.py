@@ -98,6 +98,16 @@ def test_what_a_command_writes_is_output(path: tuple[str, ...]) -> None:
     assert output.opts == ["-o", "--output", *OTHER_NAMES.get(path, [])]
 
 
+THREADED = [path for path, command in LEAVES.items() if any(parameter.name == "threads" for parameter in command.params)]
+
+
+@pytest.mark.parametrize("path", THREADED, ids=" ".join)
+def test_more_threads_than_a_machine_has_are_refused(path: tuple[str, ...]) -> None:
+    """ONNX Runtime would start for hours."""
+    done = prox(*path, "--threads", 100_000)
+    assert done.code == 2 and "less than or equal to 1024" in " ".join(done.err.split())
+
+
 def test_the_script_on_a_device_spells_it_alike() -> None:
     tree = ast.parse(Path(monai_prox.__file__).with_name("latency").joinpath("measure.py").read_text())
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "parser.add_argument"]

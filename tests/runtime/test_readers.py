@@ -236,6 +236,29 @@ def test_a_case_may_be_named_like_a_file(name: str, ending: str, tmp_path: Path)
     np.testing.assert_array_equal(read_labels(mask, description), labels)
 
 
+def test_an_image_of_another_name_is_left_out_with_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """nnU-Net stops at such a folder. Masks beside their images, and what macOS puts beside files, are no images."""
+    description = description_of("SimpleITKIO", ".nii.gz")
+    for name in ("a_0000.nii.gz", "a.nii.gz", "._a_0000.nii.gz", "._b.nii.gz", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [case.name for case in find_cases(tmp_path, description)] == ["a"] and not recwarn.list
+    for name in ("b.nii.gz", "c_1.nii.gz", "d_00000.nii.gz", "e.nii.gz"):
+        (tmp_path / name).touch()
+    said = r"has b\.nii\.gz, c_1\.nii\.gz, d_00000\.nii\.gz and 1 more, not named like case_0000\.nii\.gz, which is left out"
+    with pytest.warns(UserWarning, match=said):
+        assert [case.name for case in find_cases(tmp_path, description)] == ["a"]
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
+def test_an_image_of_complex_numbers_is_refused(reader: str, tmp_path: Path) -> None:
+    """ITK would take the real part alone."""
+    path = tmp_path / "case_0000.nii"
+    nib.save(nib.Nifti1Image(voxels().astype(np.complex64), np.eye(4)), path)
+    assert refused(f"{path} has ", read_case, Case("case", (path,)), description_of(reader, ".nii")).endswith(
+        "no plain numbers"
+    )
+
+
 def test_what_a_reader_cannot_take_is_named(tmp_path: Path) -> None:
     for reader, axes in (("NibabelIO", 4), ("NibabelIO", 2), ("LoadImage", 2), ("SimpleITKIO", 4)):
         path = write(nib.Nifti1Image(np.zeros((5, 4, 3, 2)[:axes], np.float32), np.eye(4)), tmp_path / "case_0000.nii")

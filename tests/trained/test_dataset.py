@@ -19,6 +19,7 @@ from monai_prox.export.nnunet import export_nnunet
 from monai_prox.runtime.evaluation import SegmentedCases
 from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.nnunet_dataset import channels_of, foreground_of, named_scores, normalised, outputs_of
+from monai_prox.trained.nnunet_files import read_dataset
 from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
@@ -124,3 +125,11 @@ def test_dice_is_that_of_the_same_labels_as_numbers(
     written = json.loads((exported / "dataset.json").read_text())
     assert written["labels"] == BARE_DATASET["labels"]
     assert written["file_ending"] == ".nii.gz" and labels_of(written).num_segmentation_heads == 3
+
+
+def test_a_dataset_without_channels_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({key: value for key, value in BARE_DATASET.items() if key != "channel_names"}))
+    refused(f"{path} has no 'channel_names'", read_dataset, path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "modality": {"0": "MRI"}}))
+    assert channels_of(read_dataset(path)) == ("MRI",)

@@ -289,8 +289,16 @@ def test_a_trainer_that_changes_the_network_is_named(bare: Path) -> None:
         ),
         (lambda c: c["architecture"]["arch_kwargs"].update(features_per_stage=[4, 8, 12]), "does not hold the weights of"),
         (lambda c: c.update(preprocessor_name="Mine"), "the plan's preprocessor_name is Mine; the runtime repeats"),
+        (
+            lambda c: c.update(patch_size=[15, 18, 16]),
+            "patch_size is [15, 18, 16]; with the plan's strides it must be multiples",
+        ),
+        (
+            lambda c: c.update(normalization_schemes=["CTNormalization"]),
+            "intensities of channel 0 lack percentile_00_5, percentile_99_5, which CTNormalization needs",
+        ),
     ],
-    ids=["cascade", "primus", "residual decoder", "other features", "preprocessor"],
+    ids=["cascade", "primus", "residual decoder", "other features", "preprocessor", "patch", "intensities"],
 )
 def test_what_is_no_network_of_nnunets_plans_is_one_line(change: Callable[[Any], object], message: str, bare: Path) -> None:
     model = bare_model(bare_plans(), cls=nnUNetTrainer)
