@@ -25,6 +25,7 @@ from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.source import Trained
 
 STOCK_TRAINER = "nnUNetTrainer"
+WEIGHTS_LICENCE = "weights_license"  # in dataset.json, as in the metadata.json of an exported bundle
 NOT_VALIDATED: dict[str, Any] = {"metric_per_case": [], "mean": {}, "foreground_mean": {}}
 
 
@@ -102,7 +103,7 @@ def export_nnunet(
         _check_own(plan_file, existing, plans, output if overwrite else None)
         beside_data = plans | {"configurations": existing["configurations"] | plans["configurations"]}
     with new_folder(output, overwrite=overwrite) as folder:
-        _write_model(model, folder, folds, subnet, plans)
+        _write_model(model, folder, folds, subnet, plans, source.family().license)
         if plan_file is not None:
             write_json(beside_data, plan_file)
     return output
@@ -130,9 +131,13 @@ def _check_own(plan_file: Path, existing: dict[str, Any], plans: dict[str, Any],
         )
 
 
-def _write_model(model: ModelFolder, folder: Path, folds: Sequence[str], subnet: Subnet, plans: dict[str, Any]) -> None:
+def _write_model(
+    model: ModelFolder, folder: Path, folds: Sequence[str], subnet: Subnet, plans: dict[str, Any], license: str | None
+) -> None:
+    # dataset.json is the only file of nnU-Net's that says such things. It goes into nnU-Net's zip
+    dataset = {**model.dataset, **({} if license is None else {WEIGHTS_LICENCE: license})}
     write_json(plans, folder / "plans.json")
-    write_json(model.dataset, folder / "dataset.json")
+    write_json(dataset, folder / "dataset.json")
     fingerprint = model.path / "dataset_fingerprint.json"
     if fingerprint.is_file():
         shutil.copyfile(check_inside(fingerprint, model.path), folder / fingerprint.name)
@@ -151,7 +156,7 @@ def _write_model(model: ModelFolder, folder: Path, folds: Sequence[str], subnet:
                     "plans": plans,
                     "configuration": model.configuration_name,
                     "fold": init_args["fold"],
-                    "dataset_json": model.dataset,
+                    "dataset_json": dataset,
                 },
                 "inference_allowed_mirroring_axes": checkpoint["inference_allowed_mirroring_axes"],
                 "current_epoch": checkpoint["current_epoch"],

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.eval_frame import remove_from_cache
 
 from monai_prox.core.skeleton import call_with
 from monai_prox.core.space import Subnet
@@ -53,7 +52,7 @@ class CompiledMembers:
         self._selected = frozenset() if self.failed else frozenset(members)
         for subnet in self._functions.keys() - self._selected:
             self._compiled.pop(subnet, None)
-            remove_from_cache(self._functions.pop(subnet))
+            _free(self._functions.pop(subnet))
 
     def __call__(self, x: Tensor, subnet: Subnet) -> Any:
         """Runs a member. See ``SuperNet.forward``."""
@@ -87,3 +86,15 @@ class CompiledMembers:
         parameters = sum(weight.numel() for weight in self.supernet.shapes(subnet).parameters())
         self.log(f"ProX compiled a member of {count(parameters)} parameters: its first step took {seconds:.1f} s")
         self._compiled[subnet] = compiled
+
+
+def _free(function: Callable[..., Any]) -> None:
+    """Frees what torch has compiled of a function now, and not when it collects the function's code.
+
+    torch does not document how. A version that does it in another way must not keep anybody from training.
+    """
+    try:
+        from torch._dynamo.eval_frame import remove_from_cache
+    except ImportError:
+        return
+    remove_from_cache(function)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
+from monai_prox.errors import ProXError
 from monai_prox.nnunet.member_surfaces import validated_surface_dice
 from monai_prox.report import family_text, plot_progress, rows_of
 from monai_prox.trained.family_file import FAMILY, FamilyFile, NamedMember, Scores
@@ -19,10 +21,13 @@ from monai_prox.trained.nnunet_members import dice_of, with_names
 from monai_prox.training.monitor import verdicts_of
 
 
-def write_family(trainer: Any, summaries: Mapping[str, Any], surfaces: Mapping[str, Scores] | None = None) -> None:
+def write_family(
+    trainer: Any, summaries: Mapping[str, Any], surfaces: Mapping[str, Scores] | None = None, license: str | None = None
+) -> None:
     """family.json: the named members with what they cost and, once validated, their Dice on whole cases.
 
     trainer: a ProXTrainer. summaries: nnU-Net's of validations, by member. surfaces: surface Dice by nnU-Net's keys for labels.
+    license: what was said of these weights before.
     """
     surfaces = surfaces or {}
     family, patch = trainer.supernet.family, trainer.configuration_manager.patch_size
@@ -46,6 +51,7 @@ def write_family(trainer: Any, summaries: Mapping[str, Any], surfaces: Mapping[s
         stages=engine.schedule.to_json(),
         progress=plain(tuple(trainer.progress)),
         monitor=tuple(plain(comparison.to_json()) for comparison in engine.comparisons),
+        license=license,
     ).write(Path(trainer.output_folder))
 
 
@@ -69,9 +75,18 @@ def report_validated(trainer: Any) -> None:
     summaries = {name: folder / "validation" / "summary.json" for name, folder in folders.items()}
     if all(file.is_file() for file in summaries.values()):  # nnU-Net's benchmark variants validate nothing
         loaded = {name: load_json(str(file)) for name, file in summaries.items()}
-        write_family(trainer, loaded)  # should measuring surfaces, which takes longer, be interrupted
-        write_family(trainer, loaded, {name: validated_surface_dice(trainer, summary) for name, summary in loaded.items()})
+        license = _licence_said(Path(trainer.output_folder, FAMILY))
+        write_family(trainer, loaded, license=license)  # should measuring surfaces, which takes longer, be interrupted
+        surfaces = {name: validated_surface_dice(trainer, summary) for name, summary in loaded.items()}
+        write_family(trainer, loaded, surfaces, license)
         print_family(trainer)
+
+
+def _licence_said(path: Path) -> str | None:
+    """What a family.json says of the weights, which ``--val`` does not change. A training has written one without it before."""
+    with suppress(ProXError):  # it is written anew, whatever it is
+        return FamilyFile.read(path).license if path.is_file() else None
+    return None
 
 
 def plot_training(trainer: Any) -> None:

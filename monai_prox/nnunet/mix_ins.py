@@ -7,7 +7,6 @@ from typing import Any
 from monai_prox.errors import ProXError
 
 RENAMED = {"probe_every": "validation_interval"}
-ASKED = {"_do_i_compile"}  # the trainer asks a variant in ``initialize``
 
 
 def check_mixed_in(trainer: type, family: type, stock: type) -> None:
@@ -35,7 +34,7 @@ def check_mixed_in(trainer: type, family: type, stock: type) -> None:
                 f"{trainer.__name__}: {variant.__name__} replaces {replaced[0]} of {family.__name__}; name it after "
                 f"{family.__name__}, as in class {trainer.__name__}({family.__name__}, {variant.__name__})"
             )
-    overridden = [name for name in vars(stock) if _replaces(family, name) and name not in ASKED]
+    overridden = [name for name in vars(stock) if _replaces(family, name)]
     for variant in order[first + 1 : last]:
         ignored = [name for name in overridden if name in vars(variant)]
         if ignored:

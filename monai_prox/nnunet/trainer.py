@@ -147,15 +147,14 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         network.open_part = OpenPart(find_recipe(recipe_of(configuration, cls.recipe)).supernet(family, network))
         return network  # type: ignore[no-any-return]
 
-    def _do_i_compile(self) -> bool:
-        return False  # neither the network nor the loss, because members differ in shape, but see ``initialize``
-
     def _build_loss(self) -> Any:
         loss = super()._build_loss()
         return AnyLevelsLoss(loss) if isinstance(loss, DeepSupervisionWrapper) else loss
 
     def initialize(self) -> None:
         self._seed(0)
+        compiles = self._do_i_compile()  # nnU-Net's answer, a variant's, or that of the user's own class
+        self.__dict__["_do_i_compile"] = lambda: False  # neither the network nor the loss, because members differ in shape
         super().initialize()
         self.supernet = (self.network.module if self.is_ddp else self.network).open_part.supernet
         if (transforms := self.supernet.kernel_transforms) is not None:
@@ -169,13 +168,11 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.engine.guard(self.optimizer)
         self.updates_per_batch = updates_of(self, configuration, len(self.engine.schedule.stages))
         self.updates = Updates(self.supernet.parameters(), max_norm=GRADIENT_NORM, log=self.print_to_log_file)
-        compiles = super()._do_i_compile()
         self.compiled_members = CompiledMembers(self.supernet, log=self.print_to_log_file) if compiles else None
         self._apply_closed()
         self.final_validation = FinalValidation(self)
         for line in schedule_lines(self.engine, self.recipe_name):
             self.print_to_log_file(line)
-        self.logger.update_config({"prox": {"recipe": self.recipe_name, **self.engine.origin}})  # of nnU-Net's further loggers
 
     def _seed(self, epoch: int) -> None:
         """Makes the randomness of an epoch in this process depend on (seed, fold, epoch, rank) only."""
@@ -194,6 +191,8 @@ class ProXTrainer(nnUNetTrainer):  # type: ignore[misc]
         if not self.was_initialized:
             self.initialize()
         check_precision(self.precision, self.device)
+        if self.current_epoch == 0:  # a run that is continued has it, and Weights & Biases refuses to change it
+            self.logger.update_config({"prox": {"recipe": self.recipe_name, **self.engine.origin}})
         self.print_to_log_file(f"Final validation: {self.final_validation}")  # or the plan's entry is refused
         self._seed(self.current_epoch)  # loader processes inherit this state
         super().on_train_start()

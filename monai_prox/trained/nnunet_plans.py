@@ -49,6 +49,11 @@ def _section(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return section
 
 
+def _whose(section: Mapping[str, Any], entry: str) -> str:
+    """Where the value of an entry is from, for a refusal."""
+    return f"the {'plan' if entry in section else 'trainer'}'s {entry!r}"
+
+
 def choices_of(configuration: Mapping[str, Any], default: UNetChoices) -> UNetChoices:
     """The elastic choices a plan's configuration asks for, else ``default``."""
     asked = _section(configuration).get("space")
@@ -80,18 +85,21 @@ def surface_tolerance_of(plans: Mapping[str, Any], name: str, default: float | N
     alike. Raises ProXError for what is no tolerance.
     """
     manager = PlansManager(dict(plans))
-    asked = _section(manager.get_configuration(name).configuration).get("surface_tolerance_mm", default)
+    section = _section(manager.get_configuration(name).configuration)
+    asked = section.get("surface_tolerance_mm", default)
     if asked is not None:
-        return check_tolerance(asked, "the plan's 'surface_tolerance_mm'")
+        return check_tolerance(asked, _whose(section, "surface_tolerance_mm"))
     full = FULL_RESOLUTION if FULL_RESOLUTION in plans["configurations"] else name
     return default_tolerance(manager.get_configuration(full).spacing)
 
 
 def members_per_batch_of(configuration: Mapping[str, Any], default: Asked) -> Asked:
     """The number of updates with each batch, or "fill", which a plan's configuration asks for, else ``default``."""
-    asked: Asked = _section(configuration).get("members_per_batch", default)
+    section = _section(configuration)
+    asked: Asked = section.get("members_per_batch", default)
     if asked != FILL and not is_number(asked):
-        raise ProXError(f"the plan's 'members_per_batch' is a whole number from 1 to {MOST}, or {FILL!r}, got {asked!r:.80}")
+        whose = _whose(section, "members_per_batch")
+        raise ProXError(f"{whose} is a whole number from 1 to {MOST}, or {FILL!r}, got {asked!r:.80}")
     return asked
 
 
@@ -103,9 +111,8 @@ def validated_of(configuration: Mapping[str, Any], names: Sequence[str], default
     section, of_class = _section(configuration), names if default is None else default
     asked = section["validate"] if "validate" in section else list(of_class) if isinstance(of_class, list | tuple) else of_class
     if not isinstance(asked, list) or not all(name in names for name in asked) or "largest" not in asked:
-        whose = "plan" if "validate" in section else "trainer"
         raise ProXError(
-            f"the {whose}'s 'validate' lists members, of {', '.join(names)}, and always 'largest', nnU-Net's own network, "
+            f"{_whose(section, 'validate')} lists members, of {', '.join(names)}, and always 'largest', nnU-Net's own network, "
             f"got {asked!r:.120}"
         )
     return [name for name in names if name in asked]
@@ -116,16 +123,16 @@ def validation_mirrors(configuration: Mapping[str, Any], default: bool) -> bool:
     section = _section(configuration)
     asked = section.get("validate_mirroring", default)
     if not isinstance(asked, bool):
-        whose = "plan" if "validate_mirroring" in section else "trainer"
-        raise ProXError(f"the {whose}'s 'validate_mirroring' is true or false, got {asked!r:.80}")
+        raise ProXError(f"{_whose(section, 'validate_mirroring')} is true or false, got {asked!r:.80}")
     return asked
 
 
 def precision_of(configuration: Mapping[str, Any], default: str) -> str:
     """The precision of the training that a plan's configuration asks for, else ``default``. Raises ProXError for another."""
-    asked: str = _section(configuration).get("precision", default)
+    section = _section(configuration)
+    asked: str = section.get("precision", default)
     if asked not in PRECISIONS:
-        raise ProXError(f"the plan's 'precision' is {' or '.join(map(repr, PRECISIONS))}, got {asked!r:.80}")
+        raise ProXError(f"{_whose(section, 'precision')} is {' or '.join(map(repr, PRECISIONS))}, got {asked!r:.80}")
     return asked
 
 

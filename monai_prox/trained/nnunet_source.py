@@ -124,7 +124,9 @@ class TrainedNNUNet:
         return self.model.supernet(self.checkpoint)
 
     def family(self) -> FamilyFile:
-        return self.model.family_of(self.fold)
+        """That of the first fold, with what is said of the weights of any fold: a member may be exported with all of them."""
+        said = [self.model.family_of(fold).license for fold in self.folds]
+        return replace(self.model.family_of(self.fold), license="; ".join(dict.fromkeys(filter(None, said))) or None)
 
     def members(self) -> tuple[NamedMember, ...]:
         return self.model.family(self.folds).members

@@ -42,6 +42,7 @@ from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
 from monai_prox.files import write_json
 from monai_prox.nnunet.family_report import write_family
+from monai_prox.trained.family_file import FAMILY, FamilyFile
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.open_part import ENTRY
@@ -126,6 +127,21 @@ def test_the_checkpoint_carries_what_prediction_and_fine_tuning_need(bare: Path)
     assert checkpoint["init_args"]["fold"] == 2 and checkpoint["init_args"]["configuration"] == FULLRES
     assert checkpoint["init_args"]["plans"] == json.loads((folder / "plans.json").read_text())
     assert "prox" not in checkpoint and "prox" not in configuration_of(folder)
+
+
+def test_what_is_said_of_the_weights_goes_with_the_member(bare: Path) -> None:
+    """Of any fold, for all of them are exported. nnU-Net's zip takes dataset.json along."""
+    model, said = bare_model(bare_plans(prox=FEW), folds=(0, 2)), "CC-BY 4.0, Our Clinic"
+    before = export_nnunet(TrainedNNUNet.of(model), "smallest")
+    assert json.loads((before / "dataset.json").read_text()) == model.dataset
+    replace(FamilyFile.read(model.path / "fold_2" / FAMILY), license=said).write(model.path / "fold_2")
+    folder = export_nnunet(TrainedNNUNet.of(model), "smallest", overwrite=True)
+    stated = {**model.dataset, "weights_license": said}
+    assert json.loads((folder / "dataset.json").read_text()) == stated
+    assert torch.load(folder / "fold_0" / FINAL, weights_only=True)["init_args"]["dataset_json"] == stated
+    assert TrainedNNUNet.of(model, ("fold_0", "fold_2")).describe("smallest").license == said
+    replace(FamilyFile.read(model.path / "fold_0" / FAMILY), license="CC0").write(model.path / "fold_0")
+    assert TrainedNNUNet.of(model).family().license == f"CC0; {said}"
 
 
 # ---------------------------------------------------------------------- the plan

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.architectures import EVERYTHING, FLAT, KINDS, batch, randomise_norms, segmentation_loss, unet_family
-from helpers.nnunet_task import TWO_MEMBERS, bare_folders, bare_plans, make_trainer
+from helpers.nnunet_task import TWO_MEMBERS, ProXTrainerTiny, bare_folders, bare_plans, make_trainer
 from helpers.validation_batches import PATCH, images
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
@@ -181,6 +181,17 @@ def test_a_member_that_is_not_selected_any_more_is_freed_and_the_other_stays() -
     ]
 
 
+def test_a_torch_that_frees_in_another_way_compiles_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("torch._dynamo.eval_frame.remove_from_cache")
+    net, backend = supernet(), Capturing()
+    members, largest = compiled(net, backend), net.family.space.largest()
+    for number in (1, 2):
+        members.select([largest])
+        results(net, members, largest, 1)
+        assert len(backend.captured) == number and not members.failed
+        members.select(())
+
+
 # ---------------------------------------------------------------------- failing
 def fails(*_: Any) -> Any:
     raise RuntimeError("no working\ncompiler")
@@ -247,6 +258,21 @@ def test_a_trainer_compiles_if_nnunet_would_and_trains_the_same_weights_under_st
     weights = compiling.network.state_dict()
     assert type(compiling.network) is type(eager.network) and weights.keys() == eager.network.state_dict().keys()
     assert all(torch.equal(weight, weights[name]) for name, weight in eager.network.state_dict().items())
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+@pytest.mark.parametrize("mixed_in", [True, False])
+def test_a_class_of_the_user_s_decides_as_in_nnunet(compiles: bool, mixed_in: bool, bare: Path) -> None:
+    """The network and the loss stay as they are in any case."""
+    answer = {"_do_i_compile": lambda self: compiles}
+    variant = type("Variant", (nnUNetTrainer,), answer)
+    cls = type("Mine", (ProXTrainerTiny, variant), {}) if mixed_in else type("Mine", (ProXTrainerTiny,), answer)
+    trainer = make_trainer(bare_plans(prox={"space": TWO_MEMBERS}), cls=cls)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: not compiles)
+        trainer.initialize()
+    assert (trainer.compiled_members is not None) == compiles
+    assert not any(isinstance(part, torch._dynamo.OptimizedModule) for part in (trainer.network, *trainer.loss.modules()))
 
 
 @pytest.mark.parametrize("value", ["t", None])

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from itertools import count as count_up
@@ -69,6 +70,7 @@ from monai_prox.nnunet.variants import ProgressiveShrinkingTrainer, ProXTrainerP
 from monai_prox.report import count, plot_progress
 from monai_prox.runtime.dice import dice_of
 from monai_prox.surface_dice import mean_over_cases, surface_dice_by_class
+from monai_prox.trained.family_file import FamilyFile
 from monai_prox.trained.nnunet_checkpoint import load_checkpoint
 from monai_prox.trained.nnunet_folder import FINAL, ModelFolder
 from monai_prox.trained.nnunet_plans import surface_tolerance_of
@@ -1335,6 +1337,7 @@ def test_the_final_validation_is_of_the_members_that_the_plan_asks_for(trained: 
     shutil.copytree(trained, model, dirs_exist_ok=True)
     of_smallest = model / "fold_0" / "members" / "smallest" / "validation" / "summary.json"
     of_smallest.write_text("of another validation")
+    replace(FamilyFile.read(model / "fold_0" / "family.json"), license="CC0, Our Clinic").write(model / "fold_0")
     trainer.load_checkpoint(str(model / "fold_0" / FINAL))
     axes, known = [], nnUNetPredictor.manual_initialization
 
@@ -1351,7 +1354,7 @@ def test_the_final_validation_is_of_the_members_that_the_plan_asks_for(trained: 
     summary = json.loads((model / "fold_0" / "validation" / "summary.json").read_text())
     assert largest.scores is not None and largest.scores["mean"] == pytest.approx(summary["foreground_mean"]["Dice"])
     assert largest.surface_dice is not None and smallest.scores is None and smallest.surface_dice is None
-    assert folder.family().mirroring is None
+    assert folder.family().mirroring is None and folder.family().license == "CC0, Our Clinic", "the weights are the same"
     assert "by nnU-Net's validation, without mirroring; surface" in folder.scored()
     assert "by nnU-Net's validation, without mirroring; surface" in log_of(trainer)
     summaries = [folder.validation_summary("fold_0", member.subnet, 5) for member in (smallest, largest)]
@@ -1405,11 +1408,14 @@ def test_members_that_are_not_there_are_refused_before_anything_is_trained_or_va
         ({"validate": "largest"}, "the trainer's 'validate' lists members, .* got 'largest'"),
         ({"validate": ("smallest",)}, r"the trainer's 'validate' lists members, .* got \['smallest'\]"),
         ({"validate_mirroring": None}, "the trainer's 'validate_mirroring' is true or false, got None"),
+        ({"members_per_batch": 0}, "the trainer's 'members_per_batch' is a whole number from 1 to 8, or 'fill', got 0"),
+        ({"precision": "fp32"}, "the trainer's 'precision' is 'fp16' or 'bf16', got 'fp32'"),
+        ({"surface_tolerance_mm": 0}, "the trainer's 'surface_tolerance_mm' is in mm, above 0 and at most 1000; got 0"),
     ],
 )
-def test_a_trainer_s_own_validation_is_named_where_it_is_wrong(attributes: dict[str, Any], message: str, bare: Path) -> None:
-    trainer = make_trainer(bare_plans(prox=FEW), cls=type("Mine", (ProXTrainerTiny,), attributes))
+def test_a_trainer_s_own_setting_is_named_where_it_is_wrong(attributes: dict[str, Any], message: str, bare: Path) -> None:
     with pytest.raises(ProXError, match=message):
+        trainer = make_trainer(bare_plans(prox=FEW), cls=type("Mine", (ProXTrainerTiny,), attributes))
         trainer.initialize()
         assert trainer.final_validation.members
 
