@@ -89,6 +89,7 @@ def test_an_option_reaches_what_exports_or_is_refused(
     monkeypatch.setattr(export_command, "_export_nnunet", noting(*to_bundle, "fine_tune"))
     monkeypatch.setattr(export_command, "_export_bundle", noting(*to_bundle))
     monkeypatch.setattr(export_command, "_export_file", noting(*to_bundle[:-1], "format"))
+    monkeypatch.setattr(export_command, "say_licence", lambda source: None)  # of a family, and one is not trained
     monkeypatch.setattr(door, "open_trained", opening)
     for format, kind in product(FORMATS, SOURCES):
         seen.clear()

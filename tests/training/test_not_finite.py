@@ -74,7 +74,7 @@ def test_gradients_that_explode_as_a_stage_opens_do_no_harm(in_phantom: Prepared
     moved = []
 
     def train_step(batch: Any) -> Any:
-        opening = trainer._step == 0 and trainer.current_epoch in trainer.engine.schedule.starts
+        opening = trainer.updates_per_batch.step == 0 and trainer.current_epoch in trainer.engine.schedule.starts
         trainer.engine.task_loss = (lambda *of: loss(*of) * factor) if opening else loss
         before = torch.nn.utils.parameters_to_vector(trainer.network.parameters()).detach().clone()
         result = step(batch)
