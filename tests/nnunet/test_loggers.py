@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +54,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
         started.append(Run())
         return started[-1]
 
+    forkserver.ensure_running()  # without the variable, for it outlives this test
     monkeypatch.setattr(nnunet_logger, "wandb", SimpleNamespace(init=init))
     monkeypatch.setenv("nnUNet_wandb_enabled", "1")
     return started

@@ -731,6 +731,7 @@ def test_the_log_says_what_fill_has_measured(bare: Path, monkeypatch: pytest.Mon
 
 
 def _rank_with_two_members(rank: int, file: str, out: str, environment: dict[str, str]) -> None:
+    os.environ.clear()  # the fork server has that of the test that started it
     os.environ.update(environment)
     trainer = closing(members_per_batch=2)
     torch.distributed.init_process_group(
@@ -1050,6 +1051,7 @@ def start_two(rank: Callable[..., None], folder: Path) -> None:
 
 
 def _rank(rank: int, file: str, out: str, environment: dict[str, str]) -> None:
+    os.environ.clear()  # the fork server has that of the test that started it
     os.environ.update(environment)
     trainer = closing()  # nnU-Net distributes over GPUs only
     torch.distributed.init_process_group(
@@ -1070,6 +1072,7 @@ def _rank(rank: int, file: str, out: str, environment: dict[str, str]) -> None:
 
 
 def _rank_with_a_bad_case(rank: int, file: str, out: str, environment: dict[str, str]) -> None:
+    os.environ.clear()  # the fork server has that of the test that started it
     os.environ.update(environment)
     trainer = closing()
     torch.distributed.init_process_group(
