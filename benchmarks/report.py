@@ -30,6 +30,9 @@ COLOURS = {
     "sandwich": "#2f9e44",
     "prox long": "#c92a2a",
     "modelopt": "#ae3ec9",
+    "prox, 2 members a batch": "#0c8599",
+    "prox, 3 members a batch": "#364fc7",
+    "prox, 4 members a batch": "#5f3dc4",
 }
 OVER = {"seconds": ("seconds of training", 1.0), "macs": ("TMAC of training", 1e-12)}
 GREY, ALONE = "#868e96", {"alone smallest": ":", "alone middle": "--", "alone largest": "-."}

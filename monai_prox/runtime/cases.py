@@ -77,7 +77,7 @@ def _warn_of_others(folder: Path, ending: str, known: Collection[str]) -> None:
     if others:
         more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
         warnings.warn(
-            f"{folder} has {', '.join(others[:MOST_NAMED])}{more}, not named like case_0000{ending}, which is left out",
+            f"{folder}: not named like case_0000{ending}, and so left out: {', '.join(others[:MOST_NAMED])}{more}",
             stacklevel=3,
         )
 

@@ -49,9 +49,10 @@ def _section(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return section
 
 
-def _whose(section: Mapping[str, Any], entry: str) -> str:
-    """Where the value of an entry is from, for a refusal."""
-    return f"the {'plan' if entry in section else 'trainer'}'s {entry!r}"
+def _asked(configuration: Mapping[str, Any], entry: str, default: Any) -> tuple[Any, str]:
+    """What a plan's configuration asks for, else ``default``, and whose entry it is, for a refusal."""
+    section = _section(configuration)
+    return section.get(entry, default), f"the {'plan' if entry in section else 'trainer'}'s {entry!r}"
 
 
 def choices_of(configuration: Mapping[str, Any], default: UNetChoices) -> UNetChoices:
@@ -85,22 +86,19 @@ def surface_tolerance_of(plans: Mapping[str, Any], name: str, default: float | N
     alike. Raises ProXError for what is no tolerance.
     """
     manager = PlansManager(dict(plans))
-    section = _section(manager.get_configuration(name).configuration)
-    asked = section.get("surface_tolerance_mm", default)
+    asked, whose = _asked(manager.get_configuration(name).configuration, "surface_tolerance_mm", default)
     if asked is not None:
-        return check_tolerance(asked, _whose(section, "surface_tolerance_mm"))
+        return check_tolerance(asked, whose)
     full = FULL_RESOLUTION if FULL_RESOLUTION in plans["configurations"] else name
     return default_tolerance(manager.get_configuration(full).spacing)
 
 
 def members_per_batch_of(configuration: Mapping[str, Any], default: Asked) -> Asked:
     """The number of updates with each batch, or "fill", which a plan's configuration asks for, else ``default``."""
-    section = _section(configuration)
-    asked: Asked = section.get("members_per_batch", default)
+    asked, whose = _asked(configuration, "members_per_batch", default)
     if asked != FILL and not is_number(asked):
-        whose = _whose(section, "members_per_batch")
         raise ProXError(f"{whose} is a whole number from 1 to {MOST}, or {FILL!r}, got {asked!r:.80}")
-    return asked
+    return asked  # type: ignore[no-any-return]
 
 
 def validated_of(configuration: Mapping[str, Any], names: Sequence[str], default: Sequence[str] | None) -> list[str]:
@@ -108,32 +106,29 @@ def validated_of(configuration: Mapping[str, Any], names: Sequence[str], default
 
     names: of all named members, which count if that is None. Raises ProXError unless they are some of these, and the largest.
     """
-    section, of_class = _section(configuration), names if default is None else default
-    asked = section["validate"] if "validate" in section else list(of_class) if isinstance(of_class, list | tuple) else of_class
+    asked, whose = _asked(configuration, "validate", names if default is None else default)
+    asked = list(asked) if isinstance(asked, tuple) else asked  # of a class
     if not isinstance(asked, list) or not all(name in names for name in asked) or "largest" not in asked:
         raise ProXError(
-            f"{_whose(section, 'validate')} lists members, of {', '.join(names)}, and always 'largest', nnU-Net's own network, "
-            f"got {asked!r:.120}"
+            f"{whose} lists members, of {', '.join(names)}, and always 'largest', nnU-Net's own network, got {asked!r:.120}"
         )
     return [name for name in names if name in asked]
 
 
 def validation_mirrors(configuration: Mapping[str, Any], default: bool) -> bool:
     """Whether the final validation mirrors, which a plan's configuration asks for, else ``default``."""
-    section = _section(configuration)
-    asked = section.get("validate_mirroring", default)
+    asked, whose = _asked(configuration, "validate_mirroring", default)
     if not isinstance(asked, bool):
-        raise ProXError(f"{_whose(section, 'validate_mirroring')} is true or false, got {asked!r:.80}")
+        raise ProXError(f"{whose} is true or false, got {asked!r:.80}")
     return asked
 
 
 def precision_of(configuration: Mapping[str, Any], default: str) -> str:
     """The precision of the training that a plan's configuration asks for, else ``default``. Raises ProXError for another."""
-    section = _section(configuration)
-    asked: str = section.get("precision", default)
+    asked, whose = _asked(configuration, "precision", default)
     if asked not in PRECISIONS:
-        raise ProXError(f"{_whose(section, 'precision')} is {' or '.join(map(repr, PRECISIONS))}, got {asked!r:.80}")
-    return asked
+        raise ProXError(f"{whose} is {' or '.join(map(repr, PRECISIONS))}, got {asked!r:.80}")
+    return asked  # type: ignore[no-any-return]
 
 
 def intensities_of(plans: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:

@@ -244,7 +244,7 @@ def test_an_image_of_another_name_is_left_out_with_a_warning(tmp_path: Path, rec
     assert [case.name for case in find_cases(tmp_path, description)] == ["a"] and not recwarn.list
     for name in ("b.nii.gz", "c_1.nii.gz", "d_00000.nii.gz", "e.nii.gz"):
         (tmp_path / name).touch()
-    said = r"has b\.nii\.gz, c_1\.nii\.gz, d_00000\.nii\.gz and 1 more, not named like case_0000\.nii\.gz, which is left out"
+    said = r"not named like case_0000\.nii\.gz, and so left out: b\.nii\.gz, c_1\.nii\.gz, d_00000\.nii\.gz and 1 more"
     with pytest.warns(UserWarning, match=said):
         assert [case.name for case in find_cases(tmp_path, description)] == ["a"]
 
