@@ -105,7 +105,7 @@ THREADED = [path for path, command in LEAVES.items() if any(parameter.name == "t
 def test_more_threads_than_a_machine_has_are_refused(path: tuple[str, ...]) -> None:
     """ONNX Runtime would start for hours."""
     done = prox(*path, "--threads", 100_000)
-    assert done.code == 2 and "less than or equal to 1024" in " ".join(done.err.split())
+    assert done.code == 2 and "--threads" in done.err and "1024" in done.err  # Typer's versions word the rest differently
 
 
 def test_the_script_on_a_device_spells_it_alike() -> None:
