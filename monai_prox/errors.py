@@ -50,10 +50,15 @@ def refusing(subject: str) -> Iterator[None]:
     ...     int("large")
     Traceback (most recent call last):
     monai_prox.errors.ProXError: the patch: ValueError: invalid literal for int() with base 10: 'large'
+    >>> with refusing("the plans cannot be used"):
+    ...     {}["transpose_forward"]
+    Traceback (most recent call last):
+    monai_prox.errors.ProXError: the plans cannot be used: there is no 'transpose_forward'
     """
     try:
         yield
     except ProXError:
         raise
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ProXError(f"{subject}: {type(error).__name__}: {' '.join(str(error).split()):.160}") from error
+        kind = "there is no" if isinstance(error, KeyError) else f"{type(error).__name__}:"  # its text is the entry's name
+        raise ProXError(f"{subject}: {kind} {' '.join(str(error).split()):.160}") from error

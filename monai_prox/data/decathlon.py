@@ -9,6 +9,7 @@ Task04_Hippocampus/
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
@@ -260,7 +261,7 @@ def listed_cases(data: dict[str, Any], folder: Path) -> Sequence[Case]:
         folder: folder of the task.
 
     Raises:
-        ProXError: there are no cases, or files do not exist or are not in the folder.
+        ProXError: there are no cases, an image is listed twice, or files do not exist or are not in the folder.
     """
     listed = data.get("training")
     if not isinstance(listed, list) or not listed:
@@ -270,6 +271,9 @@ def listed_cases(data: dict[str, Any], folder: Path) -> Sequence[Case]:
         if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
             raise ProXError(f"{folder / 'dataset.json'}: a training case has an image and a label, got {entry!r:.160}")
         cases.append(Case(*(_within(folder, entry[key]) for key in ("image", "label"))))
+    (often, count), *_ = Counter(case.image for case in cases).most_common(1)
+    if count > 1:  # it would be trained on, and held out as well
+        raise ProXError(f"{folder / 'dataset.json'} lists {often.relative_to(folder)} {count} times; an image is one case")
     missing = [str(path) for case in cases for path in (case.image, case.label) if not path.is_file()]
     if missing:
         raise ProXError(f"dataset.json of {folder} lists {len(missing)} files that are not there, the first is {missing[0]}")

@@ -149,6 +149,13 @@ def test_files_that_are_not_there_are_counted_and_the_first_is_named(tmp_path: P
     refused(f"lists 2 files that are not there, the first is {first}", DecathlonTask.read, folder)
 
 
+def test_an_image_that_is_listed_twice_is_named(tmp_path: Path) -> None:
+    """It could be trained on, and held out as well."""
+    listed = [{"image": f"{dot}imagesTr/toy_0.nii.gz", "label": "labelsTr/toy_0.nii.gz"} for dot in ("./", "")]
+    message = refused("lists", DecathlonTask.read, toy(tmp_path, training=listed))
+    assert message == f"{tmp_path / 'dataset.json'} lists imagesTr/toy_0.nii.gz 2 times; an image is one case"
+
+
 # ---------------------------------------------------------------------- splitting
 def named(cases: list[Case]) -> list[str]:
     return [case.image.name for case in cases]
