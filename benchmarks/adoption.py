@@ -5,11 +5,14 @@
 ``given`` is the largest network alone, trained by nnU-Net's own trainer for ``--steps`` steps. The others train for a part of
 these steps, the number at the end of their name, on the batches of its beginning:
 
-    adopt 0.25             its family by the recipe adopt
-    scratch 0.25           the family by the recipe prox, from nothing
-    distilled smallest 0.25    one member from nothing, from the labels and the given network, half each
-    fastnas smallest 0.25  the given network, pruned to a member's MACs by NVIDIA ModelOpt's FastNAS, and trained on
+    adopt 0.5              its family by the recipe adopt
+    scratch 0.5            the family by the recipe prox, from nothing
+    distilled smallest 0.5     one member from nothing, from the labels and the given network, half each
+    fastnas smallest 0.5   the given network, pruned to a member's MACs by NVIDIA ModelOpt's FastNAS, and trained on
     alone smallest 1       one member from nothing, from the labels alone
+
+A step of a family takes about half the work of one of the given network, so ``adopt 0.5`` takes a quarter of the work of its
+training, and ``adopt 1`` half of it.
 
 A run is recorded when it ends, and an interrupted benchmark goes on where it stopped. See ``benchmarks.claims`` for what is
 measured.
@@ -36,12 +39,13 @@ from monai_prox.tensor_file import read_tensors, write_tensors
 from monai_prox.training import distill
 
 GIVEN = "given"
+PARTS = ("0.5", "1")  # of the given network's batches
+MEMBERS = ("smallest", "middle")  # beside the largest
 CONTENDERS = [
     GIVEN,
-    *(f"{kind} {part}" for part in ("0.25", "0.5") for kind in ("adopt", "scratch")),
-    *(f"distilled {member} {part}" for part in ("0.25", "0.5") for member in ("smallest", "middle")),
-    *(f"fastnas {member} {part}" for part in ("0.25", "0.5") for member in ("smallest", "middle")),
-    *(f"alone {member} 1" for member in ("smallest", "middle")),
+    *(f"{kind} {part}" for part in PARTS for kind in ("adopt", "scratch")),
+    *(f"{kind} {member} {part}" for part in PARTS for kind in ("distilled", "fastnas") for member in MEMBERS),
+    *(f"alone {member} 1" for member in MEMBERS),
 ]
 SCORED = 4  # batches by whose loss FastNAS chooses
 

@@ -50,7 +50,7 @@ def compete(module: str, run: dict[str, Any], results: Path, lock: Lock, progres
                     progress.advance(task)
     if process.returncode:
         raise SystemExit(f"{run['contender']} failed, see {log.name}")
-    peer = ["nvidia-modelopt"] if run["contender"] == "modelopt" else []
+    peer = ["nvidia-modelopt"] if run["contender"].startswith(("modelopt", "fastnas")) else []
     result = {"contender": run["contender"], "seed": run["seed"]} | about(described, threads=1, packages=peer)
     with lock:
         records.add(result | json.loads(answer.read_text()), results)
