@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from benchmarks import contest
-from benchmarks.claims import streams
+from benchmarks.claims import SMOKE, streams
 from benchmarks.contenders import ALONE, Alone, Contender, Recipe, make_contender
 from benchmarks.race import race
 from benchmarks.stream import read_stream
@@ -188,7 +188,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--curve", type=int, default=1, help="evaluations of a training, that at its end included")
     parser.add_argument("--curve-cases", type=int, default=12, help="of those held out, for the evaluations before the end")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; the given networks come first")
+    parser.add_argument("--smoke", action="store_true", help="one seed, a few steps of a tiny network")
     options = parser.parse_args()
+    if options.smoke:
+        vars(options).update(SMOKE)
     for name in options.contenders:
         kind, _, rest = name.partition(" ")
         member, _, part = rest.rpartition(" ")

@@ -297,6 +297,26 @@ def test_the_smoke_run_gives_a_result_of_every_contender_and_a_plot_and_is_taken
 
 
 @pytest.mark.slow
+def test_a_family_is_adopted_beside_its_rivals(phantom: Prepared, tmp_path: Path) -> None:
+    pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed")
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+        shutil.copytree(phantom.root / folder, tmp_path / folder)
+    contenders = ["given", "adopt 1", "scratch 0.5", "distilled smallest 0.5", "fastnas middle 0.5"]
+    folders = ["--task", phantom.root / "Task990_Phantom", "--work", tmp_path, "--results", tmp_path / "results"]
+    done = benchmark("benchmarks.adoption", *folders, "--contenders", *contenders, "--smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = {run["contender"]: run for run in records.read(tmp_path / "results")}
+    macs = {name: {member["name"]: member["macs"] for member in run["members"]} for name, run in runs.items()}
+    largest, images = macs["given"]["largest"], 2 * SMOKE["steps"]
+    assert list(runs) == contenders and len(macs["adopt 1"]) == len(macs["scratch 0.5"]) == 15
+    assert runs["given"]["training_macs"] == 3 * largest * images and largest == macs["adopt 1"]["largest"]
+    assert runs["adopt 1"]["training_macs"] < 0.75 * runs["given"]["training_macs"]
+    taught = 3 * macs["distilled smallest 0.5"]["smallest"] + largest
+    assert runs["distilled smallest 0.5"]["training_macs"] == taught * images / 2
+    assert macs["fastnas middle 0.5"]["middle"] <= macs["adopt 1"]["middle"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("contender", ["prox", "modelopt"])
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(
     contender: str, phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

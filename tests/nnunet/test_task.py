@@ -185,7 +185,7 @@ def entry(name: str) -> dict[str, str]:
     [
         (lambda task: [entry("a.png")], r"lists 2 files that are not there, the first is .*a\.png"),
         (lambda task: [write_case(task, "a", ".img")], r"a\.img is no \.nii\.gz or \.nii file"),
-        (lambda task: [write_case(task, "a"), write_case(task, "a", ".nii")], "lists 2 training cases, of which 1 have names of"),
+        (lambda task: [write_case(task, "a"), write_case(task, "a", ".nii")], "lists 2 training cases, of which 1 have names"),
         (
             lambda task: [write_case(task, "flat", shape=(4, 5))],
             r"nnU-Net cannot convert Task208_Nuclei: .*dimension.*/Task208_Nuclei/imagesTr/flat\.nii\.gz, cannot split$",
