@@ -30,8 +30,9 @@ from typing import Any
 import torch
 
 from benchmarks.about import about
-from benchmarks.gpu_hours import EPOCHS, STEPS, hours, put_into, table
+from benchmarks.gpu_hours import EPOCHS, STEPS, hours
 from benchmarks.gpu_parts import PARTS, measure
+from benchmarks.gpu_table import put_into, table
 from benchmarks.gpu_task import SIZES, SyntheticTask
 from benchmarks.gpu_tests import run_tests, tests_line
 from monai_prox.core import cost
