@@ -8,6 +8,10 @@ No dataset and no network are needed. The plans are nnU-Net's for MSD Task04 (Hi
 synthetic, and training is nnU-Net's own and ProXTrainer's, with mixed precision as on any GPU. Hours are those of nnU-Net's
 1000 epochs of 250 steps, without validation.
 
+What is new in a family's training stands beside the old way: one update a batch and "fill" while nnU-Net's loader runs, and the
+stock network with the same loader; the pool of random members, and an epoch that draws all of them anew; compiled members and
+eager ones.
+
 The tests of tests/gpu come first, if pytest is there, and take a quarter of the seconds at most. Each part gets a share of the
 seconds that are left. Results are written after each part, so a run that is cut short keeps what it has, and the same command
 goes on with what is missing.

@@ -22,6 +22,7 @@ MEETING = 0.4  # of the time, at most
 STOCK = 0.1  # of the time that is left then
 LONGEST = 8.0  # seconds with a number of updates, at most
 LEAST = 12  # batches
+HELD = 24  # batches that 12 processes and their two queues hold before the training takes one
 
 
 def loaded(task: SyntheticTask, seconds: float) -> dict[str, Any]:
@@ -35,6 +36,8 @@ def loaded(task: SyntheticTask, seconds: float) -> dict[str, Any]:
     schedule, stages = trainer.engine.schedule, list[dict[str, Any]]()
     _meet(trainer, task.batches, begin + MEETING * seconds)
     with loading(trainer, int(DEFAULT_WORKERS)) as batches:
+        for _ in range(HELD):
+            next(batches)
         _, largest = _train(stock, batches, 0, (end - time.perf_counter()) * STOCK)
         for stage, start, stop in zip(schedule.stages, schedule.starts, (*schedule.starts[1:], schedule.epochs), strict=True):
             share = (stop - start) / (schedule.epochs - start)  # as in the hours, long stages count most

@@ -37,7 +37,7 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setattr(gpu_first_use, "SKELETONS", 4)
         for name, value in (("WORKERS", (1,)), ("LOADING", 0.3)):
             patch.setattr(gpu_loader, name, value)
-        for name, value in (("DEFAULT_WORKERS", "1"), ("MET", 8), ("LONGEST", 0.1), ("LEAST", 4)):
+        for name, value in (("DEFAULT_WORKERS", "1"), ("MET", 8), ("LONGEST", 0.1), ("LEAST", 4), ("HELD", 1)):
             patch.setattr(gpu_loaded, name, value)
         yield gpu
 
