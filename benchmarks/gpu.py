@@ -1,7 +1,7 @@
 """What a training takes on a GPU: the stock network, the family and the smallest network, and nnU-Net's loader beside them.
 
     python benchmarks/gpu.py --results gpu.json                                    at most 7 minutes and its start
-    python benchmarks/gpu.py --results cpu.json --device cpu --size tiny           half a minute, no figures of a GPU
+    python benchmarks/gpu.py --results cpu.json --device cpu --size tiny           a few minutes, no figures of a GPU
     python benchmarks/gpu.py --table gpu.json --page docs/gpu.md
 
 No dataset and no network are needed. The plans are nnU-Net's for MSD Task04 (Hippocampus) and Task01 (BrainTumour), cases are

@@ -20,8 +20,7 @@ from monai_prox.training.updates_per_batch import UpdatesPerBatch
 MET = 4 * STEPS  # steps of each stage whose members are met before: they have nearly all of the pool
 MEETING = 0.4  # of the time, at most
 STOCK = 0.1  # of the time that is left then
-LONGEST = 8.0  # seconds with a number of updates, at most
-LEAST = 12  # batches
+LEAST, MOST = 12, 96  # batches with a number of updates
 HELD = 24  # batches that 12 processes and their two queues hold before the training takes one
 
 
@@ -78,11 +77,11 @@ def _train_family(
 
 def _train(trainer: Any, batches: Iterator[dict[str, Any]], epoch: int, seconds: float) -> tuple[IdleTime, dict[str, Any]]:
     """Trains as ``nnUNetTrainer.run_training`` does. The first half of the batches is left out, as "fill" does."""
-    end = time.perf_counter() + min(seconds, LONGEST)
+    end = time.perf_counter() + seconds
     trainer.current_epoch = epoch
     trainer.on_train_epoch_start()
     times: list[tuple[float, float]] = []
-    while len(times) < LEAST or time.perf_counter() < end:
+    while len(times) < LEAST or (len(times) < MOST and time.perf_counter() < end):
         batch = next(batches)
         began = time.perf_counter()
         trainer.train_step(batch)  # it waits until the GPU has finished

@@ -35,7 +35,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 def _markdown(head: Row, rows: Iterable[Row]) -> list[str]:
     """No line if there is no row."""
-    lines = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows]
+    lines = [f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in row)}|" for row in rows]
     return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *lines] if lines else []
 
 

@@ -37,7 +37,7 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setattr(gpu_first_use, "SKELETONS", 4)
         for name, value in (("WORKERS", (1,)), ("LOADING", 0.3)):
             patch.setattr(gpu_loader, name, value)
-        for name, value in (("DEFAULT_WORKERS", "1"), ("MET", 8), ("LONGEST", 0.1), ("LEAST", 4), ("HELD", 1)):
+        for name, value in (("DEFAULT_WORKERS", "1"), ("MET", 8), ("LEAST", 4), ("MOST", 4), ("HELD", 1)):
             patch.setattr(gpu_loaded, name, value)
         yield gpu
 
@@ -184,7 +184,7 @@ def test_fill_makes_as_many_updates_as_fit_between_the_batches_of_the_loader(
         clock.now += 0.02 * trainer.updates_per_batch.number if hasattr(trainer, "engine") else 0.1
 
     monkeypatch.setattr(gpu_loaded, "loading", loading)
-    monkeypatch.setattr(gpu_loaded, "LONGEST", 2.0)
+    monkeypatch.setattr(gpu_loaded, "MOST", 20)
     measured = gpu_loaded.loaded(task_of_steps(gpu, tmp_path, monkeypatch, spend), 600)
     assert (measured["largest"]["batch_seconds"], measured["largest"]["busy_share"]) == (0.1, 1)
     assert sum(stage["epochs"] for stage in measured["stages"]) == 1000
