@@ -1,12 +1,16 @@
 """What a training takes on a GPU: the stock network, the family and the smallest network, and nnU-Net's loader beside them.
 
     python benchmarks/gpu.py --results gpu.json                                    at most 7 minutes and its start
-    python benchmarks/gpu.py --results cpu.json --device cpu --size tiny           half a minute, no figures of a GPU
+    python benchmarks/gpu.py --results cpu.json --device cpu --size tiny           a few minutes, no figures of a GPU
     python benchmarks/gpu.py --table gpu.json --page docs/gpu.md
 
 No dataset and no network are needed. The plans are nnU-Net's for MSD Task04 (Hippocampus) and Task01 (BrainTumour), cases are
 synthetic, and training is nnU-Net's own and ProXTrainer's, with mixed precision as on any GPU. Hours are those of nnU-Net's
 1000 epochs of 250 steps, without validation.
+
+What is new in a family's training stands beside the old way: one update a batch and "fill" while nnU-Net's loader runs, and the
+stock network with the same loader; the pool of random members, and an epoch that draws all of them anew; compiled members and
+eager ones.
 
 The tests of tests/gpu come first, if pytest is there, and take a quarter of the seconds at most. Each part gets a share of the
 seconds that are left. Results are written after each part, so a run that is cut short keeps what it has, and the same command
@@ -30,8 +34,9 @@ from typing import Any
 import torch
 
 from benchmarks.about import about
-from benchmarks.gpu_hours import EPOCHS, STEPS, hours, put_into, table
+from benchmarks.gpu_hours import EPOCHS, STEPS, hours
 from benchmarks.gpu_parts import PARTS, measure
+from benchmarks.gpu_table import put_into, table
 from benchmarks.gpu_task import SIZES, SyntheticTask
 from benchmarks.gpu_tests import run_tests, tests_line
 from monai_prox.core import cost

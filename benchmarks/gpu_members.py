@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch._inductor.utils import fresh_cache
 
-from benchmarks.gpu_steps import run_steps, time_epoch
+from benchmarks.gpu_steps import run_steps, time_epoch, training_only
 from benchmarks.gpu_task import SyntheticTask
 from monai_prox.nnunet.compiled_members import CompiledMembers
 from monai_prox.nnunet.trainer import ProXTrainer
@@ -30,14 +30,14 @@ def members(task: SyntheticTask, seconds: float) -> dict[str, Any]:
         if compiles:
             trainer.compiled_members = CompiledMembers(trainer.supernet, log=log.append, backend=BACKEND)
         for name, subnet in (("largest", space.largest()), ("smallest", space.smallest())):
-            trainer.engine.members = lambda epoch, step, subnet=subnet: [subnet]
             epoch = trainer.engine.schedule.starts[-1]  # of the stage in which all members are open
-            with fresh_cache(dir=str(task.root)):
-                (first,) = run_steps(trainer, task.batches, epoch, turns=1, most=1, until=0)
-            if compiles and trainer.compiled_members.failed:
-                raise RuntimeError(log[-1])
-            of_variant = share * (COMPILED if compiles else 1)
-            times = time_epoch(trainer, task.batches, max(of_variant - first, of_variant / 4), epoch=epoch)
+            with training_only(trainer, subnet):
+                with fresh_cache(dir=str(task.root)):
+                    (first,) = run_steps(trainer, task.batches, epoch, turns=1, most=1, until=0)
+                if compiles and trainer.compiled_members.failed:
+                    raise RuntimeError(log[-1])
+                of_variant = share * (COMPILED if compiles else 1)
+                times = time_epoch(trainer, task.batches, max(of_variant - first, of_variant / 4), epoch=epoch)
             measured[name][variant] = times | {"first_step_seconds": float(f"{first:.4g}")}
         if compiles:
             trainer.compiled_members.select(())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import lcm
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from monai_prox.core.distributed import gather
+from monai_prox.core.space import Subnet
 from monai_prox.training.stage import Stage
 
 WARM_UP = 32  # steps at most
@@ -33,6 +36,13 @@ def turns_of(stage: Stage) -> int:
 def over(end: float) -> bool:
     """Whether time.perf_counter() has reached ``end``, in any process of a group: all have to stop after the same step."""
     return any(gather(time.perf_counter() >= end))
+
+
+@contextmanager
+def training_only(trainer: Any, member: Subnet) -> Iterator[None]:
+    """Steps of a ProXTrainer train this member alone, whatever its stage would draw."""
+    with patch.object(trainer.engine, "members", lambda epoch, step: [member]):
+        yield
 
 
 def run_steps(trainer: Any, batches: Sequence[dict[str, Any]], epoch: int, turns: int, most: int, until: float) -> list[float]:

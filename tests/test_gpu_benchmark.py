@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ STEPS = 250_000  # of a training
 def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The script as a module, with one task, few steps and quick tests; its nnU-Net variables end with the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        from benchmarks import gpu, gpu_members, gpu_parts, gpu_steps, gpu_tests
+        from benchmarks import gpu, gpu_first_use, gpu_loaded, gpu_loader, gpu_members, gpu_steps, gpu_tests
 
         patch.setattr(gpu_tests, "FOLDER", write_tests(tmp_path_factory.mktemp("tests"), "pass"))
 
@@ -32,8 +34,11 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         for name in ("WARM_UP", "TIMED"):
             patch.setattr(gpu_steps, name, 2)
         patch.setattr(gpu_members, "BACKEND", "eager")  # needs no compiler
-        for name, value in (("WORKERS", (1,)), ("LOADING", 0.3), ("SKELETONS", 3)):
-            patch.setattr(gpu_parts, name, value)
+        patch.setattr(gpu_first_use, "SKELETONS", 4)
+        for name, value in (("WORKERS", (1,)), ("LOADING", 0.3)):
+            patch.setattr(gpu_loader, name, value)
+        for name, value in (("DEFAULT_WORKERS", "1"), ("MET", 8), ("LEAST", 4), ("MOST", 4), ("HELD", 1)):
+            patch.setattr(gpu_loaded, name, value)
         yield gpu
 
 
@@ -89,7 +94,7 @@ def test_every_part_is_measured_without_a_failure(gpu: Any, results: Path, measu
     assert json.loads(results.read_text())["failures"] == {}
     assert list(measured) == [name for name, part in gpu.PARTS.items() if not part.cuda_only]
     assert measured["loader"]["batches_per_second"].keys() == {"1"} and measured["loader"]["batches_per_second"]["1"] > 0
-    assert measured["skeletons"]["build_seconds"]["number"] == 3
+    assert measured["skeletons"]["build_seconds"]["number"] == len(measured["skeletons"]["extra_seconds"]) >= 2
     assert [path.name for path in results.parent.iterdir()] == [results.name]
 
 
@@ -106,7 +111,88 @@ def test_every_stage_of_a_recipe_is_measured_in_whole_turns_of_its_roles(
         assert stage["step_seconds"]["number"] % (stage["trained"].count(" or ") + 1) == 0
         assert 1 <= stage["members_per_epoch"] <= 34  # a pool of 32, the largest and the smallest
         assert stage["peak_memory_bytes"] is None
-    assert stages[0]["members_per_epoch"] == 1 and stages[0]["new_members_per_epoch"] == 0
+    assert (stages[0]["members_per_epoch"], stages[0]["random_members_per_epoch"]) == (1, 0)
+    assert stages[0]["new_members_per_epoch"] == 0
+    assert stages[-1]["new_members_per_epoch"] <= 4 < stages[-1]["random_members_per_epoch"] <= 32
+
+
+class Clock:
+    """Made-up seconds, in the place of ``time``, that trainers and loaders spend."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *modules: Any) -> None:
+        self.now = 0.0
+        for module in modules:
+            monkeypatch.setattr(module, "time", self)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def task_of_steps(gpu: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, spend: Any) -> Any:
+    """The tiny task; ``spend`` takes the place of its trainers' steps, and gets the trainer."""
+    task = gpu.SyntheticTask("hippocampus", gpu.SIZES["tiny"]["hippocampus"], folder, "cpu")
+    task.write_cases()
+    make = task.trainer
+
+    def trainer(*arguments: Any, **entries: Any) -> Any:
+        made = make(*arguments, **entries)
+        made.train_step = lambda batch: spend(made)
+        return made
+
+    monkeypatch.setattr(task, "trainer", trainer)
+    monkeypatch.setitem(task.__dict__, "batches", [{}])
+    return task
+
+
+def test_the_first_step_of_each_member_is_compared_with_its_later_ones(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import gpu_first_use, gpu_steps
+
+    clock, met = Clock(monkeypatch, gpu_steps), set()
+
+    def spend(trainer: Any) -> None:
+        (member,) = trainer.engine.members(0, 0)
+        clock.now += 0.1 if member in met else 1.0
+        met.add(member)
+
+    measured = gpu_first_use.skeletons(task_of_steps(gpu, tmp_path, monkeypatch, spend), 60)
+    assert measured["first_step_seconds"]["median"] == 1 and measured["later_step_seconds"]["median"] == 0.1
+    assert measured["extra_seconds"] == [0.9] * measured["build_seconds"]["number"]
+    assert len(met) == 2 + measured["build_seconds"]["number"]  # the smallest and the largest are known
+
+
+def test_fill_makes_as_many_updates_as_fit_between_the_batches_of_the_loader(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import gpu_loaded
+
+    clock = Clock(monkeypatch, gpu_loaded)
+
+    @contextmanager
+    def loading(*_: Any) -> Iterator[Iterator[dict[str, Any]]]:
+        def batches() -> Iterator[dict[str, Any]]:
+            due = 0.0
+            while True:
+                due = clock.now = max(clock.now, due)
+                due += 0.086  # the next one is made from now on
+                yield {}
+
+        yield batches()
+
+    def spend(trainer: Any) -> None:
+        clock.now += 0.02 * trainer.updates_per_batch.number if hasattr(trainer, "engine") else 0.1
+
+    monkeypatch.setattr(gpu_loaded, "loading", loading)
+    monkeypatch.setattr(gpu_loaded, "MOST", 20)
+    measured = gpu_loaded.loaded(task_of_steps(gpu, tmp_path, monkeypatch, spend), 600)
+    assert (measured["largest"]["batch_seconds"], measured["largest"]["busy_share"]) == (0.1, 1)
+    assert sum(stage["epochs"] for stage in measured["stages"]) == 1000
+    for stage in measured["stages"]:
+        found = [(stage[key]["updates_per_batch"], stage[key]["batch_seconds"]) for key in ("once", "fill")]
+        assert found == [(1, 0.086), (4, 0.086)]
+        shares = [stage[key]["busy_share"] for key in ("once", "fill")]
+        assert shares == pytest.approx([0.02 / 0.086, 0.08 / 0.086], abs=1e-4)
 
 
 def test_the_members_that_repeat_are_measured_eagerly_in_bfloat16_and_compiled(measured: dict[str, Any]) -> None:
@@ -302,13 +388,17 @@ def step(seconds: float) -> dict[str, Any]:
     return {"step_seconds": {"mean": seconds}}
 
 
+NO_RANDOM = {"new_members_per_epoch": 0, "random_members_per_epoch": 0}
+
+
 def test_hours_follow_from_steps_stages_skeletons_and_loaders(gpu: Any) -> None:
-    stages = [step(0.01) | {"epochs": 400, "new_members_per_epoch": 0}, step(0.3) | {"epochs": 600, "new_members_per_epoch": 4}]
+    new = {"new_members_per_epoch": 4, "random_members_per_epoch": 28}
+    stages = [step(0.01) | {"epochs": 400} | NO_RANDOM, step(0.3) | {"epochs": 600} | new]
     measured = {
         "largest": step(0.1),
         "smallest": step(0.01),
         "prox": {"stages": stages},
-        "skeletons": {"build_seconds": {"mean": 0.02}},
+        "skeletons": {"extra_seconds": [9.0, 0.01, 0.03]},  # the second half counts
         "loader": {"batches_per_second": {"1": 4.0, "8": 20.0, "12": 8.0}},
     }
     hours = gpu.hours(measured)
@@ -325,9 +415,36 @@ def test_hours_follow_from_steps_stages_skeletons_and_loaders(gpu: Any) -> None:
     assert gpu.hours(measured)["largest"].keys() == {"steps_alone"}
 
 
+def test_hours_beside_the_loader_are_those_of_its_batches_and_of_new_members(gpu: Any) -> None:
+    from benchmarks import gpu_hours
+
+    def trained(batch: float, busy: float, **new: int) -> dict[str, Any]:
+        return {"batch_seconds": batch, "busy_share": busy} | NO_RANDOM | new
+
+    stages = [
+        {"epochs": 400, "once": trained(0.1, 0.2), "fill": trained(0.1, 0.9)},
+        {"epochs": 600, "once": trained(0.2, 0.5), "fill": trained(0.24, 1.0, new_members_per_epoch=4)},
+    ]
+    measured = {"loaded": {"largest": trained(0.2, 1.0), "stages": stages}, "skeletons": {"extra_seconds": [9.0, 2.5]}}
+    hours = gpu.hours(measured)["beside_loader"]
+    assert hours == pytest.approx({"largest": STEPS * 0.2 / 3600, "once": 40_000 / 3600, "fill": 52_000 / 3600}, rel=1e-3)
+    assert gpu_hours.busy_share("once", measured) == pytest.approx((10_000 * 0.2 + 30_000 * 0.5) / 40_000)
+    assert gpu_hours.busy_share("fill", measured) == pytest.approx((10_000 * 0.9 + 42_000) / 52_000)
+    del measured["skeletons"]
+    assert gpu.hours(measured)["beside_loader"].keys() == {"largest"}
+
+
+def test_the_pool_is_compared_with_an_epoch_of_new_members(gpu: Any) -> None:
+    from benchmarks import gpu_hours
+
+    stage = {"new_members_per_epoch": 4, "random_members_per_epoch": 32}
+    found = gpu_hours.new_members(stage, {"skeletons": {"extra_seconds": [9.0, 0.5]}})
+    assert found == ((4, 32), (2, 16))
+
+
 def test_the_hours_of_a_result_are_those_of_its_steps(results: Path, measured: dict[str, Any]) -> None:
     hours = json.loads(results.read_text())["hours"]["hippocampus"]
-    assert hours.keys() == {"largest", "smallest", "prox", "progressive_shrinking"}
+    assert hours.keys() == {"largest", "smallest", "prox", "progressive_shrinking", "beside_loader"}
     for network in ("largest", "smallest"):
         seconds = measured[network]["step_seconds"]["mean"]
         assert hours[network]["steps_alone"] == pytest.approx(STEPS * seconds / 3600, rel=1e-3)
@@ -343,9 +460,18 @@ def test_the_table_takes_its_place_in_the_document(gpu: Any, results: Path, tmp_
         gpu.main(["--table", str(results), "--page", str(page)])
     text = page.read_text()
     assert text.count("<!-- gpu table -->") == text.count("<!-- end of the gpu table -->") == 1
-    rows = [line for line in text.splitlines() if line.startswith("| hippocampus |")]
-    stages = sum(len(measured[recipe]["stages"]) for recipe in ("prox", "progressive_shrinking"))
-    assert len(rows) == 4 + stages + 6 and {row.count("|") for row in rows} == {8}
+    stages = {recipe: measured[recipe]["stages"] for recipe in ("prox", "progressive_shrinking")}
+    of_stages = sum(map(len, stages.values()))
+    drawing = sum(stage["random_members_per_epoch"] > 0 for several in stages.values() for stage in several)
+    tables: list[list[str]] = []
+    for before, line in pairwise(text.splitlines()):
+        if line.startswith("|---"):
+            tables.append([before])
+        elif line.startswith("| hippocampus |"):
+            tables[-1].append(line)
+    assert [len(rows) - 1 for rows in tables] == [4 + of_stages + 6, 1 + 2 * (1 + len(stages["prox"])), drawing]
+    assert [{row.count("|") for row in rows} for rows in tables] == [{8}, {7}, {8}]
+    assert "A new member, hippocampus, median of " in text
     page.write_text("no markers")
     with pytest.raises(SystemExit, match="the page has no"):
         gpu.main(["--table", str(results), "--page", str(page)])
