@@ -412,7 +412,7 @@ def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: T
     check_properties(bundle, ["inference"], "infer", dataset_dir=str(trained.task / "imagesTr"))
 
 
-@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("name", ["brats_prox", *(pytest.param(name, marks=pytest.mark.slow) for name in BUNDLES[1:])])
 def test_a_network_can_be_checked_before_any_training(name: str) -> None:
     small = {"_meta_#network_data_format#inputs#image#spatial_shape": [64, 64, 32]}  # the whole patch takes seconds
     check_before_training(ROOT / "bundles" / name, **small)
@@ -486,7 +486,10 @@ def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) 
         ),
         ({"recipe": "prix"}, "the recipe 'prix' is not known; known: prox, prox_paper"),
         ({"epochs": 0}, "the number of epochs is 0; it must be a whole number, at least 1"),
-        ({"iterations": 0}, "the number of iterations of an epoch is 0; it must be a whole number, at least 1"),
+        pytest.param(
+            *({"iterations": 0}, "the number of iterations of an epoch is 0; it must be a whole number, at least 1"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["no data", "closed space", "region", "recipe", "epochs", "iterations"],
 )
@@ -629,7 +632,7 @@ def test_images_that_cannot_be_trained_on_are_named(tmp_path: Path, fault: str) 
 @pytest.fixture(scope="module")
 def narrowed() -> Trained:
     """A training whose monitor closes two choices in its last stage of five epochs, for no gain is worth it."""
-    eager = {"monitor#threshold": 10, "monitor#patience": 1, "validation_cases": 5, "val_interval": 1, "epochs": 11}
+    eager = {"monitor#threshold": 10, "monitor#patience": 1, "validation_cases": 5, "val_interval": 3, "epochs": 11}
     return trained_once("narrowed", "hippocampus_prox", cases=7, **eager)
 
 
