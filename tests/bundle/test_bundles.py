@@ -7,7 +7,7 @@ import os
 import re
 import runpy
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from helpers.bundle_commands import (
 from helpers.bundle_hosts import deployed, label_trains, labelled, predict, scripts_from
 from helpers.commands import call
 from helpers.equality import equal
+from helpers.made_once import made_once
 from helpers.orientations import assert_same, stored, write_stored
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
@@ -170,23 +171,22 @@ def test_evaluation_repeats_the_trainings_validation(trained: Trained, tmp_path:
 
 
 def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path: Path) -> None:
-    """A member within the family, at full resolution, and as a bundle of its own."""
+    """A member within the family, at full resolution but not the largest, and as a bundle of its own."""
     images = trained.task / "imagesTr"
-    for name in ("large", "largest"):
-        prediction = prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), name)
-        plan = TrainedBundle.open(trained.bundle).plan
-        assert (prediction.patch_size, prediction.spacing) == (plan.patch_size, plan.spacing)
-        within = predict(trained.bundle, trained.task, tmp_path / "within" / name, subnet=name)
-        alone = predict(write_bundle(prediction, tmp_path / name), images, tmp_path / "alone" / name)
-        assert len(within) == len(alone) == 3
-        for file, label in alone.items():
-            original = nib.load(images / file)
-            assert label.shape == original.shape[:3] and label.dtype == np.uint8
-            assert np.array_equal(label, within[file.replace(".nii.gz", "_seg.nii.gz")])
+    prediction = prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "large")
+    plan = TrainedBundle.open(trained.bundle).plan
+    assert (prediction.patch_size, prediction.spacing) == (plan.patch_size, plan.spacing)
+    within = predict(trained.bundle, trained.task, tmp_path / "within", subnet="large")
+    alone = predict(write_bundle(prediction, tmp_path / "large"), images, tmp_path / "alone")
+    assert len(within) == len(alone) == 3
+    for file, label in alone.items():
+        original = nib.load(images / file)
+        assert label.shape == original.shape[:3] and label.dtype == np.uint8
+        assert np.array_equal(label, within[file.replace(".nii.gz", "_seg.nii.gz")])
 
 
 def test_an_image_of_zeros_is_predicted_by_the_family_as_by_an_exported_member(trained: Trained, tmp_path: Path) -> None:
-    """The other images of a run are predicted, too."""
+    """The other images of a run are predicted, too. The member is the largest."""
     image = nib.load(trained.task / "imagesTr" / "case_0.nii.gz")
     (tmp_path / "images").mkdir()
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), image.affine), tmp_path / "images" / "zero.nii.gz")
@@ -197,7 +197,7 @@ def test_an_image_of_zeros_is_predicted_by_the_family_as_by_an_exported_member(t
     alone = predict(bundle, tmp_path / "images", tmp_path / "alone")
     assert len(within) == len(alone) == 2
     assert alone["zero.nii.gz"].shape == image.shape[:3]
-    assert np.array_equal(alone["zero.nii.gz"], within["zero_seg.nii.gz"])
+    assert all(np.array_equal(label, within[file.replace(".nii.gz", "_seg.nii.gz")]) for file, label in alone.items())
 
 
 def decisive(bundle: Path, copy: Path) -> Path:
@@ -211,18 +211,44 @@ def decisive(bundle: Path, copy: Path) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("name", ["smallest", "largest"])
-def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, name: str, tmp_path: Path) -> None:
+def command(*words: object) -> None:
+    done = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+
+
+@dataclass(frozen=True)
+class Exported:
+    source: Path  # a decisive copy of the training bundle
+    bundle: Path  # a member of it
+    file: Path  # the same for a device
+
+
+# Members by bundle: in every run, and in a campaign. Of thick slices the smallest is resampled most
+EXPORTED = {
+    "brats_prox": ("largest", "smallest"),
+    "hippocampus_prox": ("largest", "smallest"),
+    "msd_prox": ("smallest", "largest"),
+}
+
+
+@pytest.fixture(scope="module", params=[0, pytest.param(1, marks=pytest.mark.slow)], ids=["member", "other member"])
+def exported(request: pytest.FixtureRequest, trained: Trained) -> Exported:
+    name = EXPORTED[trained.bundle.name][request.param]
+
+    def fill(root: Path) -> None:
+        source = decisive(trained.bundle, root / "source")
+        write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(source)), name), root / "bundle")
+        command("export", source, "--subnet", name, "--format", "onnx", "--output", root / "member.onnx")
+
+    root = made_once(f"{trained.bundle.name}, exported {name}", fill)
+    return Exported(root / "source", root / "bundle", root / "member.onnx")
+
+
+def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, exported: Exported, tmp_path: Path) -> None:
     """With several channels, thick slices, CT; at the training's resolution and below it."""
-    images, file, source = trained.task / "imagesTr", tmp_path / "member.onnx", decisive(trained.bundle, tmp_path / "decisive")
-    bundle = write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(source)), name), tmp_path / "bundle")
-    wanted = predict(bundle, images, tmp_path / "wanted")
-    for command in (
-        ["export", str(source), "--subnet", name, "--format", "onnx", "--output", str(file)],
-        ["predict", str(file), "-i", str(images), "-o", str(tmp_path / "found"), "--threads", "1"],
-    ):
-        done = CliRunner().invoke(app, command, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
+    images = trained.task / "imagesTr"
+    wanted = predict(exported.bundle, images, tmp_path / "wanted")
+    command("predict", exported.file, "-i", images, "-o", tmp_path / "found", "--threads", "1")
     for path in sorted((tmp_path / "found").glob("*.nii.gz")):
         found = nib.load(path)
         label = wanted[path.name.replace(".nii.gz", "_seg.nii.gz")] if path.name not in wanted else wanted[path.name]
@@ -231,24 +257,15 @@ def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, n
     assert len(list((tmp_path / "found").glob("*.nii.gz"))) == len(wanted) == 3
 
 
-@pytest.mark.parametrize("name", ["largest", "smallest"])
-def test_masks_do_not_depend_on_how_an_image_is_stored(trained: Trained, name: str, tmp_path: Path) -> None:
+def test_masks_do_not_depend_on_how_an_image_is_stored(trained: Trained, exported: Exported, tmp_path: Path) -> None:
     """Of the training bundle, which predicts at full resolution, an exported one, and a file for a device."""
-    source = decisive(trained.bundle, tmp_path / "decisive")
     image = nib.load(trained.task / "imagesTr" / "case_0.nii.gz")
     images = write_stored(image, tmp_path / "images")
-    bundle = write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(source)), name), tmp_path / "bundle")
-    predict(bundle, images, tmp_path / "alone")
+    predict(exported.bundle, images, tmp_path / "alone")
     assert_same(tmp_path / "alone", images)
-    if name == "largest":
-        predict(source, images, tmp_path / "within", subnet=name)
-        assert_same(tmp_path / "within", images, "_seg.nii.gz")
-    for command in (
-        ["export", str(source), "--subnet", name, "--format", "onnx", "--output", str(tmp_path / "file.onnx")],
-        ["predict", str(tmp_path / "file.onnx"), "-i", str(images), "-o", str(tmp_path / "device"), "--threads", "1"],
-    ):
-        done = CliRunner().invoke(app, command, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
+    predict(exported.source, images, tmp_path / "within", subnet="largest")
+    assert_same(tmp_path / "within", images, "_seg.nii.gz")
+    command("predict", exported.file, "-i", images, "-o", tmp_path / "device", "--threads", "1")
     assert_same(tmp_path / "device", images)
 
 
@@ -310,10 +327,9 @@ def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained
     torch.testing.assert_close(seen["image"].as_tensor(), normalise({"image": small})["image"], atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["smallest", "largest"])
-def test_monai_deploy_and_label_predict_with_an_exported_member(trained: Trained, name: str, tmp_path: Path) -> None:
+def test_monai_deploy_and_label_predict_with_an_exported_member(trained: Trained, exported: Exported, tmp_path: Path) -> None:
     """What its own configuration predicts; the smallest is resampled by what the bundle's scripts have."""
-    bundle = write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), name), tmp_path / name)
+    bundle = exported.bundle
     (tmp_path / "images").mkdir()
     image = next(file for file in sorted((trained.task / "imagesTr").iterdir()) if not file.name.startswith("."))
     (tmp_path / "images" / image.name).symlink_to(image.resolve())
@@ -353,11 +369,21 @@ def as_trained(bundle: Path) -> dict[str, Any]:
     return channels | {f"{form}inputs#image#spatial_shape": list(plan.patch_size)}
 
 
+def the_first_of(*names: str) -> pytest.MarkDecorator:
+    """A test of the bundle that is named first; in a campaign, of the others, too."""
+    first, *others = names
+    return pytest.mark.parametrize(
+        "trained", [first, *(pytest.param(name, marks=pytest.mark.slow) for name in others)], indirect=True
+    )
+
+
+@the_first_of("brats_prox", "hippocampus_prox", "msd_prox")
 def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
     plan = TrainedBundle.open(trained.bundle).plan
     check_network(trained.bundle, tmp_path, (len(plan.channels), *plan.patch_size), **as_trained(trained.bundle))
 
 
+@the_first_of("msd_prox", "brats_prox", "hippocampus_prox")
 def test_monais_checks_pass_for_an_exported_member(trained: Trained, tmp_path: Path) -> None:
     prediction = prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "smallest")
     bundle = write_bundle(prediction, tmp_path / "smallest")
@@ -386,7 +412,7 @@ def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: T
     check_properties(bundle, ["inference"], "infer", dataset_dir=str(trained.task / "imagesTr"))
 
 
-@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("name", ["brats_prox", *(pytest.param(name, marks=pytest.mark.slow) for name in BUNDLES[1:])])
 def test_a_network_can_be_checked_before_any_training(name: str) -> None:
     small = {"_meta_#network_data_format#inputs#image#spatial_shape": [64, 64, 32]}  # the whole patch takes seconds
     check_before_training(ROOT / "bundles" / name, **small)
@@ -460,7 +486,10 @@ def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) 
         ),
         ({"recipe": "prix"}, "the recipe 'prix' is not known; known: prox, prox_paper"),
         ({"epochs": 0}, "the number of epochs is 0; it must be a whole number, at least 1"),
-        ({"iterations": 0}, "the number of iterations of an epoch is 0; it must be a whole number, at least 1"),
+        pytest.param(
+            *({"iterations": 0}, "the number of iterations of an epoch is 0; it must be a whole number, at least 1"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["no data", "closed space", "region", "recipe", "epochs", "iterations"],
 )
@@ -571,18 +600,18 @@ def test_labels_above_255_are_written_as_they_are() -> None:
 def test_cases_and_epochs_may_be_overridden_as_applications_do(hippocampus: Trained, tmp_path: Path) -> None:
     """MONAI Label's names for them: the cases to train on are taken, and a length is of the schedule, too."""
     case = {part[:5]: str(hippocampus.task / part / "case_0.nii.gz") for part in ("imagesTr", "labelsTr")}
-    assert "Epoch[5]" in train(hippocampus, tmp_path / "data", **{"train#dataset#data": [case]})
-    train(hippocampus, tmp_path / "length", **{"train#trainer#max_epochs": 1})
-    family = json.loads((tmp_path / "length" / "models" / "family.json").read_text())
+    said = train(hippocampus, tmp_path, **{"train#dataset#data": [case], "train#trainer#max_epochs": 1})
+    assert "; 1 cases to train on, " in said and "Epoch[1]" in said
+    family = json.loads((tmp_path / "models" / "family.json").read_text())
     assert family["epochs"] == 1 and [stage["name"] for stage in family["stages"]] == ["everyone"]
 
 
-def test_a_checkpoint_of_another_space_is_refused(hippocampus: Trained, tmp_path: Path) -> None:
-    train(hippocampus, tmp_path / "first")
-    checkpoint = tmp_path / "first" / "models" / "checkpoint_epoch=5.pt"
-    said = train(hippocampus, tmp_path / "second", check=False, ckpt=checkpoint, space={"width": [0.25, 1.0]})
+@pytest.mark.parametrize("trained", ["hippocampus_prox"], indirect=True)
+def test_a_checkpoint_of_another_space_is_refused(trained: Trained, tmp_path: Path) -> None:
+    checkpoint = trained.bundle / "models" / "checkpoint_epoch=5.pt"
+    said = train(trained, tmp_path, check=False, ckpt=checkpoint, space={"width": [0.25, 1.0]})
     assert "the checkpoint was trained with another search space than this configuration asks for" in said
-    assert not (tmp_path / "second" / "models" / "model.pt").exists()
+    assert not (tmp_path / "models" / "model.pt").exists()
 
 
 @pytest.mark.parametrize("fault", ["NaN", "label"])
@@ -603,7 +632,7 @@ def test_images_that_cannot_be_trained_on_are_named(tmp_path: Path, fault: str) 
 @pytest.fixture(scope="module")
 def narrowed() -> Trained:
     """A training whose monitor closes two choices in its last stage of five epochs, for no gain is worth it."""
-    eager = {"monitor#threshold": 10, "monitor#patience": 1, "validation_cases": 5, "val_interval": 1, "epochs": 11}
+    eager = {"monitor#threshold": 10, "monitor#patience": 1, "validation_cases": 5, "val_interval": 3, "epochs": 11}
     return trained_once("narrowed", "hippocampus_prox", cases=7, **eager)
 
 
@@ -643,11 +672,14 @@ def test_members_of_a_narrowed_family_predict_as_within_the_whole_one(narrowed: 
     replace(bundle.file, closed={}).write(whole)
     torch.save(prediction_graph(supernet.network).state_dict(), whole / "model.pt")
     (tmp_path / "member.json").write_text(json.dumps(subnet.to_json()))
-    own = predict(narrowed.bundle, narrowed.task, tmp_path / "own", subnet=name)
+    (tmp_path / "images").mkdir()
+    for image in ("case_0.nii.gz", "case_1.nii.gz"):
+        (tmp_path / "images" / image).symlink_to(narrowed.task / "imagesTr" / image)
+    own = predict(narrowed.bundle, tmp_path / "images", tmp_path / "own", subnet=name)
     theirs = predict(
-        narrowed.bundle, narrowed.task, tmp_path / "theirs", subnet=str(tmp_path / "member.json"), ckpt_dir=str(whole)
+        narrowed.bundle, tmp_path / "images", tmp_path / "theirs", subnet=str(tmp_path / "member.json"), ckpt_dir=str(whole)
     )
-    assert len(own) == 7 and own.keys() == theirs.keys()
+    assert len(own) == 2 and own.keys() == theirs.keys()
     assert all(np.array_equal(own[file], theirs[file]) for file in own)
 
     output = tmp_path / "exported"
@@ -660,6 +692,7 @@ def test_a_narrowed_family_is_evaluated(narrowed: Trained, tmp_path: Path) -> No
     assert_evaluates(narrowed, "largest", tmp_path)
 
 
+@pytest.mark.slow
 def test_monais_checks_pass_for_a_narrowed_family(narrowed: Trained, tmp_path: Path) -> None:
     plan = TrainedBundle.open(narrowed.bundle).plan
     check_network(narrowed.bundle, tmp_path, (1, *plan.patch_size), **as_trained(narrowed.bundle))

@@ -71,6 +71,8 @@ def test_a_bundles_trained_network_becomes_the_start_of_a_family(tmp_path: Path)
     assert "given.pt exists; --overwrite replaces it" in prox("adopt", bundle).error
     said = run(bundle, "train.json", "prox.json", dataset_dir=folder / "task", epochs=1, optimizer__lr=0.0)
     assert "adopt has 2 stages, more than epochs, 1: the first 2 are merged into 'everyone'" in said
+    (stage,) = open_trained(bundle).family().stages
+    assert stage["name"] == "everyone"
     trained = torch.load(model)
     assert not equal(given, trained), "channels were sorted"
     outputs, x = [], torch.rand(2, 1, 16, 16, 16, dtype=torch.float64)
@@ -234,6 +236,7 @@ def test_the_bundles_own_command_trains_its_family() -> None:
     assert "organ" in shown and "of the pipeline's validation cases" in " ".join(shown.split())
 
 
+@pytest.mark.slow
 def test_fewer_epochs_than_stages_merge_stages(tmp_path: Path) -> None:
     """As applications do that set max_epochs to 1."""
     bundle = write_organ(tmp_path / "bundle")
@@ -371,7 +374,7 @@ def test_what_is_said_of_the_weights_goes_with_a_member(tmp_path: Path) -> None:
     assert said == "The data: CC0.\n\nSaid of the weights: CC-BY 4.0, Our Clinic\n"
 
 
-@pytest.mark.parametrize("name", ["smallest", "largest"])
+@pytest.mark.parametrize("name", ["smallest", pytest.param("largest", marks=pytest.mark.slow)])
 def test_it_predicts_as_the_member_does_within_the_training_bundle(name: str, tmp_path: Path) -> None:
     """Bit for bit: the images that its inference.json writes, and the Dice that its evaluate.json writes."""
     folder, output = trained_organ(), tmp_path / name

@@ -92,7 +92,7 @@ def test_it_is_evaluated_as_it_was_validated(trained: Trained, tmp_path: Path) -
     assert float(metrics["val_mean_dice"]) == pytest.approx((member.scores or {})["mean"], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["smallest", "largest"])
+@pytest.mark.parametrize("name", [pytest.param("smallest", marks=pytest.mark.slow), "largest"])
 def test_the_bundle_an_exported_member_and_a_file_write_the_same_labels(trained: Trained, tmp_path: Path, name: str) -> None:
     bundle, images = TrainedBundle.open(trained.bundle), trained.task / "imagesTr"
     weights = torch.load(bundle.path / "model.pt", weights_only=True)

@@ -26,7 +26,22 @@ CASES = {  # lowest feature maps hold kernels of 7 at the lower resolution
 MEMBERS = 12
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_case = pytest.mark.parametrize("case", CASES)
-every_kernel = pytest.mark.parametrize("kernel", [(3, 5), (3, 5, 7)], ids=["3 5", "3 5 7"])
+KERNELS = {"3 5": (3, 5), "3 5 7": (3, 5, 7)}
+every_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+# Every kind in every case, in turn of two and of three sizes; the other four in a campaign
+every_network = pytest.mark.parametrize(
+    ("kind", "case", "kernel"),
+    [
+        pytest.param(
+            *(kind, case, KERNELS[sizes]),
+            id=f"{kind}-{case}-{sizes}",
+            marks=[] if (row + column + place) % 2 else pytest.mark.slow,
+        )
+        for row, kind in enumerate(KINDS)
+        for column, case in enumerate(CASES)
+        for place, sizes in enumerate(KERNELS)
+    ],
+)
 
 
 def family_of(kind: str = "PlainConvUNet", case: str = "2d", kernel: tuple[int, ...] = (3, 5, 7), **changes: Any) -> Any:
@@ -87,9 +102,7 @@ def level_and_step(key: str) -> tuple[int, int]:
 
 
 # ---------------------------------------------------------------------- at the start
-@every_kernel
-@every_case
-@every_kind
+@every_network
 def test_at_the_start_members_are_those_of_a_plain_supernet_bit_for_bit(kind: str, case: str, kernel: tuple[int, ...]) -> None:
     plain = supernet_of(kind, case, kernel, kernel_transforms=False)
     transformed = SuperNet(plain.family, plain.network, kernel_transforms=kernel_transforms_of(plain.family))
@@ -294,9 +307,7 @@ def test_learned_transforms_fit_better_than_the_centre_alone() -> None:
     assert all(torch.equal(tensor, largest[name]) for name, tensor in after.items())
 
 
-@every_kernel
-@every_case
-@every_kind
+@every_network
 def test_after_training_sliced_and_extracted_members_are_equal_bit_for_bit(
     kind: str, case: str, kernel: tuple[int, ...]
 ) -> None:

@@ -25,6 +25,7 @@ from monai_prox.families.mobilenet import MobileNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.runtime.sliding_window import starts
 
+EXAMPLES = max(4, settings.default.max_examples // 10)  # a tenth of other properties', for each takes a third of a second
 TOY = UNetChoices(depth="all", width=(0.5, 1.0), kernel=(3, 5), levels=0, resolution=(0.5, 1.0))
 
 
@@ -185,7 +186,7 @@ def counted_and_derived(family: Any, subnet: Subnet, size: tuple[int, ...]) -> t
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axes", [2, 3])
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=10)
+@settings(max_examples=EXAMPLES)
 def test_a_unet_costs_what_is_counted_on_it(kind: str, axes: int, seed: int) -> None:
     generator = random.Random(seed)
     patch = (32,) * axes if axes == 2 else (16, 32, 32)
@@ -200,7 +201,7 @@ def test_a_unet_costs_what_is_counted_on_it(kind: str, axes: int, seed: int) -> 
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=10)  # in a campaign, too: each takes a third of a second
+@settings(max_examples=EXAMPLES)
 def test_a_mobilenet_costs_what_is_counted_on_it(seed: int) -> None:
     family = MobileNetFamily(input_channels=1, num_classes=4)
     subnet = family.space.sample(random.Random(seed))

@@ -15,7 +15,7 @@ REGIONS = {
     "prefix and whole": ((5, 4), (prefix(3), prefix(4))),
     "halves": ((3, 8), (prefix(2), halves(6, 8))),
     "kernel centre": ((3, 2, 5, 5), (prefix(2), prefix(1), centre(3, 5), centre(1, 5))),
-    "both": ((4, 6, 3, 5, 7), (prefix(2), halves(2, 6), centre(1, 3), centre(3, 5), centre(7, 7))),
+    "both": ((4, 6, 3, 5, 1), (prefix(2), halves(2, 6), centre(1, 3), centre(3, 5), centre(1, 1))),
     "two axes in parts": ((6, 4, 3), (halves(4, 6), halves(2, 4), centre(1, 3))),
     "vector": ((7,), (prefix(4),)),
     "whole": ((2, 3), (prefix(2), halves(3, 3))),

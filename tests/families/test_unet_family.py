@@ -30,9 +30,23 @@ CASES = {  # the widths have equal and unequal neighbours, on which the projecti
     "3d": {"patch": (24, 24, 24), "features": (4, 6, 6)},
     "3d anisotropic": {"patch": (12, 24, 24), "features": (4, 6, 6), "anisotropic": True},
 }
-MEMBERS = 13  # of each of the 16 cases, 208 in all
+MEMBERS = 13  # of each of the 16 networks, 208 in all
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_case = pytest.mark.parametrize("case", CASES)
+# Every kind in every case, in turn with and without deep supervision; the other eight in a campaign
+every_network = pytest.mark.parametrize(
+    ("kind", "case", "deep_supervision"),
+    [
+        pytest.param(
+            *(kind, case, deep),
+            id=f"{kind}-{case}-{'deep supervision' if deep else 'plain'}",
+            marks=[] if (row + column + deep) % 2 else pytest.mark.slow,
+        )
+        for row, kind in enumerate(KINDS)
+        for column, case in enumerate(CASES)
+        for deep in (False, True)
+    ],
+)
 
 
 def supernet_of(kind: str, case: str = "2d", *, deep_supervision: bool = False, **changes: Any) -> SuperNet:
@@ -69,9 +83,7 @@ def equal(one: Any, other: Any) -> bool:
 
 
 # ---------------------------------------------------------------------- the equivalence
-@pytest.mark.parametrize("deep_supervision", [False, True], ids=["plain", "deep supervision"])
-@every_case
-@every_kind
+@every_network
 def test_sliced_extracted_and_stock_networks_are_equal_bit_for_bit(kind: str, case: str, deep_supervision: bool) -> None:
     supernet = supernet_of(kind, case, deep_supervision=deep_supervision)
     family, generator, seen = supernet.family, random.Random(f"{kind} {case} {deep_supervision}"), set()
@@ -491,7 +503,7 @@ def test_choices_from_json() -> None:
 
 
 # ---------------------------------------------------------------------- closed choices
-NARROWINGS = 1  # of each of the 16 cases
+NARROWINGS = 1  # of each of the 16 networks
 
 
 def narrowings(space: SearchSpace, generator: random.Random) -> Iterator[dict[str, int]]:
@@ -504,9 +516,7 @@ def narrowings(space: SearchSpace, generator: random.Random) -> Iterator[dict[st
         yield {dimension: generator.randint(1, counts[dimension]) for dimension in some}
 
 
-@pytest.mark.parametrize("deep_supervision", [False, True], ids=["plain", "deep supervision"])
-@every_case
-@every_kind
+@every_network
 def test_members_of_a_narrowed_family_are_those_of_the_whole_one_bit_for_bit(
     kind: str, case: str, deep_supervision: bool
 ) -> None:

@@ -150,7 +150,7 @@ FORMATS = [
     ("nnunet", "member"),
     ("bundle", "member"),
     ("onnx", "member.onnx"),
-    pytest.param("openvino", "member.xml", marks=pytest.mark.alone),
+    pytest.param("openvino", "member.xml", marks=[pytest.mark.alone, pytest.mark.slow]),
     ("torchscript", "member.ts"),
 ]
 
@@ -228,7 +228,7 @@ def test_a_search_goes_on_when_there_is_room_again(
 
 
 # ---------------------------------------------------------------------- prediction
-@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", pytest.param(".mha", marks=pytest.mark.slow)])
 def test_segmentations_that_cannot_be_written_are_named_and_the_others_done(
     ending: str, bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,11 +237,11 @@ def test_segmentations_that_cannot_be_written_are_named_and_the_others_done(
     file = device_file(model, "smallest", tmp_path / "model.onnx")
     images, output = tmp_path / "images", tmp_path / "out"
     images.mkdir()
-    for case, size in (("large", 60), ("small", 12)):
+    for case, size in (("large", 40), ("small", 12)):
         noise = np.random.default_rng(0).normal(size=(size, size, size)).astype(np.float32)
         sitk.WriteImage(sitk.GetImageFromArray(noise), images / f"{case}_0000{ending}")
     command = ["predict", file, "-i", images, "-o", output]
-    with full_disk(8_000):
+    with full_disk(3_000):
         _, large = said(capsys, monkeypatch, *command)
     assert large.startswith("large: ")
     assert [path.name for path in output.iterdir()] == [f"small{ending}"]
