@@ -214,7 +214,7 @@ def bare_plans(
                 "resampling_fn_seg_kwargs": resampling | {"is_seg": True, "order": 1},
                 "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
                 "resampling_fn_probabilities_kwargs": resampling | {"order": 1},
-                "architecture": unet_architecture(kind, axes=axes, features=(4, 8, 16), **architecture),
+                "architecture": unet_architecture(kind, axes=axes, **{"features": (4, 8, 16)} | architecture),
                 "batch_dice": False,
                 **({} if prox is None else {"prox": prox}),
             }
@@ -280,10 +280,10 @@ def device_file(model: ModelFolder, which: str, path: Path, format: str = "onnx"
     return path
 
 
-def stock_predictor(model: ModelFolder, which: str = "largest") -> nnUNetPredictor:
-    """nnU-Net's own, without mirroring, with a member that is exported for it."""
+def stock_predictor(model: ModelFolder, which: str = "largest", output: Path | None = None) -> nnUNetPredictor:
+    """nnU-Net's own, without mirroring, with a member that is exported for it, to ``output`` or beside the model."""
     predictor = nnUNetPredictor(use_mirroring=False, device=CPU, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), which)), None)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), which, output)), None)
     return predictor
 
 
@@ -308,7 +308,7 @@ def write_held_out(model: ModelFolder, names: Sequence[str], *, flat: bool = Fal
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
     for index, case in enumerate(names):
-        noise = np.random.default_rng(index).normal(size=(34, 27) if flat else (20, 34, 27)).astype(np.float32)
+        noise = np.random.default_rng(index).normal(size=(30, 20) if flat else (16, 30, 20)).astype(np.float32)
         image = sitk.DiscreteGaussian(sitk.GetImageFromArray(noise), 4.0)
         file = folder / "imagesTr" / f"{case}_0000{description.file_ending}"
         sitk.WriteImage(image, file)
