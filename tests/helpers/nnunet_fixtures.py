@@ -78,6 +78,8 @@ def stock_model(phantom: Prepared) -> Path:
 
     def fill(folder: Path) -> None:
         plans = cut_plans(phantom.plans(), FULLRES, CUT, (32, 40, 32))
+        kwargs = plans["configurations"][FULLRES]["architecture"]["arch_kwargs"]
+        kwargs |= {"n_conv_per_stage": [1, 1, 1], "n_conv_per_stage_decoder": [1, 1]}
         with training_on(phantom, folder):
             for fold in (0, 1):
                 torch.manual_seed(fold)

@@ -27,6 +27,7 @@ from helpers.architectures import randomise_norms, unet_architecture
 from helpers.commands import APART, call, forked
 from monai_prox.export.device_file import export_file
 from monai_prox.export.nnunet import export_nnunet
+from monai_prox.nnunet import family_report
 from monai_prox.nnunet.family_report import write_family
 from monai_prox.nnunet.task import convert_task, task_id
 from monai_prox.nnunet.trainer import ProXTrainer
@@ -42,7 +43,9 @@ FULLRES = "3d_fullres"
 CUT = "nnUNetPlansCut"
 CPU = torch.device("cpu")
 Start = Callable[..., "subprocess.CompletedProcess[str]"]
-SHALLOW = {"depths": (1, 1, 1), "decoder_depths": (1, 1)}  # for bare_plans: half the layers are exported in half the time
+# For bare_plans: half the layers are exported in half the time
+SHALLOW: dict[str, Any] = {"depths": (1, 1, 1), "decoder_depths": (1, 1)}
+TWO_LEVELS: dict[str, Any] = {"features": (4, 8), "depths": (1, 1), "decoder_depths": (1,)}
 # Of the fixture ``stock``: its image, and the labels of which its postprocessing keeps the largest component
 STOCK_IMAGE, STOCK_KEPT = "images/case_0000.nii.gz", [[1, 2], 2]
 # Two members that differ in resolution alone, so that a training validates no more than the smallest and the largest
@@ -374,5 +377,6 @@ def training_on(prepared: Prepared, results: Path) -> Iterator[None]:
         for name, value in (folders(prepared.root) | {"nnUNet_results": results, "nnUNet_n_proc_DA": "0"}).items():
             patch.setenv(name, str(value))
         patch.setattr(multiprocessing, "get_context", lambda method=None: APART)  # where pools start in no time
-        patch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)  # it takes longer than an epoch here
+        for owner, plot in ((MetaLogger, "plot_progress_png"), (family_report, "plot_progress")):
+            patch.setattr(owner, plot, lambda *_, **__: None)  # it takes longer than an epoch here
         yield
