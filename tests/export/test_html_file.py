@@ -20,7 +20,7 @@ import torch
 from helpers.descriptions import DESCRIBED, SCANS
 from helpers.in_process import prox
 from helpers.made_once import made_once
-from helpers.nnunet_task import SHALLOW, bare_model, bare_plans
+from helpers.nnunet_task import TWO_LEVELS, bare_model, bare_plans
 from helpers.refusals import refused
 from nibabel.affines import from_matvec
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -298,7 +298,7 @@ def test_a_model_that_no_browser_reads_is_refused(
 
 
 def test_the_command_writes_a_page(runtime: Runtime, bare: Path, tmp_path: Path) -> None:
-    model = bare_model(bare_plans(patch=(16, 16), **SHALLOW), cls=nnUNetTrainer).path
+    model = bare_model(bare_plans(patch=(16, 16), **TWO_LEVELS), cls=nnUNetTrainer).path
     output, web = tmp_path / "page.html", tmp_path / "dist"
     web.mkdir()
     for name, content in ((SCRIPT, runtime.script), (WASM, runtime.wasm)):

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers.architectures import FOUR_DIMENSIONS, unet_architecture
-from helpers.nnunet_task import bare_model, bare_plans
+from helpers.nnunet_task import TWO_LEVELS, bare_model, bare_plans
 from helpers.refusals import refused
 from typer.testing import CliRunner
 
@@ -135,7 +135,7 @@ def test_every_member_is_measured_in_every_round() -> None:
 
 @pytest.fixture
 def source(bare: Path) -> TrainedNNUNet:
-    return TrainedNNUNet.open(bare_model(bare_plans(features=(4, 8), depths=(1, 1), decoder_depths=(1,))).path)
+    return TrainedNNUNet.open(bare_model(bare_plans(**TWO_LEVELS)).path)
 
 
 def test_what_was_measured_here_is_measured_again_only_if_it_is_of_no_use(

@@ -17,7 +17,16 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from helpers.nnunet_task import BARE_DATASET, SHALLOW, TWO_MEMBERS, bare_model, bare_plans, device_file, stock_predictor
+from helpers.nnunet_task import (
+    BARE_DATASET,
+    SHALLOW,
+    TWO_LEVELS,
+    TWO_MEMBERS,
+    bare_model,
+    bare_plans,
+    device_file,
+    stock_predictor,
+)
 from helpers.orientations import stored
 from helpers.refusals import refused
 from hypothesis import given
@@ -239,8 +248,8 @@ def smallest(two_members: Path) -> Model:
     ("plans", "which", "any_patch"),
     [
         pytest.param(lambda: bare_plans(**SHALLOW), "smallest", False, id="plain"),
-        pytest.param(lambda: bare_plans(**SHALLOW), "largest", True, id="plain, any patch"),
-        pytest.param(lambda: bare_plans("ResidualEncoderUNet", **SHALLOW), "largest", False, id="residual"),
+        pytest.param(lambda: bare_plans(**TWO_LEVELS), "largest", True, id="plain, any patch"),
+        pytest.param(lambda: bare_plans("ResidualEncoderUNet", **TWO_LEVELS), "largest", False, id="residual"),
         pytest.param(lambda: bare_plans(patch=(24, 32)), "smallest", False, id="2d"),
     ],
 )
@@ -264,10 +273,8 @@ def test_the_file_computes_what_the_member_does(
 @pytest.mark.parametrize(
     ("format", "ending"), [pytest.param("openvino", ".xml", marks=pytest.mark.alone), ("torchscript", ".ts")]
 )
-def test_files_of_other_formats_compute_what_the_member_does(
-    format: str, ending: str, two_members: Path, tmp_path: Path
-) -> None:
-    model = ModelFolder.open(two_members / "model")
+def test_files_of_other_formats_compute_what_the_member_does(format: str, ending: str, bare: Path, tmp_path: Path) -> None:
+    model = bare_model(bare_plans(**TWO_LEVELS))
     _, subnet = model.member("largest")
     network = model.supernet(model.checkpoint("fold_0")).extract(subnet)
     path = device_file(model, "largest", tmp_path / f"model{ending}", format, any_patch=True)

@@ -18,7 +18,7 @@ from helpers.nnunet_task import (
     BARE_DATASET,
     CUT,
     FULLRES,
-    SHALLOW,
+    TWO_LEVELS,
     TWO_MEMBERS,
     Prepared,
     bare_model,
@@ -97,7 +97,7 @@ def test_a_file_segments_as_nnunet_does_with_the_same_folds(
 
 @pytest.mark.parametrize("ending", ["onnx", pytest.param("xml", marks=[pytest.mark.alone, pytest.mark.slow]), "ts"])
 def test_files_of_several_folds_compute_their_mean(ending: str, bare: Path) -> None:
-    model = bare_model(bare_plans(patch=(16, 16), **SHALLOW), folds=(0, 1), cls=nnUNetTrainer)
+    model = bare_model(bare_plans(patch=(16, 16), **TWO_LEVELS), folds=(0, 1), cls=nnUNetTrainer)
     source = TrainedNNUNet.open(model.path, fold="fold_every")
     file = bare / f"model.{ending}"
     export_file(source, "largest", file, FORMATS[ending])
