@@ -247,7 +247,6 @@ def smallest(two_members: Path) -> Model:
 @pytest.mark.parametrize(
     ("plans", "which", "any_patch"),
     [
-        pytest.param(lambda: bare_plans(**SHALLOW), "smallest", False, id="plain"),
         pytest.param(lambda: bare_plans(**TWO_LEVELS), "largest", True, id="plain, any patch"),
         pytest.param(lambda: bare_plans("ResidualEncoderUNet", **TWO_LEVELS), "largest", False, id="residual"),
         pytest.param(lambda: bare_plans(patch=(24, 32)), "smallest", False, id="2d"),
@@ -258,11 +257,20 @@ def test_the_file_computes_what_the_member_does(
 ) -> None:
     """For any number of images in a batch, and where asked for patches of any size."""
     folder = bare_model(plans())
+    path = device_file(folder, which, tmp_path / "new" / "model.onnx", any_patch=any_patch)
+    computes_what_the_member_does(Model(path, threads=1), folder, which, any_patch=any_patch)
+
+
+def test_the_smaller_file_computes_what_the_smaller_member_does(smallest: Model, two_members: Path) -> None:
+    computes_what_the_member_does(smallest, ModelFolder.open(two_members / "model"), "smallest")
+
+
+def computes_what_the_member_does(opened: Model, folder: ModelFolder, which: str, *, any_patch: bool = False) -> None:
     name, subnet = folder.member(which)
     network = folder.supernet(folder.checkpoint("fold_0")).extract(subnet)
-    opened = Model(device_file(folder, which, tmp_path / "new" / "model.onnx", any_patch=any_patch), threads=1)
-    assert opened.description.member == name and opened.description.subnet == subnet.to_json()
-    patch = opened.description.patch
+    description = description_in(opened)
+    assert description.member == name and description.subnet == subnet.to_json()
+    patch = description.patch
     shapes = [(1, *patch), (3, *patch)] + ([(1, *(2 * side for side in patch))] if any_patch else [])
     for batch, *size in shapes:
         x = torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(batch))
