@@ -590,8 +590,8 @@ def test_other_files_are_refused(two_members: Path, tmp_path: Path) -> None:
     refused("it was not written by monai-prox export", Model, path)
 
 
-def test_nothing_is_overwritten_or_half_written(two_members: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = ModelFolder.open(two_members / "model")
+def test_nothing_is_overwritten_or_half_written(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **TWO_LEVELS))
     path = tmp_path / "model.onnx"
     path.write_text("mine")
     refused(f"{path} exists", device_file, model, "smallest", path)
