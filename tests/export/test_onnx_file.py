@@ -29,8 +29,9 @@ def test_files_are_of_the_version_of_their_operators(any_patch: bool, two_member
     written = onnx.load(file)
     onnx.checker.check_model(written, full_check=True)
     assert written.ir_version == 8 and [(one.domain, one.version) for one in written.opset_import] == [("", 18)]
-    x = np.random.default_rng(0).normal(size=(1, 1, 12, 20, 12)).astype(np.float32)
-    result = Model(file)(x)
+    model = Model(file)
+    x = np.random.default_rng(0).normal(size=(1, *model.description.input_shape)).astype(np.float32)
+    result = model(x)
     written.ir_version = 10
     newer = onnxruntime.InferenceSession(written.SerializeToString(), providers=["CPUExecutionProvider"])
     assert np.array_equal(result, newer.run(None, {"image": x})[0])
