@@ -112,19 +112,20 @@ def file_axes(array: torch.Tensor, transpose: tuple[int, ...]) -> torch.Tensor:
 # ---------------------------------------------------------------------- the network
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2), (2, 0, 1)], ids=str)
-@pytest.mark.parametrize("which", ["smallest", "largest"])
-def test_the_turned_network_computes_the_same(bare: Path, kind: str, transpose: tuple[int, ...], which: str) -> None:
+def test_the_turned_network_computes_the_same(bare: Path, kind: str, transpose: tuple[int, ...]) -> None:
     model = bare_model(plans_for(kind=kind, transpose=transpose, anisotropic=True))
-    prediction = prediction_of(TrainedNNUNet.of(model), which)
-    own = model.supernet(model.checkpoint("fold_0")).extract(model.member(which)[1])
-    own.decoder.deep_supervision = False
-    height, width, depth = prediction.patch_size
-    x = torch.rand(1, 1, height, width, depth)  # as in the file
-    back = [2 - axis for axis in transpose]  # axis of the file that each axis of nnU-Net's arrays is
-    theirs = x.permute(0, 1, *(2 + axis for axis in back))
-    with torch.no_grad():
-        expected = file_axes(own.eval()(theirs)[0], transpose)
-        torch.testing.assert_close(prediction.network.eval()(x)[0], expected, atol=1e-4, rtol=0)
+    supernet = model.supernet(model.checkpoint("fold_0"))
+    for which in ("smallest", "largest"):
+        prediction = prediction_of(TrainedNNUNet.of(model), which)
+        own = supernet.extract(model.member(which)[1])
+        own.decoder.deep_supervision = False
+        height, width, depth = prediction.patch_size
+        x = torch.rand(1, 1, height, width, depth)  # as in the file
+        back = [2 - axis for axis in transpose]  # axis of the file that each axis of nnU-Net's arrays is
+        theirs = x.permute(0, 1, *(2 + axis for axis in back))
+        with torch.no_grad():
+            expected = file_axes(own.eval()(theirs)[0], transpose)
+            torch.testing.assert_close(prediction.network.eval()(x)[0], expected, atol=1e-4, rtol=0)
 
 
 def test_what_is_said_of_the_weights_goes_with_the_bundle(bare: Path) -> None:
@@ -295,8 +296,7 @@ HOSTED = {
 }
 
 
-@pytest.mark.parametrize("which", ["smallest", "largest"])
-@pytest.mark.parametrize("kind", HOSTED)
+@pytest.mark.parametrize(("kind", "which"), zip(HOSTED, ["smallest", "largest"] * 2, strict=True))
 def test_monai_deploy_and_label_predict_with_a_bundle(bare: Path, tmp_path: Path, kind: str, which: str) -> None:
     """What the bundle's own configuration predicts."""
     options, changes = dict(HOSTED[kind][0]), HOSTED[kind][1]

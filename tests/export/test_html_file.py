@@ -19,7 +19,8 @@ import pytest
 import torch
 from helpers.descriptions import DESCRIBED, SCANS
 from helpers.in_process import prox
-from helpers.nnunet_task import bare_model, bare_plans
+from helpers.made_once import made_once
+from helpers.nnunet_task import TWO_LEVELS, bare_model, bare_plans
 from helpers.refusals import refused
 from nibabel.affines import from_matvec
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -76,16 +77,18 @@ def runtime() -> Runtime:
 
 
 @pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def networks() -> dict[int, Path]:
     """Of three axes, and of two: every voxel's neighbours decide, so that an axis in a wrong place shows."""
-    torch.manual_seed(0)
-    folder, found = tmp_path_factory.mktemp("networks"), {}
-    for axes, description, layer in ((3, THREE, nn.Conv3d), (2, TWO, nn.Conv2d)):
-        inputs = len(description.channels)
-        network = nn.Sequential(layer(inputs, 4, 3, padding=1), nn.ReLU(), layer(4, 3, 3, padding=1, bias=False))
-        found[axes] = folder / f"{axes}.onnx"
-        write_onnx(network, description, found[axes])
-    return found
+
+    def fill(folder: Path) -> None:
+        torch.manual_seed(0)
+        for axes, description, layer in ((3, THREE, nn.Conv3d), (2, TWO, nn.Conv2d)):
+            inputs = len(description.channels)
+            network = nn.Sequential(layer(inputs, 4, 3, padding=1), nn.ReLU(), layer(4, 3, 3, padding=1, bias=False))
+            write_onnx(network, description, folder / f"{axes}.onnx")
+
+    folder = made_once("networks_for_pages", fill)
+    return {axes: folder / f"{axes}.onnx" for axes in (3, 2)}
 
 
 def image(
@@ -186,7 +189,7 @@ def test_odd_headers_mean_what_predict_takes_them_for(
     pages = {}
     for name, (reader, type, changes) in ODD.items():
         description = replace(THREE, reader=reader, normalisation=CT)
-        file = image(tmp_path / f"{name}_0000.nii", np.diag([0.8, 1.3, 0.9, 1]), type=type)
+        file = image(tmp_path / f"{name}_0000.nii", np.diag([0.8, 1.3, 0.9, 1]), type=type, shape=(23, 16, 20))
         content = bytearray(file.read_bytes())
         for at, form, value in changes:
             struct.pack_into(form, content, at, value)
@@ -295,7 +298,7 @@ def test_a_model_that_no_browser_reads_is_refused(
 
 
 def test_the_command_writes_a_page(runtime: Runtime, bare: Path, tmp_path: Path) -> None:
-    model = bare_model(bare_plans(patch=(16, 16)), cls=nnUNetTrainer).path
+    model = bare_model(bare_plans(patch=(16, 16), **TWO_LEVELS), cls=nnUNetTrainer).path
     output, web = tmp_path / "page.html", tmp_path / "dist"
     web.mkdir()
     for name, content in ((SCRIPT, runtime.script), (WASM, runtime.wasm)):

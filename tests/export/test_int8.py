@@ -1,5 +1,6 @@
 """Members in integers: calibrated on some cases, measured on others, and not written where they lose too much."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import onnx
 import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 from helpers.descriptions import DESCRIBED
-from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file, hold_out, write_held_out
+from helpers.nnunet_task import device_file, hold_out, write_held_out
 from helpers.refusals import refused
 from onnx import TensorProto, helper, numpy_helper
 
@@ -30,8 +31,9 @@ pytest_plugins = ["helpers.nnunet_fixtures"]
 
 
 @pytest.fixture
-def model(bare: Path) -> ModelFolder:
-    return bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+def model(two_members: Path, tmp_path: Path) -> ModelFolder:
+    """A copy, to which held-out cases are added."""
+    return ModelFolder.open(shutil.copytree(two_members / "model", tmp_path / "results" / "dataset" / two_members.name))
 
 
 def description_of(model: Model) -> Description:
@@ -51,15 +53,16 @@ def dataset(model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> Path:
     [("onnx", ".onnx", ".onnx"), pytest.param("openvino", ".xml", ".bin", marks=[pytest.mark.alone, pytest.mark.slow])],
 )
 def test_integers_segment_almost_as_floats_do(
-    format: str, ending: str, weights: str, model: ModelFolder, dataset: Path, tmp_path: Path
+    format: str, ending: str, weights: str, model: ModelFolder, dataset: Path, two_members: Path, tmp_path: Path
 ) -> None:
     source = TrainedNNUNet.open(model.path)
-    output, plain = tmp_path / "new" / f"int8{ending}", tmp_path / f"plain{ending}"
+    output, plain = tmp_path / "new" / f"int8{ending}", two_members / f"largest{ending}"
     # random weights are more sensitive than trained ones
     loss = export_file(source, "largest", output, format, int8=True, most_loss=0.2)
     assert loss is not None and loss.before == pytest.approx(1, abs=1e-3) and 0.8 <= loss.after < 1
     assert (loss.calibrated, loss.measured) == (2, 2)
-    export_file(source, "largest", plain, format)
+    if format != "onnx":
+        plain = device_file(model, "largest", tmp_path / f"plain{ending}", format)
     quantised = Model(output)
     assert quantised.description == Model(plain).description
     scores = source.held_out().scores([1, 3], description_of(quantised), quantised)
@@ -196,13 +199,14 @@ def test_where_nothing_was_held_out_nothing_is_measured(
 
 
 def test_datasets_that_cannot_calibrate_are_named(model: ModelFolder, dataset: Path, tmp_path: Path) -> None:
-    opened, source = Model(device_file(model, "largest", tmp_path / "largest.onnx"), threads=1), TrainedNNUNet.open(model.path)
-    description = description_of(opened)
+    source = TrainedNNUNet.open(model.path)
+    description = source.describe("largest")
+    assert isinstance(description, Description)
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), dataset / "labelsTr" / "case_0.nii.gz")
     cases = SegmentedCases(find_labelled(dataset, description, NAMES))
     (dataset / "labelsTr" / "case_1.nii.gz").write_bytes(b"no image")
     assert cases.usable(range(4), description) == [2, 3]
-    assert "has (4, 3, 2) voxels, its image (27, 34, 20)" in cases.left_out["case_0"]
+    assert "has (4, 3, 2) voxels, its image (20, 30, 16)" in cases.left_out["case_0"]
     assert "cannot be read" in cases.left_out["case_1"]
     refused("none of 2 held-out cases can be used, e.g. case_0: ", cases.usable, [0, 1], description)
     hold_out(model, NAMES[:1])

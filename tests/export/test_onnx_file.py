@@ -1,5 +1,6 @@
 """ONNX files: of a version that older runtimes read, with the results of the newest."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +13,25 @@ from helpers.refusals import refused
 from monai_prox.export import onnx_file
 from monai_prox.export.onnx_file import describe_again
 from monai_prox.runtime.model import Model
+from monai_prox.trained.nnunet_folder import ModelFolder
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
 
 @pytest.mark.parametrize("any_patch", [False, True], ids=["the plan's patch", "any patch"])
-def test_files_are_of_the_version_of_their_operators(any_patch: bool, bare: Path) -> None:
+def test_files_are_of_the_version_of_their_operators(any_patch: bool, two_members: Path, tmp_path: Path) -> None:
     """IR version 8 came with opset 17 and 18; ONNX Runtime 1.15 reads it, but not 10, which the exporter writes."""
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
-    file = device_file(model, "smallest", bare / "smallest.onnx", any_patch=any_patch)
+    file = tmp_path / "smallest.onnx"
+    if any_patch:
+        device_file(ModelFolder.open(two_members / "model"), "smallest", file, any_patch=True)
+    else:
+        shutil.copy(two_members / file.name, file)
     written = onnx.load(file)
     onnx.checker.check_model(written, full_check=True)
     assert written.ir_version == 8 and [(one.domain, one.version) for one in written.opset_import] == [("", 18)]
-    x = np.random.default_rng(0).normal(size=(1, 1, 12, 20, 12)).astype(np.float32)
-    result = Model(file)(x)
+    model = Model(file)
+    x = np.random.default_rng(0).normal(size=(1, *model.description.input_shape)).astype(np.float32)
+    result = model(x)
     written.ir_version = 10
     newer = onnxruntime.InferenceSession(written.SerializeToString(), providers=["CPUExecutionProvider"])
     assert np.array_equal(result, newer.run(None, {"image": x})[0])

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, write_held_out
+from helpers.nnunet_task import SHALLOW, TWO_MEMBERS, bare_model, bare_plans, write_held_out
 from helpers.refusals import refused
 from monai.networks import nets
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -27,7 +27,7 @@ MOST_AXES = 5  # of a tensor: an image of three axes, its channels and the batch
 @pytest.fixture
 def folds(bare: Path) -> TrainedNNUNet:
     """A stock model of two folds whose strides differ by the axis."""
-    plans = bare_plans(patch=(8, 16, 16))
+    plans = bare_plans(patch=(8, 16, 16), **SHALLOW)
     (configuration,) = plans["configurations"].values()
     configuration["architecture"]["arch_kwargs"]["strides"] = [[1, 1, 1], [1, 2, 2], [2, 2, 1]]
     return TrainedNNUNet.open(bare_model(plans, folds=(0, 1), cls=nnUNetTrainer).path, fold="fold_every")

@@ -21,6 +21,7 @@ from helpers.nnunet_task import (
     SHALLOW,
     STOCK_IMAGE,
     STOCK_KEPT,
+    TWO_MEMBERS,
     Prepared,
     ProXTrainerDemoShort,
     ProXTrainerTiny,
@@ -28,6 +29,7 @@ from helpers.nnunet_task import (
     bare_model,
     bare_plans,
     cut_plans,
+    device_file,
     environment,
     make_trainer,
     nnUNetTrainerTiny,
@@ -39,6 +41,7 @@ from helpers.nnunet_task import (
 )
 from helpers.searches import NAMES
 from monai_prox.data.phantom import write_phantom_task
+from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 
@@ -54,6 +57,7 @@ def source(bare: Path, monkeypatch: pytest.MonkeyPatch) -> TrainedNNUNet:
     """A family with random weights, and held-out cases whose labels are what the largest member says of them."""
     model = bare_model(bare_plans(prox={"space": FOUR_DIMENSIONS}))
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
+    monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 99)  # members at the start of every search
     return TrainedNNUNet.open(model.path)
 
 
@@ -74,6 +78,8 @@ def stock_model(phantom: Prepared) -> Path:
 
     def fill(folder: Path) -> None:
         plans = cut_plans(phantom.plans(), FULLRES, CUT, (32, 40, 32))
+        kwargs = plans["configurations"][FULLRES]["architecture"]["arch_kwargs"]
+        kwargs |= {"n_conv_per_stage": [1, 1, 1], "n_conv_per_stage_decoder": [1, 1]}
         with training_on(phantom, folder):
             for fold in (0, 1):
                 torch.manual_seed(fold)
@@ -113,6 +119,20 @@ def stock() -> Path:
         assert done.code == 0, done.err
 
     return made_once("stock_untrained", fill)
+
+
+@pytest.fixture(scope="session")
+def two_members() -> Path:
+    """A folder with the untrained family ``model``, and its members as the files ``smallest.onnx`` and ``largest.onnx``."""
+
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            bare_folders(folder, patch)
+            bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW)).path.rename(folder / "model")
+        for which in ("smallest", "largest"):
+            device_file(ModelFolder.open(folder / "model"), which, folder / f"{which}.onnx")
+
+    return made_once("two_members", fill)
 
 
 @pytest.fixture(scope="session")

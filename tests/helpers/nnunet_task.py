@@ -27,6 +27,7 @@ from helpers.architectures import randomise_norms, unet_architecture
 from helpers.commands import APART, call, forked
 from monai_prox.export.device_file import export_file
 from monai_prox.export.nnunet import export_nnunet
+from monai_prox.nnunet import family_report
 from monai_prox.nnunet.family_report import write_family
 from monai_prox.nnunet.task import convert_task, task_id
 from monai_prox.nnunet.trainer import ProXTrainer
@@ -42,7 +43,9 @@ FULLRES = "3d_fullres"
 CUT = "nnUNetPlansCut"
 CPU = torch.device("cpu")
 Start = Callable[..., "subprocess.CompletedProcess[str]"]
-SHALLOW = {"depths": (1, 1, 1), "decoder_depths": (1, 1)}  # for bare_plans: half the layers are exported in half the time
+# For bare_plans: half the layers are exported in half the time
+SHALLOW: dict[str, Any] = {"depths": (1, 1, 1), "decoder_depths": (1, 1)}
+TWO_LEVELS: dict[str, Any] = {"features": (4, 8), "depths": (1, 1), "decoder_depths": (1,)}
 # Of the fixture ``stock``: its image, and the labels of which its postprocessing keeps the largest component
 STOCK_IMAGE, STOCK_KEPT = "images/case_0000.nii.gz", [[1, 2], 2]
 # Two members that differ in resolution alone, so that a training validates no more than the smallest and the largest
@@ -214,7 +217,7 @@ def bare_plans(
                 "resampling_fn_seg_kwargs": resampling | {"is_seg": True, "order": 1},
                 "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
                 "resampling_fn_probabilities_kwargs": resampling | {"order": 1},
-                "architecture": unet_architecture(kind, axes=axes, features=(4, 8, 16), **architecture),
+                "architecture": unet_architecture(kind, axes=axes, **{"features": (4, 8, 16)} | architecture),
                 "batch_dice": False,
                 **({} if prox is None else {"prox": prox}),
             }
@@ -280,10 +283,10 @@ def device_file(model: ModelFolder, which: str, path: Path, format: str = "onnx"
     return path
 
 
-def stock_predictor(model: ModelFolder, which: str = "largest") -> nnUNetPredictor:
-    """nnU-Net's own, without mirroring, with a member that is exported for it."""
+def stock_predictor(model: ModelFolder, which: str = "largest", output: Path | None = None) -> nnUNetPredictor:
+    """nnU-Net's own, without mirroring, with a member that is exported for it, to ``output`` or beside the model."""
     predictor = nnUNetPredictor(use_mirroring=False, device=CPU, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), which)), None)
+    predictor.initialize_from_trained_model_folder(str(export_nnunet(TrainedNNUNet.of(model), which, output)), None)
     return predictor
 
 
@@ -308,7 +311,7 @@ def write_held_out(model: ModelFolder, names: Sequence[str], *, flat: bool = Fal
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
     for index, case in enumerate(names):
-        noise = np.random.default_rng(index).normal(size=(34, 27) if flat else (20, 34, 27)).astype(np.float32)
+        noise = np.random.default_rng(index).normal(size=(30, 20) if flat else (16, 30, 20)).astype(np.float32)
         image = sitk.DiscreteGaussian(sitk.GetImageFromArray(noise), 4.0)
         file = folder / "imagesTr" / f"{case}_0000{description.file_ending}"
         sitk.WriteImage(image, file)
@@ -374,5 +377,6 @@ def training_on(prepared: Prepared, results: Path) -> Iterator[None]:
         for name, value in (folders(prepared.root) | {"nnUNet_results": results, "nnUNet_n_proc_DA": "0"}).items():
             patch.setenv(name, str(value))
         patch.setattr(multiprocessing, "get_context", lambda method=None: APART)  # where pools start in no time
-        patch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)  # it takes longer than an epoch here
+        for owner, plot in ((MetaLogger, "plot_progress_png"), (family_report, "plot_progress")):
+            patch.setattr(owner, plot, lambda *_, **__: None)  # it takes longer than an epoch here
         yield

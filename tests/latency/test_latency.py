@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers.architectures import FOUR_DIMENSIONS, unet_architecture
-from helpers.nnunet_task import SHALLOW, bare_model, bare_plans
+from helpers.nnunet_task import TWO_LEVELS, bare_model, bare_plans
 from helpers.refusals import refused
 from typer.testing import CliRunner
 
@@ -135,7 +135,7 @@ def test_every_member_is_measured_in_every_round() -> None:
 
 @pytest.fixture
 def source(bare: Path) -> TrainedNNUNet:
-    return TrainedNNUNet.open(bare_model(bare_plans(**SHALLOW)).path)
+    return TrainedNNUNet.open(bare_model(bare_plans(**TWO_LEVELS)).path)
 
 
 def test_what_was_measured_here_is_measured_again_only_if_it_is_of_no_use(
@@ -260,9 +260,9 @@ def test_the_script_says_in_a_line_what_is_wrong_with_a_device(source: TrainedNN
     assert run() == f"error: {pack / measure.LISTED}: No such file or directory\n"
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
-    "runtime", [pytest.param(name, marks=() if name == "torch" else pytest.mark.slow) for name in RUNTIMES]
+    "runtime",
+    [pytest.param(name, marks=() if name == "torch" else [pytest.mark.alone, pytest.mark.slow]) for name in RUNTIMES],
 )
 def test_this_machine_is_measured_with_every_runtime(
     source: TrainedNNUNet, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

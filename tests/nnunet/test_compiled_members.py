@@ -83,8 +83,7 @@ def compiled(net: SuperNet, backend: Any, log: list[str] | None = None) -> Compi
 
 
 # ---------------------------------------------------------------------- what is captured
-@pytest.mark.parametrize("deep_supervision", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "deep_supervision"), zip(KINDS, (True, False), strict=True))
 def test_each_member_is_captured_once_as_one_graph_and_trains_alike(kind: str, deep_supervision: bool) -> None:
     """The smallest has all its weights cut, and a lower resolution."""
     net, backend = supernet(kind, deep_supervision=deep_supervision), Capturing()

@@ -10,7 +10,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.nnunet_task import CUT, FULLRES, TWO_MEMBERS, Prepared, ProXTrainerTiny, bare_plans, cut_plans, make_trainer
+from helpers.nnunet_task import (
+    CUT,
+    FULLRES,
+    TWO_MEMBERS,
+    Prepared,
+    ProXTrainerQuick,
+    ProXTrainerTiny,
+    bare_plans,
+    cut_plans,
+    make_trainer,
+)
 from helpers.validation_batches import PATCH, validate
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.logging import nnunet_logger
@@ -62,7 +72,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
 def test_stages_and_members_are_logged_beside_nnunets_own(in_phantom: Prepared, runs: list[Run]) -> None:
     plans = cut_plans(in_phantom.plans(), FULLRES, CUT, PATCH, prox=FEW)
-    trainer = make_trainer(plans, in_phantom.dataset())
+    trainer = make_trainer(plans, in_phantom.dataset(), cls=ProXTrainerQuick)
     stock = set(trainer.logger.get_checkpoint())
     trainer.save_every = 1
     trainer.run_training()

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers.bundle_commands import TINY, arguments, copy_bundles, monai, write_ellipsoids
-from helpers.nnunet_task import CUT, FULLRES, TWO_MEMBERS, cut_plans, make_trainer, prepare, training_on
+from helpers.nnunet_task import CUT, FULLRES, TWO_MEMBERS, ProXTrainerQuick, cut_plans, make_trainer, prepare, training_on
 
 SMALL = (14, 18, 12)  # every edge less than those of PATCH
 PATCH = (16, 24, 20)
@@ -67,7 +67,7 @@ def train(
         (prepared.preprocessed / "splits_final.json").write_text(json.dumps(splits))
     plans = cut_plans(prepared.plans(), configuration, CUT, patch, features, prox={"space": TWO_MEMBERS})
     with training_on(prepared, root / "nnUNet_results"):
-        trainer = make_trainer(plans, prepared.dataset(), fold=fold)
+        trainer = make_trainer(plans, prepared.dataset(), cls=ProXTrainerQuick, fold=fold)
         trainer.initialize()
         trainer.run_training()
         trainer.perform_actual_validation()

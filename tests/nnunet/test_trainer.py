@@ -27,7 +27,6 @@ import pytest
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from helpers.architectures import randomise_norms
-from helpers.commands import fresh
 from helpers.equality import equal
 from helpers.made_once import made_once
 from helpers.nnunet_task import (
@@ -147,7 +146,18 @@ def uninterrupted(request: pytest.FixtureRequest, phantom: Prepared) -> tuple[di
     return plans, torch.load(made_once(f"uninterrupted_{request.param}", fill) / "everything.pt", weights_only=False)
 
 
-@pytest.mark.parametrize("epoch", [2, 4, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("uninterrupted", "epoch"),
+    [
+        ("prox", 2),
+        ("prox_paper", 4),
+        *(
+            pytest.param(*other, marks=pytest.mark.slow)
+            for other in (("prox", 4), ("prox", 5), ("prox_paper", 2), ("prox_paper", 5))
+        ),
+    ],
+    indirect=["uninterrupted"],
+)
 def test_a_continued_training_equals_an_uninterrupted_one(
     epoch: int, uninterrupted: tuple[dict[str, Any], dict[str, Any]], in_phantom: Prepared
 ) -> None:
@@ -175,6 +185,7 @@ def test_the_paper_s_last_stage_has_a_teacher(uninterrupted: tuple[dict[str, Any
     assert (made["engine"]["teacher"] is not None) == asks_for_paper
 
 
+@pytest.mark.parametrize("uninterrupted", ["prox", pytest.param("prox_paper", marks=pytest.mark.slow)], indirect=True)
 def test_the_seed_alone_makes_a_training(uninterrupted: tuple[dict[str, Any], dict[str, Any]], in_phantom: Prepared) -> None:
     plans, expected = uninterrupted
     trainings = {}
@@ -188,7 +199,7 @@ def test_the_seed_alone_makes_a_training(uninterrupted: tuple[dict[str, Any], di
         assert not equal(expected[part], trainings[OtherSeed][part]), part
 
 
-@pytest.mark.parametrize("asked", [2, "fill"])
+@pytest.mark.parametrize("asked", [pytest.param(2, marks=pytest.mark.slow), "fill"])
 def test_a_continued_training_makes_as_many_updates_with_each_batch(asked: int | str, in_phantom: Prepared) -> None:
     """With numbers that "fill" has fixed: what a loader's times would give is not repeated."""
     plans = cut_plans(in_phantom.plans(), FULLRES, CUT, PATCH, prox=FEW | {"members_per_batch": asked})
@@ -793,7 +804,7 @@ class Closing(ProXTrainerTiny):
     """The last stage is of five epochs: trials begin, and two choices are closed, two epochs each."""
 
     epochs = 11
-    validation_iterations_per_epoch = 8  # so that enough cases are drawn
+    validation_iterations_per_epoch = 8  # so that enough cases are drawn, of which nothing is compared while the family grows
     validation_interval = 1
     monitor_threshold = 10.0
     monitor_patience = 1
@@ -801,6 +812,10 @@ class Closing(ProXTrainerTiny):
     def initialize(self) -> None:
         self.initial_lr = 1e-7  # so few steps would end at nothing but background, upon which nothing is closed
         super().initialize()
+
+    def on_validation_epoch_start(self) -> None:
+        self.num_val_iterations_per_epoch = 8 if self.current_epoch >= 6 else 1
+        super().on_validation_epoch_start()
 
 
 class Unmonitored(Closing):
@@ -846,6 +861,7 @@ def case_dice(trainer: Any, subnet: Subnet, batches: Sequence[dict[str, Any]]) -
 def test_the_gain_of_a_choice_is_compared_case_by_case(bare: Path) -> None:
     """Of random networks on random images; a case may be drawn more than once, within a batch and in several."""
     trainer = closing(monitor={"threshold": -10})
+    trainer.named_members = {}  # what is watched beside is not of interest
     batches = [images(["a", "b", "a"], seed=1), images(["c", "d"], seed=2), images(["b", "e", "f"], seed=3)]
     for _ in DIMENSIONS:
         until_judged(trainer, batches)
@@ -917,10 +933,12 @@ def test_where_nothing_is_monitored_nothing_is_compared(
 
 def test_a_plan_may_ask_for_the_monitor_and_its_settings(bare: Path) -> None:
     trainer = closing(Unmonitored, monitor={})
+    trainer.named_members = {}  # what is watched beside is not of interest
     assert (trainer.engine.monitor.threshold, trainer.engine.monitor.patience) == (10.0, 1)
     until_judged(trainer)
     assert len(trainer.engine.comparisons) == 2 and trainer.engine.closed
     patient = closing(monitor={"patience": 2})
+    patient.named_members = {}
     assert (patient.engine.monitor.threshold, patient.engine.monitor.patience) == (10.0, 2)
     until_judged(patient)
     assert len(patient.engine.comparisons) == 3 and patient.engine.closed
@@ -1003,6 +1021,7 @@ def test_copies_of_members_live_as_long_as_their_validation(closed: bool, bare: 
     """The whole network is not copied. After a choice was closed, the largest open member is another, and is."""
     trainer = closing()
     if closed:
+        trainer.named_members = {}  # which a closing chooses anew
         until_judged(trainer)
         assert trainer.engine.closed
     copies, extract, whole = {}, trainer.supernet.extract, trainer.supernet.family.space.largest()
@@ -1202,6 +1221,7 @@ def test_nnunet_predicts_with_the_largest_that_is_open(
 
 def test_pretrained_weights_of_a_training_that_closed_choices_open_all(bare: Path) -> None:
     first = closing()
+    first.named_members = {}  # what is watched beside is not of interest
     until_judged(first)
     file = str(bare / "checkpoint.pth")
     first.save_checkpoint(file)
@@ -1258,17 +1278,13 @@ def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepare
 # ---------------------------------------------------------------------- a whole training by nnU-Net's command
 @pytest.fixture(scope="module")
 def trained(phantom: Prepared, tiny_trainers: Path) -> Path:
-    """The model folder after ``nnUNetv2_train``, whose family has two members."""
+    """The model folder after ``nnUNetv2_train``, whose family has two members. The demo, in the campaign, starts it anew."""
     plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlansTwo", PATCH, prox={"space": TWO_MEMBERS})
 
     def fill(results: Path) -> None:
         phantom.write_plans(plans)
         env = phantom.environment(nnUNet_results=results, nnUNet_extTrainer=tiny_trainers)
-        run(
-            ["nnUNetv2_train", 990, FULLRES, 0, "-tr", "ProXTrainerTiny", "-p", "nnUNetPlansTwo", "-device", "cpu"],
-            env,
-            start=fresh,
-        )
+        run(["nnUNetv2_train", 990, FULLRES, 0, "-tr", "ProXTrainerTiny", "-p", "nnUNetPlansTwo", "-device", "cpu"], env)
 
     return made_once("trained_by_nnunet", fill) / phantom.name / f"ProXTrainerTiny__nnUNetPlansTwo__{FULLRES}"
 

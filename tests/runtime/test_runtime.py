@@ -1,6 +1,7 @@
 """Prediction without torch against nnU-Net's own code: each step, and the whole on files."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,16 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from helpers.nnunet_task import BARE_DATASET, TWO_MEMBERS, bare_model, bare_plans, device_file, stock_predictor
+from helpers.nnunet_task import (
+    BARE_DATASET,
+    SHALLOW,
+    TWO_LEVELS,
+    TWO_MEMBERS,
+    bare_model,
+    bare_plans,
+    device_file,
+    stock_predictor,
+)
 from helpers.orientations import stored
 from helpers.refusals import refused
 from hypothesis import given
@@ -35,11 +45,12 @@ from monai_prox.runtime.grid import Grid
 from monai_prox.runtime.images import Image
 from monai_prox.runtime.labels import labels
 from monai_prox.runtime.mirroring import mirrored
-from monai_prox.runtime.model import Model
+from monai_prox.runtime.model import Model, Network
 from monai_prox.runtime.prediction import predict
 from monai_prox.runtime.preprocessing import prepare, preprocess
 from monai_prox.runtime.resampling import resample
 from monai_prox.runtime.sliding_window import sliding_window
+from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.nnunet_folder import ModelFolder
 from monai_prox.trained.nnunet_source import TrainedNNUNet, describe
 
@@ -68,7 +79,7 @@ REGIONS = {
 
 def plans_of(**changes: Any) -> dict[str, Any]:
     """Plans with the entries of ``changes``, wherever they belong."""
-    plans = bare_plans(patch=changes.pop("patch", (16, 24, 16)), spacing=changes.pop("spacing", (1.0, 1.0, 1.0)))
+    plans = bare_plans(patch=changes.pop("patch", (16, 24, 16)), spacing=changes.pop("spacing", (1.0, 1.0, 1.0)), **SHALLOW)
     (configuration,) = plans["configurations"].values()
     for key, value in changes.items():
         (configuration if key in configuration else plans)[key] = value
@@ -229,43 +240,49 @@ def test_an_older_dataset_calls_its_channels_modality() -> None:
 
 
 @pytest.fixture
-def model(bare: Path) -> ModelFolder:
-    return bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+def smallest(two_members: Path) -> Model:
+    return Model(two_members / "smallest.onnx", threads=1)
 
 
 @pytest.mark.parametrize(
-    ("plans", "which"),
+    ("plans", "which", "any_patch"),
     [
-        pytest.param(bare_plans, "smallest", id="plain"),
-        pytest.param(lambda: bare_plans("ResidualEncoderUNet"), "largest", id="residual"),
-        pytest.param(lambda: bare_plans(patch=(24, 32)), "smallest", id="2d"),
+        pytest.param(lambda: bare_plans(**TWO_LEVELS), "largest", True, id="plain, any patch"),
+        pytest.param(lambda: bare_plans("ResidualEncoderUNet", **TWO_LEVELS), "largest", False, id="residual"),
+        pytest.param(lambda: bare_plans(patch=(24, 32)), "smallest", False, id="2d"),
     ],
 )
 def test_the_file_computes_what_the_member_does(
-    plans: Callable[[], dict[str, Any]], which: str, bare: Path, tmp_path: Path
+    plans: Callable[[], dict[str, Any]], which: str, any_patch: bool, bare: Path, tmp_path: Path
 ) -> None:
     """For any number of images in a batch, and where asked for patches of any size."""
     folder = bare_model(plans())
+    path = device_file(folder, which, tmp_path / "new" / "model.onnx", any_patch=any_patch)
+    computes_what_the_member_does(Model(path, threads=1), folder, which, any_patch=any_patch)
+
+
+def test_the_smaller_file_computes_what_the_smaller_member_does(smallest: Model, two_members: Path) -> None:
+    computes_what_the_member_does(smallest, ModelFolder.open(two_members / "model"), "smallest")
+
+
+def computes_what_the_member_does(opened: Model, folder: ModelFolder, which: str, *, any_patch: bool = False) -> None:
     name, subnet = folder.member(which)
     network = folder.supernet(folder.checkpoint("fold_0")).extract(subnet)
-    for any_patch in (False, True):
-        path = device_file(folder, which, tmp_path / "new" / f"{any_patch}.onnx", any_patch=any_patch)
-        opened = Model(path, threads=1)
-        assert opened.description.member == name and opened.description.subnet == subnet.to_json()
-        patch = opened.description.patch
-        shapes = [(1, *patch), (3, *patch)] + ([(1, *(2 * side for side in patch))] if any_patch else [])
-        for batch, *size in shapes:
-            x = torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(batch))
-            with torch.no_grad():
-                np.testing.assert_allclose(opened(x.numpy()), network(x).numpy(), atol=1e-4)
+    description = description_in(opened)
+    assert description.member == name and description.subnet == subnet.to_json()
+    patch = description.patch
+    shapes = [(1, *patch), (3, *patch)] + ([(1, *(2 * side for side in patch))] if any_patch else [])
+    for batch, *size in shapes:
+        x = torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(batch))
+        with torch.no_grad():
+            np.testing.assert_allclose(opened(x.numpy()), network(x).numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("format", "ending"), [pytest.param("openvino", ".xml", marks=pytest.mark.alone), ("torchscript", ".ts")]
 )
-def test_files_of_other_formats_compute_what_the_member_does(
-    format: str, ending: str, model: ModelFolder, tmp_path: Path
-) -> None:
+def test_files_of_other_formats_compute_what_the_member_does(format: str, ending: str, bare: Path, tmp_path: Path) -> None:
+    model = bare_model(bare_plans(**TWO_LEVELS))
     _, subnet = model.member("largest")
     network = model.supernet(model.checkpoint("fold_0")).extract(subnet)
     path = device_file(model, "largest", tmp_path / f"model{ending}", format, any_patch=True)
@@ -279,13 +296,13 @@ def test_files_of_other_formats_compute_what_the_member_does(
             np.testing.assert_allclose(opened(x.numpy()), network(x).numpy(), rtol=1e-4, atol=5e-4)
 
 
-def test_the_description_travels_in_the_file(model: ModelFolder, tmp_path: Path) -> None:
-    path = device_file(model, "smallest", tmp_path / "model.onnx")
-    written = onnx.load(path)
+def test_the_description_travels_in_the_file(two_members: Path, smallest: Model, tmp_path: Path) -> None:
+    written = onnx.load(two_members / "smallest.onnx")
     onnx.checker.check_model(written)
     assert [one.version for one in written.opset_import if one.domain == ""] == [18]
-    described = Model(path).description
-    plans = json.loads((export_nnunet(TrainedNNUNet.of(model), "smallest") / "plans.json").read_text())
+    described = description_in(smallest)
+    family = TrainedNNUNet.open(two_members / "model")
+    plans = json.loads((export_nnunet(family, "smallest", tmp_path / "plain") / "plans.json").read_text())
     (configuration,) = plans["configurations"].values()
     assert list(described.patch) == configuration["patch_size"] and list(described.spacing) == configuration["spacing"]
     assert described.channels == ("MRI",) and described.labels == BARE_DATASET["labels"] and described.outputs == 3
@@ -316,27 +333,47 @@ def description_in(model: Model) -> Description:
 
 
 def predicted(model: Model, cases: list[Case], output: Path) -> dict[str, Any]:
-    return {case.name: problem for case, problem in predict(description_in(model), model, cases, output)}
+    return predicted_by(model, description_in(model), cases, output)
 
 
-@pytest.mark.parametrize("which", ["smallest", "largest", "turned"])
-def test_files_become_what_nnunet_makes_of_them(which: str, bare: Path, images: Path, tmp_path: Path) -> None:
+def predicted_by(network: Network, description: Description, cases: list[Case], output: Path) -> dict[str, Any]:
+    return {case.name: problem for case, problem in predict(description, network, cases, output)}
+
+
+def in_torch(model: ModelFolder, which: str = "largest") -> tuple[Description, Network]:
+    """A member without a file: that one computes the same is shown above, and the exporter takes seconds."""
+    source = TrainedNNUNet.of(model)
+    name, subnet = source.member(which)
+    return source.describe(subnet, name=name), runnable(source.network(subnet))
+
+
+def compared_with_nnunets(cases: list[Case], predictor: nnUNetPredictor, output: Path) -> None:
     """On noise and random weights, which show every difference, that of nnU-Net's halves in the outermost corners, too."""
-    turned = {"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0], "spacing": (0.7, 1.1, 1.0)}
-    plans = plans_of(**turned if which == "turned" else {}, prox={"space": TWO_MEMBERS})
-    model, which = bare_model(plans), "largest" if which == "turned" else which
-    opened = Model(device_file(model, which, tmp_path / "model.onnx"), threads=1)
-    cases = find_cases(images, description_in(opened))
-    assert predicted(opened, cases, tmp_path / "ours") == {"case_0": None, "case_1": None}
-    predictor = stock_predictor(model, which)
-    files = [[str(case.files[0])] for case in cases]
-    theirs = predictor.predict_from_files_sequential(files, None)
+    theirs = predictor.predict_from_files_sequential([[str(case.files[0])] for case in cases], None)
     for case, wanted in zip(cases, theirs, strict=True):
-        found, original = sitk.ReadImage(tmp_path / "ours" / f"{case.name}.nii.gz"), sitk.ReadImage(case.files[0])
+        found, original = sitk.ReadImage(output / f"{case.name}.nii.gz"), sitk.ReadImage(case.files[0])
         array = sitk.GetArrayFromImage(found)
         assert np.mean(array == wanted) >= 0.997 and len(np.unique(array)) > 1
         assert found.GetSpacing() == original.GetSpacing() and found.GetOrigin() == original.GetOrigin()
         assert found.GetDirection() == original.GetDirection()
+
+
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+def test_files_become_what_nnunet_makes_of_them(which: str, two_members: Path, images: Path, tmp_path: Path) -> None:
+    opened = Model(two_members / f"{which}.onnx", threads=1)
+    cases = find_cases(images, description_in(opened))
+    assert predicted(opened, cases, tmp_path / "ours") == {"case_0": None, "case_1": None}
+    predictor = stock_predictor(ModelFolder.open(two_members / "model"), which, tmp_path / "plain")
+    compared_with_nnunets(cases, predictor, tmp_path / "ours")
+
+
+def test_files_whose_axes_a_plan_turns_become_what_nnunet_makes_of_them(bare: Path, images: Path, tmp_path: Path) -> None:
+    turned = {"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0], "spacing": (0.7, 1.1, 1.0)}
+    model = bare_model(plans_of(**turned, prox={"space": TWO_MEMBERS}))
+    description, network = in_torch(model)
+    cases = find_cases(images, description)
+    assert predicted_by(network, description, cases, tmp_path / "ours") == {"case_0": None, "case_1": None}
+    compared_with_nnunets(cases, stock_predictor(model), tmp_path / "ours")
 
 
 def test_cases_are_found_by_name(images: Path, tmp_path: Path) -> None:
@@ -352,9 +389,8 @@ def test_cases_are_found_by_name(images: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_predicted_stops_nothing_else(
-    model: ModelFolder, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smallest: Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = Model(device_file(model, "smallest", tmp_path / "model.onnx"), threads=1)
     (images / "broken_0000.nii.gz").write_bytes(b"no image")
     write_image(images / "tiny_0000.nii.gz", 0, spacing=(0.001, 1, 1))
     write_image(images / "two_0000.nii.gz", 0)
@@ -367,7 +403,7 @@ def test_what_cannot_be_predicted_stops_nothing_else(
         return prepare(image, *arguments, **keywords)
 
     monkeypatch.setattr("monai_prox.runtime.read_ahead.prepare", limited)
-    problems = predicted(opened, find_cases(images, description_in(opened)), tmp_path / "output")
+    problems = predicted(smallest, find_cases(images, description_in(smallest)), tmp_path / "output")
     assert [name for name, problem in problems.items() if problem is None] == ["case_0", "case_1"]
     assert "broken_0000.nii.gz cannot be read" in problems["broken"]
     assert problems["huge"] == "MemoryError"
@@ -422,20 +458,18 @@ def test_masks_of_formats_of_two_files_are_whole(ending: str, tmp_path: Path) ->
         assert len(list((tmp_path / "masks").iterdir())) == 2
 
 
-def test_an_image_is_never_replaced(model: ModelFolder, images: Path, tmp_path: Path) -> None:
-    opened = Model(device_file(model, "smallest", tmp_path / "model.onnx"), threads=1)
+def test_an_image_is_never_replaced(smallest: Model, images: Path) -> None:
     (images / "case_0_0000.nii.gz").rename(images / "scan.nii.gz")
     before = (images / "scan.nii.gz").read_bytes()
-    cases = find_cases(images / "scan.nii.gz", description_in(opened))
-    refused("would replace the image", predicted, opened, cases, images)
+    cases = find_cases(images / "scan.nii.gz", description_in(smallest))
+    refused("would replace the image", predicted, smallest, cases, images)
     assert (images / "scan.nii.gz").read_bytes() == before
 
 
 def test_channels_have_voxels_of_one_size(bare: Path, tmp_path: Path) -> None:
     dataset = BARE_DATASET | {"channel_names": {"0": "T1", "1": "T2"}}
     plans = plans_of(normalization_schemes=["ZScoreNormalization"] * 2, use_mask_for_norm=[False] * 2)
-    folder = bare_model(plans, dataset=dataset)
-    opened = Model(device_file(folder, "smallest", tmp_path / "model.onnx"), threads=1)
+    description, network = in_torch(bare_model(plans, dataset=dataset), "smallest")
     for name in ("same", "coarser", "larger", "turned", "moved"):
         write_image(tmp_path / f"{name}_0000.nii.gz", 0)
         write_image(tmp_path / f"{name}_0001.nii.gz", 1, (1.0, 1.0, 1.0) if name == "coarser" else SPACING)
@@ -449,7 +483,7 @@ def test_channels_have_voxels_of_one_size(bare: Path, tmp_path: Path) -> None:
     sitk.WriteImage(larger, tmp_path / "larger_0001.nii.gz")
     write_image(tmp_path / "alone_0001.nii.gz", 0)
     with pytest.warns(UserWarning, match=r"(turned|moved)_0001\.nii\.gz lies elsewhere than the first channel") as warned:
-        problems = predicted(opened, find_cases(tmp_path, description_in(opened)), tmp_path / "output")
+        problems = predicted_by(network, description, find_cases(tmp_path, description), tmp_path / "output")
     assert len(warned) == 2
     assert [problems.pop(name) for name in ("same", "turned", "moved")] == [None] * 3
     assert problems.pop("alone") == (
@@ -458,7 +492,7 @@ def test_channels_have_voxels_of_one_size(bare: Path, tmp_path: Path) -> None:
     assert set(problems) == {"coarser", "larger"}
     assert all(problem.startswith("the channels lie on different grids: ") for problem in problems.values())
     one = Image(image_of(), SPACING, lambda *_: None)
-    refused("the network needs 2 channels (T1, T2), got 1", prepare, one, opened.description)
+    refused("the network needs 2 channels (T1, T2), got 1", prepare, one, description)
 
 
 @pytest.mark.parametrize("reader", ["NibabelIO", "NibabelIOWithReorient"])
@@ -477,9 +511,9 @@ def test_files_by_nibabel_become_what_nnunet_makes_of_them(reader: str, bare: Pa
     array = image_of()[0]
     array[7, 7, 7] = np.nan
     nib.save(nib.Nifti1Image(array, affine), images / "unknown_0000.nii.gz")
-    opened = Model(device_file(model, "largest", tmp_path / "model.onnx"), threads=1)
-    cases = find_cases(images, description_in(opened))
-    problems = predicted(opened, cases, tmp_path / "ours")
+    description, network = in_torch(model)
+    cases = find_cases(images, description)
+    problems = predicted_by(network, description, cases, tmp_path / "ours")
     assert problems.pop("unknown") == "the channel MRI has voxels that are no numbers, or infinite"
     assert problems == {"micron": None, "sheared": None, "turned": None}
     predictor = stock_predictor(model)
@@ -499,9 +533,9 @@ def test_images_of_two_axes_become_what_nnunet_makes_of_them(ending: str, bare: 
     image.SetSpacing((1.0, 1.0) if picture else (0.8, 1.1))
     (tmp_path / "images").mkdir()
     sitk.WriteImage(image, tmp_path / "images" / f"a.b_0000{ending}")
-    opened = Model(device_file(model, "largest", tmp_path / "model.onnx"), threads=1)
-    cases = find_cases(tmp_path / "images", description_in(opened))
-    assert predicted(opened, cases, tmp_path / "ours") == {"a.b": None}
+    description, network = in_torch(model)
+    cases = find_cases(tmp_path / "images", description)
+    assert predicted_by(network, description, cases, tmp_path / "ours") == {"a.b": None}
     stock_predictor(model).predict_from_files_sequential([list(map(str, cases[0].files))], [str(tmp_path / "a.b")])
     found, wanted = (sitk.ReadImage(folder / f"a.b{ending}") for folder in (tmp_path / "ours", tmp_path))
     arrays = sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(wanted)
@@ -510,33 +544,31 @@ def test_images_of_two_axes_become_what_nnunet_makes_of_them(ending: str, bare: 
     assert found.GetSpacing() == wanted.GetSpacing()
 
 
-def test_an_image_of_zeros_is_predicted_as_by_nnunet_with_a_warning(model: ModelFolder, tmp_path: Path) -> None:
+def test_an_image_of_zeros_is_predicted_as_by_nnunet_with_a_warning(two_members: Path, tmp_path: Path) -> None:
     path = tmp_path / "empty_0000.nii.gz"
     write_image(path, 0, array=np.zeros(SHAPE, np.float32))
-    opened = Model(device_file(model, "largest", tmp_path / "model.onnx"), threads=1)
+    opened, model = Model(two_members / "largest.onnx", threads=1), ModelFolder.open(two_members / "model")
     with pytest.warns(UserWarning, match=r"empty_0000\.nii\.gz is 0 everywhere"):
         assert predicted(opened, find_cases(path, description_in(opened)), tmp_path / "ours") == {"empty": None}
-    (wanted,) = stock_predictor(model).predict_from_files_sequential([[str(path)]], None)
+    (wanted,) = stock_predictor(model, output=tmp_path / "plain").predict_from_files_sequential([[str(path)]], None)
     found = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "ours" / "empty.nii.gz"))
     assert np.mean(found == wanted) >= 0.99
 
 
-def test_a_folder_that_cannot_be_written_is_named(model: ModelFolder, images: Path, tmp_path: Path) -> None:
-    opened = Model(device_file(model, "smallest", tmp_path / "model.onnx"), threads=1)
+def test_a_folder_that_cannot_be_written_is_named(smallest: Model, images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    refused(
-        f"cannot write to {tmp_path / 'file'}", predicted, opened, find_cases(images, description_in(opened)), tmp_path / "file"
-    )
+    cases = find_cases(images, description_in(smallest))
+    refused(f"cannot write to {tmp_path / 'file'}", predicted, smallest, cases, tmp_path / "file")
 
 
 # ---------------------------------------------------------------------- files that are not ours
-def test_other_files_are_refused(model: ModelFolder, tmp_path: Path) -> None:
+def test_other_files_are_refused(two_members: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no model")
     refused("cannot be read as a model", Model, path)
     refused("there is no file", Model, tmp_path / "missing.onnx")
     refused("is no model file; known are files that end in .onnx, .xml, .ts", Model, tmp_path / "model.pdf")
-    written = onnx.load(device_file(model, "smallest", path, overwrite=True))
+    written = onnx.load(two_members / "smallest.onnx")
     described = json.loads(written.metadata_props[0].value)
     for change, words in [
         ({"format": 99}, "has format and kind (99, 'segmentation'); this version reads the formats 1, 2, 3, segmentation and"),
@@ -558,7 +590,8 @@ def test_other_files_are_refused(model: ModelFolder, tmp_path: Path) -> None:
     refused("it was not written by monai-prox export", Model, path)
 
 
-def test_nothing_is_overwritten_or_half_written(model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_overwritten_or_half_written(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **TWO_LEVELS))
     path = tmp_path / "model.onnx"
     path.write_text("mine")
     refused(f"{path} exists", device_file, model, "smallest", path)
@@ -588,8 +621,8 @@ def test_plans_that_the_runtime_cannot_repeat_are_refused(change: dict[str, Any]
 
 
 # ---------------------------------------------------------------------- without torch
-def test_the_command_predicts_where_there_is_no_torch(model: ModelFolder, images: Path, tmp_path: Path) -> None:
-    path = device_file(model, "smallest", tmp_path / "model.onnx")
+def test_the_command_predicts_where_there_is_no_torch(two_members: Path, images: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(two_members / "smallest.onnx", tmp_path / "model.onnx"))
     (images / "broken_0000.nii.gz").write_bytes(b"no image")
     write_image(images / "empty_0000.nii.gz", 0, array=np.zeros(SHAPE, np.float32))
     block = f"import sys\nsys.modules.update(dict.fromkeys({ONLY_ON_THE_WAY!r}))\n"

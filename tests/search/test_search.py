@@ -20,7 +20,17 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from helpers.architectures import unet_architecture
-from helpers.nnunet_task import BARE_DATASET, TWO_MEMBERS, attempt, bare_model, bare_plans, environment, run, write_held_out
+from helpers.nnunet_task import (
+    BARE_DATASET,
+    SHALLOW,
+    TWO_MEMBERS,
+    attempt,
+    bare_model,
+    bare_plans,
+    environment,
+    run,
+    write_held_out,
+)
 from helpers.refusals import refused
 from helpers.searches import NAMES, made_up_device, search_of
 from hypothesis import given
@@ -199,8 +209,9 @@ def test_a_case_that_cannot_be_read_is_named_and_left_out(source: TrainedNNUNet,
 
 def test_images_of_two_axes_are_searched_and_quantised(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = BARE_DATASET | {"file_ending": ".mha"}
-    model = bare_model(bare_plans(patch=(24, 32), prox={"space": TWO_MEMBERS}), dataset=dataset)
+    model = bare_model(bare_plans(patch=(24, 32), prox={"space": TWO_MEMBERS}, **SHALLOW), dataset=dataset)
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES, flat=True).parent))
+    monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
     source = TrainedNNUNet.open(model.path)
     result = search_of(source, tmp_path / "study.journal", trials=2, cases=2, finalists=1).run()
     assert max(one.score for one in result.members) == pytest.approx(1, abs=1e-4)
@@ -374,7 +385,9 @@ def test_the_journal_may_be_named_relative_to_where_one_is(
 
 def test_a_space_smaller_than_the_trials_ends_the_search(bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     few = {"depth": "full", "width": [0.5, 1.0], "levels": 0, "resolution": [1.0]}
-    model = bare_model(bare_plans(prox={"space": few}))
+    model = bare_model(bare_plans(prox={"space": few}, **SHALLOW))
+    monkeypatch.setattr("monai_prox.search.study.STALE", 50)
+    monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
     source = TrainedNNUNet.open(model.path)
     result = search_of(source, tmp_path / "study.journal", trials=50).run()
@@ -557,6 +570,7 @@ def test_the_command_writes_a_front_from_a_devices_file(source: TrainedNNUNet, t
 def test_the_commands_export_the_fold_that_was_scored(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one, too: another may be finished later, and nnunet takes all."""
     model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(0,))
+    monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
     source = TrainedNNUNet.open(model.path)
     contents = write_report(search_of(source, tmp_path / "study.journal", trials=2, finalists=1).run(), tmp_path)

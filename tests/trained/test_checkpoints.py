@@ -262,7 +262,9 @@ def test_the_commands_say_where_it_comes_from(bare: Path) -> None:
     assert done.returncode == 1 and "'newest' is not known; allowed: final, best, latest" in done.stderr
 
 
-def test_a_search_and_a_profile_take_the_checkpoint_that_the_others_take(bare: Path) -> None:
+def test_a_search_and_a_profile_take_the_checkpoint_that_the_others_take(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monai_prox.latency.measure.SECONDS", 0)
+    monkeypatch.setattr("monai_prox.latency.measure.ROUNDS", 1)
     folder, said = unfinished(5, "best", **FEW), "checkpoint_best.pth of fold_0: after 5 epochs"
     model = ModelFolder.open(folder, "best")
     assert ModelFolder.open(folder, "best").checkpoint_option == ["--checkpoint", "best"]

@@ -359,15 +359,16 @@ def test_what_weights_say_is_closed_is_read_as_carefully() -> None:
 OUTSIDE = ["../outside.nii.gz", "imagesTr/../../outside.nii.gz", "/etc/hostname", "imagesTr/a\0b", 3, None, ["imagesTr"]]
 
 
-@pytest.mark.parametrize("name", OUTSIDE, ids=str)
 @pytest.mark.parametrize("key", ["image", "label"])
-def test_a_tasks_files_are_in_its_folder(key: str, name: Any, tmp_path: Path) -> None:
+def test_a_tasks_files_are_in_its_folder(key: str, tmp_path: Path) -> None:
     folder = write_phantom_task(tmp_path, cases=2, test_cases=1)
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "outside.nii.gz")
     data = json.loads((folder / "dataset.json").read_text())
-    data["training"][1][key] = name
-    (folder / "dataset.json").write_text(json.dumps(data))
-    refused("files are named from the task's folder down", DecathlonTask.read, folder)
+    DecathlonTask.read(folder)
+    for name in OUTSIDE:
+        data["training"][1][key] = name
+        (folder / "dataset.json").write_text(json.dumps(data))
+        refused("files are named from the task's folder down", DecathlonTask.read, folder)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "a/b", "..", ".", "", "a\0b"])

@@ -17,7 +17,6 @@ from helpers.nnunet_task import (
     TWO_MEMBERS,
     bare_model,
     bare_plans,
-    device_file,
     hold_out,
     stock_predictor,
     write_held_out,
@@ -28,9 +27,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.runtime.cases import Case
-from monai_prox.runtime.description import Description
 from monai_prox.runtime.evaluation import SegmentedCases
-from monai_prox.runtime.model import Model
 from monai_prox.runtime.prediction import predict
 from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.nnunet_folder import ModelFolder
@@ -105,9 +102,10 @@ def test_a_member_of_old_files_predicts_as_stock_nnunet_does(bare: Path, tmp_pat
     image = tmp_path / "images" / "case_0000.nii.gz"
     sitk.WriteImage(sitk.DiscreteGaussian(sitk.GetImageFromArray(noise), 2.0), image)
     (theirs,) = stock_predictor(model).predict_from_files_sequential([[str(image)]], None)
-    opened = Model(device_file(model, "largest", tmp_path / "model.onnx"))
-    assert isinstance(opened.description, Description)
-    ((_, problem),) = predict(opened.description, opened, [Case("case", (image,))], tmp_path)
+    source = TrainedNNUNet.of(model)
+    name, largest = source.member("largest")
+    network = runnable(source.network(largest))
+    ((_, problem),) = predict(source.describe(largest, name=name), network, [Case("case", (image,))], tmp_path)
     ours = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "case.nii.gz"))
     assert problem is None and np.mean(ours == theirs) >= 0.99 and len(np.unique(ours)) == 3
 

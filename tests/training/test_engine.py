@@ -930,11 +930,24 @@ def assert_equal_weights(one: Engine, other: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("choices", "optimizer_of"),
-    [(FLAT, sgd), (FLAT, adamw), (LOW_RESOLUTION, sgd)],
-    ids=["sgd", "adamw", "levels and resolution"],
+    ("recipe", "choices", "optimizer_of"),
+    [
+        pytest.param(prox, FLAT, sgd, id="prox, sgd"),
+        pytest.param(prox_paper, LOW_RESOLUTION, sgd, id="prox_paper, levels and resolution"),
+        pytest.param(progressive_shrinking, FLAT, adamw, id="progressive_shrinking, adamw"),
+        *(
+            pytest.param(*other, marks=pytest.mark.slow)
+            for other in (
+                (prox, FLAT, adamw),
+                (prox, LOW_RESOLUTION, sgd),
+                (prox_paper, FLAT, sgd),
+                (prox_paper, FLAT, adamw),
+                (progressive_shrinking, FLAT, sgd),
+                (progressive_shrinking, LOW_RESOLUTION, sgd),
+            )
+        ),
+    ],
 )
-@pytest.mark.parametrize("recipe", [prox_paper, prox, progressive_shrinking])
 def test_an_interrupted_run_continues_bit_for_bit(
     recipe: Recipe, choices: UNetChoices, optimizer_of: Callable[[Engine], Optimizer]
 ) -> None:

@@ -13,8 +13,13 @@ from monai_prox.core.space import Subnet
 from monai_prox.training.calibrate import calibrate
 from monai_prox.training.recipes import RECIPES, progressive_shrinking, prox_paper
 
+# What these two resume, engines of a U-Net resume in tests of a second
+IN_THE_CAMPAIGN = ("prox", "progressive_shrinking")
 
-@pytest.mark.parametrize("recipe", RECIPES)
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=pytest.mark.slow) if name in IN_THE_CAMPAIGN else name for name in RECIPES]
+)
 def test_resumed_is_uninterrupted_bit_for_bit(recipe: str) -> None:
     whole, half = engine_of(recipe), engine_of(recipe)
     optimizers = optimizer_of(whole), optimizer_of(half)
