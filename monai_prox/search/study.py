@@ -44,9 +44,9 @@ class Search(SearchSettings):
         Raises:
             ProXError: no member is within the budget, or no case can be used.
         """
-        self.budget.cheapest(self.prices)
+        cheapest = self.budget.cheapest(self.prices)
         with self._stored():
-            study = self._study()
+            study = self._study(cheapest)
             scored_members = self._scored_members(study)
         self._search(study, scored_members, watch)
         finalists, seconds = self._score_finalists(study, scored_members, watch)
@@ -62,7 +62,7 @@ class Search(SearchSettings):
             seconds=seconds,
         )
 
-    def _study(self) -> optuna.Study:
+    def _study(self, cheapest: Subnet) -> optuna.Study:
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.minimise)]
         storage = open_storage(self.storage)
         study = optuna.create_study(
@@ -75,7 +75,7 @@ class Search(SearchSettings):
         study.set_user_attr("family", self.trained)
         if not study.get_trials(deepcopy=False):
             members = named_members(self.source.supernet.family, self.source.size).values() if self.sampler != "random" else ()
-            for subnet in dict.fromkeys([*members, self.budget.cheapest(self.prices)]):
+            for subnet in dict.fromkeys([*members, cheapest]):
                 study.enqueue_trial(parameters_of(subnet, self.prices.family.space), skip_if_exists=True)
         return study
 

@@ -438,7 +438,7 @@ def test_what_is_proposed_is_by_the_seed_and_another_in_every_process(
         monkeypatch.setattr("monai_prox.search.study.open_storage", lambda _: storage)  # writing a file takes seconds
         search = search_of(toy, Path("nowhere"), sampler=sampler, seed=seed, trials=trials)
         search.run()
-        return [trial.params for trial in search._study().get_trials()]
+        return [trial.params for trial in optuna.load_study(study_name=search.name, storage=storage).get_trials()]
 
     one, same, other = (InMemoryStorage() for _ in range(3))
     begun = proposals(one, 3, 10)
@@ -456,7 +456,7 @@ def test_whoever_goes_on_proposes_children_of_what_is_known(toy: Any, monkeypatc
     known = POPULATION + 5  # the probes are no part of a generation
     search_of(toy, Path("nowhere"), trials=known).run()
     going_on = search_of(toy, Path("nowhere"), trials=known + 1)
-    study = going_on._study()
+    study = going_on._study(toy.supernet.family.space.smallest())
     number = study.ask(distributions(toy.supernet.family.space)).number
     attributes = study.get_trials()[number].system_attrs
     generation = [value for key, value in attributes.items() if key.endswith(":generation")]  # versions have names of their own
