@@ -1,8 +1,8 @@
 """What a training takes on a GPU: the stock network, the family and the smallest network, and nnU-Net's loader beside them.
 
-    python benchmarks/gpu.py --results gpu.json                                    at most 7 minutes and its start
-    python benchmarks/gpu.py --results cpu.json --device cpu --size tiny           a few minutes, no figures of a GPU
-    python benchmarks/gpu.py --table gpu.json --page docs/gpu.md
+    python -m benchmarks.gpu --results gpu.json                                    at most 7 minutes and its start
+    python -m benchmarks.gpu --results cpu.json --device cpu --size tiny           a few minutes, no figures of a GPU
+    python -m benchmarks.gpu --table gpu.json --page docs/gpu.md
 
 No dataset and no network are needed. The plans are nnU-Net's for MSD Task04 (Hippocampus) and Task01 (BrainTumour), cases are
 synthetic, and training is nnU-Net's own and ProXTrainer's, with mixed precision as on any GPU. Hours are those of nnU-Net's
@@ -13,8 +13,8 @@ stock network with the same loader; the pool of random members, and an epoch tha
 eager ones.
 
 The tests of tests/gpu come first, if pytest is there, and take a quarter of the seconds at most. Each part gets a share of the
-seconds that are left. Results are written after each part, so a run that is cut short keeps what it has, and the same command
-goes on with what is missing.
+seconds that are left, and one that is stuck or far too slow ends, so that the others have their turn. Results are written after
+each part, so a run that is cut short keeps what it has, and the same command goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from monai_prox.files import make_folder, read_json, replacing, write_json
 LONGEST = 86_400  # seconds that may be asked for: a day
 SAME = ("settings", "machine", "versions", "commit")  # in all calls that add to one result
 RESERVE = 0.05  # of the seconds: a part may take a little longer than its share
+LONGER = (2, 0.1)  # a part ends after twice its share and a tenth of all seconds, so that the others have their turn
 GRACE = 10  # seconds until a part that is stuck in native code ends with the process
 TESTS = "tests"  # the name of tests/gpu among the parts
 TESTS_SHARE = 0.25  # of the seconds, at most
@@ -54,6 +55,10 @@ REPEAT = 5  # seconds until the next OutOfTime, if a library has caught the firs
 
 class OutOfTime(BaseException):
     """No Exception, which torch's compiler would take for an error of its own and go on."""
+
+
+class PartOutOfTime(OutOfTime):
+    """Of a part, and not of the others."""
 
 
 @contextmanager
@@ -72,6 +77,25 @@ def deadline(seconds: float) -> Iterator[float]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
         faulthandler.cancel_dump_traceback_later()
+
+
+@contextmanager
+def limited(seconds: float, end: float) -> Iterator[None]:
+    """Within a ``deadline`` that yielded ``end``: raises PartOutOfTime after so many seconds, if the deadline is not before."""
+
+    def stop(*_: Any) -> None:
+        raise PartOutOfTime
+
+    if seconds >= end - time.monotonic():
+        yield
+        return
+    former = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, former)
+        signal.setitimer(signal.ITIMER_REAL, max(end - time.monotonic(), 0.001), REPEAT)  # 0 would switch it off
 
 
 def begin(path: Path, described: dict[str, Any]) -> dict[str, Any]:
@@ -128,18 +152,20 @@ def run(options: argparse.Namespace) -> int:
                     raise OutOfTime
                 share = left * PARTS[part].share / sum(PARTS[other].share for other, _ in missing[number:])
                 print(f"{name}, {part}: {share:.1f} of {left:.0f} seconds", file=sys.stderr, flush=True)
-                add(result, part, tasks[name], share)
+                add(result, part, tasks[name], share, LONGER[0] * share + LONGER[1] * options.seconds, end)
                 write_json(result, options.results)
         except OutOfTime:
             print("the time is up", file=sys.stderr)
     return sum(part not in result["measured"].get(name, {}) for part, name in missing)
 
 
-def add(result: dict[str, Any], part: str, task: SyntheticTask, seconds: float) -> None:
-    """Measures a part; if it fails, notes why, so that the others are measured all the same."""
+def add(result: dict[str, Any], part: str, task: SyntheticTask, seconds: float, most: float, end: float) -> None:
+    """Measures a part; if it fails or takes longer than ``most``, notes why, so that the others are measured all the same."""
     try:
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # nnU-Net's trainers print a lot
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), limited(most, end):  # nnU-Net prints a lot
             measured = measure(part, task, seconds)
+    except PartOutOfTime:
+        result["failures"][f"{task.name}, {part}"] = f"took more than {most:.0f} seconds; {seconds:.0f} were its share"
     except Exception as error:
         result["failures"][f"{task.name}, {part}"] = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
     else:

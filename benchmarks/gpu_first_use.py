@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,11 +15,12 @@ from benchmarks.gpu_task import SyntheticTask
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
 from monai_prox.nnunet.trainer import ProXTrainer
-from monai_prox.training.drawing import fixed_members
+from monai_prox.training.drawing import STAY, fixed_members
 from monai_prox.training.engine import Engine
 
 SKELETONS = 32  # random members that are drawn to be measured, as many as a training's pool has
 LATER = 2  # steps of a member that its first one is compared with
+DRAWN = 96  # steps of an epoch in STAY of which nearly all of the pool have a turn
 
 
 def skeletons(task: SyntheticTask, seconds: float) -> dict[str, Any]:
@@ -67,14 +68,22 @@ def _build(task: SyntheticTask, members: Sequence[Subnet]) -> list[float]:
     return times
 
 
-def members_of_epoch(engine: Engine, epoch: int, steps: int) -> dict[str, int]:
+def members_of_epoch(engine: Engine, epoch: int, steps: int) -> dict[str, float]:
     """How many different members an epoch of the engine's stage trains, and how many of them it meets for the first time.
+
+    The latter is the mean of STAY epochs, in which each place of the pool changes once, after as many epochs. The epoch before
+    alone would not do, because it leaves out some of the pool by chance.
 
     If each epoch drew from a pool of its own, all random members would be new.
     """
-    drawn, later = ({member for step in range(steps) for member in engine.members(e, step)} for e in (epoch, epoch + 1))
+
+    def drawn(epochs: Iterable[int], steps: int) -> set[Subnet]:
+        return {member for e in epochs for step in range(steps) for member in engine.members(e, step)}
+
+    trained = drawn([epoch], steps)
+    before, later = (drawn(range(start, start + STAY), min(steps, DRAWN)) for start in (epoch, epoch + STAY))
     return {
-        "members_per_epoch": len(drawn),
-        "new_members_per_epoch": len(later - drawn),
-        "random_members_per_epoch": len(drawn.difference(fixed_members(engine.stage, engine.space))),
+        "members_per_epoch": len(trained),
+        "new_members_per_epoch": len(later - before) / STAY,
+        "random_members_per_epoch": len(trained.difference(fixed_members(engine.stage, engine.space))),
     }

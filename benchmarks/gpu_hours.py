@@ -32,7 +32,7 @@ class NewMembers(NamedTuple):
     members: number of new ones. seconds: that their first steps take more.
     """
 
-    members: tuple[int, int]
+    members: tuple[float, float]
     seconds: tuple[float, float]
 
 

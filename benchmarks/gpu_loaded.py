@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.gpu_first_use import members_of_epoch
 from benchmarks.gpu_hours import DEFAULT_WORKERS, STEPS
 from benchmarks.gpu_loader import loading
-from benchmarks.gpu_steps import run_steps, training_only
+from benchmarks.gpu_steps import run_steps, training_only, turns_of
 from benchmarks.gpu_task import SyntheticTask
 from monai_prox.nnunet.trainer import ProXTrainer
 from monai_prox.training.drawing import draw_members
@@ -41,8 +41,9 @@ def loaded(task: SyntheticTask, seconds: float) -> dict[str, Any]:
         for stage, start, stop in zip(schedule.stages, schedule.starts, (*schedule.starts[1:], schedule.epochs), strict=True):
             share = (stop - start) / (schedule.epochs - start)  # as in the hours, long stages count most
             of_updates = (end - time.perf_counter()) * share / 2
-            idle, once = _train_family(trainer, batches, start, 1, of_updates)
-            fill = once if idle.updates == 1 else _train_family(trainer, batches, start, idle.updates, of_updates)[1]
+            turns = turns_of(stage)
+            idle, once = _train_family(trainer, batches, start, 1, of_updates, turns)
+            fill = once if idle.updates == 1 else _train_family(trainer, batches, start, idle.updates, of_updates, turns)[1]
             stages.append({"name": stage.name, "epochs": stop - start, "once": once, "fill": fill})
     return {"workers": min(int(DEFAULT_WORKERS), os.cpu_count() or 1), "largest": largest, "stages": stages}
 
@@ -67,21 +68,26 @@ def _meet(trainer: Any, batches: Sequence[dict[str, Any]], until: float) -> None
 
 
 def _train_family(
-    trainer: Any, batches: Iterator[dict[str, Any]], epoch: int, updates: int, seconds: float
+    trainer: Any, batches: Iterator[dict[str, Any]], epoch: int, updates: int, seconds: float, turns: int
 ) -> tuple[IdleTime, dict[str, Any]]:
     trainer.updates_per_batch = UpdatesPerBatch(updates, len(trainer.engine.schedule.stages))
-    idle, measured = _train(trainer, batches, epoch, seconds)
+    idle, measured = _train(trainer, batches, epoch, seconds, turns)
     steps = trainer.num_iterations_per_epoch * updates
     return idle, {"updates_per_batch": updates} | members_of_epoch(trainer.engine, epoch, steps) | measured
 
 
-def _train(trainer: Any, batches: Iterator[dict[str, Any]], epoch: int, seconds: float) -> tuple[IdleTime, dict[str, Any]]:
-    """Trains as ``nnUNetTrainer.run_training`` does. The first half of the batches is left out, as "fill" does."""
+def _train(
+    trainer: Any, batches: Iterator[dict[str, Any]], epoch: int, seconds: float, turns: int = 1
+) -> tuple[IdleTime, dict[str, Any]]:
+    """Trains as ``nnUNetTrainer.run_training`` does. The first half of the batches is left out, as "fill" does.
+
+    turns: the other half is whole groups of as many batches, in which all roles of a stage occur.
+    """
     end = time.perf_counter() + seconds
     trainer.current_epoch = epoch
     trainer.on_train_epoch_start()
     times: list[tuple[float, float]] = []
-    while len(times) < LEAST or (len(times) < MOST and time.perf_counter() < end):
+    while len(times) < LEAST or len(times) % (2 * turns) or (len(times) < MOST and time.perf_counter() < end):
         batch = next(batches)
         began = time.perf_counter()
         trainer.train_step(batch)  # it waits until the GPU has finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -42,4 +43,6 @@ def members(task: SyntheticTask, seconds: float) -> dict[str, Any]:
         if compiles:
             trainer.compiled_members.select(())
             torch.compiler.reset()
+        del trainer
+        gc.collect()  # it is in cycles, and would count in the memory of the next variant
     return measured

@@ -104,8 +104,8 @@ def _new_rows(measured: Mapping[str, Part]) -> Iterator[Row]:
             if stage["random_members_per_epoch"]:
                 (pool, anew), seconds = new_members(stage, measured)
                 steps = STEPS * stage["step_seconds"]["mean"]
-                cells = (f"{value:.3g}" for value in (*seconds, steps))
-                yield f"{network}, {stage['epochs']} epochs of {stage['name']}", str(pool), str(anew), *cells
+                cells = (f"{value:.3g}" for value in (pool, anew, *seconds, steps))
+                yield f"{network}, {stage['epochs']} epochs of {stage['name']}", *cells
 
 
 def _first_use_lines(tasks: Tasks) -> Iterator[str]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers.nnunet_task import VARIABLES
 
 from benchmarks import gpu_tests
+from monai_prox.training.drawing import draw_members
 from monai_prox.training.recipes import make_schedule
 
 ROOT = Path(__file__).parents[1]
@@ -193,6 +199,94 @@ def test_fill_makes_as_many_updates_as_fit_between_the_batches_of_the_loader(
         assert found == [(1, 0.086), (4, 0.086)]
         shares = [stage[key]["busy_share"] for key in ("once", "fill")]
         assert shares == pytest.approx([0.02 / 0.086, 0.08 / 0.086], abs=1e-4)
+    assert measured["stages"][-1]["once"]["batches"] == 12  # of 24, because its roles take four turns
+
+
+class Bursts:
+    """The batches of four loader processes that began together and take a second for each."""
+
+    num_cached = 6
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.taken = clock, 1
+        self.results_loop_queue = self._queue = self
+
+    def due(self) -> float:
+        return 1.0 + self.taken // 4
+
+    def empty(self) -> bool:
+        return self.due() > self.clock.now
+
+    def __next__(self) -> dict[str, Any]:
+        self.clock.now = max(self.clock.now, self.due()) + 1e-6
+        self.taken += 1
+        return {}
+
+
+@pytest.mark.parametrize("seconds", [1, 2, 3, 8])
+def test_batches_that_wait_already_do_not_count_however_short_the_time_is(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    from benchmarks import gpu_loader
+
+    clock = Clock(monkeypatch, gpu_loader)
+
+    @contextmanager
+    def loading(*_: Any) -> Iterator[Bursts]:
+        clock.now = 1.5  # in which the processes have started
+        yield Bursts(clock)
+
+    monkeypatch.setattr(gpu_loader, "loading", loading)
+    assert gpu_loader.batches_per_second(None, 4, seconds) == pytest.approx(4, rel=1e-3)
+
+
+def test_a_loader_without_shared_memory_is_a_failure(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not an endless wait for batches that its processes lose."""
+    from benchmarks import gpu_loader
+
+    monkeypatch.setattr(gpu_loader, "SHARED", tmp_path)
+    monkeypatch.setattr(gpu_loader.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**10))
+    with pytest.raises(SystemExit, match="2 parts are missing"):
+        gpu.main(arguments(tmp_path / "results.json", "--parts", "loader", "loaded"))
+    failures = json.loads((tmp_path / "results.json").read_text())["failures"]
+    assert failures.keys() == {"hippocampus, loader", "hippocampus, loaded"}
+    assert all("and 0 MiB are free" in failure for failure in failures.values())
+
+
+def test_the_end_of_a_loader_says_nothing_of_batches_that_are_lost(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import gpu_loader
+
+    def fail() -> None:
+        raise FileNotFoundError
+
+    def finish(**_: Any) -> None:
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+
+    said: list[Any] = []
+    monkeypatch.setattr(gpu_loader, "SHARED", tmp_path / "missing")
+    monkeypatch.setattr(threading, "excepthook", said.append)
+    loaders = (SimpleNamespace(_finish=finish), SimpleNamespace(_finish=finish))
+    with gpu_loader.loading(SimpleNamespace(get_dataloaders=lambda: loaders), 1):
+        pass
+    assert said == []
+
+
+@pytest.mark.parametrize("updates", [1, 4])
+def test_four_members_are_new_in_an_epoch_of_the_pool(gpu: Any, tmp_path: Path, updates: int) -> None:
+    from benchmarks import gpu_first_use
+
+    space = gpu.SyntheticTask("brain_tumour", gpu.SIZES["stock"]["brain_tumour"], tmp_path, "cpu").family.space
+    schedule = make_schedule("prox", space, 1000)
+    stage, epoch = schedule.stages[-1], schedule.starts[-1]
+    draws = partial(draw_members, stage, space, seed=12345)
+    engine = SimpleNamespace(stage=stage, space=space, members=lambda epoch, step: draws(epoch=epoch, step=step))
+    found = gpu_first_use.members_of_epoch(engine, epoch, 250 * updates)
+    assert 3.5 < found["new_members_per_epoch"] <= 4
+    assert 25 < found["random_members_per_epoch"] <= 32
 
 
 def test_the_members_that_repeat_are_measured_eagerly_in_bfloat16_and_compiled(measured: dict[str, Any]) -> None:
@@ -203,6 +297,29 @@ def test_the_members_that_repeat_are_measured_eagerly_in_bfloat16_and_compiled(m
         for variant in variants.values():
             assert variant["step_seconds"]["number"] >= 2 and variant["first_step_seconds"] > 0
         assert variants["compiled"]["first_step_seconds"] > variants["compiled"]["step_seconds"]["median"]
+
+
+def test_a_variant_keeps_nothing_of_the_one_before(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would count in its peak memory."""
+    from benchmarks import gpu_members
+
+    trainers, alive = weakref.WeakSet[Any](), list[int]()
+
+    def time_epoch(trainer: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        trainers.add(trainer)
+        alive.append(len(trainers))
+        return {}
+
+    task = gpu.SyntheticTask("hippocampus", gpu.SIZES["tiny"]["hippocampus"], tmp_path, "cpu")
+    task.write_cases()
+    assert task.batches
+    monkeypatch.setattr(gpu_members, "time_epoch", time_epoch)
+    gc.disable()
+    try:
+        gpu_members.members(task, 1)
+    finally:
+        gc.enable()
+    assert alive == [1] * 6
 
 
 def test_a_member_that_is_not_compiled_is_a_failure(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +389,18 @@ def test_a_part_that_takes_too_long_ends_and_what_was_measured_before_stays(
         gpu.main(arguments(tmp_path / "results.json", "--seconds", "1"))
     assert time.monotonic() - start < 5
     assert list(json.loads((tmp_path / "results.json").read_text())["measured"]["hippocampus"]) == ["skeletons"]
+
+
+def test_a_part_that_is_stuck_leaves_time_to_the_others(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = {f"other {number}": lambda: {"seconds": 1.0} for number in range(8)}
+    parts_of(gpu, monkeypatch, stuck=lambda: time.sleep(60), **others)
+    start = time.monotonic()
+    with pytest.raises(SystemExit, match="1 parts are missing"):
+        gpu.main(arguments(tmp_path / "results.json", "--seconds", "3"))
+    assert time.monotonic() - start < 3
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert result["failures"] == {"hippocampus, stuck": "took more than 1 seconds; 0 were its share"}
+    assert list(result["measured"]["hippocampus"]) == list(others)
 
 
 def test_an_interrupted_run_says_how_it_goes_on(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
