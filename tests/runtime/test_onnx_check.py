@@ -242,7 +242,7 @@ def test_a_second_graph_is_not_overlooked(tag: bytes, unet: Path, tmp_path: Path
     refused(tmp_path / "model.onnx", "twice|a field of the number")
 
 
-def test_a_second_part_of_a_constant_is_not_overlooked(files: Path, tmp_path: Path) -> None:
+def test_a_second_part_of_a_constant_is_not_overlooked(unet: Path, tmp_path: Path) -> None:
     tensor = numpy_helper.from_array(np.zeros(8, np.float32))
     elsewhere = TensorProto(data_location=TensorProto.EXTERNAL)
     elsewhere.external_data.add(key="location", value="secret.bin")
