@@ -81,6 +81,7 @@ from monai_prox.training.updates_per_batch import UpdatesPerBatch
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
 PAPER = {"space": "paper", "recipe": "prox_paper"}
+FEW_TILES = (32, 40, 32)  # of a case of the phantom, where whole ones are validated, with mirroring
 FEW = {"space": TWO_MEMBERS}  # members, where any will do: choosing those to watch takes seconds
 DEPTH = {"space": {"depth": "all", "width": [1.0], "levels": 0, "resolution": [1.0]}}
 
@@ -1279,7 +1280,7 @@ def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepare
 @pytest.fixture(scope="module")
 def trained(phantom: Prepared, tiny_trainers: Path) -> Path:
     """The model folder after ``nnUNetv2_train``, whose family has two members. The demo, in the campaign, starts it anew."""
-    plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlansTwo", PATCH, prox={"space": TWO_MEMBERS})
+    plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlansTwo", FEW_TILES, prox={"space": TWO_MEMBERS})
 
     def fill(results: Path) -> None:
         phantom.write_plans(plans)
@@ -1350,7 +1351,7 @@ def test_the_surface_dice_is_of_the_files_that_the_validation_wrote(trained: Pat
 def test_the_final_validation_is_of_the_members_that_the_plan_asks_for(trained: Path, in_phantom: Prepared) -> None:
     """Of a training that has validated both members, with mirroring, as ``--val`` does it after the plan has changed."""
     entry = {"space": TWO_MEMBERS, "validate": ["largest"], "validate_mirroring": False}
-    plans = cut_plans(in_phantom.plans(), FULLRES, "nnUNetPlansTwo", PATCH, prox=entry)
+    plans = cut_plans(in_phantom.plans(), FULLRES, "nnUNetPlansTwo", FEW_TILES, prox=entry)
     trainer = make_trainer(plans, in_phantom.dataset())
     model = Path(trainer.output_folder_base)
     shutil.copytree(trained, model, dirs_exist_ok=True)
