@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,6 @@ from monai_prox.export.portable import without_transposed_convolutions
 from monai_prox.export.torchscript_file import write_torchscript
 from monai_prox.files import remove_unfinished, temporary_folder, to_disk
 from monai_prox.runtime.description import Description, ScanDescription, write_description
-from monai_prox.runtime.evaluation import HeldOut
 from monai_prox.trained.source import Trained
 
 if TYPE_CHECKING:
@@ -95,13 +95,21 @@ def export_file(
         remove_unfinished(output.parent, output.name)
         with temporary_folder(output) as folder:
             written = folder / output.name
-            _write(network, description, written, format, divisors, cases, runtime)
-            if cases is not None:
-                from monai_prox.export.int8 import compare
+            if format == "torchscript":
+                write_torchscript(network, description, written)
+            elif cases is None:
+                with _exported(network, description, divisors) as exported:
+                    _convert(exported, description, written, format, runtime)
+            else:
+                from monai_prox.export.int8 import compare, quantise
 
                 plain = folder / "float32" / output.name
                 plain.parent.mkdir()
-                _write(network, description, plain, format)
+                with _exported(network, description, divisors) as exported:
+                    quantised = exported.with_name("int8.onnx")
+                    quantise(exported, quantised, cases)
+                    _convert(quantised, description, written, format)
+                    _convert(exported, description, plain, format)
                 loss = compare(plain, written, cases, source.measure, most_loss=most_loss)
             if len(files) > 1:
                 output.unlink(missing_ok=True)  # no .xml is ever beside the .bin of another
@@ -113,36 +121,29 @@ def export_file(
     return loss
 
 
-def _write(
-    network: nn.Module,
-    description: Description | ScanDescription,
-    output: Path,
-    format: str,
-    divisors: Sequence[int] | None = None,
-    quantised_on: HeldOut | None = None,
-    runtime: Runtime | None = None,
-) -> None:
-    if format == "torchscript":
-        write_torchscript(network, description, output)
-        return
+@contextmanager
+def _exported(network: nn.Module, description: Description | ScanDescription, divisors: Sequence[int] | None) -> Iterator[Path]:
+    """The network as an ONNX file, in a folder that is removed at the end."""
     from monai_prox.export.onnx_file import write_onnx
 
     with tempfile.TemporaryDirectory() as folder:
-        converted = Path(folder, "float32.onnx")
-        write_onnx(network, description, converted, divisors=divisors)
-        if quantised_on is not None:
-            from monai_prox.export.int8 import quantise
+        exported = Path(folder, "float32.onnx")
+        write_onnx(network, description, exported, divisors=divisors)
+        yield exported
 
-            plain, converted = converted, Path(folder, "int8.onnx")
-            quantise(plain, converted, quantised_on)
-        if format == "onnx":
-            shutil.copyfile(converted, output)
-        elif runtime is not None:
-            from monai_prox.export.html_file import write_html
 
-            assert isinstance(description, Description)
-            write_html(converted, description, runtime, output)
-        else:
-            from monai_prox.export.openvino_file import write_openvino
+def _convert(
+    exported: Path, description: Description | ScanDescription, output: Path, format: str, runtime: Runtime | None = None
+) -> None:
+    """Writes an ONNX file in another format, or as it is."""
+    if format == "onnx":
+        shutil.copyfile(exported, output)
+    elif runtime is not None:
+        from monai_prox.export.html_file import write_html
 
-            write_openvino(converted, write_description(description), output)
+        assert isinstance(description, Description)
+        write_html(exported, description, runtime, output)
+    else:
+        from monai_prox.export.openvino_file import write_openvino
+
+        write_openvino(exported, write_description(description), output)

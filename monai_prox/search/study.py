@@ -47,8 +47,7 @@ class Search(SearchSettings):
         cheapest = self.budget.cheapest(self.prices)
         with self._stored():
             study = self._study(cheapest)
-            scored_members = self._scored_members(study)
-        self._search(study, scored_members, watch)
+        scored_members = self._search(study, watch)
         finalists, seconds = self._score_finalists(study, scored_members, watch)
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         seconds += sum(trial.duration.total_seconds() for trial in trials if trial.duration is not None)
@@ -79,22 +78,27 @@ class Search(SearchSettings):
                 study.enqueue_trial(parameters_of(subnet, self.prices.family.space), skip_if_exists=True)
         return study
 
-    def _scored_members(self, study: optuna.Study) -> dict[Subnet, Scored]:
-        """The members that any process of this search has scored."""
-        scored_members: dict[Subnet, Scored] = {}
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            subnet, scores = self._recorded(trial.user_attrs)
-            scored_members.setdefault(subnet, Scored(subnet, self.prices.price(subnet), scores))
-        return scored_members
+    def _add_scored(self, study: optuna.Study, scored_members: dict[Subnet, Scored], read: set[int]) -> None:
+        """Adds the members that any process of this search has scored.
 
-    def _search(
-        self, study: optuna.Study, scored_members: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]
-    ) -> None:
+        read: the numbers of trials that have been read before, whose scores no process changes any more; gets those read now.
+        """
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if trial.number not in read:
+                subnet, scores = self._recorded(trial.user_attrs)
+                scored_members.setdefault(subnet, Scored(subnet, self.prices.price(subnet), scores))
+                read.add(trial.number)
+
+    def _search(self, study: optuna.Study, watch: Callable[[SearchProgress], object]) -> dict[Subnet, Scored]:
+        """Scores members until there are enough, and returns them all."""
+        scored_members, read = dict[Subnet, Scored](), set[int]()
+        with self._stored():
+            self._add_scored(study, scored_members, read)
         names, stale = [self.held_out.names[index] for index in self.scored_on], 0
         while len(scored_members) < self.trials and stale < STALE:
             with self._stored():
                 trial = study.ask(distributions(self.prices.family.space))
-                scored_members |= self._scored_members(study)
+                self._add_scored(study, scored_members, read)
             subnet = self.budget.nearest(ranks_of(trial.params, self.prices.family.space), self.prices)
             stale = stale + 1 if subnet in scored_members or not self.budget.allows(self.prices.price(subnet)) else 0
             if not self.budget.allows(self.prices.price(subnet)):
@@ -114,6 +118,7 @@ class Search(SearchSettings):
                 study.tell(trial, [scored.score, *(scored.price.value(name) for name in self.minimise)])
             scored_members[subnet] = scored
             watch(SearchProgress("members", len(scored_members), self.trials, list(scored_members.values())))
+        return scored_members
 
     def _score_finalists(
         self, study: optuna.Study, scored_members: dict[Subnet, Scored], watch: Callable[[SearchProgress], object]

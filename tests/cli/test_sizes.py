@@ -65,6 +65,7 @@ def test_a_search_refuses_a_wrong_size_in_one_line_before_it_opens_anything(opti
 
 def test_a_search_keeps_to_budgets_with_units(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    monkeypatch.setattr("monai_prox.search.study.STALE", 9)  # there is no second member
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, ["one"]).parent))
     hold_out(model, ["one"])
     smallest, largest = (member.macs for member in model.family().members)

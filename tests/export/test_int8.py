@@ -15,6 +15,7 @@ from helpers.nnunet_task import device_file, hold_out, write_held_out
 from helpers.refusals import refused
 from onnx import TensorProto, helper, numpy_helper
 
+from monai_prox.export import onnx_file
 from monai_prox.export.device_file import export_file
 from monai_prox.export.int8 import Loss, compare, halves, quantise
 from monai_prox.export.onnx_file import OPSET
@@ -76,13 +77,22 @@ def test_integers_segment_almost_as_floats_do(
         assert {"QuantizeLinear", "DequantizeLinear"} <= operations
 
 
-def test_what_loses_too_much_is_not_written(model: ModelFolder, dataset: Path, tmp_path: Path) -> None:
+def test_what_loses_too_much_is_not_written(
+    model: ModelFolder, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network was exported once, for both files that were compared."""
+    exports: list[Path] = []
+    monkeypatch.setattr(
+        onnx_file,
+        "write_onnx",
+        lambda *of, write=onnx_file.write_onnx, **options: (exports.append(of[2]), write(*of, **options)),
+    )
     output, source = tmp_path / "out" / "int8.onnx", TrainedNNUNet.open(model.path)
     words = refused(
         "more than the -1 that may be lost", export_file, source, "largest", output, "onnx", int8=True, most_loss=-1
     )
     assert "Dice 1.0000 in float32" in words and "2 cases; calibrated on 2 others" in words
-    assert list(output.parent.iterdir()) == []
+    assert list(output.parent.iterdir()) == [] and len(exports) == 1 and not exports[0].exists()
 
 
 class Bright:

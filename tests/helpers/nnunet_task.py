@@ -65,7 +65,7 @@ class ProXTrainerTiny(ProXTrainer):
 
 
 class ProXTrainerQuick(ProXTrainer):
-    """One epoch per stage of the recipe ``prox``, in seconds, and validated without mirroring."""
+    """One epoch per stage of the recipe ``prox``, in seconds, without nnU-Net's plots, and validated without mirroring."""
 
     epochs = 5
     iterations_per_epoch = 2
@@ -74,6 +74,7 @@ class ProXTrainerQuick(ProXTrainer):
     def initialize(self) -> None:
         torch.set_num_threads(1)  # as ProXTrainerTiny
         super().initialize()
+        self.logger.plot_progress_png = lambda folder: None  # it takes longer than an epoch here
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802
         configured = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()

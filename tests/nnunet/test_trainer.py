@@ -81,6 +81,8 @@ from monai_prox.training.updates_per_batch import UpdatesPerBatch
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
 PAPER = {"space": "paper", "recipe": "prox_paper"}
+LATEST = "checkpoint_latest.pth"
+FEW_TILES = (32, 40, 32)  # of a case of the phantom, where whole ones are validated, with mirroring
 FEW = {"space": TWO_MEMBERS}  # members, where any will do: choosing those to watch takes seconds
 DEPTH = {"space": {"depth": "all", "width": [1.0], "levels": 0, "resolution": [1.0]}}
 
@@ -168,7 +170,7 @@ def test_a_continued_training_equals_an_uninterrupted_one(
     stop_in(first, epoch)
     with pytest.raises(BreakOffError):
         first.run_training()
-    assert Path(first.output_folder, "checkpoint_latest.pth").is_file()
+    assert Path(first.output_folder, LATEST).is_file()
 
     second = make_trainer(plans, in_phantom.dataset(), cls=SixEpochs, continue_training=True)
     maybe_load_checkpoint(second, continue_training=True, validation_only=False)
@@ -567,7 +569,7 @@ def test_a_checkpoint_never_executes_anything(write: Callable[[Any, Path], Any],
 def test_a_checkpoint_is_whole_or_the_old_one(error: BaseException, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(bare_plans(prox=FEW))
     trainer.initialize()
-    file = Path(trainer.output_folder, "checkpoint_latest.pth")
+    file = Path(trainer.output_folder, LATEST)
     trainer.save_checkpoint(str(file))
     old, beside = file.read_bytes(), set(file.parent.iterdir())
 
@@ -1128,6 +1130,18 @@ def test_ranks_close_alike(bare: Path) -> None:
     assert len(calls) == len(other_calls) and set(calls) == {4} and set(other_calls) == {3}
 
 
+def keep_latest(trainer: Any, folder: Path) -> None:
+    """Makes the training keep its latest checkpoint of each epoch below ``folder``, as one that breaks off in it leaves it."""
+    begin, trainer.kept, trainer.save_every = trainer.on_epoch_start, folder, 1
+
+    def on_epoch_start() -> None:
+        if trainer.current_epoch:
+            shutil.copy(Path(trainer.output_folder, LATEST), folder / f"{trainer.current_epoch}.pth")
+        begin()
+
+    trainer.on_epoch_start = on_epoch_start
+
+
 @pytest.fixture(scope="module")
 def closed(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """Plans, a trainer that has closed two choices of a training by them, and all that it has made."""
@@ -1135,6 +1149,7 @@ def closed(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple
     plotting = patch("monai_prox.nnunet.family_report.plot_progress", wraps=plot_progress)
     with training_on(phantom, tmp_path_factory.mktemp("closed")), plotting as plot:
         trainer = make_trainer(plans, phantom.dataset(), cls=Closing, fold="all")  # all eight cases are for validation, too
+        keep_latest(trainer, tmp_path_factory.mktemp("broken_off"))
         trainer.run_training()
     trainer.plotted = plot.call_args.kwargs
     return plans, trainer, everything(trainer)
@@ -1182,13 +1197,10 @@ def test_what_is_closed_trains_no_more(closed: tuple[dict[str, Any], Any, dict[s
 def test_a_training_continues_across_a_closing(
     epoch: int, closings: int, closed: tuple[dict[str, Any], Any, dict[str, Any]], in_phantom: Prepared
 ) -> None:
-    plans, _, expected = closed
-    first = make_trainer(plans, in_phantom.dataset(), cls=Closing, fold="all")
-    first.save_every = 1
-    stop_in(first, epoch)
-    with pytest.raises(BreakOffError):
-        first.run_training()
+    plans, first, expected = closed
     second = make_trainer(plans, in_phantom.dataset(), cls=Closing, fold="all", continue_training=True)
+    Path(second.output_folder).mkdir(parents=True, exist_ok=True)
+    shutil.copy(first.kept / f"{epoch}.pth", Path(second.output_folder, LATEST))
     maybe_load_checkpoint(second, continue_training=True, validation_only=False)
     assert second.current_epoch == epoch and len(second.engine.closed) == closings and second.engine.trial is not None
     assert second.named_members == named_members(second.supernet.family, PATCH, second.engine.final_space)
@@ -1279,7 +1291,7 @@ def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepare
 @pytest.fixture(scope="module")
 def trained(phantom: Prepared, tiny_trainers: Path) -> Path:
     """The model folder after ``nnUNetv2_train``, whose family has two members. The demo, in the campaign, starts it anew."""
-    plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlansTwo", PATCH, prox={"space": TWO_MEMBERS})
+    plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlansTwo", FEW_TILES, prox={"space": TWO_MEMBERS})
 
     def fill(results: Path) -> None:
         phantom.write_plans(plans)
@@ -1350,7 +1362,7 @@ def test_the_surface_dice_is_of_the_files_that_the_validation_wrote(trained: Pat
 def test_the_final_validation_is_of_the_members_that_the_plan_asks_for(trained: Path, in_phantom: Prepared) -> None:
     """Of a training that has validated both members, with mirroring, as ``--val`` does it after the plan has changed."""
     entry = {"space": TWO_MEMBERS, "validate": ["largest"], "validate_mirroring": False}
-    plans = cut_plans(in_phantom.plans(), FULLRES, "nnUNetPlansTwo", PATCH, prox=entry)
+    plans = cut_plans(in_phantom.plans(), FULLRES, "nnUNetPlansTwo", FEW_TILES, prox=entry)
     trainer = make_trainer(plans, in_phantom.dataset())
     model = Path(trainer.output_folder_base)
     shutil.copytree(trained, model, dirs_exist_ok=True)

@@ -25,42 +25,43 @@ from monai_prox.families.unet import UNetFamily
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.onnx_check import check_graph, read_model
 
+pytest_plugins = ["helpers.nnunet_fixtures"]
+
 DESCRIBED = replace(descriptions.DESCRIBED, patch=(16, 16, 16))
 SCANS = replace(descriptions.SCANS, working_size=(64, 64))
 
 
-# U-Nets: kind, and what the sizes of a patch are multiples of, or None for one patch
-FILES = {
-    "PlainConvUNet": ("PlainConvUNet", None),
-    "PlainConvUNet_any": ("PlainConvUNet", (2, 2, 2)),
-    "ResidualEncoderUNet_any": ("ResidualEncoderUNet", (2, 2, 2)),
-}
-
-
 def fill(folder: Path) -> None:
-    for name, (kind, divisors) in FILES.items():
-        architecture = unet_architecture(kind, axes=3, features=(4, 8), depths=(1, 1), decoder_depths=(1,))
-        family = UNetFamily(architecture, input_channels=1, num_classes=2, patch_size=(16, 16, 16))
-        network = family.build(family.space.largest()).eval()
-        write_onnx(network, DESCRIBED, folder / f"{name}.onnx", divisors=divisors)
+    architecture = unet_architecture("ResidualEncoderUNet", axes=3, features=(4, 8), depths=(1, 1), decoder_depths=(1,))
+    family = UNetFamily(architecture, input_channels=1, num_classes=2, patch_size=(16, 16, 16))
+    network = family.build(family.space.largest()).eval()
+    write_onnx(network, DESCRIBED, folder / "any_patch.onnx", divisors=(2, 2, 2))
     classifier = MobileNetFamily(input_channels=1, num_classes=2, choices=MobileNetChoices(depth=(1, 2), resolution=(64,)))
-    write_onnx(classifier.build(classifier.space.smallest()).eval(), SCANS, folder / "MobileNet.onnx")
+    write_onnx(classifier.build(classifier.space.smallest()).eval(), SCANS, folder / "classifier.onnx")
 
 
 @pytest.fixture(scope="module")
 def files() -> Path:
+    """A folder with the files ``any_patch.onnx`` of a residual U-Net and ``classifier.onnx``."""
     return made_once("onnx_check", fill)
 
 
-@pytest.mark.parametrize("name", [*FILES, "MobileNet"])
+@pytest.fixture(scope="module")
+def unet(two_members: Path) -> Path:
+    """The file of a plain U-Net for one patch."""
+    return two_members / "largest.onnx"
+
+
+@pytest.mark.parametrize("name", ["any_patch", "classifier"])
 def test_what_export_writes_is_read(name: str, files: Path) -> None:
+    """A U-Net for one patch is read by the tests below before it is changed."""
     model = Model(files / f"{name}.onnx")
     x = np.zeros((1, *model.description.input_shape), np.float32)
     assert np.isfinite(model(x)).all()
 
 
-def changed(files: Path, path: Path, change: Callable[[onnx.ModelProto], object], name: str = "PlainConvUNet") -> Path:
-    model = onnx.load(files / f"{name}.onnx")
+def changed(file: Path, path: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
+    model = onnx.load(file)
     change(model)
     path.write_bytes(model.SerializeToString())
     return path
@@ -71,7 +72,7 @@ def refused(path: Path, reason: str) -> None:
         Model(path)
 
 
-def test_weights_in_other_files_are_not_read(files: Path, tmp_path: Path) -> None:
+def test_weights_in_other_files_are_not_read(unet: Path, tmp_path: Path) -> None:
     """ONNX Runtime of some versions reads any file of the machine for a weight."""
     (tmp_path / "secret").write_bytes(bytes(10_000))
 
@@ -82,16 +83,14 @@ def test_weights_in_other_files_are_not_read(files: Path, tmp_path: Path) -> Non
         tensor.ClearField("raw_data")
 
     (tmp_path / "model").mkdir()
-    refused(
-        changed(files, tmp_path / "model" / "a.onnx", elsewhere), "it keeps weights in another file; export writes one file"
-    )
+    refused(changed(unet, tmp_path / "model" / "a.onnx", elsewhere), "it keeps weights in another file; export writes one file")
 
     def by_a_constant(model: onnx.ModelProto) -> None:
         tensor = TensorProto(dims=[8], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
         tensor.external_data.add(key="location", value="/etc/passwd")
         model.graph.node.insert(0, helper.make_node("Constant", [], ["more"], value=tensor))
 
-    refused(changed(files, tmp_path / "b.onnx", by_a_constant), "it keeps weights in another file")
+    refused(changed(unet, tmp_path / "b.onnx", by_a_constant), "it keeps weights in another file")
 
 
 def bomb(size: int) -> Callable[[onnx.ModelProto], object]:
@@ -132,13 +131,13 @@ def padded(model: onnx.ModelProto) -> None:
 
 
 def enlarged(model: onnx.ModelProto) -> None:
-    (node,) = (node for node in model.graph.node if node.op_type == "ConvTranspose")
+    node = next(node for node in model.graph.node if node.op_type == "ConvTranspose")
     (steps,) = (attribute for attribute in node.attribute if attribute.name == "strides")
     steps.ints[:] = [200] * 3
 
 
 def without_end(model: onnx.ModelProto) -> None:
-    (node,) = (node for node in model.graph.node if node.op_type == "ConvTranspose")
+    node = next(node for node in model.graph.node if node.op_type == "ConvTranspose")
     node.attribute.append(helper.make_attribute("output_shape", [4000, 4000, 4000]))
 
 
@@ -213,9 +212,9 @@ def flattened_by_its_shape(model: onnx.ModelProto, times: int = 1) -> None:
 
 
 def test_a_file_that_flattens_by_its_shape_is_read(files: Path, tmp_path: Path) -> None:
-    path = changed(files, tmp_path / "model.onnx", flattened_by_its_shape, "MobileNet")
+    path = changed(files / "classifier.onnx", tmp_path / "model.onnx", flattened_by_its_shape)
     x = np.random.default_rng(0).normal(size=(3, 1, 64, 64)).astype(np.float32)
-    np.testing.assert_allclose(Model(path)(x), Model(files / "MobileNet.onnx")(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(Model(path)(x), Model(files / "classifier.onnx")(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("times", "reason"), [(2, "a result of Reshape has the shape"), (8, "makes the sizes of 9 axes")])
@@ -224,7 +223,7 @@ def test_shapes_of_any_size_are_refused(times: int, reason: str, files: Path, tm
         flattened_by_its_shape(model, times)
         model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.array([2**20], np.int64), "rest"))
 
-    refused(changed(files, tmp_path / "model.onnx", change, "MobileNet"), reason)
+    refused(changed(files / "classifier.onnx", tmp_path / "model.onnx", change), reason)
 
 
 def several(model: onnx.ModelProto) -> None:
@@ -236,14 +235,14 @@ def several(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("tag", [bytes([0x3A]), bytes([0xBA, 0x80, 0x80, 0x80, 0x10])], ids=["twice", "a tag that others cut"])
-def test_a_second_graph_is_not_overlooked(tag: bytes, files: Path, tmp_path: Path) -> None:
+def test_a_second_graph_is_not_overlooked(tag: bytes, unet: Path, tmp_path: Path) -> None:
     """Other readers put the two together."""
     more = onnx.GraphProto(node=[helper.make_node("Loop", ["", ""], ["never"])]).SerializeToString()
-    (tmp_path / "model.onnx").write_bytes((files / "PlainConvUNet.onnx").read_bytes() + tag + bytes([len(more)]) + more)
+    (tmp_path / "model.onnx").write_bytes(unet.read_bytes() + tag + bytes([len(more)]) + more)
     refused(tmp_path / "model.onnx", "twice|a field of the number")
 
 
-def test_a_second_part_of_a_constant_is_not_overlooked(files: Path, tmp_path: Path) -> None:
+def test_a_second_part_of_a_constant_is_not_overlooked(unet: Path, tmp_path: Path) -> None:
     tensor = numpy_helper.from_array(np.zeros(8, np.float32))
     elsewhere = TensorProto(data_location=TensorProto.EXTERNAL)
     elsewhere.external_data.add(key="location", value="secret.bin")
@@ -252,7 +251,7 @@ def test_a_second_part_of_a_constant_is_not_overlooked(files: Path, tmp_path: Pa
         attribute += bytes([5 << 3 | 2, len(part)]) + part
     node = b"".join(bytes([number << 3 | 2, len(part)]) + part for number, part in ((2, b"c"), (4, b"Constant")))
     node += bytes([5 << 3 | 2, len(attribute)]) + attribute
-    model = onnx.load(files / "PlainConvUNet.onnx")
+    model = onnx.load(unet)
     graph = bytes([1 << 3 | 2, len(node)]) + node + model.graph.SerializeToString()
     model.ClearField("graph")
     length, size = b"", len(graph)
@@ -287,9 +286,9 @@ def test_a_second_part_of_a_constant_is_not_overlooked(files: Path, tmp_path: Pa
     ids=lambda part: getattr(part, "__name__", ""),
 )
 def test_what_hangs_or_fills_the_memory_is_refused(
-    change: Callable[[onnx.ModelProto], object], reason: str, files: Path, tmp_path: Path
+    change: Callable[[onnx.ModelProto], object], reason: str, unet: Path, tmp_path: Path
 ) -> None:
-    refused(changed(files, tmp_path / "model.onnx", change), reason)
+    refused(changed(unet, tmp_path / "model.onnx", change), reason)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"nothing at all", b"\x3a\xff\xff\xff\xff\x0f", b"\x3a\x02\x0b\x0c"])
@@ -300,8 +299,8 @@ def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
 
 @given(st.data())
 @cases(1_500)
-def test_changed_bytes_are_checked_or_refused(files: Path, data: st.DataObject) -> None:
-    whole = (files / "PlainConvUNet.onnx").read_bytes()
+def test_changed_bytes_are_checked_or_refused(unet: Path, data: st.DataObject) -> None:
+    whole = unet.read_bytes()
     at, new = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.binary(min_size=1, max_size=6))
     after = at + data.draw(st.sampled_from([0, len(new), len(whole)]))
     try:
@@ -314,7 +313,7 @@ def test_changed_bytes_are_checked_or_refused(files: Path, data: st.DataObject) 
 def test_the_shapes_are_those_of_onnx_runtime(files: Path) -> None:
     """For the largest result that a network has, which bounds what it takes."""
     for patch in ((16, 16, 16), (64, 32, 16)):
-        model, _ = read_model((files / "PlainConvUNet_any.onnx").read_bytes())
+        model, _ = read_model((files / "any_patch.onnx").read_bytes())
         check_graph(model, (1, 1, *patch))
     with pytest.raises(ProXError, match=r"a result of Conv has the shape \(1, 4, 1024, 1024, 1024\)"):
         check_graph(model, (1, 1, 1024, 1024, 1024))

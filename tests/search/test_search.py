@@ -57,6 +57,7 @@ from monai_prox.runtime.preprocessing import prepare
 from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
 from monai_prox.search.parameters import distributions
+from monai_prox.search.recorded import read_recorded
 from monai_prox.search.report import front_table, name_of, report_folder, write_report
 from monai_prox.search.scored import Scored, SearchProgress
 from monai_prox.search.settings import POPULATION
@@ -392,6 +393,24 @@ def test_a_space_smaller_than_the_trials_ends_the_search(bare: Path, monkeypatch
     source = TrainedNNUNet.open(model.path)
     result = search_of(source, tmp_path / "study.journal", trials=50).run()
     assert len(result.members) == source.supernet.family.space.size() == 8
+
+
+def test_what_a_trial_has_recorded_is_read_once_in_the_search(
+    source: TrainedNNUNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not before each other trial: then a long search would do little else."""
+    read: list[Any] = []
+
+    def noted(attributes: Any, *rest: Any) -> Any:
+        read.append(attributes)
+        return read_recorded(attributes, *rest)
+
+    monkeypatch.setattr("monai_prox.search.study.read_recorded", noted)
+    reads = []  # after each member
+    search_of(source, tmp_path / "study.journal", trials=8, finalists=1).run(
+        lambda progress: reads.append(len(read)) if progress.phase == "members" else None
+    )
+    assert 7 <= reads[-1] < 16, "a proposal of a known member is a trial, too"
 
 
 def test_what_cannot_be_searched_is_said(source: TrainedNNUNet, tmp_path: Path) -> None:
