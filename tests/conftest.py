@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import time
 
-import helpers.exporter_operators  # noqa: F401 (for what it changes)
 import pytest
 import torch
 from helpers.commands import forked

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.architectures import KINDS, batch, randomise_norms, segmentation_loss, unet_family
+from helpers.architectures import KINDS, batch, every_other, randomise_norms, segmentation_loss, unet_family
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -28,20 +28,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 every_case = pytest.mark.parametrize("case", CASES)
 KERNELS = {"3 5": (3, 5), "3 5 7": (3, 5, 7)}
 every_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-# Every kind in every case, in turn of two and of three sizes; the other four in a campaign
-every_network = pytest.mark.parametrize(
-    ("kind", "case", "kernel"),
-    [
-        pytest.param(
-            *(kind, case, KERNELS[sizes]),
-            id=f"{kind}-{case}-{sizes}",
-            marks=[] if (row + column + place) % 2 else pytest.mark.slow,
-        )
-        for row, kind in enumerate(KINDS)
-        for column, case in enumerate(CASES)
-        for place, sizes in enumerate(KERNELS)
-    ],
-)
+every_network = pytest.mark.parametrize(("kind", "case", "kernel"), every_other(KINDS, CASES, KERNELS))
 
 
 def family_of(kind: str = "PlainConvUNet", case: str = "2d", kernel: tuple[int, ...] = (3, 5, 7), **changes: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.architectures import EVERYTHING, FLAT, KINDS, randomise_norms, unet_architecture, unet_family
+from helpers.architectures import EVERYTHING, FLAT, KINDS, every_other, randomise_norms, unet_architecture, unet_family
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,19 +33,8 @@ CASES = {  # the widths have equal and unequal neighbours, on which the projecti
 MEMBERS = 13  # of each of the 16 networks, 208 in all
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_case = pytest.mark.parametrize("case", CASES)
-# Every kind in every case, in turn with and without deep supervision; the other eight in a campaign
 every_network = pytest.mark.parametrize(
-    ("kind", "case", "deep_supervision"),
-    [
-        pytest.param(
-            *(kind, case, deep),
-            id=f"{kind}-{case}-{'deep supervision' if deep else 'plain'}",
-            marks=[] if (row + column + deep) % 2 else pytest.mark.slow,
-        )
-        for row, kind in enumerate(KINDS)
-        for column, case in enumerate(CASES)
-        for deep in (False, True)
-    ],
+    ("kind", "case", "deep_supervision"), every_other(KINDS, CASES, {"plain": False, "deep supervision": True})
 )
 
 

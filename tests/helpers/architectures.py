@@ -1,8 +1,9 @@
-"""Small ``architecture`` entries of plans, written as nnU-Net's planners write them, and weights to test with."""
+"""Small ``architecture`` entries of plans, as nnU-Net's planners write them, and weights and parameters to test with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -113,3 +114,20 @@ def batch(seed: int, *, patch: Sequence[int] = (24, 24), size: int = 2, channels
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(size, channels, *patch, generator=generator)
     return x, torch.randint(classes, (size, *patch), generator=generator)
+
+
+def every_other(kinds: Iterable[str], cases: Iterable[str], variants: Mapping[str, Any]) -> list[Any]:
+    """Parameters (kind, case, variant): every kind in every case, in turn of two variants. The other half is slow.
+
+    variants: two values by what they are called in the test's name.
+    """
+    return [
+        pytest.param(
+            *(kind, case, variant),
+            id=f"{kind}-{case}-{name}",
+            marks=[] if (row + column + place) % 2 else pytest.mark.slow,
+        )
+        for row, kind in enumerate(kinds)
+        for column, case in enumerate(cases)
+        for place, (name, variant) in enumerate(variants.items())
+    ]
