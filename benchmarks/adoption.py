@@ -182,6 +182,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=4e-3, help="of AdamW")
     parser.add_argument("--adopt-rate", type=float, default=1.0, help="the part of it with which a family is adopted")
     parser.add_argument("--features", nargs="+", type=int, default=[16, 32, 64, 128])
+    parser.add_argument("--patch-size", nargs="+", type=int, help="the plan's own by default")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--held-out", type=int, default=60, help="cases, the last by name")
     parser.add_argument("--left-out", type=int, default=0, help="cases after these, which are not touched: for tuning")
@@ -205,7 +206,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    cut = {key: getattr(options, key) for key in ("features", "batch_size", "held_out", "left_out")}
+    cut = {key: getattr(options, key) for key in ("features", "batch_size", "held_out", "left_out", "patch_size")}
     folder, plan = prepare(options.task, options.work, **cut)
     paths = streams(folder, plan, options)
     of_seed = {seed: {"folder": str(folder), "plan": plan, "stream": str(path)} for seed, path in paths.items()}
