@@ -212,7 +212,9 @@ def main() -> None:
     of_seed = {seed: {"folder": str(folder), "plan": plan, "stream": str(path)} for seed, path in paths.items()}
     keys = ("space", "steps", "epochs", "learning_rate", "adopt_rate", "curve", "curve_cases")
     options.bfloat16 = False
-    race("benchmarks.adoption_run", options, keys=(*keys, "bfloat16"), of_seed=of_seed)
+    of_kind = {kind: [name for name in options.contenders if (name == GIVEN) == kind] for kind in (True, False)}
+    for options.contenders in filter(None, of_kind.values()):  # the others need the weights of the given networks
+        race("benchmarks.adoption_run", options, keys=(*keys, "bfloat16"), of_seed=of_seed)
 
 
 if __name__ == "__main__":
