@@ -16,6 +16,7 @@ from helpers.made_once import SHARED
 from hypothesis import settings
 
 torch.set_num_threads(1)
+os.fsync = lambda file: None  # which waits for the disk: no test cuts the power
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=10)
 settings.register_profile("campaign", settings.get_profile("repeatable"), max_examples=100)
 

@@ -82,23 +82,7 @@ class SuperNet(nn.Module):
             kernel_transforms.to(next(self.network.parameters()))
         self._skeletons: OrderedDict[Subnet, Skeleton] = OrderedDict()
         if network is not None:
-            self._check_network()
-
-    def _check_network(self) -> None:
-        """Refuses a network that lacks a part of the largest member."""
-        tensors, largest = self._tensors(), self.family.space.largest()
-        with torch.device("meta"):
-            module = self.family.build(largest, initialise=False)
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            source, region = self.family.locate(name, tuple(tensor.shape), largest)
-            found = tuple(tensors[source].shape) if source in tensors else None
-            ends = tuple(parts[-1].stop for parts in region)
-            if found is None or len(found) != len(ends) or any(has < end for has, end in zip(found, ends, strict=True)):
-                has = "nothing" if found is None else list(found)
-                raise ProXError(
-                    f"the network, a {type(self.network).__name__}, is not the largest of the family: of {source} it has "
-                    f"{has}, where at least {list(ends)} is needed"
-                )
+            self._skeleton(family.space.largest())  # which is refused if the network lacks a part of it
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without skeletons, which are made anew and may hold the outputs of a step."""
@@ -152,11 +136,18 @@ class SuperNet(nn.Module):
         return {name: getattr(module, key) for name, (module, key) in self._owners.items()}
 
     def _cuts(self, sources: dict[str, tuple[str, Region]]) -> dict[str, Region]:
+        """The regions that are not the whole tensor, by the name in the member; ProXError if the network lacks a region."""
         tensors = self._tensors()
         transformed = {} if self.kernel_transforms is None else self.kernel_transforms.sizes
         cuts = {}
         for name, (source, region) in sources.items():
-            shape = tensors[source].shape
+            shape = tuple(tensors[source].shape) if source in tensors else None
+            ends = tuple(parts[-1].stop for parts in region)
+            if shape is None or len(shape) != len(ends) or any(has < end for has, end in zip(shape, ends, strict=True)):
+                raise ProXError(
+                    f"the network, a {type(self.network).__name__}, is not the largest of the family: of {source} it has "
+                    f"{'nothing' if shape is None else list(shape)}, where at least {list(ends)} is needed"
+                )
             if source in transformed:
                 region = (*region[:2], *map(prefix, shape[2:]))
             if not covers(region, shape):

@@ -20,6 +20,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import entry_points
+from multiprocessing.context import BaseContext
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +150,12 @@ def _run(main: Callable[[], object], environment: dict[str, str], cwd: Path, fol
     torch.set_num_threads = lambda _: None  # nnU-Net's commands take all cores, and on tiny layers threads wait for each other
     random.seed()  # a new Python draws others than the last one
     np.random.seed()
+    os.fsync = lambda file: None  # as in conftest.py
     if FORKS:
         fork = multiprocessing.get_context("fork")
-        multiprocessing.set_start_method("fork", force=True)  # nnU-Net's pools, which ask for either, start in no time so
+        multiprocessing.set_start_method("fork", force=True)  # nnU-Net's processes, which ask for either, start in no time so
         multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment, misc, return-value]
+    BaseContext.Pool = _threads  # type: ignore[assignment, method-assign]
     try:
         main()
     except SystemExit:
@@ -159,6 +163,13 @@ def _run(main: Callable[[], object], environment: dict[str, str], cwd: Path, fol
     except BaseException:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # multiprocessing would leave out one that was replaced
         sys.exit(1)
+
+
+def _threads(
+    _context: BaseContext, processes: int | None = None, *initial: Any, maxtasksperchild: int | None = None
+) -> ThreadPool:
+    """In the place of a pool of processes. Forking one takes longer than what it does for a few tiny images."""
+    return ThreadPool(processes, *initial)
 
 
 def _main(line: list[str], module: bool, without: Collection[str]) -> None:

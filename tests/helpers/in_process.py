@@ -6,10 +6,15 @@ import sys
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from io import StringIO
 from unittest.mock import patch
 
+import typer
+
 from monai_prox.cli.app import main
+
+COMMANDS = cache(typer.main.get_command)  # each time anew, they take longer than most of what they do here
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ def prox(*words: object) -> Done:
     out, err, code = StringIO(), StringIO(), 0
     of_words = patch.object(sys, "argv", ["monai-prox", *map(str, words)])
     of_warnings = patch.object(warnings, "formatwarning", warnings.formatwarning)  # which main replaces
-    with redirect_stdout(out), redirect_stderr(err), of_words, of_warnings:
+    of_commands = patch("typer.main.get_command", COMMANDS)
+    with redirect_stdout(out), redirect_stderr(err), of_words, of_warnings, of_commands:
         try:
             main()
         except SystemExit as end:
