@@ -94,15 +94,18 @@ def weights_of(path: str | Path, network: nn.Module) -> dict[str, Any]:
     """The weights of a network in a file that somebody's training has written.
 
     Args:
-        path: the file, a state_dict or an object with an entry "model".
+        path: the file, a state_dict or an object with an entry that is one, under whatever name.
         network: the network, possibly without memory for its weights.
 
     Raises:
         ProXError: the file is missing or broken, or holds other weights.
     """
     found = read_tensors(path, kind="file of a network's weights")
-    inner = found.get("model") if isinstance(found, Mapping) else None
-    weights = inner if isinstance(inner, Mapping) else found
-    weights = unwrapped(weights) if isinstance(weights, Mapping) else weights
+    weights = found
+    if isinstance(found, Mapping):
+        parts = [unwrapped(part) for part in (found, *found.values()) if isinstance(part, Mapping)]
+        usual = unwrapped(found["model"]) if isinstance(found.get("model"), Mapping) else parts[0]
+        names = network.state_dict().keys()
+        weights = next((part for part in parts if part.keys() == names), usual)
     check_weights(weights, network, path)
     return dict(weights)

@@ -87,12 +87,25 @@ def _adopt_bundle(bundle: Path, space: Any, weights: Path | None, size: str | No
     try:
         network = without_weights(family_of(pipeline, content)[0]).network
     except LookupError as unknown:
-        raise ProXError(f"{pipeline.source}: what the network is like is known when it runs, because of {unknown}") from None
+        raise ProXError(
+            f"{pipeline.source}: what the network is like is known when it runs, because of {unknown}; adopted are networks "
+            "whose arguments are plain values, or references to such"
+        ) from None
     kept, overlay = bundle / GIVEN, bundle / "configs" / OVERLAY
     if there := [path for path in (kept, overlay) if path.exists() and not overwrite]:
         raise ProXError(f"{there[0]} exists; --overwrite replaces it")
     # A training writes the family's largest member into model.pt, so what was given before is still the given network
-    given = weights_of(weights or (kept if kept.exists() else bundle / "models" / "model.pt"), network)
+    usual = bundle / "models" / "model.pt"
+    again = weights is None and kept.exists()
+    given = weights_of(weights or (kept if again else usual), network)
     make_folder(kept.parent)
+    new = not kept.exists()
     write_tensors(given, kept)
-    write_overlay(bundle, pipeline, content, overwrite=overwrite)
+    try:
+        write_overlay(bundle, pipeline, content, overwrite=overwrite)
+    except BaseException:
+        if new:
+            kept.unlink()
+        raise
+    if again:
+        say(f"weights: {kept}, those of the adoption before; --weights {usual} takes others")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from monai_prox.core.supernet import without_weights
-from monai_prox.errors import ProXError
+from monai_prox.errors import ProXError, refusing
 from monai_prox.families.unet import UNetFamily
 from monai_prox.families.unet_choices import UNetChoices
 from monai_prox.files import read_json, replacing
@@ -101,19 +102,30 @@ def adopt(
     name, configuration, plans = str(model.plans["dataset_name"]), model.configuration_name, dict(model.plans)
     check_trainable(plans, configuration, "ProXTrainerAdopt")
     former = model.configuration.get(PLAN_KEY) or {}
-    entry = {"space": "default", **former, "recipe": "adopt"} | ({} if space is None else {"space": space})
+    if not isinstance(former, dict):
+        raise ProXError(f"{model.path / 'plans.json'}, {configuration!r}: {PLAN_KEY!r} must be an object, got {former!r:.80}")
+    entry = {"space": "default", **former, "recipe": "adopt"}
+    if space is not None:
+        entry["space"] = space
+        entry.pop("validate", None)  # names of members that another space may not have
     family = model.family_with(choices_of({PLAN_KEY: entry}, UNetChoices()))
     if family.space.size() == 1:
         raise ProXError(f"the search space {entry['space']!r:.80} has one member only, so there is nothing to adopt for")
     folder, plans_name = preprocessed / name, f"{plans['plans_name']}{SUFFIX}"
     _check_dataset(model, folder)
-    identifier = str(model.configuration["data_identifier"])
-    if not _is_of(model, folder / identifier):  # these plans' data must not be taken for those of others
-        identifier = f"{plans_name}_{configuration}"
+    own, own_data = model.configuration, f"{plans_name}_{configuration}"
+    identifier = own.get("data_identifier")
+    if identifier is None or not _is_of(plans, own, folder / identifier):  # its data must not be taken for those of others
+        identifier = own_data
+        if not _is_of(plans, own, folder / own_data, adopted=True) and any((folder / own_data).glob("*")):
+            raise ProXError(
+                f"{folder / own_data} has data that were preprocessed for the model of an earlier adoption, in another way; "
+                "remove that folder, and adopt again"
+            )
     plans["plans_name"] = plans_name
-    own = {**plans["configurations"][configuration], PLAN_KEY: entry, "data_identifier": identifier}
+    adopted = {**plans["configurations"][configuration], PLAN_KEY: entry, "data_identifier": identifier}
     path, warnings, starts = folder / f"{plans_name}.json", list[str](), dict[Path, Any]()
-    plans["configurations"] = _others(plans, path, configuration, own, overwrite=overwrite) | {configuration: own}
+    plans["configurations"] = _others(plans, path, configuration, adopted, overwrite=overwrite) | {configuration: adopted}
     for fold, source in sources.items():
         weights = _weights(source, family, entry["space"])
         held_out = _held_out(model, fold, folder, warnings)
@@ -162,32 +174,34 @@ def _check_dataset(model: ModelFolder, folder: Path) -> None:
             raise ProXError(f"the model's {what} are {given!s:.120}, those of {path} are {known!s:.120}; they must be the same")
 
 
-def _is_of(model: ModelFolder, data: Path) -> bool:
-    """Whether preprocessed ``data`` are there, and no other plans than the model's can have made them."""
+def _is_of(plans: Mapping[str, Any], own: Mapping[str, Any], data: Path, *, adopted: bool = False) -> bool:
+    """Whether preprocessed ``data`` are there, and can only have been made as the configuration ``own`` of ``plans`` asks.
+
+    adopted: whether plans of adoptions may have made them, which is so for data that only these name.
+    """
     if not data.is_dir():
         return False
     for path in sorted(data.parent.glob("*.json")):
-        if path.name in OTHERS or path.stem.endswith(SUFFIX):
+        if path.name in OTHERS or (path.stem.endswith(SUFFIX) and not adopted):
             continue
         try:
-            plans = read_plans(path)
+            others = read_plans(path)
         except ProXError:  # a file of another kind
             continue
-        manager = PlansManager(plans)
-        for name in plans["configurations"]:
-            other = manager.get_configuration(name).configuration
-            if other.get("data_identifier") == data.name and not _alike(model, plans, other):
-                return False
+        for name in others["configurations"]:
+            with suppress(ProXError), refusing(str(path)):  # a configuration that nnU-Net cannot read has made no data
+                other = PlansManager(others).get_configuration(name).configuration
+                if other.get("data_identifier") == data.name and not _alike(plans, own, others, other):
+                    return False
     return True
 
 
-def _alike(model: ModelFolder, plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> bool:
-    """Whether a configuration of ``plans`` preprocesses as the model's does."""
-    given, wanted = model.configuration, model.plans
-    same = all(plans.get(key) == wanted.get(key) for key in OF_PLANS)
-    same = same and all(configuration.get(key) == given.get(key) for key in OF_CONFIGURATION)
-    uses_intensities = "CTNormalization" in given.get("normalization_schemes", ())
-    return same and (not uses_intensities or intensities_of(plans) == intensities_of(wanted))
+def _alike(plans: Mapping[str, Any], own: Mapping[str, Any], others: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a configuration of each of two plans preprocesses as the other does."""
+    same = all(plans.get(key) == others.get(key) for key in OF_PLANS)
+    same = same and all(own.get(key) == other.get(key) for key in OF_CONFIGURATION)
+    uses_intensities = "CTNormalization" in own.get("normalization_schemes", ())
+    return same and (not uses_intensities or intensities_of(plans) == intensities_of(others))
 
 
 def _others(plans: Mapping[str, Any], path: Path, name: str, own: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any]:
@@ -195,7 +209,12 @@ def _others(plans: Mapping[str, Any], path: Path, name: str, own: Mapping[str, A
     configurations = dict(plans["configurations"])
     if not path.is_file():
         return configurations
-    known = read_plans(path)
+    try:
+        known = read_plans(path)
+    except ProXError:
+        if not overwrite:
+            raise
+        return configurations
     before = known["configurations"]
     if _plain(known) == _plain(plans):
         if not overwrite and PLAN_KEY in before[name] and before[name][PLAN_KEY] != own[PLAN_KEY]:
@@ -216,12 +235,12 @@ def _plain(plans: Mapping[str, Any]) -> dict[str, Any]:
 
 def _weights(source: TrainedNNUNet, family: UNetFamily, space: Any) -> dict[str, Any]:
     """Those of the largest member, which has to be the given network."""
+    weights: dict[str, Any] = source.supernet.network.state_dict()
     if closed := source.checkpoint["prox"]["engine"].get("closed"):
         raise ProXError(
             f"the training of {source.path}, {source.fold}, has closed choices of {', '.join(closed)}, so its largest member "
             "has not the plan's network; monai-prox export --subnet largest makes a folder of it, which can be adopted"
         )
-    weights: dict[str, Any] = source.supernet.network.state_dict()
     try:
         check_weights(weights, without_weights(family).network, source.path)
     except ProXError as error:
@@ -279,19 +298,22 @@ def check_split(known: Sequence[str], fold: int | str, held_out: Sequence[str]) 
         )
 
 
-def read_start(folder: Path, plans_name: str, configuration: str, fold: int | str, held_out: Sequence[str]) -> dict[str, Any]:
+def read_start(
+    folder: Path, plans: dict[str, Any], configuration: str, fold: int | str, held_out: Sequence[str]
+) -> dict[str, Any]:
     """The weights that a training begins with.
 
     Args:
         folder: folder of the dataset in nnUNet_preprocessed.
-        plans_name: name of the plans.
+        plans: those that an adoption has written.
         configuration: name of the configuration.
         fold: number of the fold, or "all".
         held_out: the cases that the training holds out.
 
     Raises:
-        ProXError: there are none of this fold, or the given network has held out other cases.
+        ProXError: there are none of this fold, the given network has held out other cases, or its data were replaced.
     """
+    plans_name = plans["plans_name"]
     path = start_file(folder, plans_name, configuration, fold)
     if not path.is_file():
         others = folder.glob(start_file(folder, plans_name, configuration, "*").name)
@@ -303,4 +325,11 @@ def read_start(folder: Path, plans_name: str, configuration: str, fold: int | st
     known = start["held_out"]
     if fold != "all" and known is not None:
         check_split(held_out, fold, known)
+    own = PlansManager(plans).get_configuration(configuration).configuration
+    data = folder / own["data_identifier"]
+    if data.is_dir() and not _is_of(plans, own, data, adopted=data.name.startswith(plans_name)):
+        raise ProXError(
+            f"{data} may have been preprocessed in another way since the network was adopted, because other plans name it, "
+            "too; adopt the network again"
+        )
     return {name: value for name, value in start["weights"].items() if isinstance(value, torch.Tensor)}

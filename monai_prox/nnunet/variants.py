@@ -90,8 +90,8 @@ class ProXTrainerAdopt(ProXTrainer):
                 f"{type(self).__name__} begins with the weights that monai-prox adopt has written; -pretrained_weights would "
                 "leave the output layers out, so leave it out"
             )
-        folder, plans, configuration = self.preprocessed_dataset_folder_base, self.plans_manager, self.configuration_name
-        start = read_start(Path(folder), plans.plans_name, configuration, self.fold, self.do_split()[1])
+        folder, plans = Path(self.preprocessed_dataset_folder_base), self.plans_manager.plans
+        start = read_start(folder, plans, self.configuration_name, self.fold, self.do_split()[1])
         check_weights(start, self.supernet.network, "the weights that monai-prox adopt has written")
         self.supernet.network.load_state_dict(start)
 

@@ -88,6 +88,8 @@ def check_plans(plans: Any, path: Path | str) -> dict[str, Any]:
     for name, configuration in plans["configurations"].items():
         source = f"{path}, {name!r:.40}"
         check_types(configuration, CONFIGURATION, source, missing=True)
+        if "data_identifier" in configuration:  # nnU-Net removes the folder of this name before it preprocesses
+            _check_names(source, configuration, ("data_identifier",))
         if any(not SMALLEST <= mm <= LARGEST for mm in configuration.get("spacing", ())):
             raise ProXError(f"{source}: 'spacing' is {configuration['spacing']!s:.80}; allowed are positive numbers, in mm")
         if len(configuration.get("n_conv_per_stage_encoder", ())) > MOST["n_stages"]:

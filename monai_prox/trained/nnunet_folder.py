@@ -321,7 +321,8 @@ class ModelFolder:
             how = "" if fold == ALL else "; nnUNetv2_train ... --val writes it, of checkpoint_best with --val_best"
             raise ProXError(f"{self.path / fold} {why}, so no case is known that it was not trained on{how}")
         ending = self.dataset["file_ending"]
-        return [Path(case["reference_file"]).name.removesuffix(ending) for case in read_json(summary)["metric_per_case"]]
+        files = [case["reference_file"] for case in read_json(summary)["metric_per_case"]]
+        return [re.split(r"[/\\]", file)[-1].removesuffix(ending) for file in files]  # Windows has written some
 
     def validation_summary(self, fold: str, subnet: Subnet, epoch: int) -> Path | None:
         """nnU-Net's summary of the trainer's validation of ``subnet`` after ``epoch`` epochs, where there was one."""

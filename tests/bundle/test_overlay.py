@@ -35,6 +35,7 @@ from monai.bundle import ConfigParser
 from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceLoss
 from torch import Tensor, nn
 
+from monai_prox.bundle.checkpoints import weights_of
 from monai_prox.bundle.loss import takes_sigmoid
 from monai_prox.bundle.pipeline import _OneLine, _Patches
 from monai_prox.core.slicing import place
@@ -81,8 +82,27 @@ def test_a_bundles_trained_network_becomes_the_start_of_a_family(tmp_path: Path)
         network.load_state_dict(weights)
         outputs.append(network.train()(x))  # the statistics of the training are taken anew
     torch.testing.assert_close(*outputs, atol=1e-9, rtol=0)
-    assert prox("adopt", bundle, "--overwrite").code == 0  # for another space
+    again = prox("adopt", bundle, "--overwrite")  # for another space
+    assert again.code == 0 and "given.pt, those of the adoption before; --weights" in again.out
     assert equal(torch.load(bundle / "models" / "given.pt"), given), "not the family's largest member"
+
+
+def test_nothing_is_left_of_an_adoption_whose_overlay_cannot_be_written(tmp_path: Path) -> None:
+    bundle = write_organ(tmp_path / "bundle")
+    (bundle / "models").mkdir()
+    torch.save(ConfigParser({"network": UNET}).get_parsed_content("network").state_dict(), bundle / "models" / "model.pt")
+    (bundle / "configs" / "prox.json").mkdir()
+    assert "prox.json: Is a directory" in prox("adopt", bundle, "--overwrite").error
+    assert not (bundle / "models" / "given.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["model", "state_dict", "net"])
+def test_weights_are_found_under_whatever_name_a_checkpoint_has_them(name: str, tmp_path: Path) -> None:
+    network = ConfigParser({"network": UNET}).get_parsed_content("network")
+    weights = network.state_dict()
+    wrapped = {f"module.{key}": value for key, value in weights.items()}
+    torch.save({"optimizer": {"state": {}}, "epoch": 3, name: wrapped}, tmp_path / "model.pt")
+    assert equal(weights_of(tmp_path / "model.pt", network), dict(weights))
 
 
 @pytest.mark.parametrize(

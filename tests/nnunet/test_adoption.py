@@ -218,6 +218,15 @@ def test_an_entry_that_is_inherited_does_not_decide_the_recipe(ready: Path) -> N
     assert plans["configurations"][FULLRES]["prox"] == {"recipe": "adopt", "space": SPACE}
 
 
+def test_members_that_another_space_may_not_have_are_not_asked_for(ready: Path) -> None:
+    validate = ["smallest", "middle", "largest"]
+    model = stock(bare_plans(prox={"validate": validate, "monitor": False}))
+    for space, kept in ((None, {"space": "default", "validate": validate}), (SPACE, {"space": SPACE})):
+        adopt(model, ready, space=space, overwrite=True)
+        plans = json.loads((ready / "Dataset990_Phantom" / f"{OWN}.json").read_text())
+        assert plans["configurations"][FULLRES]["prox"] == {**kept, "monitor": False, "recipe": "adopt"}
+
+
 def test_another_dataset_is_refused(ready: Path) -> None:
     model, path = stock(), ready / "Dataset990_Phantom" / "dataset.json"
     labels = BARE_DATASET["labels"] | {"more": 3}
@@ -255,6 +264,60 @@ def test_data_that_other_plans_have_preprocessed_are_left_alone(ready: Path) -> 
     other.unlink()
     shutil.rmtree(folder / f"nnUNetPlans_{FULLRES}")
     assert identifier() == f"{OWN}_{FULLRES}"
+    (folder / f"{OWN}_{FULLRES}").mkdir()
+    (folder / f"{OWN}_{FULLRES}" / "case.b2nd").touch()
+    assert identifier() == f"{OWN}_{FULLRES}"
+    model.plans["configurations"][FULLRES]["spacing"] = [3.0, 3.0, 3.0]
+    coarser, before = (
+        ModelFolder(model.path, model.plans, model.dataset, FULLRES, model.folds),
+        (folder / f"{OWN}.json").read_text(),
+    )
+    said = "has data that were preprocessed for the model of an earlier adoption, in another way; remove that folder"
+    refused(said, adopt, coarser, ready, space=SPACE, overwrite=True)
+    assert (folder / f"{OWN}.json").read_text() == before
+    shutil.rmtree(folder / f"{OWN}_{FULLRES}")
+    assert not adopt(coarser, ready, space=SPACE, overwrite=True).preprocessed
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"configurations": {"2d": {"inherits_from": "nowhere"}}},
+        {"configurations": {"2d": {"batch_size": 2}}},
+        {"foreground_intensity_properties_per_channel": None},
+    ],
+)
+def test_plans_beside_that_nnunet_cannot_read_do_not_matter(ready: Path, broken: dict[str, Any]) -> None:
+    plans = bare_plans(name="other")
+    plans["configurations"][FULLRES]["normalization_schemes"] = ["CTNormalization"]
+    other = {name: entry for name, entry in {**plans, **broken}.items() if entry is not None}
+    (ready / "Dataset990_Phantom" / "other.json").write_text(json.dumps(other))
+    assert adopt(stock(plans | {"plans_name": CUT}), ready, space=SPACE).members == 8
+
+
+def test_a_model_says_what_its_data_and_its_family_are_in_words_that_can_be_used(ready: Path) -> None:
+    model = stock()
+    own, file = model.plans["configurations"][FULLRES], ready / "Dataset990_Phantom" / f"{OWN}.json"
+
+    def given(**entries: Any) -> ModelFolder:
+        changed = {key: value for key, value in {**own, **entries}.items() if value is not None}
+        (model.path / "plans.json").write_text(json.dumps(model.plans | {"configurations": {FULLRES: changed}}))
+        return ModelFolder.open(model.path)
+
+    refused("'prox' must be an object, got 'evil'", adopt, given(prox="evil"), ready)
+    for path in ("/elsewhere", "../other", ".."):
+        refused("'data_identifier' is part of paths", given, data_identifier=path)
+    file.write_text("{")  # of an adoption that was cut off
+    refused("is not valid JSON", adopt, given(data_identifier=None), ready, space=SPACE)
+    assert adopt(given(data_identifier=None), ready, space=SPACE, overwrite=True).members == 8
+    assert json.loads(file.read_text())["configurations"][FULLRES]["data_identifier"] == f"{OWN}_{FULLRES}"
+
+
+def test_what_windows_has_held_out_is_known(ready: Path) -> None:
+    model = stock()
+    hold_out(model, [r"\\server\labelsTr\case 1", "case_2"])
+    (ready / "Dataset990_Phantom" / "splits_final.json").write_text(json.dumps([{"val": ["case 1", "case_2"]}]))
+    assert not adopt(model, ready, space=SPACE).warnings
 
 
 def test_networks_without_a_family_are_refused(ready: Path) -> None:
@@ -286,3 +349,22 @@ def test_files_of_others_are_read_as_data(ready: Path, monkeypatch: pytest.Monke
     refused("held_out", make_trainer(plans, cls=ProXTrainerAdoptTiny).on_train_start)
     torch.save({"weights": nnUNetTrainerTiny}, file)
     refused(file.name, make_trainer(plans, cls=ProXTrainerAdoptTiny).on_train_start)
+
+
+def test_data_that_were_preprocessed_in_another_way_after_the_adoption_are_refused(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda trainer: None)
+    monkeypatch.setattr(nnUNetTrainer, "do_split", lambda trainer: (["a"], ["b"]))
+    folder = ready / "Dataset990_Phantom"
+    planned = bare_plans(name="nnUNetPlans")
+    data = planned["configurations"][FULLRES]["data_identifier"]
+    (folder / "nnUNetPlans.json").write_text(json.dumps(planned))
+    adopt(stock(planned | {"plans_name": CUT}), ready, space=SPACE)
+    plans = json.loads((folder / f"{OWN}.json").read_text())
+    assert plans["configurations"][FULLRES]["data_identifier"] == data
+    make_trainer(plans, cls=ProXTrainerAdoptTiny).on_train_start()
+    planned["configurations"][FULLRES]["spacing"] = [3.0, 3.0, 3.0]
+    (folder / "nnUNetPlans.json").write_text(json.dumps(planned))
+    said = f"{data} may have been preprocessed in another way since the network was adopted"
+    refused(said, make_trainer(plans, cls=ProXTrainerAdoptTiny).on_train_start)
