@@ -305,15 +305,16 @@ def test_a_variant_keeps_nothing_of_the_one_before(gpu: Any, tmp_path: Path, mon
 
     trainers, alive = weakref.WeakSet[Any](), list[int]()
 
-    def time_epoch(trainer: Any, *_: Any, **__: Any) -> dict[str, Any]:
+    def run_steps(trainer: Any, *_: Any, **__: Any) -> list[float]:
         trainers.add(trainer)
         alive.append(len(trainers))
-        return {}
+        return [1.0]
 
     task = gpu.SyntheticTask("hippocampus", gpu.SIZES["tiny"]["hippocampus"], tmp_path, "cpu")
     task.write_cases()
     assert task.batches
-    monkeypatch.setattr(gpu_members, "time_epoch", time_epoch)
+    monkeypatch.setattr(gpu_members, "run_steps", run_steps)  # without them nothing is compiled, which takes seconds
+    monkeypatch.setattr(gpu_members, "time_epoch", lambda *_, **__: {})
     gc.disable()
     try:
         gpu_members.members(task, 1)
@@ -437,7 +438,7 @@ def test_tests_that_take_too_long_end_and_are_run_again(gpu: Any, tmp_path: Path
     monkeypatch.setattr(gpu_tests, "FOLDER", write_tests(tmp_path, "time.sleep(600)"))
     monkeypatch.setattr(gpu, "TESTS_SHARE", 0.5)
     file = tmp_path / "results.json"
-    gpu.main(arguments(file, "--parts", "tests", "--seconds", "4"))
+    gpu.main(arguments(file, "--parts", "tests", "--seconds", "2"))
     assert json.loads(file.read_text())["tests"]["finished"] is False
     write_tests(tmp_path, "pass", "pass")
     gpu.main(arguments(file, "--parts", "tests"))

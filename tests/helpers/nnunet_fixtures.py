@@ -77,9 +77,7 @@ def stock_model(phantom: Prepared) -> Path:
     """A model folder that nnU-Net's own code has trained, of two folds, of which the first was validated."""
 
     def fill(folder: Path) -> None:
-        plans = cut_plans(phantom.plans(), FULLRES, CUT, (32, 40, 32))
-        kwargs = plans["configurations"][FULLRES]["architecture"]["arch_kwargs"]
-        kwargs |= {"n_conv_per_stage": [1, 1, 1], "n_conv_per_stage_decoder": [1, 1]}
+        plans = cut_plans(phantom.plans(), FULLRES, CUT, (32, 40, 32), shallow=True)
         with training_on(phantom, folder):
             for fold in (0, 1):
                 torch.manual_seed(fold)

@@ -53,7 +53,7 @@ TWO_MEMBERS = {"depth": "full", "width": [1.0], "levels": 0, "resolution": [0.75
 
 
 class ProXTrainerTiny(ProXTrainer):
-    """One epoch per stage of the recipe ``prox``, in seconds."""
+    """One epoch per stage of the recipe ``prox``, in seconds, with nnU-Net's plots of the last one."""
 
     epochs = 5
     iterations_per_epoch = 2
@@ -62,6 +62,8 @@ class ProXTrainerTiny(ProXTrainer):
     def initialize(self) -> None:
         torch.set_num_threads(1)  # nnU-Net's command takes all cores, and on tiny layers threads wait for each other
         super().initialize()
+        plot = self.logger.plot_progress_png  # it takes longer than an epoch here
+        self.logger.plot_progress_png = lambda folder: plot(folder) if self.current_epoch == self.num_epochs - 1 else None
 
 
 class ProXTrainerQuick(ProXTrainer):
@@ -160,11 +162,13 @@ def cut_plans(
     name: str,
     patch: Sequence[int],
     features: Sequence[int] = (4, 8, 16),
+    *,
+    shallow: bool = False,
     **entries: Any,
 ) -> dict[str, Any]:
     """A planner's plans under ``name`` with one configuration, cut to a level per entry of ``features`` and a small patch.
 
-    entries: put into the configuration, e.g. prox={"recipe": "prox_paper"}.
+    shallow: with one convolution or block per stage. entries: put into the configuration, e.g. prox={"recipe": "prox_paper"}.
     """
     plans = deepcopy(dict(plans))
     plans["plans_name"] = name
@@ -177,6 +181,9 @@ def cut_plans(
         if key in kwargs:
             kwargs[key] = kwargs[key][:levels]
     kwargs["n_conv_per_stage_decoder"] = kwargs["n_conv_per_stage_decoder"][: levels - 1]
+    for key in ("n_conv_per_stage", "n_blocks_per_stage", "n_conv_per_stage_decoder"):
+        if shallow and key in kwargs:
+            kwargs[key] = [1] * len(kwargs[key])
     cut |= {"patch_size": list(patch), "batch_size": 2} | entries
     return plans
 

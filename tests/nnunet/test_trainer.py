@@ -82,7 +82,7 @@ pytest_plugins = ["helpers.nnunet_fixtures"]
 
 PAPER = {"space": "paper", "recipe": "prox_paper"}
 LATEST = "checkpoint_latest.pth"
-FEW_TILES = (32, 40, 32)  # of a case of the phantom, where whole ones are validated, with mirroring
+WHOLE = (40, 56, 40)  # a case of the phantom, where whole ones are validated, with mirroring
 FEW = {"space": TWO_MEMBERS}  # members, where any will do: choosing those to watch takes seconds
 DEPTH = {"space": {"depth": "all", "width": [1.0], "levels": 0, "resolution": [1.0]}}
 
@@ -1146,11 +1146,12 @@ def keep_latest(trainer: Any, folder: Path) -> None:
 def closed(phantom: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """Plans, a trainer that has closed two choices of a training by them, and all that it has made."""
     plans = cut_plans(phantom.plans(), FULLRES, CUT, PATCH, prox={"space": ELASTIC})
-    plotting = patch("monai_prox.nnunet.family_report.plot_progress", wraps=plot_progress)
+    plotting = patch("monai_prox.nnunet.family_report.plot_progress")
     with training_on(phantom, tmp_path_factory.mktemp("closed")), plotting as plot:
         trainer = make_trainer(plans, phantom.dataset(), cls=Closing, fold="all")  # all eight cases are for validation, too
         keep_latest(trainer, tmp_path_factory.mktemp("broken_off"))
         trainer.run_training()
+    plot_progress(*plot.call_args.args, **plot.call_args.kwargs)  # once, for it takes longer than an epoch here
     trainer.plotted = plot.call_args.kwargs
     return plans, trainer, everything(trainer)
 
@@ -1291,7 +1292,7 @@ def test_progressive_shrinking_trains_its_kernels_transforms(in_phantom: Prepare
 @pytest.fixture(scope="module")
 def trained(phantom: Prepared, tiny_trainers: Path) -> Path:
     """The model folder after ``nnUNetv2_train``, whose family has two members. The demo, in the campaign, starts it anew."""
-    plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlansTwo", FEW_TILES, prox={"space": TWO_MEMBERS})
+    plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlansTwo", WHOLE, shallow=True, prox={"space": TWO_MEMBERS})
 
     def fill(results: Path) -> None:
         phantom.write_plans(plans)
@@ -1362,7 +1363,7 @@ def test_the_surface_dice_is_of_the_files_that_the_validation_wrote(trained: Pat
 def test_the_final_validation_is_of_the_members_that_the_plan_asks_for(trained: Path, in_phantom: Prepared) -> None:
     """Of a training that has validated both members, with mirroring, as ``--val`` does it after the plan has changed."""
     entry = {"space": TWO_MEMBERS, "validate": ["largest"], "validate_mirroring": False}
-    plans = cut_plans(in_phantom.plans(), FULLRES, "nnUNetPlansTwo", FEW_TILES, prox=entry)
+    plans = cut_plans(in_phantom.plans(), FULLRES, "nnUNetPlansTwo", WHOLE, shallow=True, prox=entry)
     trainer = make_trainer(plans, in_phantom.dataset())
     model = Path(trainer.output_folder_base)
     shutil.copytree(trained, model, dirs_exist_ok=True)
