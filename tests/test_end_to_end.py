@@ -45,7 +45,7 @@ QUICK = [*MIRRORED, "--disable_tta"]
 # Four levels, of which a member may lack one: with two, nnU-Net has no output left to weigh under deep supervision.
 FEATURES = (4, 8, 16, 16)
 # At most two tiles per axis: those nnU-Net and MONAI lay alike, and a network this weak would show where they do not.
-PATCHES = {"synthetic": (32, 40, 32), "real": (24, 40, 24)}
+PATCHES = {"synthetic": (40, 40, 40), "real": (24, 40, 24)}
 
 
 class ProXTrainerShort(ProXTrainerAdam):
@@ -292,7 +292,8 @@ def test_stock_nnunet_validates_an_exported_member(trained: Trained, stock: Stoc
     """Also one that the training did not validate. It segments the held-out case as nnU-Net predicts it."""
     family = json.loads((trained.model / "fold_0" / "family.json").read_text())
     largest = next(member["subnet"] for member in family["members"] if member["name"] == "largest")
-    (tmp_path / "narrow.json").write_text(json.dumps(largest | {"width": [width // 2 for width in largest["width"]]}))
+    first, *widths = largest["width"]
+    (tmp_path / "narrow.json").write_text(json.dumps(largest | {"width": [first, *(width // 2 for width in widths)]}))
     command = ["monai-prox", "export", trained.model, "--subnet", tmp_path / "narrow.json", "--fine-tune"]
     folder, predict, *_ = run(command, trained.ours).splitlines()
     validation = Path(folder, "fold_0", "validation")

@@ -34,7 +34,7 @@ def write_sparse(root: Path) -> Path:
     )
 
 
-def write_thick(root: Path, cases: int = 5) -> Path:
+def write_thick(root: Path, cases: int) -> Path:
     """Twenty channels and slices ten times as thick as their pixels."""
     labels = labelled("one", "two", "three")
     return write_ellipsoids(root / "Task992_Thick", channels(20), labels, THICK, (0.5, 0.5, 5.0), cases=cases)
@@ -92,11 +92,11 @@ def test_nnunet_without_foreground_or_a_class_and_smaller_than_the_patch(tmp_pat
 
 
 def test_nnunet_with_thick_slices_twenty_channels_regions_and_a_case_that_is_all_ignored(tmp_path: Path) -> None:
-    task = write_thick(tmp_path)
+    task = write_thick(tmp_path, cases=3)
     ignore(task, 0)
     labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
     trainer, dice = train(
-        task, tmp_path, FULLRES, (4, 16, 16), split=((0, 1, 2), (3, 4)), labels=labels, regions_class_order=[1, 2]
+        task, tmp_path, FULLRES, (4, 16, 16), split=((0, 1), (2,)), labels=labels, regions_class_order=[1, 2]
     )
     kernels = trainer.configuration_manager.configuration["architecture"]["arch_kwargs"]["kernel_sizes"]
     assert list(kernels[0]) == [1, 3, 3]
