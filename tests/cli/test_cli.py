@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers.commands import forked, fresh
+from helpers.commands import forked
 from helpers.nnunet_task import CUT, FULLRES, TWO_MEMBERS, VARIABLES, attempt, bare_model, bare_plans, environment, folders, run
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
@@ -87,7 +87,7 @@ def test_the_family_has_the_labels_names_and_says_what_its_dice_are_of(model: Mo
 # ---------------------------------------------------------------------- export
 def test_export_prints_the_folder_and_how_to_predict(model: ModelFolder, tmp_path: Path) -> None:
     command = ["monai-prox", "export", model.path, "--subnet", "smallest"]
-    said = run(command, environment(**folders(tmp_path)), cwd=tmp_path, start=fresh)
+    said = run(command, environment(**folders(tmp_path)), cwd=tmp_path)
     folder = model.path.parent / f"nnUNetTrainer__{CUT}-prox-smallest__{FULLRES}"
     lines = said.splitlines()
     assert lines[0] == str(folder) and (folder / "fold_0" / FINAL).is_file()

@@ -78,8 +78,9 @@ def test_helps_are_sentences(path: tuple[str, ...]) -> None:
         assert text and text[0].isupper() and text.rstrip().endswith("."), text
 
 
-def test_the_version_is_the_packages() -> None:
-    assert prox("--version").out == f"monai-prox {monai_prox.__version__}\n"
+def test_the_installed_command_says_the_package_s_version() -> None:
+    """In a new Python."""
+    assert fresh(["monai-prox", "--version"], os.environ).stdout == f"monai-prox {monai_prox.__version__}\n"
 
 
 def test_the_package_is_a_command_whose_help_imports_no_torch(tmp_path: Path) -> None:

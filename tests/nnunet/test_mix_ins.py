@@ -176,7 +176,7 @@ def test_has_the_variant_s_learning_rates(variant: type, family: type, bare: Pat
 
 
 def test_trains_with_several_at_once(in_phantom: Prepared) -> None:
-    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, (20, 24, 20), prox=FEW)
+    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, (20, 24, 20), shallow=True, prox=FEW)
     bases = (ProXTrainerTiny, nnUNetTrainerNoDA, nnUNetTrainerNoDeepSupervision, nnUNetTrainerDiceLoss)
     trainer = make_trainer(plans, in_phantom.dataset(), cls=mixed(*bases))
     trainer.run_training()
@@ -194,7 +194,7 @@ def test_nnunet_s_benchmark_measures_a_family_too(in_phantom: Prepared, monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # it refuses to run without
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "none")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 0)
-    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, (20, 24, 20), prox=FEW)
+    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, (20, 24, 20), shallow=True, prox=FEW)
     trainer = make_trainer(
         plans, in_phantom.dataset(), cls=mixed(ProXTrainerTiny, nnUNetTrainerBenchmark_5epochs_noDataLoading)
     )

@@ -65,7 +65,7 @@ def train(
         parts = [[f"case_{number}" for number in part] for part in split]
         splits = [dict(zip(("train", "val"), parts, strict=True))]
         (prepared.preprocessed / "splits_final.json").write_text(json.dumps(splits))
-    plans = cut_plans(prepared.plans(), configuration, CUT, patch, features, prox={"space": TWO_MEMBERS})
+    plans = cut_plans(prepared.plans(), configuration, CUT, patch, features, shallow=True, prox={"space": TWO_MEMBERS})
     with training_on(prepared, root / "nnUNet_results"):
         trainer = make_trainer(plans, prepared.dataset(), cls=ProXTrainerQuick, fold=fold)
         trainer.initialize()

@@ -204,7 +204,7 @@ def test_the_seed_alone_makes_a_training(uninterrupted: tuple[dict[str, Any], di
 @pytest.mark.parametrize("asked", [pytest.param(2, marks=pytest.mark.slow), "fill"])
 def test_a_continued_training_makes_as_many_updates_with_each_batch(asked: int | str, in_phantom: Prepared) -> None:
     """With numbers that "fill" has fixed: what a loader's times would give is not repeated."""
-    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, PATCH, prox=FEW | {"members_per_batch": asked})
+    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, PATCH, shallow=True, prox=FEW | {"members_per_batch": asked})
     fixed = [3, None, 2]
 
     def made(broken_off: bool) -> Any:

@@ -26,7 +26,7 @@ class EightSteps(ProXTrainerTiny):
 def spoilt(in_phantom: Prepared, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, str]:
     """A trainer, one of whose training cases has lost its values, and the name of the case."""
     trainer = make_trainer(
-        cut_plans(in_phantom.plans(), FULLRES, CUT, (16, 16, 16), prox={"space": TWO_MEMBERS}),
+        cut_plans(in_phantom.plans(), FULLRES, CUT, (16, 16, 16), shallow=True, prox={"space": TWO_MEMBERS}),
         in_phantom.dataset(),
         cls=EightSteps,
     )
@@ -67,7 +67,7 @@ def test_a_training_survives_a_few_of_them(spoilt: tuple[Any, str]) -> None:
 @pytest.mark.parametrize("factor", [1e12, 1e38])
 def test_gradients_that_explode_as_a_stage_opens_do_no_harm(in_phantom: Prepared, factor: float) -> None:
     """Clipped where they are finite, skipped where they are not."""
-    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, (16, 16, 16), prox={"space": TWO_MEMBERS})
+    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, (16, 16, 16), shallow=True, prox={"space": TWO_MEMBERS})
     trainer = make_trainer(plans, in_phantom.dataset())
     trainer.initialize()
     loss, step = trainer.engine.task_loss, trainer.train_step
