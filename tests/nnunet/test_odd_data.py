@@ -95,9 +95,7 @@ def test_nnunet_with_thick_slices_twenty_channels_regions_and_a_case_that_is_all
     task = write_thick(tmp_path, cases=3)
     ignore(task, 0)
     labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
-    trainer, dice = train(
-        task, tmp_path, FULLRES, (4, 16, 16), split=((0, 1), (2,)), labels=labels, regions_class_order=[1, 2]
-    )
+    trainer, dice = train(task, tmp_path, FULLRES, (4, 16, 16), split=((0, 1), (2,)), labels=labels, regions_class_order=[1, 2])
     kernels = trainer.configuration_manager.configuration["architecture"]["arch_kwargs"]["kernel_sizes"]
     assert list(kernels[0]) == [1, 3, 3]
     assert trainer.num_input_channels == 20
