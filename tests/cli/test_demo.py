@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers.in_process import prox
 from helpers.nnunet_task import (
+    SHALLOW,
     TWO_MEMBERS,
     VARIABLES,
     Prepared,
@@ -102,7 +103,7 @@ def test_the_demo_of_a_few_slices(tmp_path: Path) -> None:
 
 def test_the_next_commands_work_where_no_variable_is_set(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search among them only if the training has held out what it can score on."""
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW))
     raw = write_held_out(model, ["one"]).rename(tmp_path / "a folder")
     for variable in VARIABLES:
         monkeypatch.delenv(variable)
