@@ -5,6 +5,7 @@ import os
 # Before anything reads them. Tiny networks run fastest in one thread, and nnU-Net's pools with one process
 os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "nnUNet_def_n_proc": "1"})
 
+import gc
 import shutil
 import tempfile
 import time
@@ -52,6 +53,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items if is_campaign(config) else ():
         if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Leaves all that was imported out of later garbage collections, which would walk through it time and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
