@@ -7,7 +7,7 @@ import math
 import random
 import shutil
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,13 @@ from monai_prox.training.stage import Schedule, Stage
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     """Errors that a test provokes are ignite's to log, not the test's to show."""
     caplog.set_level("CRITICAL")
+
+
+@pytest.fixture(autouse=True)
+def undrawn() -> Iterator[None]:
+    """Trainings of single tests draw no plots; those of the module's fixtures do."""
+    with patch("monai_prox.bundle.family_writer.plot_progress"):
+        yield
 
 
 # ---------------------------------------------------------------------- stages
@@ -834,8 +841,9 @@ def narrowed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Path, 
     level = run.trainer.logger.level
     run.trainer.logger.addHandler(handler)
     run.trainer.logger.setLevel(logging.INFO)
-    with patch("monai_prox.bundle.family_writer.plot_progress", wraps=plot_progress) as plot:
+    with patch("monai_prox.bundle.family_writer.plot_progress") as plot:
         run.run()
+    plot_progress(*plot.call_args.args, **plot.call_args.kwargs)
     said.append(f"plotted verdicts: {plot.call_args.kwargs['verdicts']}")
     run.trainer.logger.removeHandler(handler)
     run.trainer.logger.setLevel(level)
