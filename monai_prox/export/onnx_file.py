@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def write_onnx(
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     for axis, divisor in enumerate(divisors or ()):
         axes[2 + axis] = divisor * torch.export.Dim(f"patch_{axis}")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _out_of_place(network):
         warnings.simplefilter("ignore")  # of the exporter's own code
         program = torch.onnx.export(
             network.cpu().eval(),
@@ -49,6 +50,19 @@ def write_onnx(
         )
     assert program is not None
     _save(program.model_proto, write_description(description), output)
+
+
+@contextmanager
+def _out_of_place(network: nn.Module) -> Iterator[None]:
+    """Within it, no layer works in place: the exporter would trace each as several operators, for the same file."""
+    layers: list[Any] = [layer for layer in network.modules() if getattr(layer, "inplace", False)]
+    for layer in layers:
+        layer.inplace = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.inplace = True
 
 
 def describe_again(path: Path, described: str) -> None:

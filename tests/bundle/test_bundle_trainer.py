@@ -7,7 +7,7 @@ import math
 import random
 import shutil
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,13 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("CRITICAL")
 
 
+@pytest.fixture(autouse=True)
+def undrawn() -> Iterator[None]:
+    """Trainings of single tests draw no plots; those of the module's fixtures do."""
+    with patch("monai_prox.bundle.family_writer.plot_progress"):
+        yield
+
+
 # ---------------------------------------------------------------------- stages
 @pytest.mark.parametrize("recipe", ["prox", "prox_paper"])
 def test_stages_open_at_their_epochs_and_say_so(recipe: str) -> None:
@@ -113,9 +120,8 @@ def test_only_open_members_are_trained(tmp_path: Path) -> None:
     assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def test_epochs_are_validated_before_the_family_and_after_the_last_step(tmp_path: Path) -> None:
-    run = training(folder=tmp_path, interval=3)
-    run.run()
+def test_epochs_are_validated_before_the_family_and_after_the_last_step(finished: tuple[Training, Path]) -> None:
+    run, _ = finished
     schedule = run.engine.schedule
     due = [e for e in range(EPOCHS) if (e + 1) % 3 == 0 or schedule.is_last_of_stage(e)]
     expected = []
@@ -162,13 +168,21 @@ def test_an_interrupted_training_continues_bit_for_bit(
         assert rest.events[1:] == [event for event in whole.events if event[1] >= finished]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Path]:
+    """An uninterrupted training of the recipe ``prox_paper``, and its checkpoints. Not to be changed."""
+    folder = tmp_path_factory.mktemp("whole")
+    return training("prox_paper", folder).run(), folder
+
+
 class KilledError(Exception):
     pass
 
 
-def test_a_training_killed_within_an_epoch_continues_from_the_last_whole_one(tmp_path: Path, quiet: None) -> None:
-    whole = training("prox_paper", tmp_path / "whole").run()
-    killed = training("prox_paper", tmp_path / "killed")
+def test_a_training_killed_within_an_epoch_continues_from_the_last_whole_one(
+    whole: tuple[Training, Path], tmp_path: Path, quiet: None
+) -> None:
+    killed = training("prox_paper", tmp_path)
 
     @killed.trainer.on(Events.ITERATION_COMPLETED(once=3 * 4 + 2))
     def kill(_: Any) -> None:
@@ -176,17 +190,17 @@ def test_a_training_killed_within_an_epoch_continues_from_the_last_whole_one(tmp
 
     with pytest.raises(KilledError):
         killed.run()
-    assert not checkpoint(tmp_path / "killed", 5).exists()
-    rest = training("prox_paper", weights=5, ckpt=checkpoint(tmp_path / "killed", 4)).run()
-    assert_equal(rest.state(), whole.state())
+    assert not checkpoint(tmp_path, 5).exists()
+    rest = training("prox_paper", weights=5, ckpt=checkpoint(tmp_path, 4)).run()
+    assert_equal(rest.state(), whole[0].state())
 
 
-def test_a_training_interrupted_twice_continues_bit_for_bit(tmp_path: Path) -> None:
-    whole = training("prox_paper", tmp_path / "whole").run()
-    again = training("prox_paper", tmp_path / "again", ckpt=checkpoint(tmp_path / "whole", 2)).run()
-    last = training("prox_paper", weights=8, ckpt=checkpoint(tmp_path / "again", 5)).run()
-    assert_equal(again.state(), whole.state())
-    assert_equal(last.state(), whole.state())
+def test_a_training_interrupted_twice_continues_bit_for_bit(whole: tuple[Training, Path], tmp_path: Path) -> None:
+    run, folder = whole
+    again = training("prox_paper", tmp_path, ckpt=checkpoint(folder, 2)).run()
+    last = training("prox_paper", weights=8, ckpt=checkpoint(tmp_path, 5)).run()
+    assert_equal(again.state(), run.state())
+    assert_equal(last.state(), run.state())
 
 
 @pytest.mark.parametrize(
@@ -231,11 +245,11 @@ def test_a_training_is_a_function_of_its_weights_and_seed() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(images, others, strict=True))
 
 
-def test_a_finished_training_has_nothing_left_to_do(tmp_path: Path) -> None:
-    whole = training(folder=tmp_path).run()
-    rest = training(weights=1, ckpt=checkpoint(tmp_path, EPOCHS)).run()
+def test_a_finished_training_has_nothing_left_to_do(finished: tuple[Training, Path]) -> None:
+    run, bundle = finished
+    rest = training(weights=1, ckpt=checkpoint(bundle / "models", EPOCHS)).run()
     assert rest.losses == [] and rest.events == [("STAGE_RESUMED", EPOCHS - 1, "everyone")]
-    assert_equal(rest.state(), whole.state())
+    assert_equal(rest.state(), run.state())
 
 
 def plain(data: Any) -> bool:
@@ -508,8 +522,8 @@ def test_a_training_on_images_as_stored_goes_on_as_it_began() -> None:
 
 
 # ---------------------------------------------------------------------- validation of members
-def test_open_members_are_metrics_of_the_epochs_that_validate(tmp_path: Path) -> None:
-    run = training("prox", interval=3).run()
+def test_open_members_are_metrics_of_the_epochs_that_validate(finished: tuple[Training, Path]) -> None:
+    run, _ = finished
     schedule, whole = run.engine.schedule, run.engine.supernet.family.space
     due = [e for e in range(EPOCHS) if (e + 1) % 3 == 0 or schedule.is_last_of_stage(e)]
     assert 0 < len(due) < EPOCHS
@@ -834,8 +848,9 @@ def narrowed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Path, 
     level = run.trainer.logger.level
     run.trainer.logger.addHandler(handler)
     run.trainer.logger.setLevel(logging.INFO)
-    with patch("monai_prox.bundle.family_writer.plot_progress", wraps=plot_progress) as plot:
+    with patch("monai_prox.bundle.family_writer.plot_progress") as plot:
         run.run()
+    plot_progress(*plot.call_args.args, **plot.call_args.kwargs)
     said.append(f"plotted verdicts: {plot.call_args.kwargs['verdicts']}")
     run.trainer.logger.removeHandler(handler)
     run.trainer.logger.setLevel(level)

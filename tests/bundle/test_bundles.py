@@ -231,6 +231,12 @@ EXPORTED = {
 }
 
 
+# One channel and equal axes are in a campaign: several channels are BraTS's, thick slices the CT's
+of_exports = pytest.mark.parametrize(
+    "trained", ["brats_prox", "msd_prox", pytest.param("hippocampus_prox", marks=pytest.mark.slow)], indirect=True
+)
+
+
 @pytest.fixture(scope="module", params=[0, pytest.param(1, marks=pytest.mark.slow)], ids=["member", "other member"])
 def exported(request: pytest.FixtureRequest, trained: Trained) -> Exported:
     name = EXPORTED[trained.bundle.name][request.param]
@@ -244,6 +250,7 @@ def exported(request: pytest.FixtureRequest, trained: Trained) -> Exported:
     return Exported(root / "source", root / "bundle", root / "member.onnx")
 
 
+@of_exports
 def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, exported: Exported, tmp_path: Path) -> None:
     """With several channels, thick slices, CT; at the training's resolution and below it."""
     images = trained.task / "imagesTr"
@@ -257,6 +264,7 @@ def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, e
     assert len(list((tmp_path / "found").glob("*.nii.gz"))) == len(wanted) == 3
 
 
+@of_exports
 def test_masks_do_not_depend_on_how_an_image_is_stored(trained: Trained, exported: Exported, tmp_path: Path) -> None:
     """Of the training bundle, which predicts at full resolution, an exported one, and a file for a device."""
     image = nib.load(trained.task / "imagesTr" / "case_0.nii.gz")
@@ -327,6 +335,7 @@ def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained
     torch.testing.assert_close(seen["image"].as_tensor(), normalise({"image": small})["image"], atol=1e-3, rtol=0)
 
 
+@of_exports
 def test_monai_deploy_and_label_predict_with_an_exported_member(trained: Trained, exported: Exported, tmp_path: Path) -> None:
     """What its own configuration predicts; the smallest is resampled by what the bundle's scripts have."""
     bundle = exported.bundle

@@ -17,7 +17,16 @@ import torch
 from helpers.architectures import KINDS
 from helpers.bundle_hosts import deployed, labelled, predict, scripts_from
 from helpers.commands import fresh
-from helpers.nnunet_task import BARE_DATASET, FULLRES, TWO_MEMBERS, bare_model, bare_plans, environment, stock_predictor
+from helpers.nnunet_task import (
+    BARE_DATASET,
+    FULLRES,
+    SHALLOW,
+    TWO_MEMBERS,
+    bare_model,
+    bare_plans,
+    environment,
+    stock_predictor,
+)
 from helpers.orientations import assert_same, stored, write_stored
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
@@ -63,7 +72,7 @@ def plans_for(
     order: int = 3,
     **changes: Any,
 ) -> dict[str, Any]:
-    plans = bare_plans(patch=PATCH, prox=FEW, **changes) | {"image_reader_writer": reader}
+    plans = bare_plans(patch=PATCH, prox=FEW, **SHALLOW, **changes) | {"image_reader_writer": reader}
     (configuration,) = plans["configurations"].values()
     configuration["normalization_schemes"] = ["CTNormalization" if ct else "ZScoreNormalization"] * channels
     configuration["use_mask_for_norm"] = [masked] * channels
@@ -531,7 +540,7 @@ def test_a_folder_without_images_is_named(prediction: Prediction, tmp_path: Path
 
 
 def test_two_dimensional_models_are_refused(bare: Path) -> None:
-    model = bare_model(bare_plans(patch=(24, 32), prox=FEW))
+    model = bare_model(bare_plans(patch=(24, 32), prox=FEW, **SHALLOW))
     with pytest.raises(ProXError, match="2d is two-dimensional; only 3D models become bundles, use --format nnunet"):
         prediction_of(TrainedNNUNet.of(model), "largest")
 

@@ -18,6 +18,7 @@ from helpers.nnunet_task import (
     CPU,
     CUT,
     FULLRES,
+    SHALLOW,
     TWO_MEMBERS,
     bare_model,
     bare_plans,
@@ -104,7 +105,7 @@ def test_an_exported_member_computes_what_the_supernet_does(kind: str, bare: Pat
 
 
 def test_every_fold_is_exported_with_weights_of_its_own(bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW), folds=(0, 2))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW), folds=(0, 2))
     predictor = stock(export_nnunet(TrainedNNUNet.of(model), "largest"))
     assert len(predictor.list_of_parameters) == 2
     x = torch.randn(1, 1, 16, 24, 16, generator=torch.Generator().manual_seed(0))
@@ -119,7 +120,7 @@ def test_every_fold_is_exported_with_weights_of_its_own(bare: Path) -> None:
 
 
 def test_the_checkpoint_carries_what_prediction_and_fine_tuning_need(bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW), folds=(2,))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW), folds=(2,))
     folder = export_nnunet(TrainedNNUNet.of(model), "smallest")
     checkpoint = torch.load(folder / "fold_2" / FINAL, weights_only=True)
     assert checkpoint["trainer_name"] == "nnUNetTrainer"
@@ -131,7 +132,7 @@ def test_the_checkpoint_carries_what_prediction_and_fine_tuning_need(bare: Path)
 
 def test_what_is_said_of_the_weights_goes_with_the_member(bare: Path) -> None:
     """Of any fold, for all of them are exported. nnU-Net's zip takes dataset.json along."""
-    model, said = bare_model(bare_plans(prox=FEW), folds=(0, 2)), "CC-BY 4.0, Our Clinic"
+    model, said = bare_model(bare_plans(prox=FEW, **SHALLOW), folds=(0, 2)), "CC-BY 4.0, Our Clinic"
     before = export_nnunet(TrainedNNUNet.of(model), "smallest")
     assert json.loads((before / "dataset.json").read_text()) == model.dataset
     replace(FamilyFile.read(model.path / "fold_2" / FAMILY), license=said).write(model.path / "fold_2")
@@ -164,7 +165,7 @@ def test_lower_resolution_is_a_coarser_spacing(kind: str, patch: list[int], bare
 
 
 def test_full_resolution_shares_the_preprocessed_data(bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     folder = export_nnunet(TrainedNNUNet.of(model), "largest")
     member = configuration_of(folder)
     for key in ("patch_size", "spacing", "data_identifier", "architecture", "batch_size"):
@@ -174,10 +175,10 @@ def test_full_resolution_shares_the_preprocessed_data(bare: Path) -> None:
 
 
 def test_a_plan_that_inherits_is_whole_without_its_parent(bare: Path) -> None:
-    plans = bare_plans(prox=FEW)
+    plans = bare_plans(prox=FEW, **SHALLOW)
     plans["configurations"]["3d_wide"] = {"inherits_from": FULLRES, "batch_size": 7}
     plans["configurations"][FULLRES]["next_stage"] = "3d_cascade_fullres"
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     (model.path / "plans.json").write_text(json.dumps(plans))
     path = model.path
     for configuration, batch_size in (("3d_wide", 7), (FULLRES, 2)):
@@ -221,7 +222,7 @@ def subnet_with(model: ModelFolder, **changes: Any) -> str:
     ids=["missing", "cut off", "list", "number", "other space", "text", "too few", "too wide", "resolution"],
 )
 def test_a_file_that_holds_no_member_is_refused(content: Callable[[ModelFolder], str] | None, message: str, bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     if content is not None:
         (bare / "member.json").write_text(content(model))
     before = tree(bare)
@@ -231,7 +232,7 @@ def test_a_file_that_holds_no_member_is_refused(content: Callable[[ModelFolder],
 
 
 def test_an_unknown_member_is_refused_with_the_known_ones(bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     before = tree(bare)
     with pytest.raises(ProXError, match="there is no member 'tiny'; known: smallest, largest"):
         export_nnunet(TrainedNNUNet.of(model), "tiny")
@@ -340,7 +341,7 @@ def test_the_family_is_what_is_open_in_all_folds(bare: Path) -> None:
 
 # ---------------------------------------------------------------------- whole or not there
 def test_an_existing_folder_stays_unless_it_may_be_overwritten(bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     output = bare / "exported"
     export_nnunet(TrainedNNUNet.of(model), "smallest", output)
     before = tree(output)
@@ -355,7 +356,7 @@ def test_an_existing_folder_stays_unless_it_may_be_overwritten(bare: Path) -> No
 
 def test_nothing_but_an_exported_member_is_ever_replaced(bare: Path) -> None:
     """--overwrite must not cost a training, or somebody's folder."""
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     mine = bare / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("mine")
@@ -368,7 +369,7 @@ def test_nothing_but_an_exported_member_is_ever_replaced(bare: Path) -> None:
 
 def test_what_nnunet_trained_into_an_exported_folder_is_kept(bare: Path) -> None:
     """Fine-tuning writes checkpoint_final.pth where the exported one was."""
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     output = export_nnunet(TrainedNNUNet.of(model), "largest", fine_tune=True)
     trainer = make_trainer(json.loads((output / "plans.json").read_text()), cls=nnUNetTrainer)
     trainer.initialize()
@@ -420,7 +421,7 @@ def test_only_what_was_exported_is_replaced(spoil: Callable[[Path], object], wor
 
 
 def test_a_validation_goes_only_with_the_member_and_the_weights_it_was_made_of(bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     fold = model.path / model.folds[0]
     epoch = model.checkpoint(model.folds[0])["current_epoch"]
     family = model.family()
@@ -462,7 +463,7 @@ def validate(model: ModelFolder, name: str, image: nib.Nifti1Image) -> Path:
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"])
 def test_segmentations_and_probabilities_of_the_validation_go_with_the_member(reader: str, bare: Path) -> None:
     """As nnU-Net's ensembles take them. Its pickles are made anew: who knows what is in those of others?"""
-    model = bare_model(bare_plans(prox=FEW) | {"image_reader_writer": reader})
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW) | {"image_reader_writer": reader})
     segmentation = np.random.default_rng(0).integers(0, 3, (5, 6, 7), np.uint8)
     affine = np.array([[-1.1, 0, 0, 10], [0, 0, 1.3, -20], [0, 0.9, 0, 30], [0, 0, 0, 1]])
     found = validate(model, "smallest", nib.Nifti1Image(segmentation, affine))
@@ -483,7 +484,7 @@ def test_segmentations_and_probabilities_of_the_validation_go_with_the_member(re
 
 
 def test_no_pickle_comes_without_probabilities(bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     found = validate(model, "largest", nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)))
     (found / "case.npz").unlink()
     folder = export_nnunet(TrainedNNUNet.open(model.path), "largest") / "fold_0" / "validation"
@@ -492,7 +493,7 @@ def test_no_pickle_comes_without_probabilities(bare: Path) -> None:
 
 @pytest.mark.parametrize("name", ["case.nii.gz", "case.npz", "summary.json"])
 def test_a_validation_that_leads_out_of_the_model_folder_is_refused(name: str, bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     found = validate(model, "smallest", nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)))
     secret = (found / name).rename(bare / name)
     (found / name).symlink_to(secret)
@@ -503,7 +504,7 @@ def test_a_validation_that_leads_out_of_the_model_folder_is_refused(name: str, b
 
 def test_a_segmentation_that_says_more_than_it_holds_is_refused(bare: Path) -> None:
     """nnU-Net's readers would take memory for it."""
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     found = validate(model, "smallest", nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)))
     data = bytearray(gzip.decompress((found / "case.nii.gz").read_bytes()))
     data[40:48] = np.array([3, 3000, 3000, 3000], np.int16).tobytes()
@@ -513,7 +514,7 @@ def test_a_segmentation_that_says_more_than_it_holds_is_refused(bare: Path) -> N
 
 @pytest.mark.parametrize("reader", ["BaseReaderWriter", "Mystery", "sitk"])
 def test_a_reader_that_is_none_is_refused(reader: str, bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     validate(model, "smallest", nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)))
     write_json(model.plans | {"image_reader_writer": reader}, model.path / "plans.json")
     refused("", export_nnunet, TrainedNNUNet.open(model.path), "smallest")
@@ -525,7 +526,7 @@ FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize("existed", [True, False])
 def test_a_full_disk_leaves_nothing_behind(existed: bool, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the second fold, so that one has been written; beside the model, where nnU-Net would look."""
-    model = bare_model(bare_plans(prox=FEW), folds=(0, 1))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW), folds=(0, 1))
     if existed:
         export_nnunet(TrainedNNUNet.of(model), "largest")
     before = tree(bare)
@@ -546,7 +547,7 @@ def test_a_full_disk_leaves_nothing_behind(existed: bool, bare: Path, monkeypatc
 
 
 def test_a_full_disk_leaves_no_new_folders_behind(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     before = tree(bare)
 
     def full(*_: Any) -> None:
@@ -559,7 +560,7 @@ def test_a_full_disk_leaves_no_new_folders_behind(bare: Path, monkeypatch: pytes
 
 
 def test_an_output_below_a_file_is_refused(bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     (bare / "file").write_text("mine")
     with pytest.raises(ProXError, match=r"cannot write .*file/exported"):
         export_nnunet(TrainedNNUNet.of(model), "largest", bare / "file" / "exported")
@@ -568,7 +569,7 @@ def test_an_output_below_a_file_is_refused(bare: Path) -> None:
 
 # ---------------------------------------------------------------------- fine-tuning
 def test_fine_tuning_puts_the_plan_beside_the_preprocessed_data(bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     preprocessed = bare / "nnUNet_preprocessed" / "Dataset990_Phantom"
     export_nnunet(TrainedNNUNet.of(model), "largest")
     assert not list(preprocessed.glob("*.json"))  # only where it was asked for
@@ -579,7 +580,7 @@ def test_fine_tuning_puts_the_plan_beside_the_preprocessed_data(bare: Path) -> N
 
 def test_a_plan_beside_the_data_that_was_edited_is_not_replaced(bare: Path) -> None:
     """Nor another member's, but by the export that wrote it, with --overwrite."""
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     taken = bare / "mine.json"
 
     def export(which: str, **options: Any) -> Path:
@@ -611,7 +612,7 @@ def test_a_plan_beside_the_data_that_was_edited_is_not_replaced(bare: Path) -> N
 
 @pytest.mark.parametrize("unset", [True, False])
 def test_fine_tuning_needs_the_preprocessed_data(unset: bool, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     before = tree(bare)
     if unset:
         monkeypatch.delenv("nnUNet_preprocessed")
@@ -625,7 +626,7 @@ def test_fine_tuning_needs_the_preprocessed_data(unset: bool, bare: Path, monkey
 
 
 def test_a_plan_that_cannot_be_written_leaves_no_model_either(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     before = tree(bare)
     write_json = export_module.write_json
 
@@ -668,7 +669,7 @@ def leave_other_weights(model: ModelFolder) -> None:
     ids=["truncated", "another network", "unfinished", "empty family", "no plans", "broken plans", "no dataset"],
 )
 def test_a_damaged_model_folder_is_named(damage: Callable[[ModelFolder], Any], message: str, bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     damage(model)
     before = tree(bare)
     with pytest.raises(ProXError, match=message):
@@ -678,7 +679,7 @@ def test_a_damaged_model_folder_is_named(damage: Callable[[ModelFolder], Any], m
 
 def test_a_renamed_model_folder_is_of_the_configuration_of_its_checkpoint(bare: Path) -> None:
     """As nnU-Net has it."""
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     renamed = ModelFolder.open(model.path.rename(model.path.with_name("renamed")))
     assert renamed.configuration_name == FULLRES and len(renamed.family().members) == 2
     file = renamed.path / "fold_0" / FINAL
@@ -690,7 +691,7 @@ def test_a_renamed_model_folder_is_of_the_configuration_of_its_checkpoint(bare: 
 
 
 def test_the_trained_model_is_not_changed_by_an_export(bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     before = tree(model.path)
     network = stock(export_nnunet(TrainedNNUNet.of(model), "smallest")).network
     assert isinstance(network, nn.Module)
@@ -700,7 +701,7 @@ def test_the_trained_model_is_not_changed_by_an_export(bare: Path) -> None:
 # ---------------------------------------------------------------------- in MONAI's hands
 def test_monai_converts_an_exported_member_into_a_bundle(bare: Path) -> None:
     """Its converter reads two checkpoints of a fold, which are the same here, as plain data."""
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     folder = export_nnunet(TrainedNNUNet.of(model), "smallest")
     (bare / "bundle" / "models").mkdir(parents=True)
     named = {"dataset_name_or_id": "990", "nnunet_trainer": "nnUNetTrainer", "nnunet_plans": f"{CUT}-prox-smallest"}
@@ -732,7 +733,7 @@ class PredictorOnCPU(nnUNetPredictor):
 
 
 def test_monais_runner_predicts_with_an_exported_member(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     predictor = stock_predictor(model)
     folder = model.path.parent / f"nnUNetTrainer__{CUT}-prox-largest__{FULLRES}"
     image = tmp_path / "images" / "case_0000.nii.gz"

@@ -2,30 +2,29 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
+from helpers.descriptions import DESCRIBED
 from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, device_file
 from helpers.refusals import refused
+from torch import nn
 
 from monai_prox.export import onnx_file
-from monai_prox.export.onnx_file import describe_again
+from monai_prox.export.onnx_file import describe_again, write_onnx
 from monai_prox.runtime.model import Model
-from monai_prox.trained.nnunet_folder import ModelFolder
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
 
-@pytest.mark.parametrize("any_patch", [False, True], ids=["the plan's patch", "any patch"])
-def test_files_are_of_the_version_of_their_operators(any_patch: bool, two_members: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", ["two_members", "any_patch"])
+def test_files_are_of_the_version_of_their_operators(made: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """IR version 8 came with opset 17 and 18; ONNX Runtime 1.15 reads it, but not 10, which the exporter writes."""
-    file = tmp_path / "smallest.onnx"
-    if any_patch:
-        device_file(ModelFolder.open(two_members / "model"), "smallest", file, any_patch=True)
-    else:
-        shutil.copy(two_members / file.name, file)
+    file = Path(shutil.copy(request.getfixturevalue(made) / "largest.onnx", tmp_path))
     written = onnx.load(file)
     onnx.checker.check_model(written, full_check=True)
     assert written.ir_version == 8 and [(one.domain, one.version) for one in written.opset_import] == [("", 18)]
@@ -42,6 +41,20 @@ def test_files_are_of_the_version_of_their_operators(any_patch: bool, two_member
     again = onnx.load(file)
     assert again.ir_version == 8 and [(one.domain, one.version) for one in again.opset_import] == [("", 18)]
     assert Model(file).described == described
+
+
+def test_no_layer_works_in_place_while_it_is_exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It does again afterwards, also if the export fails."""
+    network, seen = nn.Sequential(nn.Conv3d(1, 2, 1), nn.LeakyReLU(inplace=True), nn.ReLU()), list[bool]()
+
+    def export(given: nn.Module, *_: Any, **__: Any) -> None:
+        seen.extend(layer.inplace for layer in given if hasattr(layer, "inplace"))
+        raise MemoryError
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with pytest.raises(MemoryError):
+        write_onnx(network, DESCRIBED, tmp_path / "member.onnx")
+    assert seen == [False, False] and [layer.inplace for layer in network[1:]] == [True, False]
 
 
 def test_weights_that_no_file_holds_are_refused_before_the_export(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:

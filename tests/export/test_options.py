@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.nnunet_task import FULLRES, TWO_MEMBERS, attempt, bare_model, bare_plans, environment, run, write_held_out
+from helpers.nnunet_task import FULLRES, SHALLOW, TWO_MEMBERS, attempt, bare_model, bare_plans, environment, run, write_held_out
 from helpers.refusals import refused
 from typer.testing import CliRunner
 
@@ -64,7 +64,7 @@ TAKEN: dict[str, set[tuple[str, str]]] = {
 
 @pytest.fixture
 def families(bare: Path) -> dict[str, Path]:
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS})).path
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW)).path
     for other in ("fold_2", "fold_all"):
         shutil.copytree(model / "fold_0", model / other)
     return {"nnunet": model, "bundle": BUNDLES / "hippocampus_prox", "classifier": BUNDLES / "roct_prox"}
@@ -135,7 +135,7 @@ def test_folds_are_numbers_or_words() -> None:
 @pytest.fixture
 def model(bare: Path) -> ModelFolder:
     """With the folds 2, 10 and all, and copies of a fold that are none."""
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(2, 10))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW), folds=(2, 10))
     write_held_out_of(model)
     shutil.copytree(model.path / "fold_10", model.path / "fold_all")
     for name in ("fold_old", "fold_2_before"):

@@ -116,7 +116,7 @@ def test_a_file_of_folds_computes_the_same(format: str, folds: TrainedNNUNet, tm
 
 @pytest.fixture
 def family(bare: Path, monkeypatch: pytest.MonkeyPatch) -> TrainedNNUNet:
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW))
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, ["a", "b"]).parent))
     return TrainedNNUNet.open(model.path)
 

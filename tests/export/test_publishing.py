@@ -70,7 +70,7 @@ def family() -> Path:
     def fill(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             bare_folders(folder, patch)
-            model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(0, 1))
+            model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW), folds=(0, 1))
         for fold, mean in enumerate((0.75, 0.25)):
             path = model.path / f"fold_{fold}"
             known = FamilyFile.read(path / "family.json")

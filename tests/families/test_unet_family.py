@@ -516,7 +516,7 @@ def test_members_of_a_narrowed_family_are_those_of_the_whole_one_bit_for_bit(
         family = unet_family(kind, open=open, **CASES[case])
         smaller = SuperNet(family, supernet.extract(family.space.largest()))
         with torch.no_grad():
-            for subnet in [family.space.largest(), *(family.space.sample(generator) for _ in range(2))]:
+            for subnet in [family.space.largest(), family.space.sample(generator)]:
                 assert equal(smaller(x, subnet), supernet(x, subnet)), subnet
                 weights = supernet.extract(subnet).state_dict()
                 assert all(torch.equal(weight, weights[name]) for name, weight in smaller.extract(subnet).state_dict().items())

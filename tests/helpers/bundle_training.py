@@ -90,13 +90,13 @@ def loader(*, augment: bool = True, shuffle: bool = True, count: int = 6, num_wo
 
 
 def evaluator(network: nn.Module, count: int, device: str | torch.device = "cpu") -> SupervisedEvaluator:
-    """Of so many cases, which several ranks share, as in the bundles' multi_gpu_train.json."""
+    """Of so many cases in one batch, which several ranks share, as in the bundles' multi_gpu_train.json."""
     dataset = CacheDataset(cases(count, seed=1), Compose([]), progress=False)
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     sampler = DistributedSampler(dataset, even_divisible=False, shuffle=False) if several else None
     return SupervisedEvaluator(
         device=device,
-        val_data_loader=DataLoader(dataset, batch_size=1, sampler=sampler),
+        val_data_loader=DataLoader(dataset, batch_size=count, sampler=sampler),
         network=network,
         postprocessing=Compose([AsDiscreted("pred", argmax=True), LabelsToRegionsd(["pred", "label"], PLAN.regions())]),
         key_val_metric={METRIC: MeanDice(include_background=True, output_transform=from_engine(["pred", "label"]))},

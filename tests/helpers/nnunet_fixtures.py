@@ -21,6 +21,7 @@ from helpers.nnunet_task import (
     SHALLOW,
     STOCK_IMAGE,
     STOCK_KEPT,
+    TWO_LEVELS,
     TWO_MEMBERS,
     Prepared,
     ProXTrainerDemoShort,
@@ -131,6 +132,19 @@ def two_members() -> Path:
             device_file(ModelFolder.open(folder / "model"), which, folder / f"{which}.onnx")
 
     return made_once("two_members", fill)
+
+
+@pytest.fixture(scope="session")
+def any_patch() -> Path:
+    """A folder with an untrained residual family ``model``, and its largest member for any patch as ``largest.onnx``."""
+
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            bare_folders(folder, patch)
+            bare_model(bare_plans("ResidualEncoderUNet", **TWO_LEVELS)).path.rename(folder / "model")
+        device_file(ModelFolder.open(folder / "model"), "largest", folder / "largest.onnx", any_patch=True)
+
+    return made_once("any_patch", fill)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from helpers import descriptions
-from helpers.architectures import unet_architecture
+from helpers.descriptions import SCANS
 from helpers.fuzzing import cases
 from helpers.made_once import made_once
 from hypothesis import given
@@ -21,29 +20,21 @@ from monai_prox.errors import ProXError
 from monai_prox.export.onnx_file import write_onnx
 from monai_prox.families.mobilenet import MobileNetFamily
 from monai_prox.families.mobilenet_choices import MobileNetChoices
-from monai_prox.families.unet import UNetFamily
 from monai_prox.runtime.model import Model
 from monai_prox.runtime.onnx_check import check_graph, read_model
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
-DESCRIBED = replace(descriptions.DESCRIBED, patch=(16, 16, 16))
-SCANS = replace(descriptions.SCANS, working_size=(64, 64))
 
-
-def fill(folder: Path) -> None:
-    architecture = unet_architecture("ResidualEncoderUNet", axes=3, features=(4, 8), depths=(1, 1), decoder_depths=(1,))
-    family = UNetFamily(architecture, input_channels=1, num_classes=2, patch_size=(16, 16, 16))
-    network = family.build(family.space.largest()).eval()
-    write_onnx(network, DESCRIBED, folder / "any_patch.onnx", divisors=(2, 2, 2))
-    classifier = MobileNetFamily(input_channels=1, num_classes=2, choices=MobileNetChoices(depth=(1, 2), resolution=(64,)))
-    write_onnx(classifier.build(classifier.space.smallest()).eval(), SCANS, folder / "classifier.onnx")
+def write_classifier(folder: Path) -> None:
+    family = MobileNetFamily(input_channels=1, num_classes=2, choices=MobileNetChoices(depth=(1, 2), resolution=(64,)))
+    described = replace(SCANS, working_size=(64, 64))
+    write_onnx(family.build(family.space.smallest()).eval(), described, folder / "classifier.onnx")
 
 
 @pytest.fixture(scope="module")
-def files() -> Path:
-    """A folder with the files ``any_patch.onnx`` of a residual U-Net and ``classifier.onnx``."""
-    return made_once("onnx_check", fill)
+def classifier() -> Path:
+    return made_once("onnx_check", write_classifier) / "classifier.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +43,9 @@ def unet(two_members: Path) -> Path:
     return two_members / "largest.onnx"
 
 
-@pytest.mark.parametrize("name", ["any_patch", "classifier"])
-def test_what_export_writes_is_read(name: str, files: Path) -> None:
-    """A U-Net for one patch is read by the tests below before it is changed."""
-    model = Model(files / f"{name}.onnx")
+def test_what_export_writes_is_read(classifier: Path) -> None:
+    """U-Nets, for one patch and any, are read by the tests below before they are changed."""
+    model = Model(classifier)
     x = np.zeros((1, *model.description.input_shape), np.float32)
     assert np.isfinite(model(x)).all()
 
@@ -211,19 +201,19 @@ def flattened_by_its_shape(model: onnx.ModelProto, times: int = 1) -> None:
         model.graph.node.insert(at + number, node)
 
 
-def test_a_file_that_flattens_by_its_shape_is_read(files: Path, tmp_path: Path) -> None:
-    path = changed(files / "classifier.onnx", tmp_path / "model.onnx", flattened_by_its_shape)
+def test_a_file_that_flattens_by_its_shape_is_read(classifier: Path, tmp_path: Path) -> None:
+    path = changed(classifier, tmp_path / "model.onnx", flattened_by_its_shape)
     x = np.random.default_rng(0).normal(size=(3, 1, 64, 64)).astype(np.float32)
-    np.testing.assert_allclose(Model(path)(x), Model(files / "classifier.onnx")(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(Model(path)(x), Model(classifier)(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("times", "reason"), [(2, "a result of Reshape has the shape"), (8, "makes the sizes of 9 axes")])
-def test_shapes_of_any_size_are_refused(times: int, reason: str, files: Path, tmp_path: Path) -> None:
+def test_shapes_of_any_size_are_refused(times: int, reason: str, classifier: Path, tmp_path: Path) -> None:
     def change(model: onnx.ModelProto) -> None:
         flattened_by_its_shape(model, times)
         model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.array([2**20], np.int64), "rest"))
 
-    refused(changed(files / "classifier.onnx", tmp_path / "model.onnx", change), reason)
+    refused(changed(classifier, tmp_path / "model.onnx", change), reason)
 
 
 def several(model: onnx.ModelProto) -> None:
@@ -310,10 +300,10 @@ def test_changed_bytes_are_checked_or_refused(unet: Path, data: st.DataObject) -
         assert "\n" not in str(error)
 
 
-def test_the_shapes_are_those_of_onnx_runtime(files: Path) -> None:
+def test_the_shapes_are_those_of_onnx_runtime(any_patch: Path) -> None:
     """For the largest result that a network has, which bounds what it takes."""
     for patch in ((16, 16, 16), (64, 32, 16)):
-        model, _ = read_model((files / "any_patch.onnx").read_bytes())
+        model, _ = read_model((any_patch / "largest.onnx").read_bytes())
         check_graph(model, (1, 1, *patch))
     with pytest.raises(ProXError, match=r"a result of Conv has the shape \(1, 4, 1024, 1024, 1024\)"):
         check_graph(model, (1, 1, 1024, 1024, 1024))

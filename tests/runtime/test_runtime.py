@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -244,21 +243,17 @@ def smallest(two_members: Path) -> Model:
     return Model(two_members / "smallest.onnx", threads=1)
 
 
-@pytest.mark.parametrize(
-    ("plans", "which", "any_patch"),
-    [
-        pytest.param(lambda: bare_plans(**TWO_LEVELS), "largest", True, id="plain, any patch"),
-        pytest.param(lambda: bare_plans("ResidualEncoderUNet", **TWO_LEVELS), "largest", False, id="residual"),
-        pytest.param(lambda: bare_plans(patch=(24, 32)), "smallest", False, id="2d"),
-    ],
-)
-def test_the_file_computes_what_the_member_does(
-    plans: Callable[[], dict[str, Any]], which: str, any_patch: bool, bare: Path, tmp_path: Path
-) -> None:
-    """For any number of images in a batch, and where asked for patches of any size."""
-    folder = bare_model(plans())
-    path = device_file(folder, which, tmp_path / "new" / "model.onnx", any_patch=any_patch)
-    computes_what_the_member_does(Model(path, threads=1), folder, which, any_patch=any_patch)
+def test_the_file_of_two_axes_computes_what_the_member_does(bare: Path, tmp_path: Path) -> None:
+    """For any number of images in a batch."""
+    folder = bare_model(bare_plans(patch=(24, 32)))
+    path = device_file(folder, "smallest", tmp_path / "new" / "model.onnx")
+    computes_what_the_member_does(Model(path, threads=1), folder, "smallest")
+
+
+def test_the_file_for_any_patch_computes_what_the_member_does(any_patch: Path) -> None:
+    """Of a residual network, for patches of any size, too."""
+    opened, folder = Model(any_patch / "largest.onnx", threads=1), ModelFolder.open(any_patch / "model")
+    computes_what_the_member_does(opened, folder, "largest", any_patch=True)
 
 
 def test_the_smaller_file_computes_what_the_smaller_member_does(smallest: Model, two_members: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from helpers.nnunet_task import BARE_DATASET, TWO_MEMBERS, bare_model, bare_plans, write_held_out
+from helpers.nnunet_task import BARE_DATASET, SHALLOW, TWO_MEMBERS, bare_model, bare_plans, write_held_out
 from helpers.pages import centre, made_up, slide
 from helpers.searches import made_up_device, search_of
 from PIL import Image
@@ -142,7 +142,8 @@ def test_labels_that_are_markup_are_text(bare: Path, tmp_path: Path, monkeypatch
     """Of a family whose dataset names them, as columns and in the details."""
     evil = "</script><script>alert(1)</script>"
     model = bare_model(
-        bare_plans(prox={"space": TWO_MEMBERS}), dataset=BARE_DATASET | {"labels": {"background": 0, evil: 1, "<b>b": 2}}
+        bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW),
+        dataset=BARE_DATASET | {"labels": {"background": 0, evil: 1, "<b>b": 2}},
     )
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, ["<i>case"]).parent))
     search = search_of(TrainedNNUNet.open(model.path), tmp_path / "study.journal", trials=2)

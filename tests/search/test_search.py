@@ -588,12 +588,12 @@ def test_the_command_writes_a_front_from_a_devices_file(source: TrainedNNUNet, t
 
 def test_the_commands_export_the_fold_that_was_scored(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one, too: another may be finished later, and nnunet takes all."""
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(0,))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW), folds=(0,))
     monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
     source = TrainedNNUNet.open(model.path)
     contents = write_report(search_of(source, tmp_path / "study.journal", trials=2, finalists=1).run(), tmp_path)
-    bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(1,))
+    bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW), folds=(1,))
     for one in [*contents["members"], *contents["finalists"]]:
         assert shlex.split(one["command"])[-2:] == ["--fold", "0"]
     command = [*shlex.split(contents["finalists"][0]["command"]), "--format", "nnunet", "--output", str(tmp_path / "exported")]

@@ -12,6 +12,7 @@ import torch
 from helpers.commands import forked
 from helpers.nnunet_task import (
     FULLRES,
+    SHALLOW,
     TWO_MEMBERS,
     ProXTrainerTiny,
     bare_model,
@@ -90,7 +91,7 @@ def test_a_family_is_rebuilt_from_its_checkpoint(closed: dict[str, int], entry: 
 
 def test_the_largest_has_the_dice_of_nnunet_s_summary(bare: Path) -> None:
     """Which is None where a class is in no case; a member that is exported with it has the summary, too."""
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     validated(model)
     (model.path / "fold_0" / "family.json").unlink()
     dice = {member.name: member.scores for member in model.family().members}
@@ -103,7 +104,7 @@ def test_the_largest_has_the_dice_of_nnunet_s_summary(bare: Path) -> None:
 def test_a_model_that_nnunet_has_shared_as_a_zip_is_a_family(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the data that it was trained on are not: the orientation of its images comes with it."""
     monkeypatch.setattr("monai_prox.nnunet.trainer.stored_orientations", lambda dataset: {"LPS": 8})
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     validated(model)
     before = made(model.family())
     (model.path / "fold_0" / "progress.png").touch()
@@ -133,7 +134,7 @@ def test_a_model_that_nnunet_has_shared_as_a_zip_is_a_family(bare: Path, monkeyp
     ids=["orientations", "dimension", "list", "many"],
 )
 def test_nonsense_in_a_checkpoint_is_one_line(spoil: Callable[[Any], object], message: str, bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     (model.path / "fold_0" / "family.json").unlink()
     checkpoint = torch.load(model.path / "fold_0" / FINAL, weights_only=True)
     spoil(checkpoint["prox"])
@@ -152,7 +153,7 @@ def test_nonsense_in_a_checkpoint_is_one_line(spoil: Callable[[Any], object], me
     ],
 )
 def test_nonsense_in_a_summary_is_one_line(summary: str, bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     validated(model)
     (model.path / "fold_0" / "validation" / "summary.json").write_text(summary)
     (model.path / "fold_0" / "family.json").unlink()
@@ -220,7 +221,7 @@ def test_shrinking_begins_with_the_largest(bare: Path) -> None:
 
 
 def test_the_best_of_a_finished_training_has_no_dice_unless_it_was_validated(bare: Path) -> None:
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     fold = model.path / "fold_0"
     checkpoint = torch.load(fold / FINAL, weights_only=True)
     checkpoint["prox"]["engine"]["stage"] = 2
@@ -290,7 +291,7 @@ def test_a_search_and_a_profile_take_the_checkpoint_that_the_others_take(bare: P
 @pytest.mark.parametrize("checkpoint", ["best", "latest"])
 def test_a_finished_training_need_not_be_finished(checkpoint: str, bare: Path) -> None:
     """Its last checkpoint is the final one, and others may have been removed."""
-    model = bare_model(bare_plans(prox=FEW))
+    model = bare_model(bare_plans(prox=FEW, **SHALLOW))
     with pytest.raises(ProXError, match=f"has a {CHECKPOINTS[checkpoint]}; use what there is: --checkpoint final$"):
         ModelFolder.open(model.path, checkpoint)
 

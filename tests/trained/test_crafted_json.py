@@ -26,7 +26,7 @@ from helpers.certificates import CERTIFIED
 from helpers.descriptions import DESCRIBED, SCANS
 from helpers.fuzzing import cases, leaves, plain_data
 from helpers.hostile import write_bundle
-from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, hold_out
+from helpers.nnunet_task import SHALLOW, TWO_MEMBERS, bare_model, bare_plans, hold_out
 from helpers.places import places
 from helpers.refusals import refused
 from hypothesis import given
@@ -230,7 +230,7 @@ def test_a_crafted_value_is_read_or_refused(name: str, data: Any) -> None:
 # ---------------------------------------------------------------------- whole folders
 @pytest.fixture
 def model(bare: Path) -> ModelFolder:
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW))
     hold_out(model, ["case"])
     return model
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.nnunet_task import BARE_DATASET, TWO_MEMBERS, bare_model, bare_plans, write_held_out
+from helpers.nnunet_task import BARE_DATASET, SHALLOW, TWO_MEMBERS, bare_model, bare_plans, write_held_out
 from helpers.refusals import refused
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -95,7 +95,7 @@ def test_scores_have_the_names_of_the_labels() -> None:
 def scored(dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[ModelFolder, list[float]]:
     """A model of ``dataset``, the same but for that, and the smallest member's Dice of two held-out cases."""
     torch.manual_seed(0)
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), dataset=dataset)
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW), dataset=dataset)
     assert json.loads((model.path / "dataset.json").read_text())["labels"] == BARE_DATASET["labels"], "the trainer's"
     (model.path / "dataset.json").write_text(json.dumps(dataset))  # as nnU-Net's own trainers and earlier versions leave it
     model = ModelFolder.open(model.path)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.architectures import unet_architecture
 from helpers.hostile import write_bundle
-from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans
+from helpers.nnunet_task import SHALLOW, TWO_MEMBERS, bare_model, bare_plans
 from helpers.refusals import refused
 
 from monai_prox import export_nnunet, open_trained
@@ -37,7 +37,7 @@ CHOICES = {"depth": "full", "width": [0.5, 1.0], "levels": 0}
 
 @pytest.fixture
 def folders(bare: Path, tmp_path: Path) -> dict[str, Path]:
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(0, 2))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW), folds=(0, 2))
     return {"nnunet": model.path, "bundle": write_bundle(tmp_path / "bundle", PLAN, CHOICES)}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.architectures import unet_family
-from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans
+from helpers.nnunet_task import SHALLOW, TWO_MEMBERS, bare_model, bare_plans
 from helpers.refusals import refused
 
 from monai_prox.core.slots import Slot
@@ -57,7 +57,7 @@ def test_a_files_name_that_cannot_be_a_members_is_refused(name: str, tmp_path: P
 def test_surface_dice_is_the_mean_over_folds_that_were_measured_alike(
     tolerances: tuple[float | None, ...], mean: float | None, bare: Path
 ) -> None:
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW))
     shutil.copytree(model.path / "fold_0", model.path / "fold_1")
     for fold, tolerance, score in zip(("fold_0", "fold_1"), tolerances, (0.5, 0.7), strict=True):
         surface = None if tolerance is None else {"mean": score, "1": None}
@@ -80,7 +80,7 @@ def test_surface_dice_is_the_mean_over_folds_that_were_measured_alike(
     ],
 )
 def test_it_is_told_how_folds_were_validated(axes: tuple[tuple[int, ...] | None, ...], how: str, bare: Path) -> None:
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW))
     shutil.copytree(model.path / "fold_0", model.path / "fold_1")
     for fold, mirroring in zip(("fold_0", "fold_1"), axes, strict=True):
         replace(model.family(), mirroring=mirroring).write(model.path / fold)
@@ -90,7 +90,7 @@ def test_it_is_told_how_folds_were_validated(axes: tuple[tuple[int, ...] | None,
 @pytest.fixture
 def turned(bare: Path) -> tuple[Any, str]:
     """A model whose smallest member was validated, and a file with this member, its dimensions in another order."""
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW))
     fold = model.path / "fold_0"
     family = model.family()
     epoch = model.checkpoint("fold_0")["current_epoch"]

@@ -14,6 +14,7 @@ import torch
 from helpers.nnunet_task import (
     BARE_DATASET,
     FULLRES,
+    SHALLOW,
     TWO_MEMBERS,
     bare_model,
     bare_plans,
@@ -128,7 +129,7 @@ def list_files(folder: Path, elsewhere: Path, names: list[str]) -> dict[str, Any
 
 def test_held_out_cases_are_those_that_a_dataset_lists(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They lie where nnU-Net finds them."""
-    model, names = bare_model(bare_plans(prox={"space": TWO_MEMBERS})), ["one", "two"]
+    model, names = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW)), ["one", "two"]
     raw = write_held_out(model, names)
     files = list_files(raw, tmp_path / "elsewhere", names)
     monkeypatch.setenv("PLACE", str(tmp_path / "elsewhere"))
@@ -158,7 +159,7 @@ def test_held_out_cases_are_those_that_a_dataset_lists(bare: Path, tmp_path: Pat
     [["one"], {"one": "scan.nii.gz"}, {"one": {"images": "scan.nii.gz", "label": "x"}}, {"one": {"images": [3]}}, None],
 )
 def test_a_list_that_is_none_is_refused(listed: Any, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW))
     hold_out(model, ["one"])
     raw = bare / "nnUNet_raw" / "Dataset990_Phantom"
     raw.mkdir()
@@ -170,5 +171,5 @@ def test_a_list_that_is_none_is_refused(listed: Any, bare: Path, monkeypatch: py
     ("stated", "licence"), [({"licence": "CC"}, "CC"), ({"license": "MIT"}, "MIT"), ({"licence": ["a", 3]}, ""), ({}, "")]
 )
 def test_what_nnunet_does_not_read_may_be_anything(stated: dict[str, Any], licence: str, bare: Path) -> None:
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}), dataset=BARE_DATASET | stated | {"numTraining": "8"})
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW), dataset=BARE_DATASET | stated | {"numTraining": "8"})
     assert prediction_of(TrainedNNUNet.of(model), "smallest").licence == licence

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from helpers.nnunet_task import (
     BARE_DATASET,
     CUT,
     FULLRES,
+    SHALLOW,
     TWO_LEVELS,
     TWO_MEMBERS,
     Prepared,
@@ -48,6 +50,7 @@ REGIONS = {
     "labels": {"background": 0, "whole": [1, 2], "posterior": 2, "ignore": 3},
     "regions_class_order": [1, 2],
 }
+SMALL = partial(bare_plans, **SHALLOW)
 
 
 def nnunets(path: Path, folds: tuple[int, ...] = (0,)) -> nnUNetPredictor:
@@ -196,22 +199,22 @@ def older(plans: dict[str, Any]) -> dict[str, Any]:
 
 def lowres() -> dict[str, Any]:
     """A configuration that a cascade goes on from is one by itself."""
-    plans = bare_plans()
+    plans = SMALL()
     plans["configurations"] = {"3d_lowres": plans["configurations"][FULLRES] | {"next_stage": "3d_cascade_fullres"}}
     return plans
 
 
 MODELS: dict[str, tuple[Callable[[], dict[str, Any]], dict[str, Any], type]] = {
-    "plain": (bare_plans, {}, nnUNetTrainer),
-    "residual": (lambda: bare_plans("ResidualEncoderUNet"), {}, nnUNetTrainer),
-    "2d": (lambda: bare_plans(patch=(24, 32)), {}, nnUNetTrainer),
+    "plain": (SMALL, {}, nnUNetTrainer),
+    "residual": (lambda: SMALL("ResidualEncoderUNet"), {}, nnUNetTrainer),
+    "2d": (lambda: SMALL(patch=(24, 32)), {}, nnUNetTrainer),
     "lowres": (lowres, {}, nnUNetTrainer),
-    "anisotropic": (lambda: bare_plans(anisotropic=True, patch=(8, 24, 16)), {}, nnUNetTrainer),
-    "regions": (bare_plans, REGIONS, nnUNetTrainer),
-    "older plain": (lambda: older(bare_plans()), {}, nnUNetTrainer),
-    "older residual": (lambda: older(bare_plans("ResidualEncoderUNet")), {}, nnUNetTrainer),
-    "without mirroring": (bare_plans, {}, nnUNetTrainerNoMirroring),
-    "without deep supervision": (bare_plans, {}, nnUNetTrainerNoDeepSupervision),
+    "anisotropic": (lambda: SMALL(anisotropic=True, patch=(8, 24, 16)), {}, nnUNetTrainer),
+    "regions": (SMALL, REGIONS, nnUNetTrainer),
+    "older plain": (lambda: older(SMALL()), {}, nnUNetTrainer),
+    "older residual": (lambda: older(SMALL("ResidualEncoderUNet")), {}, nnUNetTrainer),
+    "without mirroring": (SMALL, {}, nnUNetTrainerNoMirroring),
+    "without deep supervision": (SMALL, {}, nnUNetTrainerNoDeepSupervision),
 }
 
 
@@ -237,7 +240,7 @@ def test_the_network_is_nnunets(kind: str, bare: Path) -> None:
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
 def test_names_of_what_was_wrapped_around_the_network_are_left_out(prefix: str, bare: Path) -> None:
     """torch.compile and DistributedDataParallel put them in front of the weights' names."""
-    model = bare_model(bare_plans(), cls=nnUNetTrainer)
+    model = bare_model(SMALL(), cls=nnUNetTrainer)
     before = TrainedNNUNet.open(model.path).network("largest").state_dict()
     file = model.path / "fold_0" / FINAL
     checkpoint = torch.load(file, weights_only=False)
@@ -251,7 +254,7 @@ def test_names_of_what_was_wrapped_around_the_network_are_left_out(prefix: str, 
 
 @pytest.mark.parametrize("checkpoint", ["best", "latest"])
 def test_other_checkpoints_are_taken_and_said(checkpoint: str, bare: Path) -> None:
-    model = bare_model(bare_plans(), cls=nnUNetTrainer)
+    model = bare_model(SMALL(), cls=nnUNetTrainer)
     (model.path / "fold_0" / FINAL).rename(model.path / "fold_0" / CHECKPOINTS[checkpoint])
     done = prox("export", model.path, "--checkpoint", checkpoint, "--format", "torchscript", "-o", bare / "model.ts")
     assert done.code == 0, done.err
@@ -259,15 +262,15 @@ def test_other_checkpoints_are_taken_and_said(checkpoint: str, bare: Path) -> No
 
 
 def test_a_family_asks_which_member(bare: Path) -> None:
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    model = bare_model(SMALL(prox={"space": TWO_MEMBERS}))
     error = prox("export", model.path).error
     assert error == "give --subnet, the member to export: smallest, largest, or the path of a JSON file"
 
 
 # ---------------------------------------------------------------------- one line for what is none of them
 def test_a_trainer_that_changes_the_network_is_named(bare: Path) -> None:
-    model = bare_model(bare_plans(), cls=nnUNetTrainerBN)
-    (model.path / "plans.json").write_text(json.dumps(bare_plans()))  # the trainer changes them in memory
+    model = bare_model(SMALL(), cls=nnUNetTrainerBN)
+    (model.path / "plans.json").write_text(json.dumps(SMALL()))  # the trainer changes them in memory
     words = refused(
         "by nnUNetTrainerBN, does not hold the weights of this network", TrainedNNUNet.open(model.path).network, "largest"
     )
@@ -302,8 +305,8 @@ def test_a_trainer_that_changes_the_network_is_named(bare: Path) -> None:
     ids=["cascade", "primus", "residual decoder", "other features", "preprocessor", "patch", "intensities"],
 )
 def test_what_is_no_network_of_nnunets_plans_is_one_line(change: Callable[[Any], object], message: str, bare: Path) -> None:
-    model = bare_model(bare_plans(), cls=nnUNetTrainer)
-    plans = bare_plans()
+    model = bare_model(SMALL(), cls=nnUNetTrainer)
+    plans = SMALL()
     change(plans["configurations"][FULLRES])
     (model.path / "plans.json").write_text(json.dumps(plans))
     assert message in prox("export", model.path, "--format", "onnx", "-o", bare / "model.onnx").error
@@ -316,7 +319,7 @@ class Harm:
 
 
 def test_nothing_in_a_checkpoint_is_executed(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bare_model(bare_plans(), cls=nnUNetTrainer)
+    model = bare_model(SMALL(), cls=nnUNetTrainer)
     file = model.path / "fold_0" / FINAL
     checkpoint = torch.load(file, weights_only=False)
     monkeypatch.chdir(bare)
@@ -330,7 +333,7 @@ def test_nothing_in_a_checkpoint_is_executed(bare: Path, monkeypatch: pytest.Mon
 def test_a_member_that_one_of_several_folds_has_not_is_named(bare: Path) -> None:
     """Folds of a family may have closed different choices."""
     space = {"depth": "full", "width": [0.5, 1.0], "levels": 0, "resolution": [1.0]}
-    model = bare_model(bare_plans(prox={"space": space}), folds=(0, 1))
+    model = bare_model(SMALL(prox={"space": space}), folds=(0, 1))
     file = model.path / "fold_1" / FINAL
     checkpoint = torch.load(file, weights_only=True)
     checkpoint["prox"]["engine"]["closed"] = {"width": 1}

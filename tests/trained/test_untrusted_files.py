@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers.architectures import unet_architecture
 from helpers.commands import forked
-from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, make_trainer
+from helpers.nnunet_task import SHALLOW, TWO_MEMBERS, bare_model, bare_plans, make_trainer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -50,7 +50,7 @@ class Bomb:
 
 @pytest.fixture
 def model(bare: Path) -> ModelFolder:
-    return bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    return bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW))
 
 
 @pytest.fixture
