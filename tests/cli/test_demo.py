@@ -23,6 +23,7 @@ from helpers.nnunet_task import (
     run,
     write_held_out,
 )
+from helpers.programs import Programs
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from rich.console import Console
 from rich.progress import Progress
@@ -35,7 +36,7 @@ from monai_prox.trained.door import open_trained
 from monai_prox.trained.nnunet_folder import FAMILY
 from monai_prox.trained.nnunet_plans import family_of
 
-pytest_plugins = ["helpers.nnunet_fixtures"]
+pytest_plugins = ["helpers.nnunet_fixtures", "helpers.programs"]
 
 
 @pytest.mark.slow
@@ -57,7 +58,7 @@ def test_the_demo_ends_with_stock_models_a_table_and_a_plot(demonstrated: Path) 
 
 
 @pytest.mark.slow
-def test_the_demo_of_a_few_slices(tmp_path: Path) -> None:
+def test_the_demo_of_a_few_slices(tmp_path: Path, programs: Programs) -> None:
     """Three images without a gzip, of one slice each, from within the task's folder, without loader processes."""
     task = tmp_path / "Task208_Nuclei"
     for part in ("imagesTr", "labelsTr"):
@@ -86,11 +87,11 @@ def test_the_demo_of_a_few_slices(tmp_path: Path) -> None:
     variables = environment() | {"nnUNet_n_proc_DA": "0"}
     right = (task / "labelsTr" / "n1.nii").read_bytes()
     nib.save(nib.Nifti1Image(np.full((48, 40, 1), 7, np.uint8), np.eye(4)), task / "labelsTr" / "n1.nii")
-    refused = attempt(command, variables, cwd=task)
+    refused = attempt(command, variables, cwd=task, start=programs)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: nnUNetv2_plan_and_preprocess failed with exit code 1: Error: Unexpected labels")
     (task / "labelsTr" / "n1.nii").write_bytes(right)
-    output = run(command, variables, cwd=task)
+    output = run(command, variables, cwd=task, start=programs)
     rows = json.loads((tmp_path / "work" / "table.json").read_text())
     assert all(row["scores"] == {} and row["seconds"] > 0 for row in rows) and len(rows) == 3
     assert output.splitlines()[:3] == [
