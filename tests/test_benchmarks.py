@@ -392,25 +392,9 @@ def test_the_smoke_run_on_scans_measures_members_with_and_without_statistics_of_
 def test_the_monitor_is_measured_with_and_without(tmp_path: Path, programs: Programs) -> None:
     def measured(*more: object) -> subprocess.CompletedProcess[str]:
         words: list[object] = ["--task", "balls", "--work", tmp_path / "work", "--results", tmp_path, "--seeds", 0, "--alone"]
-        words += [
-            "--patch-size",
-            24,
-            32,
-            24,
-            "--cases",
-            8,
-            "--validation",
-            3,
-            "--test",
-            2,
-            "--steps",
-            6,
-            "--epochs",
-            6,
-            "--probe-every",
-            1,
-        ]
-        words += ["--space", json.dumps(SPACE | {"kernel": [3], "width": [1.0]}), "--features", 4, 8, 8]
+        words += ["--cases", 8, "--validation", 3, "--test", 2, "--steps", 6, "--epochs", 6, "--probe-every", 1]
+        words += ["--patch-size", 24, 32, 24, "--features", 4, 8, 8]
+        words += ["--space", json.dumps(SPACE | {"kernel": [3], "width": [1.0]})]
         return benchmark("benchmarks.overparameterization", *words, *more, start=programs)
 
     done = measured()
