@@ -170,6 +170,23 @@ def test_what_nnunet_has_planned_is_what_is_trained(phantom: Prepared, tmp_path:
     assert not (tmp_path / "log").exists()
 
 
+def test_nnunet_plans_with_no_more_processes_than_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    monkeypatch.setenv("nnUNet_def_n_proc", "3")
+    step = steps(tmp_path / "log", Console(file=io.StringIO()))
+    planned: list[str] = []
+
+    def run(command: list[str], *_: object) -> None:
+        planned.extend(command)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(step, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        _prepare(step, 1, "Dataset001_A", lambda _: None)
+    assert [planned[planned.index(option) + 1] for option in ("-np", "-npfp")] == ["3", "3"]
+
+
 def test_scripts_are_found_beside_python_and_where_this_python_installs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
