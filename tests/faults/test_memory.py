@@ -36,7 +36,7 @@ from monai_prox.training.stage import Schedule, Stage
 pytest_plugins = ["helpers.nnunet_fixtures"]
 
 ROUNDS = 1_200
-MEGABYTES = 8  # that the second half may add
+MEGABYTES = 12  # that the second half may add
 PATCH = (16, 16)
 LARGE = UNetChoices(depth="all", width=(0.25, 0.5, 0.75, 1.0), kernel=(1, 3), levels=1, resolution=(0.5, 0.75, 1.0))
 
