@@ -34,7 +34,7 @@ from benchmarks.stream import read_stream
 from benchmarks.task import prepare
 from monai_prox.files import replacing
 
-pytest_plugins = ["helpers.nnunet_fixtures", "helpers.programs"]
+pytest_plugins = ["helpers.nnunet_fixtures", "helpers.program_fixtures"]
 
 ROOT = Path(__file__).parents[1]
 TWO = "prox, 2 members a batch"

@@ -15,7 +15,7 @@ from helpers.bundle_commands import ROOT, TINY, arguments, copy_bundles, monai, 
 from helpers.nnunet_task import environment, run
 from helpers.programs import Programs
 
-pytest_plugins = ["helpers.nnunet_fixtures", "helpers.programs"]
+pytest_plugins = ["helpers.nnunet_fixtures", "helpers.program_fixtures"]
 
 TUTORIALS = ROOT / "docs" / "tutorials"
 

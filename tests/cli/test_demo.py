@@ -36,7 +36,7 @@ from monai_prox.trained.door import open_trained
 from monai_prox.trained.nnunet_folder import FAMILY
 from monai_prox.trained.nnunet_plans import family_of
 
-pytest_plugins = ["helpers.nnunet_fixtures", "helpers.programs"]
+pytest_plugins = ["helpers.nnunet_fixtures", "helpers.program_fixtures"]
 
 
 @pytest.mark.slow

@@ -14,11 +14,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from threading import Thread
-
-import pytest
 
 from helpers.commands import FORKS, forked
 
@@ -52,8 +51,9 @@ class Programs:
         return forked(["helpers.programs", self.folder, *line], environment, cwd=cwd, module=True)
 
 
-@pytest.fixture(scope="session")
-def programs() -> Iterator[Programs]:
+@contextmanager
+def serving() -> Iterator[Programs]:
+    """The programs, while the block lasts; on Windows, which has no forks, those of this environment."""
     if not FORKS:
         yield Programs(Path(sys.executable).parent)
         return
