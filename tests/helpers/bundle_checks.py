@@ -19,9 +19,9 @@ import torch
 from monai.bundle import ConfigParser, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
 
 from helpers.bundle_commands import arguments, torchrun
-from helpers.programs import Programs
 from helpers.bundle_hosts import workflow_of
 from helpers.commands import forked
+from helpers.programs import Programs
 from monai_prox.export.bundle import SCHEMA
 
 REQUIRED = [
