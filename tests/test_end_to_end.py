@@ -50,7 +50,7 @@ class ProXTrainerShort(ProXTrainerAdam):
     """Long enough that its members predict more than background, each something else."""
 
     epochs = 10
-    iterations_per_epoch = 50
+    iterations_per_epoch = 75
     validation_iterations_per_epoch = 1
 
     def initialize(self) -> None:
