@@ -84,18 +84,17 @@ class Stock:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
         return done.stdout
 
-    @property
-    def mirrored(self) -> list[object]:
-        """Options of a prediction. In the other environment it has no processes, each of which would be a new Python."""
-        processes = 1 if self.python is None else 0
-        return ["-device", "cpu", "-npp", processes, "-nps", processes]
+    def predicting(self, command: Sequence[object]) -> list[object]:
+        """The command, on the CPU. In the other environment each process of a prediction would be a new Python.
 
-    @property
-    def quick(self) -> list[object]:
-        return [*self.mirrored, "--disable_tta"]
+        Of nnU-Net's commands nnUNetv2_predict alone can do without them.
+        """
+        processes = 0 if self.python is not None and command[0] == "nnUNetv2_predict" else 1
+        return [*command, "-device", "cpu", "-npp", processes, "-nps", processes]
 
 
 HERE = Stock(None)
+QUICK = "--disable_tta"
 
 
 @pytest.fixture(scope="module", params=["synthetic", pytest.param("real", marks=pytest.mark.slow)])
@@ -195,7 +194,7 @@ def trained(way: str, decathlon: Path) -> Trained:
         for image in sorted((root / "nnUNet_raw" / name / "imagesTr").glob("*_0000.nii.gz"))[:2]:
             (made.images / image.name).symlink_to(image)
         where = ["-i", made.images, "-o", root / "predicted", "-d", identifier, "-c", FULLRES, "-p", CUT, "-f", 0]
-        run(["nnUNetv2_predict", *where, *made.options, *HERE.quick], made.ours)
+        run([*HERE.predicting(["nnUNetv2_predict", *where, *made.options]), QUICK], made.ours)
         members = json.loads((made.model / "fold_0" / "family.json").read_text())["members"]
         largest = next(member["subnet"] for member in members if member["name"] == "largest")
         made.coarse.write_text(json.dumps(largest | {"resolution": [0.75]}))
@@ -293,7 +292,7 @@ def test_nnunet_compares_and_ensembles_exported_members(trained: Trained, stock:
     predicted = [tmp_path / name for name in members]
     for name, output in zip(members, predicted, strict=True):
         command = with_folders(trained.exported[name][1][1], trained.images, output)
-        stock([*command, *stock.quick, "--save_probabilities"], trained.theirs)
+        stock([*stock.predicting(command), QUICK, "--save_probabilities"], trained.theirs)
     HERE(["nnUNetv2_ensemble", "-i", *predicted, "-o", tmp_path / "ensemble", "-np", 1], trained.theirs)
     postprocessing = found["best_model_or_ensemble"]
     files = ["-pp_pkl_file", postprocessing["postprocessing_file"], "-plans_json", postprocessing["some_plans_file"]]
@@ -308,7 +307,7 @@ def test_stock_nnunet_validates_an_exported_member(trained: Trained, stock: Stoc
     largest = next(member["subnet"] for member in family["members"] if member["name"] == "largest")
     (tmp_path / "narrow.json").write_text(json.dumps(largest | {"width": [width // 2 for width in largest["width"]]}))
     command = ["monai-prox", "export", trained.model, "--subnet", tmp_path / "narrow.json", "--fine-tune"]
-    folder, predict, *_ = run(command, trained.ours).splitlines()
+    folder, printed, *_ = run(command, trained.ours).splitlines()
     validation = Path(folder, "fold_0", "validation")
     assert [file.name for file in validation.iterdir()] == ["summary.json"]
     plans = Path(folder).name.split("__")[1]
@@ -320,7 +319,8 @@ def test_stock_nnunet_validates_an_exported_member(trained: Trained, stock: Stoc
     (tmp_path / "images").mkdir()
     image = name.replace(".nii.gz", "_0000.nii.gz")
     (tmp_path / "images" / image).symlink_to(trained.prepared.root / "nnUNet_raw" / trained.prepared.name / "imagesTr" / image)
-    stock([*with_folders(predict, tmp_path / "images", tmp_path / "masks"), *stock.mirrored], trained.theirs, cwd=tmp_path)
+    predict = with_folders(printed, tmp_path / "images", tmp_path / "masks")
+    stock(stock.predicting(predict), trained.theirs, cwd=tmp_path)
     assert same(voxels(validation, tmp_path / "images"), voxels(tmp_path / "masks", tmp_path / "images"))
 
 
@@ -329,7 +329,7 @@ def of_nnunet(trained: Trained, stock: Stock, name: str) -> dict[str, np.ndarray
 
     def fill(output: Path) -> None:
         command = with_folders(trained.exported[name][1][0], trained.images, output)
-        stock([*command, *stock.quick], trained.theirs, cwd=output)
+        stock([*stock.predicting(command), QUICK], trained.theirs, cwd=output)
 
     return voxels(made_once(f"{trained.prepared.root.name} {name}", fill), trained.images)
 
@@ -357,7 +357,7 @@ def test_stock_nnunet_predicts_with_an_exported_member(
     """By the very commands that the export has printed; the largest predicts what our trainer's checkpoint does."""
     commands = [with_folders(line, trained.images, tmp_path / "output") for line in trained.exported[name][1]]
     assert [words[0] for words in commands] == ["nnUNetv2_predict_from_modelfolder", "nnUNetv2_predict"]
-    stock([*commands[command], *stock.quick], trained.theirs, cwd=tmp_path)
+    stock([*stock.predicting(commands[command]), QUICK], trained.theirs, cwd=tmp_path)
     assert same(voxels(tmp_path / "output", trained.images), trained.largest_voxels) == (name == "largest")
     assert any(
         len(np.unique(segmentation)) > 1 for segmentation in trained.largest_voxels.values()
@@ -403,7 +403,7 @@ def test_an_exported_member_travels_in_a_zip(trained: Trained, stock: Stock, tmp
     elsewhere = environment(**folders(tmp_path / "elsewhere"))
     stock(["nnUNetv2_install_pretrained_model_from_zip", archive], elsewhere)
     command = with_folders(trained.exported["largest"][1][1], trained.images, tmp_path / "output")
-    stock([*command, *stock.quick], elsewhere)
+    stock([*stock.predicting(command), QUICK], elsewhere)
     assert same(voxels(tmp_path / "output", trained.images), trained.largest_voxels)
 
 
