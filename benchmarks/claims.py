@@ -36,7 +36,7 @@ from monai_prox.families.unet_choices import CHOICES
 from monai_prox.training.recipes import RECIPES
 
 CONTENDERS = [*(name for name in RECIPES if name != "adopt"), LONG, *(f"alone {name}" for name in ALONE), "modelopt"]
-SMOKE = {"steps": 14, "epochs": 14, "seeds": [0], "features": [4, 8, 8, 8], "held_out": 2, "curve": 2, "curve_cases": 2}
+SMOKE = {"steps": 14, "epochs": 14, "seeds": [0], "features": [4, 8, 8, 8], "held_out": 2, "curve": 2, "curve_cases": 1}
 
 
 def arguments() -> argparse.Namespace:

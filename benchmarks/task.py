@@ -44,7 +44,8 @@ def prepare(
     identifier, name = convert_task(task)
     folder = work / "nnUNet_preprocessed" / name
     if not is_preprocessed(name, f"nnUNetPlans_{configuration}"):
-        command = [sys.executable, "-c", PLAN, "-d", str(identifier), "-c", configuration, "-np", str(os.cpu_count())]
+        count = str(os.cpu_count())
+        command = [sys.executable, "-c", PLAN, "-d", str(identifier), "-c", configuration, "-np", count, "-npfp", count]
         if spacing is not None:
             command += ["-overwrite_target_spacing", *map(str, spacing)]
         planning = os.environ | {"nnUNet_n_proc_DA": "1"}  # with none it cannot plan

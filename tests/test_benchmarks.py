@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import forked
-from helpers.nnunet_task import Prepared, environment
+from helpers.nnunet_task import Prepared, Start, environment
+from helpers.programs import Programs
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as command
@@ -33,15 +34,16 @@ from benchmarks.stream import read_stream
 from benchmarks.task import prepare
 from monai_prox.files import replacing
 
-pytest_plugins = ["helpers.nnunet_fixtures"]
+pytest_plugins = ["helpers.nnunet_fixtures", "helpers.program_fixtures"]
 
 ROOT = Path(__file__).parents[1]
 TWO = "prox, 2 members a batch"
 CONTENDERS = ["prox", TWO, "sandwich", "prox long", "alone smallest"]  # the shrinking one is in the run on scans
 
 
-def benchmark(name: str, *words: object) -> subprocess.CompletedProcess[str]:
-    return forked([name, *words], environment(), cwd=ROOT, module=True)
+def benchmark(name: str, *words: object, start: Start = forked) -> subprocess.CompletedProcess[str]:
+    """start: ``programs`` for one that starts others."""
+    return start([name, *words], environment(), cwd=ROOT, module=True)
 
 
 # ---------------------------------------------------------------------- results
@@ -253,7 +255,7 @@ def test_every_claim_is_shown_and_another_is_refused() -> None:
 # ---------------------------------------------------------------------- smoke runs
 @pytest.mark.slow
 def test_the_smoke_run_gives_a_result_of_every_contender_and_a_plot_and_is_taken_up_again(
-    phantom: Prepared, tmp_path: Path
+    phantom: Prepared, tmp_path: Path, programs: Programs
 ) -> None:
     """On what nnU-Net has preprocessed before; in the monitor's run below, the benchmark has it planned."""
     for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
@@ -262,7 +264,8 @@ def test_the_smoke_run_gives_a_result_of_every_contender_and_a_plot_and_is_taken
 
     def claims(*more: object) -> subprocess.CompletedProcess[str]:
         folders = ["--task", phantom.root / "Task990_Phantom", "--work", tmp_path / "work", "--results", results]
-        return benchmark("benchmarks.claims", *folders, "--contenders", *CONTENDERS, "--jobs", 2, "--smoke", *more)
+        words = [*folders, "--contenders", *CONTENDERS, "--jobs", 2, "--smoke"]
+        return benchmark("benchmarks.claims", *words, *more, start=programs)
 
     done = claims()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -297,13 +300,13 @@ def test_the_smoke_run_gives_a_result_of_every_contender_and_a_plot_and_is_taken
 
 
 @pytest.mark.slow
-def test_a_family_is_adopted_beside_its_rivals(phantom: Prepared, tmp_path: Path) -> None:
+def test_a_family_is_adopted_beside_its_rivals(phantom: Prepared, tmp_path: Path, programs: Programs) -> None:
     pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed")
     for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
         shutil.copytree(phantom.root / folder, tmp_path / folder)
     contenders = ["given", "adopt 1", "scratch 0.5", "distilled smallest 0.5", "fastnas middle 0.5"]
     folders = ["--task", phantom.root / "Task990_Phantom", "--work", tmp_path, "--results", tmp_path / "results"]
-    done = benchmark("benchmarks.adoption", *folders, "--contenders", *contenders, "--smoke")
+    done = benchmark("benchmarks.adoption", *folders, "--contenders", *contenders, "--smoke", start=programs)
     assert done.returncode == 0, done.stdout + done.stderr
     runs = {run["contender"]: run for run in records.read(tmp_path / "results")}
     macs = {name: {member["name"]: member["macs"] for member in run["members"]} for name, run in runs.items()}
@@ -366,10 +369,13 @@ def test_augmented_scans_keep_the_range_of_those_that_are_held_out() -> None:
 
 
 @pytest.mark.slow
-def test_the_smoke_run_on_scans_measures_members_with_and_without_statistics_of_their_own(tmp_path: Path) -> None:
+def test_the_smoke_run_on_scans_measures_members_with_and_without_statistics_of_their_own(
+    tmp_path: Path, programs: Programs
+) -> None:
     contenders = ["prox", "progressive_shrinking", "alone smallest"]
     folders = ["--work", tmp_path / "work", "--results", tmp_path / "results"]
-    done = benchmark("benchmarks.oct_claims", *folders, "--contenders", *contenders, "--jobs", 2, "--smoke")
+    words = [*folders, "--contenders", *contenders, "--jobs", 2, "--smoke"]
+    done = benchmark("benchmarks.oct_claims", *words, start=programs)
     assert done.returncode == 0, done.stdout + done.stderr
     runs = {run["contender"]: run for run in records.read(tmp_path / "results")}
     assert set(runs) == set(contenders)
@@ -383,12 +389,13 @@ def test_the_smoke_run_on_scans_measures_members_with_and_without_statistics_of_
 
 
 @pytest.mark.slow
-def test_the_monitor_is_measured_with_and_without(tmp_path: Path) -> None:
+def test_the_monitor_is_measured_with_and_without(tmp_path: Path, programs: Programs) -> None:
     def measured(*more: object) -> subprocess.CompletedProcess[str]:
         words: list[object] = ["--task", "balls", "--work", tmp_path / "work", "--results", tmp_path, "--seeds", 0, "--alone"]
         words += ["--cases", 8, "--validation", 3, "--test", 2, "--steps", 6, "--epochs", 6, "--probe-every", 1]
-        words += ["--space", json.dumps(SPACE | {"kernel": [3], "width": [1.0]}), "--features", 4, 8, 8]
-        return benchmark("benchmarks.overparameterization", *words, *more)
+        words += ["--patch-size", 24, 32, 24, "--features", 4, 8, 8]
+        words += ["--space", json.dumps(SPACE | {"kernel": [3], "width": [1.0]})]
+        return benchmark("benchmarks.overparameterization", *words, *more, start=programs)
 
     done = measured()
     assert done.returncode == 0, done.stdout + done.stderr

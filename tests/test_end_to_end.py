@@ -40,8 +40,6 @@ from monai_prox.trained.nnunet_folder import FINAL
 
 TASK = "Task04_Hippocampus"
 CASES = 5
-MIRRORED = ["-device", "cpu", "-npp", 1, "-nps", 1]
-QUICK = [*MIRRORED, "--disable_tta"]
 # Four levels, of which a member may lack one: with two, nnU-Net has no output left to weigh under deep supervision.
 FEATURES = (4, 8, 16, 16)
 # At most two tiles per axis: those nnU-Net and MONAI lay alike, and a network this weak would show where they do not.
@@ -52,7 +50,7 @@ class ProXTrainerShort(ProXTrainerAdam):
     """Long enough that its members predict more than background, each something else."""
 
     epochs = 10
-    iterations_per_epoch = 100
+    iterations_per_epoch = 75
     validation_iterations_per_epoch = 1
 
     def initialize(self) -> None:
@@ -85,6 +83,18 @@ class Stock:
             done = fresh(words, environment, cwd=cwd, python=self.python, launcher=["-m"] if module else [])
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
         return done.stdout
+
+    def predicting(self, command: Sequence[object]) -> list[object]:
+        """The command, on the CPU. In the other environment each process of a prediction would be a new Python.
+
+        Of nnU-Net's commands nnUNetv2_predict alone can do without them.
+        """
+        processes = 0 if self.python is not None and command[0] == "nnUNetv2_predict" else 1
+        return [*command, "-device", "cpu", "-npp", processes, "-nps", processes]
+
+
+HERE = Stock(None)
+QUICK = "--disable_tta"
 
 
 @pytest.fixture(scope="module", params=["synthetic", pytest.param("real", marks=pytest.mark.slow)])
@@ -184,7 +194,7 @@ def trained(way: str, decathlon: Path) -> Trained:
         for image in sorted((root / "nnUNet_raw" / name / "imagesTr").glob("*_0000.nii.gz"))[:2]:
             (made.images / image.name).symlink_to(image)
         where = ["-i", made.images, "-o", root / "predicted", "-d", identifier, "-c", FULLRES, "-p", CUT, "-f", 0]
-        run(["nnUNetv2_predict", *where, *made.options, *QUICK], made.ours)
+        run([*HERE.predicting(["nnUNetv2_predict", *where, *made.options]), QUICK], made.ours)
         members = json.loads((made.model / "fold_0" / "family.json").read_text())["members"]
         largest = next(member["subnet"] for member in members if member["name"] == "largest")
         made.coarse.write_text(json.dumps(largest | {"resolution": [0.75]}))
@@ -262,11 +272,14 @@ def test_nnunet_compares_our_trainer_with_others(trained: Trained) -> None:
 
 
 def test_nnunet_compares_and_ensembles_exported_members(trained: Trained, stock: Stock, tmp_path: Path) -> None:
-    """By the Dice of their validations; what it finds best predicts by the commands that it prints."""
+    """By the Dice of their validations; what it finds best predicts by the commands that it prints.
+
+    Commands that read no model are those of this environment.
+    """
     members = {name: trained.exported[name][0] for name in ("smallest", "largest")}
     plans = [folder.name.split("__")[1] for folder in members.values()]
     where = ["-c", FULLRES, "-p", *plans, "-f", 0, "-np", 1]
-    stock(["nnUNetv2_find_best_configuration", trained.prepared.identifier, *where], trained.theirs)
+    HERE(["nnUNetv2_find_best_configuration", trained.prepared.identifier, *where], trained.theirs)
     results = trained.model.parent
     found = json.loads((results / "inference_information.json").read_text())
     family = json.loads((trained.model / "fold_0" / "family.json").read_text())
@@ -279,12 +292,12 @@ def test_nnunet_compares_and_ensembles_exported_members(trained: Trained, stock:
     predicted = [tmp_path / name for name in members]
     for name, output in zip(members, predicted, strict=True):
         command = with_folders(trained.exported[name][1][1], trained.images, output)
-        stock([*command, *QUICK, "--save_probabilities"], trained.theirs)
-    stock(["nnUNetv2_ensemble", "-i", *predicted, "-o", tmp_path / "ensemble", "-np", 1], trained.theirs)
+        stock([*stock.predicting(command), QUICK, "--save_probabilities"], trained.theirs)
+    HERE(["nnUNetv2_ensemble", "-i", *predicted, "-o", tmp_path / "ensemble", "-np", 1], trained.theirs)
     postprocessing = found["best_model_or_ensemble"]
     files = ["-pp_pkl_file", postprocessing["postprocessing_file"], "-plans_json", postprocessing["some_plans_file"]]
     where = ["-i", tmp_path / "ensemble", "-o", tmp_path / "postprocessed", "-np", 1]
-    stock(["nnUNetv2_apply_postprocessing", *where, *files], trained.theirs)
+    HERE(["nnUNetv2_apply_postprocessing", *where, *files], trained.theirs)
     assert voxels(tmp_path / "postprocessed", trained.images).keys() == voxels(tmp_path / "ensemble", trained.images).keys()
 
 
@@ -295,7 +308,7 @@ def test_stock_nnunet_validates_an_exported_member(trained: Trained, stock: Stoc
     first, *widths = largest["width"]
     (tmp_path / "narrow.json").write_text(json.dumps(largest | {"width": [first, *(width // 2 for width in widths)]}))
     command = ["monai-prox", "export", trained.model, "--subnet", tmp_path / "narrow.json", "--fine-tune"]
-    folder, predict, *_ = run(command, trained.ours).splitlines()
+    folder, printed, *_ = run(command, trained.ours).splitlines()
     validation = Path(folder, "fold_0", "validation")
     assert [file.name for file in validation.iterdir()] == ["summary.json"]
     plans = Path(folder).name.split("__")[1]
@@ -307,7 +320,8 @@ def test_stock_nnunet_validates_an_exported_member(trained: Trained, stock: Stoc
     (tmp_path / "images").mkdir()
     image = name.replace(".nii.gz", "_0000.nii.gz")
     (tmp_path / "images" / image).symlink_to(trained.prepared.root / "nnUNet_raw" / trained.prepared.name / "imagesTr" / image)
-    stock([*with_folders(predict, tmp_path / "images", tmp_path / "masks"), *MIRRORED], trained.theirs, cwd=tmp_path)
+    predict = with_folders(printed, tmp_path / "images", tmp_path / "masks")
+    stock(stock.predicting(predict), trained.theirs, cwd=tmp_path)
     assert same(voxels(validation, tmp_path / "images"), voxels(tmp_path / "masks", tmp_path / "images"))
 
 
@@ -316,7 +330,7 @@ def of_nnunet(trained: Trained, stock: Stock, name: str) -> dict[str, np.ndarray
 
     def fill(output: Path) -> None:
         command = with_folders(trained.exported[name][1][0], trained.images, output)
-        stock([*command, *QUICK], trained.theirs, cwd=output)
+        stock([*stock.predicting(command), QUICK], trained.theirs, cwd=output)
 
     return voxels(made_once(f"{trained.prepared.root.name} {name}", fill), trained.images)
 
@@ -344,7 +358,7 @@ def test_stock_nnunet_predicts_with_an_exported_member(
     """By the very commands that the export has printed; the largest predicts what our trainer's checkpoint does."""
     commands = [with_folders(line, trained.images, tmp_path / "output") for line in trained.exported[name][1]]
     assert [words[0] for words in commands] == ["nnUNetv2_predict_from_modelfolder", "nnUNetv2_predict"]
-    stock([*commands[command], *QUICK], trained.theirs, cwd=tmp_path)
+    stock([*stock.predicting(commands[command]), QUICK], trained.theirs, cwd=tmp_path)
     assert same(voxels(tmp_path / "output", trained.images), trained.largest_voxels) == (name == "largest")
     assert any(
         len(np.unique(segmentation)) > 1 for segmentation in trained.largest_voxels.values()
@@ -390,7 +404,7 @@ def test_an_exported_member_travels_in_a_zip(trained: Trained, stock: Stock, tmp
     elsewhere = environment(**folders(tmp_path / "elsewhere"))
     stock(["nnUNetv2_install_pretrained_model_from_zip", archive], elsewhere)
     command = with_folders(trained.exported["largest"][1][1], trained.images, tmp_path / "output")
-    stock([*command, *QUICK], elsewhere)
+    stock([*stock.predicting(command), QUICK], elsewhere)
     assert same(voxels(tmp_path / "output", trained.images), trained.largest_voxels)
 
 

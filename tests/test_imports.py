@@ -33,9 +33,11 @@ def test_predictions_import_no_statistics() -> None:
 
 # Each in a process of its own, forked before any of them is imported
 FIRST = """
-import importlib, os, sys
-import ignite.engine, matplotlib, monai.engines, monai.handlers, nnunetv2.training.nnUNetTrainer.nnUNetTrainer
-import onnxscript, optuna, scipy, torch.onnx, torchvision, typer
+import gc, importlib, os, sys
+import dynamic_network_architectures.architectures.unet, highdicom, ignite.engine, matplotlib, monai.engines, monai.handlers
+import nnunetv2.training.nnUNetTrainer.nnUNetTrainer, onnxruntime.quantization, onnxscript, optuna, scipy, torch.onnx
+import torchvision, typer
+gc.disable()
 for name in sys.argv[1:]:
     if os.fork() == 0:
         importlib.import_module(name)

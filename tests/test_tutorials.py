@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from helpers.bundle_commands import ROOT, TINY, arguments, copy_bundles, monai, write_task
 from helpers.nnunet_task import environment, run
+from helpers.programs import Programs
 
-pytest_plugins = ["helpers.nnunet_fixtures"]
+pytest_plugins = ["helpers.nnunet_fixtures", "helpers.program_fixtures"]
 
 TUTORIALS = ROOT / "docs" / "tutorials"
 
@@ -48,7 +49,7 @@ def test_the_tutorial_on_bundles(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_tutorials_on_the_first_family_and_on_devices(demonstrated: Path, tmp_path: Path) -> None:
+def test_the_tutorials_on_the_first_family_and_on_devices(demonstrated: Path, tmp_path: Path, programs: Programs) -> None:
     """By a shell, one after the other, in an environment that has everything, with what the demo has left of a phantom."""
     changes = {
         "Dataset004_Hippocampus/ProXTrainerDemo__": "Dataset990_Phantom/ProXTrainerDemoShort__",
@@ -68,9 +69,9 @@ def test_the_tutorials_on_the_first_family_and_on_devices(demonstrated: Path, tm
         lines.append(line)
         if "profile pack" in line:  # what is done on the device
             lines += ["python -m zipfile -e clinic.zip pack", "cd $(dirname $(find pack -name measure.py))"]
-            lines += ["python measure.py --output $OLDPWD/device.json", "cd - > /dev/null"]
+            lines += [f"{sys.executable} measure.py --output $OLDPWD/device.json", "cd - > /dev/null"]
     env = environment()
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    env["PATH"] = f"{programs.folder}{os.pathsep}{env['PATH']}"
     done = subprocess.run(["bash", "-c", "\n".join(lines)], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     assert (tmp_path / "clinic.onnx").is_file() and len(list((tmp_path / "SEGMENTATIONS").glob("*.nii.gz"))) == 2

@@ -157,7 +157,8 @@ def _prepare(step: Steps, identifier: int, dataset: str, bar: Callable[[float | 
     processes = {"nnUNet_n_proc_DA": "1"} if os.environ["nnUNet_n_proc_DA"] == "0" else {}  # nnU-Net cannot plan with none
     count = ("-np", os.environ["nnUNet_def_n_proc"])
     if not plans.is_file():
-        command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), *count, "--no_pp", "--verify_dataset_integrity"]
+        few = ("-npfp", count[1])  # else it takes eight for the fingerprint, each of which starts for seconds
+        command = ["nnUNetv2_plan_and_preprocess", "-d", str(identifier), *count, *few, "--no_pp", "--verify_dataset_integrity"]
         step.run(command, lambda _: None, **processes)
     planned = read_json(plans)["configurations"]
     configuration = next(one for one in CONFIGURATIONS if one in planned)

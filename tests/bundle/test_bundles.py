@@ -43,6 +43,7 @@ from helpers.commands import call
 from helpers.equality import equal
 from helpers.made_once import made_once
 from helpers.orientations import assert_same, stored, write_stored
+from helpers.programs import Programs
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
 from typer.testing import CliRunner
@@ -64,6 +65,7 @@ from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.bundle_source import TrainedSegmenter
 from monai_prox.trained.door import open_trained
 
+pytest_plugins = ["helpers.program_fixtures"]
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 
 
@@ -467,11 +469,11 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(hippocampus: Trai
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path) -> None:
+def test_two_processes_train_one_supernet(hippocampus: Trained, tmp_path: Path, programs: Programs) -> None:
     """There are fewer cases to validate on than processes; and it is logged once, by MLflow, too."""
     few = {"validation_cases": 1, "batch_size": 1, "tracking": "mlflow"}
     said = train_in_two_processes(
-        hippocampus.root, "hippocampus_prox", tmp_path, **TINY | few | {"dataset_dir": hippocampus.task}
+        hippocampus.root, "hippocampus_prox", tmp_path, programs, **TINY | few | {"dataset_dir": hippocampus.task}
     )
     assert len(list((tmp_path / "eval").glob("events.out.tfevents.*"))) == 1
     assert said.count("Epoch[5] Metrics") == said.count("Plan: patches of ") == 1

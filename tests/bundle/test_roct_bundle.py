@@ -29,6 +29,7 @@ from helpers.bundle_checks import (
 from helpers.bundle_commands import BUNDLES, ROOT, arguments, copy_bundles, monai
 from helpers.equality import equal
 from helpers.made_once import made_once
+from helpers.programs import Programs
 from typer.testing import CliRunner
 
 from monai_prox.cli.app import app
@@ -47,6 +48,8 @@ from monai_prox.runtime.model import Model
 from monai_prox.trained.bundle_folder import TrainedBundle
 from monai_prox.trained.bundle_source import TrainedClassifier
 from monai_prox.trained.door import open_trained
+
+pytest_plugins = ["helpers.program_fixtures"]
 
 BUNDLE = ROOT / "bundles" / "roct_prox"
 TRAIN = "bundles/roct_prox/configs/train.json"
@@ -338,9 +341,9 @@ def test_other_recipes_train(trained: Trained, tmp_path: Path, recipe: str) -> N
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_supernet(trained: Trained, tmp_path: Path) -> None:
+def test_two_processes_train_one_supernet(trained: Trained, tmp_path: Path, programs: Programs) -> None:
     """Validation is shared out, and logged once."""
-    said = train_in_two_processes(trained.root, "roct_prox", tmp_path, dataset_dir=trained.scans, **TINY)
+    said = train_in_two_processes(trained.root, "roct_prox", tmp_path, programs, dataset_dir=trained.scans, **TINY)
     assert "val_accuracy_largest" in said
 
 

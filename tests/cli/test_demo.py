@@ -24,6 +24,7 @@ from helpers.nnunet_task import (
     run,
     write_held_out,
 )
+from helpers.programs import Programs
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from rich.console import Console
 from rich.progress import Progress
@@ -36,7 +37,7 @@ from monai_prox.trained.door import open_trained
 from monai_prox.trained.nnunet_folder import FAMILY
 from monai_prox.trained.nnunet_plans import family_of
 
-pytest_plugins = ["helpers.nnunet_fixtures"]
+pytest_plugins = ["helpers.nnunet_fixtures", "helpers.program_fixtures"]
 
 
 @pytest.mark.slow
@@ -58,7 +59,7 @@ def test_the_demo_ends_with_stock_models_a_table_and_a_plot(demonstrated: Path) 
 
 
 @pytest.mark.slow
-def test_the_demo_of_a_few_slices(tmp_path: Path) -> None:
+def test_the_demo_of_a_few_slices(tmp_path: Path, programs: Programs) -> None:
     """Three images without a gzip, of one slice each, from within the task's folder, without loader processes."""
     task = tmp_path / "Task208_Nuclei"
     for part in ("imagesTr", "labelsTr"):
@@ -87,11 +88,11 @@ def test_the_demo_of_a_few_slices(tmp_path: Path) -> None:
     variables = environment() | {"nnUNet_n_proc_DA": "0"}
     right = (task / "labelsTr" / "n1.nii").read_bytes()
     nib.save(nib.Nifti1Image(np.full((48, 40, 1), 7, np.uint8), np.eye(4)), task / "labelsTr" / "n1.nii")
-    refused = attempt(command, variables, cwd=task)
+    refused = attempt(command, variables, cwd=task, start=programs)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: nnUNetv2_plan_and_preprocess failed with exit code 1: Error: Unexpected labels")
     (task / "labelsTr" / "n1.nii").write_bytes(right)
-    output = run(command, variables, cwd=task)
+    output = run(command, variables, cwd=task, start=programs)
     rows = json.loads((tmp_path / "work" / "table.json").read_text())
     assert all(row["scores"] == {} and row["seconds"] > 0 for row in rows) and len(rows) == 3
     assert output.splitlines()[:3] == [
@@ -168,6 +169,23 @@ def test_what_nnunet_has_planned_is_what_is_trained(phantom: Prepared, tmp_path:
         (tmp_path / "nnUNet_raw" / name / "dataset.json").write_text('{"numTraining": 1}')
         assert _prepare(step, 1, name, lambda _: None) == configurations[-1]
     assert not (tmp_path / "log").exists()
+
+
+def test_nnunet_plans_with_no_more_processes_than_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    monkeypatch.setenv("nnUNet_def_n_proc", "3")
+    step = steps(tmp_path / "log", Console(file=io.StringIO()))
+    planned: list[str] = []
+
+    def run(command: list[str], *_: object) -> None:
+        planned.extend(command)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(step, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        _prepare(step, 1, "Dataset001_A", lambda _: None)
+    assert [planned[planned.index(option) + 1] for option in ("-np", "-npfp")] == ["3", "3"]
 
 
 def test_scripts_are_found_beside_python_and_where_this_python_installs_them(

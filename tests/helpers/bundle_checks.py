@@ -21,6 +21,7 @@ from monai.bundle import ConfigParser, ckpt_export, onnx_export, verify_metadata
 from helpers.bundle_commands import arguments, torchrun
 from helpers.bundle_hosts import workflow_of
 from helpers.commands import forked
+from helpers.programs import Programs
 from monai_prox.export.bundle import SCHEMA
 
 REQUIRED = [
@@ -132,13 +133,13 @@ def check_before_training(bundle: Path, **metadata: Any) -> None:
     verify_net_in_out(net_id="network_def", device="cpu", bundle_root=str(bundle), **files, **metadata)
 
 
-def train_in_two_processes(root: Path, bundle: str, output: Path, **overrides: Any) -> str:
+def train_in_two_processes(root: Path, bundle: str, output: Path, programs: Programs, **overrides: Any) -> str:
     """By MONAI's command in ``root`` under torchrun, with gloo on the CPU; both get the same weights. Returns its output."""
     weights = "$torch.save([p.detach() for p in @largest.parameters()], @ckpt_dir + f'/rank_{dist.get_rank()}.pt')"
     (output / "leave.json").write_text(json.dumps({"run": ["$@train#trainer.run()", weights]}))
     files = [*(f"bundles/{bundle}/configs/{name}.json" for name in ("train", "multi_gpu_train")), str(output / "leave.json")]
     places = {"ckpt_dir": output / "models", "output_dir": output / "eval"}
-    said = torchrun(2, ["run", "--config_file", str(files), *arguments(places | overrides)], cwd=root)
+    said = torchrun(2, ["run", "--config_file", str(files), *arguments(places | overrides)], cwd=root, programs=programs)
     ranks = [torch.load(output / "models" / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(map(torch.equal, *ranks))
     assert said.count("Epoch[5] Metrics") == 1

@@ -17,6 +17,7 @@ import numpy as np
 from helpers.architectures import FOUR_DIMENSIONS
 from helpers.commands import forked, fresh
 from helpers.made_once import made_once
+from helpers.programs import Programs
 
 ROOT = Path(__file__).parents[2]
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -106,10 +107,10 @@ def monai(
     return done
 
 
-def torchrun(processes: int, command: Sequence[str | Path], *, cwd: Path) -> str:
+def torchrun(processes: int, command: Sequence[str | Path], *, cwd: Path, programs: Programs) -> str:
     """``monai`` in several processes; returns its standard output."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "monai.bundle"]
-    done = fresh(command, os.environ | QUIET, cwd=cwd, launcher=launcher)
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "monai.bundle"]
+    done = programs([*launcher, *command], os.environ | QUIET, cwd=cwd, module=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 

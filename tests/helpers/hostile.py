@@ -7,7 +7,6 @@ executed, commands that hang, memory of more than a gigabyte, and tracebacks.
 from __future__ import annotations
 
 import gc
-import io
 import json
 import os
 import random
@@ -18,7 +17,6 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,9 +26,9 @@ import onnx
 import torch
 
 from helpers.cases import with_cases
+from helpers.in_process import prox
 from helpers.nnunet_task import SHALLOW, TWO_MEMBERS, bare_model, bare_plans, device_file, write_held_out
 from helpers.places import places
-from monai_prox.cli.app import main
 from monai_prox.core.network import largest, prediction_graph
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.latency.device import fingerprint
@@ -332,17 +330,8 @@ class Executed(BaseException):
 
 def run_command(words: Sequence[str]) -> tuple[int, str]:
     """Its exit code and what it has said to standard error; what escapes it is raised."""
-    before, said = sys.argv, io.StringIO()
-    sys.argv = ["monai-prox", *words]
-    code: Any = 0
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(said):
-            main()
-    except SystemExit as ended:
-        code = ended.code or 0
-    finally:
-        sys.argv = before
-    return code, said.getvalue()
+    done = prox(*words)
+    return done.code, done.err
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:

@@ -3,12 +3,14 @@
 import os
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 import torch
 from nnunetv2.run import run_training
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
+from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from helpers.nnunet_task import CPU, ProXTrainerTiny
@@ -55,7 +57,6 @@ def run_ddp(rank: int, *arguments: Any) -> None:
 NNUNET_RUN_DDP = run_training.run_ddp
 
 if __name__ == "__main__":
-    from helpers import nnunet_ranks  # by its name, under which the processes find it
-
-    run_training.run_ddp = nnunet_ranks.run_ddp
+    run_training.run_ddp = run_ddp
+    multiprocessing.spawn = partial(multiprocessing.start_processes, start_method="fork")  # each would import for seconds
     sys.exit(run_training.run_training_entry())
