@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.in_process import prox
 from helpers.nnunet_task import FULLRES, SHALLOW, TWO_MEMBERS, attempt, bare_model, bare_plans, environment, run, write_held_out
 from helpers.refusals import refused
-from typer.testing import CliRunner
 
-from monai_prox.cli import app as cli
 from monai_prox.cli import export_command
-from monai_prox.errors import ProXError
 from monai_prox.export.device_file import export_file
 from monai_prox.export.options import folds_of, one_fold
 from monai_prox.trained import door
@@ -94,13 +92,13 @@ def test_an_option_reaches_what_exports_or_is_refused(
     for format, kind in product(FORMATS, SOURCES):
         seen.clear()
         words = ["export", families[kind], "--subnet", "largest", "--format", format, "--output", tmp_path / "out"]
-        done = CliRunner().invoke(cli.app, [*map(str, words), *OPTIONS[option]])
+        done = prox(*words, *OPTIONS[option])
         if (format, kind) not in TAKEN[option]:
-            assert isinstance(done.exception, ProXError) and not seen, (format, kind)
+            assert not seen, (format, kind)
             named = "a bundle's members become" if format == "nnunet" != kind else OPTIONS[option][0].removeprefix("--")
-            assert named in str(done.exception) or "--fold is for nnU-Net" in str(done.exception), (format, kind)
+            assert named in done.error or "--fold is for nnU-Net" in done.error, (format, kind)
             continue
-        assert done.exception is None, (format, kind, done.exception)
+        assert done.code == 0, (format, kind, done.err)
         given = {name: value for one in (*seen, opened[-1]) for name, value in one.items()}
         wanted: dict[str, Any] = {
             "fold": {"folds": ("fold_2",)},

@@ -7,6 +7,7 @@ instead, so that a few tests show that the start works, too. Windows has no fork
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import random
@@ -136,6 +137,7 @@ def _apart(
 
 def _run(main: Callable[[], object], environment: dict[str, str], cwd: Path, folder: Path) -> None:
     if FORKS:
+        gc.freeze()  # what was imported before the fork, as in conftest.py
         os.setsid()  # what it starts ends with it
     for stream, name in ((1, "stdout"), (2, "stderr")):
         with Path(folder, name).open("wb") as file:
