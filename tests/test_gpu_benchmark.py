@@ -41,6 +41,7 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             patch.setattr(gpu_steps, name, 2)
         patch.setattr(gpu_members, "BACKEND", "eager")  # needs no compiler
         patch.setattr(gpu_first_use, "SKELETONS", 4)
+        patch.setattr(gpu_first_use, "DRAWN", 24)
         for name, value in (("WORKERS", (1,)), ("LOADING", 0.3)):
             patch.setattr(gpu_loader, name, value)
         for name, value in (("DEFAULT_WORKERS", "1"), ("MET", 8), ("LEAST", 4), ("MOST", 4), ("HELD", 1)):

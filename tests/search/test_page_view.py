@@ -347,6 +347,7 @@ def test_the_plot_of_the_training_is_in_the_page(tmp_path: Path, opened: Open, w
 
 
 # ---------------------------------------------------------------------- pictures
+@pytest.mark.slow
 def test_the_pictures_of_the_documentation_are_taken(browser: Browser, tmp_path: Path, written: Callable[..., Path]) -> None:
     pictures = SCREENSHOTS["take"](browser, written(), tmp_path)
     there = [Path(SCREENSHOTS["__file__"]).parent / path.name for path in pictures]

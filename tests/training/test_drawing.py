@@ -55,7 +55,7 @@ def test_members_of_a_small_space_are_equally_frequent(on_trial: bool) -> None:
         assert found[member] / (epochs * steps) == pytest.approx(expected, abs=0.03)
 
 
-@pytest.mark.parametrize("on_trial", [False, True])
+@pytest.mark.parametrize("on_trial", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_skeleton_is_built_once_while_its_member_stays(on_trial: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside members that are trained or validated in every epoch."""
     supernet = SuperNet(LARGE)

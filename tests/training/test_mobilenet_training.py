@@ -13,8 +13,8 @@ from monai_prox.core.space import Subnet
 from monai_prox.training.calibrate import calibrate
 from monai_prox.training.recipes import RECIPES, progressive_shrinking, prox_paper
 
-# What these two resume, engines of a U-Net resume in tests of a second
-IN_THE_CAMPAIGN = ("prox", "progressive_shrinking")
+# What these resume, engines of a U-Net resume in tests of a second; a family that was adopted resumes as that of prox
+IN_THE_CAMPAIGN = ("adopt", "prox", "progressive_shrinking")
 
 
 @pytest.mark.parametrize(
