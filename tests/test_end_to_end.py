@@ -371,8 +371,8 @@ FORMATS = {"bundle": "member", "onnx": "member.onnx", "openvino": "member.xml", 
 @pytest.mark.parametrize(
     ("format", "name"),
     [
-        *(("bundle", "coarse"), ("onnx", "coarse"), ("torchscript", "largest")),
-        *(pytest.param(format, "largest", marks=pytest.mark.slow) for format in ("bundle", "onnx", "openvino")),
+        *(("bundle", "coarse"), ("onnx", "coarse")),
+        *(pytest.param(format, "largest", marks=pytest.mark.slow) for format in FORMATS),
     ],
 )
 def test_an_exported_bundle_or_file_predicts_as_nnunet_does(

@@ -62,7 +62,7 @@ def hippocampus(phantom: Prepared) -> Prepared:
         preprocessed.mkdir()
         for path in phantom.preprocessed.iterdir():
             (preprocessed / path.name).symlink_to(path)
-        plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlans", (40, 56, 40), shallow=True, prox={"space": TWO_MEMBERS})
+        plans = cut_plans(phantom.plans(), FULLRES, "nnUNetPlans", (16, 16, 16), shallow=True, prox={"space": TWO_MEMBERS})
         (preprocessed / "nnUNetPlans.json").unlink()
         Prepared(root, 4, HIPPOCAMPUS).write_plans(plans | {"dataset_name": HIPPOCAMPUS})
 

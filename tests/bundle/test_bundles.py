@@ -756,6 +756,7 @@ def shrunk() -> Trained:
     return trained_once("shrunk", "hippocampus_prox", **SHRINKING, **{"train#saver#n_saved": 9})
 
 
+@pytest.mark.slow
 def test_progressive_shrinking_continues_bit_for_bit(shrunk: Trained, tmp_path: Path) -> None:
     """From the end of the stage in which kernels opened."""
     models = shrunk.bundle / "models"

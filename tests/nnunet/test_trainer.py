@@ -152,10 +152,9 @@ def uninterrupted(request: pytest.FixtureRequest, phantom: Prepared) -> tuple[di
     ("uninterrupted", "epoch"),
     [
         ("prox", 2),
-        ("prox_paper", 4),
         *(
             pytest.param(*other, marks=pytest.mark.slow)
-            for other in (("prox", 4), ("prox", 5), ("prox_paper", 2), ("prox_paper", 5))
+            for other in (("prox", 4), ("prox", 5), ("prox_paper", 2), ("prox_paper", 4), ("prox_paper", 5))
         ),
     ],
     indirect=["uninterrupted"],
@@ -181,6 +180,7 @@ def test_a_continued_training_equals_an_uninterrupted_one(
         assert equal(value, actual[part]), part
 
 
+@pytest.mark.slow
 def test_the_paper_s_last_stage_has_a_teacher(uninterrupted: tuple[dict[str, Any], dict[str, Any]]) -> None:
     plans, made = uninterrupted
     asks_for_paper = "prox" in plans["configurations"][FULLRES]

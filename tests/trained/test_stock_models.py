@@ -98,7 +98,10 @@ def test_a_file_segments_as_nnunet_does_with_the_same_folds(
         assert np.mean(found == alone) < 0.9
 
 
-@pytest.mark.parametrize("ending", ["onnx", pytest.param("xml", marks=[pytest.mark.alone, pytest.mark.slow]), "ts"])
+@pytest.mark.parametrize(
+    "ending",
+    [pytest.param("onnx", marks=pytest.mark.slow), pytest.param("xml", marks=[pytest.mark.alone, pytest.mark.slow]), "ts"],
+)
 def test_files_of_several_folds_compute_their_mean(ending: str, bare: Path) -> None:
     model = bare_model(bare_plans(patch=(16, 16), **TWO_LEVELS), folds=(0, 1), cls=nnUNetTrainer)
     source = TrainedNNUNet.open(model.path, fold="fold_every")
