@@ -41,16 +41,15 @@ from helpers.bundle_commands import (
 from helpers.bundle_hosts import deployed, label_trains, labelled, predict, scripts_from
 from helpers.commands import call
 from helpers.equality import equal
+from helpers.in_process import output_of, prox
 from helpers.made_once import made_once
 from helpers.orientations import assert_same, stored, write_stored
 from helpers.programs import Programs
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
-from typer.testing import CliRunner
 
 from monai_prox.bundle.handlers import MemberValidationHandler
 from monai_prox.bundle.shipped import init_bundle
-from monai_prox.cli.app import app
 from monai_prox.core.network import largest, prediction_graph
 from monai_prox.core.slicing import cut
 from monai_prox.core.supernet import SuperNet
@@ -213,11 +212,6 @@ def decisive(bundle: Path, copy: Path) -> Path:
     return copy
 
 
-def command(*words: object) -> None:
-    done = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-
-
 @dataclass(frozen=True)
 class Exported:
     source: Path  # a decisive copy of the training bundle
@@ -246,7 +240,7 @@ def exported(request: pytest.FixtureRequest, trained: Trained) -> Exported:
     def fill(root: Path) -> None:
         source = decisive(trained.bundle, root / "source")
         write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(source)), name), root / "bundle")
-        command("export", source, "--subnet", name, "--format", "onnx", "--output", root / "member.onnx")
+        output_of("export", source, "--subnet", name, "--format", "onnx", "--output", root / "member.onnx")
 
     root = made_once(f"{trained.bundle.name}, exported {name}", fill)
     return Exported(root / "source", root / "bundle", root / "member.onnx")
@@ -257,7 +251,7 @@ def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, e
     """With several channels, thick slices, CT; at the training's resolution and below it."""
     images = trained.task / "imagesTr"
     wanted = predict(exported.bundle, images, tmp_path / "wanted")
-    command("predict", exported.file, "-i", images, "-o", tmp_path / "found", "--threads", "1")
+    output_of("predict", exported.file, "-i", images, "-o", tmp_path / "found", "--threads", "1")
     for path in sorted((tmp_path / "found").glob("*.nii.gz")):
         found = nib.load(path)
         label = wanted[path.name.replace(".nii.gz", "_seg.nii.gz")] if path.name not in wanted else wanted[path.name]
@@ -275,7 +269,7 @@ def test_masks_do_not_depend_on_how_an_image_is_stored(trained: Trained, exporte
     assert_same(tmp_path / "alone", images)
     predict(exported.source, images, tmp_path / "within", subnet="largest")
     assert_same(tmp_path / "within", images, "_seg.nii.gz")
-    command("predict", exported.file, "-i", images, "-o", tmp_path / "device", "--threads", "1")
+    output_of("predict", exported.file, "-i", images, "-o", tmp_path / "device", "--threads", "1")
     assert_same(tmp_path / "device", images)
 
 
@@ -359,18 +353,15 @@ def test_monai_label_predicts_with_the_largest_member_of_a_family(trained: Train
 
 
 def test_our_commands_take_a_bundle(trained: Trained, tmp_path: Path) -> None:
-    runner = CliRunner()
-    listed = runner.invoke(app, ["family", str(trained.bundle), "--json"])
-    assert json.loads(listed.output) == TrainedBundle.open(trained.bundle).family().to_json()["members"]
-    output = str(tmp_path / "smallest")
-    exported = runner.invoke(app, ["export", str(trained.bundle), "--subnet", "smallest", "--output", output])
-    assert exported.exit_code == 0 and exported.output.splitlines()[0] == output
-    assert config(Path(output), "metadata")["prox_member"]["name"] == "smallest"
+    listed = output_of("family", trained.bundle, "--json")
+    assert json.loads(listed) == TrainedBundle.open(trained.bundle).family().to_json()["members"]
+    output = tmp_path / "smallest"
+    assert output_of("export", trained.bundle, "--subnet", "smallest", "--output", output).splitlines()[0] == str(output)
+    assert config(output, "metadata")["prox_member"]["name"] == "smallest"
     untrained = tmp_path / "untrained"
     init_bundle(trained.bundle.name, untrained)
-    for command in (["family"], ["export", "--subnet", "smallest", "--output", str(tmp_path / "none")]):
-        with pytest.raises(ProXError, match="is not trained"):
-            runner.invoke(app, [*command, str(untrained)], catch_exceptions=False)
+    for command in (["family"], ["export", "--subnet", "smallest", "--output", tmp_path / "none"]):
+        assert "is not trained" in prox(*command, untrained).error
 
 
 def as_trained(bundle: Path) -> dict[str, Any]:
@@ -670,8 +661,7 @@ def test_a_training_closes_choices_and_says_so(narrowed: Trained) -> None:
     encoder = {name for name in weights if name.startswith("encoder.")}
     assert encoder and encoder <= whole.keys() and len(weights) <= len(whole)
     assert sum(w.numel() for w in weights.values()) < sum(w.numel() for w in whole.values())
-    listed = CliRunner().invoke(app, ["family", str(narrowed.bundle), "--json"])
-    assert json.loads(listed.output) == family.to_json()["members"]
+    assert json.loads(output_of("family", narrowed.bundle, "--json")) == family.to_json()["members"]
 
 
 @pytest.mark.parametrize("name", ["smallest", "largest"])
@@ -694,7 +684,7 @@ def test_members_of_a_narrowed_family_predict_as_within_the_whole_one(narrowed: 
     assert all(np.array_equal(own[file], theirs[file]) for file in own)
 
     output = tmp_path / "exported"
-    CliRunner().invoke(app, ["export", str(narrowed.bundle), "--subnet", name, "--output", str(output)], catch_exceptions=False)
+    output_of("export", narrowed.bundle, "--subnet", name, "--output", output)
     weights = torch.load(output / "models" / "model.pt", weights_only=True)
     assert equal(weights, dict(prediction_graph(supernet.extract(subnet)).state_dict()))
 
@@ -778,8 +768,7 @@ def test_an_exported_member_has_transformed_kernels(shrunk: Trained, tmp_path: P
     assert supernet.kernel_transforms is not None
     (_, subnet), regions = bundle.member("smallest"), supernet.regions(bundle.subnet("smallest"))
     output = tmp_path / "smallest"
-    command = ["export", str(shrunk.bundle), "--subnet", "smallest", "--output", str(output)]
-    CliRunner().invoke(app, command, catch_exceptions=False)
+    output_of("export", shrunk.bundle, "--subnet", "smallest", "--output", output)
     weights = torch.load(output / "models" / "model.pt", weights_only=True)
     assert equal(weights, dict(prediction_graph(supernet.extract(subnet)).state_dict()))
     transformed = [name for name in supernet.kernel_transforms.sizes if name in weights]

@@ -14,14 +14,13 @@ import torch
 from helpers.bundle_checks import config
 from helpers.bundle_commands import BUNDLES, ROOT, Trained, arguments, monai, trained_once
 from helpers.bundle_hosts import predict
+from helpers.in_process import output_of
 from monai.bundle import ConfigParser
 from monai.losses import DiceLoss
 from torch.nn.functional import binary_cross_entropy_with_logits
-from typer.testing import CliRunner
 
 from monai_prox.bundle import RegionsLoss, outputs_to_labels
 from monai_prox.bundle.loss import takes_sigmoid
-from monai_prox.cli.app import app
 from monai_prox.data.decathlon_plan import Plan
 from monai_prox.data.regions import written_values
 from monai_prox.errors import ProXError
@@ -108,12 +107,8 @@ def test_the_bundle_an_exported_member_and_a_file_write_the_same_labels(trained:
     assert scored["keys"] == ["pred", "label"] and scored["regions"] == list(map(list, source.plan.trained_regions.values()))
     alone = predict(exported, images, tmp_path / "masks")
     file = tmp_path / "member.onnx"
-    for command in (
-        ["export", str(models), "--subnet", name, "--format", "onnx", "--output", str(file)],
-        ["predict", str(file), "-i", str(images), "-o", str(tmp_path / "device"), "--threads", "1"],
-    ):
-        done = CliRunner().invoke(app, command, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
+    output_of("export", models, "--subnet", name, "--format", "onnx", "--output", file)
+    output_of("predict", file, "-i", images, "-o", tmp_path / "device", "--threads", 1)
     devices = {path.name: np.asarray(nib.load(path).dataobj) for path in (tmp_path / "device").glob("*.nii.gz")}
     assert len(alone) == len(devices) == 3
     for image, label in alone.items():

@@ -28,11 +28,10 @@ from helpers.bundle_checks import (
 )
 from helpers.bundle_commands import BUNDLES, ROOT, arguments, copy_bundles, monai
 from helpers.equality import equal
+from helpers.in_process import output_of, prox
 from helpers.made_once import made_once
 from helpers.programs import Programs
-from typer.testing import CliRunner
 
-from monai_prox.cli.app import app
 from monai_prox.core.supernet import SuperNet
 from monai_prox.data.oct import CLASSES, read_scans
 from monai_prox.data.oct_phantom import write_phantom_scans
@@ -190,8 +189,8 @@ def test_files_for_devices_classify_as_the_bundle_does(trained: Trained, tmp_pat
     files = {"subnet": name, "dataset_dir": images, "output_dir": tmp_path / "wanted"}
     monai(["run", "--config_file", "configs/inference.json", *arguments(files)], cwd=trained.bundle)
     format = {".onnx": "onnx", ".ts": "torchscript"}[Path(file).suffix]
-    command("export", trained.bundle, "--subnet", name, "--format", format, "--output", tmp_path / file)
-    command("predict", tmp_path / file, "-i", images, "-o", tmp_path / "found", "--threads", "1")
+    output_of("export", trained.bundle, "--subnet", name, "--format", format, "--output", tmp_path / file)
+    output_of("predict", tmp_path / file, "-i", images, "-o", tmp_path / "found", "--threads", "1")
     header, *wanted = table(tmp_path / "wanted" / "predictions.csv")
     again, *found = table(tmp_path / "found" / "predictions.csv")
     assert again == header and len(found) == len(wanted) == 4
@@ -212,7 +211,7 @@ def test_a_published_classifier_passes_the_zoos_test(trained: Trained, tmp_path:
 def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Path) -> None:
     """Members that the training has not validated get statistics of their norms from its images."""
     output = tmp_path / "search"
-    command(
+    output_of(
         "search", trained.bundle, "--dataset", trained.scans, "--trials", 8, "--cases", 8, "--max-params", 2e6, "-o", output
     )
     (found,) = output.glob("*/front.json")
@@ -227,9 +226,9 @@ def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Pat
     other = next(one for one in front["finalists"] if one["subnet"] not in named)
     file = tmp_path / "member.ts"
     exported = [*shlex.split(other["command"])[1:], "--format"]
-    command(*exported, "torchscript", "--output", file)
+    output_of(*exported, "torchscript", "--output", file)
     assert Model(file).description.member == other["name"]
-    command(*exported, "bundle", "--output", tmp_path / "bundle")
+    output_of(*exported, "bundle", "--output", tmp_path / "bundle")
     assert (tmp_path / "bundle" / "models" / "model.pt").is_file()
 
 
@@ -256,22 +255,13 @@ def test_a_search_knows_what_the_training_held_out(trained: Trained, tmp_path: P
         TrainedClassifier(bundle, None).held_out()
 
 
-def command(*arguments: Any) -> None:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-
-
 def test_our_commands_take_the_bundle(trained: Trained, tmp_path: Path) -> None:
-    runner = CliRunner()
-    listed = runner.invoke(app, ["family", str(trained.bundle)])
-    assert listed.exit_code == 0 and "DRUSEN" in listed.output
-    assert "Accuracy by class, of scans that training held out" in " ".join(listed.output.split())
-    output = str(tmp_path / "smallest")
-    exported = runner.invoke(app, ["export", str(trained.bundle), "--subnet", "smallest", "--output", output])
-    assert exported.exit_code == 0 and exported.output.splitlines()[0] == output
-    assert config(Path(output), "metadata")["prox_member"]["name"] == "smallest"
-    with pytest.raises(ProXError, match="is not trained"):
-        runner.invoke(app, ["family", str(BUNDLE)], catch_exceptions=False)
+    listed = output_of("family", trained.bundle)
+    assert "DRUSEN" in listed and "Accuracy by class, of scans that training held out" in " ".join(listed.split())
+    output = tmp_path / "smallest"
+    assert output_of("export", trained.bundle, "--subnet", "smallest", "--output", output).splitlines()[0] == str(output)
+    assert config(output, "metadata")["prox_member"]["name"] == "smallest"
+    assert "is not trained" in prox("family", BUNDLE).error
 
 
 def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:

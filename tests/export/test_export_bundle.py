@@ -17,6 +17,7 @@ import torch
 from helpers.architectures import KINDS
 from helpers.bundle_hosts import deployed, labelled, predict, scripts_from
 from helpers.commands import fresh
+from helpers.in_process import output_of, prox
 from helpers.nnunet_task import (
     BARE_DATASET,
     FULLRES,
@@ -35,9 +36,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from typer.testing import CliRunner
 
-from monai_prox.cli.app import app
 from monai_prox.errors import ProXError
 from monai_prox.export.bundle import write_bundle
 from monai_prox.export.bundle_entries import output_name
@@ -548,13 +547,11 @@ def test_two_dimensional_models_are_refused(bare: Path) -> None:
 # ---------------------------------------------------------------------- the command
 def test_the_command_writes_a_bundle_of_an_nnunet_family(bare: Path, tmp_path: Path) -> None:
     model = bare_model(plans_for())
-    command = ["export", str(model.path), "--subnet", "smallest", "--format", "bundle"]
-    done = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out"), "--fold", "0"])
-    assert done.exit_code == 0, done.output
-    assert done.output.splitlines()[0] == str(tmp_path / "out")
+    command = ["export", model.path, "--subnet", "smallest", "--format", "bundle"]
+    said = output_of(*command, "--output", tmp_path / "out", "--fold", 0)
+    assert said.splitlines()[0] == str(tmp_path / "out")
     assert (tmp_path / "out" / "models" / "model.ts").is_file()
-    with pytest.raises(ProXError, match="give --output, the folder of the bundle"):
-        CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "give --output, the folder of the bundle" in prox(*command).error
 
 
 # ---------------------------------------------------------------------- odd voxels

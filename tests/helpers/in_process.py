@@ -45,3 +45,10 @@ def prox(*words: object) -> Done:
             assert end.code is None or isinstance(end.code, int)
             code = end.code or 0
     return Done(code, out.getvalue(), err.getvalue())
+
+
+def output_of(*words: object) -> str:
+    """What ``monai-prox`` with the arguments ``words`` writes to standard output. It has to succeed."""
+    done = prox(*words)
+    assert done.code == 0, done.err
+    return done.out

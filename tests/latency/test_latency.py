@@ -14,12 +14,11 @@ import numpy as np
 import onnx
 import pytest
 from helpers.architectures import FOUR_DIMENSIONS, unet_architecture
+from helpers.in_process import output_of
 from helpers.nnunet_task import TWO_LEVELS, bare_model, bare_plans
 from helpers.refusals import refused
-from typer.testing import CliRunner
 
 from monai_prox.cli import profile_command
-from monai_prox.cli.app import app
 from monai_prox.core import cost
 from monai_prox.families.mobilenet import MobileNetFamily
 from monai_prox.families.mobilenet_choices import MobileNetChoices
@@ -194,9 +193,8 @@ def test_a_pack_runs_without_this_package_and_serves_the_search(
 
     numbers: list[tuple[int, int]] = []
     monkeypatch.setattr("monai_prox.latency.pack.write_pack", noted)
-    command = ["profile", "pack", str(source.path), "-o", str(path), "--members", "8"]
-    said = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert said.exit_code == 0 and "python -m zipfile -e pack.zip . && python pack/measure.py" in said.output
+    said = output_of("profile", "pack", source.path, "-o", path, "--members", 8)
+    assert "python -m zipfile -e pack.zip . && python pack/measure.py" in said
     assert numbers == [(number, 3) for number in range(1, 4)]
     with ZipFile(path) as archive:
         names = archive.namelist()
@@ -270,14 +268,13 @@ def test_this_machine_is_measured_with_every_runtime(
     source: TrainedNNUNet, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "SECONDS", measure.SECONDS / 100)
-    options = ["--runtime", runtime, "--threads", "1", "--members", "8", "-o", str(tmp_path / "device.json")]
-    done = CliRunner().invoke(app, ["profile", "measure", str(source.path), *options], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    options = ["--runtime", runtime, "--threads", 1, "--members", 8, "-o", tmp_path / "device.json"]
+    done = output_of("profile", "measure", source.path, *options)
     device = Device.read(tmp_path / "device.json", source.supernet.family, source.size)
     assert json.loads((tmp_path / "device.json").read_text())["runtime"].startswith(f"{runtime} ")
     assert len(device.measured) == 8 and device.parts is not None
     assert bool(device.sessions) == (runtime != "torch" and sys.platform == "linux")
-    assert "beside the network, an image of 38 x 49 x 34 voxels" in " ".join(done.output.split())
+    assert "beside the network, an image of 38 x 49 x 34 voxels" in " ".join(done.split())
 
 
 def test_an_unknown_runtime_is_named(source: TrainedNNUNet) -> None:

@@ -20,6 +20,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from helpers.architectures import unet_architecture
+from helpers.in_process import output_of
 from helpers.nnunet_task import (
     BARE_DATASET,
     SHALLOW,
@@ -39,9 +40,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_steps_for_slidi
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.storages.journal import JournalFileSymlinkLock
 from torch import nn
-from typer.testing import CliRunner
 
-from monai_prox.cli.app import app
 from monai_prox.core import cost
 from monai_prox.core.space import Subnet
 from monai_prox.core.supernet import SuperNet
@@ -245,10 +244,8 @@ def test_surface_dice_is_searched_for_where_it_is_asked_for(source: TrainedNNUNe
     refused("this family is scored by dice or surface_dice; got 'accuracy'", source.scored_by, "accuracy")
     roct = open_trained(Path(__file__).parents[2] / "bundles" / "roct_prox")
     refused("this family is scored by accuracy; got 'surface_dice'", roct.scored_by, "surface_dice")
-    done = CliRunner().invoke(
-        app, ["search", str(source.path), "--metric", "surface_dice", "--trials", "1", "--finalists", "1"]
-    )
-    assert done.exit_code == 0 and "Surface Dice (cases)" in done.output, done.output
+    said = output_of("search", source.path, "--metric", "surface_dice", "--trials", 1, "--finalists", 1)
+    assert "Surface Dice (cases)" in said
 
 
 def test_surface_dice_is_in_mm_of_the_image_whatever_the_network_s_order_of_axes(
@@ -596,8 +593,8 @@ def test_the_commands_export_the_fold_that_was_scored(bare: Path, tmp_path: Path
     bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW), folds=(1,))
     for one in [*contents["members"], *contents["finalists"]]:
         assert shlex.split(one["command"])[-2:] == ["--fold", "0"]
-    command = [*shlex.split(contents["finalists"][0]["command"]), "--format", "nnunet", "--output", str(tmp_path / "exported")]
-    assert CliRunner().invoke(app, command[1:]).exit_code == 0
+    _, *command = shlex.split(contents["finalists"][0]["command"])
+    output_of(*command, "--format", "nnunet", "--output", tmp_path / "exported")
     assert [path.name for path in (tmp_path / "exported").glob("fold_*")] == ["fold_0"]
 
 

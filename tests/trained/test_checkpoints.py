@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.commands import forked
+from helpers.in_process import output_of, prox
 from helpers.nnunet_task import (
     FULLRES,
     SHALLOW,
@@ -24,9 +25,7 @@ from helpers.nnunet_task import (
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
-from typer.testing import CliRunner
 
-from monai_prox.cli.app import app
 from monai_prox.errors import ProXError
 from monai_prox.export.from_nnunet import prediction_of
 from monai_prox.export.nnunet import export_nnunet
@@ -270,22 +269,19 @@ def test_a_search_and_a_profile_take_the_checkpoint_that_the_others_take(bare: P
     model = ModelFolder.open(folder, "best")
     assert ModelFolder.open(folder, "best").checkpoint_option == ["--checkpoint", "best"]
 
-    def run(*words: object, taken: tuple[str, ...] = ("--checkpoint", "best")) -> tuple[int, str]:
-        done = CliRunner().invoke(app, [str(word) for word in (*words, *taken)])
-        return done.exit_code, done.output + str(done.exception or "")
-
-    assert "has a checkpoint_final.pth; finish the training first" in run("search", folder, taken=())[1]
-    assert "nnUNetv2_train ... --val writes it, of checkpoint_best with --val_best" in run("search", folder)[1]
+    taken = ("--checkpoint", "best")
+    assert "has a checkpoint_final.pth; finish the training first" in prox("search", folder).error
+    assert "nnUNetv2_train ... --val writes it, of checkpoint_best with --val_best" in prox("search", folder, *taken).error
     options = ["--trials", 2, "--finalists", 1, "--dataset", write_held_out(model, ["a", "b"])]
-    code, output = run("search", folder, *options)
-    assert code == 0 and said in output
+    assert said in output_of("search", folder, *options, *taken)
     (page,) = folder.glob("search/*/report.html")
     assert "--fold 0 --checkpoint best" in page.read_text()
     stopped = unfinished(1, "best", **FEW)
     message = "checkpoint_best.pth of fold_0 is of stage 1 of 3, 'smallest', in which 1 of 2 members were trained"
-    assert message in run("search", stopped, *options)[1]
+    assert message in prox("search", stopped, *options, *taken).error
     measure = ("profile", "measure", stopped, "--runtime", "torch", "--threads", 1, "-o", bare / "device.json")
-    assert run(*measure)[0] == 0 and (bare / "device.json").is_file()
+    output_of(*measure, *taken)
+    assert (bare / "device.json").is_file()
 
 
 @pytest.mark.parametrize("checkpoint", ["best", "latest"])
