@@ -965,7 +965,7 @@ def test_an_interrupted_run_continues_bit_for_bit(
         checkpoints[epoch] = saved(engine, optimizer)
         losses[epoch] = train(engine, optimizer, range(epoch, epoch + 1))
     stages = [engine.schedule.index(epoch) for epoch in range(epochs)]
-    starts = (1, 3, 5, 6)
+    starts = (1, 5)
     assert len(set(stages)) == len(engine.schedule.stages) < epochs
     assert {stages[start] == stages[start - 1] for start in starts} == {True, False}
 
