@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from monai_prox.core import cost
 from monai_prox.latency.device import fingerprint
 from monai_prox.latency.measure import profile
@@ -12,6 +14,14 @@ from monai_prox.trained.nnunet_source import TrainedNNUNet
 from monai_prox.trained.source import Members
 
 NAMES = [f"case_{index}" for index in range(3)]
+
+
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Searches begin with few members, and what is measured on this machine is measured once."""
+    patch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
+    patch.setattr("monai_prox.latency.measure.SECONDS", 0)
+    for module in ("measure", "synthetic"):
+        patch.setattr(f"monai_prox.latency.{module}.ROUNDS", 1)
 
 
 def search_of(source: TrainedNNUNet, storage: Path, **settings: Any) -> Search:

@@ -245,7 +245,7 @@ def smallest(two_members: Path) -> Model:
 
 def test_the_file_of_two_axes_computes_what_the_member_does(bare: Path, tmp_path: Path) -> None:
     """For any number of images in a batch."""
-    folder = bare_model(bare_plans(patch=(24, 32)))
+    folder = bare_model(bare_plans(patch=(24, 32), **TWO_LEVELS))
     path = device_file(folder, "smallest", tmp_path / "new" / "model.onnx")
     computes_what_the_member_does(Model(path, threads=1), folder, "smallest")
 

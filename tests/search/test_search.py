@@ -20,16 +20,15 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from helpers.architectures import unet_architecture
-from helpers.in_process import output_of
+from helpers.in_process import output_of, prox
 from helpers.nnunet_task import (
     BARE_DATASET,
     SHALLOW,
+    TWO_LEVELS,
     TWO_MEMBERS,
-    attempt,
     bare_model,
     bare_plans,
     environment,
-    run,
     write_held_out,
 )
 from helpers.refusals import refused
@@ -209,7 +208,7 @@ def test_a_case_that_cannot_be_read_is_named_and_left_out(source: TrainedNNUNet,
 
 def test_images_of_two_axes_are_searched_and_quantised(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = BARE_DATASET | {"file_ending": ".mha"}
-    model = bare_model(bare_plans(patch=(24, 32), prox={"space": TWO_MEMBERS}, **SHALLOW), dataset=dataset)
+    model = bare_model(bare_plans(patch=(24, 32), prox={"space": TWO_MEMBERS}, **TWO_LEVELS), dataset=dataset)
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES, flat=True).parent))
     monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
     source = TrainedNNUNet.open(model.path)
@@ -537,14 +536,14 @@ def test_a_journal_of_nothing_but_half_a_line_begins_anew(tmp_path: Path) -> Non
 # ---------------------------------------------------------------------- the command
 def arguments(source: TrainedNNUNet, output: Path, *more: object) -> list[str]:
     few = ["--trials", 12, "--cases", 1, "--finalists", 3, "-o", output]
-    return ["monai-prox", "search", str(source.path), *map(str, [*few, *more])]
+    return ["search", str(source.path), *map(str, [*few, *more])]
 
 
 @pytest.mark.slow
 def test_two_processes_are_one_search_and_a_killed_one_costs_its_trial(source: TrainedNNUNet, tmp_path: Path) -> None:
     raw = source.path.parents[2] / "raw"
     env = environment(nnUNet_raw=raw)
-    command = [str(Path(sys.executable).parent / "monai-prox"), *arguments(source, tmp_path / "out")[1:]]
+    command = [str(Path(sys.executable).parent / "monai-prox"), *arguments(source, tmp_path / "out")]
     both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     journal = tmp_path / "out" / "study.journal"
     while both[0].poll() is None and (not journal.is_file() or journal.read_text().count('"scores"') < 3):
@@ -563,8 +562,7 @@ def test_the_command_writes_a_front_from_a_devices_file(source: TrainedNNUNet, t
     write_json(made_up_device(source), tmp_path / "device.json")
     output = tmp_path / "out"
     most = ["--profile", tmp_path / "device.json", "--max-latency-ms", 30, "--max-params", 1e7, "--max-memory-mb", 900]
-    env = environment(nnUNet_raw=source.path.parents[2] / "raw")
-    said = run(arguments(source, output, *most), env)
+    said = output_of(*arguments(source, output, *most))
     for word in ("Members by cost", "latency predicted within 0.0%"):
         assert word in said
     (folder,) = (path for path in output.iterdir() if path.name not in ("members", "study.journal"))
@@ -576,11 +574,11 @@ def test_the_command_writes_a_front_from_a_devices_file(source: TrainedNNUNet, t
     costs = [one["price"]["latency_ms"] for one in found["finalists"]]
     assert costs == sorted(costs) and found["minimised"] == ["latency_ms"]
     best = found["finalists"][-1]
-    run([*shlex.split(best["command"]), "--format", "onnx", "--output", tmp_path / "best.onnx"], env)
+    _, *command = shlex.split(best["command"])
+    output_of(*command, "--format", "onnx", "--output", tmp_path / "best.onnx")
     assert (tmp_path / "best.onnx").stat().st_size > 4 * best["price"]["parameters"]
     write_json(made_up_device(source) | {"family": "another"}, tmp_path / "device.json")
-    done = attempt(arguments(source, output, *most), env)
-    assert done.returncode == 1 and "was measured with another family, another; this one is" in done.stderr
+    assert "was measured with another family, another; this one is" in prox(*arguments(source, output, *most)).error
 
 
 def test_the_commands_export_the_fold_that_was_scored(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
