@@ -65,7 +65,7 @@ def source(bare: Path, monkeypatch: pytest.MonkeyPatch) -> TrainedNNUNet:
 
     shutil.copytree(made_once("held_out", fill), bare, dirs_exist_ok=True)
     monkeypatch.setenv("nnUNet_raw", str(bare / "raw"))
-    monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 99)  # members at the start of every search
+    monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 20)  # members at the start of every search
     (model,) = (bare / "nnUNet_results" / "Dataset990_Phantom").iterdir()
     return TrainedNNUNet.open(model)
 
