@@ -177,10 +177,11 @@ def test_the_printed_commands_work_as_printed(
 def test_what_is_found_by_name_is_only_in_the_results_of_this_shell(
     model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for results in ("", str(tmp_path)):
-        monkeypatch.setenv("nnUNet_results", results)
+    monkeypatch.delenv("nnUNet_results")
+    for _ in range(2):  # without one, and with another
         (words,) = output_of("export", model.path, "--subnet", "smallest", "--overwrite").splitlines()[1:]
         assert words.startswith("nnUNetv2_predict_from_modelfolder")
+        monkeypatch.setenv("nnUNet_results", str(tmp_path))
 
 
 def test_a_fold_that_is_not_there_is_named(model: ModelFolder) -> None:
@@ -190,7 +191,10 @@ def test_a_fold_that_is_not_there_is_named(model: ModelFolder) -> None:
 
 
 @pytest.mark.parametrize("command", [["search"], ["profile", "pack"], ["profile", "measure"]], ids=" ".join)
-def test_other_commands_take_one_fold(command: list[str], model: ModelFolder, tmp_path: Path) -> None:
+def test_other_commands_take_one_fold(
+    command: list[str], model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where they would write
     words = [*command, model.path, "--fold"]
     assert "has the network of one fold; give one --fold, got 2, 10" in prox(*words, "2,10").error
     if command[0] == "profile":
