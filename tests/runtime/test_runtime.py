@@ -592,7 +592,7 @@ def test_nothing_is_overwritten_or_half_written(bare: Path, tmp_path: Path, monk
     to_it = device_file, model, "smallest", path, "torchscript"
     refused(f"{path} exists", *to_it)
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch.jit, "save", full)
