@@ -36,12 +36,12 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
         for name in (*VARIABLES, "nnUNet_n_proc_DA", "nnUNet_compile"):
             patch.setenv(name, "")
-        patch.setitem(gpu.SIZES, "tiny", {"hippocampus": gpu.SIZES["tiny"]["hippocampus"]})
+        shallow = gpu.SIZES["tiny"]["hippocampus"]._replace(image=(10, 12, 9), patch=(8, 8, 8))
+        patch.setitem(gpu.SIZES, "tiny", {"hippocampus": shallow})
         for name in ("WARM_UP", "TIMED"):
             patch.setattr(gpu_steps, name, 2)
         patch.setattr(gpu_members, "BACKEND", "eager")  # needs no compiler
         patch.setattr(gpu_first_use, "SKELETONS", 4)
-        patch.setattr(gpu_first_use, "DRAWN", 24)
         for name, value in (("WORKERS", (1,)), ("LOADING", 0.3)):
             patch.setattr(gpu_loader, name, value)
         for name, value in (("DEFAULT_WORKERS", "1"), ("MET", 8), ("LEAST", 4), ("MOST", 4), ("HELD", 1)):
@@ -64,8 +64,12 @@ def arguments(results: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def results(gpu: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from benchmarks import gpu_first_use
+
     path: Path = tmp_path_factory.mktemp("gpu") / "results.json"
-    gpu.main(arguments(path, "--seconds", "300"))  # counts of steps end it sooner
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_first_use, "DRAWN", 24)
+        gpu.main(arguments(path, "--seconds", "300"))  # counts of steps end it sooner
     return path
 
 
@@ -437,7 +441,7 @@ def test_tests_are_counted_on_the_device_that_is_measured(
 
 def test_tests_that_take_too_long_end_and_are_run_again(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_tests, "FOLDER", write_tests(tmp_path, "time.sleep(600)"))
-    monkeypatch.setattr(gpu, "TESTS_SHARE", 0.5)
+    monkeypatch.setattr(gpu, "TESTS_SHARE", 0.2)
     file = tmp_path / "results.json"
     gpu.main(arguments(file, "--parts", "tests", "--seconds", "2"))
     assert json.loads(file.read_text())["tests"]["finished"] is False

@@ -7,7 +7,8 @@ from unittest.mock import patch
 import pytest
 import torch
 from helpers.in_process import prox
-from helpers.nnunet_task import TWO_MEMBERS, bare_model, bare_plans, write_held_out
+from helpers.nnunet_task import TWO_LEVELS, TWO_MEMBERS, bare_model, bare_plans, write_held_out
+from helpers.searches import hurry
 
 from monai_prox.cli.torch_device import check_device
 from monai_prox.core import cost
@@ -54,7 +55,8 @@ def test_a_device_that_is_there_is_taken(device: str | None, gpus: int, monkeypa
 def test_a_search_runs_on_the_device_and_takes_the_profile_by_its_old_name(
     bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = bare_model(bare_plans())
+    hurry(monkeypatch)
+    model = bare_model(bare_plans(**TWO_LEVELS))
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, ["one"]).parent))
     source = TrainedNNUNet.open(model.path)
     family, size = source.supernet.family, source.size
@@ -78,9 +80,8 @@ def test_a_search_runs_on_the_device_and_takes_the_profile_by_its_old_name(
 def test_torch_measures_on_the_device_and_the_others_on_the_processor(
     bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "SECONDS", 0)
-    monkeypatch.setattr(measure, "ROUNDS", 1)
-    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}))
+    hurry(monkeypatch)
+    model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **TWO_LEVELS))
     words = ["profile", "measure", model.path, "--members", 8, "-o", tmp_path / "here.json", "--device", "cpu"]
     assert prox(*words).error == "--device is for the runtime torch; onnxruntime runs on the processor, so leave it out"
     done = prox(*words, "--runtime", "torch")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from helpers.in_process import prox
-from helpers.nnunet_task import CUT, FULLRES, TWO_MEMBERS, bare_model, bare_plans, write_held_out
+from helpers.nnunet_task import CUT, FULLRES, TWO_LEVELS, TWO_MEMBERS, bare_model, bare_plans, write_held_out
+from helpers.searches import hurry
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 
 from monai_prox.cli.model_argument import dataset_name, folds_together, model_folder
 from monai_prox.errors import ProXError
 from monai_prox.files import write_json
-from monai_prox.latency import measure
 from monai_prox.trained.nnunet_folder import ModelFolder
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
@@ -28,7 +28,7 @@ COMMANDS = {
 @pytest.fixture
 def model(bare: Path) -> ModelFolder:
     """Of ProXTrainerTiny, as nnU-Net's commands call it by -tr."""
-    return bare_model(bare_plans(prox={"space": TWO_MEMBERS}), folds=(0, 1))
+    return bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **TWO_LEVELS), folds=(0, 1))
 
 
 def named(model: ModelFolder) -> list[str]:
@@ -64,8 +64,7 @@ def test_export_takes_them_and_several_folds(folds: list[str], model: ModelFolde
 
 
 def test_search_and_profile_take_them(model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "SECONDS", 0)
-    monkeypatch.setattr(measure, "ROUNDS", 1)
+    hurry(monkeypatch)
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, ["one"]).parent))
     words = ["-d", NAME, *named(model), "-f", 0]
     done = prox("search", *words, "--trials", 1, "--finalists", 1)

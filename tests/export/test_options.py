@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.in_process import prox
-from helpers.nnunet_task import FULLRES, SHALLOW, TWO_MEMBERS, attempt, bare_model, bare_plans, environment, run, write_held_out
+from helpers.in_process import output_of, prox
+from helpers.nnunet_task import FULLRES, SHALLOW, TWO_MEMBERS, bare_model, bare_plans, environment, run, write_held_out
 from helpers.refusals import refused
 
 from monai_prox.cli import export_command
@@ -156,12 +156,12 @@ def test_folds_are_those_that_nnunet_names(model: ModelFolder) -> None:
     [((), ["2", "10", "all"]), (("--fold", "10"), ["10"]), (("--fold", "all", "--output", "a b"), ["all"])],
 )
 def test_the_printed_commands_work_as_printed(
-    options: tuple[str, ...], folds: list[str], model: ModelFolder, bare: Path, tmp_path: Path
+    options: tuple[str, ...], folds: list[str], model: ModelFolder, bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = {"nnUNet_raw": bare / "raw", "nnUNet_preprocessed": bare, "nnUNet_results": model.path.parents[1]}
     env, images = environment(**known), bare / "raw" / "Dataset990_Phantom" / "imagesTr"
-    said = run(["monai-prox", "export", model.path, "--subnet", "smallest", *options], env, cwd=tmp_path)
-    folder, *commands = said.splitlines()
+    monkeypatch.chdir(tmp_path)
+    folder, *commands = output_of("export", model.path, "--subnet", "smallest", *options).splitlines()
     exported = tmp_path / folder
     assert sorted(path.name for path in exported.glob("fold_*")) == sorted(f"fold_{fold}" for fold in folds)
     programs = [shlex.split(command)[0] for command in commands]
@@ -174,29 +174,31 @@ def test_the_printed_commands_work_as_printed(
         assert (output / "one.nii.gz").is_file()
 
 
-def test_what_is_found_by_name_is_only_in_the_results_of_this_shell(model: ModelFolder, tmp_path: Path) -> None:
-    command = ["monai-prox", "export", model.path, "--subnet", "smallest", "--overwrite"]
-    for known in ({}, {"nnUNet_results": tmp_path}):
-        (words,) = run(command, environment(**known), cwd=tmp_path).splitlines()[1:]
+def test_what_is_found_by_name_is_only_in_the_results_of_this_shell(
+    model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("nnUNet_results")
+    for _ in range(2):  # without one, and with another
+        (words,) = output_of("export", model.path, "--subnet", "smallest", "--overwrite").splitlines()[1:]
         assert words.startswith("nnUNetv2_predict_from_modelfolder")
+        monkeypatch.setenv("nnUNet_results", str(tmp_path))
 
 
-def test_a_fold_that_is_not_there_is_named(model: ModelFolder, tmp_path: Path) -> None:
-    words = ["monai-prox", "export", model.path, "--subnet", "smallest", "--fold", "2,3"]
-    done = attempt(words, environment(), cwd=tmp_path)
-    assert done.returncode == 1 and "has no finished fold_3; finished are fold_2, fold_10, fold_all" in done.stderr
+def test_a_fold_that_is_not_there_is_named(model: ModelFolder) -> None:
+    error = prox("export", model.path, "--subnet", "smallest", "--fold", "2,3").error
+    assert "has no finished fold_3; finished are fold_2, fold_10, fold_all" in error
     assert not list(model.path.parent.glob("nnUNetTrainer*"))
 
 
 @pytest.mark.parametrize("command", [["search"], ["profile", "pack"], ["profile", "measure"]], ids=" ".join)
-def test_other_commands_take_one_fold(command: list[str], model: ModelFolder, tmp_path: Path) -> None:
-    words = ["monai-prox", *command, model.path, "--fold", "2,10"]
-    done = attempt(words, environment(), cwd=tmp_path)
-    assert done.returncode == 1 and "has the network of one fold; give one --fold, got 2, 10" in done.stderr
+def test_other_commands_take_one_fold(
+    command: list[str], model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where they would write
+    words = [*command, model.path, "--fold"]
+    assert "has the network of one fold; give one --fold, got 2, 10" in prox(*words, "2,10").error
     if command[0] == "profile":
-        done = attempt([*words[:-1], "10", "--dataset", tmp_path], environment(), cwd=tmp_path)
-        assert done.returncode == 1 and "--dataset is for classifiers" in done.stderr
+        assert "--dataset is for classifiers" in prox(*words, "10", "--dataset", tmp_path).error
     else:
-        done = attempt([*words[:-1], "all"], environment(), cwd=tmp_path)
-        assert done.returncode == 1 and "fold_all trained on all cases" in done.stderr
+        assert "fold_all trained on all cases" in prox(*words, "all").error
     assert FULLRES in str(model.path) and (model.path / "fold_2" / FINAL).is_file()

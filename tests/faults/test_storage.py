@@ -21,6 +21,7 @@ import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from helpers.bundle_commands import ROOT, TINY, write_task
 from helpers.nnunet_task import TWO_LEVELS, TWO_MEMBERS, bare_model, bare_plans, device_file, make_trainer, write_held_out
+from helpers.searches import hurry
 
 from monai_prox.cli import app as cli
 from monai_prox.export.onnx_file import describe_again
@@ -172,7 +173,10 @@ def test_an_export_leaves_what_was_there(
     folder = tmp_path / "exported"
     folder.mkdir()
     options = ["--format", format, "--output", str(folder / output), "--overwrite"]
-    cli.app(["export", str(model.path), "--subnet", "largest", *options], standalone_mode=False)
+    if format in ("nnunet", "bundle"):  # a folder that is replaced has to be one of these
+        cli.app(["export", str(model.path), "--subnet", "largest", *options], standalone_mode=False)
+    else:
+        (folder / output).write_text("mine")
     before = tree(folder)
     for fault in (full_disk(), read_only(folder)):
         with fault:
@@ -208,7 +212,8 @@ def test_a_pack_leaves_nothing(
 def test_a_search_goes_on_when_there_is_room_again(
     bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = bare_model(bare_plans())
+    hurry(monkeypatch)
+    model = bare_model(bare_plans(**TWO_LEVELS))
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, ["case_0", "case_1"]).parent))
     output = tmp_path / "search"
     journal = output / "study.journal"

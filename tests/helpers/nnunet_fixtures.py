@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,10 +57,17 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def source(bare: Path, monkeypatch: pytest.MonkeyPatch) -> TrainedNNUNet:
     """A family with random weights, and held-out cases whose labels are what the largest member says of them."""
-    model = bare_model(bare_plans(prox={"space": FOUR_DIMENSIONS}))
-    monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
-    monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 99)  # members at the start of every search
-    return TrainedNNUNet.open(model.path)
+
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            bare_folders(folder, patch)
+            write_held_out(bare_model(bare_plans(prox={"space": FOUR_DIMENSIONS})), NAMES)
+
+    shutil.copytree(made_once("held_out", fill), bare, dirs_exist_ok=True)
+    monkeypatch.setenv("nnUNet_raw", str(bare / "raw"))
+    monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 20)  # members at the start of every search
+    (model,) = (bare / "nnUNet_results" / "Dataset990_Phantom").iterdir()
+    return TrainedNNUNet.open(model)
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +135,8 @@ def two_members() -> Path:
     def fill(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             bare_folders(folder, patch)
-            bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW)).path.rename(folder / "model")
+            wide = TWO_LEVELS | {"features": (8, 16)}  # so wide that integers make a smaller file
+            bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **wide)).path.rename(folder / "model")
         for which in ("smallest", "largest"):
             device_file(ModelFolder.open(folder / "model"), which, folder / f"{which}.onnx")
 

@@ -245,7 +245,7 @@ def smallest(two_members: Path) -> Model:
 
 def test_the_file_of_two_axes_computes_what_the_member_does(bare: Path, tmp_path: Path) -> None:
     """For any number of images in a batch."""
-    folder = bare_model(bare_plans(patch=(24, 32)))
+    folder = bare_model(bare_plans(patch=(24, 32), **TWO_LEVELS))
     path = device_file(folder, "smallest", tmp_path / "new" / "model.onnx")
     computes_what_the_member_does(Model(path, threads=1), folder, "smallest")
 
@@ -587,16 +587,17 @@ def test_other_files_are_refused(two_members: Path, tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten_or_half_written(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **TWO_LEVELS))
-    path = tmp_path / "model.onnx"
+    path = tmp_path / "model.ts"
     path.write_text("mine")
-    refused(f"{path} exists", device_file, model, "smallest", path)
+    to_it = device_file, model, "smallest", path, "torchscript"
+    refused(f"{path} exists", *to_it)
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(onnx, "save", full)
-    refused("No space left on device; nothing was left behind", device_file, model, "smallest", path, overwrite=True)
-    assert path.read_text() == "mine" and [entry.name for entry in tmp_path.glob("*.onnx*")] == ["model.onnx"]
+    monkeypatch.setattr(torch.jit, "save", full)
+    refused("No space left on device; nothing was left behind", *to_it, overwrite=True)
+    assert path.read_text() == "mine" and [entry.name for entry in tmp_path.glob("*.ts*")] == ["model.ts"]
 
 
 @pytest.mark.parametrize(

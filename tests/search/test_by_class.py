@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.refusals import refused
-from helpers.searches import search_of
+from helpers.searches import report_of, search_of
 
 from monai_prox.search.budget import Budget
 from monai_prox.search.recorded import CLASSES
-from monai_prox.search.report import write_report
 from monai_prox.search.result import Result
 from monai_prox.search.torch_runner import runnable
 from monai_prox.trained.nnunet_source import TrainedNNUNet
@@ -41,7 +40,7 @@ def test_members_are_scored_by_class_with_the_names_of_the_tasks_labels(source: 
         wanted = {name: np.mean([of[name] for of in by_case if name in of]) for name in ("anterior", "posterior")}
         assert result.by_class(member) == pytest.approx(wanted, abs=1e-6) and len(cases) == member.cases
         assert [np.mean(list(of.values())) for of in by_case] == pytest.approx(list(member.scores.values()))
-    contents = write_report(result, tmp_path)
+    contents = report_of(result, tmp_path)
     assert [one["classes"] for one in contents["measured"]] != [one["classes"] for one in contents["members"]]
     assert all(list(one["classes"]) == ["anterior", "posterior"] for one in [*contents["measured"], *contents["members"]])
 
@@ -84,7 +83,7 @@ def test_a_journal_of_0_1_0_is_read_without_classes(source: TrainedNNUNet, tmp_p
         one.subnet: one.score for one in before.members
     }
     assert [after.by_class(one) is None for one in after.members] == [one.subnet in known for one in after.members]
-    assert any(one["classes"] is None for one in write_report(after, tmp_path)["members"])
+    assert any(one["classes"] is None for one in report_of(after, tmp_path)["members"])
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import pytest
 from helpers.cases import with_cases
 from helpers.in_process import prox
 from helpers.refusals import refused
-from helpers.searches import made_up_device, search_of
+from helpers.searches import made_up_device, report_of, search_of
 
 from monai_prox.files import write_json
 from monai_prox.latency.case import CaseCosts
 from monai_prox.latency.device import Device
 from monai_prox.runtime.grid import ImageSize
 from monai_prox.search.budget import UNITS, Budget
-from monai_prox.search.report import PAGE, report_folder, write_report
+from monai_prox.search.report import PAGE, report_folder
 from monai_prox.trained.nnunet_source import TrainedNNUNet
 
 pytest_plugins = ["helpers.nnunet_fixtures"]
@@ -49,7 +49,7 @@ def test_a_budget_of_a_case_keeps_the_members_that_meet_it(name: str, source: Tr
     larger = costs_of(source, ImageSize((60, 60, 60), (1.0, 1.0, 1.0)))
     other = search_of(source, tmp_path / "journal", case=larger, **few)
     assert other.name != search.name, "of other cases"
-    contents = write_report(result, tmp_path / "out")
+    contents = report_of(result, tmp_path / "out")
     assert contents["axes"][name] == UNITS[name] and contents["budget"] == {name: most}
     assert contents["case"]["size"] == str(costs.size) and contents["case"]["shape"] == [38, 49, 34]
     page = (report_folder(search, tmp_path / "out") / PAGE).read_text()

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from helpers.nnunet_task import BARE_DATASET, SHALLOW, TWO_MEMBERS, bare_model, bare_plans, write_held_out
 from helpers.pages import centre, made_up, slide
-from helpers.searches import made_up_device, search_of
+from helpers.searches import made_up_device, report_of, search_of
 from PIL import Image
 from playwright.sync_api import Page, expect
 
 from monai_prox.core.space import Subnet
 from monai_prox.latency.device import Device
 from monai_prox.search.budget import Prices
-from monai_prox.search.report import report_folder, write_report
+from monai_prox.search.report import report_folder
 from monai_prox.search.study import Search
 from monai_prox.trained.door import open_trained
 from monai_prox.trained.nnunet_source import TrainedNNUNet
@@ -29,7 +29,7 @@ def test_the_page_shows_the_best_member_within_a_budget(source: TrainedNNUNet, t
     device = Device.from_json(made_up_device(source), source.supernet.family, source.size, "a test")
     search = search_of(source, tmp_path / "study.journal", device=device, minimise=("latency_ms",), finalists=4, trials=16)
     output = tmp_path / "</script><b>out"  # what is in the data must stay data
-    contents = write_report(search.run(), output)
+    contents = report_of(search.run(), output)
     page = opened(report_folder(search, output) / "report.html")
     assert page.title() == page.locator("h1").inner_text() == "Phantom - monai-prox search"
     assert set(contents) == set(made_up()), "what the tests of its looks are made of"
@@ -97,7 +97,7 @@ def test_the_page_says_what_was_scored_on_what(source: TrainedNNUNet, tmp_path: 
     raw = source.path.parents[2] / "raw" / "Dataset990_Phantom"
     (raw / "imagesTr" / "case_1_0000.nii.gz").write_bytes(b"no image")
     search = search_of(source, tmp_path / "study.journal", trials=4, cases=9, finalists=1)
-    contents = write_report(search.run(), tmp_path)
+    contents = report_of(search.run(), tmp_path)
     assert len(contents["measured"]) == 4 and len(contents["finalists"]) == 1
     assert all(one["expected"] == one["score"] for one in contents["members"])
     page = opened(report_folder(search, tmp_path) / "report.html")
@@ -125,7 +125,7 @@ def test_a_guessed_score_is_none_above_1_and_displaces_no_measured_one(
 
     monkeypatch.setattr(Search, "_scores", scores)
     search = search_of(source, tmp_path / "study.journal", finalists=3, trials=12)
-    contents = write_report(search.run(), tmp_path)
+    contents = report_of(search.run(), tmp_path)
     finalists = {one["name"]: one for one in contents["finalists"]}
     few = [one for one in contents["members"] if one["name"] not in finalists]
     assert max(one["expected"] for one in few) == 1
@@ -147,7 +147,7 @@ def test_labels_that_are_markup_are_text(bare: Path, tmp_path: Path, monkeypatch
     )
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, ["<i>case"]).parent))
     search = search_of(TrainedNNUNet.open(model.path), tmp_path / "study.journal", trials=2)
-    write_report(search.run(), tmp_path)
+    report_of(search.run(), tmp_path)
     page = opened(report_folder(search, tmp_path) / "report.html")
     assert page.locator("#classes th").all_inner_texts() == [evil, "<b>b"]
     assert f"Dice {evil}" in page.locator("#choices thead").inner_text()
@@ -164,7 +164,7 @@ def test_the_plot_is_that_of_the_fold_or_bundle(source: TrainedNNUNet, tmp_path:
     plot.unlink()
     plot.write_bytes((tmp_path / "elsewhere.png").read_bytes())
     search = search_of(source, tmp_path / "study.journal", trials=2, finalists=1)
-    write_report(search.run(), tmp_path)
+    report_of(search.run(), tmp_path)
     assert opened(report_folder(search, tmp_path) / "report.html").locator("img[alt]").evaluate("e => e.naturalWidth") == 64
     bundle = shutil.copytree(Path(__file__).parents[2] / "bundles" / "hippocampus_prox", tmp_path / "bundle")
     (bundle / "models").mkdir(exist_ok=True)

@@ -20,20 +20,19 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (as everybody writes it)
 import torch
 from helpers.architectures import unet_architecture
-from helpers.in_process import output_of
+from helpers.in_process import output_of, prox
 from helpers.nnunet_task import (
     BARE_DATASET,
     SHALLOW,
+    TWO_LEVELS,
     TWO_MEMBERS,
-    attempt,
     bare_model,
     bare_plans,
     environment,
-    run,
     write_held_out,
 )
 from helpers.refusals import refused
-from helpers.searches import NAMES, made_up_device, search_of
+from helpers.searches import NAMES, made_up_device, report_of, search_of
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
@@ -57,7 +56,7 @@ from monai_prox.search.budget import UNITS, Budget, Price, Prices
 from monai_prox.search.front import front, fronts, hypervolume
 from monai_prox.search.parameters import distributions
 from monai_prox.search.recorded import read_recorded
-from monai_prox.search.report import front_table, name_of, report_folder, write_report
+from monai_prox.search.report import front_table, name_of, report_folder
 from monai_prox.search.scored import Scored, SearchProgress
 from monai_prox.search.settings import POPULATION
 from monai_prox.search.storage import open_storage
@@ -199,9 +198,9 @@ def test_a_case_that_cannot_be_read_is_named_and_left_out(source: TrainedNNUNet,
     assert [list(one.scores) for one in result.finalists] == [["case_2"]] * 2
     assert list(search.held_out.left_out) == ["case_0", "case_1"]
     assert "case_0_0000.nii.gz cannot be read" in search.held_out.left_out["case_0"]
-    written = write_report(result, tmp_path)
+    written = report_of(result, tmp_path)
     assert written["cases"] == {"some": 1, "all": 1, "left_out": search.held_out.left_out}
-    again = write_report(search_of(source, tmp_path / "study.journal", trials=3, cases=3, finalists=2).run(), tmp_path)
+    again = report_of(search_of(source, tmp_path / "study.journal", trials=3, cases=3, finalists=2).run(), tmp_path)
     assert again["cases"] == written["cases"]
     (raw / "imagesTr" / "case_2_0000.nii.gz").write_bytes(b"no image")
     refused("none of 3 held-out cases can be used, e.g. case_0: ", search_of(source, tmp_path / "other.journal", cases=3).run)
@@ -209,7 +208,7 @@ def test_a_case_that_cannot_be_read_is_named_and_left_out(source: TrainedNNUNet,
 
 def test_images_of_two_axes_are_searched_and_quantised(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = BARE_DATASET | {"file_ending": ".mha"}
-    model = bare_model(bare_plans(patch=(24, 32), prox={"space": TWO_MEMBERS}, **SHALLOW), dataset=dataset)
+    model = bare_model(bare_plans(patch=(24, 32), prox={"space": TWO_MEMBERS}, **TWO_LEVELS), dataset=dataset)
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES, flat=True).parent))
     monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
     source = TrainedNNUNet.open(model.path)
@@ -237,7 +236,7 @@ def test_surface_dice_is_searched_for_where_it_is_asked_for(source: TrainedNNUNe
     assert scores[space.largest()] == pytest.approx(1, abs=1e-4) and 0 <= scores[space.smallest()] < 1
     dice = search_of(source, tmp_path / "study.journal", trials=1, finalists=1).run()
     assert scores[space.smallest()] != {one.subnet: one.score for one in dice.members}[space.smallest()], "nor mixed with it"
-    contents = write_report(result, tmp_path)
+    contents = report_of(result, tmp_path)
     assert contents["measure"] == "surface Dice"
     caption = str(front_table([], ["macs"], by_surface).caption)
     assert caption == "Surface Dice within 1 mm, without mirroring, as monai-prox predict computes labels"
@@ -537,14 +536,14 @@ def test_a_journal_of_nothing_but_half_a_line_begins_anew(tmp_path: Path) -> Non
 # ---------------------------------------------------------------------- the command
 def arguments(source: TrainedNNUNet, output: Path, *more: object) -> list[str]:
     few = ["--trials", 12, "--cases", 1, "--finalists", 3, "-o", output]
-    return ["monai-prox", "search", str(source.path), *map(str, [*few, *more])]
+    return ["search", str(source.path), *map(str, [*few, *more])]
 
 
 @pytest.mark.slow
 def test_two_processes_are_one_search_and_a_killed_one_costs_its_trial(source: TrainedNNUNet, tmp_path: Path) -> None:
     raw = source.path.parents[2] / "raw"
     env = environment(nnUNet_raw=raw)
-    command = [str(Path(sys.executable).parent / "monai-prox"), *arguments(source, tmp_path / "out")[1:]]
+    command = [str(Path(sys.executable).parent / "monai-prox"), *arguments(source, tmp_path / "out")]
     both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     journal = tmp_path / "out" / "study.journal"
     while both[0].poll() is None and (not journal.is_file() or journal.read_text().count('"scores"') < 3):
@@ -563,8 +562,7 @@ def test_the_command_writes_a_front_from_a_devices_file(source: TrainedNNUNet, t
     write_json(made_up_device(source), tmp_path / "device.json")
     output = tmp_path / "out"
     most = ["--profile", tmp_path / "device.json", "--max-latency-ms", 30, "--max-params", 1e7, "--max-memory-mb", 900]
-    env = environment(nnUNet_raw=source.path.parents[2] / "raw")
-    said = run(arguments(source, output, *most), env)
+    said = output_of(*arguments(source, output, *most))
     for word in ("Members by cost", "latency predicted within 0.0%"):
         assert word in said
     (folder,) = (path for path in output.iterdir() if path.name not in ("members", "study.journal"))
@@ -576,11 +574,11 @@ def test_the_command_writes_a_front_from_a_devices_file(source: TrainedNNUNet, t
     costs = [one["price"]["latency_ms"] for one in found["finalists"]]
     assert costs == sorted(costs) and found["minimised"] == ["latency_ms"]
     best = found["finalists"][-1]
-    run([*shlex.split(best["command"]), "--format", "onnx", "--output", tmp_path / "best.onnx"], env)
+    _, *command = shlex.split(best["command"])
+    output_of(*command, "--format", "onnx", "--output", tmp_path / "best.onnx")
     assert (tmp_path / "best.onnx").stat().st_size > 4 * best["price"]["parameters"]
     write_json(made_up_device(source) | {"family": "another"}, tmp_path / "device.json")
-    done = attempt(arguments(source, output, *most), env)
-    assert done.returncode == 1 and "was measured with another family, another; this one is" in done.stderr
+    assert "was measured with another family, another; this one is" in prox(*arguments(source, output, *most)).error
 
 
 def test_the_commands_export_the_fold_that_was_scored(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -589,7 +587,7 @@ def test_the_commands_export_the_fold_that_was_scored(bare: Path, tmp_path: Path
     monkeypatch.setattr("monai_prox.search.budget.LOOKED_AT", 9)
     monkeypatch.setenv("nnUNet_raw", str(write_held_out(model, NAMES).parent))
     source = TrainedNNUNet.open(model.path)
-    contents = write_report(search_of(source, tmp_path / "study.journal", trials=2, finalists=1).run(), tmp_path)
+    contents = report_of(search_of(source, tmp_path / "study.journal", trials=2, finalists=1).run(), tmp_path)
     bare_model(bare_plans(prox={"space": TWO_MEMBERS}, **SHALLOW), folds=(1,))
     for one in [*contents["members"], *contents["finalists"]]:
         assert shlex.split(one["command"])[-2:] == ["--fold", "0"]
@@ -608,12 +606,12 @@ def test_what_earlier_runs_scored_on_all_cases_is_not_forgotten(source: TrainedN
         here = {one.subnet for one in result.members}
         assert {one.subnet: one.scores for one in result.measured} == {s: of for s, of in before.items() if s in here}
         assert len(result.measured) > 1
-        contents = write_report(result, tmp_path / "out")
+        contents = report_of(result, tmp_path / "out")
         assert {one["name"] for one in contents["measured"]} == {name_of(one.subnet) for one in result.measured}
 
 
 def test_the_shown_scores_of_members_are_shifted_to_those_of_all_cases(source: TrainedNNUNet, tmp_path: Path) -> None:
-    contents = write_report(search_of(source, tmp_path / "study.journal").run(), tmp_path / "out")
+    contents = report_of(search_of(source, tmp_path / "study.journal").run(), tmp_path / "out")
     before = {json.dumps(one["subnet"]): one for one in contents["members"]}
     same = [(one, before[json.dumps(one["subnet"])]) for one in contents["finalists"]]
     assert np.mean([one["score"] - other["expected"] for one, other in same]) == pytest.approx(0, abs=1e-9)
@@ -626,7 +624,7 @@ def test_searches_lie_side_by_side_and_a_name_is_always_the_same_member(source: 
     largest = prices.price(prices.family.space.largest())
     budgets = [Budget(), Budget(parameters=0.6 * largest.parameters), Budget(parameters=0.5 * largest.parameters)]
     searches = [search_of(source, storage, budget=budget, finalists=2) for budget in budgets]
-    found = [write_report(search.run(), output) for search in searches]
+    found = [report_of(search.run(), output) for search in searches]
     folders = [report_folder(search, output) for search in searches]
     assert len(set(folders)) == 3 and all((folder / "report.html").is_file() for folder in folders)
     for contents, folder in zip(found, folders, strict=True):
@@ -638,7 +636,7 @@ def test_searches_lie_side_by_side_and_a_name_is_always_the_same_member(source: 
         assert (name, subnet.to_json()) == (one["name"], one["subnet"]) and one["command"].count(f"{name}.json") == 1
     assert len({json.dumps(subnet) for subnet in named.values()}) == len(named)
     before = (folders[0] / "front.json").read_bytes()
-    again = write_report(search_of(source, storage, budget=budgets[1], finalists=2).run(), output)
+    again = report_of(search_of(source, storage, budget=budgets[1], finalists=2).run(), output)
     assert [one["name"] for one in again["finalists"]] == [one["name"] for one in found[1]["finalists"]]
     assert (folders[0] / "front.json").read_bytes() == before
     assert name_of(Subnet.from_values(levels=(3,), resolution=(0.75,), width=(4, 8, 16))) == "choice-5605506b", (

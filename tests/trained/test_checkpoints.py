@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.commands import forked
 from helpers.in_process import output_of, prox
 from helpers.nnunet_task import (
     FULLRES,
@@ -18,10 +17,10 @@ from helpers.nnunet_task import (
     ProXTrainerTiny,
     bare_model,
     bare_plans,
-    environment,
     make_trainer,
     write_held_out,
 )
+from helpers.searches import hurry
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
@@ -255,16 +254,13 @@ def test_the_commands_say_where_it_comes_from(bare: Path) -> None:
         ],
     )
     for words in commands:
-        done = forked(["monai-prox", *words], environment(COLUMNS="300"))
-        assert done.returncode == 0, done.stderr
-        assert said in done.stdout
-    done = forked(["monai-prox", "family", folder, "--checkpoint", "newest"], environment(COLUMNS="300"))
-    assert done.returncode == 1 and "'newest' is not known; allowed: final, best, latest" in done.stderr
+        assert said in " ".join(output_of(*words).split())
+    error = prox("family", folder, "--checkpoint", "newest").error
+    assert "'newest' is not known; allowed: final, best, latest" in error
 
 
 def test_a_search_and_a_profile_take_the_checkpoint_that_the_others_take(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monai_prox.latency.measure.SECONDS", 0)
-    monkeypatch.setattr("monai_prox.latency.measure.ROUNDS", 1)
+    hurry(monkeypatch)
     folder, said = unfinished(5, "best", **FEW), "checkpoint_best.pth of fold_0: after 5 epochs"
     model = ModelFolder.open(folder, "best")
     assert ModelFolder.open(folder, "best").checkpoint_option == ["--checkpoint", "best"]

@@ -27,6 +27,7 @@ from helpers.nnunet_task import (
     bare_plans,
 )
 from helpers.refusals import refused
+from helpers.searches import hurry
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
@@ -38,7 +39,6 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 )
 
 from monai_prox.export.device_file import ENDINGS, export_file
-from monai_prox.latency import measure
 from monai_prox.runtime.model import Model
 from monai_prox.trained.nnunet_folder import CHECKPOINTS, FINAL
 from monai_prox.trained.nnunet_source import TrainedNNUNet
@@ -81,11 +81,11 @@ def test_a_file_segments_as_nnunet_does_with_the_same_folds(
     """Of networks that have hardly trained, whose classes are close to each other, so that nnU-Net's half precision counts."""
     module = "nnunetv2.inference.predict_from_raw_data"  # which does not find nnUNetTrainerTiny
     monkeypatch.setattr(f"{module}.recursive_find_trainer_class_by_name", lambda name: nnUNetTrainer)
-    file, images = tmp_path / "model.onnx", tmp_path / "images"
+    file, images = tmp_path / "model.ts", tmp_path / "images"
     images.mkdir()
     image = min((phantom.root / "nnUNet_raw" / phantom.name / "imagesTr").glob("*.nii.gz"))
     shutil.copy(image, images)
-    done = prox("export", stock_model, "--format", "onnx", "-o", file, "-f", 0, 1)
+    done = prox("export", stock_model, "--format", "torchscript", "-o", file, "-f", 0, 1)
     assert done.code == 0, done.err
     done = prox("predict", file, "-i", images, "-o", tmp_path / "out")
     assert done.code == 0, done.err
@@ -117,8 +117,7 @@ def test_files_of_several_folds_compute_their_mean(ending: str, bare: Path) -> N
 def test_it_is_measured_as_members_are(
     stock_model: Path, phantom: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "SECONDS", 0)
-    monkeypatch.setattr(measure, "ROUNDS", 1)
+    hurry(monkeypatch)
     monkeypatch.setenv("nnUNet_raw", str(phantom.root / "nnUNet_raw"))
     device = tmp_path / "device.json"
     done = prox("profile", "measure", stock_model, "--runtime", "torch", "--device", "cpu", "-o", device)
