@@ -30,7 +30,7 @@ CASES = {  # the widths have equal and unequal neighbours, on which the projecti
     "3d": {"patch": (24, 24, 24), "features": (4, 6, 6)},
     "3d anisotropic": {"patch": (12, 24, 24), "features": (4, 6, 6), "anisotropic": True},
 }
-MEMBERS = 13  # of each of the 16 networks, 208 in all
+MEMBERS = 8  # of each of the 16 networks, 128 in all
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_case = pytest.mark.parametrize("case", CASES)
 every_network = pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_skeleton_is_built_once_while_its_member_stays(on_trial: bool, monkeyp
     trial = LARGE.space.without_last("width") if on_trial else None
     monkeypatch.setattr(LARGE, "build", lambda subnet, **_: built.add(subnet) or nn.Identity())
     beside = {LARGE.space.sample(random.Random(number)) for number in range(16)}
-    for epoch in range(2 * STAY):
+    for epoch in range(STAY):
         members = {*drawn(LARGE.space, epoch, trial, steps=2 * STEPS)} | beside
         built.clear()
         for member in random.Random(epoch).sample(sorted(members, key=str), len(members)):
