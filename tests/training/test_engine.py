@@ -831,8 +831,9 @@ def test_a_closed_choice_is_open_no_more(dimension: str) -> None:
 @pytest.mark.parametrize(
     ("dimension", "set_to_none"),
     [
-        *((dimension, True) for dimension in DIMENSIONS),
-        *(pytest.param(dimension, False, marks=[] if dimension == "width" else pytest.mark.slow) for dimension in DIMENSIONS),
+        *((name, True) for name in DIMENSIONS),
+        # By which parts of tensors are closed, and whole ones
+        *(pytest.param(name, False, marks=[] if name in ("width", "depth") else pytest.mark.slow) for name in DIMENSIONS),
     ],
 )
 @every_optimizer
