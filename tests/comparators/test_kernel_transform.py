@@ -23,7 +23,7 @@ CASES = {  # lowest feature maps hold kernels of 7 at the lower resolution
     "2d": {"patch": (48, 48), "features": (4, 8, 8)},
     "3d anisotropic": {"patch": (12, 24, 24), "features": (4, 6), "anisotropic": True},
 }
-MEMBERS = 12
+MEMBERS = 5
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_case = pytest.mark.parametrize("case", CASES)
 KERNELS = {"3 5": (3, 5), "3 5 7": (3, 5, 7)}

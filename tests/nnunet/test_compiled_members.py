@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.architectures import EVERYTHING, FLAT, KINDS, batch, randomise_norms, segmentation_loss, unet_family
-from helpers.nnunet_task import TWO_MEMBERS, ProXTrainerTiny, bare_folders, bare_plans, make_trainer
+from helpers.nnunet_task import SHALLOW, TWO_MEMBERS, ProXTrainerTiny, bare_folders, bare_plans, make_trainer
 from helpers.validation_batches import PATCH, images
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
@@ -57,8 +57,9 @@ class Capturing:
 
 
 def supernet(kind: str = KINDS[0], *, deep_supervision: bool = True, **family: Any) -> SuperNet:
+    """With one block per stage, if not told otherwise: it is captured in half the time."""
     torch.manual_seed(0)
-    made = unet_family(kind, **({"choices": EVERYTHING} | family))
+    made = unet_family(kind, **({"choices": EVERYTHING, "depths": (1, 1), "decoder_depths": (1,)} | family))
     net = SuperNet(made)
     randomise_norms(net)
     net.network.decoder.deep_supervision = deep_supervision  # type: ignore[union-attr]
@@ -86,7 +87,8 @@ def compiled(net: SuperNet, backend: Any, log: list[str] | None = None) -> Compi
 @pytest.mark.parametrize(("kind", "deep_supervision"), zip(KINDS, (True, False), strict=True))
 def test_each_member_is_captured_once_as_one_graph_and_trains_alike(kind: str, deep_supervision: bool) -> None:
     """The smallest has all its weights cut, and a lower resolution."""
-    net, backend = supernet(kind, deep_supervision=deep_supervision), Capturing()
+    deep = {"depths": (2, 2), "decoder_depths": (2,)}
+    net, backend = supernet(kind, deep_supervision=deep_supervision, **deep), Capturing()
     members = compiled(net, backend)
     for number, subnet in enumerate((net.family.space.largest(), net.family.space.smallest()), start=1):
         for seed in (1, 2):
@@ -235,7 +237,7 @@ def trained(compiles: bool, backend: Any = "eager") -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: compiles)
         torch.manual_seed(0)
-        trainer = make_trainer(bare_plans(patch=PATCH, prox={"space": TWO_MEMBERS, "monitor": False}))
+        trainer = make_trainer(bare_plans(patch=PATCH, prox={"space": TWO_MEMBERS, "monitor": False}, **SHALLOW))
         trainer.initialize()
         assert (trainer.compiled_members is not None) == compiles
         if compiles:

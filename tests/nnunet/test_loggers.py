@@ -71,7 +71,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
 
 def test_stages_and_members_are_logged_beside_nnunets_own(in_phantom: Prepared, runs: list[Run]) -> None:
-    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, PATCH, shallow=True, prox=FEW)
+    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, (24, 32, 24), (4, 8), shallow=True, prox=FEW)
     trainer = make_trainer(plans, in_phantom.dataset(), cls=ProXTrainerQuick)
     stock = set(trainer.logger.get_checkpoint())
     trainer.save_every = 1
@@ -100,7 +100,7 @@ def test_stages_and_members_are_logged_beside_nnunets_own(in_phantom: Prepared, 
 
 
 def test_a_continued_training_goes_on_in_its_curves(in_phantom: Prepared, runs: list[Run]) -> None:
-    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, PATCH, shallow=True, prox=FEW)
+    plans = cut_plans(in_phantom.plans(), FULLRES, CUT, PATCH, (4, 8), shallow=True, prox=FEW)
     first = make_trainer(plans, in_phantom.dataset())
     first.save_every, first.num_epochs = 1, 3  # it ends early
     first.run_training()

@@ -794,7 +794,8 @@ MANY = UNetChoices(depth="all", width=(0.5, 0.75, 1.0), kernel=(3, 5), levels=1,
 MONITORED = Stage(
     name="open", open=ALL, train=("largest", "smallest", "random"), teacher="largest", distance="kl", monitored=True
 )
-every_dimension = pytest.mark.parametrize("dimension", ["levels", "resolution", "depth", "decoder_depth", "width", "kernel"])
+DIMENSIONS = ("levels", "resolution", "depth", "decoder_depth", "width", "kernel")
+every_dimension = pytest.mark.parametrize("dimension", DIMENSIONS)
 
 
 def closing(
@@ -827,9 +828,15 @@ def test_a_closed_choice_is_open_no_more(dimension: str) -> None:
     assert len(drawn) > 20
 
 
-@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize(
+    ("dimension", "set_to_none"),
+    [
+        *((name, True) for name in DIMENSIONS),
+        # By which parts of tensors are closed, and whole ones
+        *(pytest.param(name, False, marks=[] if name in ("width", "depth") else pytest.mark.slow) for name in DIMENSIONS),
+    ],
+)
 @every_optimizer
-@every_dimension
 def test_what_is_closed_stays_as_it_is_bit_for_bit(
     dimension: str, optimizer_of: Callable[[Engine], Optimizer], set_to_none: bool
 ) -> None:
