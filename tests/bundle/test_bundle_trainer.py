@@ -39,6 +39,7 @@ from helpers.equality import assert_equal
 from helpers.ranks import in_threads, together
 from helpers.refusals import refused
 from ignite.engine import Events
+from monai.data import MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import LrScheduleHandler
@@ -79,17 +80,13 @@ def undrawn() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------- stages
-@pytest.mark.parametrize("recipe", ["prox", "prox_paper"])
-def test_stages_open_at_their_epochs_and_say_so(recipe: str) -> None:
-    run = training(recipe)
-    epochs: list[tuple[int, str]] = []
-    run.trainer.add_event_handler(Events.EPOCH_STARTED, lambda t: epochs.append((t.state.epoch - 1, run.engine.stage.name)))
-    run.run()
-    schedule = run.engine.schedule
-    assert epochs == [(epoch, schedule.stages[schedule.index(epoch)].name) for epoch in range(EPOCHS)]
-    started = [(epoch, stage) for event, epoch, stage in run.events if event == "STAGE_STARTED"]
-    assert started == [(start, stage.name) for start, stage in zip(schedule.starts, schedule.stages, strict=True)]
-    assert not any(event == "STAGE_RESUMED" for event, _, _ in run.events)
+def test_stages_open_at_their_epochs_and_say_so(finished: tuple[Training, Path], whole: tuple[Training, Path]) -> None:
+    for run, _ in (finished, whole):
+        schedule = run.engine.schedule
+        assert run.stages == {epoch: schedule.stages[schedule.index(epoch)].name for epoch in range(EPOCHS)}
+        started = [(epoch, stage) for event, epoch, stage in run.events if event == "STAGE_STARTED"]
+        assert started == [(start, stage.name) for start, stage in zip(schedule.starts, schedule.stages, strict=True)]
+        assert not any(event == "STAGE_RESUMED" for event, _, _ in run.events)
 
 
 def test_a_stage_is_announced_when_it_is_open_and_before_its_first_iteration() -> None:
@@ -226,9 +223,9 @@ def test_a_training_is_a_function_of_its_weights_and_seed() -> None:
     """Not of what has been drawn before in the same process; and every epoch draws anew."""
 
     def seen(seed: int, noise: int) -> tuple[Training, list[Tensor]]:
-        run, images = training((SANDWICH,), epochs=3, seed=seed), []
+        run, images = training((SANDWICH,), epochs=2, seed=seed), []
         run.trainer.add_event_handler(
-            IterationEvents.FORWARD_COMPLETED, lambda t: images.append(t.state.output["image"].as_tensor().clone())
+            IterationEvents.FORWARD_COMPLETED, lambda t: images.append(t.state.output["image"].clone())
         )
         torch.manual_seed(noise)
         np.random.seed(noise)
@@ -239,7 +236,7 @@ def test_a_training_is_a_function_of_its_weights_and_seed() -> None:
     same, others = seen(0, 2)
     assert_equal(same.state(), one.state())
     assert_equal(others, images)
-    assert len({tuple(image.flatten().tolist()) for image in images}) == len(images) == 9
+    assert len({tuple(image.flatten().tolist()) for image in images}) == len(images) == 6
     other, others = seen(1, 1)
     assert other.losses != one.losses
     assert not any(torch.equal(a, b) for a, b in zip(images, others, strict=True))
@@ -260,15 +257,14 @@ def plain(data: Any) -> bool:
     return data is None or type(data) in (Tensor, int, float, bool, str)
 
 
-def test_a_checkpoint_is_plain_data_and_tensors(tmp_path: Path) -> None:
-    run = training("prox_paper", tmp_path, interval=1).run()
+def test_a_checkpoint_is_plain_data_and_tensors(whole: tuple[Training, Path]) -> None:
+    run, folder = whole
     for epochs in (1, EPOCHS):
-        state = torch.load(checkpoint(tmp_path, epochs), weights_only=True)
+        state = torch.load(checkpoint(folder, epochs), weights_only=True)
         assert list(state) == ["expansion", "network", "optimizer", "lr_scheduler", "validation"]
         assert plain(state)
     assert state["expansion"]["space"] == run.engine.supernet.family.space.to_json()
-    assert state["validation"]["history"] == run.validation.history
-    assert len(run.validation.history) == EPOCHS
+    assert state["validation"]["history"] == run.validation.history != []
 
 
 @pytest.mark.parametrize(
@@ -296,26 +292,23 @@ def test_a_checkpoint_of_another_space_or_recipe_is_refused_and_nothing_is_chang
     assert other.events == [] and other.losses == []
 
 
-def test_a_checkpoint_of_another_format_is_called_so(tmp_path: Path, quiet: None) -> None:
+def test_a_checkpoint_of_another_format_is_called_so(finished: tuple[Training, Path], tmp_path: Path, quiet: None) -> None:
     """And not of another recipe, although its stages say other things."""
-    training(folder=tmp_path, epochs=5).run()
-    path = checkpoint(tmp_path, 3)
-    state = torch.load(path, weights_only=True)
+    state, path = torch.load(checkpoint(finished[1] / "models", 3), weights_only=True), tmp_path / "checkpoint.pt"
     state["expansion"]["engine"]["format"] = 1_000
     state["expansion"]["stages"][0]["news"] = True
     torch.save(state, path)
-    refused("the checkpoint is of format 1000", training(epochs=5, ckpt=path).run)
+    refused("the checkpoint is of format 1000", training(ckpt=path).run)
 
 
-def test_a_checkpoint_of_another_number_of_epochs_is_refused(tmp_path: Path, quiet: None) -> None:
+def test_a_checkpoint_of_another_number_of_epochs_is_refused(finished: tuple[Training, Path], quiet: None) -> None:
     """Its stages lie elsewhere: the supernet would be ahead of its schedule, and the learning rate would end early."""
-    training(folder=tmp_path, epochs=5).run()
-    refused("epochs", training(epochs=20, ckpt=checkpoint(tmp_path, 4)).run)
+    refused("epochs", training(epochs=20, ckpt=checkpoint(finished[1] / "models", 4)).run)
 
 
 # ---------------------------------------------------------------------- an iteration
 def batches(count: int) -> list[dict[str, Tensor]]:
-    data = [{key: value.as_tensor() for key, value in case.items()} for case in cases(2 * count)]
+    data = cases(2 * count)
     return [{key: torch.stack([a[key], b[key]]) for key in a} for a, b in zip(data[::2], data[1::2], strict=True)]
 
 
@@ -450,13 +443,13 @@ def test_the_output_is_the_first_members_at_full_resolution(stage: Stage, deep_s
         finest = (outputs[0] if deep_supervision else outputs)[index]
         assert item["pred"].shape == (3, *PATCH) and not item["pred"].requires_grad
         torch.testing.assert_close(item["pred"], finest.detach())
-        assert torch.equal(item["image"].as_tensor(), batch["image"][index])
-        assert torch.equal(item["label"].as_tensor(), batch["label"][index])
+        assert torch.equal(item["image"], batch["image"][index])
+        assert torch.equal(item["label"], batch["label"][index])
         assert float(item["loss"]) == pytest.approx(loss_function(outputs, batch["label"]).item())
 
 
 def test_the_inferer_and_the_batch_of_the_configuration_are_used() -> None:
-    """Further arguments of the network come from prepare_batch, as in MONAI's trainer."""
+    """Without MONAI's metadata. Further arguments of the network come from prepare_batch, as in MONAI's trainer."""
     calls = []
 
     def inferer(x: Tensor, network: nn.Module, member: Subnet, *args: Any, **kwargs: Any) -> Any:
@@ -466,7 +459,8 @@ def test_the_inferer_and_the_batch_of_the_configuration_are_used() -> None:
     def prepare(batch: dict[str, Tensor], *_: Any, **__: Any) -> tuple[Any, ...]:
         return batch["image"], batch["label"], ("extra",), {"key": 1}
 
-    run = training((SANDWICH,), epochs=1, inferer=inferer, prepare_batch=prepare).run()
+    data = [{key: MetaTensor(value) for key, value in batch.items()} for batch in batches(3)]
+    run = training((SANDWICH,), epochs=1, data=data, inferer=inferer, prepare_batch=prepare).run()
     members = [member for step in range(3) for member in run.engine.members(0, step)]
     assert calls == [(member, ("extra",), {"key": 1}, Tensor) for member in members]
 
@@ -541,7 +535,7 @@ def test_open_members_are_metrics_of_the_epochs_that_validate(finished: tuple[Tr
 
 
 def test_metrics_of_others_stay() -> None:
-    run = training("prox", interval=1)
+    run = training("prox", epochs=2, interval=1)
     run.trainer.add_event_handler(Events.STARTED, lambda t: t.state.metrics.update(own=1.0))
     run.run()
     assert all(metrics["own"] == 1.0 for metrics in run.metrics.values())
@@ -564,8 +558,8 @@ def test_networks_of_members_live_as_long_as_their_validation() -> None:
     assert validation.validator.network is network
 
 
-def test_dice_is_that_of_each_member_cut_out() -> None:
-    run = training("prox", interval=1).run()
+def test_dice_is_that_of_each_member_cut_out(finished: tuple[Training, Path]) -> None:
+    run, _ = finished
     (measured,) = [entry["scores"] for entry in run.validation.history if entry["epoch"] == EPOCHS - 1]
     assert len(measured) == 5
     regions = LabelsToRegionsd(["pred", "label"], PLAN.regions())
@@ -575,8 +569,8 @@ def test_dice_is_that_of_each_member_cut_out() -> None:
         dice = DiceMetric(include_background=True, reduction="none")
         for case in cases(2, seed=1):
             with torch.no_grad():
-                pred = member(case["image"].as_tensor()[None]).argmax(1)
-            both = regions({"pred": pred, "label": case["label"].as_tensor()})
+                pred = member(case["image"][None]).argmax(1)
+            both = regions({"pred": pred, "label": case["label"]})
             dice(both["pred"][None], both["label"][None])
         by_case = dice.aggregate()
         expected = {
@@ -590,7 +584,7 @@ def test_dice_is_that_of_each_member_cut_out() -> None:
 @pytest.mark.parametrize("watched", [True, False])
 def test_the_largest_open_member_is_validated_last_watched_or_not(watched: bool) -> None:
     """Its metrics are the validator's own then, for handlers that keep the best network."""
-    run = training("prox", interval=1)
+    run = training("prox", epochs=5, interval=1)
     if not watched:
         run.validation.members = {"smallest": run.validation.members["smallest"]}
     order: list[Subnet] = []
@@ -606,7 +600,7 @@ def test_the_largest_open_member_is_validated_last_watched_or_not(watched: bool)
         order.clear()
 
     run.run()
-    assert len(seen) == EPOCHS
+    assert len(seen) == 5
     for epoch, (last, expected, own, metrics) in enumerate(seen):
         assert last == expected, epoch
         named = [name for name, subnet in run.validation.members.items() if subnet == expected]
@@ -885,7 +879,8 @@ def test_watched_members_are_chosen_anew_from_what_remains(narrowed: tuple[Train
 
 def test_each_member_is_validated_once_and_those_compared_are_no_metrics() -> None:
     """Unless a choice is closed."""
-    run = monitored((MONITORED,), epochs=2, choices=CHOICES, monitor={"threshold": -10})
+    choices = CHOICES | {"width": [0.5, 0.75, 1.0]}
+    run = monitored((MONITORED,), epochs=2, choices=choices, monitor={"threshold": -10})
     order: list[Subnet] = []
     run.validation.validator.add_event_handler(Events.STARTED, lambda v: order.append(v.network.subnet))
     run.run()
@@ -1130,7 +1125,7 @@ def test_every_rank_augments_by_itself() -> None:
     def seen(rank: int) -> Tensor:
         run, images = training((Stage(name="a"),), epochs=1, data=loader(shuffle=False)), list[Tensor]()
         run.trainer.add_event_handler(
-            IterationEvents.FORWARD_COMPLETED, lambda t: images.append(t.state.output["image"].as_tensor().clone())
+            IterationEvents.FORWARD_COMPLETED, lambda t: images.append(t.state.output["image"].clone())
         )
         with patch("monai_prox.bundle.handlers.rank", return_value=rank):
             run.run()
@@ -1158,9 +1153,7 @@ def _rank(rank: int) -> dict[str, Any]:
             members.append(inputs[1].to_json())
 
     run.engine.supernet.register_forward_pre_hook(note_member)
-    run.trainer.add_event_handler(
-        IterationEvents.FORWARD_COMPLETED, lambda t: images.append(t.state.output["image"].as_tensor().clone())
-    )
+    run.trainer.add_event_handler(IterationEvents.FORWARD_COMPLETED, lambda t: images.append(t.state.output["image"].clone()))
     before = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
     run.run()
     return {"members": members, "images": images, "before": before, "losses": run.losses, **run.state()}

@@ -112,6 +112,20 @@ def trained(request: pytest.FixtureRequest) -> Trained:
     return trained_once(request.param, request.param, new=request.param == "hippocampus_prox")
 
 
+# One channel and equal axes are in a campaign: several channels are BraTS's, thick slices the CT's
+of_two = pytest.mark.parametrize(
+    "trained", ["brats_prox", "msd_prox", pytest.param("hippocampus_prox", marks=pytest.mark.slow)], indirect=True
+)
+
+
+def the_first_of(*names: str) -> pytest.MarkDecorator:
+    """A test of the bundle that is named first; in a campaign, of the others, too."""
+    first, *others = names
+    return pytest.mark.parametrize(
+        "trained", [first, *(pytest.param(name, marks=pytest.mark.slow) for name in others)], indirect=True
+    )
+
+
 def test_training_leaves_a_family(trained: Trained) -> None:
     names = {path.name for path in (trained.bundle / "models").iterdir()}
     assert names == {"model.pt", "family.json", "checkpoint_epoch=5.pt"}
@@ -167,10 +181,12 @@ def assert_evaluates(trained: Trained, name: str, output: Path) -> None:
     assert 0 < metrics["val_surface_dice"] <= 1
 
 
+@of_two
 def test_evaluation_repeats_the_trainings_validation(trained: Trained, tmp_path: Path) -> None:
     assert_evaluates(trained, "middle", tmp_path)
 
 
+@of_two
 def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path: Path) -> None:
     """A member within the family, at full resolution but not the largest, and as a bundle of its own."""
     images = trained.task / "imagesTr"
@@ -186,6 +202,7 @@ def test_inference_and_exported_members_predict_alike(trained: Trained, tmp_path
         assert np.array_equal(label, within[file.replace(".nii.gz", "_seg.nii.gz")])
 
 
+@the_first_of("brats_prox", "hippocampus_prox", "msd_prox")
 def test_an_image_of_zeros_is_predicted_by_the_family_as_by_an_exported_member(trained: Trained, tmp_path: Path) -> None:
     """The other images of a run are predicted, too. The member is the largest."""
     image = nib.load(trained.task / "imagesTr" / "case_0.nii.gz")
@@ -212,6 +229,10 @@ def decisive(bundle: Path, copy: Path) -> Path:
     return copy
 
 
+# By bundle. Of several channels ONNX has regions as outputs, see test_region_outputs.py
+FORMATS = {"brats_prox": ("torchscript", "member.ts")}
+
+
 @dataclass(frozen=True)
 class Exported:
     source: Path  # a decisive copy of the training bundle
@@ -227,26 +248,21 @@ EXPORTED = {
 }
 
 
-# One channel and equal axes are in a campaign: several channels are BraTS's, thick slices the CT's
-of_exports = pytest.mark.parametrize(
-    "trained", ["brats_prox", "msd_prox", pytest.param("hippocampus_prox", marks=pytest.mark.slow)], indirect=True
-)
-
-
 @pytest.fixture(scope="module", params=[0, pytest.param(1, marks=pytest.mark.slow)], ids=["member", "other member"])
 def exported(request: pytest.FixtureRequest, trained: Trained) -> Exported:
     name = EXPORTED[trained.bundle.name][request.param]
+    format, file = FORMATS.get(trained.bundle.name, ("onnx", "member.onnx"))
 
     def fill(root: Path) -> None:
         source = decisive(trained.bundle, root / "source")
         write_bundle(prediction_of(TrainedSegmenter(TrainedBundle.open(source)), name), root / "bundle")
-        output_of("export", source, "--subnet", name, "--format", "onnx", "--output", root / "member.onnx")
+        output_of("export", source, "--subnet", name, "--format", format, "--output", root / file)
 
     root = made_once(f"{trained.bundle.name}, exported {name}", fill)
-    return Exported(root / "source", root / "bundle", root / "member.onnx")
+    return Exported(root / "source", root / "bundle", root / file)
 
 
-@of_exports
+@of_two
 def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, exported: Exported, tmp_path: Path) -> None:
     """With several channels, thick slices, CT; at the training's resolution and below it."""
     images = trained.task / "imagesTr"
@@ -260,7 +276,7 @@ def test_a_file_for_a_device_predicts_as_the_exported_bundle(trained: Trained, e
     assert len(list((tmp_path / "found").glob("*.nii.gz"))) == len(wanted) == 3
 
 
-@of_exports
+@of_two
 def test_masks_do_not_depend_on_how_an_image_is_stored(trained: Trained, exported: Exported, tmp_path: Path) -> None:
     """Of the training bundle, which predicts at full resolution, an exported one, and a file for a device."""
     image = nib.load(trained.task / "imagesTr" / "case_0.nii.gz")
@@ -301,6 +317,7 @@ def test_training_evaluation_and_search_do_not_depend_on_how_a_task_is_stored(tm
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
+@of_two
 def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
     """On whole cases, by regions where there are some; the training's own validation stays at its resolution."""
     source = open_trained(trained.bundle, dataset=trained.task)
@@ -311,6 +328,7 @@ def test_a_search_measures_what_the_training_did(trained: Trained) -> None:
     assert score == pytest.approx((member.scores or {})["mean"], abs=0.02)
 
 
+@of_two
 def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained: Trained, tmp_path: Path) -> None:
     """As a bundle of its own it resamples whole images, and places the voxels where the family's resizing does."""
     family = TrainedBundle.open(trained.bundle)
@@ -331,7 +349,7 @@ def test_a_member_of_lower_resolution_sees_what_it_saw_within_the_family(trained
     torch.testing.assert_close(seen["image"].as_tensor(), normalise({"image": small})["image"], atol=1e-3, rtol=0)
 
 
-@of_exports
+@of_two
 def test_monai_deploy_and_label_predict_with_an_exported_member(trained: Trained, exported: Exported, tmp_path: Path) -> None:
     """What its own configuration predicts; the smallest is resampled by what the bundle's scripts have."""
     bundle = exported.bundle
@@ -345,6 +363,7 @@ def test_monai_deploy_and_label_predict_with_an_exported_member(trained: Trained
         assert found.shape == own.shape and np.mean(found == own) >= 0.9999
 
 
+@the_first_of("brats_prox", "hippocampus_prox", "msd_prox")
 def test_monai_label_predicts_with_the_largest_member_of_a_family(trained: Trained, tmp_path: Path) -> None:
     """It knows of no folder of images."""
     masks = predict(trained.bundle, trained.task, tmp_path, subnet="largest")
@@ -352,6 +371,7 @@ def test_monai_label_predicts_with_the_largest_member_of_a_family(trained: Train
     assert np.array_equal(found, masks["case_0_seg.nii.gz"])
 
 
+@the_first_of("brats_prox", "hippocampus_prox", "msd_prox")
 def test_our_commands_take_a_bundle(trained: Trained, tmp_path: Path) -> None:
     listed = output_of("family", trained.bundle, "--json")
     assert json.loads(listed) == TrainedBundle.open(trained.bundle).family().to_json()["members"]
@@ -371,14 +391,6 @@ def as_trained(bundle: Path) -> dict[str, Any]:
     return channels | {f"{form}inputs#image#spatial_shape": list(plan.patch_size)}
 
 
-def the_first_of(*names: str) -> pytest.MarkDecorator:
-    """A test of the bundle that is named first; in a campaign, of the others, too."""
-    first, *others = names
-    return pytest.mark.parametrize(
-        "trained", [first, *(pytest.param(name, marks=pytest.mark.slow) for name in others)], indirect=True
-    )
-
-
 @the_first_of("brats_prox", "hippocampus_prox", "msd_prox")
 def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
     plan = TrainedBundle.open(trained.bundle).plan
@@ -393,6 +405,7 @@ def test_monais_checks_pass_for_an_exported_member(trained: Trained, tmp_path: P
     check_network(bundle, tmp_path, (len(prediction.channels), *prediction.patch_size))
 
 
+@the_first_of("brats_prox", "hippocampus_prox", "msd_prox")
 @pytest.mark.parametrize(
     ("kind", "names"), [("train", ["train"]), ("infer", ["train", "evaluate"]), ("infer", ["inference"])], ids=str
 )
@@ -403,6 +416,7 @@ def test_the_bundles_have_the_properties_that_workflows_ask_for(
     check_properties(trained.bundle, names, kind, **places, num_workers=0)
 
 
+@the_first_of("brats_prox", "hippocampus_prox", "msd_prox")
 def test_an_exported_member_has_the_properties_of_an_inference_bundle(trained: Trained, tmp_path: Path) -> None:
     bundle = write_bundle(
         prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "smallest"), tmp_path / "smallest"
@@ -420,6 +434,7 @@ def test_a_network_can_be_checked_before_any_training(name: str) -> None:
     check_before_training(ROOT / "bundles" / name, **small)
 
 
+@the_first_of("brats_prox", "hippocampus_prox", "msd_prox")
 def test_metadata_obey_the_schema(trained: Trained, tmp_path: Path) -> None:
     member = write_bundle(
         prediction_of(TrainedSegmenter(TrainedBundle.open(trained.bundle)), "smallest"), tmp_path / "smallest"

@@ -52,10 +52,10 @@ pytest_plugins = ["helpers.program_fixtures"]
 
 BUNDLE = ROOT / "bundles" / "roct_prox"
 TRAIN = "bundles/roct_prox/configs/train.json"
-SPACE = {"resolution": [48, 64], "depth": [1, 2], "kernel": [3, 5]}
+SPACE = {"resolution": [48, 64], "depth": [1, 2], "kernel": [3, 5], "expansion": [2, 3], "width": [0.5, 1.0]}
 # every stage of the recipe has its epoch
-TINY = {"epochs": 5, "iterations": 2, "batch_size": 8, "num_workers": 0, "val_interval": 100, "space": SPACE}
-TINY |= {"calibrated#count": 16}
+TINY = {"epochs": 5, "iterations": 1, "batch_size": 8, "num_workers": 0, "val_interval": 100, "space": SPACE}
+TINY |= {"calibrated#count": 8}
 DATA = Path(os.environ.get("MONAI_PROX_DATA", "")) / "roct"
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
@@ -129,7 +129,7 @@ def test_training_leaves_a_family(trained: Trained) -> None:
 
 def evaluate(trained: Trained, subnet: str | Path, **more: Any) -> str:
     files = str(["configs/train.json", "configs/evaluate.json"])
-    options = {"dataset_dir": trained.scans, "subnet": subnet, "num_workers": 0, "batch_size": 8, "calibrated#count": 16} | more
+    options = {"dataset_dir": trained.scans, "subnet": subnet, "num_workers": 0, "batch_size": 8, "calibrated#count": 8} | more
     return monai(["run", "--config_file", files, *arguments(options)], cwd=trained.bundle).stdout
 
 
@@ -212,12 +212,12 @@ def test_a_search_finds_members_and_exports_them(trained: Trained, tmp_path: Pat
     """Members that the training has not validated get statistics of their norms from its images."""
     output = tmp_path / "search"
     output_of(
-        "search", trained.bundle, "--dataset", trained.scans, "--trials", 8, "--cases", 8, "--max-params", 2e6, "-o", output
+        "search", trained.bundle, "--dataset", trained.scans, "--trials", 7, "--cases", 4, "--max-params", 2e6, "-o", output
     )
     (found,) = output.glob("*/front.json")
     front = json.loads(found.read_text())
-    assert front["measure"] == "accuracy" and front["cases"] == {"some": 8, "all": 16, "left_out": {}}
-    assert len(front["members"]) == 8 and all(one["price"]["parameters"] <= 2e6 for one in front["members"])
+    assert front["measure"] == "accuracy" and front["cases"] == {"some": 4, "all": 16, "left_out": {}}
+    assert len(front["members"]) == 7 and all(one["price"]["parameters"] <= 2e6 for one in front["members"])
     assert front["classes"] and all(
         list(one["classes"]) == front["classes"] for one in [*front["members"], *front["finalists"]]
     )
@@ -264,6 +264,7 @@ def test_our_commands_take_the_bundle(trained: Trained, tmp_path: Path) -> None:
     assert "is not trained" in prox("family", BUNDLE).error
 
 
+@pytest.mark.slow
 def test_monais_checks_pass(trained: Trained, tmp_path: Path) -> None:
     size = {"_meta_#network_data_format#inputs#image#spatial_shape": [64, 64]}
     check_network(trained.bundle, tmp_path, (1, 64, 64), **size)

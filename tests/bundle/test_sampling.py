@@ -85,7 +85,7 @@ def watched(folder: Path, **settings: Any) -> tuple[Training, dict[int, list[flo
 
     @made.trainer.on(Events.ITERATION_STARTED)
     def note(trainer: Any) -> None:
-        drawn.setdefault(trainer.state.epoch, []).extend(trainer.state.batch["image"].as_tensor().sum((1, 2, 3)).tolist())
+        drawn.setdefault(trainer.state.epoch, []).extend(trainer.state.batch["image"].sum((1, 2, 3)).tolist())
 
     return made.run(), drawn
 

@@ -63,6 +63,7 @@ def check_licensed_file(format: str, file: Path) -> None:
     assert Model(file).description.license == FAMILY["license"]
 
 
+@pytest.mark.slow
 def test_a_file_of_torch_carries_the_licence(tmp_path: Path) -> None:
     check_licensed_file("torchscript", tmp_path / "smallest.ts")
 

@@ -1,7 +1,7 @@
 """Small trainings by MONAI's trainer, with the handlers of the bundles' configurations, and notes of what happens in them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -9,17 +9,10 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
-from monai.data import CacheDataset, DataLoader, DistributedSampler, MetaTensor
+from monai.data import CacheDataset, DataLoader, DistributedSampler, set_track_meta
 from monai.engines import SupervisedEvaluator
 from monai.handlers import CheckpointLoader, LrScheduleHandler, MeanDice, from_engine
-from monai.transforms import (
-    AsDiscreted,
-    Compose,
-    RandFlipd,
-    RandGaussianNoised,
-    RandScaleIntensityd,
-    RandSpatialCropd,
-)
+from monai.transforms import AsDiscreted, Compose, RandFlipd, RandGaussianNoised
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -50,7 +43,7 @@ PLAN = Plan(
     spacing=(1.0, 1.0),
     patch_size=PATCH,
     intensity={"kind": "z-score"},
-    architecture=unet_architecture(axes=2, features=(4, 8, 8)),
+    architecture=unet_architecture(axes=2, features=(4, 8, 8), depths=(1, 2, 2), decoder_depths=(1, 2)),
     licence="CC0-1.0",
 )
 ALL = {"depth": 9, "decoder_depth": 9, "width": 9, "levels": 9, "resolution": 9}
@@ -64,28 +57,21 @@ def loss_function(outputs: Any, target: Tensor) -> Tensor:
     return segmentation_loss(outputs, target[:, 0])
 
 
-def cases(count: int, *, seed: int = 0, size: Sequence[int] = PATCH) -> list[dict[str, Any]]:
-    """Images (2, *size) whose labels (1, *size) can be told from them."""
+def cases(count: int, *, seed: int = 0) -> list[dict[str, Tensor]]:
+    """Images (2, *PATCH) whose labels (1, *PATCH) can be told from them."""
     generator = torch.Generator().manual_seed(seed)
     data = []
     for _ in range(count):
-        label = torch.randint(3, (1, *size), generator=generator).float()
-        image = torch.cat([label, -label]) + torch.randn(2, *size, generator=generator)
-        data.append({"image": MetaTensor(image), "label": MetaTensor(label)})
+        label = torch.randint(3, (1, *PATCH), generator=generator).float()
+        image = torch.cat([label, -label]) + torch.randn(2, *PATCH, generator=generator)
+        data.append({"image": image, "label": label})
     return data
 
 
 def loader(*, augment: bool = True, shuffle: bool = True, count: int = 6, num_workers: int = 0) -> DataLoader:
-    """Batches of two, cut to PATCH at random."""
-    keys = ["image", "label"]
-    transforms = [
-        RandSpatialCropd(keys, PATCH, random_size=False),
-        RandFlipd(keys, prob=0.5, spatial_axis=0),
-        RandGaussianNoised("image", prob=0.5, std=0.5),
-        RandScaleIntensityd("image", prob=0.5, factors=0.5),
-    ]
-    data = cases(count, size=(20, 20) if augment else PATCH)
-    dataset = CacheDataset(data, Compose(transforms if augment else []), progress=False, num_workers=0)
+    """Batches of two, turned and with noise at random."""
+    transforms = [RandFlipd(["image", "label"], prob=0.5, spatial_axis=0), RandGaussianNoised("image", prob=1, std=0.5)]
+    dataset = CacheDataset(cases(count), Compose(transforms if augment else []), progress=False, num_workers=0)
     return DataLoader(dataset, batch_size=2, shuffle=shuffle, num_workers=num_workers)
 
 
@@ -114,11 +100,16 @@ class Training:
     expansion: ProXExpansionHandler
     validation: MemberValidationHandler
     events: list[tuple[str, int, str]] = field(default_factory=list)  # event, epoch from 0, stage
+    stages: dict[int, str] = field(default_factory=dict)  # by epoch from 0, as it starts
     losses: list[tuple[int, float]] = field(default_factory=list)  # epoch from 0, loss
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)  # by epoch from 0, without those of the training itself
 
     def run(self) -> "Training":
-        self.trainer.run()
+        set_track_meta(False)  # these images lie nowhere, and every operation would process where
+        try:
+            self.trainer.run()
+        finally:
+            set_track_meta(True)
         return self
 
     @property
@@ -238,6 +229,10 @@ def training(
 
     for event in ProXEvents:
         trainer.add_event_handler(event, lambda _, name=event.name: note(name))
+
+    @trainer.on(Events.EPOCH_STARTED)
+    def note_stage(_: Any) -> None:
+        made.stages[trainer.state.epoch - 1] = engine.stage.name
 
     @trainer.on(Events.ITERATION_COMPLETED)
     def note_loss(_: Any) -> None:
