@@ -300,7 +300,8 @@ def test_a_training_of_a_bundle(tmp_path: Path) -> None:
         places = {"dataset_dir": str(task), "ckpt_dir": str(models), "output_dir": str(folder / "eval")}
         places |= {"bundle_root": str(ROOT / "bundles" / "hippocampus_prox")}
         settings = TINY | places | {"epochs": epochs, "val_interval": 2} | ({"ckpt": str(saved[-1])} if saved else {})
-        monai.bundle.run(config_file=str(ROOT / "bundles/hippocampus_prox/configs/train.json"), **settings)
+        config = ROOT / "bundles/hippocampus_prox/configs/train.json"
+        monai.bundle.run(config_file=str(config), logging_file=False, **settings)
 
     def results(folder: Path) -> dict[str, Any]:
         files = {

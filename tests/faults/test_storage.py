@@ -140,7 +140,7 @@ def test_a_bundles_training_stops_and_keeps_the_checkpoint_before(
     settings = TINY | places | {"output_dir": str(tmp_path / "eval"), "val_interval": 2, "space": {"width": [0.5, 1.0]}}
     try:
         with pytest.raises(RuntimeError) as error:
-            monai.bundle.run(config_file=str(bundle / "configs" / "train.json"), **settings)
+            monai.bundle.run(config_file=str(bundle / "configs" / "train.json"), logging_file=False, **settings)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     sys.excepthook(error.type, error.value, error.tb)
