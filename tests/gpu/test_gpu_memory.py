@@ -36,6 +36,7 @@ def test_a_validation_in_monai_leaves_no_member(device: torch.device) -> None:
     validation, network = made.validation, made.validation.validator.network
     validation.network_of = made.engine.supernet.member  # copies, as those of classifiers
     made.run()
+    validation(made.trainer)  # the training's own have left images of another class
     validation.validator.network = network
     before = held(device)
     validation(made.trainer)
