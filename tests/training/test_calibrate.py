@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from helpers import mobilenet_engines
 from torch import Tensor, nn
 
 from monai_prox.training.calibrate import calibrate
+from monai_prox.training.calibrated_members import CalibratedMembers
 
 
 def network_of() -> nn.Sequential:
@@ -69,3 +71,16 @@ def test_a_failure_leaves_modes_as_they_were() -> None:
 def test_networks_without_running_statistics_are_not_run() -> None:
     network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.InstanceNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False))
     assert calibrate(network, torch.zeros(1, 99, 9, 9)) is network  # whose channels would not fit
+
+
+def test_members_have_the_statistics_of_images_from_all_of_the_data() -> None:
+    """Of every second of six, for three: the member extracted, and with full resolution around it."""
+    supernet, data = mobilenet_engines.engine_of("prox").supernet, mobilenet_engines.images(0)
+    family, subnet = supernet.family, supernet.family.space.smallest()
+    assert subnet["resolution"][0] < 64
+    members = CalibratedMembers(supernet, [{"image": image} for image in data], lambda item: item, count=3)
+    expected = supernet.extract(subnet)
+    calibrate(expected, data[::2], lambda x: family.run(expected, x, subnet))
+    for found in (members.extract(subnet), members.member(subnet).network):
+        for name, buffer in expected.named_buffers():
+            torch.testing.assert_close(found.get_buffer(name), buffer)
